@@ -1,0 +1,249 @@
+//! The shared cursor, and what lies under it in any figure.
+//!
+//! Invariant: a place found in a figure exists in it. All panes follow one anchor: layer, position, unit; a figure
+//! whose rows or columns are something else keeps a spot of its own beside it.
+//! To add a way to move, add a variant of [`Step`].
+
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Table, Unit};
+
+/// Where the user is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The block.
+    pub layer: usize,
+    /// The token position.
+    pub position: usize,
+    /// The neuron, head or token chosen last.
+    pub unit: Option<Unit>,
+    /// Whether it stays on the newest token.
+    pub follow: bool,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { layer: 0, position: 0, unit: None, follow: true }
+    }
+}
+
+impl Cursor {
+    /// The same as an anchor.
+    pub fn anchor(self) -> Anchor {
+        Anchor { unit: self.unit, ..Anchor::cell(self.layer, self.position) }
+    }
+}
+
+/// One move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// One to the left.
+    Left,
+    /// One to the right.
+    Right,
+    /// One up.
+    Up,
+    /// One down.
+    Down,
+    /// To the first.
+    First,
+    /// To the last.
+    Last,
+    /// Several up.
+    PageUp,
+    /// Several down.
+    PageDown,
+}
+
+/// A row and a column of a figure; in a table the column is the page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spot {
+    /// The row.
+    pub row: usize,
+    /// The column of a grid, the page of a table, nothing in a text.
+    pub column: usize,
+}
+
+/// What a figure says at one place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// What stands there.
+    pub label: String,
+    /// Name of the number, and the number.
+    pub value: Option<(String, f32)>,
+    /// The strongest candidates.
+    pub more: Vec<(String, f32)>,
+    /// Named entries of a table row.
+    pub entries: Vec<(String, String)>,
+}
+
+/// Finds the place of the cursor in a figure; `spot` fills in what the anchor does not decide.
+pub fn locate(figure: &Figure, cursor: Cursor, spot: Spot) -> Option<Spot> {
+    match &figure.body {
+        Body::Grid(grid) => locate_grid(grid, cursor, spot),
+        Body::Table(table) => locate_table(table, cursor, spot),
+        Body::Text(text) => (!text.lines.is_empty()).then(|| Spot { row: spot.row.min(text.lines.len() - 1), column: 0 }),
+    }
+}
+
+fn nearest(anchors: impl Iterator<Item = Option<usize>>, wanted: usize) -> Option<usize> {
+    anchors.enumerate().filter_map(|(i, a)| Some((a?.abs_diff(wanted), i))).min().map(|(_, i)| i)
+}
+
+fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
+    let last = Spot { row: grid.rows.len().checked_sub(1)?, column: grid.columns.len().checked_sub(1)? };
+    let layers = grid.rows.iter().map(|h| h.anchor.layer.map(usize::from));
+    let positions = grid.columns.iter().map(|h| h.anchor.position.map(|p| p as usize));
+    let row = nearest(layers, cursor.layer).unwrap_or(spot.row);
+    let column = nearest(positions, cursor.position).unwrap_or(spot.column);
+    let found = Spot { row: row.min(last.row), column: column.min(last.column) };
+    grid.cells.get(found.column)?.get(found.row).map(|_| found)
+}
+
+fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
+    let last = table.pages.len().checked_sub(1)?;
+    let positions = table.pages.iter().map(|p| p.anchor.position.map(|p| p as usize));
+    let column = nearest(positions, cursor.position).unwrap_or(spot.column).min(last);
+    let row = spot.row.min(table.pages[column].rows.len().checked_sub(1)?);
+    Some(Spot { row, column })
+}
+
+/// What a figure says at a place.
+pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
+    match &figure.body {
+        Body::Grid(grid) => {
+            let cell = grid.cells.get(spot.column)?.get(spot.row)?;
+            let (row, column) = (grid.rows.get(spot.row), grid.columns.get(spot.column));
+            let mut anchor = cell.anchor;
+            anchor.layer = anchor.layer.or(row.and_then(|h| h.anchor.layer));
+            anchor.position = anchor.position.or(column.and_then(|h| h.anchor.position));
+            Some(Reading {
+                anchor,
+                label: cell.label.clone(),
+                value: Some((grid.value.clone(), cell.value)),
+                more: cell.more.clone(),
+                entries: Vec::new(),
+            })
+        }
+        Body::Table(table) => {
+            let page = table.pages.get(spot.column)?;
+            let row = page.rows.get(spot.row)?;
+            let mut anchor = row.anchor;
+            anchor.position = anchor.position.or(page.anchor.position);
+            let entries = table.columns.iter().cloned().zip(row.entries.iter().map(spell)).collect();
+            let label = row.entries.first().map(spell).unwrap_or_default();
+            Some(Reading { anchor, label, entries, ..Reading::default() })
+        }
+        Body::Text(text) => {
+            let label = text.lines.get(spot.row)?.clone();
+            Some(Reading { label, ..Reading::default() })
+        }
+    }
+}
+
+/// How an entry of a table reads.
+pub fn spell(entry: &Entry) -> String {
+    match entry {
+        Entry::Number(n) => number(*n),
+        Entry::Text(text) => text.clone(),
+    }
+}
+
+/// A number with about three significant digits.
+pub fn number(n: f32) -> String {
+    let size = n.abs();
+    if n == 0.0 || !n.is_finite() {
+        format!("{n}")
+    } else if size >= 1000.0 || size < 0.001 {
+        format!("{n:.1e}")
+    } else if size >= 100.0 {
+        format!("{n:.0}")
+    } else if size >= 10.0 {
+        format!("{n:.1}")
+    } else if size >= 1.0 {
+        format!("{n:.2}")
+    } else {
+        format!("{n:.3}")
+    }
+}
+
+/// Where a move leads inside a figure; `page` is how far a page is, `flipped` whether grids have row 0 on top.
+pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool) -> Spot {
+    let (rows, columns, downward) = match &figure.body {
+        Body::Grid(grid) => (grid.rows.len(), grid.columns.len(), flipped),
+        Body::Table(table) => (table.pages.get(from.column).map_or(0, |p| p.rows.len()), table.pages.len(), true),
+        Body::Text(text) => (text.lines.len(), 1, true),
+    };
+    let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
+    let up = |by: usize| if downward { from.row.saturating_sub(by) } else { (from.row + by).min(last_row) };
+    let down = |by: usize| if downward { (from.row + by).min(last_row) } else { from.row.saturating_sub(by) };
+    match step {
+        Step::Left => Spot { column: from.column.saturating_sub(1), ..from },
+        Step::Right => Spot { column: (from.column + 1).min(last_column), ..from },
+        Step::Up => Spot { row: up(1), ..from },
+        Step::Down => Spot { row: down(1), ..from },
+        Step::First => Spot { column: 0, ..from },
+        Step::Last => Spot { column: last_column, ..from },
+        Step::PageUp => Spot { row: up(page), ..from },
+        Step::PageDown => Spot { row: down(page), ..from },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::lab::figure::{Cell, Header, Page, Provenance, Row, Scale};
+
+    fn figure(body: Body) -> Figure {
+        Figure { title: "t".into(), body, notes: vec![], check: None, provenance: Provenance::default() }
+    }
+
+    fn grid() -> Figure {
+        let cell = |l, p| Cell { label: format!("{l}.{p}"), value: 0.5, anchor: Anchor::cell(l, p), more: vec![] };
+        figure(Body::Grid(Grid {
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: "p".into(),
+            rows: (0..3).map(|l| Header { label: l.to_string(), anchor: Anchor::layer(l) }).collect(),
+            columns: (2..6).map(|p| Header { label: p.to_string(), anchor: Anchor::position(p) }).collect(),
+            cells: (2..6).map(|p| (0..3).map(|l| cell(l, p)).collect()).collect(),
+            scale: Scale::Unit,
+        }))
+    }
+
+    #[test]
+    fn the_cursor_is_found_by_anchor() {
+        let at = |layer, position| locate(&grid(), Cursor { layer, position, ..Cursor::default() }, Spot::default()).unwrap();
+        assert_eq!(at(1, 4), Spot { row: 1, column: 2 });
+        assert_eq!(at(9, 0), Spot { row: 2, column: 0 }, "the nearest that exists");
+        assert_eq!(read(&grid(), at(1, 4)).unwrap().label, "1.4");
+    }
+
+    #[test]
+    fn grids_have_the_top_layer_on_top() {
+        let spot = Spot { row: 1, column: 1 };
+        assert_eq!(step(&grid(), spot, Step::Up, 5, false).row, 2);
+        assert_eq!(step(&grid(), spot, Step::Up, 5, true).row, 0);
+        assert_eq!(step(&grid(), spot, Step::PageDown, 5, false).row, 0);
+        assert_eq!(step(&grid(), spot, Step::Last, 5, false).column, 3);
+    }
+
+    #[test]
+    fn a_page_belongs_to_a_position() {
+        let row = |n| Row { anchor: Anchor::layer(n).with(Unit::Neuron(7)), entries: vec![Entry::Text("L".into()), Entry::Number(1.234)] };
+        let page = |p| Page { title: "p".into(), anchor: Anchor::position(p), rows: vec![row(0), row(1)] };
+        let table = figure(Body::Table(Table { columns: vec!["a".into(), "b".into()], pages: vec![page(0), page(1)] }));
+        let spot = locate(&table, Cursor { position: 1, ..Cursor::default() }, Spot { row: 9, column: 0 }).unwrap();
+        assert_eq!(spot, Spot { row: 1, column: 1 });
+        let reading = read(&table, spot).unwrap();
+        assert_eq!(reading.anchor.position, Some(1));
+        assert_eq!(reading.entries[1], ("b".to_string(), "1.23".to_string()));
+    }
+
+    #[test]
+    fn empty_figures_have_no_places() {
+        let empty = figure(Body::Table(Table { columns: vec![], pages: vec![] }));
+        assert_eq!(locate(&empty, Cursor::default(), Spot::default()), None);
+    }
+}

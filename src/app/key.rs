@@ -1,0 +1,174 @@
+//! Keys: what was pressed, without a terminal library, and how it is written down.
+//!
+//! Invariant: printing and parsing are inverse, so help, `keys.toml` and `lmscope keys` spell a key alike.
+//! To add a named key, add a variant of [`Code`] and a row in [`NAMES`].
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// A character, with Shift already applied.
+    Char(char),
+    /// Enter.
+    Enter,
+    /// Escape.
+    Esc,
+    /// Tab.
+    Tab,
+    /// Backspace.
+    Backspace,
+    /// Delete.
+    Delete,
+    /// Arrow up.
+    Up,
+    /// Arrow down.
+    Down,
+    /// Arrow left.
+    Left,
+    /// Arrow right.
+    Right,
+    /// Home.
+    Home,
+    /// End.
+    End,
+    /// Page up.
+    PageUp,
+    /// Page down.
+    PageDown,
+    /// The space bar.
+    Space,
+    /// A function key.
+    F(u8),
+}
+
+/// How named keys are written.
+const NAMES: &[(Code, &str)] = &[
+    (Code::Enter, "Enter"),
+    (Code::Esc, "Esc"),
+    (Code::Tab, "Tab"),
+    (Code::Backspace, "Backspace"),
+    (Code::Delete, "Delete"),
+    (Code::Up, "Up"),
+    (Code::Down, "Down"),
+    (Code::Left, "Left"),
+    (Code::Right, "Right"),
+    (Code::Home, "Home"),
+    (Code::End, "End"),
+    (Code::PageUp, "PgUp"),
+    (Code::PageDown, "PgDn"),
+    (Code::Space, "Space"),
+];
+
+/// One key press. Shift is kept only where the character does not show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Which key.
+    pub code: Code,
+    /// With Control.
+    pub ctrl: bool,
+    /// With Shift (named keys only).
+    pub shift: bool,
+}
+
+impl Key {
+    /// A key alone.
+    pub const fn plain(code: Code) -> Self {
+        Self { code, ctrl: false, shift: false }
+    }
+
+    /// A character as typed.
+    pub const fn char(c: char) -> Self {
+        if c == ' ' { Self::plain(Code::Space) } else { Self::plain(Code::Char(c)) }
+    }
+
+    /// A letter with Control.
+    pub const fn ctrl(c: char) -> Self {
+        Self { code: Code::Char(c), ctrl: true, shift: false }
+    }
+
+    /// The character that it writes into a text, if any.
+    pub fn text(self) -> Option<char> {
+        match self.code {
+            Code::Char(c) if !self.ctrl => Some(c),
+            Code::Space if !self.ctrl => Some(' '),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ctrl {
+            f.write_str("ctrl-")?;
+        }
+        if self.shift {
+            f.write_str("S-")?;
+        }
+        match self.code {
+            Code::Char(c) => write!(f, "{c}"),
+            Code::F(n) => write!(f, "F{n}"),
+            code => f.write_str(NAMES.iter().find(|(c, _)| *c == code).map_or("", |(_, name)| name)),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || format!("`{s}` is no key; write a character, ctrl-x, S-Tab, Enter, Space, PgUp or F1");
+        let (mut rest, mut ctrl, mut shift) = (s, false, false);
+        while rest.chars().count() > 1 {
+            let lower = rest.to_ascii_lowercase();
+            let Some(cut) = ["ctrl-", "c-", "shift-", "s-"].iter().find(|p| lower.starts_with(**p)) else { break };
+            ctrl |= cut.starts_with('c');
+            shift |= cut.starts_with('s');
+            rest = &rest[cut.len()..];
+        }
+        let named = NAMES.iter().find(|(_, name)| name.eq_ignore_ascii_case(rest)).map(|(code, _)| *code);
+        let function = rest.strip_prefix(['F', 'f']).and_then(|n| n.parse().ok()).filter(|n| (1..=12).contains(n)).map(Code::F);
+        let mut chars = rest.chars();
+        let single = match (chars.next(), chars.next()) {
+            (Some(c), None) if !c.is_control() && c != ' ' => Some(Code::Char(c)),
+            _ => None,
+        };
+        let code = named.or(function).or(single).ok_or_else(bad)?;
+        if let Code::Char(c) = code {
+            let c = if shift { c.to_ascii_uppercase() } else if ctrl { c.to_ascii_lowercase() } else { c };
+            return Ok(Self { code: Code::Char(c), ctrl, shift: false });
+        }
+        Ok(Self { code, ctrl, shift })
+    }
+}
+
+/// Parses keys pressed one after the other: `g g`.
+pub fn chord(text: &str) -> Result<Vec<Key>, String> {
+    let keys: Vec<Key> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    if keys.is_empty() { Err("a key is missing; write for example \"g g\"".into()) } else { Ok(keys) }
+}
+
+/// Prints keys pressed one after the other.
+pub fn spell(keys: &[Key]) -> String {
+    keys.iter().map(Key::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_print_and_parse_inversely() {
+        for text in ["a", "G", "?", "ctrl-p", "S-Tab", "Enter", "Space", "F1", "PgDn", "<", "-", "g g", "ctrl-c q"] {
+            assert_eq!(spell(&chord(text).unwrap()), text);
+        }
+        assert_eq!("space".parse::<Key>().unwrap(), Key::char(' '));
+        assert_eq!("Ctrl-P".parse::<Key>().unwrap(), Key::ctrl('p'));
+        assert_eq!("shift-g".parse::<Key>().unwrap(), Key::char('G'));
+        for bad in ["", "ctl-x", "F99", "Entr"] {
+            assert!(chord(bad).is_err(), "{bad}");
+        }
+    }
+}

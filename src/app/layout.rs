@@ -1,0 +1,246 @@
+//! Layout: which pane stands where at a terminal size. One pure function, used for drawing and for keys.
+//!
+//! Invariant: panes never overlap, lie inside the screen, and depend on size, focus and zoom alone, never on content.
+//! To add a pane, add a variant of [`Pane`], a place in [`arrange`], and a row in `ui/panes`.
+
+use crate::engine::Slot;
+
+/// The smallest screen that can be used.
+pub const LEAST: (u16, u16) = (40, 10);
+
+/// A rectangle of terminal cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Area {
+    /// First column.
+    pub x: u16,
+    /// First row.
+    pub y: u16,
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+impl Area {
+    /// Cuts so many rows off the top: they and the rest.
+    pub fn top(self, rows: u16) -> (Self, Self) {
+        let rows = rows.min(self.height);
+        (Self { height: rows, ..self }, Self { y: self.y + rows, height: self.height - rows, ..self })
+    }
+
+    /// Cuts so many rows off the bottom: the rest and they.
+    pub fn bottom(self, rows: u16) -> (Self, Self) {
+        self.top(self.height.saturating_sub(rows))
+    }
+
+    /// Cuts so many columns off the left: they and the rest.
+    pub fn left(self, columns: u16) -> (Self, Self) {
+        let columns = columns.min(self.width);
+        (Self { width: columns, ..self }, Self { x: self.x + columns, width: self.width - columns, ..self })
+    }
+}
+
+/// A part of the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pane {
+    /// The text, token by token.
+    Transcript,
+    /// What an instrument shows.
+    Figure(Slot),
+    /// The edits and their receipts.
+    Edits,
+    /// The cell under the cursor in full.
+    Cell,
+}
+
+/// How much room the focused pane gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Zoom {
+    /// As the layout says.
+    #[default]
+    Normal,
+    /// The full width, with the text above.
+    Wide,
+    /// Everything.
+    Full,
+}
+
+impl Zoom {
+    /// The next step.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self {
+            Self::Normal => Self::Wide,
+            Self::Wide => Self::Full,
+            Self::Full => Self::Normal,
+        }
+    }
+}
+
+/// What the layout depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Columns of the screen.
+    pub width: u16,
+    /// Rows of the screen.
+    pub height: u16,
+    /// The focused pane.
+    pub focus: Pane,
+    /// The last focused pane that was not the transcript.
+    pub beside: Pane,
+    /// The figure that always has a place where there is room for two.
+    pub first: Slot,
+    /// The figure chosen last.
+    pub figure: Slot,
+    /// The figure shown under the first where there is room for two.
+    pub second: Slot,
+    /// Zoom of the focused pane.
+    pub zoom: Zoom,
+}
+
+/// Where everything is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrangement {
+    /// One row at the top.
+    pub header: Area,
+    /// Two rows at the bottom.
+    pub footer: Area,
+    /// The panes that are shown, in the order of Tab.
+    pub panes: Vec<(Pane, Area)>,
+    /// Whether the pane beside the transcript carries tabs for those that have no place of their own.
+    pub tabs: bool,
+}
+
+impl Arrangement {
+    /// Where a pane is, if it is shown.
+    pub fn area(&self, pane: Pane) -> Option<Area> {
+        self.panes.iter().find(|(p, _)| *p == pane).map(|(_, a)| *a)
+    }
+}
+
+/// Every pane that Tab visits, in order, whatever is shown now.
+pub fn order(wish: &Wish) -> Vec<Pane> {
+    let mut panes = vec![Pane::Transcript];
+    if triple(wish) {
+        panes.extend([Pane::Figure(wish.first), Pane::Figure(wish.second)]);
+    } else {
+        panes.push(Pane::Figure(wish.figure));
+    }
+    panes.extend([Pane::Edits, Pane::Cell]);
+    panes
+}
+
+/// Arranges the screen, or says nothing when it is too small to be of use.
+///
+/// ```text
+///  < 100 columns        100 to 159               160 and more
+/// ┌──────────────┐  ┌────────┬─────────┐  ┌────────┬─────────┬───────┐
+/// │  transcript  │  │ trans- │ figure  │  │ trans- │ first   │ cell  │
+/// ├─[tabs]───────┤  │ cript  │         │  │ cript  ├─────────┼───────┤
+/// │ figure, ...  │  ├────────┼─────────┤  │        │ second  │ edits │
+/// └──────────────┘  │ edits  │ cell    │  └────────┴─────────┴───────┘
+///                   └────────┴─────────┘
+/// ```
+pub fn arrange(wish: &Wish) -> Option<Arrangement> {
+    if wish.width < LEAST.0 || wish.height < LEAST.1 {
+        return None;
+    }
+    let screen = Area { x: 0, y: 0, width: wish.width, height: wish.height };
+    let (header, rest) = screen.top(1);
+    let (body, footer) = rest.bottom(2);
+    let (panes, tabs) = match wish.zoom {
+        Zoom::Full => (vec![(wish.focus, body)], true),
+        Zoom::Wide => (stacked(body, wish.focus, wish.beside, wish.focus == Pane::Transcript), true),
+        Zoom::Normal if triple(wish) => (columns(body, wish), false),
+        Zoom::Normal if wish.width >= 100 && body.height >= 18 => (quarters(body, wish), false),
+        Zoom::Normal if wish.width >= 100 => (halves(body, wish), true),
+        Zoom::Normal if body.height >= 36 => (tower(body, wish), false),
+        Zoom::Normal if body.height >= 14 => (stacked(body, wish.focus, wish.beside, false), true),
+        Zoom::Normal => (vec![(wish.focus, body)], true),
+    };
+    Some(Arrangement { header, footer, panes, tabs })
+}
+
+fn triple(wish: &Wish) -> bool {
+    wish.width >= 160 && wish.height >= 30
+}
+
+fn stacked(body: Area, focus: Pane, beside: Pane, reading: bool) -> Vec<(Pane, Area)> {
+    let lower = if focus == Pane::Transcript { beside } else { focus };
+    let share = if reading { body.height * 2 / 3 } else { (body.height * 2 / 5).clamp(6, 14) };
+    let (top, bottom) = body.top(share);
+    vec![(Pane::Transcript, top), (lower, bottom)]
+}
+
+fn halves(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+    let (left, right) = body.left(body.width * 2 / 5);
+    let beside = if wish.focus == Pane::Transcript { wish.beside } else { wish.focus };
+    vec![(Pane::Transcript, left), (beside, right)]
+}
+
+fn quarters(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+    let (left, right) = body.left(body.width * 2 / 5);
+    let low = (body.height / 3).clamp(7, 12);
+    let (text, edits) = left.bottom(low);
+    let (figure, cell) = right.bottom(low);
+    vec![(Pane::Transcript, text), (Pane::Figure(wish.figure), figure), (Pane::Edits, edits), (Pane::Cell, cell)]
+}
+
+fn columns(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+    let (text, rest) = body.left((body.width / 4).clamp(40, 70));
+    let (figures, side) = rest.left(rest.width.saturating_sub((body.width / 4).clamp(44, 60)));
+    let (first, second) = figures.top(figures.height / 2);
+    let (cell, edits) = side.top(side.height / 2);
+    vec![
+        (Pane::Transcript, text),
+        (Pane::Figure(wish.first), first),
+        (Pane::Figure(wish.second), second),
+        (Pane::Edits, edits),
+        (Pane::Cell, cell),
+    ]
+}
+
+fn tower(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+    let (text, rest) = body.top(body.height * 3 / 10);
+    let (figure, low) = rest.bottom((body.height / 3).max(14));
+    let (edits, cell) = low.top(low.height / 2);
+    vec![(Pane::Transcript, text), (Pane::Figure(wish.figure), figure), (Pane::Edits, edits), (Pane::Cell, cell)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pane() -> impl Strategy<Value = Pane> {
+        prop_oneof![Just(Pane::Transcript), Just(Pane::Figure("lens")), Just(Pane::Edits), Just(Pane::Cell)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3) {
+            let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
+            let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
+            let wish = Wish { width, height, focus, beside, first: "lens", figure: "lens", second: "neurons", zoom };
+            let Some(arrangement) = arrange(&wish) else {
+                prop_assert!(width < LEAST.0 || height < LEAST.1);
+                return Ok(());
+            };
+            let mut areas: Vec<Area> = arrangement.panes.iter().map(|(_, a)| *a).collect();
+            areas.extend([arrangement.header, arrangement.footer]);
+            let mut taken = vec![0u8; usize::from(width) * usize::from(height)];
+            for area in areas {
+                prop_assert!(area.x + area.width <= width && area.y + area.height <= height);
+                for y in area.y..area.y + area.height {
+                    for x in area.x..area.x + area.width {
+                        taken[usize::from(y) * usize::from(width) + usize::from(x)] += 1;
+                    }
+                }
+            }
+            prop_assert!(taken.iter().all(|t| *t == 1), "every cell belongs to exactly one part");
+            prop_assert!(arrangement.area(focus).is_some(), "the focused pane is shown");
+        }
+    }
+}

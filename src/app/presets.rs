@@ -1,0 +1,87 @@
+//! Ready prompts: what a new user can try at once, and what to look at.
+//!
+//! Invariant: the demo's list is a file that is checked when the tests run; other models get a neutral one.
+//! To add a ready prompt, add a table to `demo/prompts.toml`.
+
+use serde::Deserialize;
+
+/// A prompt with a reason to try it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Preset {
+    /// A few words.
+    pub title: String,
+    /// The prompt.
+    pub text: String,
+    /// Whether it goes through the chat template.
+    #[serde(default)]
+    pub chat: bool,
+    /// One sentence: what to look at.
+    pub look: String,
+}
+
+#[derive(Deserialize)]
+struct Presets {
+    prompt: Vec<Preset>,
+}
+
+const DEMO: &str = include_str!("../../demo/prompts.toml");
+
+const NEUTRAL: &str = r#"
+[[prompt]]
+title = "A fact"
+text = "The capital of France is"
+look = "At which layer of the lens the answer first comes out on top."
+
+[[prompt]]
+title = "Two hops"
+text = "The capital of the country whose largest city is Istanbul is"
+look = "Whether the country shows in the middle layers before its capital."
+
+[[prompt]]
+title = "Indirect object"
+text = "When Mary and John went to the store, John gave a drink to"
+look = "Where the other name overtakes the one said twice."
+
+[[prompt]]
+title = "Repeated words"
+text = "river lamp seven cloud paper river lamp seven cloud"
+look = "The second half: how sharply the copy wins in the late layers."
+
+[[prompt]]
+title = "Four examples"
+text = "hot -> cold\nbig -> small\nup -> down\nfast -> slow\nold ->"
+look = "When the mapping takes over from plain repetition."
+
+[[prompt]]
+title = "A question (chat)"
+text = "Explain in one sentence why the sky is blue."
+chat = true
+look = "The turn marks, and what the first written token was chosen from."
+"#;
+
+/// The ready prompts for a model argument.
+pub fn presets(model: &str) -> Vec<Preset> {
+    let text = if model == "demo" { DEMO } else { NEUTRAL };
+    match toml::from_str::<Presets>(text) {
+        Ok(presets) => presets.prompt,
+        Err(error) => {
+            tracing::error!("the ready prompts do not parse: {error}");
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_lists_parse_and_say_what_to_look_at() {
+        for model in ["demo", "other"] {
+            let list = presets(model);
+            assert!(list.len() >= 6, "{model}");
+            assert!(list.iter().all(|p| !p.title.is_empty() && !p.text.is_empty() && p.look.ends_with('.')));
+        }
+        assert_eq!(presets("demo").len(), 8);
+    }
+}

@@ -1,0 +1,258 @@
+//! The text of the run: tokens, the prose they make together, and how it wraps.
+//!
+//! Invariant: `pieces` has one entry a token and joins to the same prose as all bytes at once; a character split
+//! over tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
+
+use std::time::Duration;
+
+use crate::engine::{Ending, Token};
+use crate::text;
+
+/// What the engine is doing with the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// It reads the prompt.
+    Reading,
+    /// It writes.
+    Writing,
+}
+
+/// A part of a line that belongs to one token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The token's index.
+    pub token: usize,
+    /// Safe visible text, without line breaks.
+    pub text: String,
+}
+
+/// The text of the run.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript {
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    /// The prose of each token.
+    pub pieces: Vec<String>,
+    /// How many tokens the prompt has.
+    pub prompt: usize,
+    /// First positions of changes made from now.
+    pub boundaries: Vec<usize>,
+    /// What is going on.
+    pub activity: Activity,
+    /// Why writing stopped last.
+    pub ending: Option<Ending>,
+    /// Tokens a second of the last writing.
+    pub rate: Option<f32>,
+    /// When the present writing began, and how many tokens it has brought.
+    pub since: Option<(Duration, usize)>,
+    open: text::Stream,
+}
+
+impl Transcript {
+    /// Starts anew with the tokens of a prompt.
+    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration) {
+        *self = Self { activity: Activity::Writing, prompt: tokens.len(), since: Some((now, 0)), ..Self::default() };
+        tokens.into_iter().for_each(|t| self.add(t));
+    }
+
+    /// Appends a token that was written.
+    pub fn push(&mut self, token: Token) {
+        if token.position < self.tokens.len() {
+            self.truncate(token.position);
+        }
+        self.add(token);
+        self.activity = Activity::Writing;
+        if let Some((_, count)) = &mut self.since {
+            *count += 1;
+        }
+    }
+
+    fn add(&mut self, token: Token) {
+        let piece = if token.special {
+            let rest = self.open.finish();
+            if let Some(last) = self.pieces.last_mut() {
+                last.push_str(&rest);
+            }
+            text::visible(&token.bytes)
+        } else {
+            self.open.push(&token.bytes)
+        };
+        self.pieces.push(piece);
+        self.tokens.push(token);
+    }
+
+    /// Keeps the first `count` tokens.
+    pub fn truncate(&mut self, count: usize) {
+        if count >= self.tokens.len() {
+            return;
+        }
+        let tokens = std::mem::take(&mut self.tokens);
+        self.pieces.clear();
+        self.open = text::Stream::default();
+        tokens.into_iter().take(count).for_each(|t| self.add(t));
+        self.boundaries.retain(|b| *b < count);
+        self.prompt = self.prompt.min(count);
+    }
+
+    /// Notes that edits changed from a position on.
+    pub fn mark(&mut self, boundary: usize) {
+        if !self.boundaries.contains(&boundary) {
+            self.boundaries.push(boundary);
+        }
+    }
+
+    /// Whether the engine works on the text.
+    pub fn busy(&self) -> bool {
+        self.activity != Activity::Idle
+    }
+
+    /// The token as it is spelled alone: `␣Paris`.
+    pub fn spelled(&self, position: usize) -> String {
+        self.tokens.get(position).map_or_else(String::new, |t| text::visible(&t.bytes))
+    }
+
+    /// Lines of at most `width` columns, and the line of every token.
+    pub fn wrap(&self, width: usize) -> Vec<Vec<Span>> {
+        wrap(&self.pieces, &self.boundaries, width)
+    }
+}
+
+/// Wraps pieces at spaces, the way prose wraps; a change of edits starts a line of its own.
+pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>> {
+    let width = width.max(1);
+    let mut lines: Vec<Vec<Span>> = vec![Vec::new()];
+    let mut used = 0;
+    for (token, piece) in pieces.iter().enumerate() {
+        if breaks.contains(&token) && used > 0 {
+            lines.push(Vec::new());
+            used = 0;
+        }
+        for (i, part) in piece.split('\n').enumerate() {
+            if i > 0 {
+                if let Some(line) = lines.last_mut() {
+                    line.push(Span { token, text: "⏎".into() });
+                }
+                lines.push(Vec::new());
+                used = 0;
+            }
+            if part.is_empty() {
+                continue;
+            }
+            let wide = text::width(part);
+            if used > 0 && used + wide > width {
+                used = break_line(&mut lines, part);
+            }
+            place(&mut lines, &mut used, token, part, width);
+        }
+        if piece.is_empty()
+            && let Some(line) = lines.last_mut()
+        {
+            line.push(Span { token, text: String::new() });
+        }
+    }
+    lines
+}
+
+/// Starts a line; the unfinished word goes along. Returns the columns used on the new line.
+fn break_line(lines: &mut Vec<Vec<Span>>, part: &str) -> usize {
+    let Some(line) = lines.last_mut() else { return 0 };
+    let word = if part.starts_with(' ') { line.len() } else { line.iter().rposition(|s| s.text.starts_with(' ')).unwrap_or(line.len()) };
+    let tail = if word == 0 { Vec::new() } else { line.split_off(word) };
+    let used = tail.iter().map(|s| text::width(&s.text)).sum();
+    lines.push(tail);
+    used
+}
+
+/// Puts text on the last line, and on more lines when it is longer than one.
+fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str, width: usize) {
+    use unicode_segmentation::UnicodeSegmentation as _;
+    let mut held = String::new();
+    for grapheme in part.graphemes(true) {
+        let wide = text::width(grapheme);
+        if *used + wide > width && *used > 0 {
+            if let Some(line) = lines.last_mut() {
+                line.push(Span { token, text: std::mem::take(&mut held) });
+            }
+            lines.push(Vec::new());
+            *used = 0;
+        }
+        held.push_str(grapheme);
+        *used += wide;
+    }
+    if let Some(line) = lines.last_mut() {
+        line.push(Span { token, text: held });
+    }
+}
+
+/// The first line that shows a token.
+pub fn line_of(lines: &[Vec<Span>], token: usize) -> usize {
+    lines.iter().position(|l| l.iter().any(|s| s.token == token)).unwrap_or(0)
+}
+
+/// The token nearest to a column of a line.
+pub fn token_at(line: &[Span], column: usize) -> Option<usize> {
+    let mut used = 0;
+    for span in line {
+        used += text::width(&span.text);
+        if used > column {
+            return Some(span.token);
+        }
+    }
+    line.last().map(|s| s.token)
+}
+
+/// The column at which a token starts on a line.
+pub fn column_of(line: &[Span], token: usize) -> usize {
+    line.iter().take_while(|s| s.token != token).map(|s| text::width(&s.text)).sum()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn token(position: usize, bytes: &[u8]) -> Token {
+        Token { position, id: 0, bytes: bytes.to_vec(), special: false, logprob: None, rank: None, kl: None }
+    }
+
+    fn lines(pieces: &[&str], width: usize) -> Vec<String> {
+        let pieces: Vec<String> = pieces.iter().map(ToString::to_string).collect();
+        wrap(&pieces, &[], width).iter().map(|l| l.iter().map(|s| s.text.as_str()).collect()).collect()
+    }
+
+    #[test]
+    fn words_wrap_whole_although_they_are_several_tokens() {
+        assert_eq!(lines(&["The", " capital", " of", " Bras", "ilia"], 15), ["The capital of", " Brasilia"]);
+        assert_eq!(lines(&["a\nb", "\n"], 9), ["a⏎", "b⏎", ""]);
+        assert_eq!(lines(&["abcdefgh"], 3), ["abc", "def", "gh"]);
+    }
+
+    #[test]
+    fn a_split_emoji_appears_once() {
+        let mut t = Transcript::default();
+        t.begin(vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")], Duration::ZERO);
+        t.push(token(2, b"\x8d!"));
+        assert_eq!(t.pieces, ["hi ", "", "👍!"]);
+        t.push(token(1, b"x"));
+        assert_eq!(t.tokens.len(), 2, "a rewound position replaces");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn wrapping_loses_nothing_and_stays_inside(pieces in prop::collection::vec("[ a-z漢\n]{0,9}", 0..30), width in 2usize..40) {
+            let wrapped = wrap(&pieces, &[], width);
+            for line in &wrapped {
+                let text: String = line.iter().map(|s| s.text.as_str()).collect();
+                prop_assert!(text::width(text.trim_end_matches('⏎')) <= width.max(2), "{text:?}");
+            }
+            let all: String = wrapped.concat().iter().map(|s| s.text.as_str()).collect();
+            prop_assert_eq!(all.replace('⏎', "\n"), pieces.concat());
+        }
+    }
+}

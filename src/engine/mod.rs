@@ -1,0 +1,294 @@
+//! The engine: one named thread that owns the model, and the channel to it.
+//!
+//! Invariant: tensors stay inside; only tokens, small figures and sentences cross. A newer request for a pane
+//! replaces the waiting one; a token is one turn, so requests slip in between tokens.
+//! To add something the engine can do, add a variant of [`Request`], its arm in `worker.rs`, and an [`Update`].
+
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::instruments::Arguments;
+use crate::lab::edit::Edit;
+use crate::lab::figure::{Check, Figure};
+use crate::lab::receipt::Receipt;
+use crate::lab::sample::Sampling;
+use crate::model::load::Options;
+
+/// Which pane a figure is for: the name of the instrument that fills it.
+pub type Slot = &'static str;
+
+/// What a text starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// Text as the model's tokenizer reads it, with its BOS.
+    Text(String),
+    /// One user turn through the chat template.
+    Chat(String),
+    /// Token ids as they are.
+    Ids(Vec<u32>),
+}
+
+/// What a change of edits means for what was already computed (design 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Keep the cache: the change holds from the next position on.
+    FromNow,
+    /// Read the whole text again under the edits; the tokens stay.
+    AsIfAlways,
+}
+
+/// A question to an instrument about the current run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The instrument's name.
+    pub instrument: Slot,
+    /// Its parameters, by name.
+    pub arguments: Arguments,
+    /// Whether to leave the edits out (the baseline of the same tokens).
+    pub unedited: bool,
+}
+
+/// What the engine can be asked.
+#[derive(Debug)]
+pub enum Request {
+    /// Load a model; answered by `Loaded` or `Failed`.
+    Load {
+        /// The model argument.
+        model: String,
+        /// Wishes.
+        options: Options,
+    },
+    /// Start a new text and write `count` tokens.
+    Generate {
+        /// What it starts from.
+        prompt: Prompt,
+        /// Most tokens to write.
+        count: usize,
+    },
+    /// Write `count` more tokens.
+    Continue {
+        /// Most tokens to write.
+        count: usize,
+    },
+    /// Stop writing (also [`Handle::cancel`], which interrupts a pass).
+    Stop,
+    /// Forget everything from a position on; the next token is chosen again.
+    Rewind {
+        /// The first position to forget; at least 1.
+        position: usize,
+    },
+    /// Change temperature, seed and cuts; holds from the next token.
+    Sampling(Sampling),
+    /// Replace the edits.
+    Edits {
+        /// All of them, on and off.
+        edits: Vec<Edit>,
+        /// What this means for the past.
+        mode: Mode,
+    },
+    /// Which instruments are live, with their parameters: each sends a figure now and a column a token.
+    Live(Vec<Question>),
+    /// Ask once. A newer question for the same instrument replaces a waiting one.
+    Observe(Question),
+    /// Write the same prompt without edits, same seed and length; answered by `Baseline`.
+    Baseline,
+    /// Make a direction by difference of means from two prompt lists (methods.md M2.1-2).
+    Direction {
+        /// The name it gets in edits.
+        name: String,
+        /// Prompts that show the behaviour.
+        plus: Vec<String>,
+        /// Prompts that do not.
+        minus: Vec<String>,
+        /// Whether prompts go through the chat template.
+        chat: bool,
+        /// `resid_pre` of this layer, at the last prompt token.
+        layer: usize,
+        /// Where to save it.
+        save: Option<PathBuf>,
+    },
+    /// Panic inside, to test that the model survives. Only tests send it.
+    #[doc(hidden)]
+    Panic,
+}
+
+/// A token with what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its position.
+    pub position: usize,
+    /// Its id.
+    pub id: u32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether it is special (begin, end, turn marks).
+    pub special: bool,
+    /// Natural logarithm of the probability it was chosen with (before temperature); none for prompt tokens.
+    pub logprob: Option<f32>,
+    /// How many tokens were more probable.
+    pub rank: Option<u32>,
+    /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, when edits are in force.
+    pub kl: Option<f32>,
+}
+
+/// What a loaded model offers the screen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What it is.
+    pub card: crate::model::Card,
+    /// Seconds it took.
+    pub seconds: f32,
+    /// Directions that edits can name: name and where each was measured.
+    pub directions: Vec<(String, String)>,
+}
+
+/// Why writing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// As many tokens as were asked for.
+    Count,
+    /// The model ended its text.
+    EndToken,
+    /// The context is full.
+    Context,
+    /// The user stopped it.
+    Stopped,
+}
+
+/// What the engine tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// A model is being loaded.
+    Loading(String),
+    /// It is there.
+    Loaded(Box<Loaded>),
+    /// A new text began with these tokens.
+    Began(Vec<Token>),
+    /// The model wrote a token.
+    Token {
+        /// The token.
+        token: Token,
+        /// Receipts of the edits so far, in the order of the edits.
+        receipts: Vec<Receipt>,
+    },
+    /// Writing stopped.
+    Ended {
+        /// Why.
+        ending: Ending,
+        /// Tokens written since the request.
+        written: usize,
+        /// Tokens a second, wall time.
+        rate: f32,
+    },
+    /// The text was cut: this many tokens are left.
+    Rewound(usize),
+    /// The edits in force; `boundary` is the first position of a change made from now.
+    Edited {
+        /// Where a boundary belongs in the transcript.
+        boundary: Option<usize>,
+        /// Receipts, in the order of the edits.
+        receipts: Vec<Receipt>,
+    },
+    /// A whole figure.
+    Figure {
+        /// Its pane.
+        slot: Slot,
+        /// Whether it shows the unedited run.
+        unedited: bool,
+        /// The figure.
+        figure: Box<Figure>,
+    },
+    /// The newest token's part of a live figure, for [`Figure::append`].
+    Column {
+        /// Its pane.
+        slot: Slot,
+        /// The part.
+        figure: Box<Figure>,
+    },
+    /// A figure is being made: how far, 0 to 1.
+    Working {
+        /// Its pane.
+        slot: Slot,
+        /// How far.
+        done: f32,
+    },
+    /// The self-check of the newest pass: last lens row against the model's own logits.
+    Checked(Check),
+    /// Receipts with their KL filled in, in the order of the edits.
+    Receipts(Vec<Receipt>),
+    /// The unedited continuation of the same prompt with the same seed.
+    Baseline {
+        /// What was written, prompt excluded.
+        tokens: Vec<Token>,
+        /// The first position at which it differs from the current text.
+        diverges: Option<usize>,
+    },
+    /// A direction is ready under this name.
+    Direction {
+        /// Its name.
+        name: String,
+        /// Where it was measured, and its norm.
+        about: String,
+    },
+    /// Something could not be done; the state is as before.
+    Failed {
+        /// The pane it belongs to, if any.
+        slot: Option<Slot>,
+        /// What went wrong and what to do.
+        message: String,
+    },
+}
+
+/// The other end of the engine: ask it, stop it.
+#[derive(Debug)]
+pub struct Handle {
+    sender: Sender<Request>,
+    cancel: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Sends a request. A dead engine is not an error here: its last update said why.
+    pub fn ask(&self, request: Request) {
+        if self.sender.send(request).is_err() {
+            tracing::warn!("the engine has stopped");
+        }
+    }
+
+    /// Interrupts what runs now, within one layer.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks the thread to end and waits for it, at most about one layer's time.
+    pub fn close(mut self) {
+        self.cancel();
+        let (gone, _) = std::sync::mpsc::channel();
+        self.sender = gone;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine thread panicked while closing");
+        }
+    }
+}
+
+/// Starts the engine. `deliver` is called on its thread for every update; `false` ends it.
+pub fn spawn(deliver: impl Fn(Update) -> bool + Send + 'static) -> Result<Handle> {
+    let (sender, requests): (Sender<Request>, Receiver<Request>) = std::sync::mpsc::channel();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    let thread = std::thread::Builder::new()
+        .name("lmscope-engine".into())
+        .spawn(move || worker::Worker::new(requests, flag, deliver).work())
+        .map_err(|e| crate::error::Error::Engine(format!("its thread did not start: {e}")))?;
+    Ok(Handle { sender, cancel, thread: Some(thread) })
+}

@@ -1,0 +1,483 @@
+//! The engine's thread: a queue, one token a turn, and everything that may go wrong inside.
+//!
+//! Invariant: between two tokens every waiting request is looked at; the newest question for a pane replaces an
+//! older one; a panic or a cancellation leaves the model loaded and the text as it was before the turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use super::{Ending, Loaded, Mode, Prompt, Question, Request, Slot, Token, Update};
+use crate::error::{Error, Result};
+use crate::instruments::instrument;
+use crate::lab::bench::Bench;
+use crate::lab::edit::{Edit, Schedule};
+use crate::lab::figure::Check;
+use crate::lab::run::Run;
+use crate::lab::sample::Sampling;
+use crate::lab::writer::{Choice, Needs, Writer};
+use crate::model::load::Options;
+
+/// How much is left to write, and since when.
+struct Goal {
+    left: usize,
+    written: usize,
+    since: Instant,
+}
+
+/// An unedited continuation in the making.
+struct Shadow {
+    writer: Writer,
+    tokens: Vec<Token>,
+    left: usize,
+}
+
+/// The thread's state.
+pub(super) struct Worker {
+    requests: Receiver<Request>,
+    cancel: Arc<AtomicBool>,
+    deliver: Rc<dyn Fn(Update) -> bool>,
+    bench: Option<Bench>,
+    writer: Option<Writer>,
+    sampling: Sampling,
+    edits: Vec<Edit>,
+    live: Vec<Question>,
+    waiting: Vec<Question>,
+    goal: Option<Goal>,
+    baseline: Option<Shadow>,
+    receipts_due: bool,
+    check: Option<Check>,
+}
+
+impl Worker {
+    pub fn new(requests: Receiver<Request>, cancel: Arc<AtomicBool>, deliver: impl Fn(Update) -> bool + 'static) -> Self {
+        Self {
+            requests,
+            cancel,
+            deliver: Rc::new(deliver),
+            bench: None,
+            writer: None,
+            sampling: Sampling::default(),
+            edits: Vec::new(),
+            live: Vec::new(),
+            waiting: Vec::new(),
+            goal: None,
+            baseline: None,
+            receipts_due: false,
+            check: None,
+        }
+    }
+
+    /// Works until the other side is gone.
+    pub fn work(mut self) {
+        loop {
+            let first = if self.busy() {
+                match self.requests.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            } else {
+                match self.requests.recv() {
+                    Ok(request) => Some(request),
+                    Err(_) => return,
+                }
+            };
+            if self.cancel.swap(false, Ordering::Relaxed) {
+                self.stop();
+            }
+            if let Some(request) = first {
+                self.guarded(None, |w| w.handle(request));
+                continue;
+            }
+            self.turn();
+        }
+    }
+
+    fn busy(&self) -> bool {
+        self.goal.is_some() || !self.waiting.is_empty() || self.baseline.is_some() || self.receipts_due
+    }
+
+    fn tell(&self, update: Update) {
+        // When nobody listens any more, the next receive ends the loop.
+        let _listening = (self.deliver)(update);
+    }
+
+    /// One turn: a token, and one of the questions that wait.
+    fn turn(&mut self) {
+        if self.goal.is_some() {
+            self.guarded(None, Self::write);
+        }
+        if !self.waiting.is_empty() {
+            let question = self.waiting.remove(0);
+            let slot = question.instrument;
+            self.guarded(Some(slot), |w| w.observe(&question));
+        } else if self.goal.is_none() && self.baseline.is_some() {
+            self.guarded(None, Self::write_baseline);
+        } else if self.goal.is_none() && self.receipts_due {
+            self.receipts_due = false;
+            self.guarded(None, Self::measure_receipts);
+        }
+    }
+
+    /// Runs a piece of work; errors and panics become notices.
+    fn guarded(&mut self, slot: Option<Slot>, work: impl FnOnce(&mut Self) -> Result<()>) {
+        let message = match catch_unwind(AssertUnwindSafe(|| work(self))) {
+            Ok(Ok(())) => return,
+            Ok(Err(Error::Cancelled)) => {
+                self.cancel.store(false, Ordering::Relaxed);
+                self.stop();
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => {
+                // The text may be half changed; the model is only read, so it stays.
+                self.writer = None;
+                let what = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+                Error::Engine(what.unwrap_or_else(|| "unknown panic".into())).to_string()
+            }
+        };
+        tracing::error!("{message}");
+        self.tell(Update::Failed { slot, message });
+        if slot.is_none() && self.goal.is_some() {
+            self.end(Ending::Stopped);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.waiting.clear();
+        self.baseline = None;
+        if self.goal.is_some() {
+            self.end(Ending::Stopped);
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if let Some(goal) = self.goal.take() {
+            let seconds = goal.since.elapsed().as_secs_f32().max(1e-6);
+            self.tell(Update::Ended { ending, written: goal.written, rate: goal.written as f32 / seconds });
+            self.receipts_due = self.writer.as_ref().is_some_and(|w| !w.run.schedule.is_idle());
+        }
+    }
+
+    fn handle(&mut self, request: Request) -> Result<()> {
+        match request {
+            Request::Load { model, options } => self.load(&model, &options),
+            Request::Generate { prompt, count } => self.generate(prompt, count),
+            Request::Continue { count } => {
+                self.writer()?;
+                self.goal = Some(Goal { left: count, written: 0, since: Instant::now() });
+                Ok(())
+            }
+            Request::Stop => {
+                self.stop();
+                Ok(())
+            }
+            Request::Rewind { position } => self.rewind(position),
+            Request::Sampling(sampling) => {
+                self.sampling = sampling;
+                if let Some(writer) = &mut self.writer {
+                    writer.sampling = sampling;
+                    writer.run.seed = sampling.seed;
+                }
+                Ok(())
+            }
+            Request::Edits { edits, mode } => self.edit(edits, mode),
+            Request::Live(questions) => {
+                let before = std::mem::replace(&mut self.live, questions);
+                for question in self.live.clone() {
+                    if !before.contains(&question) {
+                        self.enqueue(question);
+                    }
+                }
+                Ok(())
+            }
+            Request::Observe(question) => {
+                self.writer()?;
+                self.enqueue(question);
+                Ok(())
+            }
+            Request::Baseline => self.begin_baseline(),
+            Request::Direction { name, plus, minus, chat, layer, save } => self.direction(name, &plus, &minus, chat, layer, save),
+            #[allow(clippy::panic)] // what this request is for
+            Request::Panic => panic!("a test asked for this panic"),
+        }
+    }
+
+    fn load(&mut self, model: &str, options: &Options) -> Result<()> {
+        self.tell(Update::Loading(format!("loading {model}")));
+        let since = Instant::now();
+        let mut bench = Bench::open(model, options)?;
+        bench.cancel = self.cancel.clone();
+        let mut directions: Vec<(String, String)> = bench.directions.iter().map(|(n, d)| (n.clone(), d.places())).collect();
+        directions.sort();
+        let loaded = Loaded { card: bench.model.card.clone(), seconds: since.elapsed().as_secs_f32(), directions };
+        self.bench = Some(bench);
+        self.writer = None;
+        self.tell(Update::Loaded(Box::new(loaded)));
+        Ok(())
+    }
+
+    fn bench(&mut self) -> Result<&mut Bench> {
+        self.bench.as_mut().ok_or_else(|| Error::argument("model", "none", "a model that is loaded; wait for it, or start with one that exists"))
+    }
+
+    /// The text and the bench, or a sentence.
+    fn writer(&mut self) -> Result<(&mut Writer, &mut Bench)> {
+        match (&mut self.writer, &mut self.bench) {
+            (Some(writer), Some(bench)) => Ok((writer, bench)),
+            (_, None) => Err(Error::argument("model", "none", "a model that is loaded; wait for it, or start with one that exists")),
+            (None, _) => Err(Error::EmptyPrompt),
+        }
+    }
+
+    fn generate(&mut self, prompt: Prompt, count: usize) -> Result<()> {
+        self.stop();
+        let (edits, sampling) = (self.edits.clone(), self.sampling);
+        let bench = self.bench()?;
+        let tokens = match prompt {
+            Prompt::Text(text) => bench.model.encode(&text, false)?,
+            Prompt::Chat(text) => bench.model.encode(&text, true)?,
+            Prompt::Ids(ids) => ids,
+        };
+        let writer = Writer::begin(bench, tokens, Schedule::always(edits), sampling)?;
+        let tokens = prompt_tokens(bench, &writer.run);
+        self.writer = Some(writer);
+        self.check = None;
+        self.tell(Update::Began(tokens));
+        self.refresh();
+        self.goal = Some(Goal { left: count, written: 0, since: Instant::now() });
+        Ok(())
+    }
+
+    /// Asks every live instrument for a whole figure.
+    fn refresh(&mut self) {
+        for question in self.live.clone() {
+            self.enqueue(question);
+        }
+    }
+
+    /// Puts a question in the queue, in the place of an older one for the same pane.
+    fn enqueue(&mut self, question: Question) {
+        if self.writer.is_none() {
+            return;
+        }
+        self.waiting.retain(|q| (q.instrument, q.unedited) != (question.instrument, question.unedited));
+        self.waiting.push(question);
+    }
+
+    /// One token of the text, with the live columns.
+    fn write(&mut self) -> Result<()> {
+        let Some(goal) = &self.goal else { return Ok(()) };
+        let left = goal.left;
+        let live = self.live.clone();
+        let (writer, bench) = self.writer()?;
+        if left == 0 {
+            self.end(Ending::Count);
+            return Ok(());
+        }
+        if !writer.has_room(bench) {
+            self.end(Ending::Context);
+            return Ok(());
+        }
+        let mut needs = Needs::default();
+        for question in live.iter().filter(|q| !q.unedited) {
+            if let Some(more) = instrument(question.instrument)?.live(&bench.model.card, &question.arguments) {
+                needs.merge(more);
+            }
+        }
+        let step = writer.step(bench, &needs)?;
+        let mut columns = Vec::new();
+        for question in live.iter().filter(|q| !q.unedited) {
+            let of = instrument(question.instrument)?;
+            if of.live(&bench.model.card, &question.arguments).is_some() {
+                columns.push((question.instrument, of.column(&step, &question.arguments, bench)));
+            }
+        }
+        let token = written_token(bench, step.choice);
+        let receipts = writer.receipts().to_vec();
+        let ended = bench.model.is_end(step.choice.id);
+        if let Some(goal) = &mut self.goal {
+            goal.left -= 1;
+            goal.written += 1;
+        }
+        self.tell(Update::Token { token, receipts });
+        if let Some(check) = step.check {
+            let worst = self.check.map_or(check, |held| held.worst(check));
+            if self.check != Some(worst) {
+                self.check = Some(worst);
+                self.tell(Update::Checked(worst));
+            }
+        }
+        for (slot, column) in columns {
+            // A figure that waits to be made whole covers this position already.
+            if self.waiting.iter().any(|q| q.instrument == slot && !q.unedited) {
+                continue;
+            }
+            match column {
+                Ok(figure) => self.tell(Update::Column { slot, figure: Box::new(figure) }),
+                Err(error) => self.tell(Update::Failed { slot: Some(slot), message: error.to_string() }),
+            }
+        }
+        if ended {
+            self.end(Ending::EndToken);
+        } else if left == 1 {
+            self.end(Ending::Count);
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self, question: &Question) -> Result<()> {
+        let deliver = self.deliver.clone();
+        let slot = question.instrument;
+        let (writer, bench) = self.writer()?;
+        let run = if question.unedited { writer.run.unedited() } else { writer.run.clone() };
+        let since = Instant::now();
+        bench.progress = Some(Box::new(move |done| {
+            // Short work needs no bar.
+            if since.elapsed().as_millis() > 150 {
+                let _listening = deliver(Update::Working { slot, done });
+            }
+        }));
+        let figure = instrument(slot)?.observe(&run, &question.arguments, bench);
+        bench.progress = None;
+        let figure = figure?;
+        if let Some(check) = figure.check.filter(|_| !question.unedited) {
+            let worst = self.check.map_or(check, |held| held.worst(check));
+            if self.check != Some(worst) {
+                self.check = Some(worst);
+                self.tell(Update::Checked(worst));
+            }
+        }
+        self.tell(Update::Figure { slot, unedited: question.unedited, figure: Box::new(figure) });
+        Ok(())
+    }
+
+    fn rewind(&mut self, position: usize) -> Result<()> {
+        self.goal = None;
+        let (writer, bench) = self.writer()?;
+        writer.rewind(bench, position)?;
+        let left = writer.run.tokens.len();
+        let receipts = writer.receipts().to_vec();
+        self.tell(Update::Rewound(left));
+        self.tell(Update::Receipts(receipts));
+        self.refresh();
+        Ok(())
+    }
+
+    fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
+        let Ok((writer, bench)) = self.writer() else {
+            self.edits = edits;
+            self.tell(Update::Edited { boundary: None, receipts: Vec::new() });
+            return Ok(());
+        };
+        let boundary = match mode {
+            Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
+            Mode::AsIfAlways => {
+                writer.edit_always(bench, edits.clone())?;
+                None
+            }
+        };
+        let receipts = writer.receipts().to_vec();
+        self.edits = edits;
+        self.tell(Update::Edited { boundary, receipts });
+        if mode == Mode::AsIfAlways {
+            self.check = None;
+            self.refresh();
+        }
+        self.receipts_due = true;
+        Ok(())
+    }
+
+    fn measure_receipts(&mut self) -> Result<()> {
+        let (writer, bench) = self.writer()?;
+        let mut measured = bench.receipts(&writer.run)?;
+        // Counts are those of the text as it was written, not of the measuring pass.
+        for (own, kept) in measured.iter_mut().zip(writer.receipts()) {
+            own.fired = kept.fired;
+            own.relative = kept.relative;
+        }
+        self.tell(Update::Receipts(measured));
+        Ok(())
+    }
+
+    fn begin_baseline(&mut self) -> Result<()> {
+        let (writer, bench) = self.writer()?;
+        let run = writer.run.clone();
+        let sampling = writer.sampling;
+        let left = run.tokens.len() - run.prompt;
+        if left == 0 {
+            return Err(Error::argument("baseline", "nothing written", "a text with at least one written token to compare"));
+        }
+        let writer = Writer::begin(bench, run.tokens[..run.prompt].to_vec(), Schedule::none(), sampling)?;
+        self.baseline = Some(Shadow { writer, tokens: Vec::new(), left });
+        Ok(())
+    }
+
+    /// One token of the unedited continuation.
+    fn write_baseline(&mut self) -> Result<()> {
+        let (Some(shadow), Some(bench)) = (&mut self.baseline, &mut self.bench) else { return Ok(()) };
+        let done = if shadow.left == 0 || !shadow.writer.has_room(bench) {
+            true
+        } else {
+            let step = shadow.writer.step(bench, &Needs::default())?;
+            shadow.tokens.push(written_token(bench, step.choice));
+            shadow.left -= 1;
+            shadow.left == 0 || bench.model.is_end(step.choice.id)
+        };
+        if done && let Some(shadow) = self.baseline.take() {
+            let edited = self.writer.as_ref().map(|w| w.run.clone()).unwrap_or_default();
+            let differs = |t: &Token| edited.tokens.get(t.position) != Some(&t.id);
+            let diverges = shadow.tokens.iter().find(|t| differs(t)).map(|t| t.position);
+            let short = shadow.writer.run.tokens.len() < edited.tokens.len();
+            let diverges = diverges.or_else(|| short.then(|| shadow.writer.run.tokens.len()));
+            self.tell(Update::Baseline { tokens: shadow.tokens, diverges });
+        }
+        Ok(())
+    }
+
+    fn direction(&mut self, name: String, plus: &[String], minus: &[String], chat: bool, layer: usize, save: Option<std::path::PathBuf>) -> Result<()> {
+        let deliver = self.deliver.clone();
+        let bench = self.bench()?;
+        if layer >= bench.model.card.layers {
+            return Err(Error::argument("layer", layer.to_string(), format!("0 to {}", bench.model.card.layers - 1)));
+        }
+        bench.progress = Some(Box::new(move |done| {
+            let _listening = deliver(Update::Working { slot: "direction", done });
+        }));
+        let made = bench.difference_of_means(plus, minus, chat, &[layer]);
+        bench.progress = None;
+        let made = made?;
+        if let Some(path) = &save {
+            made.save(path)?;
+        }
+        let about = format!("{}, length {:.2}", made.places(), made.norm());
+        bench.directions.insert(name.clone(), made);
+        self.tell(Update::Direction { name, about });
+        Ok(())
+    }
+}
+
+fn prompt_tokens(bench: &Bench, run: &Run) -> Vec<Token> {
+    let token = |(position, id): (usize, &u32)| Token { position, id: *id, bytes: bench.model.bytes(*id), special: special(bench, *id), logprob: None, rank: None, kl: None };
+    run.tokens.iter().enumerate().map(token).collect()
+}
+
+fn written_token(bench: &Bench, choice: Choice) -> Token {
+    Token {
+        position: choice.position,
+        id: choice.id,
+        bytes: bench.model.bytes(choice.id),
+        special: special(bench, choice.id),
+        logprob: Some(choice.logprob),
+        rank: Some(choice.rank),
+        kl: choice.kl,
+    }
+}
+
+fn special(bench: &Bench, id: u32) -> bool {
+    bench.model.tokenizer.as_ref().is_some_and(|t| t.is_special(id))
+}

@@ -1,0 +1,162 @@
+//! The one error type: each variant is a situation, and its message ends in what to do next.
+//!
+//! To add a situation, add a variant whose message says what was expected, what was found, and the way out.
+
+use std::path::{Path, PathBuf};
+
+/// Everything that can go wrong, as situations a user can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model argument names nothing that can be loaded.
+    #[error("`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, or a hub id whose files are already in the local cache.")]
+    NotAModel {
+        /// What the user wrote.
+        given: String,
+        /// What was there instead.
+        found: String,
+    },
+    /// A `model_type` that no family serves.
+    #[error("No family serves model_type `{found}`. Known: {known}. A new family is one file in src/model/families.")]
+    UnknownFamily {
+        /// The `model_type` of config.json.
+        found: String,
+        /// The families there are.
+        known: String,
+    },
+    /// A configuration value that is missing or cannot be served.
+    #[error("config.json: {what}. {next}")]
+    Config {
+        /// Which key, what was expected and what was found.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+    /// A tensor is not in the checkpoint.
+    #[error("The checkpoint has no tensor `{name}` (looked in {place}). Is the download complete, and does config.json belong to it?")]
+    MissingTensor {
+        /// Its full name.
+        name: String,
+        /// The file or files searched.
+        place: String,
+    },
+    /// A tensor has another shape than config.json says.
+    #[error("Tensor `{name}` has shape {found:?}, and config.json asks for {expected:?}. Do weights and config.json belong together?")]
+    TensorShape {
+        /// Its full name.
+        name: String,
+        /// What config.json implies.
+        expected: Vec<usize>,
+        /// What the file holds.
+        found: Vec<usize>,
+    },
+    /// A file that cannot be understood.
+    #[error("{}: {what}. {next}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+    /// Reading or writing failed.
+    #[error("{}: {source}. Check that the path exists and that you may use it.", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A site name that does not exist.
+    #[error("There is no site `{given}`{}. `lmscope sites` lists them all.", near.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    UnknownSite {
+        /// What was written.
+        given: String,
+        /// The closest name.
+        near: Option<String>,
+    },
+    /// A site that this model does not have, or that cannot be edited.
+    #[error("`{address}` does not exist here: {why}")]
+    Refused {
+        /// The address as it prints.
+        address: String,
+        /// The reason, ending in what to use instead.
+        why: String,
+    },
+    /// An edit that cannot be understood or applied.
+    #[error("Edit `{edit}`: {why}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3")]
+    BadEdit {
+        /// The edit as written.
+        edit: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A parameter or flag with a value that does not fit.
+    #[error("`{name}` is `{given}`; expected {expected}.")]
+    BadArgument {
+        /// The parameter or flag.
+        name: String,
+        /// What was given.
+        given: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// Nothing to run the model on.
+    #[error("The prompt is empty. Write at least one token, with -p TEXT or --ids 1,2,3.")]
+    EmptyPrompt,
+    /// More tokens than fit.
+    #[error("The prompt has {tokens} tokens and the context holds {context}. Shorten it, or raise --context (the model allows {allows}).")]
+    PromptTooLong {
+        /// How many tokens were given.
+        tokens: usize,
+        /// How many fit.
+        context: usize,
+        /// What the model itself allows.
+        allows: usize,
+    },
+    /// A chat template or tokenizer problem.
+    #[error("{what}. {next}")]
+    Text {
+        /// What went wrong.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+    /// The device that was asked for cannot be used.
+    #[error("Device `{device}`: {why}. Use --device cpu, or a build with that feature.")]
+    Device {
+        /// As asked for.
+        device: String,
+        /// Why not.
+        why: String,
+    },
+    /// The user stopped the work.
+    #[error("Stopped.")]
+    Cancelled,
+    /// The engine failed inside; the model survives.
+    #[error("The engine failed: {0}. The model is still loaded; try again, and please report this.")]
+    Engine(String),
+    /// The tensor library failed.
+    #[error("Tensor operation failed: {0}. Please report this with the command that led here.")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps an I/O error with the path it happened at.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// Describes a file that was read but not understood.
+    pub fn bad_file(path: impl AsRef<Path>, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::BadFile { path: path.as_ref().to_path_buf(), what: what.into(), next: next.into() }
+    }
+
+    /// Describes a parameter that does not fit.
+    pub fn argument(name: impl Into<String>, given: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::BadArgument { name: name.into(), given: given.into(), expected: expected.into() }
+    }
+}

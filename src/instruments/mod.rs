@@ -1,0 +1,158 @@
+//! Instruments: one file a method, each turning a question about a run into a [`Figure`].
+//!
+//! Invariant: an instrument knows nothing of screens or command lines; parameters, panes, palette entries,
+//! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
+//! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
+
+pub mod lens;
+pub mod neurons;
+pub mod patchscope;
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::figure::Figure;
+use crate::lab::run::Run;
+use crate::lab::writer::{Needs, Step};
+use crate::model::Card;
+
+/// What a parameter accepts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A whole number from `lo` to `hi`.
+    Count {
+        /// Lowest.
+        lo: usize,
+        /// Highest.
+        hi: usize,
+    },
+    /// A layer of the model, or `all` where the default says so.
+    Layer,
+    /// A token position; negative counts from the end.
+    Position,
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+/// One parameter of an instrument: becomes a flag, a form field and a line of provenance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name, lower case.
+    pub name: &'static str,
+    /// What it accepts.
+    pub kind: Kind,
+    /// The value when none is given.
+    pub default: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+}
+
+/// Values of parameters, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arguments(pub BTreeMap<String, String>);
+
+impl Arguments {
+    /// Sets a value.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.insert(name.to_string(), value.to_string());
+        self
+    }
+
+    /// The text of a parameter, or its default.
+    pub fn text<'a>(&'a self, of: &'a dyn Instrument, name: &str) -> &'a str {
+        let default = of.parameters().iter().find(|p| p.name == name).map_or("", |p| p.default);
+        self.0.get(name).map_or(default, String::as_str)
+    }
+
+    /// A whole number, checked against its range.
+    pub fn count(&self, of: &dyn Instrument, name: &str) -> Result<usize> {
+        let text = self.text(of, name);
+        let (lo, hi) = match of.parameters().iter().find(|p| p.name == name).map(|p| p.kind) {
+            Some(Kind::Count { lo, hi }) => (lo, hi),
+            _ => (0, usize::MAX),
+        };
+        let expected = || format!("a whole number from {lo} to {hi}");
+        text.parse().ok().filter(|n| (lo..=hi).contains(n)).ok_or_else(|| Error::argument(name, text, expected()))
+    }
+
+    /// A layer, or `None` for `all`.
+    pub fn layer(&self, of: &dyn Instrument, name: &str, layers: usize) -> Result<Option<usize>> {
+        match self.text(of, name) {
+            "all" => Ok(None),
+            text => {
+                let layer = text.parse::<usize>().ok().filter(|l| *l < layers);
+                layer.map(Some).ok_or_else(|| Error::argument(name, text, format!("`all` or a layer from 0 to {}", layers - 1)))
+            }
+        }
+    }
+
+    /// A position in a text of `tokens` tokens; negative counts from the end.
+    pub fn position(&self, of: &dyn Instrument, name: &str, tokens: usize) -> Result<usize> {
+        let text = self.text(of, name);
+        let number = text.parse::<i64>().ok().map(|p| if p < 0 { p + tokens as i64 } else { p });
+        number.filter(|p| (0..tokens as i64).contains(p)).map(|p| p as usize).ok_or_else(|| {
+            Error::argument(name, text, format!("a position from 0 to {}, or -1 for the last", tokens.saturating_sub(1)))
+        })
+    }
+
+    /// Refuses names that the instrument does not have and choices it does not offer.
+    pub fn check(&self, of: &dyn Instrument) -> Result<()> {
+        for (name, value) in &self.0 {
+            let Some(parameter) = of.parameters().iter().find(|p| p.name == name) else {
+                let known = of.parameters().iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
+                return Err(Error::argument(name, value, format!("a parameter of {}: {known}", of.name())));
+            };
+            if let Kind::Choice(words) = parameter.kind
+                && !words.contains(&value.as_str())
+            {
+                return Err(Error::argument(name, value, format!("one of {}", words.join(", "))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A method.
+pub trait Instrument: Sync {
+    /// Its name: pane, subcommand and slot.
+    fn name(&self) -> &'static str;
+    /// One sentence.
+    fn about(&self) -> &'static str;
+    /// The source: paper and equation or section.
+    fn source(&self) -> &'static str;
+    /// Its parameters.
+    fn parameters(&self) -> &'static [Parameter];
+    /// What it reads at every new position; `None` when it is no live instrument.
+    fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
+        None
+    }
+    /// The newest position's part of the figure.
+    fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
+        Err(Error::Engine(format!("{} has no live form", self.name())))
+    }
+    /// The whole figure.
+    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
+}
+
+impl Arguments {
+    /// The instrument and its parameters as used, for provenance.
+    pub fn provenance(&self, of: &dyn Instrument) -> Vec<(String, String)> {
+        let own = of.parameters().iter().map(|p| (p.name.to_string(), self.text(of, p.name).to_string()));
+        std::iter::once(("instrument".to_string(), of.name().to_string())).chain(own).collect()
+    }
+}
+
+/// Every instrument.
+pub const INSTRUMENTS: &[&dyn Instrument] = &[&lens::Lens, &neurons::Neurons, &patchscope::Patchscope];
+
+/// Finds an instrument by name.
+pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {
+    INSTRUMENTS.iter().copied().find(|i| i.name() == name).ok_or_else(|| {
+        let known = INSTRUMENTS.iter().map(|i| i.name()).collect::<Vec<_>>().join(", ");
+        Error::argument("instrument", name, format!("one of {known}"))
+    })
+}

@@ -1,0 +1,347 @@
+//! The bench: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
+//!
+//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; recordings are
+//! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::apply::{Lookup, Null, Program};
+use super::direction::{Direction, Origin};
+use super::edit::Schedule;
+use super::figure::Provenance;
+use super::receipt::Receipt;
+use super::run::{Keep, Patch, Recording, Run, RunTap};
+use super::sample::{kl, log_softmax, top};
+use super::value_card::ValueCards;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::load::Options;
+use crate::model::site::{Address, Site};
+use crate::model::tap::{Phase, Span};
+use crate::text;
+
+/// Bytes of recordings that are kept.
+const BUDGET: usize = 512 << 20;
+
+/// Most positions whose logits are compared for a receipt's KL.
+const KL_WINDOW: usize = 64;
+
+/// Rows that go through the unembedding at once.
+const CHUNK: usize = 64;
+
+/// One row of logits, read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// The strongest tokens and their probabilities.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A model on the bench.
+pub struct Bench {
+    /// The model.
+    pub model: Model,
+    /// Directions that edits can name.
+    pub directions: HashMap<String, Direction>,
+    /// Raised to stop what runs, within a layer.
+    pub cancel: Arc<AtomicBool>,
+    /// Called with how far a sweep is, 0 to 1.
+    pub progress: Option<Box<dyn FnMut(f32)>>,
+    /// Value cards.
+    pub cards: ValueCards,
+    kept: Vec<(u64, Arc<Recording>)>,
+}
+
+impl Bench {
+    /// A bench for a model, with the directions that belong to it.
+    pub fn new(model: Model) -> Self {
+        Self { model, directions: HashMap::new(), cancel: Arc::new(AtomicBool::new(false)), progress: None, cards: ValueCards::default(), kept: Vec::new() }
+    }
+
+    /// Loads the model that an argument names, with the directions that come with it.
+    pub fn open(given: &str, options: &Options) -> Result<Self> {
+        let mut bench = Self::new(crate::model::load::load(given, options)?);
+        for (name, bytes) in super::direction::embedded() {
+            let direction = Direction::parse(bytes, std::path::Path::new(name))?;
+            if direction.origin.revision == bench.model.card.revision {
+                bench.directions.insert((*name).to_string(), direction);
+            }
+        }
+        Ok(bench)
+    }
+
+    /// Tells how far a sweep is, and stops it if the user asked.
+    pub fn report(&mut self, done: f32) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        if let Some(progress) = &mut self.progress {
+            progress(done);
+        }
+        Ok(())
+    }
+
+    /// Runs the tokens in one pass and keeps the values at `wanted`, all positions.
+    /// Sites after the last block cost an unembedding of every position.
+    pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Recording>> {
+        self.model.check_prompt(&run.tokens)?;
+        wanted.iter().try_for_each(|a| self.model.offers(*a))?;
+        let key = run.digest();
+        if let Some((_, held)) = self.kept.iter().find(|(k, r)| *k == key && r.holds(wanted)) {
+            return Ok(held.clone());
+        }
+        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let recording = Arc::new(self.pass(run, &mut program, &[], wanted, 1)?);
+        self.keep(key, recording.clone());
+        Ok(recording)
+    }
+
+    fn keep(&mut self, key: u64, recording: Arc<Recording>) {
+        self.kept.push((key, recording));
+        while self.kept.len() > 1 && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > BUDGET {
+            self.kept.remove(0);
+        }
+    }
+
+    /// One pass over a run's tokens without a cache, `batch` times side by side.
+    fn pass(&self, run: &Run, program: &mut Program, patches: &[Patch], wanted: &[Address], batch: usize) -> Result<Recording> {
+        let tokens = self.model.tokens(&run.tokens)?.repeat((batch, 1))?;
+        let mut tap = RunTap::new(program, patches, wanted, Keep::All, &self.cancel);
+        let span = Span { start: 0, len: run.tokens.len(), prompt: run.prompt, phase: Phase::Prefill };
+        let x = self.model.transformer.trunk(&tokens, span, None, &mut tap)?;
+        if wanted.iter().any(|a| matches!(a.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits)) {
+            self.model.transformer.read_out(&x, None, &mut tap)?;
+        }
+        let recorded = std::mem::take(&mut tap.recorded);
+        program.settle()?;
+        let mut recording = Recording { receipts: program.receipts().to_vec(), ..Recording::default() };
+        let unbatched = recorded.into_iter().map(|(a, t)| Ok((a, if batch == 1 { t.squeeze(0)? } else { t }))).collect::<Result<Vec<_>>>()?;
+        recording.extend(unbatched);
+        Ok(recording)
+    }
+
+    /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
+    pub fn log_probs(&self, run: &Run, program: &mut Program, window: usize) -> Result<Vec<Vec<f32>>> {
+        let tokens = self.model.tokens(&run.tokens)?;
+        let length = run.tokens.len();
+        let rows = window.min(length);
+        let mut tap = RunTap::new(program, &[], &[], Keep::All, &self.cancel);
+        let span = Span { start: 0, len: length, prompt: run.prompt, phase: Phase::Prefill };
+        let x = self.model.transformer.trunk(&tokens, span, None, &mut tap)?;
+        let (logits, _) = self.model.transformer.read_out(&x.narrow(1, length - rows, rows)?.contiguous()?, None, &mut tap)?;
+        let mut rows = logits.squeeze(0)?.to_vec2::<f32>()?;
+        rows.par_iter_mut().for_each(|row| log_softmax(row));
+        Ok(rows)
+    }
+
+    /// Prepares a schedule for a run.
+    pub fn compile(&mut self, schedule: &Schedule, tokens: &[u32], prompt: usize, null: Null) -> Result<Program> {
+        if schedule.is_idle() && schedule.latest().is_empty() {
+            return Ok(Program::default());
+        }
+        let pieces: Vec<Vec<u8>> = tokens[..prompt.min(tokens.len())].iter().map(|t| self.model.bytes(*t)).collect();
+        // Means need a pass of their own, so they are looked up before the model is borrowed for compiling.
+        let mut means = HashMap::new();
+        for edit in schedule.spans().flat_map(|(_, edits)| edits).filter(|e| e.active() && e.op == super::edit::Op::Mean) {
+            for at in edit.place.addresses(self.model.card.layers)? {
+                if !means.contains_key(&at) {
+                    let found = self.mean(at, &tokens[..prompt.min(tokens.len())])?;
+                    means.insert(at, found);
+                }
+            }
+        }
+        let mut shelf = Shelf { directions: &self.directions, model: &self.model, means: &means };
+        Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
+    }
+
+    /// The mean of an address over an unedited prompt, its first token left out when there are others.
+    fn mean(&mut self, at: Address, prompt: &[u32]) -> Result<(Vec<f32>, String)> {
+        let recording = self.record(&Run::plain(prompt.to_vec()), &[at])?;
+        let values = recording.get(at)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
+        let rows = if values.len() > 1 { &values[1..] } else { &values[..] };
+        let mut sums = vec![0f64; rows[0].len()];
+        rows.iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v)));
+        let mean = sums.iter().map(|s| (s / rows.len() as f64) as f32).collect();
+        Ok((mean, format!("mean over {} tokens of this prompt", rows.len())))
+    }
+
+    /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
+    pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
+        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        if program.is_idle() {
+            return Ok(program.receipts().to_vec());
+        }
+        let plain = self.log_probs(run, &mut Program::default(), KL_WINDOW)?;
+        self.log_probs(run, &mut program, 1)?;
+        program.settle()?;
+        let mut receipts = program.receipts().to_vec();
+        for receipt in receipts.iter_mut().filter(|r| r.active) {
+            let mut alone = run.schedule.clone();
+            for stage in &mut alone.stages {
+                stage.edits.retain(|e| e.to_string() == receipt.edit);
+            }
+            let difference = |bench: &mut Self, null: Null| -> Result<f32> {
+                let mut program = bench.compile(&alone, &run.tokens, run.prompt, null)?;
+                let rows = bench.log_probs(run, &mut program, KL_WINDOW)?;
+                Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).sum::<f32>() / rows.len().max(1) as f32)
+            };
+            receipt.kl = Some(difference(self, Null::No)?);
+            receipt.null = Some(difference(self, Null::Random(run.seed))?);
+        }
+        Ok(receipts)
+    }
+
+    /// The strongest `k` tokens of each residual row `[n, d_model]`, through final norm and unembedding.
+    pub fn read(&mut self, rows: &Tensor, k: usize) -> Result<Vec<Reading>> {
+        let count = rows.dim(0)?;
+        let known = self.model.known_tokens();
+        let mut out = Vec::with_capacity(count);
+        let mut start = 0;
+        while start < count {
+            self.report(start as f32 / count as f32)?;
+            let size = CHUNK.min(count - start);
+            let logits = self.model.transformer.unembed(&rows.narrow(0, start, size)?)?.to_vec2::<f32>()?;
+            out.par_extend(logits.into_par_iter().map(|row| reading(row, known, k)));
+            start += size;
+        }
+        Ok(out)
+    }
+
+    /// Continues a prompt greedily, `rows` times side by side, with values put into slots while it is read.
+    /// Returns for every row the tokens and the probability of the first.
+    pub fn continue_patched(&mut self, tokens: &[u32], rows: usize, patches: &[Patch], count: usize) -> Result<Vec<(Vec<u32>, f32)>> {
+        self.model.check_prompt(tokens)?;
+        let model = &self.model;
+        let count = count.min(model.card.context - tokens.len());
+        let mut cache = model.cache(rows)?;
+        let mut program = Program::default();
+        let mut out: Vec<(Vec<u32>, f32)> = vec![(Vec::new(), 0.0); rows];
+        let mut pass = model.tokens(tokens)?.repeat((rows, 1))?;
+        let mut span = Span::prompt(tokens.len());
+        for step in 0..count {
+            let mut tap = RunTap::new(&mut program, if step == 0 { patches } else { &[] }, &[], Keep::All, &self.cancel);
+            let x = model.transformer.trunk(&pass, span, Some(&mut cache), &mut tap)?;
+            let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
+            let (logits, _) = model.transformer.read_out(&last, None, &mut tap)?;
+            let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
+            let mut next = Vec::with_capacity(rows);
+            for ((written, first), row) in out.iter_mut().zip(logits) {
+                let best = reading(row, model.known_tokens(), 1).top[0];
+                if step == 0 {
+                    *first = best.1;
+                }
+                if !written.last().is_some_and(|t| model.is_end(*t)) {
+                    written.push(best.0);
+                }
+                next.push(best.0);
+            }
+            if out.iter().all(|(w, _)| w.last().is_some_and(|t| model.is_end(*t))) {
+                break;
+            }
+            span = Span { start: tokens.len() + step, len: 1, prompt: tokens.len(), phase: Phase::Decode };
+            pass = Tensor::from_vec(next, (rows, 1), &model.transformer.device)?;
+        }
+        Ok(out)
+    }
+
+    /// A direction by difference of means of `resid_pre` at the last prompt token (Arditi et al. 2024,
+    /// 2406.11717; methods.md M2.1-2), for the given layers; means in f64.
+    pub fn difference_of_means(&mut self, plus: &[String], minus: &[String], chat: bool, layers: &[usize]) -> Result<Direction> {
+        if plus.is_empty() || minus.is_empty() {
+            return Err(Error::argument("prompts", format!("{} and {}", plus.len(), minus.len()), "at least one prompt on each side"));
+        }
+        let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPre.at(*l)).collect();
+        let total = (plus.len() + minus.len()) as f32;
+        let mut done = 0.0;
+        let mut side = |bench: &mut Self, prompts: &[String]| -> Result<Vec<Vec<f64>>> {
+            let mut sums = vec![vec![0f64; bench.model.card.d_model]; wanted.len()];
+            for prompt in prompts {
+                done += 1.0;
+                bench.report(done / total)?;
+                let run = Run::plain(bench.model.encode(prompt, chat)?);
+                let recording = bench.pass(&run, &mut Program::default(), &[], &wanted, 1)?;
+                for (sum, at) in sums.iter_mut().zip(&wanted) {
+                    let row = recording.get(*at)?.narrow(0, run.tokens.len() - 1, 1)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                    sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(v) / prompts.len() as f64);
+                }
+            }
+            Ok(sums)
+        };
+        let (a, b) = (side(self, plus)?, side(self, minus)?);
+        let rows = wanted.iter().zip(a.iter().zip(&b)).map(|(at, (a, b))| (*at, a.iter().zip(b).map(|(a, b)| (a - b) as f32).collect()));
+        let card = &self.model.card;
+        let origin = Origin {
+            model: card.name.clone(),
+            revision: card.revision.clone(),
+            method: "difference of means".into(),
+            positions: "last prompt token".into(),
+            prompts: (plus.len(), minus.len()),
+            dtype: card.dtype.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        Ok(Direction { rows: rows.collect(), origin })
+    }
+
+    /// A token alone, as safe visible text.
+    pub fn visible(&self, id: u32) -> String {
+        text::visible(&self.model.bytes(id))
+    }
+
+    /// What a figure of this run was measured on.
+    pub fn provenance(&self, run: &Run, parameters: Vec<(String, String)>) -> Provenance {
+        let card = &self.model.card;
+        Provenance {
+            model: card.name.clone(),
+            revision: card.revision.clone(),
+            dtype: card.dtype.into(),
+            device: card.device.clone(),
+            tokens: run.tokens.clone(),
+            edits: run.schedule.lines(),
+            seed: run.seed,
+            parameters,
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// Softmax statistics and the strongest tokens of one row of logits.
+pub fn reading(row: Vec<f32>, known: usize, k: usize) -> Reading {
+    let best = top(&row, known, k);
+    let mut logs = row;
+    log_softmax(&mut logs);
+    Reading { top: best.into_iter().map(|(id, _)| (id, logs[id as usize].exp())).collect() }
+}
+
+/// Directions and means, for the compiler.
+struct Shelf<'a> {
+    directions: &'a HashMap<String, Direction>,
+    model: &'a Model,
+    means: &'a HashMap<Address, (Vec<f32>, String)>,
+}
+
+impl Lookup for Shelf<'_> {
+    fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
+        if let Some(held) = self.directions.get(name) {
+            held.check(&self.model.card)?;
+            return Ok(held.at(at)?.to_vec());
+        }
+        let path = std::path::Path::new(name);
+        if !path.exists() {
+            let mut known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let known = if known.is_empty() { "none is loaded".to_string() } else { format!("loaded are {}", known.join(", ")) };
+            return Err(Error::argument("direction", name, format!("a file, or a loaded direction ({known})")));
+        }
+        let loaded = Direction::load(path)?;
+        loaded.check(&self.model.card)?;
+        Ok(loaded.at(at)?.to_vec())
+    }
+
+    fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
+        self.means.get(&at).cloned().ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
+    }
+}

@@ -1,0 +1,396 @@
+//! Figures: what instruments return. Never pixels: panes draw them, exporters write them, tests compare them.
+//!
+//! Invariant: every cell that belongs to a place in the model carries an [`Anchor`], and every figure its
+//! [`Provenance`]. To add a shape, add a variant of [`Body`]; the compiler lists the places to visit.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What a cell counts inside a layer and position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A neuron of `mlp_act`.
+    Neuron(u32),
+    /// An attention head.
+    Head(u32),
+    /// A vocabulary token.
+    Token(u32),
+}
+
+/// Where a cell came from, so that steer, ablate, patch and copy work on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Anchor {
+    /// The block.
+    pub layer: Option<u16>,
+    /// The token position.
+    pub position: Option<u32>,
+    /// The unit.
+    pub unit: Option<Unit>,
+}
+
+impl Anchor {
+    /// A layer at a position.
+    pub fn cell(layer: usize, position: usize) -> Self {
+        Self { layer: Some(layer as u16), position: Some(position as u32), unit: None }
+    }
+
+    /// A position alone.
+    pub fn position(position: usize) -> Self {
+        Self { layer: None, position: Some(position as u32), unit: None }
+    }
+
+    /// A layer alone.
+    pub fn layer(layer: usize) -> Self {
+        Self { layer: Some(layer as u16), position: None, unit: None }
+    }
+
+    /// The same place with a unit.
+    pub fn with(self, unit: Unit) -> Self {
+        Self { unit: Some(unit), ..self }
+    }
+}
+
+/// One cell of a grid.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Safe visible text (see `text.rs`).
+    pub label: String,
+    /// The number its colour shows.
+    pub value: f32,
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// The runners-up: text and number, strongest first, the cell's own first.
+    pub more: Vec<(String, f32)>,
+}
+
+/// A row or column title.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Safe visible text.
+    pub label: String,
+    /// What it stands for.
+    pub anchor: Anchor,
+}
+
+/// How numbers become colour.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Probabilities and other shares: 0 to 1.
+    Unit,
+    /// From `lo` to `hi`.
+    Range {
+        /// Lowest.
+        lo: f32,
+        /// Highest.
+        hi: f32,
+    },
+    /// From `-reach` to `reach`, zero in the middle.
+    Diverging {
+        /// Largest magnitude.
+        reach: f32,
+    },
+}
+
+impl Scale {
+    /// Where a value lies, 0 to 1; not-a-number lies at 0.
+    pub fn place(self, value: f32) -> f32 {
+        let at = match self {
+            Self::Unit => value,
+            Self::Range { lo, hi } => (value - lo) / (hi - lo).max(f32::MIN_POSITIVE),
+            Self::Diverging { reach } => 0.5 + 0.5 * value / reach.max(f32::MIN_POSITIVE),
+        };
+        if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
+    }
+
+    /// The ends of the scale, for legends.
+    pub fn ends(self) -> (f32, f32) {
+        match self {
+            Self::Unit => (0.0, 1.0),
+            Self::Range { lo, hi } => (lo, hi),
+            Self::Diverging { reach } => (-reach, reach),
+        }
+    }
+}
+
+/// Rows by columns of cells; columns may be appended while a text grows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grid {
+    /// What rows count, for example `layer`.
+    pub row_axis: String,
+    /// What columns count, for example `position`.
+    pub column_axis: String,
+    /// What `value` is, for example `probability`.
+    pub value: String,
+    /// Row titles, from the first row drawn at the bottom (layer 0) up.
+    pub rows: Vec<Header>,
+    /// Column titles.
+    pub columns: Vec<Header>,
+    /// Cells by column, then row.
+    pub cells: Vec<Vec<Cell>>,
+    /// How values become colour.
+    pub scale: Scale,
+}
+
+/// One entry of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Entry {
+    /// A number; drawn right-aligned with three significant digits.
+    Number(f32),
+    /// Safe visible text.
+    Text(String),
+}
+
+/// A row of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// One entry a column.
+    pub entries: Vec<Entry>,
+}
+
+/// A page of a table: neurons have one for every position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// What the page is about.
+    pub title: String,
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// Named columns over pages of rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Pages; a plain table has one.
+    pub pages: Vec<Page>,
+}
+
+/// Lines of prose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Text {
+    /// Safe visible lines.
+    pub lines: Vec<String>,
+}
+
+/// The shapes a figure can have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// Rows by columns with a colour scale.
+    Grid(Grid),
+    /// Rows of text and numbers.
+    Table(Table),
+    /// Prose.
+    Text(Text),
+}
+
+/// What a figure was measured on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The model argument.
+    pub model: String,
+    /// Fingerprint of its weights.
+    pub revision: String,
+    /// How matrices were kept.
+    pub dtype: String,
+    /// Where it ran.
+    pub device: String,
+    /// Token ids of the run.
+    pub tokens: Vec<u32>,
+    /// Edits that were on, as they print, with `since N` when they began later than position 0.
+    pub edits: Vec<String>,
+    /// The seed of anything random.
+    pub seed: u64,
+    /// The instrument and its parameters.
+    pub parameters: Vec<(String, String)>,
+    /// The version of this program.
+    pub version: String,
+}
+
+/// A check a figure made of itself: the last lens row against the model's own output.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Largest absolute difference seen.
+    pub error: f32,
+    /// What is tolerated.
+    pub tolerance: f32,
+}
+
+impl Check {
+    /// Whether it passed.
+    pub fn passed(self) -> bool {
+        self.error <= self.tolerance
+    }
+
+    /// The worse of two.
+    #[must_use]
+    pub fn worst(self, other: Self) -> Self {
+        if other.error > self.error || other.error.is_nan() { other } else { self }
+    }
+}
+
+/// What an instrument returns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// A short title: the instrument and its choices.
+    pub title: String,
+    /// The content.
+    pub body: Body,
+    /// What a reader must know: nulls, limits, sources.
+    pub notes: Vec<String>,
+    /// Self-check, for figures that have one.
+    pub check: Option<Check>,
+    /// What it was measured on.
+    pub provenance: Provenance,
+}
+
+impl Figure {
+    /// Appends a live column or page: `next` has the same shape and covers later positions.
+    /// A position that is there already is replaced, and everything after it dropped (a rewind).
+    pub fn append(&mut self, next: Self) {
+        self.check = match (self.check, next.check) {
+            (Some(a), Some(b)) => Some(a.worst(b)),
+            (a, b) => a.or(b),
+        };
+        let first = match &next.body {
+            Body::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
+            Body::Table(table) => table.pages.first().and_then(|p| p.anchor.position),
+            Body::Text(_) => None,
+        };
+        if let Some(first) = first {
+            self.truncate(first);
+        }
+        match (&mut self.body, next.body) {
+            (Body::Grid(grid), Body::Grid(more)) => {
+                grid.columns.extend(more.columns);
+                grid.cells.extend(more.cells);
+            }
+            (Body::Table(table), Body::Table(more)) => table.pages.extend(more.pages),
+            (body @ (Body::Grid(_) | Body::Table(_) | Body::Text(_)), other) => *body = other,
+        }
+        self.provenance = next.provenance;
+    }
+
+    /// Drops every column or page at `position` or later.
+    pub fn truncate(&mut self, position: u32) {
+        let keep = |anchor: &Anchor| anchor.position.is_none_or(|p| p < position);
+        match &mut self.body {
+            Body::Grid(grid) => {
+                let count = grid.columns.iter().take_while(|h| keep(&h.anchor)).count();
+                grid.columns.truncate(count);
+                grid.cells.truncate(count);
+            }
+            Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
+            Body::Text(_) => {}
+        }
+    }
+
+    /// This figure less a baseline of the same shape: what the edits changed.
+    pub fn minus(&self, baseline: &Self) -> Result<Self> {
+        let mismatch = || Error::argument("baseline", baseline.title.clone(), format!("a figure of the same shape as `{}`", self.title));
+        let body = match (&self.body, &baseline.body) {
+            (Body::Grid(a), Body::Grid(b)) => {
+                let same = a.rows.len() == b.rows.len() && a.columns.len() <= b.columns.len();
+                if !same {
+                    return Err(mismatch());
+                }
+                Body::Grid(difference(a, b))
+            }
+            (Body::Table(_), Body::Table(_)) | (Body::Text(_), Body::Text(_)) => self.body.clone(),
+            (Body::Grid(_) | Body::Table(_) | Body::Text(_), _) => return Err(mismatch()),
+        };
+        let mut notes = self.notes.clone();
+        notes.push("with edits, less the unedited run of the same tokens".into());
+        Ok(Self { title: format!("{} Δ", self.title), body, notes, check: self.check, provenance: self.provenance.clone() })
+    }
+
+    /// The cell of a grid at a layer and position.
+    pub fn cell(&self, layer: u16, position: u32) -> Option<&Cell> {
+        let Body::Grid(grid) = &self.body else { return None };
+        grid.cells.iter().flatten().find(|c| c.anchor.layer == Some(layer) && c.anchor.position == Some(position))
+    }
+}
+
+fn difference(a: &Grid, b: &Grid) -> Grid {
+    let mut out = a.clone();
+    let mut reach = 0.0f32;
+    for (column, base) in out.cells.iter_mut().zip(&b.cells) {
+        for (cell, base) in column.iter_mut().zip(base) {
+            if cell.label != base.label {
+                cell.more.insert(0, (format!("was {}", base.label), base.value));
+            }
+            // The same token's number on both sides, where the baseline lists it.
+            let before = base.more.iter().find(|(label, _)| *label == cell.label).map_or(0.0, |(_, v)| *v);
+            let before = if base.label == cell.label { base.value } else { before };
+            cell.value -= before;
+            reach = reach.max(cell.value.abs());
+        }
+    }
+    out.scale = Scale::Diverging { reach: reach.max(1e-6) };
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn grid(positions: std::ops::Range<usize>) -> Figure {
+        let column = |p: usize| vec![Cell { label: format!("t{p}"), value: 0.5, anchor: Anchor::cell(0, p), more: vec![] }];
+        let columns = positions.clone().map(|p| Header { label: p.to_string(), anchor: Anchor::position(p) }).collect();
+        let body = Body::Grid(Grid {
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: "probability".into(),
+            rows: vec![Header::default()],
+            columns,
+            cells: positions.map(column).collect(),
+            scale: Scale::Unit,
+        });
+        Figure { title: "t".into(), body, notes: vec![], check: None, provenance: Provenance::default() }
+    }
+
+    fn width(figure: &Figure) -> usize {
+        match &figure.body {
+            Body::Grid(g) => g.columns.len(),
+            Body::Table(_) | Body::Text(_) => panic!("a grid"),
+        }
+    }
+
+    #[test]
+    fn a_column_appends_and_a_rewind_replaces() {
+        let mut figure = grid(0..3);
+        figure.append(grid(3..4));
+        assert_eq!(width(&figure), 4);
+        figure.append(grid(1..2));
+        assert_eq!(width(&figure), 2, "positions from 1 on were rewritten");
+    }
+
+    #[test]
+    fn minus_subtracts_the_same_token() {
+        let base = grid(0..2);
+        let mut edited = grid(0..2);
+        if let Body::Grid(g) = &mut edited.body {
+            g.cells[0][0].value = 0.75;
+        }
+        let Body::Grid(g) = edited.minus(&base).unwrap().body else { panic!("a grid") };
+        assert!((g.cells[0][0].value - 0.25).abs() < 1e-6);
+        assert_eq!(g.cells[1][0].value, 0.0);
+        assert!(grid(0..3).minus(&grid(0..2)).is_err());
+    }
+
+    #[test]
+    fn scales_put_zero_where_it_belongs() {
+        assert_eq!(Scale::Diverging { reach: 2.0 }.place(0.0), 0.5);
+        assert_eq!(Scale::Unit.place(f32::NAN), 0.0);
+        assert_eq!(Scale::Range { lo: 1.0, hi: 3.0 }.place(2.0), 0.5);
+    }
+}

@@ -1,0 +1,138 @@
+//! Position rules: which token positions an edit applies to (methods.md 2.5).
+//!
+//! Invariant: printing and parsing are inverse; a rule resolves against a run's tokens, never against text.
+//! To add a rule, add a variant, its spelling in both directions, and its arm in [`Positions::covers`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// Which positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Positions {
+    /// Every position.
+    #[default]
+    All,
+    /// Every position but the first.
+    AllButBos,
+    /// The last prompt token.
+    Last,
+    /// The prompt.
+    Prompt,
+    /// What the model writes.
+    Generated,
+    /// Positions `a` to `b`, `b` excluded.
+    Span(usize, usize),
+    /// The last token of the last occurrence of a text in the prompt; resolved to a span before a run.
+    Token(String),
+}
+
+impl Positions {
+    /// Whether the rule covers a position of a run whose prompt has `prompt` tokens.
+    pub fn covers(&self, position: usize, prompt: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllButBos => position > 0,
+            Self::Last => position + 1 == prompt,
+            Self::Prompt => position < prompt,
+            Self::Generated => position >= prompt,
+            Self::Span(a, b) => (*a..*b).contains(&position),
+            Self::Token(_) => false,
+        }
+    }
+
+    /// Turns `token:"text"` into the position it means in this run; other rules stay.
+    pub fn resolve(&self, pieces: &[Vec<u8>]) -> Result<Self> {
+        let Self::Token(text) = self else { return Ok(self.clone()) };
+        let needle = text.as_bytes();
+        let whole: Vec<u8> = pieces.concat();
+        let end = (0..whole.len().saturating_sub(needle.len()).saturating_add(1))
+            .rev()
+            .find(|&i| whole[i..].starts_with(needle))
+            .map(|i| i + needle.len())
+            .filter(|_| !needle.is_empty())
+            .ok_or_else(|| Error::argument("positions", self.to_string(), "a text that occurs in the prompt"))?;
+        let mut seen = 0;
+        let at = pieces.iter().position(|p| {
+            seen += p.len();
+            seen >= end
+        });
+        let at = at.unwrap_or(0);
+        Ok(Self::Span(at, at + 1))
+    }
+}
+
+impl fmt::Display for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::AllButBos => f.write_str("all-but-bos"),
+            Self::Last => f.write_str("last"),
+            Self::Prompt => f.write_str("prompt"),
+            Self::Generated => f.write_str("generated"),
+            Self::Span(a, b) if *b == a + 1 => write!(f, "{a}"),
+            Self::Span(a, b) => write!(f, "{a}..{b}"),
+            Self::Token(text) => write!(f, "token:{text:?}"),
+        }
+    }
+}
+
+impl FromStr for Positions {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = || Error::argument("positions", s, "all, all-but-bos, last, prompt, generated, N, A..B or token:\"text\"");
+        Ok(match s {
+            "all" => Self::All,
+            "all-but-bos" => Self::AllButBos,
+            "last" => Self::Last,
+            "prompt" => Self::Prompt,
+            "generated" => Self::Generated,
+            _ => {
+                if let Some(text) = s.strip_prefix("token:") {
+                    let text = serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_string());
+                    if text.is_empty() { Err(bad()) } else { Ok(Self::Token(text)) }
+                } else if let Some((a, b)) = s.strip_prefix("span:").unwrap_or(s).split_once("..") {
+                    let (a, b) = (a.parse().map_err(|_| bad())?, b.parse().map_err(|_| bad())?);
+                    if a < b { Ok(Self::Span(a, b)) } else { Err(bad()) }
+                } else {
+                    let at: usize = s.parse().map_err(|_| bad())?;
+                    Ok(Self::Span(at, at + 1))
+                }?
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_print_and_parse_inversely() {
+        for text in ["all", "all-but-bos", "last", "prompt", "generated", "7", "3..9", "token:\" Paris\""] {
+            assert_eq!(text.parse::<Positions>().unwrap().to_string(), text);
+        }
+        for text in ["", "9..3", "token:", "some"] {
+            assert!(text.parse::<Positions>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_means_the_last_token_of_its_last_occurrence() {
+        let pieces: Vec<Vec<u8>> = ["A", " Pa", "ris", " or", " Pa", "ris", " ?"].iter().map(|s| s.as_bytes().to_vec()).collect();
+        assert_eq!(Positions::Token(" Paris".into()).resolve(&pieces).unwrap(), Positions::Span(5, 6));
+        assert!(Positions::Token("Rome".into()).resolve(&pieces).is_err());
+    }
+
+    #[test]
+    fn rules_cover_what_they_say() {
+        let covered = |p: Positions| (0..5).filter(|i| p.covers(*i, 3)).collect::<Vec<_>>();
+        assert_eq!(covered(Positions::AllButBos), [1, 2, 3, 4]);
+        assert_eq!(covered(Positions::Last), [2]);
+        assert_eq!(covered(Positions::Generated), [3, 4]);
+        assert_eq!(covered(Positions::Span(1, 3)), [1, 2]);
+    }
+}

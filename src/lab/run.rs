@@ -1,0 +1,185 @@
+//! Runs and recordings: tokens under edits, and the tensors kept from them.
+//!
+//! Invariant: cancel, edit, record, in that order at every site; recording changes no bit of the run.
+//! To keep something else from a run, ask for its address.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Tensor;
+
+use super::apply::Program;
+use super::edit::Schedule;
+use super::receipt::Receipt;
+use crate::error::{Error, Result};
+use crate::model::Fingerprint;
+use crate::model::site::Address;
+use crate::model::tap::{Span, Tap};
+
+/// Tokens, edits and a seed: what a recording belongs to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// How many of them were given; the rest the model wrote.
+    pub prompt: usize,
+    /// Which edits were in force where.
+    pub schedule: Schedule,
+    /// The seed of anything random.
+    pub seed: u64,
+}
+
+impl Run {
+    /// A prompt without edits.
+    pub fn plain(tokens: Vec<u32>) -> Self {
+        Self { prompt: tokens.len(), tokens, schedule: Schedule::none(), seed: 1 }
+    }
+
+    /// The same tokens without edits.
+    #[must_use]
+    pub fn unedited(&self) -> Self {
+        Self { schedule: Schedule::none(), ..self.clone() }
+    }
+
+    /// A digest of tokens and edits.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Fingerprint::default();
+        hash.write(&self.prompt.to_le_bytes());
+        self.tokens.iter().for_each(|t| hash.write(&t.to_le_bytes()));
+        hash.write(&self.schedule.digest().to_le_bytes());
+        hash.finish()
+    }
+}
+
+/// A value to put into a slot: overwrites `address` at `position` in one row of the batch, or in all.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    /// Where.
+    pub at: Address,
+    /// At which position.
+    pub position: usize,
+    /// In which row of the batch.
+    pub row: Option<usize>,
+    /// `[width]`.
+    pub value: Tensor,
+}
+
+/// Tensors kept from a run, without the batch dimension, in the dtype of the run.
+#[derive(Debug, Default)]
+pub struct Recording {
+    tensors: HashMap<Address, Tensor>,
+    /// What the edits did.
+    pub receipts: Vec<Receipt>,
+}
+
+impl Recording {
+    /// A recorded value, shaped as in [`crate::model::site::SITES`].
+    pub fn get(&self, at: Address) -> Result<&Tensor> {
+        self.tensors.get(&at).ok_or_else(|| Error::Refused { address: at.to_string(), why: "it was not recorded. Ask for it before the run.".into() })
+    }
+
+    /// Whether every address is there.
+    pub fn holds(&self, wanted: &[Address]) -> bool {
+        wanted.iter().all(|a| self.tensors.contains_key(a))
+    }
+
+    /// Adds values.
+    pub(super) fn extend(&mut self, more: impl IntoIterator<Item = (Address, Tensor)>) {
+        self.tensors.extend(more);
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.tensors.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+}
+
+/// Which rows a tap keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All positions of the pass.
+    All,
+    /// The last one.
+    Last,
+}
+
+/// The lab's tap: stop, edit, put into slots, record.
+pub struct RunTap<'a> {
+    /// Edits at work.
+    pub program: &'a mut Program,
+    /// Values to put into slots.
+    pub patches: &'a [Patch],
+    /// What to record.
+    pub wanted: &'a [Address],
+    /// Which rows.
+    pub keep: Keep,
+    /// Raised when the user wants the work stopped.
+    pub cancel: &'a AtomicBool,
+    /// What was recorded, with the batch dimension.
+    pub recorded: HashMap<Address, Tensor>,
+    /// How many patches were put in.
+    pub patched: usize,
+    span: Span,
+}
+
+impl<'a> RunTap<'a> {
+    /// A tap over these parts.
+    pub fn new(program: &'a mut Program, patches: &'a [Patch], wanted: &'a [Address], keep: Keep, cancel: &'a AtomicBool) -> Self {
+        Self { program, patches, wanted, keep, cancel, recorded: HashMap::new(), patched: 0, span: Span::prompt(0) }
+    }
+
+    fn patch(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
+        let span = self.span;
+        let mut x = x;
+        for patch in self.patches.iter().filter(|p| p.at == at && (span.start..span.start + span.len).contains(&p.position)) {
+            let dims = x.dims().to_vec();
+            let batch = dims[0];
+            let position = patch.position - span.start;
+            let (first, count) = patch.row.map_or((0, batch), |row| (row, 1));
+            let mut shape = dims.clone();
+            shape[0] = count;
+            shape[1] = 1;
+            let mut line = vec![1; dims.len()];
+            line[2..].copy_from_slice(&dims[2..]);
+            let value = patch.value.to_dtype(x.dtype())?.reshape(line)?.broadcast_as(shape)?.contiguous()?;
+            // A copy of the stream, so that nobody else's handle changes.
+            let own = x.copy()?;
+            let ranges: Vec<std::ops::Range<usize>> = dims.iter().enumerate().map(|(i, d)| match i {
+                0 => first..first + count,
+                1 => position..position + 1,
+                _ => 0..*d,
+            }).collect();
+            x = own.slice_assign(&ranges, &value)?;
+            self.patched += 1;
+        }
+        Ok(x)
+    }
+}
+
+impl Tap for RunTap<'_> {
+    fn begin(&mut self, span: Span) {
+        self.span = span;
+    }
+
+    fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
+        let x = if self.program.touches(at) { self.program.apply(at, x, self.span)? } else { x };
+        let x = if self.patches.is_empty() { x } else { self.patch(at, x)? };
+        if self.wanted.contains(&at) {
+            let kept = match self.keep {
+                Keep::All => x.clone(),
+                // A copy, or the slice would keep the whole tensor alive.
+                Keep::Last => {
+                    let axis = if at.site.spec().axis == crate::model::site::Axis::Positions { 2 } else { 1 };
+                    let rows = x.dim(axis)?;
+                    x.narrow(axis, rows - 1, 1)?.force_contiguous()?
+                }
+            };
+            self.recorded.insert(at, kept);
+        }
+        Ok(x)
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}

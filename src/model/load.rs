@@ -1,0 +1,173 @@
+//! Loading: from a resolved source and the user's wishes to a [`Model`].
+//!
+//! Invariant: the embedded demo takes the same path as a folder; every refusal names the file or the flag.
+//! To add a wish, add a field to [`Options`].
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use serde_json::Value;
+
+use super::families::family_of;
+use super::hub::{Source, resolve};
+use super::template::Template;
+use super::tokenizer::Tokenizer;
+use super::weights::{Precision, Weights};
+use super::Model;
+use crate::error::{Error, Result};
+
+/// What the user may ask for when loading.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `f32`, `f16`, `bf16` or `q8_0`; by default what suits the device.
+    pub dtype: Option<String>,
+    /// `auto`, `cpu`, `cuda:N` or `metal`.
+    pub device: Option<String>,
+    /// Most tokens of one run.
+    pub context: Option<usize>,
+}
+
+/// The context that is used when none is asked for and the model allows more.
+const DEFAULT_CONTEXT: usize = 8192;
+
+#[cfg(feature = "demo")]
+mod embedded {
+    pub const CONFIG: &[u8] = include_bytes!("../../demo/model/config.json");
+    pub const WEIGHTS: &[u8] = include_bytes!("../../demo/model/model.safetensors");
+    pub const TOKENIZER: &[u8] = include_bytes!("../../demo/model/tokenizer.json");
+    pub const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../demo/model/tokenizer_config.json");
+    pub const GENERATION: &[u8] = include_bytes!("../../demo/model/generation_config.json");
+    pub const TEMPLATE: &str = include_str!("../../demo/model/chat_template.jinja");
+}
+
+/// The small files beside the weights.
+struct Files {
+    config: Cow<'static, [u8]>,
+    tokenizer: Option<Cow<'static, [u8]>>,
+    tokenizer_config: Option<Cow<'static, [u8]>>,
+    generation: Option<Cow<'static, [u8]>>,
+    template: Option<String>,
+}
+
+/// Loads the model that an argument names.
+pub fn load(given: &str, options: &Options) -> Result<Model> {
+    let source = resolve(given)?;
+    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let files = match &source {
+        Source::Demo => demo_files()?,
+        Source::Folder(folder) => folder_files(folder)?,
+    };
+    let place = match &source {
+        Source::Demo => "(embedded demo model)".into(),
+        Source::Folder(folder) => folder.join("config.json"),
+    };
+    let config: Value = serde_json::from_slice(&files.config).map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
+    let family = family_of(&config)?;
+    let blueprint = (family.blueprint)(&config)?;
+    let context = context(options.context, blueprint.context)?;
+    let precision = precision(options.dtype.as_deref(), &device)?;
+    let weights = match &source {
+        Source::Demo => demo_weights(precision, &device)?,
+        Source::Folder(folder) => Weights::open(folder, precision, &device)?,
+    };
+    let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
+    if let Some(tokenizer) = &files.tokenizer {
+        model.tokenizer = Some(Tokenizer::from_bytes(tokenizer, files.tokenizer_config.as_deref(), files.generation.as_deref())?);
+    }
+    model.template = Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
+    model.card.chat = model.template.is_some();
+    Ok(model)
+}
+
+/// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.
+pub fn device(given: &str) -> Result<Device> {
+    let refuse = |why: &str| Error::Device { device: given.to_string(), why: why.to_string() };
+    match given.split_once(':').unwrap_or((given, "0")) {
+        ("auto", _) => Ok(accelerator(0).unwrap_or(Device::Cpu)),
+        ("cpu", _) => Ok(Device::Cpu),
+        ("cuda", _) if !cfg!(feature = "cuda") => Err(refuse("this build has no CUDA (feature `cuda`)")),
+        ("metal", _) if !cfg!(feature = "metal") => Err(refuse("this build has no Metal (feature `metal`)")),
+        ("cuda" | "metal", number) => {
+            let number = number.parse().map_err(|_| refuse("the part after the colon is no number"))?;
+            accelerator(number).ok_or_else(|| refuse("it does not answer"))
+        }
+        _ => Err(Error::argument("--device", given, "auto, cpu, cuda:N or metal")),
+    }
+}
+
+fn accelerator(number: usize) -> Option<Device> {
+    if cfg!(feature = "cuda") {
+        Device::new_cuda(number).ok()
+    } else if cfg!(feature = "metal") {
+        Device::new_metal(number).ok()
+    } else {
+        None
+    }
+}
+
+/// The precision for a flag and a device: f32 on a CPU, bf16 on CUDA, f32 on Metal, when nothing is asked for.
+fn precision(given: Option<&str>, device: &Device) -> Result<Precision> {
+    let precision = match given {
+        None if device.is_cuda() => Precision::Dense(DType::BF16),
+        None | Some("f32") => Precision::Dense(DType::F32),
+        Some("f16") => Precision::Dense(DType::F16),
+        Some("bf16") => Precision::Dense(DType::BF16),
+        Some("q8_0") => Precision::Q8,
+        Some(other) => return Err(Error::argument("--dtype", other, "f32, f16, bf16 or q8_0")),
+    };
+    if precision == Precision::Dense(DType::BF16) && device.is_cpu() {
+        return Err(Error::argument("--dtype", "bf16", "f32, f16 or q8_0 on a CPU, where bf16 products widen every weight at every step"));
+    }
+    Ok(precision)
+}
+
+fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
+    match given {
+        None => Ok(allowed.min(DEFAULT_CONTEXT)),
+        Some(n) if (1..=allowed).contains(&n) => Ok(n),
+        Some(n) => Err(Error::argument("--context", n.to_string(), format!("1 to {allowed}, what the model was made for"))),
+    }
+}
+
+fn folder_files(folder: &Path) -> Result<Files> {
+    let read = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(path, e)),
+        }
+    };
+    let config = read("config.json")?
+        .ok_or_else(|| Error::NotAModel { given: folder.display().to_string(), found: "the folder has no config.json".into() })?;
+    let template = read("chat_template.jinja")?.map(|b| String::from_utf8_lossy(&b).into_owned());
+    Ok(Files { config, tokenizer: read("tokenizer.json")?, tokenizer_config: read("tokenizer_config.json")?, generation: read("generation_config.json")?, template })
+}
+
+#[cfg(feature = "demo")]
+#[allow(clippy::unnecessary_wraps)] // the build without the demo refuses
+fn demo_files() -> Result<Files> {
+    Ok(Files {
+        config: Cow::Borrowed(embedded::CONFIG),
+        tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
+        tokenizer_config: Some(Cow::Borrowed(embedded::TOKENIZER_CONFIG)),
+        generation: Some(Cow::Borrowed(embedded::GENERATION)),
+        template: Some(embedded::TEMPLATE.to_string()),
+    })
+}
+
+#[cfg(feature = "demo")]
+fn demo_weights(precision: Precision, device: &Device) -> Result<Weights> {
+    Weights::embedded(embedded::WEIGHTS, precision, device)
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo_files() -> Result<Files> {
+    Err(Error::NotAModel { given: "demo".into(), found: "this build has no demo model (feature `demo`)".into() })
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo_weights(_precision: Precision, _device: &Device) -> Result<Weights> {
+    Err(Error::NotAModel { given: "demo".into(), found: "this build has no demo model (feature `demo`)".into() })
+}

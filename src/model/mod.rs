@@ -1,0 +1,243 @@
+//! Models: tensors and the forward pass; knows nothing else of ours but errors and text.
+//!
+//! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
+//! To add a family see [`families`]; to add a site see [`site`].
+
+pub mod attention;
+pub mod blueprint;
+pub mod cache;
+pub mod families;
+pub mod hub;
+pub mod linear;
+pub mod load;
+pub mod mlp;
+pub mod norm;
+pub mod rope;
+pub mod site;
+pub mod tap;
+pub mod template;
+pub mod tokenizer;
+pub mod transformer;
+pub mod weights;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use blueprint::{MlpKind, Positions};
+use cache::Cache;
+use families::Family;
+use site::{Address, Site};
+use template::{Message, Template};
+use tokenizer::{Bos, Tokenizer};
+use transformer::Transformer;
+use weights::{Precision, Weights};
+
+/// What a model is, for headers, provenance and checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// The argument that named it.
+    pub name: String,
+    /// The family.
+    pub family: &'static str,
+    /// Fingerprint of the weights, 16 hexadecimal digits.
+    pub revision: String,
+    /// How matrices are kept: `f32`, `f16`, `bf16`, `q8_0`.
+    pub dtype: &'static str,
+    /// Where it runs: `cpu`, `cuda:0`, `metal`.
+    pub device: String,
+    /// Number of weights.
+    pub parameters: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Residual width.
+    pub d_model: usize,
+    /// Neurons a block.
+    pub d_mlp: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Rows of the unembedding.
+    pub vocab: usize,
+    /// Most tokens of one run.
+    pub context: usize,
+    /// Whether a chat template is there.
+    pub chat: bool,
+}
+
+/// A loaded model.
+pub struct Model {
+    /// What it is.
+    pub card: Card,
+    /// What it computes.
+    pub transformer: Transformer,
+    /// Its tokenizer; random test models have none.
+    pub tokenizer: Option<Tokenizer>,
+    /// Its chat template.
+    pub template: Option<Template>,
+}
+
+impl Model {
+    /// A random model of a family, small enough for tests: two or three layers, odd widths, every bias.
+    pub fn tiny(family: &'static Family, seed: u64) -> Result<Self> {
+        let config = (family.tiny)();
+        let blueprint = (family.blueprint)(&config)?;
+        let weights = Weights::random(seed, Precision::Dense(DType::F32), &Device::Cpu);
+        let context = blueprint.context;
+        Self::assemble(format!("tiny-{}", family.name), family, blueprint, weights, context)
+    }
+
+    /// Builds the model once its parts are known.
+    pub(crate) fn assemble(name: String, family: &'static Family, blueprint: blueprint::Blueprint, weights: Weights, context: usize) -> Result<Self> {
+        let revision = format!("{:016x}", weights.fingerprint());
+        let transformer = Transformer::load(family, blueprint, weights, context)?;
+        let b = &transformer.blueprint;
+        let card = Card {
+            name,
+            family: b.family,
+            revision,
+            dtype: transformer.precision.name(),
+            device: device_name(&transformer.device),
+            parameters: b.parameters(),
+            layers: b.layers,
+            d_model: b.d_model,
+            d_mlp: b.d_mlp,
+            heads: b.heads,
+            vocab: b.vocab,
+            context,
+            chat: false,
+        };
+        Ok(Self { card, transformer, tokenizer: None, template: None })
+    }
+
+    /// Says why an address does not exist on this model.
+    pub fn offers(&self, at: Address) -> Result<()> {
+        site::check_layer(at, self.card.layers)?;
+        if at.site == Site::MlpGate && self.transformer.blueprint.mlp == MlpKind::Plain {
+            let why = format!("the MLP of {} has no gate. Use mlp_up.{} (before the activation) or mlp_act.{}.", self.card.family, at.layer, at.layer);
+            return Err(Error::Refused { address: at.to_string(), why });
+        }
+        Ok(())
+    }
+
+    /// The width of a site's last axis, and for heads all of them together; 0 for positions.
+    pub fn width(&self, site: Site) -> usize {
+        let b = &self.transformer.blueprint;
+        match site.spec().axis {
+            site::Axis::Model => b.d_model,
+            site::Axis::Mlp => b.d_mlp,
+            site::Axis::Heads => b.heads * b.head_dim,
+            site::Axis::KvHeads => b.kv_heads * b.head_dim,
+            site::Axis::Positions => 0,
+            site::Axis::Vocab => b.vocab,
+        }
+    }
+
+    /// An empty cache for `batch` runs.
+    pub fn cache(&self, batch: usize) -> Result<Cache> {
+        let t = &self.transformer;
+        Cache::new(&t.blueprint, batch, self.card.context, t.dtype(), &t.device)
+    }
+
+    /// Token ids as a `[1, tokens]` tensor on the model's device.
+    pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(bad) = ids.iter().find(|id| **id as usize >= self.card.vocab) {
+            return Err(Error::argument("ids", bad.to_string(), format!("token ids below {}", self.card.vocab)));
+        }
+        Ok(Tensor::new(ids, &self.transformer.device)?.unsqueeze(0)?)
+    }
+
+    /// Refuses an empty prompt and one that leaves no room in the context.
+    pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if ids.len() > self.card.context {
+            let allows = self.transformer.blueprint.context;
+            return Err(Error::PromptTooLong { tokens: ids.len(), context: self.card.context, allows });
+        }
+        Ok(())
+    }
+
+    /// Text to ids, as the model's tokenizer does it; `chat` wraps it as one user turn.
+    pub fn encode(&self, text: &str, chat: bool) -> Result<Vec<u32>> {
+        if text.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if chat {
+            return self.encode_chat(&[Message { role: "user".into(), content: text.into() }]);
+        }
+        self.tokenizer()?.encode(text, Bos::Add)
+    }
+
+    /// Turns to ids through the chat template, with the prompt for an answer at the end.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let template = self.template.as_ref().ok_or_else(|| Error::Text {
+            what: format!("{} has no chat template", self.card.name),
+            next: "Leave --chat out, and write the prompt as the model saw it in training.".into(),
+        })?;
+        self.tokenizer()?.encode(&template.render(messages, true)?, Bos::Raw)
+    }
+
+    /// The tokenizer, or a sentence.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::Text {
+            what: format!("{} has no tokenizer.json", self.card.name),
+            next: "Put tokenizer.json beside config.json, or give token ids with --ids.".into(),
+        })
+    }
+
+    /// The bytes a token stands for; models without a tokenizer spell ids.
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.bytes(id).to_vec(),
+            None => format!("[{id}]").into_bytes(),
+        }
+    }
+
+    /// Whether a token ends a text.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.tokenizer.as_ref().is_some_and(|t| t.eos().contains(&id))
+    }
+
+    /// Token ids that the tokenizer knows; rows of the unembedding past them are padding.
+    pub fn known_tokens(&self) -> usize {
+        self.tokenizer.as_ref().map_or(self.card.vocab, |t| t.vocab_size().min(self.card.vocab))
+    }
+
+    /// Whether positions are learned, for those who list what a family adds to the embedding.
+    pub fn has_learned_positions(&self) -> bool {
+        matches!(self.transformer.blueprint.positions, Positions::Learned)
+    }
+}
+
+/// `cpu`, `cuda:0`, `metal`.
+fn device_name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { .. } => "metal".into(),
+    }
+}
+
+/// A 64-bit FNV-1a hash: the same on every machine and in every version, unlike the standard library's.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    /// Takes bytes in.
+    pub fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// The hash so far.
+    pub fn finish(self) -> u64 {
+        self.0
+    }
+}

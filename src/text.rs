@@ -1,0 +1,414 @@
+//! Token bytes to safe visible text, and how wide text is in a terminal.
+//!
+//! Invariant: nothing that comes out of here can move the cursor, reverse the reading direction or hide: every
+//! control, format and invisible character has a visible stand-in, and this is the only place where that is
+//! decided. Widths are sums over grapheme clusters, the way ratatui lays cells out.
+//! To add a stand-in, add an arm in `stand_in`.
+//!
+//! A token is bytes, often not whole characters, and has three spellings: [`plain`] for prose, [`visible`] for one
+//! token on its own, and [`exact`], which alone is unambiguous (a model can write `␣` or `⟨e2⟩` too).
+
+use std::fmt::Write as _;
+
+use unicode_segmentation::UnicodeSegmentation as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
+
+/// Marks a cut.
+const CUT: &str = "…";
+
+/// Spells bytes as prose: spaces and newlines stay, what is unsafe or invisible gets a stand-in.
+///
+/// The selectors of text and emoji style (U+FE0E, U+FE0F) are dropped: they only choose a glyph, and terminals
+/// disagree on the width they give. Every character is spelled alone, so that [`Stream`] can say the same piece by piece.
+pub fn plain(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        push_plain(&mut out, chunk.valid());
+        push_bytes(&mut out, chunk.invalid());
+    }
+    out
+}
+
+/// Spells one token on one line: `␣the`, `⏎`, `⇥`, `␛`, `⟨e2 96⟩`, `⟨zwj⟩`.
+///
+/// Wide characters stay as they are. A combining mark at the start stands on a dotted circle.
+pub fn visible(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() + 8);
+    let mut broken: Vec<u8> = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        if !chunk.valid().is_empty() {
+            push_bytes(&mut out, &broken);
+            broken.clear();
+        }
+        for c in chunk.valid().chars() {
+            match c {
+                ' ' => out.push('␣'),
+                '\n' => out.push('⏎'),
+                c if blank(c) => push_code(&mut out, c),
+                c => {
+                    if !stand_in(&mut out, c) {
+                        if out.is_empty() && c.width() == Some(0) {
+                            out.push('◌');
+                        }
+                        out.push(c);
+                    }
+                }
+            }
+        }
+        broken.extend_from_slice(chunk.invalid());
+    }
+    push_bytes(&mut out, &broken);
+    out
+}
+
+/// Spells bytes without ambiguity, in printable ASCII and `␣` only: `caf<0xC3><0xA9>`.
+///
+/// A `<` that could be read as the start of such an escape is spelled `<0x3C>`.
+pub fn exact(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for (i, &byte) in bytes.iter().enumerate() {
+        match byte {
+            b' ' => out.push('␣'),
+            b'<' if bytes[i..].starts_with(b"<0x") => out.push_str("<0x3C>"),
+            0x21..=0x7e => out.push(char::from(byte)),
+            _ => {
+                let _ = write!(out, "<0x{byte:02X}>");
+            }
+        }
+    }
+    out
+}
+
+/// Spells one token as [`visible`] does, cut and padded to exactly `columns` terminal columns.
+pub fn cell(bytes: &[u8], columns: usize) -> String {
+    fit(&visible(bytes), columns)
+}
+
+/// Returns how many terminal columns text takes: the sum over its grapheme clusters.
+pub fn width(text: &str) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
+    text.graphemes(true).map(UnicodeWidthStr::width).sum()
+}
+
+/// Cuts text, with a `…`, and pads it to exactly `columns` columns. The text must be safe already.
+pub fn fit(text: &str, columns: usize) -> String {
+    let mut out = clip(text, columns);
+    let used = width(&out);
+    out.extend(std::iter::repeat_n(' ', columns.saturating_sub(used)));
+    out
+}
+
+/// Cuts text, with a `…`, to at most `columns` columns. The text must be safe already.
+///
+/// It is cut between grapheme clusters; a wide one that does not fit whole gives way to the `…`.
+pub fn clip(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    if columns == 0 {
+        return String::new();
+    }
+    let mut out = String::new();
+    let mut used = 0;
+    for grapheme in text.graphemes(true) {
+        let wide = grapheme.width();
+        if used + wide + 1 > columns {
+            break;
+        }
+        used += wide;
+        out.push_str(grapheme);
+    }
+    out.push_str(CUT);
+    out
+}
+
+/// Joins the bytes of successive tokens into prose: a character split over tokens appears once, when it is complete.
+///
+/// All pushes and the finish together give what [`plain`] gives for the whole.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// The start of a character that the tokens so far leave open: at most three bytes.
+    open: Vec<u8>,
+}
+
+impl Stream {
+    /// Takes the bytes of one token and returns the text that is certain now.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.open.extend_from_slice(bytes);
+        let keep = unfinished(&self.open);
+        let rest = self.open.split_off(self.open.len() - keep);
+        let text = plain(&self.open);
+        self.open = rest;
+        text
+    }
+
+    /// Returns what was left open, as `⟨f0 9f⟩`, and starts anew.
+    pub fn finish(&mut self) -> String {
+        plain(&std::mem::take(&mut self.open))
+    }
+
+    /// Returns the bytes of the character that is still open; empty between characters.
+    pub fn open(&self) -> &[u8] {
+        &self.open
+    }
+}
+
+/// Returns how many bytes at the end begin a character that later bytes may complete.
+fn unfinished(bytes: &[u8]) -> usize {
+    (1..=bytes.len().min(3))
+        .find(|&n| {
+            let tail = &bytes[bytes.len() - n..];
+            tail[0] >= 0xc2
+                && std::str::from_utf8(tail)
+                    .is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+        })
+        .unwrap_or(0)
+}
+
+/// Appends prose.
+fn push_plain(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            '\u{fe0e}' | '\u{fe0f}' => {}
+            c => {
+                if !stand_in(out, c) {
+                    out.push(c);
+                }
+            }
+        }
+    }
+}
+
+/// Appends `⟨e2 96⟩`; nothing for no bytes.
+fn push_bytes(out: &mut String, bytes: &[u8]) {
+    for (i, byte) in bytes.iter().enumerate() {
+        let _ = write!(out, "{}{byte:02x}", if i == 0 { '⟨' } else { ' ' });
+    }
+    if !bytes.is_empty() {
+        out.push('⟩');
+    }
+}
+
+/// Appends `⟨U+200B⟩`.
+fn push_code(out: &mut String, c: char) {
+    let _ = write!(out, "⟨U+{:04X}⟩", u32::from(c));
+}
+
+/// Appends the stand-in of a character that is unsafe or invisible, and says whether it has one.
+///
+/// The ranges are Unicode's Cc, Cf, Zl, Zp and `Default_Ignorable_Code_Point`, noncharacters, and the blank Braille pattern.
+fn stand_in(out: &mut String, c: char) -> bool {
+    match c {
+        '\t' => out.push('⇥'),
+        '\u{0}'..='\u{1f}' => out.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('␦')),
+        '\u{7f}' => out.push('␡'),
+        '\u{200b}' => out.push_str("⟨zwsp⟩"),
+        '\u{200c}' => out.push_str("⟨zwnj⟩"),
+        '\u{200d}' => out.push_str("⟨zwj⟩"),
+        '\u{fe0e}' => out.push_str("⟨vs15⟩"),
+        '\u{fe0f}' => out.push_str("⟨vs16⟩"),
+        '\u{feff}' => out.push_str("⟨bom⟩"),
+        '\u{ad}' => out.push_str("⟨shy⟩"),
+        '\u{80}'..='\u{9f}'
+        | '\u{34f}'
+        | '\u{600}'..='\u{605}'
+        | '\u{61c}'
+        | '\u{6dd}'
+        | '\u{70f}'
+        | '\u{890}'..='\u{891}'
+        | '\u{8e2}'
+        | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{200e}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{fdd0}'..='\u{fdef}'
+        | '\u{fe00}'..='\u{fe0d}'
+        | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}'
+        | '\u{fffe}'..='\u{ffff}'
+        | '\u{110bd}'
+        | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}'
+        | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}' => push_code(out, c),
+        c if u32::from(c) & 0xfffe == 0xfffe => push_code(out, c),
+        _ => return false,
+    }
+    true
+}
+
+/// Says whether a character is a space other than U+0020: prose keeps it, a token on its own names it.
+fn blank(c: char) -> bool {
+    matches!(
+        c,
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes that are often, but not always, UTF-8, with a liking for the dangerous.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            any::<char>().prop_map(|c| c.to_string().into_bytes()),
+            "[ -~]{0,4}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..4),
+            prop::sample::select(vec![
+                "漢字",
+                "👩\u{200d}🚀",
+                "❤\u{fe0f}",
+                "🇫🇷",
+                "🇫",
+                "\u{1b}[2J",
+                "\u{202e}",
+                "e\u{301}",
+                "\u{301}",
+                "क्षि",
+                "لا",
+                "한",
+                "\u{1161}",
+                "\u{9b}31m",
+                "\r\n",
+                "\u{e0041}",
+                "👍🏽",
+                "\u{600}1",
+                "ำ",
+            ])
+            .prop_map(|s| s.as_bytes().to_vec()),
+        ];
+        prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+    }
+
+    #[test]
+    fn one_token_alone() {
+        for (bytes, want) in [
+            (&b" the"[..], "␣the"),
+            (b"a b ", "a␣b␣"),
+            (b"\n\t\x1b\x7f\0\r", "⏎⇥␛␡␀␍"),
+            (b"\xe2\x96", "⟨e2 96⟩"),
+            (b"\x96\x84", "⟨96 84⟩"),
+            (b"\xffok\xfe", "⟨ff⟩ok⟨fe⟩"),
+            ("é漢👍".as_bytes(), "é漢👍"),
+            ("\u{200d}\u{202e}\u{fe0f}".as_bytes(), "⟨zwj⟩⟨U+202E⟩⟨vs16⟩"),
+            ("\u{301}".as_bytes(), "◌\u{301}"),
+            ("\u{a0}x".as_bytes(), "⟨U+00A0⟩x"),
+            (b"", ""),
+        ] {
+            assert_eq!(visible(bytes), want);
+        }
+    }
+
+    #[test]
+    fn prose_keeps_lines_and_spaces() {
+        assert_eq!(plain(b"one two\n\x1b[31mred\x07"), "one two\n␛[31mred␇");
+        assert_eq!(plain("❤\u{fe0f} 漢".as_bytes()), "❤ 漢");
+        assert_eq!(plain(b"a\xe2\x96"), "a⟨e2 96⟩");
+        assert_eq!(plain("a\u{85}\u{2028}".as_bytes()), "a⟨U+0085⟩⟨U+2028⟩");
+    }
+
+    #[test]
+    fn exact_is_ascii_and_unambiguous() {
+        assert_eq!(
+            exact("caf\u{e9} ▁\n".as_bytes()),
+            "caf<0xC3><0xA9>␣<0xE2><0x96><0x81><0x0A>"
+        );
+        assert_eq!(exact(b"<0x41> <b>"), "<0x3C>0x41>␣<b>");
+    }
+
+    #[test]
+    fn cuts_by_column_never_inside_a_character() {
+        assert_eq!(fit("token", 8), "token   ");
+        assert_eq!(fit("tokenizer", 5), "toke…");
+        assert_eq!(fit("漢字", 4), "漢字");
+        assert_eq!(fit("漢字", 3), "漢…");
+        assert_eq!(fit("漢字", 2), "… ");
+        assert_eq!(fit("漢", 1), "…");
+        assert_eq!(fit("漢", 0), "");
+        assert_eq!(clip("e\u{301}e\u{301}e\u{301}", 2), "e\u{301}…");
+        assert_eq!(clip("abc", 3), "abc");
+        assert_eq!(width("漢e\u{301}👍🏽"), 5);
+    }
+
+    #[test]
+    fn an_emoji_split_over_three_tokens_appears_once() {
+        let mut stream = Stream::default();
+        let said: Vec<String> = [&b"hi \xf0"[..], b"\x9f\x91", b"\x8d!", b"\xe2\x96"]
+            .map(|b| stream.push(b))
+            .into();
+        assert_eq!(said, ["hi ", "", "👍!", ""]);
+        assert_eq!(stream.open(), b"\xe2\x96");
+        assert_eq!(stream.finish(), "⟨e2 96⟩");
+        assert_eq!(stream.finish(), "");
+    }
+
+    #[test]
+    fn a_broken_character_does_not_swallow_the_next() {
+        let mut stream = Stream::default();
+        assert_eq!(stream.push(b"\xe2\x96"), "");
+        assert_eq!(stream.push(b"a"), "⟨e2 96⟩a");
+        assert_eq!(stream.push(b"\xf0"), "");
+        assert_eq!(stream.push(b"\xf0\x9f\x91\x8d"), "⟨f0⟩👍");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_cell_is_exactly_as_wide_as_asked(bytes in bytes(), columns in 0_usize..24) {
+            let cell = cell(&bytes, columns);
+            prop_assert_eq!(width(&cell), columns);
+            let mut invisible = String::new();
+            prop_assert!(!cell.chars().any(|c| c.is_control() || stand_in(&mut invisible, c)));
+        }
+
+        #[test]
+        fn nothing_dangerous_gets_through(bytes in bytes()) {
+            let mut trash = String::new();
+            prop_assert!(!plain(&bytes).chars().any(|c| c != '\n' && stand_in(&mut trash, c)));
+            prop_assert!(!visible(&bytes).chars().any(|c| stand_in(&mut trash, c)));
+            prop_assert!(exact(&bytes).chars().all(|c| c == '␣' || c.is_ascii_graphic()));
+        }
+
+        #[test]
+        fn a_stream_says_what_the_whole_says(bytes in bytes(), cuts in prop::collection::vec(0_usize..5, 0..40)) {
+            let (mut stream, mut rest, mut said) = (Stream::default(), &bytes[..], String::new());
+            for cut in cuts {
+                let (head, tail) = rest.split_at(cut.min(rest.len()));
+                said += &stream.push(head);
+                rest = tail;
+            }
+            said += &stream.push(rest);
+            prop_assert!(stream.open().len() < 4);
+            said += &stream.finish();
+            prop_assert_eq!(said, plain(&bytes));
+        }
+
+        #[test]
+        fn exact_can_be_read_back(bytes in bytes()) {
+            let (spelled, mut back) = (exact(&bytes), Vec::new());
+            let mut rest = spelled.as_str();
+            while let Some(c) = rest.chars().next() {
+                if let Some(code) = rest.strip_prefix("<0x") {
+                    back.push(u8::from_str_radix(&code[..2], 16).unwrap());
+                    rest = &code[3..];
+                } else {
+                    back.push(if c == '␣' { b' ' } else { c as u8 });
+                    rest = &rest[c.len_utf8()..];
+                }
+            }
+            prop_assert_eq!(back, bytes);
+        }
+    }
+}
