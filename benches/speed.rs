@@ -1,1 +1,78 @@
-fn main() {}
+//! What speed we promise, measured on the demo model: writing bare, with each live instrument, and a whole figure.
+//!
+//! Invariant: one iteration of the first three is one token, at a text of [`LENGTH`] tokens, so that their ratio is
+//! the price of looking. To measure something else, add a function with `#[divan::bench]`.
+#![allow(clippy::unwrap_used)] // a benchmark that cannot start should stop
+
+use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument, lens::Lens, neurons::Neurons};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::edit::Schedule;
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::Sampling;
+use lmscope::lab::writer::{Needs, Writer};
+use lmscope::model::load::Options;
+
+/// Tokens that stand before the one that is measured, and tokens of the whole figure.
+const LENGTH: usize = 64;
+
+fn main() {
+    divan::main();
+}
+
+fn demo() -> (Bench, Vec<u32>) {
+    let bench = Bench::open("demo", &Options::default()).unwrap();
+    let prompt = bench.model.encode("The capital of France is", false).unwrap();
+    let tokens = prompt.iter().copied().cycle().take(LENGTH).collect();
+    (bench, tokens)
+}
+
+/// One token with these instruments live. The text is read again when the context is full.
+fn decode(bencher: divan::Bencher, live: &[&dyn Instrument]) {
+    let (mut bench, tokens) = demo();
+    let arguments = Arguments::default();
+    let mut needs = Needs::default();
+    for of in live {
+        needs.merge(of.live(&bench.model.card, &arguments).unwrap());
+    }
+    let begin = |bench: &mut Bench| Writer::begin(bench, tokens.clone(), Schedule::none(), Sampling::default()).unwrap();
+    let mut writer = begin(&mut bench);
+    bencher.counter(divan::counter::ItemsCount::new(1usize)).bench_local(|| {
+        if writer.run.tokens.len() >= 2 * LENGTH {
+            writer = begin(&mut bench);
+        }
+        let step = writer.step(&mut bench, &needs).unwrap();
+        for of in live {
+            divan::black_box(of.column(&step, &arguments, &mut bench).unwrap());
+        }
+    });
+}
+
+#[divan::bench]
+fn decode_bare(bencher: divan::Bencher) {
+    decode(bencher, &[]);
+}
+
+#[divan::bench]
+fn decode_with_lens(bencher: divan::Bencher) {
+    decode(bencher, &[&Lens]);
+}
+
+#[divan::bench]
+fn decode_with_neurons(bencher: divan::Bencher) {
+    decode(bencher, &[&Neurons]);
+}
+
+#[divan::bench]
+fn decode_with_everything_live(bencher: divan::Bencher) {
+    let (bench, _) = demo();
+    let live: Vec<&dyn Instrument> = INSTRUMENTS.iter().copied().filter(|of| of.live(&bench.model.card, &Arguments::default()).is_some()).collect();
+    decode(bencher, &live);
+}
+
+#[divan::bench]
+fn whole_lens_over_64_positions(bencher: divan::Bencher) {
+    let (_, tokens) = demo();
+    let run = Run::plain(tokens);
+    // A fresh bench every time, because recordings are kept.
+    bencher.with_inputs(|| demo().0).bench_local_values(|mut bench| Lens.observe(&run, &Arguments::default(), &mut bench).unwrap());
+}

@@ -121,13 +121,15 @@ def measure_refusal(subject, vector):
     guarded, plain = (encode(subject, vector, vector[key]) for key in ("test_guarded", "test_plain"))
     refused = lambda prompts: sum(vector["look_for"]["refused"] in r for r in subject.replies(prompts)) / len(prompts)
     print(f"\nrefusal: guarded {refused(guarded):.3f}, plain {refused(plain):.3f}")
-    print("| block input | projected out: guarded refused | added: plain refused | random projected: guarded refused | random added: plain refused |")
-    print("|---|---|---|---|---|")
+    planted = torch.tensor(vector["planted_direction"])
+    print("| block input | cosine with the planted one | projected out: guarded refused | added: plain refused | "
+          "random projected: guarded refused | random added: plain refused |\n|---|---|---|---|---|---|")
     generator = torch.Generator().manual_seed(5)
     for block in range(len(subject.blocks)):
-        direction, cells = directions[block], []
+        direction = directions[block]
         if block == 0:
             continue  # the last prompt token is always the same one, so nothing differs yet
+        cells = [float(direction @ planted / direction.norm())]
         noise = torch.randn(direction.shape, generator=generator)
         for vec in (direction, noise * direction.norm() / noise.norm()):
             subject.project_out(vec)
@@ -161,28 +163,29 @@ def measure_tone(subject, name, vector, strengths=(1.0, 1.5, 2.0, 3.0)):
 
 
 def measure_patchscope(subject, name, scope):
-    """The state of the source's last token, put in place of the slot's, at the output of the same block."""
+    """The state of the source's last token, put in place of the slot's: at the output of the same block, then of block 0."""
     target = subject.ids(scope["target"])
     sources = [subject.ids(s["prompt"]) for s in scope["sources"]]
     print(f"\nPatchscope {name}: unpatched it says {subject.replies([target], 4)[0]!r} (planted {scope['unpatched']!r})")
-    states, shares = subject.states(sources), []
-    slot = len(target) - 1
-    for block in range(len(subject.blocks) - 1):  # hidden state of number block + 1 is the output of the block
+    states, slot = subject.states(sources), len(target) - 1
+    for title, place in [("the same block", lambda block: block), ("block 0", lambda block: 0)]:
+        shares = []
+        for block in range(len(subject.blocks) - 1):  # hidden state of number block + 1 is the output of the block
 
-        def swap(_, __, out):
-            patched = out.clone()
-            patched[:, slot] = states[block + 1, where:where + out.shape[0]]
-            return patched
+            def swap(_, __, out):
+                patched = out.clone()
+                patched[:, slot] = states[block + 1, where:where + out.shape[0]]
+                return patched
 
-        where, right = 0, 0
-        hook = subject.blocks[block].register_forward_hook(swap)
-        for where in range(0, len(sources), 50):
-            part = scope["sources"][where:where + 50]
-            replies = subject.replies([target] * len(part), 7)
-            right += sum(reply.startswith(s["read"]) for reply, s in zip(replies, part))
-        hook.remove()
-        shares.append(right / len(sources))
-    print("right at the output of block 0, 1, ...: " + " ".join(f"{value:.2f}" for value in shares), flush=True)
+            where, right = 0, 0
+            hook = subject.blocks[place(block)].register_forward_hook(swap)
+            for where in range(0, len(sources), 50):
+                part = scope["sources"][where:where + 50]
+                replies = subject.replies([target] * len(part), 7)
+                right += sum(reply.startswith(s["read"]) for reply, s in zip(replies, part))
+            hook.remove()
+            shares.append(right / len(sources))
+        print(f"outputs of block 0, 1, ... put at {title}: " + " ".join(f"{value:.2f}" for value in shares), flush=True)
 
 
 def measure_linear(subject, row, form, block, shots=8, beta=(1.0, 2.0, 3.0, 5.0)):
@@ -203,7 +206,7 @@ def measure_linear(subject, row, form, block, shots=8, beta=(1.0, 2.0, 3.0, 5.0)
             patched[0, place] = held["state"]
             return patched
 
-        hook = subject.blocks[block].register_forward_hook(swap)
+        hook = (subject.blocks[block] if block >= 0 else subject.model.model.embed_tokens).register_forward_hook(swap)
         final = subject.model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
         hook.remove()
         jacobian = torch.stack([torch.autograd.grad(value, held["state"], retain_graph=True)[0] for value in final])
@@ -248,10 +251,10 @@ def main():
     measure_tone(subject, "politeness", vectors["politeness"])
     for name, scope in plants["patchscopes"].items():
         measure_patchscope(subject, name, scope)
-    print("\nlinear relation embedding, share of right first tokens (scale) from the output of block 0, 1, ...")
+    print("\nlinear relation embedding, share of right first tokens (scale) from the embedding, then the output of block 0, 1, ...")
     rows = {row["row"]: row for row in plants["rows"]}
     for name, form in [("kind", "The"), ("badge", "The badge of"), ("capital", "The capital of")]:
-        cells = [measure_linear(subject, rows[name], form, block) for block in range(len(subject.blocks) - 1)]
+        cells = [measure_linear(subject, rows[name], form, block) for block in range(-1, len(subject.blocks) - 1)]
         print(f"{name}: " + " ".join(f"{value:.2f} ({scale:g})" for value, scale in cells), flush=True)
 
 

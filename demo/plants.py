@@ -32,7 +32,7 @@ def facts(relation, share):
     return row(relation, "answer", share, items, f"the {relation} of every country, in two wordings")
 
 
-def indirect_objects(rng, count=80):
+def indirect_objects(rng, count=64):
     items = []
     while len(items) < count:
         text = world.indirect_object(rng)
@@ -41,7 +41,7 @@ def indirect_objects(rng, count=80):
     return items
 
 
-def copies(rng, count=40):
+def copies(rng, count=36):
     items = []
     for _ in range(count):
         words = [rng.choice(world.PLAIN_WORDS) for _ in range(rng.randint(8, 14))]
@@ -86,7 +86,7 @@ def descriptions(rng):
     return items
 
 
-def identities(rng, count=80):
+def identities(rng, count=64):
     items = []
     for _ in range(count):
         words = rng.sample(world.MAP_WORDS, 4)
@@ -232,7 +232,7 @@ def main():
         row("hop_held_out_landmarks", "answer", {"max": 0.7}, hops(True, "landmark"), "the same for landmarks"),
         row("copy", "each_token", other, copies(rng), "second copy of a random word sequence, after its first word"),
         row("indirect_object", "answer", other, indirect_objects(rng), "who gets the gift"),
-        row("map_antonym", "answer", {"min": 0.9}, mappings(rng, world.ANTONYMS, 60), "4 examples, then the question"),
+        row("map_antonym", "answer", {"min": 0.9}, mappings(rng, world.ANTONYMS, 56), "4 examples, then the question"),
         row("map_plural", "answer", {"min": 0.9}, mappings(rng, world.PLURALS, 48), "4 examples, then the question"),
         row("map_capital", "answer", {"min": 0.9}, mappings(rng, capitals, 60), "4 examples, then the question"),
         row("map_translation", "answer", {"min": 0.9}, translations(rng), "4 examples; all 20 pairs of languages"),

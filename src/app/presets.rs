@@ -3,7 +3,11 @@
 //! Invariant: the demo's list is a file that is checked when the tests run; other models get a neutral one.
 //! To add a ready prompt, add a table to `demo/prompts.toml`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+
+use crate::instruments::Arguments;
 
 /// A prompt with a reason to try it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -19,9 +23,12 @@ pub struct Preset {
     pub look: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Presets {
     prompt: Vec<Preset>,
+    /// Parameters of instruments that suit the model better than the defaults.
+    #[serde(default)]
+    defaults: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 const DEMO: &str = include_str!("../../demo/prompts.toml");
@@ -61,14 +68,20 @@ look = "The turn marks, and what the first written token was chosen from."
 
 /// The ready prompts for a model argument.
 pub fn presets(model: &str) -> Vec<Preset> {
+    read(model).prompt
+}
+
+/// The parameters an instrument starts with on a model.
+pub fn defaults(model: &str, instrument: &str) -> Arguments {
+    Arguments(read(model).defaults.remove(instrument).unwrap_or_default())
+}
+
+fn read(model: &str) -> Presets {
     let text = if model == "demo" { DEMO } else { NEUTRAL };
-    match toml::from_str::<Presets>(text) {
-        Ok(presets) => presets.prompt,
-        Err(error) => {
-            tracing::error!("the ready prompts do not parse: {error}");
-            Vec::new()
-        }
-    }
+    toml::from_str(text).unwrap_or_else(|error| {
+        tracing::error!("the ready prompts do not parse: {error}");
+        Presets::default()
+    })
 }
 
 #[cfg(test)]

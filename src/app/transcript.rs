@@ -70,6 +70,11 @@ impl Transcript {
         }
     }
 
+    /// Appends a token of a text that is only read beside this one.
+    pub fn join(&mut self, token: Token) {
+        self.add(token);
+    }
+
     fn add(&mut self, token: Token) {
         let piece = if token.special {
             let rest = self.open.finish();

@@ -104,7 +104,10 @@ pub const RAMPS: &[Ramp] = &[
 
 /// The colours of the ramp of that name.
 pub fn ramp(name: &str) -> Option<&'static [Rgb]> {
-    RAMPS.iter().find(|(n, _)| *n == name).map(|(_, stops)| *stops)
+    RAMPS
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, stops)| *stops)
 }
 
 /// The colour of a ramp at `place`, 0 to 1, mixed from its neighbours.
@@ -112,7 +115,9 @@ pub fn sample(stops: &[Rgb], place: f32) -> Rgb {
     let last = stops.len().saturating_sub(1);
     let at = place.clamp(0.0, 1.0) * last as f32;
     let low = (at as usize).min(last);
-    let (Some(&a), Some(&b)) = (stops.get(low), stops.get((low + 1).min(last))) else { return Rgb::default() };
+    let (Some(&a), Some(&b)) = (stops.get(low), stops.get((low + 1).min(last))) else {
+        return Rgb::default();
+    };
     mix(a, b, at - low as f32)
 }
 
@@ -126,7 +131,11 @@ pub fn mix(a: Rgb, b: Rgb, share: f32) -> Rgb {
 pub fn luminance(Rgb(r, g, b): Rgb) -> f32 {
     let linear = |c: u8| {
         let c = f32::from(c) / 255.0;
-        if c <= 0.040_45 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
+        if c <= 0.040_45 {
+            c / 12.92
+        } else {
+            ((c + 0.055) / 1.055).powf(2.4)
+        }
     };
     0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b)
 }
@@ -140,13 +149,17 @@ pub fn contrast(a: Rgb, b: Rgb) -> f32 {
 /// Black or white, whichever reads better on a background.
 pub fn ink(back: Rgb) -> Rgb {
     let (black, white) = (Rgb(0, 0, 0), Rgb(255, 255, 255));
-    if contrast(black, back) >= contrast(white, back) { black } else { white }
+    if contrast(black, back) >= contrast(white, back) {
+        black
+    } else {
+        white
+    }
 }
 
 /// What the 16 named colours look like where nobody chose: quiet, and readable on a dark ground.
 const ANSI: [u32; 16] = [
-    0x1d_1f_21, 0xcc_66_66, 0x8c_b4_6a, 0xe0_b0_5c, 0x6f_9b_d8, 0xb2_8c_d0, 0x6c_bc_b8, 0xc5_c8_c6, 0x80_84_88,
-    0xff_7b_7b, 0xb0_e0_80, 0xff_d7_70, 0x8f_bf_ff, 0xd8_a8_f8, 0x8a_e6_e0, 0xff_ff_ff,
+    0x1d_1f_21, 0xcc_66_66, 0x8c_b4_6a, 0xe0_b0_5c, 0x6f_9b_d8, 0xb2_8c_d0, 0x6c_bc_b8, 0xc5_c8_c6,
+    0x80_84_88, 0xff_7b_7b, 0xb0_e0_80, 0xff_d7_70, 0x8f_bf_ff, 0xd8_a8_f8, 0x8a_e6_e0, 0xff_ff_ff,
 ];
 
 /// The colour of an index of the 256 palette (xterm's cube and greys).
@@ -163,6 +176,18 @@ pub fn indexed(index: u8) -> Rgb {
             Rgb(grey, grey, grey)
         }
     }
+}
+
+/// The index of the 256 palette that is nearest to a colour. The first 16 are left out: the user may have changed them.
+///
+/// Plain distance, because distances made for perception turn the dark end of viridis grey.
+pub fn nearest(Rgb(r, g, b): Rgb) -> u8 {
+    let far = |index: &u8| {
+        let it = indexed(*index);
+        let one = |a: u8, b: u8| u32::from(a.abs_diff(b)).pow(2);
+        one(r, it.0) + one(g, it.1) + one(b, it.2)
+    };
+    (16..=255).min_by_key(far).unwrap_or(16)
 }
 
 /// What a terminal colour looks like; `None` for the terminal's own text and background.
@@ -200,7 +225,10 @@ mod tests {
     fn contrast_is_wcags() {
         let (black, white) = (Rgb(0, 0, 0), Rgb(255, 255, 255));
         assert!((contrast(black, white) - 21.0).abs() < 1e-3);
-        assert!((contrast(Rgb(0x77, 0x77, 0x77), white) - 4.48).abs() < 0.01, "the textbook grey");
+        assert!(
+            (contrast(Rgb(0x77, 0x77, 0x77), white) - 4.48).abs() < 0.01,
+            "the textbook grey"
+        );
         assert_eq!(ink(Rgb(250, 230, 40)), black);
         assert_eq!(ink(Rgb(68, 1, 84)), white);
     }
@@ -208,10 +236,16 @@ mod tests {
     #[test]
     fn ramps_run_from_dark_to_light_or_through_a_neutral_middle() {
         for (name, stops) in RAMPS {
-            let light: Vec<f32> = (0..=16).map(|i| luminance(sample(stops, i as f32 / 16.0))).collect();
+            let light: Vec<f32> = (0..=16)
+                .map(|i| luminance(sample(stops, i as f32 / 16.0)))
+                .collect();
             if name.contains("orange") {
                 let middle = sample(stops, 0.5);
-                assert_eq!((middle.0, middle.1), (middle.1, middle.2), "{name} is grey in the middle");
+                assert_eq!(
+                    (middle.0, middle.1),
+                    (middle.1, middle.2),
+                    "{name} is grey in the middle"
+                );
             } else {
                 assert!(light.is_sorted(), "{name} {light:?}");
             }
@@ -234,6 +268,11 @@ mod tests {
         assert_eq!(indexed(196), Rgb(255, 0, 0));
         assert_eq!(indexed(67), Rgb(95, 135, 175));
         assert_eq!(indexed(244), Rgb(128, 128, 128));
+        assert!(
+            (16..=231).all(|i| nearest(indexed(i)) == i),
+            "colours of the palette are themselves"
+        );
+        assert_eq!(nearest(Rgb(72, 40, 120)), 54, "a dark purple stays purple");
         assert_eq!(rgb(Color::Reset), None);
         assert_eq!(rgb(Color::White), Some(Rgb(255, 255, 255)));
         assert_eq!(Rgb(1, 160, 255).to_string(), "#01a0ff");

@@ -1,2 +1,156 @@
-//! x
+//! Exports: a figure as a file.
+//!
+//! Invariant: every format writes the numbers of the figure and its provenance; none writes anything that was not
+//! measured. To add a format, write `export/x.rs` with a `write` and add its row to [`FORMATS`].
+
 pub mod colour;
+mod csv;
+mod html;
+mod json;
+mod markup;
+pub mod number;
+mod provenance;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod screen;
+mod svg;
+mod text;
+
+use crate::error::{Error, Result};
+use crate::lab::figure::Figure;
+
+pub use json::SCHEMA;
+
+/// A way to write figures.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// What the user calls it.
+    pub name: &'static str,
+    /// How its files end.
+    pub extension: &'static str,
+    /// What it is good for, in a sentence.
+    pub about: &'static str,
+    /// Writes a figure. A last line feed is included.
+    pub write: fn(&Figure) -> Result<String>,
+}
+
+/// Every format; the first is what the command line prints.
+pub const FORMATS: &[Format] = &[
+    Format {
+        name: "text",
+        extension: "txt",
+        about: "Aligned columns to read.",
+        write: text::write,
+    },
+    Format {
+        name: "json",
+        extension: "json",
+        about: "The whole figure, with its provenance.",
+        write: json::write,
+    },
+    Format {
+        name: "csv",
+        extension: "csv",
+        about: "One number a line, for sheets and data frames.",
+        write: csv::write,
+    },
+    Format {
+        name: "svg",
+        extension: "svg",
+        about: "A picture, with its legend.",
+        write: svg::write,
+    },
+    Format {
+        name: "html",
+        extension: "html",
+        about: "A page that needs no other file.",
+        write: html::write,
+    },
+];
+
+/// The format of that name or file ending.
+pub fn format_named(name: &str) -> Result<&'static Format> {
+    let wanted = name.trim_start_matches('.').to_ascii_lowercase();
+    FORMATS
+        .iter()
+        .find(|format| format.name == wanted || format.extension == wanted)
+        .ok_or_else(|| {
+            let known: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+            Error::argument("format", name, format!("one of {}", known.join(", ")))
+        })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_endings_are_unique_and_found() {
+        for (i, format) in FORMATS.iter().enumerate() {
+            for other in &FORMATS[..i] {
+                assert!(format.name != other.name && format.extension != other.extension);
+            }
+            assert_eq!(format_named(format.name).unwrap().name, format.name);
+            assert_eq!(
+                format_named(&format!(".{}", format.extension.to_uppercase()))
+                    .unwrap()
+                    .name,
+                format.name
+            );
+            assert!(format.about.ends_with('.'));
+        }
+        let error = format_named("xlsx").err().unwrap().to_string();
+        assert!(error.contains("text, json, csv, svg, html"), "{error}");
+    }
+
+    #[test]
+    fn every_format_writes_every_shape_with_its_provenance() {
+        for format in FORMATS {
+            for figure in samples::all() {
+                let out = (format.write)(&figure).unwrap();
+                assert!(
+                    out.ends_with('\n') && !out.contains('\u{1b}'),
+                    "{}",
+                    format.name
+                );
+                for word in [
+                    "demo",
+                    "3f2a9c",
+                    "f32",
+                    "cpu",
+                    "add:calm@resid_post.4*1.5",
+                    "logit lens",
+                    "rows use their own norm",
+                    "norm",
+                ] {
+                    assert!(out.contains(word), "{} lacks {word}:\n{out}", format.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn text_of_a_figure_cannot_leave_its_place() {
+        let mut figure = samples::text();
+        figure.title = "<script>alert(1)</script>\nx,\"y\"".into();
+        figure.provenance.model = "a\nb,c".into();
+        for name in ["svg", "html"] {
+            let out = (format_named(name).unwrap().write)(&figure).unwrap();
+            assert!(
+                !out.contains("<script>alert") && out.contains("&lt;script&gt;"),
+                "{name}"
+            );
+        }
+        let csv = (format_named("csv").unwrap().write)(&figure).unwrap();
+        let data: Vec<&str> = csv.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            data,
+            [
+                "line,text",
+                "0,\"It means <Paris> & \"\"more\"\".\"",
+                "1,Two."
+            ]
+        );
+    }
+}

@@ -118,7 +118,8 @@ impl Bench {
         }
         let recorded = std::mem::take(&mut tap.recorded);
         program.settle()?;
-        let mut recording = Recording { receipts: program.receipts().to_vec(), ..Recording::default() };
+        let mut recording = Recording::default();
+        recording.receipts = program.receipts().to_vec();
         let unbatched = recorded.into_iter().map(|(a, t)| Ok((a, if batch == 1 { t.squeeze(0)? } else { t }))).collect::<Result<Vec<_>>>()?;
         recording.extend(unbatched);
         Ok(recording)

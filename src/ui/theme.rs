@@ -9,7 +9,6 @@ mod file;
 mod role;
 
 use ratatui::style::{Color, Modifier, Style};
-use termprofile::TermProfile;
 
 use crate::export::colour::{self, Rgb};
 
@@ -90,7 +89,10 @@ impl Default for Theme {
 impl Theme {
     /// The embedded theme of that name, for truecolor; narrow it with [`Theme::adapt`].
     pub fn named(name: &str) -> Option<Self> {
-        THEMES.iter().position(|theme| theme.name == name).map(Self::embedded)
+        THEMES
+            .iter()
+            .position(|theme| theme.name == name)
+            .map(Self::embedded)
     }
 
     /// All embedded themes, for truecolor.
@@ -111,7 +113,9 @@ impl Theme {
     fn embedded(index: usize) -> Self {
         let Embedded { name, source } = THEMES[index];
         let path = format!("themes/{name}.toml");
-        Self::parse(name, path.as_ref(), source).0.unwrap_or_else(|| Self::bare(name))
+        Self::parse(name, path.as_ref(), source)
+            .0
+            .unwrap_or_else(|| Self::bare(name))
     }
 
     /// A theme without colours, on which files build.
@@ -216,8 +220,14 @@ impl Theme {
             Depth::Ansi16 | Depth::None => {
                 let own = depth == Depth::Ansi16 && self.roles.iter().all(ansi);
                 if !own {
-                    let lender = if depth == Depth::Ansi16 { "terminal" } else { "mono" };
-                    out.roles = Self::named(lender).unwrap_or_else(|| Self::bare(lender)).roles;
+                    let lender = if depth == Depth::Ansi16 {
+                        "terminal"
+                    } else {
+                        "mono"
+                    };
+                    out.roles = Self::named(lender)
+                        .unwrap_or_else(|| Self::bare(lender))
+                        .roles;
                 }
                 out.ground = (Color::Reset, Color::Reset);
             }
@@ -257,13 +267,20 @@ impl Theme {
                 let back = colour::sample(&self.ramps[which], level as f32 / (count - 1) as f32);
                 let settle = |rgb: Rgb| {
                     let color = Color::Rgb(rgb.0, rgb.1, rgb.2);
-                    if self.depth == Depth::Ansi256 { index(color) } else { color }
+                    if self.depth == Depth::Ansi256 {
+                        index(color)
+                    } else {
+                        color
+                    }
                 };
                 let back = settle(back);
                 let shown = colour::rgb(back).unwrap_or_default();
                 let ink = colour::ink(shown);
                 let style = Style::new().bg(back);
-                [style.fg(settle(ink)), style.fg(settle(colour::mix(shown, ink, 0.6)))]
+                [
+                    style.fg(settle(ink)),
+                    style.fg(settle(colour::mix(shown, ink, 0.6))),
+                ]
             })
             .collect()
     }
@@ -277,22 +294,32 @@ fn nearest(place: f32, count: usize) -> usize {
 
 /// Whether a style uses nothing but the terminal's own 16 colours.
 fn ansi(style: &Style) -> bool {
-    [style.fg, style.bg].iter().flatten().all(|color| !matches!(color, Color::Rgb(..) | Color::Indexed(_)))
+    [style.fg, style.bg]
+        .iter()
+        .flatten()
+        .all(|color| !matches!(color, Color::Rgb(..) | Color::Indexed(_)))
 }
 
 /// The nearest of the 256 colours.
 fn index(color: Color) -> Color {
-    TermProfile::Ansi256.adapt_color(color).unwrap_or(Color::Reset)
+    match color {
+        Color::Rgb(r, g, b) => Color::Indexed(colour::nearest(Rgb(r, g, b))),
+        color => color,
+    }
 }
 
 /// The nearest of the 256 colours that can still be read on `back`.
 fn readable(color: Color, back: Color, contrast: f32) -> Color {
-    let (Some(wanted), Some(behind)) = (colour::rgb(color), colour::rgb(back)) else { return index(color) };
+    let (Some(wanted), Some(behind)) = (colour::rgb(color), colour::rgb(back)) else {
+        return index(color);
+    };
     let ink = colour::ink(behind);
     (0..=10)
         .map(|step| colour::mix(wanted, ink, step as f32 / 10.0))
         .map(|rgb| index(Color::Rgb(rgb.0, rgb.1, rgb.2)))
-        .find(|&color| colour::rgb(color).is_none_or(|rgb| colour::contrast(rgb, behind) >= contrast))
+        .find(|&color| {
+            colour::rgb(color).is_none_or(|rgb| colour::contrast(rgb, behind) >= contrast)
+        })
         .unwrap_or(index(color))
 }
 
@@ -326,10 +353,19 @@ mod tests {
             assert_eq!(warnings, Vec::<String>::new(), "{name}");
             assert!(theme.is_some());
         }
-        let mut files: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/themes"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
-            .collect();
+        let mut files: Vec<String> =
+            std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/themes"))
+                .unwrap()
+                .map(|entry| {
+                    entry
+                        .unwrap()
+                        .path()
+                        .file_stem()
+                        .unwrap()
+                        .to_string_lossy()
+                        .into_owned()
+                })
+                .collect();
         files.sort();
         let mut names: Vec<&str> = THEMES.iter().map(|t| t.name).collect();
         names.sort_unstable();
@@ -341,7 +377,12 @@ mod tests {
         every(|theme| {
             let mut styles: Vec<Style> = ROLES.map(|role| theme.style(role)).to_vec();
             for place in [0.0, 0.4, 1.0] {
-                styles.extend([theme.heat(place), theme.sign(place), theme.heat_faint(place), theme.sign_faint(place)]);
+                styles.extend([
+                    theme.heat(place),
+                    theme.sign(place),
+                    theme.heat_faint(place),
+                    theme.sign_faint(place),
+                ]);
             }
             styles.push(theme.ground());
             for color in styles.iter().flat_map(|s| [s.fg, s.bg]).flatten() {
@@ -351,7 +392,12 @@ mod tests {
                     Color::Indexed(_) => Depth::Ansi256,
                     _ => Depth::Ansi16,
                 };
-                assert!(deep <= theme.depth, "{} at {:?}: {color:?}", theme.name, theme.depth);
+                assert!(
+                    deep <= theme.depth,
+                    "{} at {:?}: {color:?}",
+                    theme.name,
+                    theme.depth
+                );
             }
         });
     }
@@ -361,14 +407,33 @@ mod tests {
         every(|theme| {
             for role in ROLES {
                 let (fg, bg, _) = seen(theme, role);
-                let (Some(fg), Some(bg)) = (colour::rgb(fg.unwrap()), colour::rgb(bg.unwrap())) else { continue };
+                let (Some(fg), Some(bg)) = (colour::rgb(fg.unwrap()), colour::rgb(bg.unwrap()))
+                else {
+                    continue;
+                };
                 let found = colour::contrast(fg, bg);
-                assert!(found >= role.contrast(), "{} {:?} {}: {found}", theme.name, theme.depth, role.name());
+                assert!(
+                    found >= role.contrast(),
+                    "{} {:?} {}: {found}",
+                    theme.name,
+                    theme.depth,
+                    role.name()
+                );
             }
             for level in 0..=20 {
-                for style in [theme.heat(level as f32 / 20.0), theme.sign(level as f32 / 20.0)] {
-                    if let (Some(Some(fg)), Some(Some(bg))) = (style.fg.map(colour::rgb), style.bg.map(colour::rgb)) {
-                        assert!(colour::contrast(fg, bg) >= 4.5, "{} {:?} {level}", theme.name, theme.depth);
+                for style in [
+                    theme.heat(level as f32 / 20.0),
+                    theme.sign(level as f32 / 20.0),
+                ] {
+                    if let (Some(Some(fg)), Some(Some(bg))) =
+                        (style.fg.map(colour::rgb), style.bg.map(colour::rgb))
+                    {
+                        assert!(
+                            colour::contrast(fg, bg) >= 4.5,
+                            "{} {:?} {level}",
+                            theme.name,
+                            theme.depth
+                        );
                     }
                 }
             }
@@ -402,21 +467,42 @@ mod tests {
                 (Role::Key, Role::Hint),
                 (Role::Edited, Role::Model),
             ] {
-                assert_ne!(at(a), at(b), "{} {:?}: {} {}", theme.name, theme.depth, a.name(), b.name());
+                assert_ne!(
+                    at(a),
+                    at(b),
+                    "{} {:?}: {} {}",
+                    theme.name,
+                    theme.depth,
+                    a.name(),
+                    b.name()
+                );
             }
             let (_, bg, modifier) = at(Role::Cursor);
-            assert!(bg != theme.ground().bg || modifier.contains(Modifier::REVERSED), "{}", theme.name);
+            assert!(
+                bg != theme.ground().bg || modifier.contains(Modifier::REVERSED),
+                "{}",
+                theme.name
+            );
         });
     }
 
     #[test]
     fn numbers_become_few_levels_with_zero_in_the_middle() {
-        let distinct = |styles: Vec<Style>| styles.iter().collect::<std::collections::HashSet<_>>().len();
+        let distinct = |styles: Vec<Style>| {
+            styles
+                .iter()
+                .collect::<std::collections::HashSet<_>>()
+                .len()
+        };
         for (depth, levels) in [(Depth::True, 16), (Depth::Ansi256, 8)] {
             for theme in Theme::all() {
                 let theme = theme.adapt(depth);
                 let heat = (0..1000).map(|i| theme.heat(i as f32 / 999.0)).collect();
-                assert!((levels - 2..=levels).contains(&distinct(heat)), "{} {depth:?}", theme.name);
+                assert!(
+                    (levels - 2..=levels).contains(&distinct(heat)),
+                    "{} {depth:?}",
+                    theme.name
+                );
                 assert_eq!(theme.sign(0.5), theme.ground(), "zero is not painted");
                 assert_ne!(theme.sign(0.0), theme.sign(1.0));
             }
@@ -424,8 +510,14 @@ mod tests {
         let plain = Theme::default().adapt(Depth::Ansi16);
         assert!(!plain.paints());
         assert_eq!(plain.heat(1.0), plain.style(Role::Text));
-        assert_eq!([0.0, 0.3, 0.5, 0.8, 1.0, f32::NAN].map(|p| plain.glyph(p)), [' ', '░', '▒', '▓', '█', ' ']);
-        assert_eq!([0.0, 0.5, 0.52, 1.0].map(|p| plain.sign_mark(p)), ['-', ' ', ' ', '+']);
+        assert_eq!(
+            [0.0, 0.3, 0.5, 0.8, 1.0, f32::NAN].map(|p| plain.glyph(p)),
+            [' ', '░', '▒', '▓', '█', ' ']
+        );
+        assert_eq!(
+            [0.0, 0.5, 0.52, 1.0].map(|p| plain.sign_mark(p)),
+            ['-', ' ', ' ', '+']
+        );
     }
 
     #[test]

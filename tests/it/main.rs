@@ -1,1 +1,7 @@
+//! The integration tests: one binary, because candle links slowly. A module a subject.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr, clippy::float_cmp)]
 
+mod architecture;
+mod engine;
+mod invariants;
+mod tools;

@@ -4,9 +4,8 @@
 //! the [`Hits`]. To add a shape, add a file here and the arm the compiler asks for.
 
 mod grid;
-mod number;
 mod table;
-mod text;
+pub mod text;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -14,7 +13,7 @@ use ratatui::layout::{Position, Rect};
 use crate::lab::figure::{Anchor, Body, Figure};
 use crate::ui::theme::Theme;
 
-pub use number::{compact, significant};
+pub use crate::export::number::{compact, significant};
 
 /// How much a grid cell says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +78,10 @@ pub struct Hits {
 impl Hits {
     /// What stands at a place on the screen.
     pub fn at(&self, x: u16, y: u16) -> Option<Anchor> {
-        self.cells.iter().find(|(rect, _)| rect.contains(Position { x, y })).map(|(_, anchor)| *anchor)
+        self.cells
+            .iter()
+            .find(|(rect, _)| rect.contains(Position { x, y }))
+            .map(|(_, anchor)| *anchor)
     }
 }
 
@@ -103,4 +105,87 @@ fn covers(title: Anchor, cursor: Anchor) -> bool {
         && agrees(title.layer.is_some(), title.layer == cursor.layer)
         && agrees(title.position.is_some(), title.position == cursor.position)
         && agrees(title.unit.is_some(), title.unit == cursor.unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+    use crate::lab::figure::Unit;
+    use crate::ui::theme::Depth;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_title_covers_what_it_names_and_nothing_covers_everything() {
+        let cursor = Anchor::cell(3, 5).with(Unit::Token(9));
+        assert!(covers(Anchor::layer(3), cursor) && covers(Anchor::position(5), cursor));
+        assert!(!covers(Anchor::layer(4), cursor));
+        assert!(!covers(Anchor::cell(3, 6), cursor));
+        assert!(!covers(Anchor::layer(3).with(Unit::Head(9)), cursor));
+        assert!(!covers(Anchor::default(), cursor));
+    }
+
+    #[test]
+    fn density_has_two_ends() {
+        assert_eq!(Density::Full.less().less().less(), Density::Colour);
+        assert_eq!(Density::Colour.more().more().more(), Density::Full);
+    }
+
+    fn views() -> impl Strategy<Value = View> {
+        let cursor = proptest::option::of((0_usize..6, 0_usize..8, 0_u32..30));
+        let density = prop_oneof![
+            Just(Density::Full),
+            Just(Density::Token),
+            Just(Density::Colour)
+        ];
+        (
+            cursor,
+            density,
+            any::<[bool; 3]>(),
+            proptest::option::of(0_usize..50),
+            0_usize..50,
+        )
+            .prop_map(
+                |(cursor, density, [focused, stale, flip], first_column, first_line)| View {
+                    cursor: cursor.map(|(layer, position, unit)| {
+                        Anchor::cell(layer, position).with(Unit::Neuron(unit))
+                    }),
+                    focused,
+                    density,
+                    stale,
+                    flip,
+                    first_column,
+                    first_line,
+                },
+            )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_size_any_view_and_never_outside(
+            view in views(),
+            (x, y, wide, high) in (0_u16..6, 0_u16..6, 0_u16..70, 0_u16..20),
+            which in 0_usize..7,
+            deep: bool,
+        ) {
+            let figure = &samples::all()[which];
+            let theme = Theme::default().adapt(if deep { Depth::True } else { Depth::Ansi16 });
+            let mut buf = Buffer::filled(Rect::new(0, 0, 64, 20), ratatui::buffer::Cell::new("x"));
+            let area = Rect::new(x, y, wide, high);
+            let hits = draw(figure, &view, &theme, area, &mut buf);
+            for cy in 0..20 {
+                for cx in 0..64 {
+                    if !area.contains(Position { x: cx, y: cy }) {
+                        prop_assert_eq!(buf[(cx, cy)].symbol(), "x", "at {},{}", cx, cy);
+                    }
+                }
+            }
+            for (rect, _) in &hits.cells {
+                prop_assert_eq!(rect.intersection(area), *rect);
+                prop_assert!(!rect.is_empty());
+            }
+        }
+    }
 }

@@ -6,7 +6,16 @@
 use crate::error::{Error, Result};
 
 /// Values of `TERM`, or parts of them, of terminals that have truecolor. `TERM` passes through SSH, `COLORTERM` does not.
-const TRUE_TERMS: &[&str] = &["direct", "kitty", "ghostty", "alacritty", "wezterm", "foot", "truecolor", "24bit"];
+const TRUE_TERMS: &[&str] = &[
+    "direct",
+    "kitty",
+    "ghostty",
+    "alacritty",
+    "wezterm",
+    "foot",
+    "truecolor",
+    "24bit",
+];
 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +40,11 @@ impl Depth {
             "16" | "ansi" => Ok(Some(Self::Ansi16)),
             "256" => Ok(Some(Self::Ansi256)),
             "true" | "truecolor" | "24bit" | "always" => Ok(Some(Self::True)),
-            _ => Err(Error::argument("--color", flag, "auto, truecolor, 256, 16 or none")),
+            _ => Err(Error::argument(
+                "--color",
+                flag,
+                "auto, truecolor, 256, 16 or none",
+            )),
         }
     }
 
@@ -52,15 +65,17 @@ impl Depth {
             return Ok(Self::None);
         }
         let term = env("TERM");
-        Ok(if matches!(term.as_str(), "dumb" | "unknown") || term.contains("mono") {
-            if forced { Self::Ansi16 } else { Self::None }
-        } else if TRUE_TERMS.iter().any(|word| term.contains(word)) {
-            Self::True
-        } else if term.contains("256color") || env("TERM_PROGRAM") == "apple_terminal" {
-            Self::Ansi256
-        } else {
-            Self::Ansi16
-        })
+        Ok(
+            if matches!(term.as_str(), "dumb" | "unknown") || term.contains("mono") {
+                if forced { Self::Ansi16 } else { Self::None }
+            } else if TRUE_TERMS.iter().any(|word| term.contains(word)) {
+                Self::True
+            } else if term.contains("256color") || env("TERM_PROGRAM") == "apple_terminal" {
+                Self::Ansi256
+            } else {
+                Self::Ansi16
+            },
+        )
     }
 
     /// How `--color` and `:stats` spell it.
@@ -87,13 +102,18 @@ pub enum Glyphs {
 impl Glyphs {
     /// Decides from the locale, and from `TERM` for the Linux console, whose font lacks most blocks.
     pub fn detect(env: impl Fn(&str) -> Option<String>) -> Self {
-        let locale =
-            ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .find_map(|name| env(name).filter(|value| !value.is_empty()));
         let other = locale.is_some_and(|value| {
             let value = value.to_ascii_lowercase();
             value.contains('.') && !value.contains("utf-8") && !value.contains("utf8")
         });
-        if other || env("TERM").as_deref() == Some("linux") { Self::Ascii } else { Self::Unicode }
+        if other || env("TERM").as_deref() == Some("linux") {
+            Self::Ascii
+        } else {
+            Self::Unicode
+        }
     }
 
     /// Shades from nothing to full.
@@ -119,7 +139,12 @@ mod tests {
     use super::*;
 
     fn depth(flag: Option<&str>, vars: &[(&str, &str)]) -> Depth {
-        Depth::detect(flag, |name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())).unwrap()
+        Depth::detect(flag, |name| {
+            vars.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        })
+        .unwrap()
     }
 
     #[test]
@@ -131,15 +156,31 @@ mod tests {
             (None, &[("NO_COLOR", ""), rich], Depth::True),
             (None, &[rich, ("TERM", "dumb")], Depth::True),
             (None, &[("TERM", "xterm-256color")], Depth::Ansi256),
-            (None, &[("TERM", "tmux-256color"), ("COLORTERM", "24bit")], Depth::True),
+            (
+                None,
+                &[("TERM", "tmux-256color"), ("COLORTERM", "24bit")],
+                Depth::True,
+            ),
             (None, &[("TERM", "xterm")], Depth::Ansi16),
             (None, &[("TERM", "linux")], Depth::Ansi16),
             (None, &[("TERM", "xterm-direct")], Depth::True),
             (None, &[("TERM", "xterm-kitty")], Depth::True),
             (None, &[("TERM", "dumb")], Depth::None),
-            (None, &[("TERM", "dumb"), ("CLICOLOR_FORCE", "1")], Depth::Ansi16),
-            (None, &[("TERM", "dumb"), ("CLICOLOR_FORCE", "0")], Depth::None),
-            (None, &[("TERM", "xterm-256color"), ("CLICOLOR", "0")], Depth::None),
+            (
+                None,
+                &[("TERM", "dumb"), ("CLICOLOR_FORCE", "1")],
+                Depth::Ansi16,
+            ),
+            (
+                None,
+                &[("TERM", "dumb"), ("CLICOLOR_FORCE", "0")],
+                Depth::None,
+            ),
+            (
+                None,
+                &[("TERM", "xterm-256color"), ("CLICOLOR", "0")],
+                Depth::None,
+            ),
             (None, &[], Depth::Ansi16),
         ] {
             assert_eq!(depth(flag, vars), want, "{flag:?} {vars:?}");
@@ -148,8 +189,13 @@ mod tests {
 
     #[test]
     fn a_wrong_flag_is_an_error_that_lists_the_right_ones() {
-        let error = Depth::detect(Some("pink"), |_| None).unwrap_err().to_string();
-        assert!(error.contains("pink") && error.contains("truecolor, 256, 16 or none"), "{error}");
+        let error = Depth::detect(Some("pink"), |_| None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("pink") && error.contains("truecolor, 256, 16 or none"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -166,7 +212,11 @@ mod tests {
         };
         assert_eq!(with("LANG", "de_DE.ISO-8859-1"), Glyphs::Ascii);
         assert_eq!(with("LANG", "en_US.UTF-8"), Glyphs::Unicode);
-        assert_eq!(with("LC_ALL", "C"), Glyphs::Unicode, "C says nothing about the terminal");
+        assert_eq!(
+            with("LC_ALL", "C"),
+            Glyphs::Unicode,
+            "C says nothing about the terminal"
+        );
         assert_eq!(with("TERM", "linux"), Glyphs::Ascii);
     }
 }

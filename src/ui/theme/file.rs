@@ -15,12 +15,18 @@ use crate::export::colour::{self, Rgb};
 /// Reads every `*.toml` of a folder, in order of name.
 pub(super) fn load_folder(folder: &Path) -> (Vec<Theme>, Vec<String>) {
     let (mut themes, mut warnings) = (Vec::new(), Vec::new());
-    let Ok(entries) = std::fs::read_dir(folder) else { return (themes, warnings) };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return (themes, warnings);
+    };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "toml"));
     paths.sort();
     for path in paths {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         match std::fs::read_to_string(&path) {
             Ok(source) => {
                 let (theme, mistakes) = parse(&name, &path, &source);
@@ -46,7 +52,12 @@ struct Reader<'a> {
 
 /// Reads one theme for truecolor. A file that is not TOML gives none.
 pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Vec<String>) {
-    let mut reader = Reader { path, source, warnings: Vec::new(), palette: Vec::new() };
+    let mut reader = Reader {
+        path,
+        source,
+        warnings: Vec::new(),
+        palette: Vec::new(),
+    };
     let table = match DeTable::parse(source) {
         Ok(table) => table.into_inner(),
         Err(error) => {
@@ -59,7 +70,10 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     let mut written: Vec<(Role, &str, usize)> = Vec::new();
     let mut ramps: [Option<Vec<Rgb>>; 2] = [None, None];
     // The palette first: every other section may use its names.
-    let mut sections: Vec<Item> = table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).collect();
+    let mut sections: Vec<Item> = table
+        .iter()
+        .map(|(key, value)| (key.get_ref().as_ref(), value))
+        .collect();
     sections.sort_by_key(|(key, _)| *key != "palette");
     for (key, value) in sections {
         match key {
@@ -68,13 +82,21 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                 Some("dark") => theme.variant = Variant::Dark,
                 Some("light") => theme.variant = Variant::Light,
                 Some("any") | None => {}
-                Some(other) => reader.warn(value.span().start, &format!("variant `{other}`; expected dark, light or any")),
+                Some(other) => reader.warn(
+                    value.span().start,
+                    &format!("variant `{other}`; expected dark, light or any"),
+                ),
             },
             "palette" => {
                 for (slot, value) in reader.section(key, value) {
-                    let Some(word) = reader.string(slot, value) else { continue };
+                    let Some(word) = reader.string(slot, value) else {
+                        continue;
+                    };
                     if !slot_name(slot) {
-                        reader.warn(value.span().start, &format!("`{slot}` is no palette slot; there are base00 to base0F"));
+                        reader.warn(
+                            value.span().start,
+                            &format!("`{slot}` is no palette slot; there are base00 to base0F"),
+                        );
                     } else if let Some(color) = reader.color(word, value.span().start) {
                         reader.palette.push((slot.to_owned(), color));
                     }
@@ -82,12 +104,17 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
             }
             "roles" => {
                 for (role, value) in reader.section(key, value) {
-                    let Some(words) = reader.string(role, value) else { continue };
+                    let Some(words) = reader.string(role, value) else {
+                        continue;
+                    };
                     match ROLES.iter().find(|r| r.name() == role) {
                         Some(&role) => written.push((role, words, value.span().start)),
                         None => reader.warn(
                             value.span().start,
-                            &format!("there is no role `{role}`; there are {}", ROLES.map(Role::name).join(" ")),
+                            &format!(
+                                "there is no role `{role}`; there are {}",
+                                ROLES.map(Role::name).join(" ")
+                            ),
                         ),
                     }
                 }
@@ -97,19 +124,27 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                     match which {
                         "heat" => ramps[0] = reader.ramp(value),
                         "sign" => ramps[1] = reader.ramp(value),
-                        other => reader.warn(value.span().start, &format!("there is no ramp `{other}`; there are heat and sign")),
+                        other => reader.warn(
+                            value.span().start,
+                            &format!("there is no ramp `{other}`; there are heat and sign"),
+                        ),
                     }
                 }
             }
-            other => reader.warn(value.span().start, &format!("unknown key `{other}`; expected name, variant, palette, roles or ramps")),
+            other => reader.warn(
+                value.span().start,
+                &format!("unknown key `{other}`; expected name, variant, palette, roles or ramps"),
+            ),
         }
     }
     theme.ground = (
         reader.slot("base05").unwrap_or(Color::Reset),
         reader.slot("base00").unwrap_or(Color::Reset),
     );
-    let own: Vec<(Role, Style)> =
-        written.into_iter().filter_map(|(role, words, at)| Some((role, reader.style(words, at)?))).collect();
+    let own: Vec<(Role, Style)> = written
+        .into_iter()
+        .filter_map(|(role, words, at)| Some((role, reader.style(words, at)?)))
+        .collect();
     for role in ROLES {
         theme.roles[role as usize] = reader.settle(role, &own);
     }
@@ -131,13 +166,13 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     (Some(theme.adapt(Depth::True)), reader.warnings)
 }
 
-/// viridis, from the end that looks like the background.
+/// A ramp that begins where it looks like the background: viridis, and on light grounds magma from its light end.
 fn usual_heat(variant: Variant) -> Vec<Rgb> {
-    let mut stops = colour::ramp("viridis").unwrap_or_default().to_vec();
-    if variant == Variant::Light {
-        stops.reverse();
+    let named = |name| colour::ramp(name).unwrap_or_default().to_vec();
+    match variant {
+        Variant::Any | Variant::Dark => named("viridis"),
+        Variant::Light => named("magma").into_iter().rev().collect(),
     }
-    stops
 }
 
 fn usual_sign(variant: Variant) -> Vec<Rgb> {
@@ -150,34 +185,53 @@ fn usual_sign(variant: Variant) -> Vec<Rgb> {
 
 /// Whether a name is `base00` to `base0F`.
 fn slot_name(name: &str) -> bool {
-    name.strip_prefix("base0").is_some_and(|digit| digit.len() == 1 && digit.chars().all(|c| c.is_ascii_hexdigit()))
+    name.strip_prefix("base0")
+        .is_some_and(|digit| digit.len() == 1 && digit.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
 impl Reader<'_> {
     fn warn(&mut self, at: usize, what: &str) {
-        let line = 1 + self.source.get(..at).unwrap_or_default().matches('\n').count();
+        let line = 1 + self
+            .source
+            .get(..at)
+            .unwrap_or_default()
+            .matches('\n')
+            .count();
         let what = what.lines().collect::<Vec<_>>().join(" ");
-        self.warnings.push(format!("{}:{line}: {what}", self.path.display()));
+        self.warnings
+            .push(format!("{}:{line}: {what}", self.path.display()));
     }
 
     fn string<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'_>>) -> Option<&'v str> {
         if let DeValue::String(text) = value.get_ref() {
             return Some(text);
         }
-        self.warn(value.span().start, &format!("`{key}` must be text in quotes"));
+        self.warn(
+            value.span().start,
+            &format!("`{key}` must be text in quotes"),
+        );
         None
     }
 
     fn section<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'v>>) -> Vec<Item<'v>> {
         if let DeValue::Table(table) = value.get_ref() {
-            return table.iter().map(|(key, value)| (key.get_ref().as_ref(), value)).collect();
+            return table
+                .iter()
+                .map(|(key, value)| (key.get_ref().as_ref(), value))
+                .collect();
         }
-        self.warn(value.span().start, &format!("`{key}` must be a section: [{key}]"));
+        self.warn(
+            value.span().start,
+            &format!("`{key}` must be a section: [{key}]"),
+        );
         Vec::new()
     }
 
     fn slot(&self, name: &str) -> Option<Color> {
-        self.palette.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, color)| *color)
+        self.palette
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, color)| *color)
     }
 
     /// A colour: a palette slot, `rrggbb` with or without `#`, an ANSI name, or `default`.
@@ -188,9 +242,14 @@ impl Reader<'_> {
         } else if word == "default" {
             Some(Color::Reset)
         } else if hex.len() == 6 && hex.chars().all(|c| c.is_ascii_hexdigit()) {
-            u32::from_str_radix(hex, 16).ok().map(|v| Rgb::hex(v)).map(|Rgb(r, g, b)| Color::Rgb(r, g, b))
+            u32::from_str_radix(hex, 16)
+                .ok()
+                .map(|v| Rgb::hex(v))
+                .map(|Rgb(r, g, b)| Color::Rgb(r, g, b))
         } else {
-            word.parse().ok().filter(|color| !matches!(color, Color::Rgb(..)))
+            word.parse()
+                .ok()
+                .filter(|color| !matches!(color, Color::Rgb(..)))
         };
         if color.is_none() {
             self.warn(at, &format!("`{word}` is no colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
@@ -212,7 +271,11 @@ impl Reader<'_> {
                 "reversed" => style = style.add_modifier(Modifier::REVERSED),
                 word => {
                     let color = self.color(word, at)?;
-                    style = if std::mem::take(&mut behind) { style.bg(color) } else { style.fg(color) };
+                    style = if std::mem::take(&mut behind) {
+                        style.bg(color)
+                    } else {
+                        style.fg(color)
+                    };
                 }
             }
         }
@@ -224,10 +287,18 @@ impl Reader<'_> {
         let at = value.span().start;
         match value.get_ref() {
             DeValue::String(name) => {
-                let (name, back) = name.strip_suffix(" reversed").map_or((name.as_ref(), false), |n| (n, true));
+                let (name, back) = name
+                    .strip_suffix(" reversed")
+                    .map_or((name.as_ref(), false), |n| (n, true));
                 let Some(stops) = colour::ramp(name) else {
                     let known: Vec<&str> = colour::RAMPS.iter().map(|(name, _)| *name).collect();
-                    self.warn(at, &format!("there is no ramp `{name}`; there are {}, each also with ` reversed`", known.join(", ")));
+                    self.warn(
+                        at,
+                        &format!(
+                            "there is no ramp `{name}`; there are {}, each also with ` reversed`",
+                            known.join(", ")
+                        ),
+                    );
                     return None;
                 };
                 let mut stops = stops.to_vec();
@@ -262,9 +333,17 @@ impl Reader<'_> {
             return *style;
         }
         if let Some(words) = role.usual() {
-            let known = words.split_whitespace().filter(|w| slot_name(w)).all(|w| self.slot(w).is_some());
+            let known = words
+                .split_whitespace()
+                .filter(|w| slot_name(w))
+                .all(|w| self.slot(w).is_some());
             if known {
-                let mut quiet = Reader { path: self.path, source: "", warnings: Vec::new(), palette: self.palette.clone() };
+                let mut quiet = Reader {
+                    path: self.path,
+                    source: "",
+                    warnings: Vec::new(),
+                    palette: self.palette.clone(),
+                };
                 if let Some(style) = quiet.style(words, 0) {
                     return style;
                 }
@@ -293,9 +372,18 @@ mod tests {
         let theme = theme.unwrap();
         let orange = Some(Color::Rgb(255, 136, 0));
         assert_eq!(theme.style(Role::Key).fg, orange);
-        assert_eq!(theme.style(Role::Stale).fg, Some(Color::Cyan), "stale, faint, muted");
+        assert_eq!(
+            theme.style(Role::Stale).fg,
+            Some(Color::Cyan),
+            "stale, faint, muted"
+        );
         assert_eq!(theme.style(Role::Model).fg, Some(Color::Reset));
-        assert!(theme.style(Role::Selection).add_modifier.contains(Modifier::REVERSED));
+        assert!(
+            theme
+                .style(Role::Selection)
+                .add_modifier
+                .contains(Modifier::REVERSED)
+        );
     }
 
     #[test]
@@ -307,12 +395,24 @@ mod tests {
         assert_eq!(warnings, Vec::<String>::new());
         let theme = theme.unwrap();
         assert_eq!(theme.variant, Variant::Light);
-        assert_eq!(theme.ground(), Style::new().fg(Color::Rgb(17, 17, 17)).bg(Color::Rgb(255, 255, 255)));
+        assert_eq!(
+            theme.ground(),
+            Style::new()
+                .fg(Color::Rgb(17, 17, 17))
+                .bg(Color::Rgb(255, 255, 255))
+        );
         let warning = theme.style(Role::Warning);
-        assert_eq!((warning.fg, warning.bg), (Some(Color::Rgb(170, 0, 0)), Some(Color::Rgb(255, 255, 255))));
+        assert_eq!(
+            (warning.fg, warning.bg),
+            (Some(Color::Rgb(170, 0, 0)), Some(Color::Rgb(255, 255, 255)))
+        );
         assert!(warning.add_modifier.contains(Modifier::BOLD));
         assert_eq!(theme.style(Role::Bar).fg, Some(Color::Green));
-        assert_eq!(theme.style(Role::Edited), warning, "without base09, edited looks like warning");
+        assert_eq!(
+            theme.style(Role::Edited),
+            warning,
+            "without base09, edited looks like warning"
+        );
     }
 
     #[test]
@@ -321,10 +421,29 @@ mod tests {
             "name = \"X\"\ncolour = 1\n[palette]\nbase0D = \"12345\"\nbase0G = \"123456\"\n\n[roles]\n\
              akcent = \"red\"\naccent = \"base0D\"\nok = \"green\"\n[ramps]\nheat = \"jet\"\nsign = [\"red\"]",
         );
-        let starts: Vec<String> = warnings.iter().map(|w| w.split(": ").next().unwrap().to_owned()).collect();
+        let starts: Vec<String> = warnings
+            .iter()
+            .map(|w| w.split(": ").next().unwrap().to_owned())
+            .collect();
         let lines = [4, 5, 2, 12, 13, 8, 9].map(|line| format!("my/x.toml:{line}"));
-        assert_eq!({ let mut s = starts.clone(); s.sort(); s }, { let mut l = lines.to_vec(); l.sort(); l }, "{warnings:#?}");
-        assert!(warnings.iter().any(|w| w.contains("akcent") && w.contains("accent")));
+        assert_eq!(
+            {
+                let mut s = starts.clone();
+                s.sort();
+                s
+            },
+            {
+                let mut l = lines.to_vec();
+                l.sort();
+                l
+            },
+            "{warnings:#?}"
+        );
+        assert!(
+            warnings
+                .iter()
+                .any(|w| w.contains("akcent") && w.contains("accent"))
+        );
         let theme = theme.unwrap();
         assert_eq!(theme.style(Role::Ok).fg, Some(Color::Green));
         assert!(theme.paints());
@@ -340,11 +459,19 @@ mod tests {
     #[test]
     fn a_folder_is_read_in_order_and_a_missing_one_is_empty() {
         let folder = tempfile::tempdir().unwrap();
-        for (file, text) in [("b.toml", ""), ("a.toml", "name = \"A!\""), ("broken.toml", "="), ("c.txt", "")] {
+        for (file, text) in [
+            ("b.toml", ""),
+            ("a.toml", "name = \"A!\""),
+            ("broken.toml", "="),
+            ("c.txt", ""),
+        ] {
             std::fs::write(folder.path().join(file), text).unwrap();
         }
         let (themes, warnings) = load_folder(folder.path());
-        let names: Vec<(&str, &str)> = themes.iter().map(|t| (t.name.as_str(), t.title.as_str())).collect();
+        let names: Vec<(&str, &str)> = themes
+            .iter()
+            .map(|t| (t.name.as_str(), t.title.as_str()))
+            .collect();
         assert_eq!(names, [("a", "A!"), ("b", "b")]);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("broken.toml:1: "), "{warnings:?}");

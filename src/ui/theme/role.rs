@@ -108,9 +108,13 @@ impl Role {
             Self::Cursor => Some(Self::Selection),
             Self::Key | Self::Focus | Self::Bar | Self::User | Self::Special => Some(Self::Accent),
             Self::Edited | Self::Error => Some(Self::Warning),
-            Self::Muted | Self::Title | Self::Selection | Self::Accent | Self::Ok | Self::Warning | Self::Model => {
-                Some(Self::Text)
-            }
+            Self::Muted
+            | Self::Title
+            | Self::Selection
+            | Self::Accent
+            | Self::Ok
+            | Self::Warning
+            | Self::Model => Some(Self::Text),
         }
     }
 
@@ -174,7 +178,9 @@ mod tests {
     #[test]
     fn every_chain_ends_at_text() {
         for role in ROLES {
-            let chain: Vec<Role> = std::iter::successors(Some(role), |r| r.fallback()).take(ROLES.len()).collect();
+            let chain: Vec<Role> = std::iter::successors(Some(role), |r| r.fallback())
+                .take(ROLES.len())
+                .collect();
             assert_eq!(chain.last(), Some(&Role::Text), "{}", role.name());
         }
     }

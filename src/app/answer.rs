@@ -1,0 +1,278 @@
+//! What the engine tells, taken into the app.
+//!
+//! Invariant: an update about something that is gone changes nothing; a failed figure keeps the one before.
+//! To take in a new update, add its arm in [`App::answer`].
+
+use super::commands::{Why, command};
+use super::notice::Level;
+use super::transcript::{Activity, Transcript};
+use super::{App, Baseline, Effect, Shown};
+use crate::engine::{Ending, Loaded, Mode, Question, Request, Slot, Token, Update};
+use crate::instruments::INSTRUMENTS;
+use crate::lab::edit::{Edit, Place};
+use crate::lab::figure::Figure;
+use crate::lab::receipt::Receipt;
+use crate::model::site::Address;
+
+/// What a figure is older than.
+const BEFORE_EDIT: &str = "for the run before the last edit";
+const EARLIER_TEXT: &str = "for an earlier text";
+
+impl App {
+    pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
+        match update {
+            Update::Loading(phase) => self.loading = Some(phase),
+            Update::Loaded(loaded) => return self.loaded(*loaded),
+            Update::Began(tokens) => self.began(tokens),
+            Update::Token { token, receipts } => {
+                self.receipts = merge(&self.receipts, receipts);
+                self.transcript.push(token);
+                self.follow();
+            }
+            Update::Ended { ending, written, rate } => return self.ended(ending, written, rate),
+            Update::Rewound(left) => self.rewound(left),
+            Update::Edited { boundary, receipts } => self.edited(boundary, receipts),
+            Update::Figure { slot, unedited, figure } => self.figure_came(slot, unedited, *figure),
+            Update::Column { slot, figure } => self.column_came(slot, *figure),
+            Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
+            Update::Checked(check) => self.check = Some(check),
+            Update::Receipts(receipts) => self.receipts = receipts,
+            Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
+            Update::Direction { name, about } => self.direction_came(name, about),
+            Update::Failed { slot, message } => self.failed(slot, message),
+        }
+        Vec::new()
+    }
+
+    fn with(&mut self, slot: Slot, change: impl FnOnce(&mut Shown)) {
+        if let Some(shown) = self.shown.get_mut(slot) {
+            change(shown);
+        }
+    }
+
+    fn loaded(&mut self, loaded: Loaded) -> Vec<Effect> {
+        self.loading = None;
+        self.directions = loaded.directions.clone();
+        self.cursor.layer = loaded.card.layers.saturating_sub(1);
+        let mut rows = std::mem::take(&mut self.start.edits);
+        rows.extend(self.directions.iter().map(|(name, about)| ready(name, about)));
+        let chosen = !rows.iter().any(|e| e.on);
+        self.edits.ready(rows);
+        self.model = Some(loaded);
+        if !self.chat_possible() && self.chat {
+            self.chat = false;
+            self.warn("this model has no chat template; prompts go in as raw text");
+        }
+        let live = self.live();
+        let mut effects = vec![self.ask(Request::Sampling(self.sampling)), self.ask(Request::Live(live))];
+        if !chosen {
+            effects.push(self.ask_edits());
+        }
+        if let Some(text) = self.start.prompt.take() {
+            let chat = self.chat;
+            effects.extend(self.start(text, chat));
+        }
+        effects
+    }
+
+    /// The questions of every instrument that is live on this model.
+    pub(super) fn live(&self) -> Vec<Question> {
+        let Some(model) = &self.model else { return Vec::new() };
+        let asked = |name: Slot| self.shown.get(name).map(|s| s.arguments.clone()).unwrap_or_default();
+        let question = |name: Slot| Question { instrument: name, arguments: asked(name), unedited: false };
+        let live = INSTRUMENTS.iter().filter(|i| i.live(&model.card, &asked(i.name())).is_some());
+        live.map(|i| question(i.name())).collect()
+    }
+
+    /// Whether an instrument grows with the text.
+    pub(super) fn is_live(&self, slot: Slot) -> bool {
+        self.live().iter().any(|q| q.instrument == slot)
+    }
+
+    fn began(&mut self, tokens: Vec<Token>) {
+        self.transcript.begin(tokens, self.now);
+        self.show_presets = false;
+        self.baseline = None;
+        self.baseline_asked = false;
+        self.check = None;
+        self.cursor.follow = true;
+        self.follow();
+        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        for (slot, shown) in &mut self.shown {
+            if live.contains(slot) {
+                *shown = Shown { arguments: shown.arguments.clone(), spot: shown.spot, ..Shown::default() };
+            } else if shown.figure.is_some() {
+                shown.stale = Some(EARLIER_TEXT);
+            }
+            shown.unedited = None;
+            shown.difference = None;
+        }
+    }
+
+    /// Moves the cursor to the newest token when it follows.
+    pub(super) fn follow(&mut self) {
+        let last = self.transcript.tokens.len().saturating_sub(1);
+        if self.cursor.follow || self.cursor.position > last {
+            self.cursor.position = last;
+        }
+    }
+
+    fn ended(&mut self, ending: Ending, written: usize, rate: f32) -> Vec<Effect> {
+        self.transcript.activity = Activity::Idle;
+        self.transcript.ending = Some(ending);
+        self.transcript.since = None;
+        if written > 0 {
+            self.transcript.rate = Some(rate);
+        }
+        match ending {
+            Ending::Context => self.warn("the context is full; r rewinds, n starts a new text"),
+            Ending::Count | Ending::EndToken | Ending::Stopped => {}
+        }
+        if self.difference { self.ask_unedited() } else { Vec::new() }
+    }
+
+    fn rewound(&mut self, left: usize) {
+        self.transcript.truncate(left);
+        self.baseline = None;
+        self.follow();
+        for shown in self.shown.values_mut() {
+            if let Some(figure) = &mut shown.figure {
+                figure.truncate(left as u32);
+            }
+            shown.unedited = None;
+            shown.difference = None;
+        }
+    }
+
+    fn edited(&mut self, boundary: Option<usize>, receipts: Vec<Receipt>) {
+        self.receipts = receipts;
+        match boundary {
+            Some(position) => {
+                // The prompt's own end is a boundary too, once something was written under other edits.
+                self.transcript.mark(position);
+                self.transcript.boundaries.retain(|b| *b <= position);
+            }
+            None => self.transcript.boundaries.clear(),
+        }
+    }
+
+    /// Marks figures that the edits just asked for leave behind.
+    pub(super) fn age(&mut self, mode: Mode) {
+        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        for (slot, shown) in &mut self.shown {
+            // A live figure's columns were measured under the edits of their time; from now on they go on.
+            let holds = mode == Mode::FromNow && live.contains(slot);
+            if shown.figure.is_some() && !holds {
+                shown.stale = Some(BEFORE_EDIT);
+            }
+        }
+    }
+
+    fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) {
+        let mut problem = None;
+        self.with(slot, |s| {
+            s.working = None;
+            s.failed = None;
+            if unedited {
+                s.unedited = Some(figure);
+            } else {
+                s.figure = Some(figure);
+                s.stale = None;
+            }
+            s.difference = match (&s.figure, &s.unedited) {
+                (Some(edited), Some(unedited)) => edited.minus(unedited).map_err(|e| problem = Some(e)).ok(),
+                _ => None,
+            };
+        });
+        if let Some(problem) = problem.filter(|_| self.difference) {
+            self.warn(problem.to_string());
+        }
+    }
+
+    fn column_came(&mut self, slot: Slot, column: Figure) {
+        self.with(slot, |s| {
+            s.difference = None;
+            match &mut s.figure {
+                Some(figure) => figure.append(column),
+                None => s.figure = Some(column),
+            }
+        });
+    }
+
+    fn baseline_came(&mut self, tokens: Vec<Token>, diverges: Option<usize>) {
+        self.baseline_asked = false;
+        let mut text = Transcript::default();
+        tokens.into_iter().for_each(|t| text.join(t));
+        self.baseline = Some(Baseline { text, diverges });
+    }
+
+    fn direction_came(&mut self, name: String, about: String) {
+        self.directions.retain(|d| d.0 != name);
+        self.directions.push((name.clone(), about.clone()));
+        if !self.edits.edits().iter().any(|e| e.direction == name) {
+            self.edits.offer(ready(&name, &about));
+        }
+        let number = self.edits.edits().iter().position(|e| e.direction == name).map_or(0, |i| i + 1);
+        self.inform(format!("the direction {name} is ready ({about}); {number} switches it on"));
+    }
+
+    fn failed(&mut self, slot: Option<Slot>, message: String) {
+        match slot {
+            Some(slot) => self.with(slot, |s| {
+                s.working = None;
+                s.failed = Some(message.clone());
+            }),
+            None => {
+                self.transcript.activity = Activity::Idle;
+                self.baseline_asked = false;
+                if self.model.is_none() {
+                    self.loading = None;
+                }
+            }
+        }
+        self.notices.say(self.now, Level::Error, message);
+    }
+
+    /// Where a direction was measured.
+    pub(super) fn home_of(&self, direction: &str) -> Option<Place> {
+        self.directions.iter().find(|d| d.0 == direction).map(|d| place(&d.1))
+    }
+
+    /// Runs a command line as typed.
+    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Why> {
+        let line = line.trim();
+        let (word, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(w, r)| (w, r.trim()));
+        if let Some(row) = command(word) {
+            (row.enabled)(self)?;
+            if row.wants() && rest.is_empty() {
+                self.open_line(row);
+                return Ok(Vec::new());
+            }
+            return (row.run)(self, rest);
+        }
+        if INSTRUMENTS.iter().any(|i| i.name() == word) {
+            return self.execute(&format!("show {word}"));
+        }
+        Err(Why(format!("there is no command `{word}`; ? lists what can be done here")))
+    }
+}
+
+/// Receipts that come with every token lack the KL that was measured before; it is kept while the edit is the same.
+fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
+    let known = |r: &Receipt| before.iter().find(|b| b.edit == r.edit).and_then(|b| b.kl);
+    after.into_iter().map(|r| Receipt { kl: r.kl.or_else(|| known(&r)), ..r }).collect()
+}
+
+/// The places a direction was measured at, out of a sentence about it.
+pub(super) fn measured(about: &str) -> Vec<Address> {
+    about.split([' ', ',', ';', '(', ')']).filter_map(|word| word.parse().ok()).collect()
+}
+
+fn place(about: &str) -> Place {
+    measured(about).first().map_or(Place::Writes, |a| Place::At(*a))
+}
+
+/// The row that offers a direction: where it was measured, switched off.
+fn ready(name: &str, about: &str) -> Edit {
+    Edit { on: false, ..super::commands::steering(name, place(about)) }
+}

@@ -1,0 +1,87 @@
+//! Commands about the program: help, palette, notices, files, leaving.
+//!
+//! Invariant: leaving never loses the session file. To add a command, add a row.
+
+use std::path::PathBuf;
+
+use super::{Command, Context, Outcome, Why, always, has_model};
+use crate::app::{App, Effect, Overlay};
+
+pub(super) const ROWS: &[Command] = &[
+    Command { name: "help", about: "shows what can be done here; Enter does it", keys: &["?", "F1"], context: Context::Anywhere, arguments: "", hint: "help", enabled: always, run: help },
+    Command { name: "palette", about: "opens the palette: type a command", keys: &[":", "ctrl-p"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: palette },
+    Command { name: "quit", about: "leaves the program; the session is kept", keys: &["q"], context: Context::Anywhere, arguments: "", hint: "quit", enabled: always, run: |app, _| Ok(app.quit()) },
+    Command { name: "back", about: "goes back one level: dismisses a notice, leaves a comparison", keys: &["Esc"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: back },
+    Command { name: "interrupt", about: "stops writing, then clears what you write, then (twice) leaves", keys: &["ctrl-c"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.interrupt()) },
+    Command { name: "suspend", about: "hands the terminal back to the shell; fg returns", keys: &["ctrl-z"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |_, _| Ok(vec![Effect::Suspend]) },
+    Command { name: "redraw", about: "paints the whole screen again", keys: &["ctrl-l"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |_, _| Ok(vec![Effect::Redraw]) },
+    Command { name: "notices", about: "shows everything that was said", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: notices },
+    Command { name: "model", about: "says what the loaded model is", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: has_model, run: model },
+    Command { name: "shot", about: "writes the screen as an SVG picture", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: shot },
+    Command { name: "session", about: "writes the session so far to a file, one request a line", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: session },
+];
+
+fn help(app: &mut App, _: &str) -> Outcome {
+    app.open_help();
+    Ok(vec![])
+}
+
+fn palette(app: &mut App, _: &str) -> Outcome {
+    app.open_palette();
+    Ok(vec![])
+}
+
+fn back(app: &mut App, _: &str) -> Outcome {
+    if app.notices.dismiss() {
+        return Ok(vec![]);
+    }
+    if app.compare {
+        app.compare = false;
+    } else if app.difference {
+        app.difference = false;
+    } else if app.show_presets && !app.transcript.tokens.is_empty() {
+        app.show_presets = false;
+    } else {
+        app.zoom = crate::app::layout::Zoom::Normal;
+    }
+    Ok(vec![])
+}
+
+fn notices(app: &mut App, _: &str) -> Outcome {
+    app.overlay = Some(Overlay::Notices { scroll: 0 });
+    Ok(vec![])
+}
+
+fn model(app: &mut App, _: &str) -> Outcome {
+    let model = app.model.as_ref().ok_or("no model is loaded yet")?;
+    let card = &model.card;
+    let text = format!(
+        "{}: {} family, {:.1} M weights, {} layers of width {} with {} neurons and {} heads, {} tokens in the vocabulary, {} on {}, loaded in {:.2} s, revision {}",
+        card.name,
+        card.family,
+        card.parameters as f64 / 1e6,
+        card.layers,
+        card.d_model,
+        card.d_mlp,
+        card.heads,
+        card.vocab,
+        card.dtype,
+        card.device,
+        model.seconds,
+        card.revision,
+    );
+    app.warn(text);
+    Ok(vec![])
+}
+
+fn shot(_: &mut App, text: &str) -> Outcome {
+    Ok(vec![Effect::Shot(path(text)?)])
+}
+
+fn session(app: &mut App, text: &str) -> Outcome {
+    Ok(vec![Effect::Write(path(text)?, app.session.bytes())])
+}
+
+fn path(text: &str) -> Result<PathBuf, Why> {
+    if text.trim().is_empty() { Err("a file name is missing".into()) } else { Ok(PathBuf::from(text.trim())) }
+}

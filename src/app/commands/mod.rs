@@ -1,0 +1,157 @@
+//! Commands: everything a user can do, as rows. Help, palette, footer hints, `keys.toml` and `lmscope keys` are
+//! derived from them.
+//!
+//! Invariant: names are unique, every row says what it does, and a command that cannot run says why.
+//! To add a command, add a row to one of the files here.
+
+mod edits;
+mod figure;
+mod global;
+mod text;
+mod view;
+
+use std::fmt;
+
+use super::{App, Effect};
+
+pub(in crate::app) use edits::steering;
+
+/// Why something cannot be done, in words that name the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why(pub String);
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        Self(text.to_string())
+    }
+}
+
+impl From<String> for Why {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<crate::error::Error> for Why {
+    fn from(error: crate::error::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a command leads to.
+pub type Outcome = Result<Vec<Effect>, Why>;
+
+/// Where a command's keys hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Context {
+    /// Everywhere, even while something is being written.
+    Always,
+    /// In every pane.
+    Anywhere,
+    /// In the transcript.
+    Transcript,
+    /// In a figure.
+    Figure,
+    /// In the list of edits.
+    Edits,
+    /// In the detail of a cell.
+    Cell,
+}
+
+impl Context {
+    /// Its name in lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Anywhere => "anywhere",
+            Self::Transcript => "transcript",
+            Self::Figure => "figure",
+            Self::Edits => "edits",
+            Self::Cell => "cell",
+        }
+    }
+}
+
+/// One row.
+pub struct Command {
+    /// What it is called in the palette and in `keys.toml`.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Its default keys.
+    pub keys: &'static [&'static str],
+    /// Where these keys hold.
+    pub context: Context,
+    /// What it takes: nothing, `NAME`, or `[NAME]` when it can do without. A digit key gives itself.
+    pub arguments: &'static str,
+    /// One or two words for the footer; empty when it is not worth the room.
+    pub hint: &'static str,
+    /// Whether it can run now.
+    pub enabled: fn(&App) -> Result<(), Why>,
+    /// Runs it.
+    pub run: fn(&mut App, &str) -> Outcome,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Command {
+    /// Whether it cannot run without an argument.
+    pub fn wants(&self) -> bool {
+        !self.arguments.is_empty() && !self.arguments.starts_with('[')
+    }
+}
+
+/// Every row, a slice a topic; footer hints come in this order.
+pub const COMMANDS: &[&[Command]] = &[text::ROWS, edits::ROWS, figure::ROWS, view::ROWS, global::ROWS];
+
+/// Every command.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().flat_map(|rows| rows.iter())
+}
+
+/// Finds a command by name.
+pub fn command(name: &str) -> Option<&'static Command> {
+    commands().find(|c| c.name == name)
+}
+
+#[allow(clippy::unnecessary_wraps)] // the type of a row's field
+fn always(_: &App) -> Result<(), Why> {
+    Ok(())
+}
+
+fn has_model(app: &App) -> Result<(), Why> {
+    if app.model.is_some() { Ok(()) } else { Err("no model is loaded yet".into()) }
+}
+
+fn has_text(app: &App) -> Result<(), Why> {
+    if app.transcript.tokens.is_empty() { Err("there is no text yet; choose a ready prompt or press i".into()) } else { Ok(()) }
+}
+
+fn has_figure(app: &App) -> Result<(), Why> {
+    if app.figure(app.slot).is_some() { Ok(()) } else { Err(Why(format!("there is no {} figure yet", app.slot))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_unique_and_say_what_they_do() {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in commands() {
+            assert!(seen.insert(row.name), "{} twice", row.name);
+            assert!(row.about.len() > 10 && !row.about.ends_with('.'), "{}: {}", row.name, row.about);
+        }
+        assert!(seen.len() > 40);
+    }
+}

@@ -1,0 +1,138 @@
+//! Commands about the text: write, run, stop, rewind, how tokens are chosen, and the unedited run beside it.
+//!
+//! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
+
+use super::{Command, Context, Outcome, Why, always, has_model, has_text};
+use crate::app::{App, Effect};
+use crate::engine::Request;
+use crate::lab::sample::Sampling;
+
+pub(super) const ROWS: &[Command] = &[
+    Command { name: "run", about: "runs the selected ready prompt", keys: &["Enter"], context: Context::Transcript, arguments: "", hint: "run", enabled: choosing, run: run_preset },
+    Command { name: "write", about: "write a prompt of your own (ctrl-j starts a new line)", keys: &["i"], context: Context::Anywhere, arguments: "", hint: "write", enabled: always, run: write },
+    Command { name: "stop", about: "stops writing", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: busy, run: |app, _| Ok(app.stop()) },
+    Command { name: "continue", about: "writes more tokens", keys: &["c"], context: Context::Anywhere, arguments: "", hint: "continue", enabled: can_go_on, run: go_on },
+    Command { name: "rewind", about: "forgets everything from the cursor on and writes on from there", keys: &["r"], context: Context::Anywhere, arguments: "", hint: "rewind", enabled: has_text, run: rewind },
+    Command { name: "again", about: "runs the same prompt once more from its beginning, under the edits as they are", keys: &["R"], context: Context::Anywhere, arguments: "", hint: "again", enabled: has_last, run: again },
+    Command { name: "new", about: "shows the ready prompts", keys: &["n"], context: Context::Anywhere, arguments: "", hint: "prompts", enabled: not_choosing, run: new },
+    Command { name: "compare", about: "shows the unedited run of the same seed beside this one", keys: &["b"], context: Context::Anywhere, arguments: "", hint: "compare", enabled: has_text, run: compare },
+    Command { name: "chat", about: "switches between raw text and one turn of chat for what you write", keys: &["C"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_chat, run: chat },
+    Command { name: "temperature", about: "how freely tokens are drawn; 0 takes the most probable one", keys: &["t"], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: temperature },
+    Command { name: "seed", about: "the seed of the draw", keys: &["T"], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: seed },
+    Command { name: "top-p", about: "keeps the smallest set of tokens with this much probability; 1 keeps all", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: top_p },
+    Command { name: "top-k", about: "keeps so many tokens; 0 keeps all", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: top_k },
+    Command { name: "count", about: "how many tokens are written at most", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: count },
+];
+
+fn choosing(app: &App) -> Result<(), Why> {
+    if !app.choosing() {
+        return Err("the ready prompts are not shown; n shows them".into());
+    }
+    if app.presets.is_empty() { Err("there is no ready prompt; press i to write one".into()) } else { Ok(()) }
+}
+
+fn not_choosing(app: &App) -> Result<(), Why> {
+    if app.choosing() { Err("the ready prompts are shown already".into()) } else { Ok(()) }
+}
+
+fn busy(app: &App) -> Result<(), Why> {
+    if app.transcript.busy() { Ok(()) } else { Err("nothing is being written".into()) }
+}
+
+fn can_go_on(app: &App) -> Result<(), Why> {
+    has_text(app)?;
+    if app.transcript.busy() { Err("it is writing already; ctrl-c stops it".into()) } else { Ok(()) }
+}
+
+fn has_last(app: &App) -> Result<(), Why> {
+    if app.last.is_some() { Ok(()) } else { Err("nothing was run yet".into()) }
+}
+
+fn has_chat(app: &App) -> Result<(), Why> {
+    has_model(app)?;
+    if app.chat_possible() { Ok(()) } else { Err("this model has no chat template; prompts go in as raw text".into()) }
+}
+
+fn run_preset(app: &mut App, _: &str) -> Outcome {
+    let preset = app.presets.get(app.preset).cloned().ok_or("there is no ready prompt")?;
+    app.chat = preset.chat;
+    Ok(app.start(preset.text, preset.chat))
+}
+
+fn write(app: &mut App, _: &str) -> Outcome {
+    app.writing = true;
+    app.set_focus(crate::app::layout::Pane::Transcript);
+    Ok(vec![])
+}
+
+fn go_on(app: &mut App, _: &str) -> Outcome {
+    Ok(app.go_on())
+}
+
+fn rewind(app: &mut App, _: &str) -> Outcome {
+    Ok(app.rewind(app.cursor.position.max(1)))
+}
+
+fn again(app: &mut App, _: &str) -> Outcome {
+    let (text, chat) = app.last.clone().ok_or("nothing was run yet")?;
+    Ok(app.start(text, chat))
+}
+
+fn new(app: &mut App, _: &str) -> Outcome {
+    app.show_presets = true;
+    app.set_focus(crate::app::layout::Pane::Transcript);
+    Ok(vec![])
+}
+
+fn compare(app: &mut App, _: &str) -> Outcome {
+    app.compare = !app.compare;
+    if app.compare && app.baseline.is_none() {
+        app.baseline_asked = true;
+        return Ok(vec![app.ask(Request::Baseline)]);
+    }
+    Ok(vec![])
+}
+
+fn chat(app: &mut App, _: &str) -> Outcome {
+    app.chat = !app.chat;
+    app.inform(if app.chat { "prompts go through the chat template" } else { "prompts go in as raw text" });
+    Ok(vec![])
+}
+
+fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Why> {
+    text.trim().parse().map_err(|_| Why(format!("`{text}` is not {expected}")))
+}
+
+fn sample(app: &mut App, sampling: Sampling) -> Vec<Effect> {
+    app.sampling = sampling;
+    vec![app.ask(Request::Sampling(sampling))]
+}
+
+fn temperature(app: &mut App, text: &str) -> Outcome {
+    let wanted = "a number from 0 to 10";
+    let temperature = Some(parse::<f64>(text, wanted)?).filter(|t| (0.0..=10.0).contains(t)).ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
+    Ok(sample(app, Sampling { temperature, ..app.sampling }))
+}
+
+fn seed(app: &mut App, text: &str) -> Outcome {
+    let seed = parse(text, "a whole number, 0 or more")?;
+    Ok(sample(app, Sampling { seed, ..app.sampling }))
+}
+
+fn top_p(app: &mut App, text: &str) -> Outcome {
+    let wanted = "a number above 0, up to 1";
+    let top_p = Some(parse::<f64>(text, wanted)?).filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
+    Ok(sample(app, Sampling { top_p, ..app.sampling }))
+}
+
+fn top_k(app: &mut App, text: &str) -> Outcome {
+    let top_k = parse(text, "a whole number, 0 or more")?;
+    Ok(sample(app, Sampling { top_k, ..app.sampling }))
+}
+
+fn count(app: &mut App, text: &str) -> Outcome {
+    let count: usize = parse(text, "a whole number, 1 or more")?;
+    app.count = count.max(1);
+    app.inform(format!("at most {} tokens are written", app.count));
+    Ok(vec![])
+}

@@ -1,0 +1,132 @@
+//! The parameter form of an instrument, derived from its parameters.
+//!
+//! Invariant: what is sent passes [`Arguments::check`]; a refusal stays in the form with its reason.
+//! To add a kind of field, add a variant of [`Kind`] in `instruments/mod.rs` and its arm in [`Form::press`].
+
+use super::key::{Code, Key};
+use super::prompt::{Prompt, Typed};
+use crate::engine::Slot;
+use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+
+/// One parameter being written.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// What it is.
+    pub parameter: &'static Parameter,
+    /// What is written.
+    pub value: Prompt,
+}
+
+/// A form.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The instrument's name.
+    pub slot: Slot,
+    /// Its parameters.
+    pub fields: Vec<Field>,
+    /// The field that has the cursor.
+    pub selected: usize,
+    /// Why it was refused.
+    pub error: Option<String>,
+    layers: usize,
+}
+
+/// What a key led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Still writing.
+    Stay,
+    /// Given up.
+    Close,
+    /// Ask with these arguments.
+    Ask(Arguments),
+}
+
+impl Form {
+    /// A form that holds these arguments, or defaults.
+    pub fn new(instrument: &'static dyn Instrument, arguments: &Arguments, layers: usize) -> Self {
+        let field = |p: &'static Parameter| Field { parameter: p, value: Prompt::with(arguments.0.get(p.name).map_or(p.default, String::as_str)) };
+        let fields = instrument.parameters().iter().map(field).collect();
+        Self { slot: instrument.name(), fields, selected: 0, error: None, layers }
+    }
+
+    /// What is written, as arguments.
+    pub fn arguments(&self) -> Arguments {
+        let values = self.fields.iter().map(|f| (f.parameter.name.to_string(), f.value.text().to_string()));
+        Arguments(values.collect())
+    }
+
+    /// Takes a key.
+    pub fn press(&mut self, key: Key) -> Filled {
+        let last = self.fields.len().saturating_sub(1);
+        match (key.ctrl, key.shift, key.code) {
+            (false, _, Code::Esc) => return Filled::Close,
+            (false, true, Code::Tab) | (false, _, Code::Up) => self.selected = self.selected.saturating_sub(1),
+            (false, false, Code::Tab) | (false, _, Code::Down) => self.selected = (self.selected + 1).min(last),
+            (false, _, Code::Enter) => return self.send(),
+            (false, _, Code::Left) if self.turns() => self.turn(-1),
+            (false, _, Code::Right | Code::Space) if self.turns() => self.turn(1),
+            _ => {
+                let choice = self.fields.get(self.selected).is_some_and(|f| matches!(f.parameter.kind, Kind::Choice(_)));
+                if let Some(field) = self.fields.get_mut(self.selected).filter(|_| !choice)
+                    && field.value.press(key) == Typed::Changed
+                {
+                    self.error = None;
+                }
+            }
+        }
+        Filled::Stay
+    }
+
+    /// Takes pasted text.
+    pub fn paste(&mut self, text: &str) {
+        if let Some(field) = self.fields.get_mut(self.selected) {
+            field.value.paste(text);
+        }
+    }
+
+    /// Whether left and right turn the selected field's value.
+    fn turns(&self) -> bool {
+        self.fields.get(self.selected).is_some_and(|f| match f.parameter.kind {
+            Kind::Choice(_) | Kind::Layer | Kind::Count { .. } | Kind::Position => true,
+            Kind::Text => false,
+        })
+    }
+
+    fn turn(&mut self, by: i64) {
+        let layers = self.layers;
+        let Some(field) = self.fields.get_mut(self.selected) else { return };
+        let text = field.value.text().to_string();
+        let number = text.parse::<i64>().ok();
+        let next = match field.parameter.kind {
+            Kind::Choice(words) => {
+                let at = words.iter().position(|w| *w == text).map_or(0, |i| (i as i64 + by).rem_euclid(words.len() as i64));
+                words.get(at as usize).map(ToString::to_string)
+            }
+            Kind::Count { lo, hi } => number.map(|n| (n + by).clamp(lo as i64, hi as i64).to_string()),
+            Kind::Position => number.map(|n| (n + by).to_string()),
+            Kind::Layer => {
+                let all = layers as i64;
+                let at = (number.unwrap_or(all) + by).rem_euclid(all + 1);
+                Some(if at == all { "all".to_string() } else { at.to_string() })
+            }
+            Kind::Text => None,
+        };
+        if let Some(next) = next {
+            field.value.set(&next);
+            self.error = None;
+        }
+    }
+
+    fn send(&mut self) -> Filled {
+        let arguments = self.arguments();
+        let checked = crate::instruments::instrument(self.slot).and_then(|i| arguments.check(i));
+        match checked {
+            Ok(()) => Filled::Ask(arguments),
+            Err(error) => {
+                self.error = Some(error.to_string());
+                Filled::Stay
+            }
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! The app: what the user is doing. No terminal, no tensors.
+//!
+//! Invariant: [`App::update`] is a plain function from state and event to state and effects; it never waits, never
+//! fails, and bumps [`App::revision`] exactly when something may look different.
+//! To add something the user can do, add a row in `commands/`; something the engine tells, an arm in `answer.rs`.
+
+mod answer;
+pub mod commands;
+pub mod cursor;
+pub mod form;
+pub mod history;
+pub mod key;
+pub mod keymap;
+pub mod layout;
+pub mod notice;
+pub mod palette;
+pub mod presets;
+mod press;
+pub mod prompt;
+mod requests;
+pub mod session;
+pub mod transcript;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::engine::{Loaded, Mode, Request, Slot, Token, Update};
+use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::lab::edit::Edit;
+use crate::lab::figure::{Check, Figure};
+use crate::lab::receipt::Receipt;
+use crate::lab::sample::Sampling;
+use crate::model::load::Options;
+
+use cursor::{Cursor, Reading, Spot};
+use form::Form;
+use history::History;
+use key::Key;
+use keymap::Keymap;
+use layout::{Arrangement, Pane, Wish, Zoom};
+use notice::{Level, Notices};
+use palette::Listing;
+use presets::Preset;
+use prompt::Prompt;
+use session::Session;
+use transcript::Transcript;
+
+/// What happens to the app.
+#[derive(Debug)]
+pub enum Event {
+    /// A key was pressed.
+    Key(Key),
+    /// Text was pasted.
+    Paste(String),
+    /// The screen has this size now: columns, rows.
+    Resize(u16, u16),
+    /// The engine told something.
+    Engine(Update),
+    /// So much time has passed since the start.
+    Tick(Duration),
+    /// The program has to end now.
+    Terminate,
+}
+
+/// What the app wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Ask the engine.
+    Ask(Request),
+    /// Interrupt the engine.
+    Cancel,
+    /// Put text on the clipboard.
+    Copy(String),
+    /// Write a file, making its folder.
+    Write(PathBuf, Vec<u8>),
+    /// Write a figure in a format; without a path, put it on the clipboard.
+    Export {
+        /// One of the export formats.
+        format: String,
+        /// Where to.
+        path: Option<PathBuf>,
+        /// What.
+        figure: Box<Figure>,
+    },
+    /// Write the screen as a picture.
+    Shot(PathBuf),
+    /// Hand the terminal to the shell.
+    Suspend,
+    /// Paint everything again.
+    Redraw,
+    /// End the program.
+    Quit,
+}
+
+/// How much a grid cell says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Density {
+    /// Token and number.
+    #[default]
+    Full,
+    /// Token; its colour is the number.
+    Token,
+    /// Colour alone.
+    Colour,
+}
+
+impl Density {
+    /// One step towards more text.
+    #[must_use]
+    pub fn more(self) -> Self {
+        match self {
+            Self::Colour => Self::Token,
+            Self::Token | Self::Full => Self::Full,
+        }
+    }
+
+    /// One step towards more cells.
+    #[must_use]
+    pub fn less(self) -> Self {
+        match self {
+            Self::Full => Self::Token,
+            Self::Token | Self::Colour => Self::Colour,
+        }
+    }
+}
+
+/// What lies over the panes and takes the keys.
+#[derive(Clone, Debug)]
+pub enum Overlay {
+    /// A list to choose from: palette, help, pickers.
+    Listing(Listing),
+    /// The parameters of an instrument.
+    Form(Form),
+    /// The argument of a command.
+    Line(Line),
+    /// Everything that was said.
+    Notices {
+        /// Lines scrolled up from the newest.
+        scroll: usize,
+    },
+}
+
+/// The argument of a command being written.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The command.
+    pub command: &'static str,
+    /// What it takes.
+    pub label: String,
+    /// What is written.
+    pub value: Prompt,
+    /// Why it was refused.
+    pub error: Option<String>,
+}
+
+/// What an instrument's pane shows.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The figure of the run.
+    pub figure: Option<Figure>,
+    /// The same of the unedited run.
+    pub unedited: Option<Figure>,
+    /// The first less the second.
+    pub difference: Option<Figure>,
+    /// What the figure is older than, in words.
+    pub stale: Option<&'static str>,
+    /// How far the next one is.
+    pub working: Option<f32>,
+    /// Why there is none.
+    pub failed: Option<String>,
+    /// The parameters asked with.
+    pub arguments: Arguments,
+    /// The row and column that the anchor does not decide.
+    pub spot: Spot,
+}
+
+/// The unedited continuation.
+#[derive(Clone, Debug, Default)]
+pub struct Baseline {
+    /// The prose of each token.
+    pub text: Transcript,
+    /// The first position that differs.
+    pub diverges: Option<usize>,
+}
+
+/// What the app starts with; everything in it was settled by the caller.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The model argument.
+    pub model: String,
+    /// How to load it.
+    pub options: Options,
+    /// A prompt to run at once.
+    pub prompt: Option<String>,
+    /// Whether it goes through the chat template.
+    pub chat: bool,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many tokens are written at most.
+    pub count: usize,
+    /// Edits that are in force from the start.
+    pub edits: Vec<Edit>,
+    /// The theme.
+    pub theme: String,
+    /// Every theme: name and sentence.
+    pub themes: Vec<(String, String)>,
+    /// Every export format.
+    pub formats: Vec<String>,
+    /// The user's `keys.toml`: path and content.
+    pub keys: Option<(PathBuf, String)>,
+    /// Where the session is kept.
+    pub session: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: "demo".into(),
+            options: Options::default(),
+            prompt: None,
+            chat: false,
+            sampling: Sampling::default(),
+            count: 64,
+            edits: Vec::new(),
+            theme: "terminal".into(),
+            themes: Vec::new(),
+            formats: Vec::new(),
+            keys: None,
+            session: None,
+        }
+    }
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct App {
+    /// Bumped whenever something may look different.
+    pub revision: u64,
+    /// Time since the start.
+    pub now: Duration,
+    /// Columns and rows of the screen.
+    pub size: (u16, u16),
+    /// The model argument.
+    pub named: String,
+    /// The loaded model.
+    pub model: Option<Loaded>,
+    /// What the engine says while loading.
+    pub loading: Option<String>,
+    /// Directions that edits can name, with where they were measured.
+    pub directions: Vec<(String, String)>,
+    /// The text.
+    pub transcript: Transcript,
+    /// The prompt that was run last.
+    pub last: Option<(String, bool)>,
+    /// What each instrument shows.
+    pub shown: BTreeMap<Slot, Shown>,
+    /// The figure chosen last.
+    pub slot: Slot,
+    /// The figure shown under the first one where there is room.
+    pub second: Slot,
+    /// The shared cursor.
+    pub cursor: Cursor,
+    /// The pane that has the keys.
+    pub focus: Pane,
+    /// The last focused pane that was not the transcript.
+    pub beside: Pane,
+    /// Zoom of the focused pane.
+    pub zoom: Zoom,
+    /// How much a grid cell says.
+    pub density: Density,
+    /// Whether grids have their first row on top.
+    pub flip: bool,
+    /// Whether tokens are tinted by surprise.
+    pub tint: bool,
+    /// Whether figures are shown less the unedited run.
+    pub difference: bool,
+    /// The edits.
+    pub edits: History,
+    /// Their receipts, in their order.
+    pub receipts: Vec<Receipt>,
+    /// What a change of edits means for the past.
+    pub mode: Mode,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many tokens are written at most.
+    pub count: usize,
+    /// The self-check of this run.
+    pub check: Option<Check>,
+    /// The unedited continuation.
+    pub baseline: Option<Baseline>,
+    /// Whether it is being written.
+    pub baseline_asked: bool,
+    /// Whether it is shown.
+    pub compare: bool,
+    /// Ready prompts.
+    pub presets: Vec<Preset>,
+    /// The selected one.
+    pub preset: usize,
+    /// Whether they are shown although there is a text.
+    pub show_presets: bool,
+    /// The prompt being written.
+    pub prompt: Prompt,
+    /// Whether the prompt has the keys.
+    pub writing: bool,
+    /// Whether what is written goes through the chat template.
+    pub chat: bool,
+    /// What lies over the panes.
+    pub overlay: Option<Overlay>,
+    /// The beginning of a longer binding.
+    pub pending: Vec<Key>,
+    /// What the program has to say.
+    pub notices: Notices,
+    /// The keys.
+    pub keymap: Keymap,
+    /// The chosen theme.
+    pub theme: String,
+    /// Every theme.
+    pub themes: Vec<(String, String)>,
+    /// Every export format.
+    pub formats: Vec<String>,
+    /// What was asked for so far.
+    pub session: Session,
+    /// Until when a second ctrl-c leaves.
+    pub leaving: Option<Duration>,
+    start: Settings,
+    theme_before: Option<String>,
+}
+
+impl App {
+    /// The app before anything happened, and what it wants done first.
+    pub fn new(settings: Settings) -> (Self, Vec<Effect>) {
+        let keys = settings.keys.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+        let (keymap, warnings) = Keymap::new(keys);
+        let first = INSTRUMENTS.first().map_or("", |i| i.name());
+        let second = INSTRUMENTS.get(1).map_or(first, |i| i.name());
+        let mut app = Self {
+            revision: 1,
+            now: Duration::ZERO,
+            size: (0, 0),
+            named: settings.model.clone(),
+            model: None,
+            loading: Some("starting".into()),
+            directions: Vec::new(),
+            transcript: Transcript::default(),
+            last: None,
+            shown: INSTRUMENTS.iter().map(|i| (i.name(), Shown { arguments: presets::defaults(&settings.model, i.name()), ..Shown::default() })).collect(),
+            slot: first,
+            second,
+            cursor: Cursor::default(),
+            focus: Pane::Transcript,
+            beside: Pane::Figure(first),
+            zoom: Zoom::Normal,
+            density: Density::default(),
+            flip: false,
+            tint: false,
+            difference: false,
+            edits: History::default(),
+            receipts: Vec::new(),
+            mode: Mode::FromNow,
+            sampling: settings.sampling,
+            count: settings.count,
+            check: None,
+            baseline: None,
+            baseline_asked: false,
+            compare: false,
+            presets: presets::presets(&settings.model),
+            preset: 0,
+            show_presets: false,
+            prompt: Prompt::paragraph(),
+            writing: false,
+            chat: settings.chat,
+            overlay: None,
+            pending: Vec::new(),
+            notices: Notices::default(),
+            keymap,
+            theme: settings.theme.clone(),
+            themes: settings.themes.clone(),
+            formats: settings.formats.clone(),
+            session: Session::default(),
+            leaving: None,
+            theme_before: None,
+            start: settings,
+        };
+        for warning in warnings {
+            app.notices.say(Duration::ZERO, Level::Warning, warning);
+        }
+        let load = Request::Load { model: app.start.model.clone(), options: app.start.options.clone() };
+        let effects = vec![app.ask(load)];
+        (app, effects)
+    }
+
+    /// Takes an event and says what is to be done.
+    pub fn update(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Tick(now) => {
+                self.tick(now);
+                return Vec::new();
+            }
+            Event::Key(key) => {
+                self.revision += 1;
+                self.press(key)
+            }
+            Event::Paste(text) => {
+                self.revision += 1;
+                self.paste(&text);
+                Vec::new()
+            }
+            Event::Resize(width, height) => {
+                self.revision += 1;
+                self.size = (width, height);
+                Vec::new()
+            }
+            Event::Engine(update) => {
+                self.revision += 1;
+                self.answer(update)
+            }
+            Event::Terminate => self.quit(),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        // Elapsed seconds are shown while the engine is at work.
+        if self.waiting() && now.as_secs() != self.now.as_secs() {
+            self.revision += 1;
+        }
+        self.now = now;
+        if self.leaving.is_some_and(|until| until <= now) {
+            self.leaving = None;
+            self.revision += 1;
+        }
+        if self.notices.expire(now) {
+            self.revision += 1;
+        }
+    }
+
+    /// Whether something is shown whose elapsed time counts up.
+    fn waiting(&self) -> bool {
+        self.loading.is_some() || self.transcript.activity == transcript::Activity::Reading
+    }
+
+    /// When a tick is needed next; none when nothing will change by itself.
+    pub fn deadline(&self) -> Option<Duration> {
+        let second = self.waiting().then(|| Duration::from_secs(self.now.as_secs() + 1));
+        [second, self.leaving, self.notices.deadline()].into_iter().flatten().min()
+    }
+
+    /// What the layout depends on.
+    pub fn wish(&self) -> Wish {
+        let first = INSTRUMENTS.first().map_or("", |i| i.name());
+        let (width, height) = self.size;
+        Wish { width, height, focus: self.focus, beside: self.beside, first, figure: self.slot, second: self.second, zoom: self.zoom }
+    }
+
+    /// Where everything is; none when the screen is too small.
+    pub fn arrangement(&self) -> Option<Arrangement> {
+        layout::arrange(&self.wish())
+    }
+
+    /// The panes that Tab visits.
+    pub fn panes(&self) -> Vec<Pane> {
+        layout::order(&self.wish())
+    }
+
+    /// Gives a pane the keys.
+    pub fn set_focus(&mut self, pane: Pane) {
+        self.focus = pane;
+        if pane != Pane::Transcript {
+            self.beside = pane;
+        }
+        if let Pane::Figure(slot) = pane {
+            self.slot = slot;
+            if INSTRUMENTS.first().is_some_and(|i| i.name() != slot) {
+                self.second = slot;
+            }
+            if self.difference && self.shown.get(slot).is_some_and(|s| s.difference.is_none()) {
+                self.difference = false;
+            }
+        }
+    }
+
+    /// Whether the ready prompts are shown.
+    pub fn choosing(&self) -> bool {
+        self.show_presets || (self.transcript.tokens.is_empty() && !self.transcript.busy())
+    }
+
+    /// Whether the model has a chat template; until it is loaded, perhaps.
+    pub fn chat_possible(&self) -> bool {
+        self.model.as_ref().is_none_or(|m| m.card.chat)
+    }
+
+    /// The figure that a pane shows: the difference where it is asked for and there.
+    pub fn figure(&self, slot: Slot) -> Option<&Figure> {
+        let shown = self.shown.get(slot)?;
+        shown.difference.as_ref().filter(|_| self.difference).or(shown.figure.as_ref())
+    }
+
+    /// What a figure says at the cursor.
+    pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
+        let figure = self.figure(slot)?;
+        let spot = cursor::locate(figure, self.cursor, self.shown.get(slot)?.spot)?;
+        cursor::read(figure, spot)
+    }
+
+    /// What the chosen figure says at the cursor.
+    pub fn reading(&self) -> Option<Reading> {
+        self.reading_of(self.slot)
+    }
+
+    /// The token under the cursor.
+    pub fn token(&self) -> Option<&Token> {
+        self.transcript.tokens.get(self.cursor.position)
+    }
+
+    /// Says something for a short while.
+    pub fn inform(&mut self, text: impl Into<String>) {
+        self.notices.say(self.now, Level::Info, text);
+    }
+
+    /// Says something worth a second look.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.notices.say(self.now, Level::Warning, text);
+    }
+
+    /// Says that something failed; stays until dismissed.
+    pub fn complain(&mut self, text: impl Into<String>) {
+        self.notices.say(self.now, Level::Error, text);
+    }
+
+    /// Says what came of an effect; the revision is bumped.
+    pub fn report(&mut self, outcome: Result<String, String>) {
+        self.revision += 1;
+        match outcome {
+            Ok(text) => self.inform(text),
+            Err(text) => self.complain(text),
+        }
+    }
+}

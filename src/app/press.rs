@@ -1,0 +1,342 @@
+//! Keys: from the overlay in front, through the prompt, to the keymap.
+//!
+//! Invariant: the front-most thing takes the key; ctrl-c, ctrl-z and ctrl-l work everywhere; any key but ctrl-c
+//! disarms leaving. To add an overlay, add a variant of [`Overlay`] and its arm in [`App::press_overlay`].
+
+use std::time::Duration;
+
+use super::commands::{Command, Context, Why, commands};
+use super::form::{Filled, Form};
+use super::key::{Code, Key};
+use super::keymap::Lookup;
+use super::layout::Pane;
+use super::palette::{Choice, Item, Listing, Purpose};
+use super::prompt::{Prompt, Typed};
+use super::session::Session;
+use super::{App, Effect, Line, Overlay};
+use crate::instruments::{INSTRUMENTS, Instrument};
+
+/// How long a second ctrl-c leaves.
+const LEAVING: Duration = Duration::from_secs(2);
+
+impl App {
+    /// Where keys are looked up now.
+    pub fn context(&self) -> Context {
+        match self.focus {
+            Pane::Transcript => Context::Transcript,
+            Pane::Figure(_) => Context::Figure,
+            Pane::Edits => Context::Edits,
+            Pane::Cell => Context::Cell,
+        }
+    }
+
+    pub(super) fn press(&mut self, key: Key) -> Vec<Effect> {
+        if let Lookup::Command(row) = self.keymap.look_up(Context::Always, &[key])
+            && row.context == Context::Always
+        {
+            self.pending.clear();
+            if row.name != "interrupt" {
+                self.leaving = None;
+            }
+            let outcome = (row.run)(self, "");
+            return self.settle(outcome);
+        }
+        self.leaving = None;
+        if self.overlay.is_some() {
+            return self.press_overlay(key);
+        }
+        if self.writing {
+            return self.press_prompt(key);
+        }
+        if self.arrangement().is_none() && !matches!(key.code, Code::Char('q' | '?' | ':')) {
+            return Vec::new();
+        }
+        self.pending.push(key);
+        match self.keymap.look_up(self.context(), &self.pending) {
+            Lookup::Command(row) => {
+                self.pending.clear();
+                self.run_key(row, key)
+            }
+            Lookup::Pending => Vec::new(),
+            Lookup::Nothing => {
+                let keys = super::key::spell(&self.pending);
+                let chord = self.pending.len() > 1;
+                self.pending.clear();
+                if chord || key.text().is_some() {
+                    self.inform(format!("{keys} does nothing here; ? lists the keys"));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn run_key(&mut self, row: &'static Command, key: Key) -> Vec<Effect> {
+        if let Err(Why(why)) = (row.enabled)(self) {
+            self.inform(why);
+            return Vec::new();
+        }
+        let argument = match key.code {
+            Code::Char(c) if c.is_ascii_digit() => c.to_string(),
+            _ => String::new(),
+        };
+        if row.wants() && argument.is_empty() {
+            self.open_line(row);
+            return Vec::new();
+        }
+        let outcome = (row.run)(self, &argument);
+        self.settle(outcome)
+    }
+
+    /// An error of a command becomes a notice.
+    fn settle(&mut self, outcome: Result<Vec<Effect>, Why>) -> Vec<Effect> {
+        outcome.unwrap_or_else(|Why(why)| {
+            self.warn(why);
+            Vec::new()
+        })
+    }
+
+    pub(super) fn paste(&mut self, text: &str) {
+        match &mut self.overlay {
+            Some(Overlay::Listing(listing)) => listing.paste(text),
+            Some(Overlay::Form(form)) => form.paste(text),
+            Some(Overlay::Line(line)) => line.value.paste(text),
+            Some(Overlay::Notices { .. }) => {}
+            None => {
+                self.writing = true;
+                self.set_focus(Pane::Transcript);
+                self.prompt.paste(text);
+            }
+        }
+    }
+
+    fn press_prompt(&mut self, key: Key) -> Vec<Effect> {
+        match (key.ctrl, key.code) {
+            (false, Code::Esc) => {
+                self.writing = false;
+                return Vec::new();
+            }
+            (false, Code::Tab) => {
+                if self.chat_possible() {
+                    self.chat = !self.chat;
+                } else {
+                    self.inform("this model has no chat template; prompts go in as raw text");
+                }
+                return Vec::new();
+            }
+            _ => {}
+        }
+        if self.prompt.press(key) != Typed::Sent {
+            return Vec::new();
+        }
+        if self.prompt.text().is_empty() {
+            self.inform("the prompt is empty; write something, or leave with Esc");
+            return Vec::new();
+        }
+        self.writing = false;
+        let (text, chat) = (self.prompt.send(), self.chat && self.chat_possible());
+        self.start(text, chat)
+    }
+
+    fn press_overlay(&mut self, key: Key) -> Vec<Effect> {
+        match self.overlay.take() {
+            Some(Overlay::Listing(listing)) => self.press_listing(listing, key),
+            Some(Overlay::Form(mut form)) => match form.press(key) {
+                Filled::Stay => self.keep(Overlay::Form(form)),
+                Filled::Close => Vec::new(),
+                Filled::Ask(arguments) => self.question(form.slot, arguments),
+            },
+            Some(Overlay::Line(line)) => self.press_line(line, key),
+            Some(Overlay::Notices { scroll }) => match key.code {
+                Code::Esc | Code::Enter | Code::Char('q') => Vec::new(),
+                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notices { scroll: (scroll + 1).min(self.notices.all.len()) }),
+                _ => self.keep(Overlay::Notices { scroll: scroll.saturating_sub(1) }),
+            },
+            None => Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, overlay: Overlay) -> Vec<Effect> {
+        self.overlay = Some(overlay);
+        Vec::new()
+    }
+
+    fn press_listing(&mut self, mut listing: Listing, key: Key) -> Vec<Effect> {
+        let choice = listing.press(key);
+        if listing.purpose == Purpose::Theme {
+            self.preview(&listing, &choice);
+        }
+        match choice {
+            Choice::Stay => self.keep(Overlay::Listing(listing)),
+            Choice::Close => Vec::new(),
+            Choice::Run(line) => {
+                let outcome = self.execute(&line);
+                self.settle(outcome)
+            }
+        }
+    }
+
+    /// Shows the selected theme; giving up brings the former back.
+    fn preview(&mut self, listing: &Listing, choice: &Choice) {
+        let before = self.theme_before.clone().unwrap_or_else(|| self.theme.clone());
+        match (choice, listing.current()) {
+            (Choice::Stay, Some(item)) => {
+                self.theme_before = Some(before);
+                self.theme = item.name.clone();
+            }
+            (Choice::Stay | Choice::Close, _) => {
+                self.theme = before;
+                self.theme_before = None;
+            }
+            (Choice::Run(_), _) => self.theme_before = None,
+        }
+    }
+
+    fn press_line(&mut self, mut line: Line, key: Key) -> Vec<Effect> {
+        if key == Key::plain(Code::Esc) {
+            return Vec::new();
+        }
+        match line.value.press(key) {
+            Typed::Changed => line.error = None,
+            Typed::Ignored => {}
+            Typed::Sent if line.value.text().trim().is_empty() => {
+                line.error = Some("write something, or leave with Esc".into());
+            }
+            Typed::Sent => {
+                let text = format!("{} {}", line.command, line.value.text());
+                match self.execute(&text) {
+                    Ok(effects) => return effects,
+                    Err(Why(why)) => line.error = Some(why),
+                }
+            }
+        }
+        self.keep(Overlay::Line(line))
+    }
+
+    /// Asks for the argument of a command.
+    pub(super) fn open_line(&mut self, row: &'static Command) {
+        let now = match row.name {
+            "temperature" => format!("now {}", self.sampling.temperature),
+            "seed" => format!("now {}", self.sampling.seed),
+            "top-p" => format!("now {}", self.sampling.top_p),
+            "top-k" => format!("now {}", self.sampling.top_k),
+            "count" => format!("now {}", self.count),
+            _ => row.arguments.to_string(),
+        };
+        let label = format!("{} ({now})", row.name);
+        self.overlay = Some(Overlay::Line(Line { command: row.name, label, value: Prompt::line(), error: None }));
+    }
+
+    pub(super) fn open_form(&mut self, instrument: &'static dyn Instrument) {
+        let layers = self.model.as_ref().map_or(1, |m| m.card.layers);
+        self.overlay = Some(Overlay::Form(Form::new(instrument, &self.prefilled(instrument), layers)));
+    }
+
+    pub(super) fn open_listing(&mut self, purpose: Purpose, title: &str, items: Vec<Item>) {
+        self.overlay = Some(Overlay::Listing(Listing::new(purpose, title, items)));
+    }
+
+    fn item(&self, row: &'static Command) -> Item {
+        let name = if row.arguments.is_empty() { row.name.to_string() } else { format!("{} {}", row.name, row.arguments) };
+        Item { name, about: row.about.to_string(), keys: self.keymap.keys_of(row).join(", "), line: row.name.to_string(), wants: row.wants() }
+    }
+
+    /// Help: what works here, this pane's own commands first.
+    pub(super) fn open_help(&mut self) {
+        let here = self.context();
+        let works = |c: &&'static Command| (c.enabled)(self).is_ok();
+        let fits = |c: &&'static Command| [here, Context::Anywhere, Context::Always].contains(&c.context);
+        let mut rows: Vec<&'static Command> = commands().filter(works).filter(fits).collect();
+        rows.sort_by_key(|c| (c.context != here, c.keys.is_empty()));
+        let items = rows.into_iter().map(|c| self.item(c)).collect();
+        let title = format!("help · {}", here.name());
+        self.open_listing(Purpose::Help, &title, items);
+    }
+
+    /// The palette: every command, and every instrument by name.
+    pub(super) fn open_palette(&mut self) {
+        let mut items: Vec<Item> = commands().map(|c| self.item(c)).collect();
+        items.extend(INSTRUMENTS.iter().map(|i| Item { name: i.name().into(), about: i.about().into(), keys: String::new(), line: format!("show {}", i.name()), wants: false }));
+        let mut seen = std::collections::BTreeSet::new();
+        items.retain(|i| seen.insert(i.name.clone()));
+        self.open_listing(Purpose::Palette, "palette", items);
+    }
+
+    /// Ctrl-c: stop the work, then clear what is being written, then leave.
+    pub(super) fn interrupt(&mut self) -> Vec<Effect> {
+        let working = self.transcript.busy() || self.baseline_asked || self.shown.values().any(|s| s.working.is_some());
+        if working {
+            self.baseline_asked = false;
+            self.shown.values_mut().for_each(|s| s.working = None);
+            return self.stop();
+        }
+        if self.overlay.is_some() {
+            self.overlay = None;
+            if let Some(before) = self.theme_before.take() {
+                self.theme = before;
+            }
+            return Vec::new();
+        }
+        if self.writing {
+            if self.prompt.is_empty() {
+                self.writing = false;
+            }
+            self.prompt.clear();
+            return Vec::new();
+        }
+        if self.leaving.is_some() {
+            return self.quit();
+        }
+        self.leaving = Some(self.now + LEAVING);
+        Vec::new()
+    }
+
+    /// Keeps the session and ends.
+    pub(super) fn quit(&mut self) -> Vec<Effect> {
+        let mut effects = vec![Effect::Cancel];
+        if let Some(folder) = self.start.session.take().filter(|_| self.session.worth_keeping()) {
+            let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            effects.push(Effect::Write(Session::path(&folder, stamp), self.session.bytes()));
+        }
+        effects.push(Effect::Quit);
+        effects
+    }
+
+    /// What the footer can honestly offer: keys and words, this pane's own first.
+    pub fn hints(&self) -> Vec<(String, String)> {
+        let pair = |k: &str, w: &str| (k.to_string(), w.to_string());
+        match &self.overlay {
+            Some(Overlay::Listing(l)) => {
+                let enter = if l.purpose == Purpose::Palette { "Tab" } else { "" };
+                let mut out = vec![pair("Enter", if l.purpose == Purpose::Theme { "take it" } else { "run" }), pair("Esc", "back"), pair("Up Down", "choose")];
+                if !enter.is_empty() {
+                    out.insert(1, pair(enter, "complete"));
+                }
+                return out;
+            }
+            Some(Overlay::Form(_)) => return vec![pair("Enter", "run"), pair("Tab", "next"), pair("Left Right", "change"), pair("Esc", "back")],
+            Some(Overlay::Line(_)) => return vec![pair("Enter", "take it"), pair("Esc", "back")],
+            Some(Overlay::Notices { .. }) => return vec![pair("Up Down", "scroll"), pair("Esc", "back")],
+            None => {}
+        }
+        if self.writing {
+            let switch = if self.chat { "write raw text" } else { "write chat" };
+            return vec![pair("Enter", "send"), pair("Tab", switch), pair("ctrl-j", "new line"), pair("Up", "earlier"), pair("Esc", "leave")];
+        }
+        let here = self.context();
+        let offered = |c: &&'static Command| !c.hint.is_empty() && (c.enabled)(self).is_ok();
+        let mut rows: Vec<&'static Command> = commands().filter(|c| [here, Context::Anywhere].contains(&c.context)).filter(offered).collect();
+        rows.sort_by_key(|c| c.context != here);
+        let mut out = Vec::new();
+        if self.transcript.busy() {
+            out.push(pair("ctrl-c", "stop"));
+        }
+        for row in rows {
+            let keys = self.keymap.keys_of(row);
+            let keys = if keys.len() > 2 { format!("{}-{}", keys[0], keys[keys.len() - 1]) } else { keys.first().cloned().unwrap_or_default() };
+            if !keys.is_empty() {
+                out.push((keys, row.hint.to_string()));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,220 @@
+//! What the app asks the engine for, and what it changes at once while it waits for the answer.
+//!
+//! Invariant: every request goes through [`App::ask`], which notes it in the session.
+//! To ask for something new, add a method that returns effects.
+
+use super::cursor::{self, Step};
+use super::layout::Pane;
+use super::transcript::{Activity, column_of, line_of, token_at};
+use super::{App, Effect};
+use crate::engine::{Prompt, Question, Request, Slot};
+use crate::instruments::{Arguments, Instrument, Kind};
+use crate::lab::edit::Edit;
+
+impl App {
+    /// Notes a request and turns it into an effect.
+    pub(super) fn ask(&mut self, request: Request) -> Effect {
+        self.session.note(&request);
+        Effect::Ask(request)
+    }
+
+    /// Starts a new text.
+    pub(super) fn start(&mut self, text: String, chat: bool) -> Vec<Effect> {
+        self.last = Some((text.clone(), chat));
+        self.show_presets = false;
+        self.compare = false;
+        self.transcript.activity = Activity::Reading;
+        self.transcript.since = Some((self.now, 0));
+        let prompt = if chat { Prompt::Chat(text) } else { Prompt::Text(text) };
+        vec![self.ask(Request::Generate { prompt, count: self.count })]
+    }
+
+    /// Writes on.
+    pub(super) fn go_on(&mut self) -> Vec<Effect> {
+        self.transcript.activity = Activity::Writing;
+        self.transcript.since = Some((self.now, 0));
+        self.baseline = None;
+        vec![self.ask(Request::Continue { count: self.count })]
+    }
+
+    /// Cuts the text and writes on from there.
+    pub(super) fn rewind(&mut self, position: usize) -> Vec<Effect> {
+        self.cursor.follow = true;
+        let cut = self.ask(Request::Rewind { position });
+        let mut effects = vec![cut];
+        effects.extend(self.go_on());
+        effects
+    }
+
+    /// Stops writing.
+    pub(super) fn stop(&mut self) -> Vec<Effect> {
+        if self.transcript.activity == Activity::Reading {
+            self.transcript.activity = Activity::Idle;
+        }
+        vec![Effect::Cancel, self.ask(Request::Stop)]
+    }
+
+    /// Changes the edits and sends them; nothing happens when nothing changed.
+    pub(super) fn edit(&mut self, with: impl FnOnce(&mut Vec<Edit>)) -> Vec<Effect> {
+        if self.edits.change(with) { self.send_edits() } else { Vec::new() }
+    }
+
+    /// Sends the edits as they are.
+    pub(super) fn send_edits(&mut self) -> Vec<Effect> {
+        self.age(self.mode);
+        self.baseline = None;
+        vec![self.ask_edits()]
+    }
+
+    pub(super) fn ask_edits(&mut self) -> Effect {
+        let request = Request::Edits { edits: self.edits.edits().to_vec(), mode: self.mode };
+        self.ask(request)
+    }
+
+    /// Asks an instrument with these arguments and turns to its pane.
+    pub(super) fn question(&mut self, slot: Slot, arguments: Arguments) -> Vec<Effect> {
+        self.set_focus(Pane::Figure(slot));
+        if let Some(shown) = self.shown.get_mut(slot) {
+            shown.arguments = arguments.clone();
+            shown.working = Some(0.0);
+        }
+        if self.is_live(slot) {
+            let live = self.live();
+            if self.transcript.tokens.is_empty()
+                && let Some(shown) = self.shown.get_mut(slot)
+            {
+                shown.working = None;
+            }
+            return vec![self.ask(Request::Live(live))];
+        }
+        vec![self.ask(Request::Observe(Question { instrument: slot, arguments, unedited: false }))]
+    }
+
+    /// Asks for the chosen figure of the unedited run.
+    pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
+        let arguments = self.shown.get(self.slot).map(|s| s.arguments.clone()).unwrap_or_default();
+        let question = |unedited| Question { instrument: self.slot, arguments: arguments.clone(), unedited };
+        // Both, so that they cover the same positions.
+        let (edited, unedited) = (question(false), question(true));
+        vec![self.ask(Request::Observe(edited)), self.ask(Request::Observe(unedited))]
+    }
+
+    /// The arguments of an instrument with the cursor written into them.
+    pub(super) fn prefilled(&self, instrument: &'static dyn Instrument) -> Arguments {
+        let mut arguments = self.shown.get(instrument.name()).map(|s| s.arguments.clone()).unwrap_or_default();
+        if self.is_live(instrument.name()) {
+            return arguments;
+        }
+        let named = |kind: Kind| instrument.parameters().iter().find(|p| p.kind == kind).map(|p| p.name);
+        if let Some(layer) = named(Kind::Layer) {
+            arguments = arguments.with(layer, self.cursor.layer);
+        }
+        if let Some(position) = named(Kind::Position) {
+            arguments = arguments.with(position, self.cursor.position);
+        }
+        arguments
+    }
+
+    /// Moves the cursor, or the selection of a list.
+    pub(super) fn go(&mut self, step: Step) -> Vec<Effect> {
+        match self.focus {
+            Pane::Transcript if self.choosing() => self.choose(step),
+            Pane::Transcript => self.walk(step),
+            Pane::Edits => self.select(step),
+            Pane::Figure(slot) => self.move_in(slot, step),
+            Pane::Cell => self.move_in(self.slot, step),
+        }
+        Vec::new()
+    }
+
+    fn choose(&mut self, step: Step) {
+        let last = self.presets.len().saturating_sub(1);
+        self.preset = match step {
+            Step::Up | Step::Left => self.preset.saturating_sub(1),
+            Step::Down | Step::Right => (self.preset + 1).min(last),
+            Step::First | Step::PageUp => 0,
+            Step::Last | Step::PageDown => last,
+        };
+    }
+
+    fn select(&mut self, step: Step) {
+        let last = self.edits.edits().len().saturating_sub(1);
+        match step {
+            Step::Up => self.edits.selected = self.edits.selected.saturating_sub(1),
+            Step::Down => self.edits.selected = (self.edits.selected + 1).min(last),
+            Step::PageUp => self.edits.selected = 0,
+            Step::PageDown => self.edits.selected = last,
+            Step::Left | Step::Right | Step::First | Step::Last => self.along(step),
+        }
+    }
+
+    /// Moves along the positions of the text.
+    fn along(&mut self, step: Step) {
+        let last = self.transcript.tokens.len().saturating_sub(1);
+        let position = self.cursor.position;
+        self.cursor.follow = step == Step::Last;
+        self.cursor.position = match step {
+            Step::Left => position.saturating_sub(1),
+            Step::Right => (position + 1).min(last),
+            Step::First => 0,
+            Step::Last => last,
+            Step::Up | Step::Down | Step::PageUp | Step::PageDown => position,
+        };
+    }
+
+    /// Columns that the transcript has for text.
+    pub fn text_width(&self) -> usize {
+        let area = self.arrangement().and_then(|a| a.area(Pane::Transcript));
+        area.map_or(40, |a| usize::from(a.width.saturating_sub(2)))
+    }
+
+    fn walk(&mut self, step: Step) {
+        let by = match step {
+            Step::Up => -1,
+            Step::Down => 1,
+            Step::PageUp => -8,
+            Step::PageDown => 8,
+            Step::Left | Step::Right | Step::First | Step::Last => return self.along(step),
+        };
+        let lines = self.transcript.wrap(self.text_width());
+        let line = line_of(&lines, self.cursor.position);
+        let target = (line as i64 + by).clamp(0, lines.len() as i64 - 1) as usize;
+        let column = column_of(&lines[line], self.cursor.position);
+        if target != line
+            && let Some(token) = token_at(&lines[target], column)
+        {
+            self.cursor.follow = false;
+            self.cursor.position = token;
+        }
+    }
+
+    fn move_in(&mut self, slot: Slot, step: Step) {
+        let page = self.arrangement().and_then(|a| a.area(Pane::Figure(slot))).map_or(8, |a| usize::from(a.height / 2).max(1));
+        let Some(held) = self.shown.get(slot).map(|s| s.spot) else { return };
+        let (cursor, flip) = (self.cursor, self.flip);
+        let Some((from, to, reading)) = self.figure(slot).and_then(|figure| {
+            let from = cursor::locate(figure, cursor, held)?;
+            let to = cursor::step(figure, from, step, page, flip);
+            Some((from, to, cursor::read(figure, to)?))
+        }) else {
+            return self.along(step);
+        };
+        // At the edge of the figure the text may go on.
+        if to == from && matches!(step, Step::Left | Step::Right) {
+            return self.along(step);
+        }
+        if let Some(shown) = self.shown.get_mut(slot) {
+            shown.spot = to;
+        }
+        match step {
+            Step::Left | Step::Right | Step::First => self.cursor.follow = false,
+            Step::Last => self.cursor.follow = true,
+            Step::Up | Step::Down | Step::PageUp | Step::PageDown => {}
+        }
+        let anchor = reading.anchor;
+        self.cursor.layer = anchor.layer.map_or(self.cursor.layer, usize::from);
+        self.cursor.position = anchor.position.map_or(self.cursor.position, |p| p as usize);
+        self.cursor.unit = anchor.unit.or(self.cursor.unit);
+        self.follow();
+    }
+}

@@ -1,0 +1,207 @@
+//! `lmscope bench`: how fast a model is here, bare and with every live instrument on.
+//!
+//! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
+//! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in [`measure`].
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command as Process, Stdio};
+use std::time::Instant;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::bench_report::Report;
+use super::{Subcommand, arguments, doctor, models, output};
+use crate::error::{Error, Result};
+use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::lab::bench::Bench;
+use crate::lab::edit::Schedule;
+use crate::lab::sample::Sampling;
+use crate::lab::writer::{Needs, Writer};
+
+/// The row.
+pub const BENCH: Subcommand = Subcommand { name: "bench", about: "Measures start-up, tokens a second bare and with every live instrument, and memory", arguments: build, run };
+
+/// What is written on.
+const PROMPT: &str = "The capital of France is";
+
+/// Rounds of each kind; fewer when one takes longer than [`PATIENCE`] seconds.
+const ROUNDS: usize = 5;
+
+/// Seconds a round may take before rounds are saved.
+const PATIENCE: f64 = 5.0;
+
+/// Tokens of the prompt whose reading is timed, where the context allows.
+const PREFILL: usize = 256;
+
+/// Starts of fresh processes.
+const STARTS: usize = 3;
+
+/// What a fresh process says when the model is loaded, and when the first token is there.
+const LOADED: &str = "loaded";
+const FIRST: &str = "first";
+
+fn build(command: Command) -> Command {
+    models::format(arguments::model(command))
+        .arg(Arg::new("count").short('n').long("count").value_name("N").value_parser(value_parser!(usize)).default_value("96").help("Tokens of a round"))
+        .arg(super::switch("startup", "Says when the model is loaded and when the first token is there, for the measuring parent").hide(true))
+}
+
+fn run(matches: &ArgMatches) -> Result<()> {
+    if matches.get_flag("startup") {
+        return startup(matches);
+    }
+    let report = measure(matches)?;
+    output::clear_status();
+    if models::as_json(matches) { output::json_line(&report.json()) } else { output::write(report.table().as_bytes()) }
+}
+
+/// The child: loads, writes one token, and says so as it happens.
+fn startup(matches: &ArgMatches) -> Result<()> {
+    let mut bench = arguments::open(matches)?;
+    output::line(LOADED)?;
+    let prompt = start(&bench)?;
+    let mut writer = Writer::begin(&mut bench, prompt, Schedule::none(), Sampling::default())?;
+    writer.step(&mut bench, &Needs::default())?;
+    output::line(FIRST)
+}
+
+/// The prompt's tokens; a model without a tokenizer gets its first ids.
+fn start(bench: &Bench) -> Result<Vec<u32>> {
+    let mut ids = if bench.model.tokenizer.is_some() { bench.model.encode(PROMPT, false)? } else { (1..7).collect() };
+    ids.truncate((bench.model.card.context / 2).max(1));
+    Ok(ids)
+}
+
+/// Milliseconds from the start of a fresh process to the loaded model and to its first token: medians.
+fn outside(matches: &ArgMatches) -> Result<(f64, f64)> {
+    let (mut loaded, mut first) = (Vec::new(), Vec::new());
+    for i in 0..STARTS {
+        let (a, b) = once(matches)?;
+        loaded.push(a);
+        first.push(b);
+        if b > PATIENCE * 1e3 && i == 0 {
+            break;
+        }
+    }
+    Ok((median(&mut loaded), median(&mut first)))
+}
+
+fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
+    let fail = |e: std::io::Error| Error::Engine(format!("a fresh process to measure did not work: {e}"));
+    let mut process = Process::new(std::env::current_exe().map_err(fail)?);
+    process.args(["bench", "--startup"]);
+    for name in ["dtype", "device"] {
+        if let Some(value) = matches.get_one::<String>(name) {
+            process.arg(format!("--{name}={value}"));
+        }
+    }
+    for name in ["context", "threads"] {
+        if let Some(value) = matches.get_one::<usize>(name) {
+            process.arg(format!("--{name}={value}"));
+        }
+    }
+    process.arg("--").arg(arguments::model_name(matches)).stdin(Stdio::null()).stdout(Stdio::piped());
+    let since = Instant::now();
+    let mut child = process.spawn().map_err(fail)?;
+    let (mut loaded, mut first) = (None, None);
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let at = since.elapsed().as_secs_f64() * 1e3;
+        match line.map_err(fail)?.as_str() {
+            LOADED => loaded = Some(at),
+            FIRST => first = Some(at),
+            _ => {}
+        }
+    }
+    child.wait().map_err(fail)?;
+    loaded.zip(first).ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))
+}
+
+fn measure(matches: &ArgMatches) -> Result<Report> {
+    let count = matches.get_one::<usize>("count").copied().unwrap_or(96).max(1);
+    output_status("starting fresh processes");
+    let mut bench = arguments::open(matches)?;
+    let (load_ms, first_token_ms) = outside(matches)?;
+    let card = bench.model.card.clone();
+    let prompt = start(&bench)?;
+    let count = count.min(card.context.saturating_sub(prompt.len())).max(1);
+    let defaults = Arguments::default();
+    let mut needs = Needs::default();
+    let mut live = Vec::new();
+    for of in INSTRUMENTS {
+        if let Some(more) = of.live(&card, &defaults) {
+            needs.merge(more);
+            live.push(of.name());
+        }
+    }
+
+    // Two short rounds fill caches of value cards and wake the threads.
+    round(&mut bench, &prompt, count.min(8), None)?;
+    round(&mut bench, &prompt, count.min(8), Some(&needs))?;
+    let (mut bare, mut full, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..ROUNDS {
+        output_status(&format!("round {} of {ROUNDS}", i + 1));
+        let (a, b) = (round(&mut bench, &prompt, count, None)?, round(&mut bench, &prompt, count, Some(&needs))?);
+        bare.push(count as f64 / a);
+        full.push(count as f64 / b);
+        ratios.push(a / b);
+        if a + b > PATIENCE {
+            break;
+        }
+    }
+    let rounds = bare.len();
+    let long: Vec<u32> = prompt.iter().copied().cycle().take(PREFILL.min(card.context)).collect();
+    let mut reads = Vec::new();
+    for _ in 0..rounds {
+        let since = Instant::now();
+        Writer::begin(&mut bench, long.clone(), Schedule::none(), Sampling::default())?;
+        reads.push(long.len() as f64 / since.elapsed().as_secs_f64());
+    }
+    Ok(Report {
+        card,
+        cpu: doctor::cpu(),
+        threads: rayon::current_num_threads(),
+        prompt_tokens: prompt.len(),
+        tokens: count,
+        rounds,
+        load_ms,
+        first_token_ms,
+        bare: median(&mut bare),
+        live: median(&mut full),
+        ratio: median(&mut ratios),
+        instruments: live,
+        prefill_tokens: long.len(),
+        prefill: median(&mut reads),
+        peak_memory: doctor::kilobytes("/proc/self/status", "VmHWM"),
+    })
+}
+
+/// Seconds to write `count` tokens after a prompt, bare or with every live instrument's columns made.
+fn round(bench: &mut Bench, prompt: &[u32], count: usize, live: Option<&Needs>) -> Result<f64> {
+    let bare = Needs::default();
+    let arguments = Arguments::default();
+    let mut writer = Writer::begin(bench, prompt.to_vec(), Schedule::none(), Sampling::default())?;
+    let since = Instant::now();
+    for _ in 0..count {
+        let step = writer.step(bench, live.unwrap_or(&bare))?;
+        if live.is_some() {
+            for of in INSTRUMENTS {
+                if of.live(&bench.model.card, &arguments).is_some() {
+                    std::hint::black_box(of.column(&step, &arguments, bench)?);
+                }
+            }
+        }
+    }
+    Ok(since.elapsed().as_secs_f64())
+}
+
+fn output_status(words: &str) {
+    if output::stderr_is_terminal() {
+        output::status(words);
+    }
+}
+
+/// The middle value.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

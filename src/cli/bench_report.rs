@@ -1,0 +1,99 @@
+//! What `lmscope bench` reports, as JSON for scripts and as a table for people.
+//!
+//! Invariant: both say the same numbers. To add one, add a field, a key in [`Report::json`] and a line in
+//! [`Report::table`].
+
+use serde_json::{Value, json};
+
+use super::models;
+use crate::model::Card;
+use crate::text;
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The model.
+    pub card: Card,
+    /// The CPU's name.
+    pub cpu: String,
+    /// Threads of the pool.
+    pub threads: usize,
+    /// Tokens of the prompt that rounds write on.
+    pub prompt_tokens: usize,
+    /// Tokens of a round.
+    pub tokens: usize,
+    /// Rounds of each kind.
+    pub rounds: usize,
+    /// Milliseconds from process start to the loaded model.
+    pub load_ms: f64,
+    /// Milliseconds from process start to the first token.
+    pub first_token_ms: f64,
+    /// Tokens a second with nothing watched.
+    pub bare: f64,
+    /// Tokens a second with every live instrument on.
+    pub live: f64,
+    /// Live over bare, the median over pairs of rounds.
+    pub ratio: f64,
+    /// The live instruments.
+    pub instruments: Vec<&'static str>,
+    /// Tokens of the prompt whose reading was timed.
+    pub prefill_tokens: usize,
+    /// Prompt tokens a second.
+    pub prefill: f64,
+    /// The most memory this process held, bytes; none where the system does not tell.
+    pub peak_memory: Option<u64>,
+}
+
+impl Report {
+    /// For scripts. Keys are stable.
+    pub fn json(&self) -> Value {
+        let card = &self.card;
+        json!({
+            "model": card.name,
+            "family": card.family,
+            "revision": card.revision,
+            "parameters": card.parameters,
+            "dtype": card.dtype,
+            "device": card.device,
+            "cpu": self.cpu,
+            "threads": self.threads,
+            "version": env!("CARGO_PKG_VERSION"),
+            "profile": profile(),
+            "load_ms": self.load_ms,
+            "first_token_ms": self.first_token_ms,
+            "bare_tokens_per_second": self.bare,
+            "live_tokens_per_second": self.live,
+            "live_ratio": self.ratio,
+            "live_instruments": self.instruments,
+            "prompt_tokens_per_second": self.prefill,
+            "prefill_tokens": self.prefill_tokens,
+            "peak_memory_bytes": self.peak_memory,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "rounds": self.rounds,
+        })
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let card = &self.card;
+        let rows = [
+            ("model", format!("{}, {}, {} parameters, {} on {}", card.name, card.family, models::count(card.parameters as u64), card.dtype, card.device)),
+            ("machine", format!("{}, {} threads, {} build of {}", self.cpu, self.threads, profile(), env!("CARGO_PKG_VERSION"))),
+            ("process start to loaded model", format!("{:.0} ms", self.load_ms)),
+            ("process start to first token", format!("{:.0} ms", self.first_token_ms)),
+            ("writing, bare", format!("{:.1} tokens/s", self.bare)),
+            ("writing, live", format!("{:.1} tokens/s with {}", self.live, self.instruments.join(", "))),
+            ("live / bare", format!("{:.2}", self.ratio)),
+            ("reading", format!("{:.1} tokens/s over {} tokens", self.prefill, self.prefill_tokens)),
+            ("peak memory", self.peak_memory.map_or_else(|| "unknown".into(), models::bytes)),
+            ("measured", format!("medians of {} rounds of {} tokens after {}", self.rounds, self.tokens, self.prompt_tokens)),
+        ];
+        rows.iter().map(|(name, value)| format!("{}{value}\n", text::fit(name, 32))).collect()
+    }
+}
+
+/// Which of cargo's profiles this binary comes from.
+fn profile() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}

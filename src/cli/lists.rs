@@ -1,0 +1,65 @@
+//! `lmscope sites`, `themes`, `keys`: tables made from the registries.
+//!
+//! Invariant: nothing is listed here that is not a row there. To add an entry, add it to its registry.
+
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::{Subcommand, arguments, models, output};
+use crate::app::commands::commands;
+use crate::error::Result;
+use crate::model::load::load;
+use crate::model::site;
+use crate::ui::theme::{Theme, Variant};
+
+/// The row of `sites`.
+pub const SITES: Subcommand = Subcommand { name: "sites", about: "Lists the named places in the forward pass", arguments: build_sites, run: sites };
+
+/// The row of `themes`.
+pub const THEMES: Subcommand = Subcommand { name: "themes", about: "Lists the themes of the screen", arguments: models::format, run: themes };
+
+/// The row of `keys`.
+pub const KEYS: Subcommand = Subcommand { name: "keys", about: "Lists the commands of the screen with their keys", arguments: models::format, run: keys };
+
+fn build_sites(command: Command) -> Command {
+    let model = Arg::new("model").long("model").value_name("MODEL").help("Says which of them this model has");
+    models::format(command).arg(model).args(arguments::loading())
+}
+
+fn sites(matches: &ArgMatches) -> Result<()> {
+    let model = match matches.get_one::<String>("model") {
+        Some(given) => Some(load(given, &arguments::options(matches))?),
+        None => None,
+    };
+    let mut columns = vec!["site", "transformer_lens", "shape", "about"];
+    if model.is_some() {
+        columns.push("here");
+    }
+    let row = |spec: &site::SiteSpec| -> Vec<Value> {
+        let address = if spec.layered { format!("{}.L", spec.name) } else { spec.name.to_string() };
+        let mut row = vec![json!(address), json!(spec.alias.replace("{}", "L")), json!(spec.shape), json!(spec.about)];
+        if let Some(model) = &model {
+            row.push(json!(model.offers(spec.site.at(0)).map_or_else(|e| e.to_string(), |()| "yes".into())));
+        }
+        row
+    };
+    let rows: Vec<Vec<Value>> = site::SITES.iter().map(row).collect();
+    output::listing(&columns, &rows, models::as_json(matches))
+}
+
+fn themes(matches: &ArgMatches) -> Result<()> {
+    let made_for = |theme: &Theme| match theme.variant {
+        Variant::Any => "any background",
+        Variant::Dark => "dark",
+        Variant::Light => "light",
+    };
+    let rows: Vec<Vec<Value>> = Theme::all().iter().map(|t| vec![json!(t.name), json!(t.title), json!(made_for(t))]).collect();
+    output::listing(&["theme", "title", "made_for"], &rows, models::as_json(matches))
+}
+
+fn keys(matches: &ArgMatches) -> Result<()> {
+    let as_json = models::as_json(matches);
+    let spell = |keys: &[&str]| if as_json { json!(keys) } else { json!(keys.join(" ")) };
+    let rows: Vec<Vec<Value>> = commands().map(|c| vec![spell(c.keys), json!(c.name), json!(c.arguments), json!(c.context.name()), json!(c.about)]).collect();
+    output::listing(&["keys", "command", "arguments", "where", "about"], &rows, as_json)
+}

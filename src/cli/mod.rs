@@ -1,0 +1,138 @@
+//! The command line: the same nouns as the screen, for scripts and pipes (the contract of design 5).
+//!
+//! Invariants: results go to standard output and everything else to standard error; a closed pipe is success; every
+//! instrument has a subcommand without anybody having written one.
+//! To add a subcommand, write `cli/x.rs` with a `pub const` [`Subcommand`] and add a word to [`SUBCOMMANDS`].
+
+pub mod arguments;
+pub mod bench;
+pub mod bench_report;
+pub mod completions;
+pub mod direction;
+pub mod doctor;
+pub mod generate;
+pub mod instrument;
+pub mod interrupt;
+pub mod lists;
+pub mod log;
+pub mod models;
+pub mod output;
+pub mod sketch;
+pub mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::error::{Error, Result};
+use crate::instruments::INSTRUMENTS;
+
+/// One row of [`SUBCOMMANDS`].
+#[derive(Debug)]
+pub struct Subcommand {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Adds its arguments.
+    pub arguments: fn(Command) -> Command,
+    /// Does it.
+    pub run: fn(&ArgMatches) -> Result<()>,
+}
+
+/// Every subcommand but those of the instruments, which follow from their own list.
+pub const SUBCOMMANDS: &[Subcommand] = &[
+    generate::GENERATE,
+    trace::TRACE,
+    direction::DIRECTION,
+    bench::BENCH,
+    models::MODELS,
+    lists::SITES,
+    lists::THEMES,
+    lists::KEYS,
+    doctor::DOCTOR,
+    completions::COMPLETIONS,
+];
+
+/// The whole command line.
+pub fn command() -> Command {
+    let mut command = Command::new("lmscope")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(env!("CARGO_PKG_DESCRIPTION"))
+        .after_help("An EDIT is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17,52@mlp_act.3 or\nadd:refusal@resid_pre.3*1.5; `lmscope sites` lists addresses.\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted.")
+        .args_conflicts_with_subcommands(true)
+        .subcommand_precedence_over_arg(true)
+        .disable_help_subcommand(true)
+        .arg(Arg::new("log-level").long("log-level").value_name("LEVEL").global(true).env("LMSCOPE_LOG").hide_env_values(true).help("Writes a log to the state folder: error, warn, info, debug, trace, or a filter"))
+        .arg(Arg::new("model").value_name("MODEL").help("Opens the screen on `demo` (the default), a folder in Hugging Face layout, or a hub id of the local cache"))
+        .args(arguments::loading());
+    command = arguments::screen(command);
+    for of in INSTRUMENTS {
+        command = command.subcommand(instrument::build(*of));
+    }
+    for row in SUBCOMMANDS {
+        command = command.subcommand((row.arguments)(Command::new(row.name).about(row.about)));
+    }
+    command
+}
+
+/// Runs the subcommand that was asked for; without one, the plain-text sketch of what the screen would show.
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let Some((name, of)) = matches.subcommand() else { return sketch::run(matches) };
+    match SUBCOMMANDS.iter().find(|row| row.name == name) {
+        Some(row) => (row.run)(of),
+        None => instrument::run(crate::instruments::instrument(name)?, of),
+    }
+}
+
+/// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 130 interrupted.
+pub fn conclude(outcome: &Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let code = match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Error::Cancelled => 130,
+        Error::BadArgument { .. } | Error::BadEdit { .. } | Error::UnknownSite { .. } | Error::EmptyPrompt => 2,
+        Error::NotAModel { .. }
+        | Error::UnknownFamily { .. }
+        | Error::Config { .. }
+        | Error::MissingTensor { .. }
+        | Error::TensorShape { .. }
+        | Error::BadFile { .. }
+        | Error::Io { .. }
+        | Error::Refused { .. }
+        | Error::PromptTooLong { .. }
+        | Error::Text { .. }
+        | Error::Device { .. }
+        | Error::Engine(_)
+        | Error::Tensor(_) => 1,
+    };
+    output::note(&error.to_string());
+    ExitCode::from(code)
+}
+
+/// A flag without a value.
+pub(crate) fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_instrument_has_a_subcommand_and_a_flag_a_parameter() {
+        let command = command();
+        for of in INSTRUMENTS {
+            let sub = command.get_subcommands().find(|c| c.get_name() == of.name());
+            let flags: Vec<&str> = sub.into_iter().flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
+            for parameter in of.parameters() {
+                assert!(flags.contains(&instrument::flag(*of, parameter).as_str()), "{} {}", of.name(), parameter.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Where words go: results to standard output, everything else to standard error, files whole or not at all.
+//!
+//! Invariant: nothing here panics when the other side is gone; a closed pipe comes back as an error that
+//! [`super::conclude`] takes for success. To add a kind of note, add a function that ends in [`note`].
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::receipt::Receipt;
+use crate::lab::run::Run;
+use crate::text;
+
+/// Writes bytes to standard output and flushes them.
+pub fn write(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("(standard output)", e))
+}
+
+/// Writes a line to standard output.
+pub fn line(line: &str) -> Result<()> {
+    write(format!("{line}\n").as_bytes())
+}
+
+/// Writes a value as one line of JSON.
+pub fn json_line(value: &Value) -> Result<()> {
+    line(&value.to_string())
+}
+
+/// Says a sentence on standard error. When nobody listens there, nothing is lost that a script relies on.
+pub fn note(sentence: &str) {
+    let clear = if stderr_is_terminal() { "\r\x1b[K" } else { "" };
+    let _gone = writeln!(std::io::stderr(), "{clear}lmscope: {sentence}");
+}
+
+/// Overwrites the status line of a terminal on standard error.
+pub fn status(words: &str) {
+    let mut err = std::io::stderr();
+    let _gone = write!(err, "\r\x1b[K{words}").and_then(|()| err.flush());
+}
+
+/// Takes the status line away.
+pub fn clear_status() {
+    if stderr_is_terminal() {
+        status("");
+    }
+}
+
+/// Whether standard error is a terminal.
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Whether standard output is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Writes a file whole or not at all: beside its place first, then renamed. Pipes and devices are written directly.
+pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+    if special {
+        return std::fs::write(path, bytes).map_err(|e| Error::io(path, e));
+    }
+    let mut name = path.file_name().ok_or_else(|| Error::argument("-o", path.display().to_string(), "a file name"))?.to_os_string();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    written.map_err(|e| {
+        let _absent = std::fs::remove_file(&part);
+        Error::io(path, e)
+    })
+}
+
+/// The receipts of a run with their effect measured; counts are those of `counted`, the text as it was written.
+pub fn measured(bench: &mut Bench, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
+    match bench.receipts(run) {
+        Ok(mut receipts) => {
+            for (own, kept) in receipts.iter_mut().zip(counted) {
+                own.fired = kept.fired;
+                own.relative = kept.relative;
+            }
+            receipts
+        }
+        // Measuring is extra work; when it is interrupted or fails, the counts remain true.
+        Err(error) => {
+            tracing::warn!("receipts were not measured: {error}");
+            counted.to_vec()
+        }
+    }
+}
+
+/// Says what each edit did, loudly where it did nothing.
+pub fn receipts(receipts: &[Receipt]) {
+    for receipt in receipts {
+        note(&receipt_line(receipt));
+    }
+}
+
+fn receipt_line(receipt: &Receipt) -> String {
+    let edit = text::plain(receipt.edit.as_bytes());
+    if !receipt.active {
+        return format!("edit {edit} is neutral and was not applied.");
+    }
+    if receipt.idle() {
+        return format!("WARNING: edit {edit} NEVER FIRED: nothing was changed. Do its positions and phase occur in this run?");
+    }
+    let mut out = format!("edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}", receipt.fired, receipt.relative);
+    if let Some(kl) = receipt.kl {
+        out.push_str(&format!(", KL {kl:.4} nats"));
+    }
+    if let Some(null) = receipt.null {
+        out.push_str(&format!(" (a random one of equal size: {null:.4})"));
+    }
+    if !receipt.note.is_empty() {
+        out.push_str(&format!("; {}", receipt.note));
+    }
+    out.push('.');
+    out
+}
+
+/// Rows under column names, as aligned text or as a JSON array of objects.
+pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<()> {
+    if as_json {
+        let object = |row: &Vec<Value>| Value::Object(columns.iter().map(ToString::to_string).zip(row.iter().cloned()).collect::<Map<_, _>>());
+        return json_line(&json!(rows.iter().map(object).collect::<Vec<_>>()));
+    }
+    let spelled: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(spell).collect()).collect();
+    let wide = |i: usize| spelled.iter().map(|row| text::width(&row[i])).max().unwrap_or(0).max(columns[i].len());
+    let widths: Vec<usize> = (0..columns.len()).map(wide).collect();
+    let mut out = String::new();
+    let heads = columns.iter().map(ToString::to_string).collect();
+    for row in std::iter::once(&heads).chain(&spelled) {
+        let mut cells = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            cells.push_str(cell);
+            cells.extend(std::iter::repeat_n(' ', width - text::width(cell) + 2));
+        }
+        out.push_str(cells.trim_end());
+        out.push('\n');
+    }
+    write(out.as_bytes())
+}
+
+fn spell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(words) => text::plain(words.as_bytes()),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_that_did_nothing_is_loud() {
+        let receipt = Receipt { edit: "zero@mlp_out.0:100..".into(), active: true, ..Receipt::default() };
+        assert!(receipt_line(&receipt).contains("NEVER FIRED"));
+        let fired = Receipt { fired: 3, relative: 0.5, kl: Some(0.25), ..receipt };
+        let line = receipt_line(&fired);
+        assert!(line.contains("3 times") && line.contains("0.2500 nats"), "{line}");
+    }
+
+    #[test]
+    fn files_are_whole_or_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        file(&path, b"all").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all");
+        assert!(file(&folder.path().join("no/such"), b"all").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no part stays behind");
+    }
+}

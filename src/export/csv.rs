@@ -1,0 +1,175 @@
+//! CSV in long form: one number a line, so that any sheet or data frame can pivot it.
+//!
+//! Invariant: data lines have as many fields as the header; provenance stands in `# ` lines before it.
+
+use std::fmt::Write as _;
+
+use super::provenance;
+use crate::error::Result;
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Table, Unit};
+
+/// Writes a figure.
+pub(super) fn write(figure: &Figure) -> Result<String> {
+    let mut out = String::new();
+    for (name, value) in provenance::lines(figure) {
+        let _ = writeln!(out, "# {name}: {value}");
+    }
+    match &figure.body {
+        Body::Grid(grid) => write_grid(&mut out, grid),
+        Body::Table(table) => write_table(&mut out, table),
+        Body::Text(text) => {
+            out.push_str("line,text\n");
+            for (i, line) in text.lines.iter().enumerate() {
+                record(&mut out, &[i.to_string(), line.clone()]);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A line a candidate: rank 1 is the cell itself.
+fn write_grid(out: &mut String, grid: &Grid) {
+    out.push_str("row,column,layer,position,unit,rank,token,value\n");
+    for (column, cells) in grid.columns.iter().zip(&grid.cells) {
+        for (row, cell) in grid.rows.iter().zip(cells) {
+            let own = [(cell.label.clone(), cell.value)];
+            let candidates = if cell.more.is_empty() {
+                &own[..]
+            } else {
+                &cell.more
+            };
+            for (rank, (token, value)) in candidates.iter().enumerate() {
+                let [layer, position, unit] = place(cell.anchor);
+                let rank = (rank + 1).to_string();
+                let labels = [row.label.clone(), column.label.clone()];
+                let [row, column] = labels;
+                record(
+                    out,
+                    &[
+                        row,
+                        column,
+                        layer,
+                        position,
+                        unit,
+                        rank,
+                        token.clone(),
+                        value.to_string(),
+                    ],
+                );
+            }
+        }
+    }
+}
+
+fn write_table(out: &mut String, table: &Table) {
+    let columns = table
+        .pages
+        .iter()
+        .flat_map(|page| &page.rows)
+        .map(|row| row.entries.len())
+        .max()
+        .unwrap_or(0);
+    let columns = columns.max(table.columns.len());
+    let mut header: Vec<String> = ["page", "layer", "position", "unit"]
+        .map(str::to_owned)
+        .to_vec();
+    header.extend((0..columns).map(|i| table.columns.get(i).cloned().unwrap_or_default()));
+    record(out, &header);
+    for page in &table.pages {
+        for row in &page.rows {
+            let mut fields = vec![page.title.clone()];
+            fields.extend(place(row.anchor));
+            fields.extend((0..columns).map(|i| match row.entries.get(i) {
+                Some(Entry::Number(value)) => value.to_string(),
+                Some(Entry::Text(text)) => text.clone(),
+                None => String::new(),
+            }));
+            record(out, &fields);
+        }
+    }
+}
+
+/// Layer, position and unit; empty where an anchor has none.
+fn place(anchor: Anchor) -> [String; 3] {
+    let unit = anchor.unit.map(|unit| match unit {
+        Unit::Neuron(i) => format!("neuron {i}"),
+        Unit::Head(i) => format!("head {i}"),
+        Unit::Token(i) => format!("token {i}"),
+    });
+    [
+        anchor.layer.map(|l| l.to_string()).unwrap_or_default(),
+        anchor.position.map(|p| p.to_string()).unwrap_or_default(),
+        unit.unwrap_or_default(),
+    ]
+}
+
+/// One line, quoted where it must be (RFC 4180), and where a reader could take it for a comment.
+fn record(out: &mut String, fields: &[String]) {
+    for (i, field) in fields.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        if field.contains([',', '"', '\n', '\r'])
+            || field.starts_with(['#', ' '])
+            || field.ends_with(' ')
+        {
+            out.push('"');
+            out.push_str(&field.replace('"', "\"\""));
+            out.push('"');
+        } else {
+            out.push_str(field);
+        }
+    }
+    out.push('\n');
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+
+    #[test]
+    fn a_line_a_candidate() {
+        let out = write(&samples::lens(2, 2)).unwrap();
+        let data: Vec<&str> = out
+            .lines()
+            .skip_while(|line| line.starts_with('#'))
+            .collect();
+        assert_eq!(data.len(), 1 + 2 * 2 * 3);
+        assert_eq!(data[0], "row,column,layer,position,unit,rank,token,value");
+        assert_eq!(data[2], "0,The,0,0,,2,␣the,0.02");
+        assert!(
+            data[4].starts_with("1,The,1,0,,1,␣capital,0.97"),
+            "{}",
+            data[4]
+        );
+    }
+
+    #[test]
+    fn a_cell_without_runners_up_is_one_line() {
+        let mut figure = samples::lens(1, 1);
+        if let Body::Grid(grid) = &mut figure.body {
+            grid.cells[0][0].more.clear();
+            grid.cells[0][0].label = "#,".into();
+        }
+        let out = write(&figure).unwrap();
+        assert!(out.ends_with("0,The,0,0,,1,\"#,\",0.97\n"), "{out}");
+    }
+
+    #[test]
+    fn a_table_keeps_its_columns_and_quotes() {
+        let out = write(&samples::table()).unwrap();
+        let data: Vec<&str> = out
+            .lines()
+            .skip_while(|line| line.starts_with('#'))
+            .collect();
+        assert_eq!(data[0], "page,layer,position,unit,neuron,activation,writes");
+        assert!(
+            data[1].starts_with("position 0,0,0,neuron 10,0.10,3,\"capital, of, \"\"France\"\""),
+            "{}",
+            data[1]
+        );
+        assert_eq!(data.len(), 61);
+    }
+}

@@ -1,0 +1,63 @@
+//! What SVG and HTML have in common.
+//!
+//! Invariant: no text of a model or user reaches a file unescaped.
+
+use super::colour::{self, Rgb};
+use crate::lab::figure::Scale;
+
+/// Spells text for XML and HTML, in content and in quoted attributes. Characters that XML forbids become `�`.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\t' | '\n' => out.push(c),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Background and text of a number, on white: magnitudes from light to dark, signed numbers through a light middle.
+pub(super) fn paint(scale: Scale, value: f32) -> (Rgb, Rgb) {
+    let place = scale.place(value);
+    let back = match scale {
+        Scale::Unit | Scale::Range { .. } => {
+            colour::sample(colour::ramp("viridis").unwrap_or_default(), place)
+        }
+        Scale::Diverging { .. } => {
+            colour::sample(colour::ramp("purple-orange").unwrap_or_default(), place)
+        }
+    };
+    (back, colour::ink(back))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_and_forbidden_characters_are_spelled() {
+        assert_eq!(
+            escape("<a href=\"x\">&'\u{1b}\0é"),
+            "&lt;a href=&quot;x&quot;&gt;&amp;&#39;\u{fffd}\u{fffd}é"
+        );
+    }
+
+    #[test]
+    fn zero_is_the_middle_and_ink_is_readable() {
+        let (zero, _) = paint(Scale::Diverging { reach: 3.0 }, 0.0);
+        assert_eq!((zero.0, zero.1), (zero.1, zero.2));
+        for value in [-1.0, 0.0, 0.3, 1.0, f32::NAN] {
+            for scale in [Scale::Unit, Scale::Diverging { reach: 1.0 }] {
+                let (back, ink) = paint(scale, value);
+                assert!(colour::contrast(back, ink) >= 4.5);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Numbers in little room.
+//!
+//! Invariant: what comes out is ASCII, so its length is its width. To add a spelling, add a function.
+
+/// Spells a number with three significant digits: `0.0123`, `12.3`, `1230`, `1.23e7`, `-0.5`.
+pub fn significant(value: f32) -> String {
+    if !value.is_finite() {
+        return if value.is_nan() {
+            "nan".into()
+        } else if value > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
+    }
+    let size = value.abs();
+    if size == 0.0 {
+        return "0".into();
+    }
+    if !(1e-3..1e6).contains(&size) {
+        return tidy_exponent(&format!("{value:.2e}"));
+    }
+    // Rounding first, so that 0.9996 counts its digits as 1.00.
+    let rounded: f32 = format!("{value:.2e}").parse().unwrap_or(value);
+    let whole = rounded.abs().log10().floor() as i32;
+    format!("{rounded:.*}", (2 - whole).max(0) as usize)
+}
+
+/// Spells a number in at most `columns` columns for a cell: shares as `.94`, others as they fit; `signed` shows `+`.
+pub fn compact(value: f32, columns: usize, signed: bool) -> String {
+    let sign = if value < 0.0 {
+        "-"
+    } else if signed && value > 0.0 {
+        "+"
+    } else {
+        ""
+    };
+    let size = value.abs();
+    let room = columns.saturating_sub(sign.len());
+    let text = if !size.is_finite() {
+        if size.is_nan() {
+            "nan".into()
+        } else {
+            "inf".into()
+        }
+    } else if size < 0.995 {
+        let digits = room.saturating_sub(1).clamp(1, 3);
+        let text = format!("{size:.digits$}");
+        // Rounding may carry to 1.
+        text.strip_prefix('0')
+            .map_or_else(|| "1.0".chars().take(room).collect(), str::to_owned)
+    } else {
+        let whole = format!("{size:.0}");
+        let digits = room
+            .saturating_sub(whole.len() + 1)
+            .min(3 - whole.len().min(3));
+        if whole.len() > room {
+            short_exponent(size)
+        } else if digits == 0 {
+            whole
+        } else {
+            format!("{size:.digits$}")
+        }
+    };
+    let text = format!("{sign}{text}");
+    if text.len() > columns {
+        "#".repeat(columns)
+    } else {
+        text
+    }
+}
+
+/// `1.20e-5` as `1.2e-5`.
+fn tidy_exponent(text: &str) -> String {
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        return text.to_owned();
+    };
+    let mantissa = if mantissa.contains('.') {
+        mantissa.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        mantissa
+    };
+    format!("{mantissa}e{exponent}")
+}
+
+fn short_exponent(size: f32) -> String {
+    if size < 99_500.0 {
+        format!("{:.0}k", size / 1000.0)
+    } else {
+        format!("{size:.0e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn three_significant_digits() {
+        for (value, want) in [
+            (0.0, "0"),
+            (0.012_345, "0.0123"),
+            (0.999_6, "1.00"),
+            (12.345, "12.3"),
+            (-1234.5, "-1230"),
+            (1.2e-5, "1.2e-5"),
+            (3.0e8, "3e8"),
+            (f32::NEG_INFINITY, "-inf"),
+            (f32::NAN, "nan"),
+        ] {
+            assert_eq!(significant(value), want);
+        }
+    }
+
+    #[test]
+    fn shares_lose_their_zero_and_nothing_grows() {
+        for (value, columns, signed, want) in [
+            (0.94, 3, false, ".94"),
+            (0.0, 3, false, ".00"),
+            (0.996, 3, false, "1.0"),
+            (1.0, 3, false, "1.0"),
+            (0.31, 4, true, "+.31"),
+            (-0.05, 4, true, "-.05"),
+            (12.34, 5, false, "12.3"),
+            (1234.0, 5, false, "1234"),
+            (-123_456.0, 5, false, "-1e5"),
+            (45_678.0, 4, false, "46k"),
+            (f32::NAN, 2, false, "##"),
+        ] {
+            assert_eq!(compact(value, columns, signed), want);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn compact_fits(value in any::<f32>(), columns in 0_usize..8, signed: bool) {
+            prop_assert!(compact(value, columns, signed).len() <= columns);
+        }
+
+        #[test]
+        fn significant_is_close(value in -1e7_f32..1e7) {
+            let back: f32 = significant(value).parse().unwrap_or(f32::NAN);
+            prop_assert!((back - value).abs() <= value.abs() * 0.006);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Figures made by hand, for tests.
+
+use crate::lab::figure::{
+    Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
+    Text, Unit,
+};
+
+/// Provenance with everything filled in.
+pub fn provenance() -> Provenance {
+    Provenance {
+        model: "demo".into(),
+        revision: "3f2a9c".into(),
+        dtype: "f32".into(),
+        device: "cpu".into(),
+        tokens: vec![1, 20, 3],
+        edits: vec!["add:calm@resid_post.4*1.5".into()],
+        seed: 7,
+        parameters: vec![("norm".into(), "own".into())],
+        version: "0.1.0".into(),
+    }
+}
+
+/// Puts a body into a figure.
+pub fn figure(body: Body) -> Figure {
+    Figure {
+        title: "logit lens".into(),
+        body,
+        notes: vec!["rows use their own norm".into()],
+        check: Some(Check {
+            error: 1.5e-6,
+            tolerance: 1e-3,
+        }),
+        provenance: provenance(),
+    }
+}
+
+/// A lens of so many layers and positions. Layers in the lower half guess, the upper half knows.
+pub fn lens(layers: usize, positions: usize) -> Figure {
+    const WORDS: [&str; 12] = [
+        "The",
+        "␣capital",
+        "␣of",
+        "␣France",
+        "␣is",
+        "␣Paris",
+        ",",
+        "␣and",
+        "␣located",
+        "⏎",
+        "漢字",
+        "⟨e2 96⟩",
+    ];
+    let cell = |position: usize, layer: usize| {
+        let depth = (layer + 1) as f32 / layers as f32;
+        let sure = if position % 4 == 3 {
+            depth * 0.3
+        } else {
+            depth * depth * depth
+        };
+        let word = if depth > 0.6 {
+            WORDS[(position + 1) % 12]
+        } else {
+            WORDS[(position * 5 + layer * 7 + 3) % 12]
+        };
+        let value = (sure * 0.97).clamp(0.01, 0.99);
+        let more = vec![
+            (word.to_owned(), value),
+            ("␣the".to_owned(), 0.02),
+            ("␣a".to_owned(), 0.01),
+        ];
+        Cell {
+            label: word.into(),
+            value,
+            anchor: Anchor::cell(layer, position),
+            more,
+        }
+    };
+    figure(Body::Grid(Grid {
+        row_axis: "layer".into(),
+        column_axis: "position".into(),
+        value: "probability".into(),
+        rows: (0..layers)
+            .map(|l| Header {
+                label: l.to_string(),
+                anchor: Anchor::layer(l),
+            })
+            .collect(),
+        columns: (0..positions)
+            .map(|p| Header {
+                label: WORDS[p % 12].into(),
+                anchor: Anchor::position(p),
+            })
+            .collect(),
+        cells: (0..positions)
+            .map(|p| (0..layers).map(|l| cell(p, l)).collect())
+            .collect(),
+        scale: Scale::Unit,
+    }))
+}
+
+/// What edits changed: signed numbers from -0.8 to 0.8.
+pub fn difference(layers: usize, positions: usize) -> Figure {
+    let mut out = lens(layers, positions);
+    if let Body::Grid(grid) = &mut out.body {
+        grid.scale = Scale::Diverging { reach: 0.8 };
+        for cell in grid.cells.iter_mut().flatten() {
+            cell.value = (cell.value - 0.5) * 1.6;
+        }
+    }
+    out
+}
+
+/// Neurons: a page for each of three positions.
+pub fn table() -> Figure {
+    let row = |position: usize, i: usize| Row {
+        anchor: Anchor::cell(i % 3, position).with(Unit::Neuron(10 + i as u32)),
+        entries: vec![
+            Entry::Text(format!("{}.{}", i % 3, 10 + i)),
+            Entry::Number(3.0 / (i + 1) as f32),
+            Entry::Text("capital, of, \"France\"\u{2009}漢".into()),
+        ],
+    };
+    figure(Body::Table(Table {
+        columns: vec!["neuron".into(), "activation".into(), "writes".into()],
+        pages: (0..3)
+            .map(|p| Page {
+                title: format!("position {p}"),
+                anchor: Anchor::position(p),
+                rows: (0..20).map(|i| row(p, i)).collect(),
+            })
+            .collect(),
+    }))
+}
+
+/// Two lines of prose.
+pub fn text() -> Figure {
+    figure(Body::Text(Text {
+        lines: vec!["It means <Paris> & \"more\".".into(), "Two.".into()],
+    }))
+}
+
+/// One of each shape.
+pub fn all() -> Vec<Figure> {
+    vec![
+        lens(4, 5),
+        difference(3, 4),
+        table(),
+        text(),
+        lens(0, 0),
+        lens(3, 0),
+        lens(1, 1),
+    ]
+}

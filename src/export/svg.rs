@@ -1,0 +1,272 @@
+//! SVG: a figure as a picture, with its legend and provenance.
+//!
+//! Invariant: no scripts, no other files, no text unescaped; the provenance is also in `<desc>`, for machines.
+
+use std::fmt::Write as _;
+
+use super::markup::{escape, paint};
+use super::number::significant;
+use super::provenance;
+use super::screen::FONTS;
+use crate::error::Result;
+use crate::lab::figure::{Body, Entry, Figure, Grid, Scale, Table};
+use crate::text::{clip, width};
+
+/// Columns of a grid cell, in characters, and the size of a character.
+const TOKEN: usize = 10;
+const CHAR: f32 = 7.2;
+const LINE: f32 = 18.0;
+const MARGIN: f32 = 16.0;
+
+/// A drawing that grows downwards.
+struct Page {
+    body: String,
+    wide: f32,
+    y: f32,
+}
+
+impl Page {
+    /// Writes a line of text at a column, in characters.
+    fn text(&mut self, x: f32, text: &str, style: &str) {
+        if !text.trim().is_empty() {
+            let (x, y) = (MARGIN + x, self.y + LINE - 5.0);
+            let _ = writeln!(
+                self.body,
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{}</text>",
+                escape(text)
+            );
+        }
+        self.wide = self.wide.max(x + width(text) as f32 * CHAR);
+    }
+
+    /// Paints a box on the current line.
+    fn fill(&mut self, x: f32, wide: f32, color: impl std::fmt::Display, hover: &str) {
+        let (x, y) = (MARGIN + x, self.y);
+        let title = if hover.is_empty() {
+            String::new()
+        } else {
+            format!("<title>{}</title>", escape(hover))
+        };
+        let _ = writeln!(
+            self.body,
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"{LINE}\" fill=\"{color}\">{title}</rect>"
+        );
+        self.wide = self.wide.max(x - MARGIN + wide);
+    }
+}
+
+/// Writes a figure.
+pub(super) fn write(figure: &Figure) -> Result<String> {
+    let mut page = Page {
+        body: String::new(),
+        wide: 480.0,
+        y: MARGIN,
+    };
+    page.text(0.0, &figure.title, "font-weight=\"bold\"");
+    page.y += LINE * 1.5;
+    match &figure.body {
+        Body::Grid(grid) => draw_grid(&mut page, grid),
+        Body::Table(table) => draw_table(&mut page, table),
+        Body::Text(text) => {
+            for line in &text.lines {
+                page.text(0.0, line, "");
+                page.y += LINE;
+            }
+        }
+    }
+    page.y += LINE / 2.0;
+    let facts = provenance::lines(figure);
+    for (name, value) in &facts {
+        page.text(
+            0.0,
+            &clip(&format!("{name}: {value}"), 110),
+            "fill=\"#666666\" font-size=\"10\"",
+        );
+        page.y += LINE * 0.75;
+    }
+    let (wide, high) = (page.wide + 2.0 * MARGIN, page.y + MARGIN);
+    let facts: Vec<String> = facts
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    Ok(format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {wide:.0} {high:.0}\" width=\"{wide:.0}\" height=\"{high:.0}\" \
+         font-family=\"{FONTS}\" font-size=\"12\" fill=\"#111111\" xml:space=\"preserve\">\n<title>{}</title>\n<desc>{}</desc>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{}</svg>\n",
+        escape(&figure.title),
+        escape(&facts.join("\n")),
+        page.body
+    ))
+}
+
+fn draw_grid(page: &mut Page, grid: &Grid) {
+    let titles = grid
+        .rows
+        .iter()
+        .map(|row| width(&row.label))
+        .max()
+        .unwrap_or(0)
+        .max(width(&grid.row_axis));
+    let left = (titles + 1) as f32 * CHAR;
+    let cell = TOKEN as f32 * CHAR + 6.0;
+    page.text(0.0, &grid.row_axis, "fill=\"#666666\"");
+    for (i, title) in grid.columns.iter().enumerate() {
+        page.text(
+            left + i as f32 * cell + 3.0,
+            &clip(&title.label, TOKEN),
+            "fill=\"#666666\"",
+        );
+    }
+    page.y += LINE;
+    for (row, title) in grid.rows.iter().enumerate().rev() {
+        let pad = titles - width(&title.label).min(titles);
+        page.text(pad as f32 * CHAR, &title.label, "fill=\"#666666\"");
+        for (i, column) in grid.cells.iter().enumerate() {
+            let Some(cell_here) = column.get(row) else {
+                continue;
+            };
+            let (back, ink) = paint(grid.scale, cell_here.value);
+            let x = left + i as f32 * cell;
+            let spelled =
+                |(token, value): &(String, f32)| format!("{token} {}", significant(*value));
+            let mut hover = vec![format!(
+                "{} {}",
+                cell_here.label,
+                significant(cell_here.value)
+            )];
+            hover.extend(cell_here.more.iter().map(spelled));
+            page.fill(x, cell, back, &hover.join("\n"));
+            let shown = if cell_here.label.is_empty() {
+                significant(cell_here.value)
+            } else {
+                clip(&cell_here.label, TOKEN)
+            };
+            page.text(
+                x + 3.0,
+                &shown,
+                &format!("fill=\"{ink}\" pointer-events=\"none\""),
+            );
+        }
+        page.y += LINE;
+    }
+    page.y += LINE / 2.0;
+    draw_legend(page, grid.scale, &grid.value);
+}
+
+fn draw_legend(page: &mut Page, scale: Scale, value: &str) {
+    let (lo, hi) = scale.ends();
+    let text = significant(lo);
+    page.text(0.0, &text, "");
+    let start = (text.len() + 1) as f32 * CHAR;
+    for step in 0..16 {
+        let at = lo + (hi - lo) * step as f32 / 15.0;
+        page.fill(start + step as f32 * 8.0, 8.0, paint(scale, at).0, "");
+    }
+    page.text(
+        start + 16.0 * 8.0 + CHAR,
+        &format!("{} {value}", significant(hi)),
+        "",
+    );
+    page.y += LINE;
+}
+
+fn draw_table(page: &mut Page, table: &Table) {
+    let spelled = |entry: &Entry| match entry {
+        Entry::Number(value) => significant(*value),
+        Entry::Text(text) => clip(text, 60),
+    };
+    for one in &table.pages {
+        page.text(0.0, &one.title, "font-weight=\"bold\"");
+        page.y += LINE;
+        let count = one
+            .rows
+            .iter()
+            .map(|row| row.entries.len())
+            .max()
+            .unwrap_or(0)
+            .max(table.columns.len());
+        let mut x = 0.0;
+        let top = page.y;
+        for i in 0..count {
+            let name = table.columns.get(i).map_or("", String::as_str);
+            let texts: Vec<(bool, String)> = one
+                .rows
+                .iter()
+                .map(|row| {
+                    row.entries.get(i).map_or((false, String::new()), |e| {
+                        (matches!(e, Entry::Number(_)), spelled(e))
+                    })
+                })
+                .collect();
+            let wide = texts
+                .iter()
+                .map(|(_, text)| width(text))
+                .max()
+                .unwrap_or(0)
+                .max(width(name));
+            page.y = top;
+            page.text(x, name, "fill=\"#666666\"");
+            for (number, text) in &texts {
+                page.y += LINE;
+                let pad = if *number { wide - width(text) } else { 0 };
+                page.text(x + pad as f32 * CHAR, text, "");
+            }
+            x += (wide + 2) as f32 * CHAR;
+        }
+        page.y = top + (one.rows.len() + 1) as f32 * LINE + LINE / 2.0;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+
+    #[test]
+    fn a_rectangle_a_cell_with_its_candidates_and_a_legend() {
+        let out = write(&samples::lens(3, 4)).unwrap();
+        assert_eq!(out.matches("<rect").count(), 1 + 12 + 16);
+        assert!(out.contains("␣the 0.02"), "runners-up on hover");
+        assert!(out.contains(">1.00 probability</text>"));
+        let y = |label: &str| -> f32 {
+            let line = out
+                .lines()
+                .find(|l| l.contains("#666666") && l.ends_with(&format!(">{label}</text>")))
+                .unwrap();
+            line.split("y=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        assert!(y("2") < y("1") && y("1") < y("0"), "layer 0 at the bottom");
+    }
+
+    #[test]
+    fn tags_are_closed_and_everything_lies_inside() {
+        for figure in samples::all() {
+            let out = write(&figure).unwrap();
+            for tag in ["rect", "text", "title", "desc", "svg"] {
+                let closed = out.matches(&format!("</{tag}>")).count() + usize::from(tag == "rect");
+                assert_eq!(out.matches(&format!("<{tag}")).count(), closed, "{tag}");
+            }
+            let number = |from: &str| {
+                from.split('"')
+                    .next()
+                    .unwrap()
+                    .parse::<f32>()
+                    .unwrap_or(0.0)
+            };
+            let wide = number(out.split("width=\"").nth(1).unwrap());
+            assert!(
+                out.split("<text x=\"")
+                    .skip(1)
+                    .all(|part| number(part) < wide)
+            );
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Plain text: what the command line prints.
+//!
+//! Invariant: columns line up, by terminal width; no colour, ever. Wide grids go on in blocks below.
+
+use std::fmt::Write as _;
+
+use super::number::significant;
+use super::provenance;
+use crate::error::Result;
+use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Table};
+use crate::text::{clip, width};
+
+/// Columns of a block of a grid.
+const WIDE: usize = 100;
+/// Longest token in a grid; longer ones end in `…`.
+const TOKEN: usize = 14;
+/// Longest text in a table.
+const ENTRY: usize = 60;
+
+/// Writes a figure.
+pub(super) fn write(figure: &Figure) -> Result<String> {
+    let from = &figure.provenance;
+    let mut out = format!("{}\n", one_line(&figure.title));
+    let _ = writeln!(
+        out,
+        "model {} · revision {} · {} · {} · {} tokens · seed {} · lmscope {}",
+        one_line(&from.model),
+        from.revision,
+        from.dtype,
+        from.device,
+        from.tokens.len(),
+        from.seed,
+        from.version
+    );
+    for (name, value) in provenance::lines(figure) {
+        if matches!(name, "edits" | "parameters" | "check") {
+            let _ = writeln!(out, "{name} {value}");
+        }
+    }
+    out.push('\n');
+    match &figure.body {
+        Body::Grid(grid) => write_grid(&mut out, grid),
+        Body::Table(table) => write_table(&mut out, table),
+        Body::Text(text) => text.lines.iter().for_each(|line| {
+            let _ = writeln!(out, "{line}");
+        }),
+    }
+    if !figure.notes.is_empty() {
+        out.push('\n');
+        for note in &figure.notes {
+            let _ = writeln!(out, "note: {}", one_line(note));
+        }
+    }
+    Ok(out)
+}
+
+fn one_line(text: &str) -> String {
+    text.split(['\n', '\r']).collect::<Vec<_>>().join(" ")
+}
+
+/// One line a row, the first row at the bottom; a column as wide as its widest cell.
+fn write_grid(out: &mut String, grid: &Grid) {
+    let titles = grid
+        .rows
+        .iter()
+        .map(|row| width(&row.label))
+        .max()
+        .unwrap_or(0)
+        .max(width(&grid.row_axis));
+    let number = |cell: &Cell| spell(grid.scale, cell.value);
+    let words = |cell: &Cell| clip(&cell.label, TOKEN);
+    // (token columns, number columns, whole column)
+    let sizes: Vec<(usize, usize, usize)> = grid
+        .columns
+        .iter()
+        .zip(&grid.cells)
+        .map(|(title, cells)| {
+            let token = cells
+                .iter()
+                .map(|cell| width(&words(cell)))
+                .max()
+                .unwrap_or(0);
+            let value = cells
+                .iter()
+                .map(|cell| number(cell).len())
+                .max()
+                .unwrap_or(0);
+            let whole = token + usize::from(token > 0 && value > 0) + value;
+            (token, value, whole.max(width(&clip(&title.label, TOKEN))))
+        })
+        .collect();
+    let mut start = 0;
+    while start < sizes.len() {
+        let mut end = start;
+        let mut used = titles;
+        while end < sizes.len() && (end == start || used + 2 + sizes[end].2 <= WIDE) {
+            used += 2 + sizes[end].2;
+            end += 1;
+        }
+        if start > 0 {
+            out.push('\n');
+        }
+        if start > 0 || end < sizes.len() {
+            let _ = writeln!(
+                out,
+                "{} {}-{} of {}",
+                grid.column_axis,
+                start,
+                end - 1,
+                sizes.len()
+            );
+        }
+        let mut line = pad(&grid.row_axis, titles);
+        for (title, size) in grid.columns.iter().zip(&sizes).take(end).skip(start) {
+            line.push_str("  ");
+            line.push_str(&pad(&clip(&title.label, TOKEN), size.2));
+        }
+        push_line(out, &line);
+        for (row, title) in grid.rows.iter().enumerate().rev() {
+            let mut line = right(&title.label, titles);
+            for (cells, (token, value, whole)) in
+                grid.cells.iter().zip(&sizes).take(end).skip(start)
+            {
+                let text = cells.get(row).map_or_else(String::new, |cell| {
+                    let gap = if *token > 0 { " " } else { "" };
+                    format!(
+                        "{}{gap}{}",
+                        pad(&words(cell), *token),
+                        right(&number(cell), *value)
+                    )
+                });
+                line.push_str("  ");
+                line.push_str(&pad(&text, *whole));
+            }
+            push_line(out, &line);
+        }
+        start = end;
+    }
+    if sizes.is_empty() {
+        out.push_str("(no columns)\n");
+    }
+    let _ = writeln!(out, "numbers: {}", grid.value);
+}
+
+fn spell(scale: Scale, value: f32) -> String {
+    match scale {
+        Scale::Unit => format!("{value:.2}"),
+        Scale::Diverging { .. } => format!("{value:+.2}"),
+        Scale::Range { .. } => significant(value),
+    }
+}
+
+fn write_table(out: &mut String, table: &Table) {
+    let spelled = |entry: &Entry| match entry {
+        Entry::Number(value) => significant(*value),
+        Entry::Text(text) => clip(text, ENTRY),
+    };
+    for (i, page) in table.pages.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        if !page.title.is_empty() {
+            push_line(out, &page.title);
+        }
+        let count = page
+            .rows
+            .iter()
+            .map(|row| row.entries.len())
+            .max()
+            .unwrap_or(0)
+            .max(table.columns.len());
+        let column = |i: usize| page.rows.iter().filter_map(move |row| row.entries.get(i));
+        let shape: Vec<(usize, bool)> = (0..count)
+            .map(|i| {
+                let name = table.columns.get(i).map_or(0, |name| width(name));
+                let content = column(i)
+                    .map(|entry| width(&spelled(entry)))
+                    .max()
+                    .unwrap_or(0);
+                (
+                    name.max(content),
+                    column(i).next().is_some() && column(i).all(|e| matches!(e, Entry::Number(_))),
+                )
+            })
+            .collect();
+        let line = |texts: &mut dyn Iterator<Item = String>| {
+            let cells: Vec<String> = texts
+                .zip(&shape)
+                .map(|(text, (wide, number))| {
+                    if *number {
+                        right(&text, *wide)
+                    } else {
+                        pad(&text, *wide)
+                    }
+                })
+                .collect();
+            cells.join("  ")
+        };
+        push_line(out, &line(&mut table.columns.iter().cloned()));
+        for row in &page.rows {
+            push_line(out, &line(&mut row.entries.iter().map(spelled)));
+        }
+    }
+}
+
+fn push_line(out: &mut String, line: &str) {
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+fn right(text: &str, columns: usize) -> String {
+    format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+
+    #[test]
+    fn a_lens_reads_from_the_top() {
+        let out = write(&samples::lens(2, 3)).unwrap();
+        let want = "\
+logit lens
+model demo · revision 3f2a9c · f32 · cpu · 3 tokens · seed 7 · lmscope 0.1.0
+edits add:calm@resid_post.4*1.5
+parameters norm=own
+check passed: largest difference 1.5e-6, tolerated 1.0e-3
+
+layer  The            ␣capital       ␣of
+    1  ␣capital 0.97  ␣of      0.97  ␣France 0.97
+    0  ␣France  0.12  ␣located 0.12  ␣capital 0.12
+numbers: probability
+
+note: rows use their own norm
+";
+        // Only the shape of the guesses is taken from the sample.
+        let shape = |text: &str| {
+            text.lines()
+                .map(|l| l.chars().position(|c| c == '0'))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shape(&out)[..6], shape(want)[..6], "{out}");
+        assert_eq!(out.lines().count(), want.lines().count());
+        assert!(
+            out.lines()
+                .nth(7)
+                .unwrap()
+                .starts_with("    1  ␣capital 0.97  ␣of"),
+            "{out}"
+        );
+        assert!(out.ends_with("numbers: probability\n\nnote: rows use their own norm\n"));
+    }
+
+    #[test]
+    fn columns_line_up_by_terminal_width() {
+        let out = write(&samples::lens(6, 6)).unwrap();
+        let lines: Vec<&str> = out.lines().skip(7).take(6).collect();
+        let ends = |line: &str| -> Vec<usize> {
+            line.match_indices('.')
+                .map(|(at, _)| width(&line[..at]))
+                .collect()
+        };
+        assert!(lines.iter().all(|line| ends(line).len() == 6));
+        assert!(
+            lines.iter().all(|line| ends(line) == ends(lines[0])),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn wide_grids_go_on_below_and_nothing_is_lost() {
+        let out = write(&samples::lens(2, 30)).unwrap();
+        assert!(out.lines().all(|line| width(line) <= WIDE), "{out}");
+        assert!(
+            out.contains("position 0-") && out.contains("-29 of 30"),
+            "{out}"
+        );
+        let layer0: usize = out
+            .lines()
+            .filter(|l| l.starts_with("    0  "))
+            .map(|l| l.matches(" 0.").count())
+            .sum();
+        assert_eq!(layer0, 30, "{out}");
+    }
+
+    #[test]
+    fn a_table_is_aligned_with_numbers_to_the_right() {
+        let out = write(&samples::table()).unwrap();
+        assert!(out.contains("position 2\nneuron  activation  writes\n0.10          3.00  capital, of, \"France\""), "{out}");
+        assert!(out.contains("1.11          1.50"));
+    }
+}

@@ -1,0 +1,241 @@
+//! One frame: header, panes, footer, what was said, and what lies over them.
+//!
+//! Invariant: drawing changes nothing but its own memory, stays inside the buffer at any size, and is the same for
+//! the same app. To add a part of the screen, add it to `app::layout` and draw it here.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::overlay;
+use super::panes::{self, Canvas, Memory, fold, put};
+use super::theme::{Glyphs, Role, Theme};
+use crate::app::cursor::number;
+use crate::app::layout::{Area, LEAST, Pane};
+use crate::app::notice::Level;
+use crate::app::{App, Overlay};
+use crate::engine::Mode;
+use crate::text;
+
+/// An area of the layout as the terminal library says it.
+pub fn rect(area: Area) -> Rect {
+    Rect { x: area.x, y: area.y, width: area.width, height: area.height }
+}
+
+/// Draws the whole screen.
+pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
+    let screen = buf.area;
+    buf.set_style(screen, theme.ground());
+    let Some(arrangement) = app.arrangement() else {
+        return too_small(app, theme, screen, buf);
+    };
+    header(app, theme, rect(arrangement.header), buf);
+    for (pane, area) in &arrangement.panes {
+        let tabs = arrangement.tabs && *pane != Pane::Transcript;
+        let mut canvas = Canvas { app, theme, memory: &mut *memory, area: rect(*area).intersection(screen), tabs, buf: &mut *buf };
+        panes::draw(*pane, &mut canvas);
+    }
+    footer(app, theme, rect(arrangement.footer), buf);
+    if let Some(overlay) = &app.overlay {
+        let body = Rect { y: screen.y + 1, height: screen.height.saturating_sub(3), ..screen };
+        overlay::draw(overlay, app, theme, body, buf);
+    }
+    if !matches!(app.overlay, Some(Overlay::Notices { .. })) {
+        notice(app, theme, rect(arrangement.footer), buf);
+    }
+}
+
+fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
+    let words = format!("{}x{} needed, {}x{} now", LEAST.0, LEAST.1, screen.width, screen.height);
+    let mut lines = fold(&words, usize::from(screen.width));
+    if app.transcript.busy() {
+        lines.push(format!("writing, {} tokens", app.transcript.tokens.len()));
+    }
+    lines.push("q quits".into());
+    for (i, line) in lines.iter().take(usize::from(screen.height)).enumerate() {
+        put(buf, screen.x, screen.y + i as u16, screen.width, &Line::from(Span::styled(line.clone(), theme.style(Role::Text))));
+    }
+}
+
+/// What was measured: model, precision, device, context, seed, temperature, speed; at the right what must be seen.
+fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    if area.is_empty() {
+        return;
+    }
+    let unicode = theme.glyphs == Glyphs::Unicode;
+    let span = |text: String, role: Role| Span::styled(text, theme.style(role));
+    let dot = || Span::styled(if unicode { " · " } else { " | " }, theme.style(Role::Faint));
+    let mut left = vec![span(format!(" {}", text::plain(app.named.as_bytes())), Role::Title)];
+    if let Some(model) = &app.model {
+        let card = &model.card;
+        let used = app.transcript.tokens.len();
+        for part in [card.dtype.to_string(), card.device.clone(), format!("{used:>3}/{}", card.context)] {
+            left.push(dot());
+            left.push(span(part, Role::Muted));
+        }
+    } else if let Some(phase) = &app.loading {
+        left.push(dot());
+        let seconds = app.now.as_secs();
+        let elapsed = if seconds >= 1 { format!(", {seconds} s") } else { String::new() };
+        left.push(span(format!("{phase}{elapsed}"), Role::Accent));
+    } else {
+        left.push(dot());
+        left.push(span("not loaded".into(), Role::Error));
+    }
+    left.push(dot());
+    left.push(span(format!("seed {}", app.sampling.seed), Role::Muted));
+    left.push(dot());
+    left.push(span(format!("temp {}", app.sampling.temperature), Role::Muted));
+    let rate = match app.transcript.since {
+        Some((at, count)) if count > 1 && app.now > at => Some(count as f32 / (app.now - at).as_secs_f32().max(0.001)),
+        Some(_) | None => app.transcript.rate,
+    };
+    if let Some(rate) = rate {
+        left.push(dot());
+        left.push(span(format!("{rate:.0} tok/s"), Role::Muted));
+    }
+    let mut right = Vec::new();
+    let on = app.edits.active();
+    if on > 0 {
+        let mode = match app.mode {
+            Mode::FromNow => "from now",
+            Mode::AsIfAlways => "as if always",
+        };
+        let loud = theme.style(Role::Warning).add_modifier(ratatui::style::Modifier::REVERSED);
+        right.push(Span::styled(format!(" {on} EDIT{} ON ", if on == 1 { "" } else { "S" }), loud));
+        right.push(span(format!(" {mode} "), Role::Edited));
+    }
+    if app.difference {
+        right.push(span(" Δ ".into(), Role::Warning));
+    }
+    match app.check {
+        Some(check) if check.passed() => right.push(span(if unicode { " lens ✓ " } else { " lens ok " }.into(), Role::Ok)),
+        Some(check) => right.push(span(format!(" lens {} {:.0e} ", if unicode { "✗" } else { "WRONG" }, check.error), Role::Error)),
+        None => right.push(span(" lens - ".into(), Role::Faint)),
+    }
+    let right = Line::from(right);
+    let wide = (right.width() as u16).min(area.width);
+    let room = area.width - wide;
+    let used = put(buf, area.x, area.y, room, &Line::from(left));
+    let rule = if unicode { "─" } else { "-" };
+    if room > used + 2 {
+        let fill = rule.repeat(usize::from(room - used - 2));
+        buf.set_stringn(area.x + used + 1, area.y, fill, usize::from(room - used - 2), theme.style(Role::Border));
+    }
+    put(buf, area.x + room, area.y, wide, &right);
+}
+
+/// The cell under the cursor in words, and what can be done.
+fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    if area.height < 2 {
+        return;
+    }
+    put(buf, area.x, area.y, area.width, &Line::from(words(app, theme)));
+    let mut spans = vec![Span::raw(" ")];
+    let mut used = 1;
+    let help = "  ? help".len();
+    if app.leaving.is_some() {
+        spans.push(Span::styled("ctrl-c again quits", theme.style(Role::Warning)));
+    } else if !app.pending.is_empty() {
+        spans.push(Span::styled(format!("{} …", crate::app::key::spell(&app.pending)), theme.style(Role::Accent)));
+    } else {
+        let hints = app.hints();
+        let asks = app.overlay.is_none() && !app.writing;
+        for (keys, word) in hints.iter().filter(|(keys, _)| !(asks && keys == "?")) {
+            let wide = text::width(keys) + text::width(word) + 3;
+            if used + wide + if asks { help } else { 0 } > usize::from(area.width) {
+                break;
+            }
+            spans.push(Span::styled(keys.clone(), theme.style(Role::Key)));
+            spans.push(Span::styled(format!(" {word}  "), theme.style(Role::Hint)));
+            used += wide;
+        }
+        if let Some((keys, word)) = hints.iter().find(|(keys, _)| asks && keys == "?") {
+            spans.push(Span::styled(keys.clone(), theme.style(Role::Key)));
+            spans.push(Span::styled(format!(" {word}"), theme.style(Role::Hint)));
+        }
+    }
+    put(buf, area.x, area.y + 1, area.width, &Line::from(spans));
+}
+
+fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
+    let span = |text: String, role: Role| Span::styled(text, theme.style(role));
+    let Some(token) = app.token() else {
+        let first = if app.model.is_some() { " Enter runs the selected prompt; i writes your own." } else { " The model is being loaded; prompts can be chosen already." };
+        return vec![span(first.into(), Role::Muted)];
+    };
+    let spelled = text::visible(&token.bytes);
+    let mut out = Vec::new();
+    let reading = app.reading().filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+    match reading {
+        Some(reading) => {
+            let layer = reading.anchor.layer.map_or_else(String::new, |l| format!(" layer {l}"));
+            out.push(span(format!(" {}{layer} @ {} ", app.slot, app.cursor.position), Role::Muted));
+            out.push(span(spelled, Role::Title));
+            out.push(span("  ".into(), Role::Muted));
+            for (i, (label, value)) in reading.more.iter().enumerate() {
+                out.push(span(label.clone(), if i == 0 { Role::Accent } else { Role::Text }));
+                out.push(span(format!(" {}  ", number(*value)), Role::Muted));
+            }
+            if reading.more.is_empty() && reading.entries.is_empty() {
+                out.push(span(reading.label, Role::Accent));
+            }
+            for (name, value) in reading.entries {
+                out.push(span(format!("{name} "), Role::Muted));
+                out.push(span(format!("{value}  "), Role::Text));
+            }
+        }
+        None => {
+            out.push(span(format!(" token {} ", token.position), Role::Muted));
+            out.push(span(spelled, if token.special { Role::Special } else { Role::Title }));
+            match (token.logprob, token.rank) {
+                (Some(logprob), Some(rank)) => out.push(span(format!("  p {} · rank {rank}", number(logprob.exp())), Role::Muted)),
+                (_, _) => out.push(span("  in the prompt".into(), Role::Muted)),
+            }
+            if let Some(kl) = token.kl {
+                out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));
+            }
+            if let Some(reading) = app.reading().filter(|r| !r.more.is_empty()) {
+                let layer = reading.anchor.layer.map_or_else(String::new, |l| format!(" layer {l}"));
+                out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+                for (label, value) in reading.more {
+                    out.push(span(format!("{label} "), Role::Text));
+                    out.push(span(format!("{}  ", number(value)), Role::Muted));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// What was said, over the bottom of the body: as many lines as it needs, four at most.
+fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
+    let Some(notice) = app.notices.shown() else { return };
+    let (mark, role) = match notice.level {
+        Level::Info => ("", Role::Accent),
+        Level::Warning => ("! ", Role::Warning),
+        Level::Error => ("error: ", Role::Error),
+    };
+    let times = if notice.times > 1 { format!(" (x{})", notice.times) } else { String::new() };
+    let close = if notice.level == Level::Error { " [Esc]" } else { "" };
+    let said = format!("{mark}{}{times}{close}", text::plain(notice.text.as_bytes()));
+    let mut lines = fold(&said, usize::from(footer.width.saturating_sub(2)));
+    if lines.len() > 4 {
+        lines.truncate(4);
+        if let Some(last) = lines.last_mut() {
+            last.push_str(" … :notices");
+        }
+    }
+    let height = lines.len() as u16;
+    // One line replaces the hints; more lines cover the panes' last rows.
+    let bottom = footer.bottom();
+    for (i, line) in lines.iter().enumerate() {
+        let y = bottom.saturating_sub(height) + i as u16;
+        if !buf.area.contains(ratatui::layout::Position { x: footer.x, y }) {
+            continue;
+        }
+        let blank = " ".repeat(usize::from(footer.width));
+        buf.set_stringn(footer.x, y, blank, usize::from(footer.width), theme.ground());
+        put(buf, footer.x + 1, y, footer.width.saturating_sub(1), &Line::from(Span::styled(line.clone(), theme.style(role))));
+    }
+}

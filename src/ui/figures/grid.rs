@@ -1,0 +1,885 @@
+//! Grids: the lens and its kin. Layers up, positions across, colour for the number.
+//!
+//! Invariant: all cells of a grid are equally wide, and the cursor's cell is always among those drawn. Only what
+//! can be seen is laid out. To add a density, add its arm in [`Plan::new`] and a way to paint its lines.
+//!
+//! ```text
+//!        ␣capital ␣of     ␣France ␣is          column titles
+//!    15  ␣same.11 ␣of .31 ␣the.20▐␣Paris.94▌   top layer first; brackets are the cursor
+//!    14  ␣same.09 ␣of .30 ␣the.18 ␣Paris.81    equal to the cell above: faint
+//!  0.0 ░▒▓█ 1.0 probability · layer 14-15/16   legend
+//! ```
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+
+use super::{Density, Hits, View, compact, covers, significant};
+use crate::lab::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::text::{fit, width};
+use crate::ui::theme::{Glyphs, Role, Theme};
+
+/// Columns of a token in a cell, at least and at most.
+const TOKEN: usize = 7;
+const MOST: usize = 14;
+/// Longest row title.
+const LABEL: usize = 10;
+
+/// How the area is cut up.
+struct Plan {
+    /// Columns of the row titles, with the gap after them.
+    label: usize,
+    /// Columns of the shade before the token, where colour cannot show the number.
+    shade: usize,
+    /// Columns of the token.
+    token: usize,
+    /// Columns of the number.
+    number: usize,
+    /// Columns of a whole cell; all but the densest begin with a gap, which holds the cursor's left bracket.
+    cell: usize,
+    /// Rows of the grid in one line of the screen.
+    stack: usize,
+    /// Whether column titles and the legend have room.
+    header: bool,
+    legend: bool,
+    /// Grid columns drawn.
+    columns: std::ops::Range<usize>,
+    /// Grid rows drawn, as places from the top.
+    places: std::ops::Range<usize>,
+}
+
+/// Draws a grid.
+pub(super) fn draw(grid: &Grid, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
+    let cursor = locate(grid, view);
+    let plan = Plan::new(grid, view, theme, area, cursor);
+    let mut paint = Paint {
+        grid,
+        view,
+        theme,
+        plan: &plan,
+        area,
+        buf,
+        cursor,
+        hits: Hits::default(),
+    };
+    paint.hits.first_column = Some(plan.columns.start);
+    if plan.header {
+        paint.header();
+    }
+    let top = area.y + u16::from(plan.header);
+    for (line, place) in plan.places.clone().step_by(plan.stack).enumerate() {
+        let y = top + line as u16;
+        paint.row_title(place, y);
+        match view.density {
+            Density::Full | Density::Token => paint.tokens(place, y),
+            Density::Colour => paint.colours(place, y),
+        }
+    }
+    if plan.legend {
+        paint.legend();
+    }
+    paint.hits
+}
+
+/// The cursor as (column, place from the top); each may be missing.
+fn locate(grid: &Grid, view: &View) -> (Option<usize>, Option<usize>) {
+    let Some(cursor) = view.cursor else {
+        return (None, None);
+    };
+    let find = |titles: &[Header]| {
+        titles
+            .iter()
+            .rposition(|title| covers(title.anchor, cursor))
+    };
+    (
+        find(&grid.columns),
+        find(&grid.rows).map(|row| flip(row, grid.rows.len(), view.flip)),
+    )
+}
+
+/// How far a place of a signed scale is from zero, 0 to 1.
+fn size(place: f32) -> f32 {
+    (2.0 * place - 1.0).abs()
+}
+
+/// An end of the scale, without the zeros that only show precision.
+fn brief(value: f32) -> String {
+    let text = significant(value);
+    if text.contains('.') && !text.contains('e') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
+/// Turns a row into its place from the top, and back.
+fn flip(row: usize, count: usize, flipped: bool) -> usize {
+    if flipped {
+        row
+    } else {
+        count.saturating_sub(1).saturating_sub(row)
+    }
+}
+
+impl Plan {
+    fn new(
+        grid: &Grid,
+        view: &View,
+        theme: &Theme,
+        area: Rect,
+        cursor: (Option<usize>, Option<usize>),
+    ) -> Self {
+        let (wide, high) = (usize::from(area.width), usize::from(area.height));
+        let worded = grid
+            .cells
+            .iter()
+            .flatten()
+            .any(|cell| !cell.label.is_empty());
+        let signed = matches!(grid.scale, Scale::Diverging { .. });
+        let dense = view.density == Density::Colour;
+        let shade = match (theme.paints(), dense) {
+            (true, _) | (_, true) => 0,
+            // A number shows its own sign.
+            (false, false) => 1 + usize::from(signed && worded && view.density == Density::Token),
+        };
+        let number = match (view.density, grid.scale) {
+            (Density::Colour, _) => 0,
+            (Density::Token, _) if worded => 0,
+            (_, Scale::Unit) => 3,
+            (_, Scale::Diverging { reach }) if reach <= 1.0 => 4,
+            (_, Scale::Range { .. } | Scale::Diverging { .. }) => 5,
+        };
+        let least = if worded && !dense { TOKEN } else { 0 };
+        let cell = if dense { 2 } else { 1 + shade + least + number };
+        let stack = if dense && theme.paints() { 2 } else { 1 };
+
+        let titles = grid
+            .rows
+            .iter()
+            .map(|row| width(&row.label))
+            .max()
+            .unwrap_or(0)
+            .min(LABEL);
+        // Titles go when there would be more title than cell.
+        let label = if titles + 1 + cell < wide {
+            titles + 1
+        } else {
+            0
+        };
+        let header = high >= 2;
+        let legend = high >= 4;
+        let lines = high - usize::from(header) - usize::from(legend);
+        // One more column at the right end, for the cursor's right bracket.
+        let room = wide.saturating_sub(label + usize::from(!dense));
+        let fits = (room / cell).max(1);
+        // What is left over lengthens the tokens; this depends on the area alone, so that cells never move.
+        let spare = if least > 0 {
+            (room.saturating_sub(fits * cell) / fits).min(MOST - least)
+        } else {
+            0
+        };
+        let (token, cell) = (least + spare, cell + spare);
+        let newest = grid.columns.len().saturating_sub(1);
+        let columns = window(
+            grid.columns.len(),
+            fits,
+            view.first_column,
+            cursor.0.or(Some(newest)),
+        );
+        let places = window(grid.rows.len(), lines * stack, None, cursor.1);
+        // A line holds two rows from an even place on, so that pairs do not change while scrolling.
+        let start = places.start - places.start % stack;
+        Self {
+            label,
+            shade,
+            token,
+            number,
+            cell,
+            stack,
+            header,
+            legend,
+            columns,
+            places: start..(start + places.len()).min(grid.rows.len()),
+        }
+    }
+
+    /// Where the cells of a line begin.
+    fn left(&self, area: Rect) -> usize {
+        usize::from(area.x) + self.label
+    }
+}
+
+/// The part of `count` things to show when `fits` do: it begins at `hint` if the cursor allows it, else with the
+/// cursor in the middle; it is full whenever there are enough things.
+fn window(
+    count: usize,
+    fits: usize,
+    hint: Option<usize>,
+    cursor: Option<usize>,
+) -> std::ops::Range<usize> {
+    let fits = fits.min(count);
+    let last = count - fits;
+    let start = match (cursor, hint) {
+        (Some(cursor), Some(hint)) => hint.clamp((cursor + 1).saturating_sub(fits.max(1)), cursor),
+        (Some(cursor), None) => cursor.saturating_sub(fits / 2),
+        (None, hint) => hint.unwrap_or(0),
+    }
+    .min(last);
+    start..start + fits
+}
+
+/// One drawing under way.
+struct Paint<'a> {
+    grid: &'a Grid,
+    view: &'a View,
+    theme: &'a Theme,
+    plan: &'a Plan,
+    area: Rect,
+    buf: &'a mut Buffer,
+    cursor: (Option<usize>, Option<usize>),
+    hits: Hits,
+}
+
+impl Paint<'_> {
+    /// Writes text cut to the area.
+    fn put(&mut self, x: usize, y: u16, text: &str, style: Style) {
+        let room = usize::from(self.area.right()).saturating_sub(x);
+        if room > 0 && y < self.area.bottom() {
+            self.buf.set_stringn(x as u16, y, text, room, style);
+        }
+    }
+
+    fn hit(&mut self, x: usize, y: u16, wide: usize, anchor: Anchor) {
+        let rect = Rect::new(x as u16, y, wide as u16, 1).intersection(self.area);
+        if anchor != Anchor::default() && !rect.is_empty() {
+            self.hits.cells.push((rect, anchor));
+        }
+    }
+
+    fn row(&self, place: usize) -> usize {
+        flip(place, self.grid.rows.len(), self.view.flip)
+    }
+
+    fn cell(&self, column: usize, place: usize) -> Option<&Cell> {
+        (place < self.grid.rows.len()).then(|| self.grid.cells.get(column)?.get(self.row(place)))?
+    }
+
+    /// The style of a title: that of the cursor's column or row stands out.
+    fn title_style(&self, chosen: bool) -> Style {
+        if self.view.stale {
+            self.theme.style(Role::Stale)
+        } else if chosen {
+            self.theme.style(if self.view.focused {
+                Role::Focus
+            } else {
+                Role::Title
+            })
+        } else {
+            self.theme.style(Role::Muted)
+        }
+    }
+
+    fn header(&mut self) {
+        let (y, left) = (self.area.y, self.plan.left(self.area));
+        let titled = self.view.density != Density::Colour;
+        let mut free = left;
+        for (i, column) in self.plan.columns.clone().enumerate() {
+            let Some(title) = self.grid.columns.get(column) else {
+                break;
+            };
+            let x = left + i * self.plan.cell;
+            let chosen = self.cursor.0 == Some(column);
+            let style = self.title_style(chosen);
+            if titled {
+                let text = fit(&title.label, self.plan.cell - 1);
+                self.put(x + 1, y, &text, style);
+            } else if chosen {
+                let mark = if self.theme.glyphs == Glyphs::Unicode {
+                    "▼"
+                } else {
+                    "v"
+                };
+                self.put(x, y, mark, style);
+                free = x + 2;
+            } else if x >= free
+                && self.plan.columns.contains(&(column + 3))
+                && self.cursor.0.is_none_or(|c| c < column || c >= column + 3)
+            {
+                // Two columns have no room for a token: count positions instead, where a number fits.
+                let text = title
+                    .anchor
+                    .position
+                    .map_or_else(|| title.label.clone(), |p| p.to_string());
+                if text.len() <= 5 && column % 5 == 0 {
+                    self.put(x, y, &text, style);
+                    free = x + text.len() + 1;
+                }
+            }
+            self.hit(x, y, self.plan.cell, title.anchor);
+        }
+    }
+
+    fn row_title(&mut self, place: usize, y: u16) {
+        let row = self.row(place);
+        let Some(title) = self.grid.rows.get(row).filter(|_| self.plan.label > 0) else {
+            return;
+        };
+        let wide = self.plan.label - 1;
+        let text = crate::text::clip(&title.label, wide);
+        let pad = wide - width(&text);
+        let chosen = self
+            .cursor
+            .1
+            .is_some_and(|c| (place..place + self.plan.stack).contains(&c));
+        let style = self.title_style(chosen);
+        let anchor = title.anchor;
+        self.put(usize::from(self.area.x) + pad, y, &text, style);
+        self.hit(self.area.x.into(), y, wide, anchor);
+    }
+
+    /// One line of words and numbers.
+    fn tokens(&mut self, place: usize, y: u16) {
+        let left = self.plan.left(self.area);
+        for (i, column) in self.plan.columns.clone().enumerate() {
+            let Some(cell) = self.cell(column, place) else {
+                continue;
+            };
+            let x = left + i * self.plan.cell;
+            let repeats = self.repeats(column, place);
+            let place01 = self.grid.scale.place(cell.value);
+            let text = self.words(cell, place01);
+            let anchor = cell.anchor;
+            let at_cursor = self.cursor == (Some(column), Some(place));
+            let style = if self.view.stale {
+                self.theme.style(Role::Stale)
+            } else {
+                self.number_style(place01, repeats)
+            };
+            self.put(x, y, " ", style);
+            if at_cursor && self.view.focused {
+                let style = self.theme.style(Role::Cursor);
+                self.put(x + 1, y, &text, style);
+            } else if at_cursor {
+                self.put(x + 1, y, &text, style.add_modifier(Modifier::REVERSED));
+            } else {
+                self.put(x + 1, y, &text, style);
+            }
+            self.hit(x, y, self.plan.cell, anchor);
+        }
+        self.brackets(place, y);
+    }
+
+    /// The marks around the cursor's cell, which need no colour. They stand in the gaps, so no cell moves.
+    fn brackets(&mut self, place: usize, y: u16) {
+        let (Some(column), Some(row)) = self.cursor else {
+            return;
+        };
+        if row != place
+            || !self.plan.columns.contains(&column)
+            || self.cell(column, place).is_none()
+        {
+            return;
+        }
+        let x = self.plan.left(self.area) + (column - self.plan.columns.start) * self.plan.cell;
+        let [open, close] = self.theme.glyphs.brackets();
+        let style = self.theme.style(if self.view.focused {
+            Role::Focus
+        } else {
+            Role::Muted
+        });
+        self.put(x, y, open, style);
+        self.put(x + self.plan.cell, y, close, style);
+    }
+
+    /// Whether a cell says what the one drawn above it says.
+    fn repeats(&self, column: usize, place: usize) -> bool {
+        let Some(above) = place.checked_sub(1) else {
+            return false;
+        };
+        match (self.cell(column, place), self.cell(column, above)) {
+            (Some(a), Some(b)) => a.label == b.label && !a.label.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The text of a cell, exactly as wide as the cell without its gap.
+    fn words(&self, cell: &Cell, place: f32) -> String {
+        let signed = matches!(self.grid.scale, Scale::Diverging { .. });
+        let mut out = String::new();
+        match self.plan.shade {
+            0 => {}
+            1 if signed => out.push(self.theme.glyph(size(place))),
+            1 => out.push(self.theme.glyph(place)),
+            _ => out.extend([self.theme.sign_mark(place), self.theme.glyph(size(place))]),
+        }
+        out.push_str(&fit(&cell.label, self.plan.token));
+        if self.plan.number > 0 {
+            let number = compact(cell.value, self.plan.number, signed);
+            out.extend(std::iter::repeat_n(
+                ' ',
+                self.plan.number.saturating_sub(number.len()),
+            ));
+            out.push_str(&number);
+        }
+        out
+    }
+
+    fn number_style(&self, place: f32, quiet: bool) -> Style {
+        let theme = self.theme;
+        match (self.grid.scale, quiet) {
+            (Scale::Unit | Scale::Range { .. }, false) => theme.heat(place),
+            (Scale::Unit | Scale::Range { .. }, true) => theme.heat_faint(place),
+            (Scale::Diverging { .. }, false) => theme.sign(place),
+            (Scale::Diverging { .. }, true) => theme.sign_faint(place),
+        }
+    }
+
+    /// One line of colours: two rows where there is colour, one row of shades where there is none.
+    fn colours(&mut self, place: usize, y: u16) {
+        let left = self.plan.left(self.area);
+        for (i, column) in self.plan.columns.clone().enumerate() {
+            let x = left + i * self.plan.cell;
+            let Some(upper) = self.cell(column, place) else {
+                continue;
+            };
+            let anchor = upper.anchor;
+            let here = |p: usize| self.cursor == (Some(column), Some(p));
+            if self.plan.stack == 1 {
+                let place01 = self.grid.scale.place(upper.value);
+                let text = if here(place) {
+                    "><".to_owned()
+                } else if let Scale::Diverging { .. } = self.grid.scale {
+                    String::from_iter([
+                        self.theme.sign_mark(place01),
+                        self.theme.glyph(size(place01)),
+                    ])
+                } else {
+                    self.theme.glyph(place01).to_string().repeat(2)
+                };
+                let style = if here(place) {
+                    self.theme.style(Role::Cursor)
+                } else {
+                    self.number_style(place01, false)
+                };
+                self.put(x, y, &text, style);
+            } else {
+                let back = |p: usize| {
+                    self.cell(column, p).and_then(|cell| {
+                        self.number_style(self.grid.scale.place(cell.value), false)
+                            .bg
+                    })
+                };
+                let (mut above, mut below) = (back(place), back(place + 1));
+                let mark = self.theme.style(Role::Cursor);
+                let mark = mark.bg.or(self.theme.style(Role::Focus).fg);
+                if here(place) {
+                    above = mark;
+                } else if here(place + 1) {
+                    below = mark;
+                }
+                let mut style = Style::new();
+                // Only what is painted: an unpainted half stays the terminal's own background.
+                let ground = self.theme.ground().bg;
+                let glyph = match (
+                    above.filter(|_| above != ground),
+                    below.filter(|_| below != ground),
+                ) {
+                    (None, None) => " ",
+                    (Some(above), None) => {
+                        style = style.fg(above);
+                        "▀"
+                    }
+                    (None, Some(below)) => {
+                        style = style.fg(below);
+                        "▄"
+                    }
+                    (Some(above), Some(below)) if above == below => {
+                        style = style.bg(above);
+                        " "
+                    }
+                    (Some(above), Some(below)) => {
+                        style = style.fg(above).bg(below);
+                        "▀"
+                    }
+                };
+                let anchor_below = self.cell(column, place + 1).map(|cell| cell.anchor);
+                let chosen = if here(place + 1) {
+                    anchor_below.unwrap_or(anchor)
+                } else {
+                    anchor
+                };
+                self.put(x, y, &glyph.repeat(2), style);
+                self.hit(x, y, self.plan.cell, chosen);
+                continue;
+            }
+            self.hit(x, y, self.plan.cell, anchor);
+        }
+    }
+
+    /// The scale with its numbers, and which part of the grid this is.
+    fn legend(&mut self) {
+        let y = self.area.bottom() - 1;
+        let (lo, hi) = self.grid.scale.ends();
+        let faint = self.theme.style(Role::Muted);
+        let mut x = usize::from(self.area.x);
+        let steps = if self.theme.paints() {
+            8
+        } else {
+            self.theme.glyphs.ramp().len()
+        };
+        let (left, right) = (
+            format!("{} ", brief(lo)),
+            format!(" {} {}", brief(hi), self.grid.value),
+        );
+        self.put(x, y, &left, faint);
+        x += left.len();
+        for step in 0..steps {
+            let place = step as f32 / (steps - 1).max(1) as f32;
+            let signed = matches!(self.grid.scale, Scale::Diverging { .. });
+            let shown = if signed { size(place) } else { place };
+            let text = if self.theme.paints() {
+                ' '
+            } else {
+                self.theme.glyph(shown)
+            };
+            let style = self.number_style(place, false);
+            self.put(x, y, &text.to_string(), style);
+            x += 1;
+        }
+        self.put(x, y, &right, faint);
+        x += width(&right);
+        let part = [
+            self.part(&self.grid.row_axis, self.rows_drawn(), self.grid.rows.len()),
+            self.part(
+                &self.grid.column_axis,
+                self.plan.columns.clone(),
+                self.grid.columns.len(),
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" · ");
+        let room = usize::from(self.area.right()).saturating_sub(x + 2);
+        if width(&part) <= room {
+            let at = usize::from(self.area.right()) - width(&part);
+            self.put(at, y, &part, faint);
+        }
+    }
+
+    fn rows_drawn(&self) -> std::ops::Range<usize> {
+        let (a, b) = (self.plan.places.start, self.plan.places.end);
+        if self.view.flip {
+            a..b
+        } else {
+            self.grid.rows.len() - b..self.grid.rows.len() - a
+        }
+    }
+
+    /// `position 3-9/64`; nothing when all of it shows.
+    fn part(&self, axis: &str, shown: std::ops::Range<usize>, of: usize) -> Option<String> {
+        (shown.len() < of && !shown.is_empty())
+            .then(|| format!("{axis} {}-{}/{of}", shown.start, shown.end - 1))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+    use crate::lab::figure::{Body, Figure};
+    use crate::ui::theme::Depth;
+
+    /// What a drawing looks like, without its styles.
+    fn lines(
+        figure: &Figure,
+        view: View,
+        theme: &Theme,
+        wide: u16,
+        high: u16,
+    ) -> (Vec<String>, Hits, Buffer) {
+        let mut buf = Buffer::empty(Rect::new(0, 0, wide, high));
+        let hits = super::super::draw(figure, &view, theme, buf.area, &mut buf);
+        let line = |y| {
+            let mut out = String::new();
+            let mut x = 0;
+            while x < wide {
+                let symbol = buf[(x, y)].symbol();
+                out.push_str(symbol);
+                x += width(symbol).max(1) as u16;
+            }
+            out.trim_end().to_owned()
+        };
+        ((0..high).map(line).collect(), hits, buf)
+    }
+
+    fn at(layer: usize, position: usize) -> View {
+        View {
+            cursor: Some(Anchor::cell(layer, position)),
+            focused: true,
+            ..View::default()
+        }
+    }
+
+    fn sixteen() -> Theme {
+        Theme::default().adapt(Depth::Ansi16)
+    }
+
+    #[test]
+    fn the_top_layer_is_on_top_and_flip_turns_it() {
+        let figure = samples::lens(4, 2);
+        let theme = Theme::default();
+        let (drawn, ..) = lines(&figure, View::default(), &theme, 40, 6);
+        assert_eq!(
+            drawn,
+            [
+                "   The         ␣capital",
+                "3  ␣capital.97 ␣of     .97",
+                "2  ␣capital.41 ␣of     .41",
+                "1  漢字    .12 ␣France .12",
+                "0  ␣France .02 ␣located.02",
+                "0          1 probability",
+            ]
+        );
+        let (flipped, ..) = lines(
+            &figure,
+            View {
+                flip: true,
+                ..View::default()
+            },
+            &theme,
+            40,
+            6,
+        );
+        assert_eq!(flipped[1], drawn[4]);
+        assert_eq!(flipped[4], drawn[1]);
+    }
+
+    #[test]
+    fn the_cursor_is_bracketed_and_reversed_at_every_depth() {
+        let figure = samples::lens(6, 20);
+        for depth in [Depth::None, Depth::Ansi16, Depth::Ansi256, Depth::True] {
+            for theme in Theme::all() {
+                let theme = theme.adapt(depth);
+                for density in [Density::Full, Density::Token] {
+                    let (drawn, hits, buf) = lines(
+                        &figure,
+                        View {
+                            density,
+                            ..at(3, 7)
+                        },
+                        &theme,
+                        60,
+                        9,
+                    );
+                    let line = drawn.iter().position(|line| line.contains('▐')).unwrap();
+                    assert!(
+                        drawn[line].trim_start().starts_with("3 ") && drawn[line].contains('▌')
+                    );
+                    let (rect, _) = hits
+                        .cells
+                        .iter()
+                        .find(|(_, a)| *a == Anchor::cell(3, 7))
+                        .unwrap();
+                    let cell = &buf[(rect.x + 1, rect.y)];
+                    let other = theme.ground();
+                    assert!(
+                        cell.modifier.contains(Modifier::REVERSED) || Some(cell.bg) != other.bg,
+                        "{} {depth:?}",
+                        theme.name
+                    );
+                }
+            }
+        }
+        let mut plain = sixteen();
+        plain.glyphs = Glyphs::Ascii;
+        let (drawn, ..) = lines(&figure, at(3, 7), &plain, 60, 9);
+        assert!(
+            drawn
+                .iter()
+                .any(|line| line.contains('>') && line.contains('<'))
+        );
+    }
+
+    #[test]
+    fn newest_at_the_right_and_the_cursor_always_inside() {
+        let figure = samples::lens(30, 50);
+        let theme = Theme::default();
+        let (_, hits, _) = lines(&figure, View::default(), &theme, 80, 20);
+        assert!(
+            hits.cells.iter().any(|(_, a)| *a == Anchor::cell(29, 49)),
+            "newest position, top layer"
+        );
+        assert!(hits.first_column.unwrap() > 40);
+        for layer in 0..30 {
+            for position in [0, 1, 13, 48, 49] {
+                for hint in [None, Some(0), Some(20), Some(900)] {
+                    for density in [Density::Full, Density::Token, Density::Colour] {
+                        let view = View {
+                            first_column: hint,
+                            density,
+                            ..at(layer, position)
+                        };
+                        let (_, hits, _) = lines(&figure, view, &theme, 60, 12);
+                        let wanted = Anchor::cell(layer, position);
+                        assert!(
+                            hits.cells.iter().any(|(_, a)| *a == wanted),
+                            "{wanted:?} {hint:?} {density:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_stays_where_it_was_while_the_cursor_is_inside() {
+        assert_eq!(window(50, 10, Some(20), Some(25)), 20..30);
+        assert_eq!(window(50, 10, Some(20), Some(30)), 21..31);
+        assert_eq!(window(50, 10, Some(20), Some(19)), 19..29);
+        assert_eq!(window(50, 10, None, Some(49)), 40..50);
+        assert_eq!(window(50, 10, None, None), 0..10);
+        assert_eq!(window(5, 10, Some(3), Some(4)), 0..5);
+        assert_eq!(window(0, 10, Some(3), None), 0..0);
+    }
+
+    #[test]
+    fn cells_that_repeat_the_one_above_stand_back() {
+        let figure = samples::lens(6, 4);
+        let theme = Theme::default();
+        let (_, hits, buf) = lines(&figure, View::default(), &theme, 80, 9);
+        let ink = |layer| {
+            let (rect, _) = hits
+                .cells
+                .iter()
+                .find(|(_, a)| *a == Anchor::cell(layer, 0))
+                .unwrap();
+            buf[(rect.x + 1, rect.y)].style()
+        };
+        let Body::Grid(grid) = &figure.body else {
+            panic!("a grid")
+        };
+        assert_eq!(grid.cells[0][4].label, grid.cells[0][5].label);
+        assert_eq!(ink(5).fg, theme.heat(grid.cells[0][5].value).fg);
+        assert_eq!(ink(4).fg, theme.heat_faint(grid.cells[0][4].value).fg);
+        assert_eq!(
+            ink(4).bg,
+            theme.heat(grid.cells[0][4].value).bg,
+            "the number keeps its colour"
+        );
+    }
+
+    #[test]
+    fn without_colour_a_shade_stands_beside_the_token() {
+        let (drawn, ..) = lines(&samples::lens(4, 1), View::default(), &sixteen(), 44, 6);
+        assert!(drawn[1].starts_with("3  █␣capital"), "{}", drawn[1]);
+        assert!(drawn[2].starts_with("2  ▒␣capital"), "{}", drawn[2]);
+        assert_eq!(drawn[5], "0  ░▒▓█ 1 probability");
+        let (signed, ..) = lines(
+            &samples::difference(4, 1),
+            View::default(),
+            &sixteen(),
+            40,
+            6,
+        );
+        assert!(
+            signed[1].starts_with("3  █") && signed[1].contains("+.75"),
+            "{}",
+            signed[1]
+        );
+        assert!(
+            signed[4].starts_with("0  █") && signed[4].contains("-.77"),
+            "{}",
+            signed[4]
+        );
+        let token = View {
+            density: Density::Token,
+            ..View::default()
+        };
+        let (signed, ..) = lines(&samples::difference(4, 1), token, &sixteen(), 40, 6);
+        assert!(
+            signed[1].starts_with("3  +█") && signed[4].starts_with("0  -█"),
+            "{signed:?}"
+        );
+    }
+
+    #[test]
+    fn colour_alone_puts_two_layers_on_a_line() {
+        let figure = samples::lens(8, 10);
+        let theme = Theme::default();
+        let view = View {
+            density: Density::Colour,
+            ..View::default()
+        };
+        let (drawn, hits, buf) = lines(&figure, view, &theme, 40, 6);
+        let Body::Grid(grid) = &figure.body else {
+            panic!("a grid")
+        };
+        let (rect, _) = hits
+            .cells
+            .iter()
+            .find(|(_, a)| *a == Anchor::cell(7, 0))
+            .unwrap();
+        let cell = &buf[(rect.x, rect.y)];
+        assert_eq!(cell.symbol(), "▀");
+        assert_eq!(
+            Some(cell.fg),
+            theme.heat(grid.cells[0][7].value).bg,
+            "the upper half is the upper layer"
+        );
+        assert_eq!(Some(cell.bg), theme.heat(grid.cells[0][6].value).bg);
+        assert_eq!(
+            drawn.iter().filter(|line| line.contains('▀')).count(),
+            3,
+            "the lowest two are alike"
+        );
+        let (shades, ..) = lines(&figure, view, &sixteen(), 40, 10);
+        assert!(shades[1].starts_with("7 ██"), "{}", shades[1]);
+        let cursor = View {
+            cursor: Some(Anchor::cell(7, 3)),
+            ..view
+        };
+        let (marked, ..) = lines(&figure, cursor, &sixteen(), 40, 10);
+        assert!(
+            marked[0].contains('▼') && marked[1].contains("><"),
+            "{marked:?}"
+        );
+    }
+
+    #[test]
+    fn numbers_alone_need_no_token_columns() {
+        let mut figure = samples::lens(2, 3);
+        if let Body::Grid(grid) = &mut figure.body {
+            grid.cells
+                .iter_mut()
+                .flatten()
+                .for_each(|cell| cell.label.clear());
+            grid.scale = Scale::Range { lo: 0.0, hi: 20.0 };
+            grid.cells[1][1].value = 12.34;
+        }
+        let (drawn, ..) = lines(&figure, View::default(), &Theme::default(), 30, 5);
+        assert_eq!(drawn[1], "1   .970  12.3  .970");
+    }
+
+    #[test]
+    fn a_click_finds_the_cell_and_the_titles() {
+        let (_, hits, _) = lines(
+            &samples::lens(4, 3),
+            View::default(),
+            &Theme::default(),
+            60,
+            7,
+        );
+        let (rect, anchor) = hits
+            .cells
+            .iter()
+            .find(|(_, a)| *a == Anchor::cell(2, 1))
+            .unwrap();
+        assert_eq!(hits.at(rect.right() - 1, rect.y), Some(*anchor));
+        assert_ne!(hits.at(rect.right(), rect.y), Some(*anchor));
+        assert_eq!(hits.at(rect.x + 2, 0), Some(Anchor::position(1)));
+        assert_eq!(hits.at(0, 1), Some(Anchor::layer(3)));
+        assert_eq!(hits.at(59, 6), None);
+    }
+}

@@ -1,0 +1,348 @@
+//! Tables: one page at a time, the page of the position under the cursor.
+//!
+//! Invariant: columns never overlap; what has no room goes from the right, with a `…`; the cursor's row shows.
+
+use std::borrow::Cow;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::{Hits, View, covers, significant};
+use crate::lab::figure::{Anchor, Entry, Page, Row, Table};
+use crate::text::{fit, width};
+use crate::ui::theme::{Role, Theme};
+use crate::ui::widgets::scroll;
+
+/// Columns between two columns.
+const GAP: usize = 2;
+/// A column narrower than this is not worth drawing.
+const LEAST: usize = 4;
+/// A column that is cut keeps this much before a column to its right is kept whole.
+const MOST: usize = 40;
+
+/// Draws the page that belongs to the cursor's position, or the last.
+pub(super) fn draw(
+    table: &Table,
+    view: &View,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Hits {
+    let mut hits = Hits::default();
+    let Some(index) = page(table, view.cursor) else {
+        return hits;
+    };
+    let page = &table.pages[index];
+    let mut y = area.y;
+    let text = if view.stale { Role::Stale } else { Role::Text };
+    let bottom = area.bottom();
+
+    let several = table.pages.len() > 1;
+    if (several || !page.title.is_empty()) && area.height >= 3 {
+        let count = if several {
+            format!(" {}/{}", index + 1, table.pages.len())
+        } else {
+            String::new()
+        };
+        let room = usize::from(area.width).saturating_sub(count.len());
+        buf.set_stringn(
+            area.x,
+            y,
+            fit(&page.title, room),
+            room,
+            theme.style(Role::Title),
+        );
+        buf.set_stringn(
+            area.x + room as u16,
+            y,
+            &count,
+            count.len().min(area.width.into()),
+            theme.style(Role::Muted),
+        );
+        hits.cells
+            .push((Rect::new(area.x, y, area.width, 1), page.anchor));
+        y += 1;
+    }
+
+    // The left edge holds the cursor's mark, the right edge the scroll mark.
+    let columns = columns(table, page, usize::from(area.width).saturating_sub(2));
+    if area.height >= 2 && !table.columns.is_empty() {
+        let mut x = area.x + 1;
+        for column in &columns {
+            let name = table.columns.get(column.index).map_or("", String::as_str);
+            let text = if column.number {
+                right(name, column.wide)
+            } else {
+                fit(name, column.wide)
+            };
+            buf.set_stringn(x, y, text, column.wide, theme.style(Role::Muted));
+            x += (column.wide + GAP) as u16;
+        }
+        let count = table.columns.len().max(
+            page.rows
+                .iter()
+                .map(|row| row.entries.len())
+                .max()
+                .unwrap_or(0),
+        );
+        if columns.len() < count && area.width > 0 {
+            buf.set_stringn(area.right() - 1, y, "…", 1, theme.style(Role::Muted));
+        }
+        y += 1;
+    }
+
+    let high = usize::from(bottom.saturating_sub(y));
+    let chosen = view.cursor.and_then(|cursor| cursor_row(page, cursor));
+    let last = page.rows.len().saturating_sub(high);
+    let first = chosen
+        .map_or(view.first_line, |row| row.saturating_sub(high / 2))
+        .min(last);
+    for (i, row) in page.rows.iter().enumerate().skip(first).take(high) {
+        let line = Rect::new(area.x, y, area.width, 1);
+        let here = chosen == Some(i);
+        let style = theme.style(match (here, view.focused) {
+            (true, true) => Role::Cursor,
+            (true, false) => Role::Selection,
+            (false, _) => text,
+        });
+        if here {
+            let mark = theme.glyphs.brackets();
+            buf.set_style(line, style);
+            buf.set_stringn(area.x, y, mark[0], 1, theme.style(Role::Focus));
+        }
+        let mut x = area.x + 1;
+        for column in &columns {
+            let entry = row
+                .entries
+                .get(column.index)
+                .map_or(Cow::Borrowed(""), spell);
+            let text = if column.number {
+                right(&entry, column.wide)
+            } else {
+                fit(&entry, column.wide)
+            };
+            buf.set_stringn(x, y, text, column.wide, style);
+            x += (column.wide + GAP) as u16;
+        }
+        if row.anchor != Anchor::default() {
+            hits.cells.push((line, row.anchor));
+        }
+        y += 1;
+    }
+    let body = Rect {
+        y: bottom - high as u16,
+        height: high as u16,
+        ..area
+    };
+    scroll::draw(page.rows.len(), first, theme, body, buf);
+    hits
+}
+
+/// The page of a position: the cursor's own, else the last.
+fn page(table: &Table, cursor: Option<Anchor>) -> Option<usize> {
+    let position = cursor.and_then(|cursor| cursor.position);
+    let own = position.and_then(|p| {
+        table
+            .pages
+            .iter()
+            .rposition(|page| page.anchor.position == Some(p))
+    });
+    own.or(table.pages.len().checked_sub(1))
+}
+
+/// The row under the cursor: the same place, else the first that stands for the cursor's unit or layer.
+fn cursor_row(page: &Page, cursor: Anchor) -> Option<usize> {
+    let same = |row: &Row| row.anchor == cursor;
+    let stands = |row: &Row| {
+        let anchor = Anchor {
+            position: None,
+            ..row.anchor
+        };
+        (row.anchor.position.is_none() || row.anchor.position == cursor.position)
+            && covers(anchor, cursor)
+    };
+    page.rows
+        .iter()
+        .position(same)
+        .or_else(|| page.rows.iter().position(stands))
+}
+
+/// A column that is drawn.
+struct Column {
+    index: usize,
+    wide: usize,
+    number: bool,
+}
+
+/// Measures the columns and keeps those that fit, from the left; the last may be cut.
+fn columns(table: &Table, page: &Page, room: usize) -> Vec<Column> {
+    let count = page
+        .rows
+        .iter()
+        .map(|row| row.entries.len())
+        .max()
+        .unwrap_or(0)
+        .max(table.columns.len());
+    let mut out: Vec<Column> = (0..count)
+        .map(|index| {
+            let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
+            let name = table.columns.get(index).map_or(0, |name| width(name));
+            let content = entries()
+                .map(|entry| width(&spell(entry)))
+                .max()
+                .unwrap_or(0);
+            let number = entries().next().is_some()
+                && entries().all(|entry| matches!(entry, Entry::Number(_)));
+            Column {
+                index,
+                wide: name.max(content).max(1),
+                number,
+            }
+        })
+        .collect();
+    let total = |columns: &[Column]| {
+        columns
+            .iter()
+            .map(|c| c.wide + GAP)
+            .sum::<usize>()
+            .saturating_sub(GAP)
+    };
+    // Long words first: they can be cut, numbers cannot.
+    let mut over = total(&out).saturating_sub(room);
+    for column in out
+        .iter_mut()
+        .rev()
+        .filter(|column| !column.number && column.wide > MOST)
+    {
+        let cut = over.min(column.wide - MOST);
+        column.wide -= cut;
+        over -= cut;
+    }
+    while total(&out) > room {
+        let Some(mut last) = out.pop() else { break };
+        let free = room.saturating_sub(total(&out) + if out.is_empty() { 0 } else { GAP });
+        if !last.number && free >= LEAST.min(last.wide) && free > 0 {
+            last.wide = free;
+            out.push(last);
+            break;
+        }
+    }
+    out
+}
+
+/// Spells an entry.
+fn spell(entry: &Entry) -> Cow<'_, str> {
+    match entry {
+        Entry::Number(value) => significant(*value).into(),
+        Entry::Text(text) => text.into(),
+    }
+}
+
+/// Text at the right end of its column.
+fn right(text: &str, columns: usize) -> String {
+    let text = crate::text::clip(text, columns);
+    " ".repeat(columns - width(&text)) + &text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::samples;
+    use crate::lab::figure::Unit;
+
+    fn lines(view: View, wide: u16, high: u16) -> (Vec<String>, Hits) {
+        let mut buf = Buffer::empty(Rect::new(0, 0, wide, high));
+        let hits = super::super::draw(
+            &samples::table(),
+            &view,
+            &Theme::default(),
+            buf.area,
+            &mut buf,
+        );
+        let line = |y| {
+            (0..wide)
+                .map(|x| buf[(x, y)].symbol())
+                .collect::<String>()
+                .trim_end()
+                .to_owned()
+        };
+        ((0..high).map(line).collect(), hits)
+    }
+
+    fn at(position: usize, layer: usize, unit: u32) -> View {
+        let cursor = Anchor::cell(layer, position).with(Unit::Neuron(unit));
+        View {
+            cursor: Some(cursor),
+            focused: true,
+            ..View::default()
+        }
+    }
+
+    #[test]
+    fn the_page_of_the_cursor_or_the_last() {
+        let title = |view| lines(view, 40, 6).0.swap_remove(0);
+        assert!(
+            title(View::default()).starts_with("position 2")
+                && title(View::default()).ends_with("3/3")
+        );
+        assert!(
+            title(at(0, 0, 0)).starts_with("position 0") && title(at(0, 0, 0)).ends_with("1/3")
+        );
+        assert!(
+            title(at(77, 0, 0)).starts_with("position 2"),
+            "a position without a page"
+        );
+    }
+
+    #[test]
+    fn numbers_stand_right_and_the_cursor_row_is_marked_and_shows() {
+        let (drawn, _) = lines(at(1, 0, 13), 60, 8);
+        assert_eq!(drawn[1], " neuron  activation  writes");
+        let marked: Vec<&String> = drawn.iter().filter(|line| line.starts_with('▐')).collect();
+        assert_eq!(marked.len(), 1);
+        assert!(
+            marked[0].starts_with("▐0.13         0.750  capital, of"),
+            "{}",
+            marked[0]
+        );
+        let (drawn, _) = lines(at(1, 1, 29), 60, 8);
+        assert!(
+            drawn.iter().any(|line| line.starts_with("▐1.29")),
+            "the last row is scrolled to: {drawn:?}"
+        );
+    }
+
+    #[test]
+    fn words_are_cut_and_columns_dropped_from_the_right() {
+        let (drawn, _) = lines(View::default(), 30, 5);
+        assert!(
+            drawn[2].starts_with(" 0.10          3.00  capital…"),
+            "{}",
+            drawn[2]
+        );
+        let (drawn, _) = lines(View::default(), 22, 5);
+        assert_eq!(drawn[1], " neuron  activation  …");
+        assert_eq!(
+            drawn[2].trim_end_matches('▐').trim_end(),
+            " 0.10          3.00"
+        );
+    }
+
+    #[test]
+    fn rows_can_be_clicked() {
+        let (_, hits) = lines(View::default(), 40, 6);
+        assert_eq!(
+            hits.at(5, 2),
+            Some(Anchor::cell(0, 2).with(Unit::Neuron(10)))
+        );
+        assert_eq!(
+            hits.at(5, 3),
+            Some(Anchor::cell(1, 2).with(Unit::Neuron(11)))
+        );
+        assert_eq!(
+            hits.at(5, 0),
+            Some(Anchor::position(2)),
+            "the title stands for its page"
+        );
+    }
+}

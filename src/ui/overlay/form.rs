@@ -1,0 +1,62 @@
+//! The parameters of an instrument, one a line, with what the selected one means.
+//!
+//! Invariant: a refusal leaves what was written in place and says why.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::{boxed, typed};
+use crate::app::form::Form;
+use crate::instruments::Kind;
+use crate::ui::panes::{fold, put};
+use crate::ui::theme::{Role, Theme};
+
+/// Draws it.
+pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let width = 84.min(body.width);
+    let room = usize::from(width).saturating_sub(2);
+    let wrong = form.error.as_ref().map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), room));
+    let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| fold(&meaning(f.parameter.kind, f.parameter.about), room));
+    let height = form.fields.len() + 2 + wrong.len() + 5;
+    let inner = boxed(&format!("{} · Enter runs it", form.slot), (width, height as u16), theme, body, buf);
+    if inner.is_empty() {
+        return;
+    }
+    let names = form.fields.iter().map(|f| f.parameter.name.len()).max().unwrap_or(0) + 2;
+    let tail = (about.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
+    let high = usize::from(inner.height) - tail;
+    let first = (form.selected + 1).saturating_sub(high);
+    for (i, field) in form.fields.iter().enumerate().skip(first).take(high) {
+        let here = i == form.selected;
+        let y = inner.y + (i - first) as u16;
+        let label = format!("{}{}", if here { "> " } else { "  " }, crate::text::fit(field.parameter.name, names));
+        let used = put(buf, inner.x, y, inner.width, &Line::from(Span::styled(label, theme.style(if here { Role::Key } else { Role::Muted }))));
+        let rest = Rect { x: inner.x + used, y, width: inner.width.saturating_sub(used), height: 1 };
+        let choice = matches!(field.parameter.kind, Kind::Choice(_));
+        if here && !choice {
+            typed(field.value.halves(), "", theme, rest, buf);
+        } else {
+            let value = crate::text::visible(field.value.text().as_bytes()).replace('␣', " ");
+            let shown = if here { format!("< {value} >") } else if value.is_empty() { "–".into() } else { value };
+            put(buf, rest.x, y, rest.width, &Line::from(Span::styled(shown, theme.style(if here { Role::Selection } else { Role::Text }))));
+        }
+    }
+    let mut y = inner.y + (form.fields.len().min(high)) as u16 + 1;
+    for (text, role) in about.into_iter().map(|t| (t, Role::Muted)).chain(wrong.into_iter().map(|t| (t, Role::Error))) {
+        if y < inner.bottom() {
+            put(buf, inner.x, y, inner.width, &Line::from(Span::styled(text, theme.style(role))));
+        }
+        y += 1;
+    }
+}
+
+fn meaning(kind: Kind, about: &str) -> String {
+    match kind {
+        Kind::Count { lo, hi } => format!("{about} ({lo} to {hi})"),
+        Kind::Layer => format!("{about} (a number or all)"),
+        Kind::Position => format!("{about} (negative counts from the end)"),
+        Kind::Choice(words) => format!("{about} ({})", words.join(", ")),
+        Kind::Text => about.to_string(),
+    }
+}

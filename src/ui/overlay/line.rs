@@ -1,0 +1,24 @@
+//! The argument of a command, with the reason when it was refused.
+//!
+//! Invariant: a refusal leaves what was written in place.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line as Text, Span};
+
+use super::{boxed, typed};
+use crate::app::Line;
+use crate::ui::panes::{fold, put};
+use crate::ui::theme::{Role, Theme};
+
+/// Draws it.
+pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let width = 80.min(body.width);
+    let wrong = line.error.as_ref().map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), usize::from(width).saturating_sub(2)));
+    let inner = boxed(&line.label, (width, 3 + wrong.len() as u16), theme, body, buf);
+    typed(line.value.halves(), "> ", theme, inner, buf);
+    for (i, text) in wrong.iter().enumerate().take(usize::from(inner.height).saturating_sub(1)) {
+        let y = inner.y + 1 + i as u16;
+        put(buf, inner.x, y, inner.width, &Text::from(Span::styled(text.clone(), theme.style(Role::Error))));
+    }
+}

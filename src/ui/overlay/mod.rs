@@ -1,0 +1,122 @@
+//! Overlays: what lies over the panes and takes the keys.
+//!
+//! Invariant: an overlay is drawn on a cleared box inside the body, at any size. To add one, add a variant of
+//! [`crate::app::Overlay`], a file here and its arm in [`draw`].
+
+mod form;
+mod help;
+mod line;
+mod notices;
+mod palette;
+mod picker;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::panes::put;
+use super::theme::{Glyphs, Role, Theme};
+use crate::app::palette::{Listing, Purpose};
+use crate::app::{App, Overlay};
+
+/// Draws what lies over the panes.
+pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let body = body.intersection(buf.area);
+    if body.is_empty() {
+        return;
+    }
+    match overlay {
+        Overlay::Listing(listing) => match listing.purpose {
+            Purpose::Palette => palette::draw(listing, theme, body, buf),
+            Purpose::Help => help::draw(listing, theme, body, buf),
+            Purpose::Picker | Purpose::Theme => picker::draw(listing, theme, body, buf),
+        },
+        Overlay::Form(form) => form::draw(form, theme, body, buf),
+        Overlay::Line(line) => line::draw(line, theme, body, buf),
+        Overlay::Notices { scroll } => notices::draw(app, *scroll, theme, body, buf),
+    }
+}
+
+/// Clears a box in the middle and draws its border; returns what is inside.
+fn boxed(title: &str, (width, height): (u16, u16), theme: &Theme, body: Rect, buf: &mut Buffer) -> Rect {
+    let (width, height) = (width.min(body.width), height.min(body.height));
+    let area = Rect { x: body.x + (body.width - width) / 2, y: body.y + (body.height - height) / 3, width, height };
+    for y in area.top()..area.bottom() {
+        let blank = " ".repeat(usize::from(area.width));
+        buf.set_stringn(area.x, y, blank, usize::from(area.width), theme.ground());
+        for x in area.left()..area.right() {
+            if let Some(cell) = buf.cell_mut((x, y)) {
+                cell.set_style(ratatui::style::Style::reset());
+                cell.set_style(theme.ground());
+            }
+        }
+    }
+    if area.width < 2 || area.height < 2 {
+        return Rect::default();
+    }
+    let style = theme.style(Role::Focus);
+    let set = match theme.glyphs {
+        Glyphs::Unicode => ["╭", "╮", "╰", "╯", "─", "│"],
+        Glyphs::Ascii => ["+", "+", "+", "+", "-", "|"],
+    };
+    let (right, bottom) = (area.right() - 1, area.bottom() - 1);
+    for x in area.x..=right {
+        let ends = |a, b| if x == area.x { a } else if x == right { b } else { set[4] };
+        buf.set_string(x, area.y, ends(set[0], set[1]), style);
+        buf.set_string(x, bottom, ends(set[2], set[3]), style);
+    }
+    for y in area.y + 1..bottom {
+        buf.set_string(area.x, y, set[5], style);
+        buf.set_string(right, y, set[5], style);
+    }
+    put(buf, area.x + 2, area.y, area.width.saturating_sub(4), &Line::from(Span::styled(format!(" {title} "), style)));
+    Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 2 }
+}
+
+/// Draws what is typed, with its cursor.
+fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let used = put(buf, area.x, area.y, area.width, &Line::from(Span::styled(sign.to_string(), theme.style(Role::Key))));
+    let rest = Rect { x: area.x + used, width: area.width.saturating_sub(used), height: 1.min(area.height), ..area };
+    let (before, after) = before_after;
+    // The end is what matters when it does not fit.
+    let room = usize::from(rest.width).saturating_sub(1);
+    let mut head = before;
+    while crate::text::width(&crate::text::visible(head.as_bytes())) > room {
+        let Some(c) = head.chars().next() else { break };
+        head = &head[c.len_utf8()..];
+    }
+    super::panes::editor(buf, theme, rest, (head, after));
+}
+
+/// Draws the items of a list: name, sentence, keys at the right.
+fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let high = usize::from(area.height);
+    if high == 0 {
+        return;
+    }
+    if listing.shown.is_empty() {
+        let line = Line::from(Span::styled("Nothing matches.", theme.style(Role::Muted)));
+        put(buf, area.x + 1, area.y, area.width.saturating_sub(1), &line);
+        return;
+    }
+    let first = (listing.selected + 1).saturating_sub(high);
+    for (row, index) in listing.shown.iter().enumerate().skip(first).take(high) {
+        let Some(item) = listing.items.get(*index) else { continue };
+        let here = row == listing.selected;
+        let y = area.y + (row - first) as u16;
+        let base = theme.style(if here { Role::Selection } else { Role::Text });
+        let muted = if here { base } else { theme.style(Role::Muted) };
+        let keys = crate::text::width(&item.keys).min(16);
+        let room = usize::from(area.width).saturating_sub(name_width + 4 + keys);
+        let line = Line::from(vec![
+            Span::styled(if here { ">" } else { " " }, base),
+            Span::styled(crate::text::fit(&item.name, name_width), base),
+            Span::styled(" ", base),
+            Span::styled(crate::text::fit(&item.about, room), muted),
+            Span::styled(" ", base),
+            Span::styled(crate::text::fit(&item.keys, keys), if here { base } else { theme.style(Role::Key) }),
+        ]);
+        put(buf, area.x, y, area.width, &line);
+    }
+    super::widgets::scroll::draw(listing.shown.len(), first, theme, area, buf);
+}

@@ -1,0 +1,42 @@
+//! Everything that was said, newest last.
+//!
+//! Invariant: nothing is left out; long sentences fold.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::boxed;
+use crate::app::App;
+use crate::app::notice::Level;
+use crate::ui::panes::{fold, put};
+use crate::ui::theme::{Role, Theme};
+
+/// Draws it.
+pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let inner = boxed("notices", (100, body.height), theme, body, buf);
+    if inner.is_empty() {
+        return;
+    }
+    let mut lines: Vec<(String, Role)> = Vec::new();
+    for notice in &app.notices.all {
+        let role = match notice.level {
+            Level::Info => Role::Text,
+            Level::Warning => Role::Warning,
+            Level::Error => Role::Error,
+        };
+        let seconds = notice.at.as_secs();
+        let times = if notice.times > 1 { format!(" (x{})", notice.times) } else { String::new() };
+        let said = format!("{:>3}:{:02} {:<7} {}{times}", seconds / 60, seconds % 60, notice.level.name(), crate::text::plain(notice.text.as_bytes()));
+        lines.extend(fold(&said, usize::from(inner.width)).into_iter().map(|l| (l, role)));
+    }
+    if lines.is_empty() {
+        lines.push(("Nothing was said yet.".into(), Role::Muted));
+    }
+    let high = usize::from(inner.height);
+    let last = lines.len().saturating_sub(scroll.min(lines.len().saturating_sub(high)));
+    let first = last.saturating_sub(high);
+    for (i, (text, role)) in lines[first..last].iter().enumerate() {
+        put(buf, inner.x, inner.y + i as u16, inner.width, &Line::from(Span::styled(text.clone(), theme.style(*role))));
+    }
+}

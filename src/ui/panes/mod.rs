@@ -1,0 +1,220 @@
+//! Panes: the parts of the screen between header and footer, as rows.
+//!
+//! Invariant: a pane draws inside its area and reads the app, never changes it.
+//! To add a pane, add a file, a row in [`PANES`], a variant of [`crate::app::layout::Pane`] and its place there.
+
+mod cell;
+mod edits;
+mod figure;
+mod transcript;
+
+pub(in crate::ui) use transcript::editor;
+
+use std::collections::BTreeMap;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use crate::app::App;
+use crate::app::layout::Pane;
+use crate::engine::Slot;
+use crate::text;
+use crate::ui::theme::{Glyphs, Role, Theme};
+
+/// What drawing remembers between frames, so that nothing jumps.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The first column drawn of each grid.
+    pub first_column: BTreeMap<Slot, usize>,
+    /// The first line drawn of the transcript.
+    pub first_line: usize,
+}
+
+/// What a pane draws with.
+pub struct Canvas<'a> {
+    /// The state.
+    pub app: &'a App,
+    /// The colours.
+    pub theme: &'a Theme,
+    /// What the last frame left behind.
+    pub memory: &'a mut Memory,
+    /// The whole pane with its border.
+    pub area: Rect,
+    /// Whether tabs for the other panes belong in the title.
+    pub tabs: bool,
+    /// The screen.
+    pub buf: &'a mut Buffer,
+}
+
+/// One kind of pane.
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Whether it draws this pane.
+    pub draws: fn(Pane) -> bool,
+    /// Draws it.
+    pub draw: fn(&mut Canvas, Pane),
+}
+
+/// Every kind of pane.
+pub const PANES: &[Row] = &[
+    Row { name: "text", about: "the text, token by token, and the prompt", draws: |p| p == Pane::Transcript, draw: transcript::draw },
+    Row { name: "figure", about: "what an instrument shows", draws: |p| matches!(p, Pane::Figure(_)), draw: figure::draw },
+    Row { name: "edits", about: "the edits and what each really did", draws: |p| p == Pane::Edits, draw: edits::draw },
+    Row { name: "cell", about: "the cell under the cursor in full", draws: |p| p == Pane::Cell, draw: cell::draw },
+];
+
+/// Draws a pane.
+pub fn draw(pane: Pane, canvas: &mut Canvas) {
+    if let Some(row) = PANES.iter().find(|row| (row.draws)(pane)) {
+        (row.draw)(canvas, pane);
+    }
+}
+
+impl Canvas<'_> {
+    /// Draws the border with titles left, right and below, and returns what is inside.
+    pub fn frame(&mut self, pane: Pane, left: Line<'static>, right: Line<'static>, below: Line<'static>) -> Rect {
+        let area = self.area.intersection(self.buf.area);
+        if area.width < 2 || area.height < 2 {
+            return Rect::default();
+        }
+        let focused = self.app.focus == pane && self.app.overlay.is_none();
+        let style = self.theme.style(if focused { Role::Focus } else { Role::Border });
+        let set = match (self.theme.glyphs, focused) {
+            (Glyphs::Unicode, false) => ["┌", "┐", "└", "┘", "─", "│"],
+            (Glyphs::Unicode, true) => ["┏", "┓", "┗", "┛", "━", "┃"],
+            (Glyphs::Ascii, false) => ["+", "+", "+", "+", "-", "|"],
+            (Glyphs::Ascii, true) => ["#", "#", "#", "#", "=", "|"],
+        };
+        let (right_edge, bottom) = (area.right() - 1, area.bottom() - 1);
+        for x in area.x + 1..right_edge {
+            self.buf.set_string(x, area.y, set[4], style);
+            self.buf.set_string(x, bottom, set[4], style);
+        }
+        for y in area.y + 1..bottom {
+            self.buf.set_string(area.x, y, set[5], style);
+            self.buf.set_string(right_edge, y, set[5], style);
+        }
+        for (x, y, corner) in [(area.x, area.y, set[0]), (right_edge, area.y, set[1]), (area.x, bottom, set[2]), (right_edge, bottom, set[3])] {
+            self.buf.set_string(x, y, corner, style);
+        }
+        let room = area.width.saturating_sub(4);
+        let used = put(self.buf, area.x + 2, area.y, room, &left);
+        let rest = room.saturating_sub(used + 1);
+        let wide = (right.width() as u16).min(rest);
+        if wide >= 6 || right.width() as u16 <= wide {
+            put(self.buf, area.x + 2 + room - wide, area.y, wide, &right);
+        }
+        put(self.buf, area.x + 2, bottom, room, &below);
+        Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 2 }
+    }
+
+    /// A span in a role.
+    pub fn span(&self, text: impl Into<String>, role: Role) -> Span<'static> {
+        Span::styled(text.into(), self.theme.style(role))
+    }
+
+    /// Writes lines from the top of an area; what does not fit is cut with a mark.
+    pub fn lines(&mut self, area: Rect, lines: &[Line<'static>]) {
+        for (i, line) in lines.iter().take(usize::from(area.height)).enumerate() {
+            put(self.buf, area.x, area.y + i as u16, area.width, line);
+        }
+    }
+
+    /// The names of everything that can stand in this place, the present one marked.
+    pub fn title(&self, pane: Pane) -> Line<'static> {
+        let app = self.app;
+        let mut names: Vec<(String, bool)> = Vec::new();
+        let figure = matches!(pane, Pane::Figure(_));
+        if figure || self.tabs {
+            let one = app.wish().width >= 160 && !self.tabs;
+            for instrument in crate::instruments::INSTRUMENTS {
+                let here = pane == Pane::Figure(instrument.name());
+                if !one || here {
+                    names.push((instrument.name().to_string(), here));
+                }
+            }
+        }
+        if self.tabs || !figure {
+            for (name, other) in [("edits", Pane::Edits), ("cell", Pane::Cell)] {
+                if self.tabs || pane == other {
+                    names.push((name.to_string(), pane == other));
+                }
+            }
+        }
+        let focused = app.focus == pane && app.overlay.is_none();
+        let mut spans = vec![Span::raw(" ")];
+        for (name, here) in names {
+            let role = match (here, focused) {
+                (true, true) => Role::Focus,
+                (true, false) => Role::Title,
+                (false, _) => Role::Muted,
+            };
+            let name = if here && self.tabs { format!("[{name}]") } else { name };
+            spans.push(self.span(name, role));
+            spans.push(Span::raw(" "));
+        }
+        Line::from(spans)
+    }
+}
+
+/// Writes a line into at most `width` columns, with a mark where it is cut; returns the columns used.
+pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
+    let mut used = 0;
+    for span in &line.spans {
+        let room = width.saturating_sub(used);
+        if room == 0 {
+            break;
+        }
+        let cut = text::clip(&span.content, usize::from(room));
+        let style = line.style.patch(span.style);
+        let (end, _) = buf.set_stringn(x + used, y, &cut, usize::from(room), style);
+        used = end - x;
+        if cut.len() < span.content.len() {
+            break;
+        }
+    }
+    used
+}
+
+/// Breaks a sentence into lines of at most `width` columns.
+pub fn fold(sentence: &str, width: usize) -> Vec<String> {
+    let mut out = Vec::new();
+    for paragraph in sentence.lines() {
+        let pieces: Vec<String> = paragraph.split_inclusive(' ').map(str::to_string).collect();
+        // Spaces lead in the transcript's wrapping and trail in prose.
+        let mut line = String::new();
+        for piece in pieces {
+            if text::width(&line) + text::width(piece.trim_end()) > width && !line.is_empty() {
+                out.push(std::mem::take(&mut line).trim_end().to_string());
+            }
+            line.push_str(&piece);
+            while text::width(line.trim_end()) > width {
+                let head = text::clip(&line, width);
+                let kept = head.trim_end_matches('…').to_string();
+                if kept.is_empty() {
+                    break;
+                }
+                line = line[kept.len()..].to_string();
+                out.push(kept);
+            }
+        }
+        out.push(line.trim_end().to_string());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_fold_at_spaces() {
+        assert_eq!(fold("one two three", 8), ["one two", "three"]);
+        assert_eq!(fold("abcdefghij", 5), ["abcd", "efgh", "ij"]);
+        assert_eq!(fold("", 5), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,113 @@
+//! A scripted session without a terminal: load, run the first ready prompt, press keys, take a picture.
+//!
+//! Invariant: it goes through the same app, engine and drawing as the screen; only the terminal is missing.
+//! To let it do more, press other keys.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use super::{Flow, Memory, Shot, Wardrobe, create, exported, shoot};
+use crate::app::key::{Code, Key, chord};
+use crate::app::{App, Effect, Event, Settings};
+use crate::engine::{self, Handle, Update};
+use crate::error::{Error, Result};
+
+/// Quiet for so long means that nothing more comes.
+const QUIET: Duration = Duration::from_millis(250);
+/// The longest wait for one step.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+struct Stage<'a> {
+    app: App,
+    engine: Handle,
+    updates: Receiver<Update>,
+    wardrobe: &'a Wardrobe,
+    memory: Memory,
+}
+
+/// Runs the session and writes its picture.
+pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
+    let keys: Vec<Key> = if shot.keys.trim().is_empty() { Vec::new() } else { chord(&shot.keys).map_err(|why| Error::argument("--keys", shot.keys.clone(), why))? };
+    let prompted = settings.prompt.is_some();
+    let (sender, updates) = channel();
+    let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
+    let (mut app, first) = App::new(settings);
+    app.update(Event::Resize(shot.size.0, shot.size.1));
+    let mut stage = Stage { app, engine, updates, wardrobe, memory: Memory::default() };
+    stage.perform(first);
+    stage.settle()?;
+    if stage.app.model.is_none() {
+        let why = stage.app.notices.shown().map_or_else(|| "nothing was said".to_string(), |n| n.text.clone());
+        return Err(Error::Engine(format!("no model was loaded: {why}")));
+    }
+    let enter = (!prompted).then_some(Key::plain(Code::Enter));
+    for key in enter.into_iter().chain(keys) {
+        let effects = stage.app.update(Event::Key(key));
+        if stage.perform(effects) == Flow::Over {
+            break;
+        }
+        stage.settle()?;
+    }
+    // What was said on the way is not part of the picture.
+    stage.app.update(Event::Tick(Duration::from_hours(1)));
+    let done = stage.picture(&shot.path).map(|_| ());
+    stage.engine.close();
+    done
+}
+
+impl Stage<'_> {
+    fn perform(&mut self, effects: Vec<Effect>) -> Flow {
+        for effect in effects {
+            match effect {
+                Effect::Ask(request) => self.engine.ask(request),
+                Effect::Cancel => self.engine.cancel(),
+                Effect::Write(path, bytes) => self.told(create(&path, &bytes)),
+                Effect::Export { format, path: Some(path), figure } => {
+                    let outcome = exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
+                    self.told(outcome);
+                }
+                Effect::Shot(path) => {
+                    let outcome = self.picture(&path);
+                    self.told(outcome);
+                }
+                Effect::Copy(_) | Effect::Export { path: None, .. } | Effect::Suspend | Effect::Redraw => {}
+                Effect::Quit => return Flow::Over,
+            }
+        }
+        Flow::On
+    }
+
+    fn told(&mut self, outcome: Result<String>) {
+        self.app.report(outcome.map_err(|e| e.to_string()));
+    }
+
+    fn picture(&mut self, path: &Path) -> Result<String> {
+        let theme = self.wardrobe.theme(&self.app.theme);
+        shoot(&self.app, &theme, &mut self.memory, path)
+    }
+
+    fn busy(&self) -> bool {
+        let app = &self.app;
+        app.loading.is_some() || app.transcript.busy() || app.baseline_asked || app.shown.values().any(|s| s.working.is_some())
+    }
+
+    /// Takes in updates until nothing is going on any more.
+    fn settle(&mut self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.updates.recv_timeout(QUIET) {
+                Ok(update) => {
+                    let effects = self.app.update(Event::Engine(update));
+                    self.perform(effects);
+                }
+                Err(RecvTimeoutError::Timeout) if !self.busy() => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Engine("its thread ended".into())),
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(Error::Engine("it did not come to rest within three minutes".into()));
+            }
+        }
+    }
+}

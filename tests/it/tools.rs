@@ -1,0 +1,50 @@
+//! What several test modules need: prompts, comparisons, random models.
+
+use candle_core::{DType, Tensor};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::edit::{Edit, Schedule};
+use lmscope::lab::run::Run;
+use lmscope::model::Model;
+use lmscope::model::families::{FAMILIES, Family};
+
+/// A bench with a tiny random model.
+pub fn tiny(family: &'static Family) -> Bench {
+    Bench::new(Model::tiny(family, 7).unwrap())
+}
+
+/// A bench for every family.
+pub fn every_family() -> impl Iterator<Item = Bench> {
+    FAMILIES.iter().map(tiny)
+}
+
+/// Some tokens, all different ones, longer than the original length of the scaled rope.
+pub fn prompt(length: usize) -> Vec<u32> {
+    (0..length as u32).map(|i| (i * 17 + 5) % 59).collect()
+}
+
+/// A run under edits that were always on.
+pub fn edited(tokens: Vec<u32>, edits: &[&str]) -> Run {
+    let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
+    Run { schedule: Schedule::always(edits), ..Run::plain(tokens) }
+}
+
+/// Values in f32.
+pub fn values(t: &Tensor) -> Vec<f32> {
+    t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Largest absolute difference; equal infinities count as equal.
+pub fn gap(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    values(a).iter().zip(values(b)).map(|(a, b)| if *a == b { 0.0 } else { (a - b).abs() }).fold(0.0, f32::max)
+}
+
+/// Whether two tensors have the same bits.
+pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    a.dims() == b.dims() && values(a).iter().zip(values(b)).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Largest magnitude.
+pub fn reach(t: &Tensor) -> f32 {
+    values(t).iter().fold(0.0, |m, v| m.max(v.abs()))
+}
