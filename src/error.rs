@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The model argument names nothing that can be loaded.
-    #[error("`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, or a hub id whose files are already in the local cache.")]
+    #[error(
+        "`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, or a hub id whose files are already in the local cache."
+    )]
     NotAModel {
         /// What the user wrote.
         given: String,
@@ -16,7 +18,9 @@ pub enum Error {
         found: String,
     },
     /// A `model_type` that no family serves.
-    #[error("No family serves model_type `{found}`. Known: {known}. A new family is one file in src/model/families.")]
+    #[error(
+        "No family serves model_type `{found}`. Known: {known}. A new family is one file in src/model/families."
+    )]
     UnknownFamily {
         /// The `model_type` of config.json.
         found: String,
@@ -32,7 +36,9 @@ pub enum Error {
         next: String,
     },
     /// A tensor is not in the checkpoint.
-    #[error("The checkpoint has no tensor `{name}` (looked in {place}). Is the download complete, and does config.json belong to it?")]
+    #[error(
+        "The checkpoint has no tensor `{name}` (looked in {place}). Is the download complete, and does config.json belong to it?"
+    )]
     MissingTensor {
         /// Its full name.
         name: String,
@@ -40,7 +46,9 @@ pub enum Error {
         place: String,
     },
     /// A tensor has another shape than config.json says.
-    #[error("Tensor `{name}` has shape {found:?}, and config.json asks for {expected:?}. Do weights and config.json belong together?")]
+    #[error(
+        "Tensor `{name}` has shape {found:?}, and config.json asks for {expected:?}. Do weights and config.json belong together?"
+    )]
     TensorShape {
         /// Its full name.
         name: String,
@@ -84,7 +92,9 @@ pub enum Error {
         why: String,
     },
     /// An edit that cannot be understood or applied.
-    #[error("Edit `{edit}`: {why}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3")]
+    #[error(
+        "Edit `{edit}`: {why}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3"
+    )]
     BadEdit {
         /// The edit as written.
         edit: String,
@@ -105,7 +115,9 @@ pub enum Error {
     #[error("The prompt is empty. Write at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,
     /// More tokens than fit.
-    #[error("The prompt has {tokens} tokens and the context holds {context}. Shorten it, or raise --context (the model allows {allows}).")]
+    #[error(
+        "The prompt has {tokens} tokens and the context holds {context}. Shorten it, or raise --context (the model allows {allows})."
+    )]
     PromptTooLong {
         /// How many tokens were given.
         tokens: usize,
@@ -134,7 +146,9 @@ pub enum Error {
     #[error("Stopped.")]
     Cancelled,
     /// The engine failed inside; the model survives.
-    #[error("The engine failed: {0}. The model is still loaded; try again, and please report this.")]
+    #[error(
+        "The engine failed: {0}. The model is still loaded; try again, and please report this."
+    )]
     Engine(String),
     /// The tensor library failed.
     #[error("Tensor operation failed: {0}. Please report this with the command that led here.")]
@@ -147,16 +161,35 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Wraps an I/O error with the path it happened at.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_path_buf(), source }
+        Self::Io {
+            path: path.as_ref().to_path_buf(),
+            source,
+        }
     }
 
     /// Describes a file that was read but not understood.
-    pub fn bad_file(path: impl AsRef<Path>, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::BadFile { path: path.as_ref().to_path_buf(), what: what.into(), next: next.into() }
+    pub fn bad_file(
+        path: impl AsRef<Path>,
+        what: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
+        Self::BadFile {
+            path: path.as_ref().to_path_buf(),
+            what: what.into(),
+            next: next.into(),
+        }
     }
 
     /// Describes a parameter that does not fit.
-    pub fn argument(name: impl Into<String>, given: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self::BadArgument { name: name.into(), given: given.into(), expected: expected.into() }
+    pub fn argument(
+        name: impl Into<String>,
+        given: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::BadArgument {
+            name: name.into(),
+            given: given.into(),
+            expected: expected.into(),
+        }
     }
 }

@@ -1,8 +1,49 @@
 //! lmscope: an oscilloscope for language models, in a terminal.
-#![allow(missing_docs)]
-pub mod error;
-pub mod text;
-pub mod model;
-pub mod lab;
-pub mod instruments;
+//!
+//! # Map
+//!
+//! Arrows point one way: `ui, cli -> app -> engine -> instruments -> lab -> model`; a module uses what stands to its
+//! right. `tests/it/architecture.rs` holds it to that.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`model`] | tensors: families, the one forward pass, weights, tokenizer, chat template |
+//! | [`lab`] | a model under edits, recorded: edits, runs, recordings, receipts, directions, figures |
+//! | [`instruments`] | one file a method; each turns a question about a run into a figure |
+//! | [`engine`] | one thread that owns the model, and the channel to it |
+//! | [`app`] | what the user is doing; no terminal, no tensors |
+//! | [`ui`] | paints the app; owns the terminal |
+//! | [`export`] | figures and screens as files |
+//! | [`cli`] | subcommands, built from the same rows |
+//! | [`error`], [`text`] | leaves that everybody uses |
+//!
+//! # Words
+//!
+//! - *site*: a named place in the forward pass; *address*: a site at a layer, `resid_post.10`.
+//! - *tap*: what the forward pass calls at every site.
+//! - *edit*: one intervention: address, positions, phase, operation, strength, on or off.
+//! - *run*: tokens, edits, seed. *recording*: tensors kept from a run.
+//! - *instrument*: turns a question into a *figure* (grid, table, text); cells carry *anchors* (layer, position, unit).
+//! - *receipt*: what an edit really did. *null*: the control shown beside a claim.
+//!
+//! # To add something
+//!
+//! | to add | touch |
+//! |---|---|
+//! | a model family | one file in `model/families` and a word in its list |
+//! | a site | a row in `model/site.rs` and a line in the forward pass |
+//! | an instrument | one file in `instruments` and a word in its list |
+//! | a command or key | a row in `app/commands` |
+//! | a theme | a file in `themes` and a word in the list of `ui/theme.rs` |
+//! | an export format | one file in `export` and a word in its list |
+
+pub mod app;
+pub mod cli;
 pub mod engine;
+pub mod error;
+pub mod export;
+pub mod instruments;
+pub mod lab;
+pub mod model;
+pub mod text;
+pub mod ui;

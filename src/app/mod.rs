@@ -74,12 +74,12 @@ pub enum Effect {
     Copy(String),
     /// Write a file, making its folder.
     Write(PathBuf, Vec<u8>),
-    /// Write a figure in a format; without a path, put it on the clipboard.
+    /// Write a figure to a file.
     Export {
         /// One of the export formats.
         format: String,
         /// Where to.
-        path: Option<PathBuf>,
+        path: PathBuf,
         /// What.
         figure: Box<Figure>,
     },

@@ -26,11 +26,6 @@ pub fn loading() -> [Arg; 4] {
     ]
 }
 
-/// Flags of the screen, on the bare command.
-pub fn screen(command: Command) -> Command {
-    command
-}
-
 /// The model argument with how it is loaded.
 pub fn model(command: Command) -> Command {
     let model = Arg::new("model").value_name("MODEL").required(true).help("`demo`, a folder in Hugging Face layout, or a hub id of the local cache");

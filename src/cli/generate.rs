@@ -25,12 +25,22 @@ pub const GENERATE: Subcommand = Subcommand { name: "generate", about: "Writes a
 
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
+    sampling_arguments(command)
+        .arg(Arg::new("format").long("format").value_parser(["text", "jsonl"]).default_value("text").help("text, or jsonl: a line a token and a summary"))
+}
+
+/// How many tokens are written, and how they are chosen.
+pub fn sampling_arguments(command: Command) -> Command {
     command
         .arg(Arg::new("count").short('n').long("count").value_name("N").value_parser(value_parser!(usize)).default_value("64").help("Most tokens to write"))
         .arg(Arg::new("temperature").long("temperature").value_name("T").value_parser(value_parser!(f64)).default_value("0").help("0 takes the most probable token"))
         .arg(Arg::new("top-p").long("top-p").value_name("P").value_parser(value_parser!(f64)).default_value("1").help("Keeps the smallest set of tokens with this much probability"))
         .arg(Arg::new("top-k").long("top-k").value_name("K").value_parser(value_parser!(usize)).default_value("0").help("Keeps so many tokens; 0 keeps all"))
-        .arg(Arg::new("format").long("format").value_parser(["text", "jsonl"]).default_value("text").help("text, or jsonl: a line a token and a summary"))
+}
+
+/// How many tokens are written at most.
+pub fn count(matches: &ArgMatches) -> usize {
+    matches.get_one::<usize>("count").copied().unwrap_or(64)
 }
 
 /// What is shown while tokens come.
@@ -55,7 +65,7 @@ struct Tally {
 fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let sampling = sampling(matches)?;
-    let count = matches.get_one::<usize>("count").copied().unwrap_or(64);
+    let count = count(matches);
     let shape = match (arguments::text(matches, "format"), output::stdout_is_terminal()) {
         ("jsonl", _) => Shape::Lines,
         (_, true) => Shape::Screen,
@@ -85,7 +95,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
     if stopped { Err(Error::Cancelled) } else { Ok(()) }
 }
 
-fn sampling(matches: &ArgMatches) -> Result<Sampling> {
+/// How tokens are chosen.
+pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
     let number = |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
     let (temperature, top_p) = (number("temperature", 0.0), number("top-p", 1.0));
     if !(temperature.is_finite() && temperature >= 0.0) {

@@ -17,6 +17,7 @@ pub mod lists;
 pub mod log;
 pub mod models;
 pub mod output;
+pub mod screen;
 pub mod sketch;
 pub mod trace;
 
@@ -66,7 +67,7 @@ pub fn command() -> Command {
         .arg(Arg::new("log-level").long("log-level").value_name("LEVEL").global(true).env("LMSCOPE_LOG").hide_env_values(true).help("Writes a log to the state folder: error, warn, info, debug, trace, or a filter"))
         .arg(Arg::new("model").value_name("MODEL").help("Opens the screen on `demo` (the default), a folder in Hugging Face layout, or a hub id of the local cache"))
         .args(arguments::loading());
-    command = arguments::screen(command);
+    command = screen::arguments(command);
     for of in INSTRUMENTS {
         command = command.subcommand(instrument::build(*of));
     }
@@ -76,9 +77,15 @@ pub fn command() -> Command {
     command
 }
 
-/// Runs the subcommand that was asked for; without one, the plain-text sketch of what the screen would show.
+/// Runs the subcommand that was asked for. Without one: the screen, and where there is no terminal, in plain text
+/// what it would show.
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let Some((name, of)) = matches.subcommand() else { return sketch::run(matches) };
+    if let Some(level) = matches.get_one::<String>("log-level") {
+        log::start(level)?;
+    }
+    let Some((name, of)) = matches.subcommand() else {
+        return if output::stdout_is_terminal() || screen::is_shot(matches) { crate::ui::run(screen::options(matches)?) } else { sketch::run(matches) };
+    };
     match SUBCOMMANDS.iter().find(|row| row.name == name) {
         Some(row) => (row.run)(of),
         None => instrument::run(crate::instruments::instrument(name)?, of),

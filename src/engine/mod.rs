@@ -290,5 +290,9 @@ pub fn spawn(deliver: impl Fn(Update) -> bool + Send + 'static) -> Result<Handle
         .name("lmscope-engine".into())
         .spawn(move || worker::Worker::new(requests, flag, deliver).work())
         .map_err(|e| crate::error::Error::Engine(format!("its thread did not start: {e}")))?;
-    Ok(Handle { sender, cancel, thread: Some(thread) })
+    Ok(Handle {
+        sender,
+        cancel,
+        thread: Some(thread),
+    })
 }

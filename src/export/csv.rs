@@ -5,11 +5,10 @@
 use std::fmt::Write as _;
 
 use super::provenance;
-use crate::error::Result;
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Table, Unit};
 
 /// Writes a figure.
-pub(super) fn write(figure: &Figure) -> Result<String> {
+pub(super) fn write(figure: &Figure) -> String {
     let mut out = String::new();
     for (name, value) in provenance::lines(figure) {
         let _ = writeln!(out, "# {name}: {value}");
@@ -24,7 +23,7 @@ pub(super) fn write(figure: &Figure) -> Result<String> {
             }
         }
     }
-    Ok(out)
+    out
 }
 
 /// A line a candidate: rank 1 is the cell itself.
@@ -124,14 +123,13 @@ fn record(out: &mut String, fields: &[String]) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::export::samples;
 
     #[test]
     fn a_line_a_candidate() {
-        let out = write(&samples::lens(2, 2)).unwrap();
+        let out = write(&samples::lens(2, 2));
         let data: Vec<&str> = out
             .lines()
             .skip_while(|line| line.starts_with('#'))
@@ -153,13 +151,13 @@ mod tests {
             grid.cells[0][0].more.clear();
             grid.cells[0][0].label = "#,".into();
         }
-        let out = write(&figure).unwrap();
+        let out = write(&figure);
         assert!(out.ends_with("0,The,0,0,,1,\"#,\",0.97\n"), "{out}");
     }
 
     #[test]
     fn a_table_keeps_its_columns_and_quotes() {
-        let out = write(&samples::table()).unwrap();
+        let out = write(&samples::table());
         let data: Vec<&str> = out
             .lines()
             .skip_while(|line| line.starts_with('#'))

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use super::markup::{escape, paint};
 use super::number::significant;
 use super::provenance;
-use crate::error::Result;
 use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Table};
 
 const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem;color:#111;background:#fff}\
@@ -19,7 +18,7 @@ const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem;color:
     caption{text-align:left;font-weight:bold}";
 
 /// Writes a figure.
-pub(super) fn write(figure: &Figure) -> Result<String> {
+pub(super) fn write(figure: &Figure) -> String {
     let title = escape(&figure.title);
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -37,7 +36,7 @@ pub(super) fn write(figure: &Figure) -> Result<String> {
         let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
     }
     out.push_str("</dl>\n</body>\n</html>\n");
-    Ok(out)
+    out
 }
 
 fn write_grid(out: &mut String, grid: &Grid) {
@@ -126,7 +125,7 @@ mod tests {
     #[test]
     fn tags_are_balanced_and_nothing_is_loaded() {
         for figure in samples::all() {
-            let out = write(&figure).unwrap();
+            let out = write(&figure);
             for tag in [
                 "table", "tr", "td", "th", "p", "span", "dl", "dt", "dd", "body", "html",
             ] {
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_top_layer_stands_first_and_candidates_are_titles() {
-        let out = write(&samples::lens(2, 1)).unwrap();
+        let out = write(&samples::lens(2, 1));
         let row = |label: &str| out.find(&format!("class=\"n\">{label}</th>")).unwrap();
         assert!(row("1") < row("0"));
         assert!(out.contains("\n␣the 0.0200\n␣a 0.0100\">"), "{out}");

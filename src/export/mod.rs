@@ -40,7 +40,7 @@ pub const FORMATS: &[Format] = &[
         name: "text",
         extension: "txt",
         about: "Aligned columns to read.",
-        write: text::write,
+        write: |figure| Ok(text::write(figure)),
     },
     Format {
         name: "json",
@@ -52,19 +52,19 @@ pub const FORMATS: &[Format] = &[
         name: "csv",
         extension: "csv",
         about: "One number a line, for sheets and data frames.",
-        write: csv::write,
+        write: |figure| Ok(csv::write(figure)),
     },
     Format {
         name: "svg",
         extension: "svg",
         about: "A picture, with its legend.",
-        write: svg::write,
+        write: |figure| Ok(svg::write(figure)),
     },
     Format {
         name: "html",
         extension: "html",
         about: "A page that needs no other file.",
-        write: html::write,
+        write: |figure| Ok(html::write(figure)),
     },
 ];
 

@@ -8,7 +8,6 @@ use super::markup::{escape, paint};
 use super::number::significant;
 use super::provenance;
 use super::screen::FONTS;
-use crate::error::Result;
 use crate::lab::figure::{Body, Entry, Figure, Grid, Scale, Table};
 use crate::text::{clip, width};
 
@@ -56,7 +55,7 @@ impl Page {
 }
 
 /// Writes a figure.
-pub(super) fn write(figure: &Figure) -> Result<String> {
+pub(super) fn write(figure: &Figure) -> String {
     let mut page = Page {
         body: String::new(),
         wide: 480.0,
@@ -89,14 +88,14 @@ pub(super) fn write(figure: &Figure) -> Result<String> {
         .iter()
         .map(|(name, value)| format!("{name}: {value}"))
         .collect();
-    Ok(format!(
+    format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {wide:.0} {high:.0}\" width=\"{wide:.0}\" height=\"{high:.0}\" \
          font-family=\"{FONTS}\" font-size=\"12\" fill=\"#111111\" xml:space=\"preserve\">\n<title>{}</title>\n<desc>{}</desc>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{}</svg>\n",
         escape(&figure.title),
         escape(&facts.join("\n")),
         page.body
-    ))
+    )
 }
 
 fn draw_grid(page: &mut Page, grid: &Grid) {
@@ -225,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_rectangle_a_cell_with_its_candidates_and_a_legend() {
-        let out = write(&samples::lens(3, 4)).unwrap();
+        let out = write(&samples::lens(3, 4));
         assert_eq!(out.matches("<rect").count(), 1 + 12 + 16);
         assert!(out.contains("␣the 0.02"), "runners-up on hover");
         assert!(out.contains(">1.00 probability</text>"));
@@ -249,7 +248,7 @@ mod tests {
     #[test]
     fn tags_are_closed_and_everything_lies_inside() {
         for figure in samples::all() {
-            let out = write(&figure).unwrap();
+            let out = write(&figure);
             for tag in ["rect", "text", "title", "desc", "svg"] {
                 let closed = out.matches(&format!("</{tag}>")).count() + usize::from(tag == "rect");
                 assert_eq!(out.matches(&format!("<{tag}")).count(), closed, "{tag}");

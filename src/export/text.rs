@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 
 use super::number::significant;
 use super::provenance;
-use crate::error::Result;
 use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Table};
 use crate::text::{clip, width};
 
@@ -18,7 +17,7 @@ const TOKEN: usize = 14;
 const ENTRY: usize = 60;
 
 /// Writes a figure.
-pub(super) fn write(figure: &Figure) -> Result<String> {
+pub(super) fn write(figure: &Figure) -> String {
     let from = &figure.provenance;
     let mut out = format!("{}\n", one_line(&figure.title));
     let _ = writeln!(
@@ -51,7 +50,7 @@ pub(super) fn write(figure: &Figure) -> Result<String> {
             let _ = writeln!(out, "note: {}", one_line(note));
         }
     }
-    Ok(out)
+    out
 }
 
 fn one_line(text: &str) -> String {
@@ -224,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_lens_reads_from_the_top() {
-        let out = write(&samples::lens(2, 3)).unwrap();
+        let out = write(&samples::lens(2, 3));
         let want = "\
 logit lens
 model demo · revision 3f2a9c · f32 · cpu · 3 tokens · seed 7 · lmscope 0.1.0
@@ -259,7 +258,7 @@ note: rows use their own norm
 
     #[test]
     fn columns_line_up_by_terminal_width() {
-        let out = write(&samples::lens(6, 6)).unwrap();
+        let out = write(&samples::lens(6, 6));
         let lines: Vec<&str> = out.lines().skip(7).take(6).collect();
         let ends = |line: &str| -> Vec<usize> {
             line.match_indices('.')
@@ -275,7 +274,7 @@ note: rows use their own norm
 
     #[test]
     fn wide_grids_go_on_below_and_nothing_is_lost() {
-        let out = write(&samples::lens(2, 30)).unwrap();
+        let out = write(&samples::lens(2, 30));
         assert!(out.lines().all(|line| width(line) <= WIDE), "{out}");
         assert!(
             out.contains("position 0-") && out.contains("-29 of 30"),
@@ -291,7 +290,7 @@ note: rows use their own norm
 
     #[test]
     fn a_table_is_aligned_with_numbers_to_the_right() {
-        let out = write(&samples::table()).unwrap();
+        let out = write(&samples::table());
         assert!(out.contains("position 2\nneuron  activation  writes\n0.10          3.00  capital, of, \"France\""), "{out}");
         assert!(out.contains("1.11          1.50"));
     }

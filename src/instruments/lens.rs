@@ -17,8 +17,18 @@ use crate::model::site::Site;
 pub struct Lens;
 
 const PARAMETERS: &[Parameter] = &[
-    Parameter { name: "top", kind: Kind::Count { lo: 1, hi: 50 }, default: "5", about: "how many tokens to keep in every cell" },
-    Parameter { name: "window", kind: Kind::Count { lo: 1, hi: 4096 }, default: "64", about: "how many of the last positions to read" },
+    Parameter {
+        name: "top",
+        kind: Kind::Count { lo: 1, hi: 50 },
+        default: "5",
+        about: "how many tokens to keep in every cell",
+    },
+    Parameter {
+        name: "window",
+        kind: Kind::Count { lo: 1, hi: 4096 },
+        default: "64",
+        about: "how many of the last positions to read",
+    },
 ];
 
 impl Instrument for Lens {
@@ -39,18 +49,36 @@ impl Instrument for Lens {
     }
 
     fn live(&self, card: &Card, _arguments: &Arguments) -> Option<Needs> {
-        Some(Needs { record: Vec::new(), unembed: (0..card.layers).map(|l| Site::ResidPost.at(l)).collect() })
+        Some(Needs {
+            record: Vec::new(),
+            unembed: (0..card.layers).map(|l| Site::ResidPost.at(l)).collect(),
+        })
     }
 
     fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         let keep = arguments.count(self, "top")?;
         let known = bench.model.known_tokens();
         let position = step.choice.position;
-        let residual = |layer: usize| step.unembedded.iter().find(|(a, _)| *a == Site::ResidPost.at(layer));
+        let residual = |layer: usize| {
+            step.unembedded
+                .iter()
+                .find(|(a, _)| *a == Site::ResidPost.at(layer))
+        };
         let cells: Vec<Cell> = (0..bench.model.card.layers)
-            .filter_map(|layer| residual(layer).map(|(_, row)| cell(bench, &reading(row.clone(), known, keep), layer, position)))
+            .filter_map(|layer| {
+                residual(layer).map(|(_, row)| {
+                    cell(bench, &reading(row.clone(), known, keep), layer, position)
+                })
+            })
             .collect();
-        Ok(self.figure(bench, &step.run, arguments, vec![position], vec![cells], step.check))
+        Ok(self.figure(
+            bench,
+            &step.run,
+            arguments,
+            vec![position],
+            vec![cells],
+            step.check,
+        ))
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
@@ -71,7 +99,14 @@ impl Instrument for Lens {
             }
         }
         let check = self.check(bench, last)?;
-        Ok(self.figure(bench, run, arguments, (first..total).collect(), cells, Some(check)))
+        Ok(self.figure(
+            bench,
+            run,
+            arguments,
+            (first..total).collect(),
+            cells,
+            Some(check),
+        ))
     }
 }
 
@@ -80,16 +115,59 @@ impl Lens {
     fn check(&self, bench: &Bench, last: &candle_core::Tensor) -> Result<Check> {
         let rows = last.dim(0)?;
         let row = last.narrow(0, rows - 1, 1)?.contiguous()?;
-        let (own, lens) = bench.model.transformer.read_out(&row.unsqueeze(0)?, Some(&row), &mut crate::model::tap::NoTap)?;
-        let lens = lens.map(|l| l.flatten_all()?.to_vec1::<f32>()).transpose()?.unwrap_or_default();
-        let error = own.flatten_all()?.to_vec1::<f32>()?.iter().zip(&lens).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        Ok(Check { error, tolerance: tolerance(bench.model.transformer.dtype()) })
+        let (own, lens) = bench.model.transformer.read_out(
+            &row.unsqueeze(0)?,
+            Some(&row),
+            &mut crate::model::tap::NoTap,
+        )?;
+        let lens = lens
+            .map(|l| l.flatten_all()?.to_vec1::<f32>())
+            .transpose()?
+            .unwrap_or_default();
+        let error = own
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            .iter()
+            .zip(&lens)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        Ok(Check {
+            error,
+            tolerance: tolerance(bench.model.transformer.dtype()),
+        })
     }
 
-    fn figure(&self, bench: &Bench, run: &Run, arguments: &Arguments, positions: Vec<usize>, cells: Vec<Vec<Cell>>, check: Option<Check>) -> Figure {
-        let rows = (0..bench.model.card.layers).map(|l| Header { label: l.to_string(), anchor: Anchor::layer(l) }).collect();
-        let columns = positions.into_iter().map(|p| Header { label: bench.visible(run.tokens[p]), anchor: Anchor::position(p) }).collect();
-        let grid = Grid { row_axis: "layer".into(), column_axis: "position".into(), value: "probability".into(), rows, columns, cells, scale: Scale::Unit };
+    fn figure(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        arguments: &Arguments,
+        positions: Vec<usize>,
+        cells: Vec<Vec<Cell>>,
+        check: Option<Check>,
+    ) -> Figure {
+        let rows = (0..bench.model.card.layers)
+            .map(|l| Header {
+                label: l.to_string(),
+                anchor: Anchor::layer(l),
+            })
+            .collect();
+        let columns = positions
+            .into_iter()
+            .map(|p| Header {
+                label: bench.visible(run.tokens[p]),
+                anchor: Anchor::position(p),
+            })
+            .collect();
+        let grid = Grid {
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: "probability".into(),
+            rows,
+            columns,
+            cells,
+            scale: Scale::Unit,
+        };
         Figure {
             title: "lens · norm own · top-1".into(),
             body: Body::Grid(grid),
@@ -101,7 +179,16 @@ impl Lens {
 }
 
 fn cell(bench: &Bench, reading: &Reading, layer: usize, position: usize) -> Cell {
-    let more: Vec<(String, f32)> = reading.top.iter().map(|(id, p)| (bench.visible(*id), *p)).collect();
+    let more: Vec<(String, f32)> = reading
+        .top
+        .iter()
+        .map(|(id, p)| (bench.visible(*id), *p))
+        .collect();
     let (label, value) = more.first().cloned().unwrap_or_default();
-    Cell { label, value, anchor: Anchor::cell(layer, position), more }
+    Cell {
+        label,
+        value,
+        anchor: Anchor::cell(layer, position),
+        more,
+    }
 }

@@ -64,19 +64,31 @@ impl Arguments {
 
     /// The text of a parameter, or its default.
     pub fn text<'a>(&'a self, of: &'a dyn Instrument, name: &str) -> &'a str {
-        let default = of.parameters().iter().find(|p| p.name == name).map_or("", |p| p.default);
+        let default = of
+            .parameters()
+            .iter()
+            .find(|p| p.name == name)
+            .map_or("", |p| p.default);
         self.0.get(name).map_or(default, String::as_str)
     }
 
     /// A whole number, checked against its range.
     pub fn count(&self, of: &dyn Instrument, name: &str) -> Result<usize> {
         let text = self.text(of, name);
-        let (lo, hi) = match of.parameters().iter().find(|p| p.name == name).map(|p| p.kind) {
+        let (lo, hi) = match of
+            .parameters()
+            .iter()
+            .find(|p| p.name == name)
+            .map(|p| p.kind)
+        {
             Some(Kind::Count { lo, hi }) => (lo, hi),
             _ => (0, usize::MAX),
         };
         let expected = || format!("a whole number from {lo} to {hi}");
-        text.parse().ok().filter(|n| (lo..=hi).contains(n)).ok_or_else(|| Error::argument(name, text, expected()))
+        text.parse()
+            .ok()
+            .filter(|n| (lo..=hi).contains(n))
+            .ok_or_else(|| Error::argument(name, text, expected()))
     }
 
     /// A layer, or `None` for `all`.
@@ -85,7 +97,13 @@ impl Arguments {
             "all" => Ok(None),
             text => {
                 let layer = text.parse::<usize>().ok().filter(|l| *l < layers);
-                layer.map(Some).ok_or_else(|| Error::argument(name, text, format!("`all` or a layer from 0 to {}", layers - 1)))
+                layer.map(Some).ok_or_else(|| {
+                    Error::argument(
+                        name,
+                        text,
+                        format!("`all` or a layer from 0 to {}", layers - 1),
+                    )
+                })
             }
         }
     }
@@ -93,23 +111,49 @@ impl Arguments {
     /// A position in a text of `tokens` tokens; negative counts from the end.
     pub fn position(&self, of: &dyn Instrument, name: &str, tokens: usize) -> Result<usize> {
         let text = self.text(of, name);
-        let number = text.parse::<i64>().ok().map(|p| if p < 0 { p + tokens as i64 } else { p });
-        number.filter(|p| (0..tokens as i64).contains(p)).map(|p| p as usize).ok_or_else(|| {
-            Error::argument(name, text, format!("a position from 0 to {}, or -1 for the last", tokens.saturating_sub(1)))
-        })
+        let number = text
+            .parse::<i64>()
+            .ok()
+            .map(|p| if p < 0 { p + tokens as i64 } else { p });
+        number
+            .filter(|p| (0..tokens as i64).contains(p))
+            .map(|p| p as usize)
+            .ok_or_else(|| {
+                Error::argument(
+                    name,
+                    text,
+                    format!(
+                        "a position from 0 to {}, or -1 for the last",
+                        tokens.saturating_sub(1)
+                    ),
+                )
+            })
     }
 
     /// Refuses names that the instrument does not have and choices it does not offer.
     pub fn check(&self, of: &dyn Instrument) -> Result<()> {
         for (name, value) in &self.0 {
             let Some(parameter) = of.parameters().iter().find(|p| p.name == name) else {
-                let known = of.parameters().iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
-                return Err(Error::argument(name, value, format!("a parameter of {}: {known}", of.name())));
+                let known = of
+                    .parameters()
+                    .iter()
+                    .map(|p| p.name)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(Error::argument(
+                    name,
+                    value,
+                    format!("a parameter of {}: {known}", of.name()),
+                ));
             };
             if let Kind::Choice(words) = parameter.kind
                 && !words.contains(&value.as_str())
             {
-                return Err(Error::argument(name, value, format!("one of {}", words.join(", "))));
+                return Err(Error::argument(
+                    name,
+                    value,
+                    format!("one of {}", words.join(", ")),
+                ));
             }
         }
         Ok(())
@@ -141,18 +185,32 @@ pub trait Instrument: Sync {
 impl Arguments {
     /// The instrument and its parameters as used, for provenance.
     pub fn provenance(&self, of: &dyn Instrument) -> Vec<(String, String)> {
-        let own = of.parameters().iter().map(|p| (p.name.to_string(), self.text(of, p.name).to_string()));
-        std::iter::once(("instrument".to_string(), of.name().to_string())).chain(own).collect()
+        let own = of
+            .parameters()
+            .iter()
+            .map(|p| (p.name.to_string(), self.text(of, p.name).to_string()));
+        std::iter::once(("instrument".to_string(), of.name().to_string()))
+            .chain(own)
+            .collect()
     }
 }
 
 /// Every instrument.
-pub const INSTRUMENTS: &[&dyn Instrument] = &[&lens::Lens, &neurons::Neurons, &patchscope::Patchscope];
+pub const INSTRUMENTS: &[&dyn Instrument] =
+    &[&lens::Lens, &neurons::Neurons, &patchscope::Patchscope];
 
 /// Finds an instrument by name.
 pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {
-    INSTRUMENTS.iter().copied().find(|i| i.name() == name).ok_or_else(|| {
-        let known = INSTRUMENTS.iter().map(|i| i.name()).collect::<Vec<_>>().join(", ");
-        Error::argument("instrument", name, format!("one of {known}"))
-    })
+    INSTRUMENTS
+        .iter()
+        .copied()
+        .find(|i| i.name() == name)
+        .ok_or_else(|| {
+            let known = INSTRUMENTS
+                .iter()
+                .map(|i| i.name())
+                .collect::<Vec<_>>()
+                .join(", ");
+            Error::argument("instrument", name, format!("one of {known}"))
+        })
 }

@@ -36,10 +36,30 @@ pub const TEMPLATES: &[Template] = &[
         slot: "x",
         about: "entity description, the Diana prompt",
     },
-    Template { name: "identity", prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?", slot: "?", about: "token identity: which token is this?" },
-    Template { name: "city", prompt: "The largest city in x", slot: "x", about: "attribute extraction, zero-shot" },
-    Template { name: "world", prompt: "France: country in Europe, Tokyo: capital of Japan, x", slot: "x", about: "entity description in the demo's world" },
-    Template { name: "capital", prompt: "The capital of x", slot: "x", about: "attribute extraction in the demo's world" },
+    Template {
+        name: "identity",
+        prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?",
+        slot: "?",
+        about: "token identity: which token is this?",
+    },
+    Template {
+        name: "city",
+        prompt: "The largest city in x",
+        slot: "x",
+        about: "attribute extraction, zero-shot",
+    },
+    Template {
+        name: "world",
+        prompt: "France: country in Europe, Tokyo: capital of Japan, x",
+        slot: "x",
+        about: "entity description in the demo's world",
+    },
+    Template {
+        name: "capital",
+        prompt: "The capital of x",
+        slot: "x",
+        about: "attribute extraction in the demo's world",
+    },
 ];
 
 /// The names of [`TEMPLATES`].
@@ -54,13 +74,48 @@ const NAMES: [&str; TEMPLATES.len()] = {
 };
 
 const PARAMETERS: &[Parameter] = &[
-    Parameter { name: "template", kind: Kind::Choice(&NAMES), default: "description", about: "the target prompt" },
-    Parameter { name: "prompt", kind: Kind::Text, default: "", about: "a target prompt of your own, instead of the template" },
-    Parameter { name: "slot", kind: Kind::Text, default: "", about: "the text in the target whose last token is overwritten (last occurrence); the template knows its own, and x is usual" },
-    Parameter { name: "layer", kind: Kind::Layer, default: "all", about: "source layer, or all for the sweep" },
-    Parameter { name: "position", kind: Kind::Position, default: "-1", about: "source position in the run" },
-    Parameter { name: "target", kind: Kind::Text, default: "same", about: "target layer: `same` as the source, or a number" },
-    Parameter { name: "tokens", kind: Kind::Count { lo: 1, hi: 200 }, default: "12", about: "how many tokens to write" },
+    Parameter {
+        name: "template",
+        kind: Kind::Choice(&NAMES),
+        default: "description",
+        about: "the target prompt",
+    },
+    Parameter {
+        name: "prompt",
+        kind: Kind::Text,
+        default: "",
+        about: "a target prompt of your own, instead of the template",
+    },
+    Parameter {
+        name: "slot",
+        kind: Kind::Text,
+        default: "",
+        about: "the text in the target whose last token is overwritten (last occurrence); the template knows its own, and x is usual",
+    },
+    Parameter {
+        name: "layer",
+        kind: Kind::Layer,
+        default: "all",
+        about: "source layer, or all for the sweep",
+    },
+    Parameter {
+        name: "position",
+        kind: Kind::Position,
+        default: "-1",
+        about: "source position in the run",
+    },
+    Parameter {
+        name: "target",
+        kind: Kind::Text,
+        default: "same",
+        about: "target layer: `same` as the source, or a number",
+    },
+    Parameter {
+        name: "tokens",
+        kind: Kind::Count { lo: 1, hi: 200 },
+        default: "12",
+        about: "how many tokens to write",
+    },
 ];
 
 /// The largest batch of a sweep.
@@ -87,22 +142,51 @@ impl Instrument for Patchscope {
         arguments.check(self)?;
         let layers = bench.model.card.layers;
         let position = arguments.position(self, "position", run.tokens.len())?;
-        let sources: Vec<usize> = arguments.layer(self, "layer", layers)?.map_or_else(|| (0..layers).collect(), |l| vec![l]);
+        let sources: Vec<usize> = arguments
+            .layer(self, "layer", layers)?
+            .map_or_else(|| (0..layers).collect(), |l| vec![l]);
         let fixed = match arguments.text(self, "target") {
             "same" => None,
-            text => Some(text.parse::<usize>().ok().filter(|l| *l < layers).ok_or_else(|| Error::argument("target", text, format!("`same` or a layer from 0 to {}", layers - 1)))?),
+            text => Some(
+                text.parse::<usize>()
+                    .ok()
+                    .filter(|l| *l < layers)
+                    .ok_or_else(|| {
+                        Error::argument(
+                            "target",
+                            text,
+                            format!("`same` or a layer from 0 to {}", layers - 1),
+                        )
+                    })?,
+            ),
         };
         let target = self.target(arguments, bench)?;
         let count = arguments.count(self, "tokens")?;
 
         let wanted: Vec<_> = sources.iter().map(|l| Site::ResidPost.at(*l)).collect();
         let recording = bench.record(run, &wanted)?;
-        let states: Vec<Tensor> = wanted.iter().map(|a| Ok(recording.get(*a)?.narrow(0, position, 1)?.squeeze(0)?.copy()?)).collect::<Result<_>>()?;
+        let states: Vec<Tensor> = wanted
+            .iter()
+            .map(|a| {
+                Ok(recording
+                    .get(*a)?
+                    .narrow(0, position, 1)?
+                    .squeeze(0)?
+                    .copy()?)
+            })
+            .collect::<Result<_>>()?;
         let written = self.sweep(bench, &target, &sources, fixed, &states, count)?;
         let control = bench.continue_patched(&target.tokens, 1, &[], count)?;
         let replaced = self.replaced(bench, &target, &sources, fixed)?;
 
-        let spoken = |bench: &Bench, ids: &[u32]| text::visible(&ids.iter().filter(|t| !bench.model.is_end(**t)).flat_map(|t| bench.model.bytes(*t)).collect::<Vec<u8>>());
+        let spoken = |bench: &Bench, ids: &[u32]| {
+            text::visible(
+                &ids.iter()
+                    .filter(|t| !bench.model.is_end(**t))
+                    .flat_map(|t| bench.model.bytes(*t))
+                    .collect::<Vec<u8>>(),
+            )
+        };
         let unpatched = spoken(bench, &control[0].0);
         let mut rows = Vec::new();
         for (i, (source, (ids, first))) in sources.iter().zip(&written).enumerate() {
@@ -120,8 +204,26 @@ impl Instrument for Patchscope {
             });
         }
         let source = bench.visible(run.tokens[position]);
-        let page = Page { title: format!("{source} at {position} → slot {} of: {}", bench.visible(target.tokens[target.slot]), text::plain(target.prompt.as_bytes()).replace('\n', "⏎")), anchor: Anchor::position(position), rows };
-        let columns = ["layer", "into", "patched", "p first", "unpatched", "‖h‖ ratio"].iter().map(ToString::to_string).collect();
+        let page = Page {
+            title: format!(
+                "{source} at {position} → slot {} of: {}",
+                bench.visible(target.tokens[target.slot]),
+                text::plain(target.prompt.as_bytes()).replace('\n', "⏎")
+            ),
+            anchor: Anchor::position(position),
+            rows,
+        };
+        let columns = [
+            "layer",
+            "into",
+            "patched",
+            "p first",
+            "unpatched",
+            "‖h‖ ratio",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
         Ok(Figure {
             title: format!("patchscope · {}", if arguments.text(self, "prompt").is_empty() { arguments.text(self, "template") } else { "own prompt" }),
             body: Body::Table(Table { columns, pages: vec![page] }),
@@ -145,7 +247,10 @@ struct Target {
 impl Patchscope {
     fn target(&self, arguments: &Arguments, bench: &Bench) -> Result<Target> {
         let name = arguments.text(self, "template");
-        let template = TEMPLATES.iter().find(|t| t.name == name).ok_or_else(|| Error::argument("template", name, "a template of patchscope"))?;
+        let template = TEMPLATES
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| Error::argument("template", name, "a template of patchscope"))?;
         let own = arguments.text(self, "prompt");
         let prompt = if own.is_empty() { template.prompt } else { own };
         let slot = match arguments.text(self, "slot") {
@@ -156,39 +261,92 @@ impl Patchscope {
         let tokens = bench.model.encode(prompt, false)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
         let rule = crate::lab::positions::Positions::Token(slot.to_string());
-        let crate::lab::positions::Positions::Span(slot, _) = rule.resolve(&pieces).map_err(|_| Error::argument("slot", slot, format!("a text that occurs in the target prompt `{prompt}`")))? else {
+        let crate::lab::positions::Positions::Span(slot, _) =
+            rule.resolve(&pieces).map_err(|_| {
+                Error::argument(
+                    "slot",
+                    slot,
+                    format!("a text that occurs in the target prompt `{prompt}`"),
+                )
+            })?
+        else {
             return Err(Error::argument("slot", slot, "a text in the target prompt"));
         };
         if slot == 0 {
-            return Err(Error::argument("slot", "position 0", "a slot after the first token, whose state is unlike any other"));
+            return Err(Error::argument(
+                "slot",
+                "position 0",
+                "a slot after the first token, whose state is unlike any other",
+            ));
         }
-        Ok(Target { prompt: prompt.to_string(), tokens, slot })
+        Ok(Target {
+            prompt: prompt.to_string(),
+            tokens,
+            slot,
+        })
     }
 
     /// All source layers, side by side in batches that read the target once each.
-    fn sweep(&self, bench: &mut Bench, target: &Target, sources: &[usize], fixed: Option<usize>, states: &[Tensor], count: usize) -> Result<Vec<(Vec<u32>, f32)>> {
+    fn sweep(
+        &self,
+        bench: &mut Bench,
+        target: &Target,
+        sources: &[usize],
+        fixed: Option<usize>,
+        states: &[Tensor],
+        count: usize,
+    ) -> Result<Vec<(Vec<u32>, f32)>> {
         let mut written = Vec::with_capacity(sources.len());
-        for (chunk, (layers, states)) in sources.chunks(BATCH).zip(states.chunks(BATCH)).enumerate() {
+        for (chunk, (layers, states)) in sources.chunks(BATCH).zip(states.chunks(BATCH)).enumerate()
+        {
             bench.report((chunk * BATCH) as f32 / sources.len() as f32)?;
             let patches: Vec<Patch> = layers
                 .iter()
                 .zip(states)
                 .enumerate()
-                .map(|(row, (layer, state))| Patch { at: Site::ResidPost.at(fixed.unwrap_or(*layer)), position: target.slot, row: Some(row), value: state.clone() })
+                .map(|(row, (layer, state))| Patch {
+                    at: Site::ResidPost.at(fixed.unwrap_or(*layer)),
+                    position: target.slot,
+                    row: Some(row),
+                    value: state.clone(),
+                })
                 .collect();
-            written.extend(bench.continue_patched(&target.tokens, layers.len(), &patches, count)?);
+            written.extend(bench.continue_patched(
+                &target.tokens,
+                layers.len(),
+                &patches,
+                count,
+            )?);
         }
         Ok(written)
     }
 
     /// Lengths of the states that are overwritten, one for each source.
-    fn replaced(&self, bench: &mut Bench, target: &Target, sources: &[usize], fixed: Option<usize>) -> Result<Vec<f32>> {
-        let wanted: Vec<_> = sources.iter().map(|l| Site::ResidPost.at(fixed.unwrap_or(*l))).collect();
+    fn replaced(
+        &self,
+        bench: &mut Bench,
+        target: &Target,
+        sources: &[usize],
+        fixed: Option<usize>,
+    ) -> Result<Vec<f32>> {
+        let wanted: Vec<_> = sources
+            .iter()
+            .map(|l| Site::ResidPost.at(fixed.unwrap_or(*l)))
+            .collect();
         let recording = bench.record(&Run::plain(target.tokens.clone()), &wanted)?;
-        wanted.iter().map(|a| norm(&recording.get(*a)?.narrow(0, target.slot, 1)?)).collect()
+        wanted
+            .iter()
+            .map(|a| norm(&recording.get(*a)?.narrow(0, target.slot, 1)?))
+            .collect()
     }
 }
 
 fn norm(row: &Tensor) -> Result<f32> {
-    Ok(row.flatten_all()?.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar()?)
+    Ok(row
+        .flatten_all()?
+        .to_dtype(DType::F32)?
+        .sqr()?
+        .sum(D::Minus1)?
+        .sqrt()?
+        .to_scalar()?)
 }

@@ -44,7 +44,11 @@ enum Change {
     /// `x − c·(x·v̂)·v̂`.
     ProjectOut(Tensor, f64),
     /// Units: `x + c·(target − x)`, where the mask is 1.
-    Towards { mask: Tensor, target: Tensor, strength: f64 },
+    Towards {
+        mask: Tensor,
+        target: Tensor,
+        strength: f64,
+    },
     /// Units: `x·c`, where the mask is 1.
     Times { mask: Tensor, factor: f64 },
 }
@@ -79,8 +83,18 @@ pub enum Null {
 impl Program {
     /// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens spelled `pieces`.
     /// Receipts come in the order of the latest stage's edits; earlier stages share them by text.
-    pub fn compile(schedule: &Schedule, prompt: usize, pieces: &[Vec<u8>], model: &Model, lookup: &mut dyn Lookup, null: Null) -> Result<Self> {
-        let mut program = Self { prompt, ..Self::default() };
+    pub fn compile(
+        schedule: &Schedule,
+        prompt: usize,
+        pieces: &[Vec<u8>],
+        model: &Model,
+        lookup: &mut dyn Lookup,
+        null: Null,
+    ) -> Result<Self> {
+        let mut program = Self {
+            prompt,
+            ..Self::default()
+        };
         for edit in schedule.latest() {
             program.receipt_for(edit);
         }
@@ -95,7 +109,12 @@ impl Program {
                     if !note.is_empty() {
                         program.receipts[receipt].note = note;
                     }
-                    program.acts.entry(at).or_default().push(Act { edit: resolved.clone(), receipt, span: span.clone(), change });
+                    program.acts.entry(at).or_default().push(Act {
+                        edit: resolved.clone(),
+                        receipt,
+                        span: span.clone(),
+                        change,
+                    });
                 }
             }
         }
@@ -108,7 +127,11 @@ impl Program {
             self.receipts[i].active |= edit.active();
             return i;
         }
-        self.receipts.push(Receipt { edit: text, active: edit.active(), ..Receipt::default() });
+        self.receipts.push(Receipt {
+            edit: text,
+            active: edit.active(),
+            ..Receipt::default()
+        });
         self.tallies.push(Tally::default());
         self.receipts.len() - 1
     }
@@ -125,7 +148,9 @@ impl Program {
 
     /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`.
     pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
-        let Some(acts) = self.acts.get(&at) else { return Ok(x) };
+        let Some(acts) = self.acts.get(&at) else {
+            return Ok(x);
+        };
         let dims = x.dims().to_vec();
         let (batch, tokens) = (dims[0], dims[1]);
         let mut flat = x.reshape((batch, tokens, ()))?;
@@ -143,12 +168,15 @@ impl Program {
                 changed
             } else {
                 let mask: Vec<u8> = covered.iter().map(|c| u8::from(*c)).collect();
-                let mask = Tensor::from_vec(mask, (1, tokens, 1), flat.device())?.broadcast_as(flat.shape())?;
+                let mask = Tensor::from_vec(mask, (1, tokens, 1), flat.device())?
+                    .broadcast_as(flat.shape())?;
                 mask.where_cond(&changed, &flat)?
             };
             let tally = &mut self.tallies[act.receipt];
             tally.fired += count * batch;
-            let rows: Vec<u32> = (0..tokens as u32).filter(|i| covered[*i as usize]).collect();
+            let rows: Vec<u32> = (0..tokens as u32)
+                .filter(|i| covered[*i as usize])
+                .collect();
             tally.pending.push(ratio(&flat, &next, &rows)?);
             flat = next;
         }
@@ -157,8 +185,16 @@ impl Program {
 
     /// Reads back what the passes since the last call measured, one transfer for all edits.
     pub fn settle(&mut self) -> Result<()> {
-        let sizes: Vec<usize> = self.tallies.iter().map(|t| t.pending.iter().map(Tensor::elem_count).sum()).collect();
-        let pending: Vec<Tensor> = self.tallies.iter_mut().flat_map(|t| t.pending.drain(..)).collect();
+        let sizes: Vec<usize> = self
+            .tallies
+            .iter()
+            .map(|t| t.pending.iter().map(Tensor::elem_count).sum())
+            .collect();
+        let pending: Vec<Tensor> = self
+            .tallies
+            .iter_mut()
+            .flat_map(|t| t.pending.drain(..))
+            .collect();
         if pending.is_empty() {
             return Ok(());
         }
@@ -167,7 +203,11 @@ impl Program {
         for ((tally, receipt), size) in self.tallies.iter_mut().zip(&mut self.receipts).zip(sizes) {
             tally.relative += values.by_ref().take(size).map(f64::from).sum::<f64>();
             receipt.fired = tally.fired;
-            receipt.relative = if tally.fired == 0 { 0.0 } else { (tally.relative / tally.fired as f64) as f32 };
+            receipt.relative = if tally.fired == 0 {
+                0.0
+            } else {
+                (tally.relative / tally.fired as f64) as f32
+            };
         }
         Ok(())
     }
@@ -215,20 +255,37 @@ impl Change {
                 let along = wide.broadcast_mul(v)?.sum_keepdim(D::Minus1)?;
                 (&wide - (along.broadcast_mul(v)? * *c)?)?
             }
-            Self::Towards { mask, target, strength } => {
-                let moved = (&wide + (target.broadcast_as(wide.shape())?.sub(&wide)? * *strength)?)?;
+            Self::Towards {
+                mask,
+                target,
+                strength,
+            } => {
+                let moved =
+                    (&wide + (target.broadcast_as(wide.shape())?.sub(&wide)? * *strength)?)?;
                 // At full strength the target itself, not a rounding of it (methods.md I19).
                 #[allow(clippy::float_cmp)] // exactly full strength
-                let moved = if *strength == 1.0 { target.broadcast_as(wide.shape())?.contiguous()? } else { moved };
+                let moved = if *strength == 1.0 {
+                    target.broadcast_as(wide.shape())?.contiguous()?
+                } else {
+                    moved
+                };
                 mask.broadcast_as(wide.shape())?.where_cond(&moved, &wide)?
             }
-            Self::Times { mask, factor } => mask.broadcast_as(wide.shape())?.where_cond(&(&wide * *factor)?, &wide)?,
+            Self::Times { mask, factor } => mask
+                .broadcast_as(wide.shape())?
+                .where_cond(&(&wide * *factor)?, &wide)?,
         };
         Ok(out.to_dtype(dtype)?)
     }
 }
 
-fn prepare(edit: &Edit, at: Address, model: &Model, lookup: &mut dyn Lookup, null: Null) -> Result<(Change, String)> {
+fn prepare(
+    edit: &Edit,
+    at: Address,
+    model: &Model,
+    lookup: &mut dyn Lookup,
+    null: Null,
+) -> Result<(Change, String)> {
     let device = &model.transformer.device;
     let width = model.width(at.site);
     let c = f64::from(edit.strength);
@@ -236,22 +293,37 @@ fn prepare(edit: &Edit, at: Address, model: &Model, lookup: &mut dyn Lookup, nul
     if edit.op.directed() {
         let mut vector = lookup.direction(&edit.direction, at)?;
         if vector.len() != width {
-            let why = format!("direction `{}` has {} numbers and {at} has {width}", edit.direction, vector.len());
-            return Err(Error::BadEdit { edit: edit.to_string(), why });
+            let why = format!(
+                "direction `{}` has {} numbers and {at} has {width}",
+                edit.direction,
+                vector.len()
+            );
+            return Err(Error::BadEdit {
+                edit: edit.to_string(),
+                why,
+            });
         }
         if let Null::Random(seed) = null {
             // One vector for all addresses, as the direction itself is one.
             vector = random_like(&vector, seed);
         }
         let change = match edit.op {
-            Op::Add => Change::Add(Tensor::new(vector.iter().map(|v| v * edit.strength).collect::<Vec<f32>>(), device)?),
+            Op::Add => Change::Add(Tensor::new(
+                vector
+                    .iter()
+                    .map(|v| v * edit.strength)
+                    .collect::<Vec<f32>>(),
+                device,
+            )?),
             Op::AddUnitNorm => {
                 if c.abs() > 1.0 {
                     note = "the strength is capped at once the local norm".into();
                 }
                 Change::AddUnitNorm(Tensor::new(unit(&vector), device)?, c.clamp(-1.0, 1.0))
             }
-            Op::ProjectOut | Op::Zero | Op::Mean | Op::Scale | Op::Set => Change::ProjectOut(Tensor::new(unit(&vector), device)?, c),
+            Op::ProjectOut | Op::Zero | Op::Mean | Op::Scale | Op::Set => {
+                Change::ProjectOut(Tensor::new(unit(&vector), device)?, c)
+            }
         };
         return Ok((change, note));
     }
@@ -261,10 +333,22 @@ fn prepare(edit: &Edit, at: Address, model: &Model, lookup: &mut dyn Lookup, nul
         Op::Mean => {
             let (mean, from) = lookup.mean(at)?;
             note = from;
-            Change::Towards { mask, target: Tensor::new(mean, device)?, strength: c }
+            Change::Towards {
+                mask,
+                target: Tensor::new(mean, device)?,
+                strength: c,
+            }
         }
-        Op::Set => Change::Towards { mask, target: Tensor::full(edit.value, width, device)?, strength: c },
-        Op::Zero | Op::Add | Op::AddUnitNorm | Op::ProjectOut => Change::Towards { mask, target: Tensor::zeros(width, DType::F32, device)?, strength: c },
+        Op::Set => Change::Towards {
+            mask,
+            target: Tensor::full(edit.value, width, device)?,
+            strength: c,
+        },
+        Op::Zero | Op::Add | Op::AddUnitNorm | Op::ProjectOut => Change::Towards {
+            mask,
+            target: Tensor::zeros(width, DType::F32, device)?,
+            strength: c,
+        },
     };
     Ok((change, note))
 }
@@ -273,12 +357,22 @@ fn prepare(edit: &Edit, at: Address, model: &Model, lookup: &mut dyn Lookup, nul
 fn mask(edit: &Edit, at: Address, model: &Model, null: Null) -> Result<Tensor> {
     let width = model.width(at.site);
     let axis = at.site.spec().axis;
-    let size = if matches!(axis, Axis::Heads | Axis::KvHeads) { model.transformer.blueprint.head_dim } else { 1 };
+    let size = if matches!(axis, Axis::Heads | Axis::KvHeads) {
+        model.transformer.blueprint.head_dim
+    } else {
+        1
+    };
     let count = width / size;
     let mut units = edit.units.clone();
     if let Some(bad) = units.iter().find(|u| **u as usize >= count) {
-        let why = format!("unit {bad} is past the end; {at} has {count}, 0 to {}", count - 1);
-        return Err(Error::BadEdit { edit: edit.to_string(), why });
+        let why = format!(
+            "unit {bad} is past the end; {at} has {count}, 0 to {}",
+            count - 1
+        );
+        return Err(Error::BadEdit {
+            edit: edit.to_string(),
+            why,
+        });
     }
     if let Null::Random(seed) = null {
         units = other_units(&units, count, seed);
@@ -292,8 +386,8 @@ fn mask(edit: &Edit, at: Address, model: &Model, null: Null) -> Result<Tensor> {
 
 /// As many units, drawn from the others.
 fn other_units(units: &[u32], count: usize, seed: u64) -> Vec<u32> {
-    use rand::seq::SliceRandom;
     use rand::SeedableRng;
+    use rand::seq::SliceRandom;
     let mut others: Vec<u32> = (0..count as u32).filter(|u| !units.contains(u)).collect();
     others.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
     others.truncate(units.len());

@@ -59,7 +59,14 @@ pub struct Bench {
 impl Bench {
     /// A bench for a model, with the directions that belong to it.
     pub fn new(model: Model) -> Self {
-        Self { model, directions: HashMap::new(), cancel: Arc::new(AtomicBool::new(false)), progress: None, cards: ValueCards::default(), kept: Vec::new() }
+        Self {
+            model,
+            directions: HashMap::new(),
+            cancel: Arc::new(AtomicBool::new(false)),
+            progress: None,
+            cards: ValueCards::default(),
+            kept: Vec::new(),
+        }
     }
 
     /// Loads the model that an argument names, with the directions that come with it.
@@ -102,52 +109,105 @@ impl Bench {
 
     fn keep(&mut self, key: u64, recording: Arc<Recording>) {
         self.kept.push((key, recording));
-        while self.kept.len() > 1 && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > BUDGET {
+        while self.kept.len() > 1
+            && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > BUDGET
+        {
             self.kept.remove(0);
         }
     }
 
     /// One pass over a run's tokens without a cache, `batch` times side by side.
-    fn pass(&self, run: &Run, program: &mut Program, patches: &[Patch], wanted: &[Address], batch: usize) -> Result<Recording> {
+    fn pass(
+        &self,
+        run: &Run,
+        program: &mut Program,
+        patches: &[Patch],
+        wanted: &[Address],
+        batch: usize,
+    ) -> Result<Recording> {
         let tokens = self.model.tokens(&run.tokens)?.repeat((batch, 1))?;
         let mut tap = RunTap::new(program, patches, wanted, Keep::All, &self.cancel);
-        let span = Span { start: 0, len: run.tokens.len(), prompt: run.prompt, phase: Phase::Prefill };
-        let x = self.model.transformer.trunk(&tokens, span, None, &mut tap)?;
-        if wanted.iter().any(|a| matches!(a.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits)) {
+        let span = Span {
+            start: 0,
+            len: run.tokens.len(),
+            prompt: run.prompt,
+            phase: Phase::Prefill,
+        };
+        let x = self
+            .model
+            .transformer
+            .trunk(&tokens, span, None, &mut tap)?;
+        if wanted
+            .iter()
+            .any(|a| matches!(a.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits))
+        {
             self.model.transformer.read_out(&x, None, &mut tap)?;
         }
         let recorded = std::mem::take(&mut tap.recorded);
         program.settle()?;
         let mut recording = Recording::default();
         recording.receipts = program.receipts().to_vec();
-        let unbatched = recorded.into_iter().map(|(a, t)| Ok((a, if batch == 1 { t.squeeze(0)? } else { t }))).collect::<Result<Vec<_>>>()?;
+        let unbatched = recorded
+            .into_iter()
+            .map(|(a, t)| Ok((a, if batch == 1 { t.squeeze(0)? } else { t })))
+            .collect::<Result<Vec<_>>>()?;
         recording.extend(unbatched);
         Ok(recording)
     }
 
     /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
-    pub fn log_probs(&self, run: &Run, program: &mut Program, window: usize) -> Result<Vec<Vec<f32>>> {
+    pub fn log_probs(
+        &self,
+        run: &Run,
+        program: &mut Program,
+        window: usize,
+    ) -> Result<Vec<Vec<f32>>> {
         let tokens = self.model.tokens(&run.tokens)?;
         let length = run.tokens.len();
         let rows = window.min(length);
         let mut tap = RunTap::new(program, &[], &[], Keep::All, &self.cancel);
-        let span = Span { start: 0, len: length, prompt: run.prompt, phase: Phase::Prefill };
-        let x = self.model.transformer.trunk(&tokens, span, None, &mut tap)?;
-        let (logits, _) = self.model.transformer.read_out(&x.narrow(1, length - rows, rows)?.contiguous()?, None, &mut tap)?;
+        let span = Span {
+            start: 0,
+            len: length,
+            prompt: run.prompt,
+            phase: Phase::Prefill,
+        };
+        let x = self
+            .model
+            .transformer
+            .trunk(&tokens, span, None, &mut tap)?;
+        let (logits, _) = self.model.transformer.read_out(
+            &x.narrow(1, length - rows, rows)?.contiguous()?,
+            None,
+            &mut tap,
+        )?;
         let mut rows = logits.squeeze(0)?.to_vec2::<f32>()?;
         rows.par_iter_mut().for_each(|row| log_softmax(row));
         Ok(rows)
     }
 
     /// Prepares a schedule for a run.
-    pub fn compile(&mut self, schedule: &Schedule, tokens: &[u32], prompt: usize, null: Null) -> Result<Program> {
+    pub fn compile(
+        &mut self,
+        schedule: &Schedule,
+        tokens: &[u32],
+        prompt: usize,
+        null: Null,
+    ) -> Result<Program> {
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
         }
-        let pieces: Vec<Vec<u8>> = tokens[..prompt.min(tokens.len())].iter().map(|t| self.model.bytes(*t)).collect();
+        let pieces: Vec<Vec<u8>> = tokens[..prompt.min(tokens.len())]
+            .iter()
+            .map(|t| self.model.bytes(*t))
+            .collect();
         // Means need a pass of their own, so they are looked up before the model is borrowed for compiling.
         let mut means = HashMap::new();
-        for edit in schedule.spans().flat_map(|(_, edits)| edits).filter(|e| e.active() && e.op == super::edit::Op::Mean) {
+        for edit in schedule
+            .spans()
+            .flat_map(|(_, edits)| edits)
+            .filter(|e| e.active() && e.op == super::edit::Op::Mean)
+        {
             for at in edit.place.addresses(self.model.card.layers)? {
                 if !means.contains_key(&at) {
                     let found = self.mean(at, &tokens[..prompt.min(tokens.len())])?;
@@ -155,19 +215,41 @@ impl Bench {
                 }
             }
         }
-        let mut shelf = Shelf { directions: &self.directions, model: &self.model, means: &means };
+        let mut shelf = Shelf {
+            directions: &self.directions,
+            model: &self.model,
+            means: &means,
+        };
         Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
     }
 
     /// The mean of an address over an unedited prompt, its first token left out when there are others.
     fn mean(&mut self, at: Address, prompt: &[u32]) -> Result<(Vec<f32>, String)> {
         let recording = self.record(&Run::plain(prompt.to_vec()), &[at])?;
-        let values = recording.get(at)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
-        let rows = if values.len() > 1 { &values[1..] } else { &values[..] };
+        let values = recording
+            .get(at)?
+            .to_dtype(DType::F32)?
+            .flatten_from(1)?
+            .to_vec2::<f32>()?;
+        let rows = if values.len() > 1 {
+            &values[1..]
+        } else {
+            &values[..]
+        };
         let mut sums = vec![0f64; rows[0].len()];
-        rows.iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v)));
-        let mean = sums.iter().map(|s| (s / rows.len() as f64) as f32).collect();
-        Ok((mean, format!("mean over {} tokens of this prompt", rows.len())))
+        rows.iter().for_each(|row| {
+            sums.iter_mut()
+                .zip(row)
+                .for_each(|(s, v)| *s += f64::from(*v))
+        });
+        let mean = sums
+            .iter()
+            .map(|s| (s / rows.len() as f64) as f32)
+            .collect();
+        Ok((
+            mean,
+            format!("mean over {} tokens of this prompt", rows.len()),
+        ))
     }
 
     /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
@@ -188,7 +270,8 @@ impl Bench {
             let difference = |bench: &mut Self, null: Null| -> Result<f32> {
                 let mut program = bench.compile(&alone, &run.tokens, run.prompt, null)?;
                 let rows = bench.log_probs(run, &mut program, KL_WINDOW)?;
-                Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).sum::<f32>() / rows.len().max(1) as f32)
+                Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).sum::<f32>()
+                    / rows.len().max(1) as f32)
             };
             receipt.kl = Some(difference(self, Null::No)?);
             receipt.null = Some(difference(self, Null::Random(run.seed))?);
@@ -205,7 +288,11 @@ impl Bench {
         while start < count {
             self.report(start as f32 / count as f32)?;
             let size = CHUNK.min(count - start);
-            let logits = self.model.transformer.unembed(&rows.narrow(0, start, size)?)?.to_vec2::<f32>()?;
+            let logits = self
+                .model
+                .transformer
+                .unembed(&rows.narrow(0, start, size)?)?
+                .to_vec2::<f32>()?;
             out.par_extend(logits.into_par_iter().map(|row| reading(row, known, k)));
             start += size;
         }
@@ -214,7 +301,13 @@ impl Bench {
 
     /// Continues a prompt greedily, `rows` times side by side, with values put into slots while it is read.
     /// Returns for every row the tokens and the probability of the first.
-    pub fn continue_patched(&mut self, tokens: &[u32], rows: usize, patches: &[Patch], count: usize) -> Result<Vec<(Vec<u32>, f32)>> {
+    pub fn continue_patched(
+        &mut self,
+        tokens: &[u32],
+        rows: usize,
+        patches: &[Patch],
+        count: usize,
+    ) -> Result<Vec<(Vec<u32>, f32)>> {
         self.model.check_prompt(tokens)?;
         let model = &self.model;
         let count = count.min(model.card.context - tokens.len());
@@ -224,8 +317,16 @@ impl Bench {
         let mut pass = model.tokens(tokens)?.repeat((rows, 1))?;
         let mut span = Span::prompt(tokens.len());
         for step in 0..count {
-            let mut tap = RunTap::new(&mut program, if step == 0 { patches } else { &[] }, &[], Keep::All, &self.cancel);
-            let x = model.transformer.trunk(&pass, span, Some(&mut cache), &mut tap)?;
+            let mut tap = RunTap::new(
+                &mut program,
+                if step == 0 { patches } else { &[] },
+                &[],
+                Keep::All,
+                &self.cancel,
+            );
+            let x = model
+                .transformer
+                .trunk(&pass, span, Some(&mut cache), &mut tap)?;
             let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
             let (logits, _) = model.transformer.read_out(&last, None, &mut tap)?;
             let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
@@ -240,10 +341,18 @@ impl Bench {
                 }
                 next.push(best.0);
             }
-            if out.iter().all(|(w, _)| w.last().is_some_and(|t| model.is_end(*t))) {
+            if out
+                .iter()
+                .all(|(w, _)| w.last().is_some_and(|t| model.is_end(*t)))
+            {
                 break;
             }
-            span = Span { start: tokens.len() + step, len: 1, prompt: tokens.len(), phase: Phase::Decode };
+            span = Span {
+                start: tokens.len() + step,
+                len: 1,
+                prompt: tokens.len(),
+                phase: Phase::Decode,
+            };
             pass = Tensor::from_vec(next, (rows, 1), &model.transformer.device)?;
         }
         Ok(out)
@@ -251,9 +360,19 @@ impl Bench {
 
     /// A direction by difference of means of `resid_pre` at the last prompt token (Arditi et al. 2024,
     /// 2406.11717; methods.md M2.1-2), for the given layers; means in f64.
-    pub fn difference_of_means(&mut self, plus: &[String], minus: &[String], chat: bool, layers: &[usize]) -> Result<Direction> {
+    pub fn difference_of_means(
+        &mut self,
+        plus: &[String],
+        minus: &[String],
+        chat: bool,
+        layers: &[usize],
+    ) -> Result<Direction> {
         if plus.is_empty() || minus.is_empty() {
-            return Err(Error::argument("prompts", format!("{} and {}", plus.len(), minus.len()), "at least one prompt on each side"));
+            return Err(Error::argument(
+                "prompts",
+                format!("{} and {}", plus.len(), minus.len()),
+                "at least one prompt on each side",
+            ));
         }
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPre.at(*l)).collect();
         let total = (plus.len() + minus.len()) as f32;
@@ -266,14 +385,24 @@ impl Bench {
                 let run = Run::plain(bench.model.encode(prompt, chat)?);
                 let recording = bench.pass(&run, &mut Program::default(), &[], &wanted, 1)?;
                 for (sum, at) in sums.iter_mut().zip(&wanted) {
-                    let row = recording.get(*at)?.narrow(0, run.tokens.len() - 1, 1)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                    sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(v) / prompts.len() as f64);
+                    let row = recording
+                        .get(*at)?
+                        .narrow(0, run.tokens.len() - 1, 1)?
+                        .squeeze(0)?
+                        .to_dtype(DType::F32)?
+                        .to_vec1::<f32>()?;
+                    sum.iter_mut()
+                        .zip(row)
+                        .for_each(|(s, v)| *s += f64::from(v) / prompts.len() as f64);
                 }
             }
             Ok(sums)
         };
         let (a, b) = (side(self, plus)?, side(self, minus)?);
-        let rows = wanted.iter().zip(a.iter().zip(&b)).map(|(at, (a, b))| (*at, a.iter().zip(b).map(|(a, b)| (a - b) as f32).collect()));
+        let rows = wanted
+            .iter()
+            .zip(a.iter().zip(&b))
+            .map(|(at, (a, b))| (*at, a.iter().zip(b).map(|(a, b)| (a - b) as f32).collect()));
         let card = &self.model.card;
         let origin = Origin {
             model: card.name.clone(),
@@ -284,7 +413,10 @@ impl Bench {
             dtype: card.dtype.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        Ok(Direction { rows: rows.collect(), origin })
+        Ok(Direction {
+            rows: rows.collect(),
+            origin,
+        })
     }
 
     /// A token alone, as safe visible text.
@@ -314,7 +446,12 @@ pub fn reading(row: Vec<f32>, known: usize, k: usize) -> Reading {
     let best = top(&row, known, k);
     let mut logs = row;
     log_softmax(&mut logs);
-    Reading { top: best.into_iter().map(|(id, _)| (id, logs[id as usize].exp())).collect() }
+    Reading {
+        top: best
+            .into_iter()
+            .map(|(id, _)| (id, logs[id as usize].exp()))
+            .collect(),
+    }
 }
 
 /// Directions and means, for the compiler.
@@ -334,8 +471,16 @@ impl Lookup for Shelf<'_> {
         if !path.exists() {
             let mut known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
             known.sort_unstable();
-            let known = if known.is_empty() { "none is loaded".to_string() } else { format!("loaded are {}", known.join(", ")) };
-            return Err(Error::argument("direction", name, format!("a file, or a loaded direction ({known})")));
+            let known = if known.is_empty() {
+                "none is loaded".to_string()
+            } else {
+                format!("loaded are {}", known.join(", "))
+            };
+            return Err(Error::argument(
+                "direction",
+                name,
+                format!("a file, or a loaded direction ({known})"),
+            ));
         }
         let loaded = Direction::load(path)?;
         loaded.check(&self.model.card)?;
@@ -343,6 +488,9 @@ impl Lookup for Shelf<'_> {
     }
 
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        self.means.get(&at).cloned().ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
+        self.means
+            .get(&at)
+            .cloned()
+            .ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
     }
 }

@@ -53,15 +53,25 @@ impl Direction {
     pub fn at(&self, address: Address) -> Result<&[f32]> {
         let exact = self.rows.iter().find(|(a, _)| *a == address);
         let only = (self.rows.len() == 1).then(|| &self.rows[0]);
-        exact.or(only).map(|(_, v)| v.as_slice()).ok_or_else(|| Error::Refused {
-            address: address.to_string(),
-            why: format!("the direction was measured at {} and has no vector for it. Edit one of those.", self.places()),
-        })
+        exact
+            .or(only)
+            .map(|(_, v)| v.as_slice())
+            .ok_or_else(|| Error::Refused {
+                address: address.to_string(),
+                why: format!(
+                    "the direction was measured at {} and has no vector for it. Edit one of those.",
+                    self.places()
+                ),
+            })
     }
 
     /// Where it was measured, for people.
     pub fn places(&self) -> String {
-        self.rows.iter().map(|(a, _)| a.to_string()).collect::<Vec<_>>().join(", ")
+        self.rows
+            .iter()
+            .map(|(a, _)| a.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// Euclidean length of the first vector.
@@ -76,7 +86,10 @@ impl Direction {
             return Err(Error::argument(
                 "direction",
                 format!("{} ({})", self.origin.model, self.origin.revision),
-                format!("one measured on this model, {} ({})", card.name, card.revision),
+                format!(
+                    "one measured on this model, {} ({})",
+                    card.name, card.revision
+                ),
             ));
         }
         Ok(())
@@ -84,14 +97,31 @@ impl Direction {
 
     /// Writes one f32 tensor an address, named as the address prints.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let data: Vec<(String, Vec<u8>)> = self.rows.iter().map(|(a, v)| (a.to_string(), v.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
+        let data: Vec<(String, Vec<u8>)> = self
+            .rows
+            .iter()
+            .map(|(a, v)| {
+                (
+                    a.to_string(),
+                    v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                )
+            })
+            .collect();
         let fail = |e: String| Error::bad_file(path, e, "Choose another file name.");
         let views: Vec<(String, TensorView)> = data
             .iter()
-            .map(|(name, bytes)| Ok((name.clone(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(|e| fail(e.to_string()))?)))
+            .map(|(name, bytes)| {
+                Ok((
+                    name.clone(),
+                    TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)
+                        .map_err(|e| fail(e.to_string()))?,
+                ))
+            })
             .collect::<Result<_>>()?;
         let origin = serde_json::to_string(&self.origin).map_err(|e| fail(e.to_string()))?;
-        let bytes = safetensors::serialize(views, Some(HashMap::from([(ORIGIN.to_string(), origin)]))).map_err(|e| fail(e.to_string()))?;
+        let bytes =
+            safetensors::serialize(views, Some(HashMap::from([(ORIGIN.to_string(), origin)])))
+                .map_err(|e| fail(e.to_string()))?;
         std::fs::write(path, bytes).map_err(|e| Error::io(path, e))
     }
 
@@ -106,15 +136,26 @@ impl Direction {
         let fail = |e: String| Error::bad_file(path, e, next);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
         let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
-        let origin = origin.map(|o| serde_json::from_str(o)).transpose().map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
+        let origin = origin
+            .map(|o| serde_json::from_str(o))
+            .transpose()
+            .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
         let mut rows = Vec::new();
         for (name, view) in file.tensors() {
             let address: Address = name.parse()?;
             if view.dtype() != Dtype::F32 || view.shape().len() != 1 {
-                return Err(fail(format!("`{name}` is {:?} {:?} and should be a vector of f32", view.dtype(), view.shape())));
+                return Err(fail(format!(
+                    "`{name}` is {:?} {:?} and should be a vector of f32",
+                    view.dtype(),
+                    view.shape()
+                )));
             }
-            let vector: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let vector: Vec<f32> = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
             if let Some(bad) = vector.iter().find(|v| !v.is_finite()) {
                 return Err(fail(format!("`{name}` holds {bad}")));
             }
@@ -124,7 +165,10 @@ impl Direction {
         if rows.is_empty() {
             return Err(fail("it holds no vector".into()));
         }
-        Ok(Self { rows, origin: origin.unwrap_or_default() })
+        Ok(Self {
+            rows,
+            origin: origin.unwrap_or_default(),
+        })
     }
 }
 
@@ -142,7 +186,10 @@ pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
 
 /// Euclidean length, summed in f64.
 pub fn norm(v: &[f32]) -> f32 {
-    v.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
+    v.iter()
+        .map(|x| f64::from(*x) * f64::from(*x))
+        .sum::<f64>()
+        .sqrt() as f32
 }
 
 /// `v / (‖v‖ + 1e-8)`, as the refusal code normalises (peers.md 4.5).
@@ -169,12 +216,26 @@ mod tests {
     fn a_file_gives_back_the_vector_and_its_origin() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("d.safetensors");
-        let origin = Origin { model: "m".into(), revision: "r".into(), method: "difference of means".into(), prompts: (3, 4), ..Origin::default() };
-        let direction = Direction { rows: vec![(Site::ResidPre.at(2), vec![1.0, -0.5, 3.25])], origin };
+        let origin = Origin {
+            model: "m".into(),
+            revision: "r".into(),
+            method: "difference of means".into(),
+            prompts: (3, 4),
+            ..Origin::default()
+        };
+        let direction = Direction {
+            rows: vec![(Site::ResidPre.at(2), vec![1.0, -0.5, 3.25])],
+            origin,
+        };
         direction.save(&path).unwrap();
         assert_eq!(Direction::load(&path).unwrap(), direction);
         std::fs::write(&path, b"short").unwrap();
-        assert!(Direction::load(&path).unwrap_err().to_string().contains("d.safetensors"));
+        assert!(
+            Direction::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("d.safetensors")
+        );
     }
 
     #[test]

@@ -47,13 +47,48 @@ pub struct OpSpec {
 
 /// Every operation.
 pub const OPS: &[OpSpec] = &[
-    OpSpec { op: Op::Add, name: "add", what: "DIRECTION", about: "adds strength times a direction, unnormalised" },
-    OpSpec { op: Op::AddUnitNorm, name: "add_unit_norm", what: "DIRECTION", about: "adds a direction scaled to the local norm, at most once that norm" },
-    OpSpec { op: Op::ProjectOut, name: "project_out", what: "DIRECTION", about: "removes the component along a direction" },
-    OpSpec { op: Op::Zero, name: "zero", what: "[UNITS]", about: "sets units (neurons, heads, coordinates; all without a list) to 0" },
-    OpSpec { op: Op::Mean, name: "mean", what: "[UNITS]", about: "sets units to their mean over the prompt, first token excluded" },
-    OpSpec { op: Op::Scale, name: "scale", what: "[UNITS]", about: "multiplies units by the strength" },
-    OpSpec { op: Op::Set, name: "set", what: "[UNITS]=VALUE", about: "sets units to a value" },
+    OpSpec {
+        op: Op::Add,
+        name: "add",
+        what: "DIRECTION",
+        about: "adds strength times a direction, unnormalised",
+    },
+    OpSpec {
+        op: Op::AddUnitNorm,
+        name: "add_unit_norm",
+        what: "DIRECTION",
+        about: "adds a direction scaled to the local norm, at most once that norm",
+    },
+    OpSpec {
+        op: Op::ProjectOut,
+        name: "project_out",
+        what: "DIRECTION",
+        about: "removes the component along a direction",
+    },
+    OpSpec {
+        op: Op::Zero,
+        name: "zero",
+        what: "[UNITS]",
+        about: "sets units (neurons, heads, coordinates; all without a list) to 0",
+    },
+    OpSpec {
+        op: Op::Mean,
+        name: "mean",
+        what: "[UNITS]",
+        about: "sets units to their mean over the prompt, first token excluded",
+    },
+    OpSpec {
+        op: Op::Scale,
+        name: "scale",
+        what: "[UNITS]",
+        about: "multiplies units by the strength",
+    },
+    OpSpec {
+        op: Op::Set,
+        name: "set",
+        what: "[UNITS]=VALUE",
+        about: "sets units to a value",
+    },
 ];
 
 impl Op {
@@ -93,7 +128,15 @@ impl Place {
             Self::At(address) => vec![*address],
             Self::Layers(site, a, b) => (*a..=*b).map(|l| site.at(usize::from(l))).collect(),
             Self::Every(site) => (0..layers).map(|l| site.at(l)).collect(),
-            Self::Writes => (0..layers).flat_map(|l| [Site::ResidPre.at(l), Site::AttnAdd.at(l), Site::MlpAdd.at(l)]).collect(),
+            Self::Writes => (0..layers)
+                .flat_map(|l| {
+                    [
+                        Site::ResidPre.at(l),
+                        Site::AttnAdd.at(l),
+                        Site::MlpAdd.at(l),
+                    ]
+                })
+                .collect(),
         };
         out.iter().try_for_each(|a| check_layer(*a, layers))?;
         Ok(out)
@@ -134,7 +177,17 @@ pub struct Edit {
 impl Edit {
     /// Ablates one neuron.
     pub fn ablate(op: Op, layer: usize, neuron: u32) -> Self {
-        Self { op, direction: String::new(), units: vec![neuron], value: 0.0, place: Place::At(Site::MlpAct.at(layer)), positions: Positions::All, phase: None, strength: 1.0, on: true }
+        Self {
+            op,
+            direction: String::new(),
+            units: vec![neuron],
+            value: 0.0,
+            place: Place::At(Site::MlpAct.at(layer)),
+            positions: Positions::All,
+            phase: None,
+            strength: 1.0,
+            on: true,
+        }
     }
 
     /// Whether it changes anything at all.
@@ -158,7 +211,12 @@ impl Edit {
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op.spec().name)?;
-        let units = self.units.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let units = self
+            .units
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
         if self.op.directed() {
             write!(f, ":{}", self.direction)?;
         } else if self.op == Op::Set {
@@ -192,11 +250,19 @@ impl FromStr for Edit {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = |why: String| Error::BadEdit { edit: s.to_string(), why };
-        let (head, tail) = s.rsplit_once('@').ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
+        let bad = |why: String| Error::BadEdit {
+            edit: s.to_string(),
+            why,
+        };
+        let (head, tail) = s
+            .rsplit_once('@')
+            .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
         let (name, what) = head.split_once(':').unwrap_or((head, ""));
         let spec = OPS.iter().find(|o| o.name == name.trim()).ok_or_else(|| {
-            bad(format!("`{name}` is no operation; they are {}", OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")))
+            bad(format!(
+                "`{name}` is no operation; they are {}",
+                OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
+            ))
         })?;
         let (tail, strength) = strength(tail).map_err(&bad)?;
         let (tail, phase) = match tail.rsplit_once('/') {
@@ -207,24 +273,46 @@ impl FromStr for Edit {
         let (address, positions) = tail.split_once(':').unwrap_or((tail, "all"));
         let place = place(address)?;
         let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
-        let mut edit = Self { op: spec.op, direction: String::new(), units: Vec::new(), value: 0.0, place, positions, phase, strength, on: true };
+        let mut edit = Self {
+            op: spec.op,
+            direction: String::new(),
+            units: Vec::new(),
+            value: 0.0,
+            place,
+            positions,
+            phase,
+            strength,
+            on: true,
+        };
         edit.check_site().map_err(&bad)?;
         if spec.op.directed() {
             if what.is_empty() {
-                return Err(bad(format!("`{name}` needs a direction: {name}:NAME@{address}")));
+                return Err(bad(format!(
+                    "`{name}` needs a direction: {name}:NAME@{address}"
+                )));
             }
             edit.direction = what.to_string();
             return Ok(edit);
         }
         let units = if spec.op == Op::Set {
-            let (units, value) = what.split_once('=').ok_or_else(|| bad("`set` needs a value: set:17=3.5@mlp_act.2".into()))?;
-            edit.value = value.trim().parse().ok().filter(|v: &f32| v.is_finite()).ok_or_else(|| bad(format!("`{value}` is no number")))?;
+            let (units, value) = what
+                .split_once('=')
+                .ok_or_else(|| bad("`set` needs a value: set:17=3.5@mlp_act.2".into()))?;
+            edit.value = value
+                .trim()
+                .parse()
+                .ok()
+                .filter(|v: &f32| v.is_finite())
+                .ok_or_else(|| bad(format!("`{value}` is no number")))?;
             units
         } else {
             what
         };
         for unit in units.split(',').map(str::trim).filter(|u| !u.is_empty()) {
-            edit.units.push(unit.parse().map_err(|_| bad(format!("`{unit}` is no unit number")))?);
+            edit.units.push(
+                unit.parse()
+                    .map_err(|_| bad(format!("`{unit}` is no unit number")))?,
+            );
         }
         Ok(edit)
     }
@@ -236,21 +324,31 @@ impl Edit {
         let spec = self.place.site().spec();
         match spec.axis {
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads => Ok(()),
-            Axis::Positions => Err(format!("`{}` has a row a query and cannot be edited by this operation; use z (a head's result) instead", spec.name)),
-            Axis::Vocab => Err(format!("`{}` is the model's output; edit final_norm or a residual site instead", spec.name)),
+            Axis::Positions => Err(format!(
+                "`{}` has a row a query and cannot be edited by this operation; use z (a head's result) instead",
+                spec.name
+            )),
+            Axis::Vocab => Err(format!(
+                "`{}` is the model's output; edit final_norm or a residual site instead",
+                spec.name
+            )),
         }
     }
 }
 
 /// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
 fn strength(tail: &str) -> Result<(&str, f32), String> {
-    let Some((rest, number)) = tail.rsplit_once('*') else { return Ok((tail, 1.0)) };
+    let Some((rest, number)) = tail.rsplit_once('*') else {
+        return Ok((tail, 1.0));
+    };
     if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
         return Ok((tail, 1.0));
     }
     match number.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok((rest, value)),
-        Ok(_) | Err(_) => Err(format!("`{number}` is no strength; write a number after `*`")),
+        Ok(_) | Err(_) => Err(format!(
+            "`{number}` is no strength; write a number after `*`"
+        )),
     }
 }
 
@@ -268,7 +366,9 @@ fn place(text: &str) -> Result<Place> {
         if range == "*" {
             return Ok(Place::Every(site));
         }
-        if let Some((Ok(a), Ok(b))) = range.split_once('-').map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
+        if let Some((Ok(a), Ok(b))) = range
+            .split_once('-')
+            .map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
             && a <= b
         {
             return Ok(Place::Layers(site, a, b));
@@ -297,7 +397,9 @@ pub struct Schedule {
 impl Schedule {
     /// The same edits from the first position on.
     pub fn always(edits: Vec<Edit>) -> Self {
-        Self { stages: vec![Stage { since: 0, edits }] }
+        Self {
+            stages: vec![Stage { since: 0, edits }],
+        }
     }
 
     /// Nothing.
@@ -308,7 +410,10 @@ impl Schedule {
     /// The edits in force from `position` on are these.
     pub fn change(&mut self, position: usize, edits: Vec<Edit>) {
         self.stages.retain(|s| s.since < position);
-        self.stages.push(Stage { since: position, edits });
+        self.stages.push(Stage {
+            since: position,
+            edits,
+        });
     }
 
     /// Forgets changes at or after a position (a rewind); the latest edits stay in force from there.
@@ -341,7 +446,11 @@ impl Schedule {
         let mut out = Vec::new();
         for (span, edits) in self.spans() {
             for edit in edits.iter().filter(|e| e.active()) {
-                out.push(if span.start == 0 { edit.to_string() } else { format!("{edit} since {}", span.start) });
+                out.push(if span.start == 0 {
+                    edit.to_string()
+                } else {
+                    format!("{edit} since {}", span.start)
+                });
             }
         }
         out
@@ -356,7 +465,10 @@ impl Schedule {
         let mut hash = Fingerprint::default();
         for (span, edits) in self.spans() {
             hash.write(&span.start.to_le_bytes());
-            edits.iter().filter(|e| e.active()).for_each(|e| hash.write(format!("{e}\n").as_bytes()));
+            edits
+                .iter()
+                .filter(|e| e.active())
+                .for_each(|e| hash.write(format!("{e}\n").as_bytes()));
         }
         hash.finish()
     }
@@ -411,7 +523,10 @@ mod tests {
         assert_eq!(schedule.digest(), 0);
         schedule.change(5, vec![edit.clone()]);
         assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 5"]);
-        assert_ne!(schedule.digest(), Schedule::always(vec![edit.clone()]).digest());
+        assert_ne!(
+            schedule.digest(),
+            Schedule::always(vec![edit.clone()]).digest()
+        );
         schedule.rewind(3);
         assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
         let mut off = edit;

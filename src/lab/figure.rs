@@ -33,22 +33,37 @@ pub struct Anchor {
 impl Anchor {
     /// A layer at a position.
     pub fn cell(layer: usize, position: usize) -> Self {
-        Self { layer: Some(layer as u16), position: Some(position as u32), unit: None }
+        Self {
+            layer: Some(layer as u16),
+            position: Some(position as u32),
+            unit: None,
+        }
     }
 
     /// A position alone.
     pub fn position(position: usize) -> Self {
-        Self { layer: None, position: Some(position as u32), unit: None }
+        Self {
+            layer: None,
+            position: Some(position as u32),
+            unit: None,
+        }
     }
 
     /// A layer alone.
     pub fn layer(layer: usize) -> Self {
-        Self { layer: Some(layer as u16), position: None, unit: None }
+        Self {
+            layer: Some(layer as u16),
+            position: None,
+            unit: None,
+        }
     }
 
     /// The same place with a unit.
     pub fn with(self, unit: Unit) -> Self {
-        Self { unit: Some(unit), ..self }
+        Self {
+            unit: Some(unit),
+            ..self
+        }
     }
 }
 
@@ -233,7 +248,11 @@ impl Check {
     /// The worse of two.
     #[must_use]
     pub fn worst(self, other: Self) -> Self {
-        if other.error > self.error || other.error.is_nan() { other } else { self }
+        if other.error > self.error || other.error.is_nan() {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -295,7 +314,13 @@ impl Figure {
 
     /// This figure less a baseline of the same shape: what the edits changed.
     pub fn minus(&self, baseline: &Self) -> Result<Self> {
-        let mismatch = || Error::argument("baseline", baseline.title.clone(), format!("a figure of the same shape as `{}`", self.title));
+        let mismatch = || {
+            Error::argument(
+                "baseline",
+                baseline.title.clone(),
+                format!("a figure of the same shape as `{}`", self.title),
+            )
+        };
         let body = match (&self.body, &baseline.body) {
             (Body::Grid(a), Body::Grid(b)) => {
                 let same = a.rows.len() == b.rows.len() && a.columns.len() <= b.columns.len();
@@ -309,13 +334,24 @@ impl Figure {
         };
         let mut notes = self.notes.clone();
         notes.push("with edits, less the unedited run of the same tokens".into());
-        Ok(Self { title: format!("{} Δ", self.title), body, notes, check: self.check, provenance: self.provenance.clone() })
+        Ok(Self {
+            title: format!("{} Δ", self.title),
+            body,
+            notes,
+            check: self.check,
+            provenance: self.provenance.clone(),
+        })
     }
 
     /// The cell of a grid at a layer and position.
     pub fn cell(&self, layer: u16, position: u32) -> Option<&Cell> {
-        let Body::Grid(grid) = &self.body else { return None };
-        grid.cells.iter().flatten().find(|c| c.anchor.layer == Some(layer) && c.anchor.position == Some(position))
+        let Body::Grid(grid) = &self.body else {
+            return None;
+        };
+        grid.cells
+            .iter()
+            .flatten()
+            .find(|c| c.anchor.layer == Some(layer) && c.anchor.position == Some(position))
     }
 }
 
@@ -325,16 +361,27 @@ fn difference(a: &Grid, b: &Grid) -> Grid {
     for (column, base) in out.cells.iter_mut().zip(&b.cells) {
         for (cell, base) in column.iter_mut().zip(base) {
             if cell.label != base.label {
-                cell.more.insert(0, (format!("was {}", base.label), base.value));
+                cell.more
+                    .insert(0, (format!("was {}", base.label), base.value));
             }
             // The same token's number on both sides, where the baseline lists it.
-            let before = base.more.iter().find(|(label, _)| *label == cell.label).map_or(0.0, |(_, v)| *v);
-            let before = if base.label == cell.label { base.value } else { before };
+            let before = base
+                .more
+                .iter()
+                .find(|(label, _)| *label == cell.label)
+                .map_or(0.0, |(_, v)| *v);
+            let before = if base.label == cell.label {
+                base.value
+            } else {
+                before
+            };
             cell.value -= before;
             reach = reach.max(cell.value.abs());
         }
     }
-    out.scale = Scale::Diverging { reach: reach.max(1e-6) };
+    out.scale = Scale::Diverging {
+        reach: reach.max(1e-6),
+    };
     out
 }
 
@@ -344,8 +391,21 @@ mod tests {
     use super::*;
 
     fn grid(positions: std::ops::Range<usize>) -> Figure {
-        let column = |p: usize| vec![Cell { label: format!("t{p}"), value: 0.5, anchor: Anchor::cell(0, p), more: vec![] }];
-        let columns = positions.clone().map(|p| Header { label: p.to_string(), anchor: Anchor::position(p) }).collect();
+        let column = |p: usize| {
+            vec![Cell {
+                label: format!("t{p}"),
+                value: 0.5,
+                anchor: Anchor::cell(0, p),
+                more: vec![],
+            }]
+        };
+        let columns = positions
+            .clone()
+            .map(|p| Header {
+                label: p.to_string(),
+                anchor: Anchor::position(p),
+            })
+            .collect();
         let body = Body::Grid(Grid {
             row_axis: "layer".into(),
             column_axis: "position".into(),
@@ -355,7 +415,13 @@ mod tests {
             cells: positions.map(column).collect(),
             scale: Scale::Unit,
         });
-        Figure { title: "t".into(), body, notes: vec![], check: None, provenance: Provenance::default() }
+        Figure {
+            title: "t".into(),
+            body,
+            notes: vec![],
+            check: None,
+            provenance: Provenance::default(),
+        }
     }
 
     fn width(figure: &Figure) -> usize {
@@ -381,7 +447,9 @@ mod tests {
         if let Body::Grid(g) = &mut edited.body {
             g.cells[0][0].value = 0.75;
         }
-        let Body::Grid(g) = edited.minus(&base).unwrap().body else { panic!("a grid") };
+        let Body::Grid(g) = edited.minus(&base).unwrap().body else {
+            panic!("a grid")
+        };
         assert!((g.cells[0][0].value - 0.25).abs() < 1e-6);
         assert_eq!(g.cells[1][0].value, 0.0);
         assert!(grid(0..3).minus(&grid(0..2)).is_err());

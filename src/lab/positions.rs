@@ -44,7 +44,9 @@ impl Positions {
 
     /// Turns `token:"text"` into the position it means in this run; other rules stay.
     pub fn resolve(&self, pieces: &[Vec<u8>]) -> Result<Self> {
-        let Self::Token(text) = self else { return Ok(self.clone()) };
+        let Self::Token(text) = self else {
+            return Ok(self.clone());
+        };
         let needle = text.as_bytes();
         let whole: Vec<u8> = pieces.concat();
         let end = (0..whole.len().saturating_sub(needle.len()).saturating_add(1))
@@ -52,7 +54,13 @@ impl Positions {
             .find(|&i| whole[i..].starts_with(needle))
             .map(|i| i + needle.len())
             .filter(|_| !needle.is_empty())
-            .ok_or_else(|| Error::argument("positions", self.to_string(), "a text that occurs in the prompt"))?;
+            .ok_or_else(|| {
+                Error::argument(
+                    "positions",
+                    self.to_string(),
+                    "a text that occurs in the prompt",
+                )
+            })?;
         let mut seen = 0;
         let at = pieces.iter().position(|p| {
             seen += p.len();
@@ -82,7 +90,13 @@ impl FromStr for Positions {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::argument("positions", s, "all, all-but-bos, last, prompt, generated, N, A..B or token:\"text\"");
+        let bad = || {
+            Error::argument(
+                "positions",
+                s,
+                "all, all-but-bos, last, prompt, generated, N, A..B or token:\"text\"",
+            )
+        };
         Ok(match s {
             "all" => Self::All,
             "all-but-bos" => Self::AllButBos,
@@ -91,11 +105,20 @@ impl FromStr for Positions {
             "generated" => Self::Generated,
             _ => {
                 if let Some(text) = s.strip_prefix("token:") {
-                    let text = serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_string());
-                    if text.is_empty() { Err(bad()) } else { Ok(Self::Token(text)) }
+                    let text =
+                        serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_string());
+                    if text.is_empty() {
+                        Err(bad())
+                    } else {
+                        Ok(Self::Token(text))
+                    }
                 } else if let Some((a, b)) = s.strip_prefix("span:").unwrap_or(s).split_once("..") {
                     let (a, b) = (a.parse().map_err(|_| bad())?, b.parse().map_err(|_| bad())?);
-                    if a < b { Ok(Self::Span(a, b)) } else { Err(bad()) }
+                    if a < b {
+                        Ok(Self::Span(a, b))
+                    } else {
+                        Err(bad())
+                    }
                 } else {
                     let at: usize = s.parse().map_err(|_| bad())?;
                     Ok(Self::Span(at, at + 1))
@@ -112,7 +135,16 @@ mod tests {
 
     #[test]
     fn rules_print_and_parse_inversely() {
-        for text in ["all", "all-but-bos", "last", "prompt", "generated", "7", "3..9", "token:\" Paris\""] {
+        for text in [
+            "all",
+            "all-but-bos",
+            "last",
+            "prompt",
+            "generated",
+            "7",
+            "3..9",
+            "token:\" Paris\"",
+        ] {
             assert_eq!(text.parse::<Positions>().unwrap().to_string(), text);
         }
         for text in ["", "9..3", "token:", "some"] {
@@ -122,8 +154,14 @@ mod tests {
 
     #[test]
     fn a_text_means_the_last_token_of_its_last_occurrence() {
-        let pieces: Vec<Vec<u8>> = ["A", " Pa", "ris", " or", " Pa", "ris", " ?"].iter().map(|s| s.as_bytes().to_vec()).collect();
-        assert_eq!(Positions::Token(" Paris".into()).resolve(&pieces).unwrap(), Positions::Span(5, 6));
+        let pieces: Vec<Vec<u8>> = ["A", " Pa", "ris", " or", " Pa", "ris", " ?"]
+            .iter()
+            .map(|s| s.as_bytes().to_vec())
+            .collect();
+        assert_eq!(
+            Positions::Token(" Paris".into()).resolve(&pieces).unwrap(),
+            Positions::Span(5, 6)
+        );
         assert!(Positions::Token("Rome".into()).resolve(&pieces).is_err());
     }
 

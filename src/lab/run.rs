@@ -32,20 +32,30 @@ pub struct Run {
 impl Run {
     /// A prompt without edits.
     pub fn plain(tokens: Vec<u32>) -> Self {
-        Self { prompt: tokens.len(), tokens, schedule: Schedule::none(), seed: 1 }
+        Self {
+            prompt: tokens.len(),
+            tokens,
+            schedule: Schedule::none(),
+            seed: 1,
+        }
     }
 
     /// The same tokens without edits.
     #[must_use]
     pub fn unedited(&self) -> Self {
-        Self { schedule: Schedule::none(), ..self.clone() }
+        Self {
+            schedule: Schedule::none(),
+            ..self.clone()
+        }
     }
 
     /// A digest of tokens and edits.
     pub fn digest(&self) -> u64 {
         let mut hash = Fingerprint::default();
         hash.write(&self.prompt.to_le_bytes());
-        self.tokens.iter().for_each(|t| hash.write(&t.to_le_bytes()));
+        self.tokens
+            .iter()
+            .for_each(|t| hash.write(&t.to_le_bytes()));
         hash.write(&self.schedule.digest().to_le_bytes());
         hash.finish()
     }
@@ -75,7 +85,10 @@ pub struct Recording {
 impl Recording {
     /// A recorded value, shaped as in [`crate::model::site::SITES`].
     pub fn get(&self, at: Address) -> Result<&Tensor> {
-        self.tensors.get(&at).ok_or_else(|| Error::Refused { address: at.to_string(), why: "it was not recorded. Ask for it before the run.".into() })
+        self.tensors.get(&at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "it was not recorded. Ask for it before the run.".into(),
+        })
     }
 
     /// Whether every address is there.
@@ -90,7 +103,10 @@ impl Recording {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.tensors.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+        self.tensors
+            .values()
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+            .sum()
     }
 }
 
@@ -124,14 +140,33 @@ pub struct RunTap<'a> {
 
 impl<'a> RunTap<'a> {
     /// A tap over these parts.
-    pub fn new(program: &'a mut Program, patches: &'a [Patch], wanted: &'a [Address], keep: Keep, cancel: &'a AtomicBool) -> Self {
-        Self { program, patches, wanted, keep, cancel, recorded: HashMap::new(), patched: 0, span: Span::prompt(0) }
+    pub fn new(
+        program: &'a mut Program,
+        patches: &'a [Patch],
+        wanted: &'a [Address],
+        keep: Keep,
+        cancel: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            program,
+            patches,
+            wanted,
+            keep,
+            cancel,
+            recorded: HashMap::new(),
+            patched: 0,
+            span: Span::prompt(0),
+        }
     }
 
     fn patch(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
         let span = self.span;
         let mut x = x;
-        for patch in self.patches.iter().filter(|p| p.at == at && (span.start..span.start + span.len).contains(&p.position)) {
+        for patch in self
+            .patches
+            .iter()
+            .filter(|p| p.at == at && (span.start..span.start + span.len).contains(&p.position))
+        {
             let dims = x.dims().to_vec();
             let batch = dims[0];
             let position = patch.position - span.start;
@@ -141,14 +176,23 @@ impl<'a> RunTap<'a> {
             shape[1] = 1;
             let mut line = vec![1; dims.len()];
             line[2..].copy_from_slice(&dims[2..]);
-            let value = patch.value.to_dtype(x.dtype())?.reshape(line)?.broadcast_as(shape)?.contiguous()?;
+            let value = patch
+                .value
+                .to_dtype(x.dtype())?
+                .reshape(line)?
+                .broadcast_as(shape)?
+                .contiguous()?;
             // A copy of the stream, so that nobody else's handle changes.
             let own = x.copy()?;
-            let ranges: Vec<std::ops::Range<usize>> = dims.iter().enumerate().map(|(i, d)| match i {
-                0 => first..first + count,
-                1 => position..position + 1,
-                _ => 0..*d,
-            }).collect();
+            let ranges: Vec<std::ops::Range<usize>> = dims
+                .iter()
+                .enumerate()
+                .map(|(i, d)| match i {
+                    0 => first..first + count,
+                    1 => position..position + 1,
+                    _ => 0..*d,
+                })
+                .collect();
             x = own.slice_assign(&ranges, &value)?;
             self.patched += 1;
         }
@@ -162,14 +206,26 @@ impl Tap for RunTap<'_> {
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let x = if self.program.touches(at) { self.program.apply(at, x, self.span)? } else { x };
-        let x = if self.patches.is_empty() { x } else { self.patch(at, x)? };
+        let x = if self.program.touches(at) {
+            self.program.apply(at, x, self.span)?
+        } else {
+            x
+        };
+        let x = if self.patches.is_empty() {
+            x
+        } else {
+            self.patch(at, x)?
+        };
         if self.wanted.contains(&at) {
             let kept = match self.keep {
                 Keep::All => x.clone(),
                 // A copy, or the slice would keep the whole tensor alive.
                 Keep::Last => {
-                    let axis = if at.site.spec().axis == crate::model::site::Axis::Positions { 2 } else { 1 };
+                    let axis = if at.site.spec().axis == crate::model::site::Axis::Positions {
+                        2
+                    } else {
+                        1
+                    };
                     let rows = x.dim(axis)?;
                     x.narrow(axis, rows - 1, 1)?.force_contiguous()?
                 }
@@ -180,6 +236,10 @@ impl Tap for RunTap<'_> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -24,7 +24,12 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 1 }
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 1,
+        }
     }
 }
 
@@ -35,11 +40,21 @@ impl Sampling {
         let kind = match (temperature > 0.0, self.top_k, self.top_p < 1.0) {
             (false, _, _) => Kind::ArgMax,
             (true, 0, false) => Kind::All { temperature },
-            (true, 0, true) => Kind::TopP { p: self.top_p, temperature },
+            (true, 0, true) => Kind::TopP {
+                p: self.top_p,
+                temperature,
+            },
             (true, k, false) => Kind::TopK { k, temperature },
-            (true, k, true) => Kind::TopKThenTopP { k, p: self.top_p, temperature },
+            (true, k, true) => Kind::TopKThenTopP {
+                k,
+                p: self.top_p,
+                temperature,
+            },
         };
-        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(position as u64);
+        let seed = self
+            .seed
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(position as u64);
         Ok(LogitsProcessor::from_sampling(seed, kind).sample(logits)?)
     }
 }
@@ -54,7 +69,10 @@ pub fn log_softmax(logits: &mut [f32]) {
 
 /// How many values are strictly greater than that of `token` (methods.md 2.9).
 pub fn rank(values: &[f32], token: u32) -> u32 {
-    let own = values.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    let own = values
+        .get(token as usize)
+        .copied()
+        .unwrap_or(f32::NEG_INFINITY);
     values.iter().filter(|v| **v > own).count() as u32
 }
 
@@ -77,13 +95,23 @@ pub fn top(values: &[f32], known: usize, k: usize) -> Vec<(u32, f32)> {
 
 /// KL(p ‖ q) in nats from two rows of log-probabilities, summed in f64.
 pub fn kl(p: &[f32], q: &[f32]) -> f32 {
-    let sum: f64 = p.iter().zip(q).map(|(p, q)| (f64::from(*p).exp(), f64::from(*p) - f64::from(*q))).filter(|(p, _)| *p > 0.0).map(|(p, d)| p * d).sum();
+    let sum: f64 = p
+        .iter()
+        .zip(q)
+        .map(|(p, q)| (f64::from(*p).exp(), f64::from(*p) - f64::from(*q)))
+        .filter(|(p, _)| *p > 0.0)
+        .map(|(p, d)| p * d)
+        .sum();
     sum.max(0.0) as f32
 }
 
 /// Entropy in nats of a row of log-probabilities.
 pub fn entropy(p: &[f32]) -> f32 {
-    p.iter().map(|l| f64::from(*l)).filter(|l| l.is_finite()).map(|l| -l.exp() * l).sum::<f64>() as f32
+    p.iter()
+        .map(|l| f64::from(*l))
+        .filter(|l| l.is_finite())
+        .map(|l| -l.exp() * l)
+        .sum::<f64>() as f32
 }
 
 #[cfg(test)]
@@ -113,11 +141,22 @@ mod tests {
     #[test]
     fn a_seed_and_a_position_decide_the_draw() {
         let logits = Tensor::new(&[0.0f32, 0.1, 0.2, 0.1], &Device::Cpu).unwrap();
-        let draw = |seed, position| Sampling { temperature: 1.0, seed, ..Sampling::default() }.choose(&logits, position).unwrap();
+        let draw = |seed, position| {
+            Sampling {
+                temperature: 1.0,
+                seed,
+                ..Sampling::default()
+            }
+            .choose(&logits, position)
+            .unwrap()
+        };
         let all = |seed| (0..40).map(|p| draw(seed, p)).collect::<Vec<_>>();
         assert_eq!(all(1), all(1));
         assert_ne!(all(1), all(2));
-        assert!(all(1).iter().any(|t| *t != all(1)[0]), "positions draw differently");
+        assert!(
+            all(1).iter().any(|t| *t != all(1)[0]),
+            "positions draw differently"
+        );
         assert_eq!(Sampling::default().choose(&logits, 5).unwrap(), 2);
     }
 }

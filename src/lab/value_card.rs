@@ -39,31 +39,76 @@ impl ValueCards {
     /// ‖v_i‖ for every neuron of every layer.
     pub fn norms(&mut self, model: &Model) -> Result<&[Vec<f32>]> {
         if self.norms.is_empty() {
-            let of = |block: &crate::model::transformer::Block| Ok(block.mlp.down.weight()?.sqr()?.sum(0)?.sqrt()?.to_vec1::<f32>()?);
-            self.norms = model.transformer.blocks.iter().map(of).collect::<Result<_>>()?;
+            let of = |block: &crate::model::transformer::Block| {
+                Ok(block
+                    .mlp
+                    .down
+                    .weight()?
+                    .sqr()?
+                    .sum(0)?
+                    .sqrt()?
+                    .to_vec1::<f32>()?)
+            };
+            self.norms = model
+                .transformer
+                .blocks
+                .iter()
+                .map(of)
+                .collect::<Result<_>>()?;
         }
         Ok(&self.norms)
     }
 
     /// Makes the cards that are missing, all in one product.
     pub fn prepare(&mut self, model: &Model, neurons: &[(u16, u32)]) -> Result<()> {
-        let missing: Vec<(u16, u32)> = neurons.iter().filter(|n| !self.cards.contains_key(n)).copied().collect();
+        let missing: Vec<(u16, u32)> = neurons
+            .iter()
+            .filter(|n| !self.cards.contains_key(n))
+            .copied()
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let columns: Vec<Tensor> = missing.iter().map(|(l, i)| model.transformer.blocks[usize::from(*l)].mlp.down.column(*i as usize)).collect::<Result<_>>()?;
+        let columns: Vec<Tensor> = missing
+            .iter()
+            .map(|(l, i)| {
+                model.transformer.blocks[usize::from(*l)]
+                    .mlp
+                    .down
+                    .column(*i as usize)
+            })
+            .collect::<Result<_>>()?;
         let mut values = Tensor::stack(&columns, 0)?;
         if model.transformer.norm.kind == NormKind::Layer {
             values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
         }
         let gained = values.broadcast_mul(&model.transformer.norm.gain)?;
-        let logits = model.transformer.head.product(&gained.to_dtype(model.transformer.dtype())?)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let logits = model
+            .transformer
+            .head
+            .product(&gained.to_dtype(model.transformer.dtype())?)?
+            .to_dtype(DType::F32)?
+            .to_vec2::<f32>()?;
         let known = model.known_tokens();
-        for ((key, gained), mut logits) in missing.into_iter().zip(gained.to_vec2::<f32>()?).zip(logits) {
+        for ((key, gained), mut logits) in missing
+            .into_iter()
+            .zip(gained.to_vec2::<f32>()?)
+            .zip(logits)
+        {
             let promoted = top(&logits, known, SIDE);
             logits.iter_mut().for_each(|z| *z = -*z);
-            let suppressed = top(&logits, known, SIDE).into_iter().map(|(id, z)| (id, -z)).collect();
-            self.cards.insert(key, ValueCard { gained, promoted, suppressed });
+            let suppressed = top(&logits, known, SIDE)
+                .into_iter()
+                .map(|(id, z)| (id, -z))
+                .collect();
+            self.cards.insert(
+                key,
+                ValueCard {
+                    gained,
+                    promoted,
+                    suppressed,
+                },
+            );
         }
         Ok(())
     }

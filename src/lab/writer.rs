@@ -31,8 +31,15 @@ pub struct Needs {
 impl Needs {
     /// Adds another reader's needs.
     pub fn merge(&mut self, other: Self) {
-        for (own, more) in [(&mut self.record, other.record), (&mut self.unembed, other.unembed)] {
-            more.into_iter().for_each(|a| if !own.contains(&a) { own.push(a) });
+        for (own, more) in [
+            (&mut self.record, other.record),
+            (&mut self.unembed, other.unembed),
+        ] {
+            more.into_iter().for_each(|a| {
+                if !own.contains(&a) {
+                    own.push(a)
+                }
+            });
         }
     }
 }
@@ -97,12 +104,29 @@ pub fn tolerance(dtype: DType) -> f32 {
 
 impl Writer {
     /// Reads a prompt.
-    pub fn begin(bench: &mut Bench, tokens: Vec<u32>, schedule: Schedule, sampling: Sampling) -> Result<Self> {
+    pub fn begin(
+        bench: &mut Bench,
+        tokens: Vec<u32>,
+        schedule: Schedule,
+        sampling: Sampling,
+    ) -> Result<Self> {
         bench.model.check_prompt(&tokens)?;
-        let run = Run { prompt: tokens.len(), tokens, schedule, seed: sampling.seed };
+        let run = Run {
+            prompt: tokens.len(),
+            tokens,
+            schedule,
+            seed: sampling.seed,
+        };
         let program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
         let logits = Tensor::zeros(1, DType::F32, &candle_core::Device::Cpu)?;
-        let mut writer = Self { run, sampling, cache: bench.model.cache(1)?, program, shadow: None, logits };
+        let mut writer = Self {
+            run,
+            sampling,
+            cache: bench.model.cache(1)?,
+            program,
+            shadow: None,
+            logits,
+        };
         writer.read_prompt(bench)?;
         Ok(writer)
     }
@@ -122,7 +146,10 @@ impl Writer {
         self.shadow = None;
         if !self.program.is_idle() {
             let (cache, logits) = prefill(bench, &self.run.unedited(), &mut Program::default())?;
-            self.shadow = Some(Shadow { cache, logits: logits.to_vec1()? });
+            self.shadow = Some(Shadow {
+                cache,
+                logits: logits.to_vec1()?,
+            });
         }
         Ok(())
     }
@@ -144,9 +171,20 @@ impl Writer {
             log_softmax(&mut base);
             kl(&base, &own)
         });
-        let choice = Choice { position, id, logprob: own[id as usize], rank: rank(&own, id), kl };
+        let choice = Choice {
+            position,
+            id,
+            logprob: own[id as usize],
+            rank: rank(&own, id),
+            kl,
+        };
 
-        let span = Span { start: position, len: 1, prompt: self.run.prompt, phase: Phase::Decode };
+        let span = Span {
+            start: position,
+            len: 1,
+            prompt: self.run.prompt,
+            phase: Phase::Decode,
+        };
         let tokens = bench.model.tokens(&[id])?;
         let mut wanted = needs.record.clone();
         wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
@@ -154,8 +192,21 @@ impl Writer {
         let passed = (|| -> Result<_> {
             let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, &bench.cancel);
             let x = transformer.trunk(&tokens, span, Some(&mut self.cache), &mut tap)?;
-            let lens = needs.unembed.iter().map(|a| tap.recorded.get(a).map_or_else(|| Ok(x.clone()), |t| Ok(t.clone()))).map(|t: Result<Tensor>| Ok(t?.flatten_all()?)).collect::<Result<Vec<_>>>()?;
-            let lens = if lens.is_empty() { None } else { Some(Tensor::stack(&lens, 0)?) };
+            let lens = needs
+                .unembed
+                .iter()
+                .map(|a| {
+                    tap.recorded
+                        .get(a)
+                        .map_or_else(|| Ok(x.clone()), |t| Ok(t.clone()))
+                })
+                .map(|t: Result<Tensor>| Ok(t?.flatten_all()?))
+                .collect::<Result<Vec<_>>>()?;
+            let lens = if lens.is_empty() {
+                None
+            } else {
+                Some(Tensor::stack(&lens, 0)?)
+            };
             let (logits, riders) = transformer.read_out(&x, lens.as_ref(), &mut tap)?;
             let shadow = match &mut self.shadow {
                 None => None,
@@ -163,10 +214,21 @@ impl Writer {
                     let mut idle = Program::default();
                     let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, &bench.cancel);
                     let x = transformer.trunk(&tokens, span, Some(&mut shadow.cache), &mut tap)?;
-                    Some(transformer.read_out(&x, None, &mut tap)?.0.flatten_all()?.to_vec1()?)
+                    Some(
+                        transformer
+                            .read_out(&x, None, &mut tap)?
+                            .0
+                            .flatten_all()?
+                            .to_vec1()?,
+                    )
                 }
             };
-            Ok((std::mem::take(&mut tap.recorded), logits.flatten_all()?, riders, shadow))
+            Ok((
+                std::mem::take(&mut tap.recorded),
+                logits.flatten_all()?,
+                riders,
+                shadow,
+            ))
         })();
         let (recorded, logits, riders, shadow) = match passed {
             Ok(parts) => parts,
@@ -187,16 +249,43 @@ impl Writer {
         }
         let logits = self.logits.to_vec1::<f32>()?;
         let unembedded: Vec<(Address, Vec<f32>)> = match riders {
-            Some(riders) => needs.unembed.iter().copied().zip(riders.to_vec2::<f32>()?).collect(),
+            Some(riders) => needs
+                .unembed
+                .iter()
+                .copied()
+                .zip(riders.to_vec2::<f32>()?)
+                .collect(),
             None => Vec::new(),
         };
         let last = Site::ResidPost.at(bench.model.card.layers - 1);
-        let check = unembedded.iter().find(|(a, _)| *a == last).filter(|_| self.output_is_plain()).map(|(_, row)| {
-            let error = row.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            Check { error, tolerance: tolerance(bench.model.transformer.dtype()) }
-        });
-        let rows = recorded.into_iter().filter(|(a, _)| needs.record.contains(a)).map(|(a, t)| Ok((a, t.flatten_all()?.to_dtype(DType::F32)?))).collect::<Result<_>>()?;
-        Ok(Step { choice, rows, unembedded, logits, check, run: self.run.clone() })
+        let check = unembedded
+            .iter()
+            .find(|(a, _)| *a == last)
+            .filter(|_| self.output_is_plain())
+            .map(|(_, row)| {
+                let error = row
+                    .iter()
+                    .zip(&logits)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                Check {
+                    error,
+                    tolerance: tolerance(bench.model.transformer.dtype()),
+                }
+            });
+        let rows = recorded
+            .into_iter()
+            .filter(|(a, _)| needs.record.contains(a))
+            .map(|(a, t)| Ok((a, t.flatten_all()?.to_dtype(DType::F32)?)))
+            .collect::<Result<_>>()?;
+        Ok(Step {
+            choice,
+            rows,
+            unembedded,
+            logits,
+            check,
+            run: self.run.clone(),
+        })
     }
 
     /// Whether no edit acts after the last block, where the lens does not look.
@@ -229,8 +318,12 @@ impl Writer {
     pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
         let schedule = Schedule::always(edits);
         let program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
-        let before = (std::mem::replace(&mut self.run.schedule, schedule), std::mem::replace(&mut self.program, program));
-        self.read_prompt(bench).inspect_err(|_| (self.run.schedule, self.program) = before)
+        let before = (
+            std::mem::replace(&mut self.run.schedule, schedule),
+            std::mem::replace(&mut self.program, program),
+        );
+        self.read_prompt(bench)
+            .inspect_err(|_| (self.run.schedule, self.program) = before)
     }
 
     /// Forgets everything from `position` on, and computes the rest again so that receipts stay true.
@@ -239,7 +332,12 @@ impl Writer {
         self.run.tokens.truncate(position);
         self.run.prompt = self.run.prompt.min(position);
         self.run.schedule.rewind(position);
-        self.program = bench.compile(&self.run.schedule, &self.run.tokens, self.run.prompt, Null::No)?;
+        self.program = bench.compile(
+            &self.run.schedule,
+            &self.run.tokens,
+            self.run.prompt,
+            Null::No,
+        )?;
         self.read_prompt(bench)
     }
 }
@@ -248,12 +346,24 @@ impl Writer {
 fn prefill(bench: &Bench, run: &Run, program: &mut Program) -> Result<(Cache, Tensor)> {
     let mut cache = bench.model.cache(1)?;
     let tokens = bench.model.tokens(&run.tokens)?;
-    let span = Span { start: 0, len: run.tokens.len(), prompt: run.prompt, phase: Phase::Prefill };
+    let span = Span {
+        start: 0,
+        len: run.tokens.len(),
+        prompt: run.prompt,
+        phase: Phase::Prefill,
+    };
     let mut tap = RunTap::new(program, &[], &[], Keep::Last, &bench.cancel);
-    let x = bench.model.transformer.trunk(&tokens, span, Some(&mut cache), &mut tap)?;
+    let x = bench
+        .model
+        .transformer
+        .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
     let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
     // Edits at the output see the last position alone, which is what is read.
-    let end = Span { start: span.len - 1, len: 1, ..span };
+    let end = Span {
+        start: span.len - 1,
+        len: 1,
+        ..span
+    };
     crate::model::tap::Tap::begin(&mut tap, end);
     let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
     Ok((cache, logits.flatten_all()?))

@@ -40,17 +40,46 @@ pub struct Pass<'a> {
 
 impl Attention {
     /// `[batch, tokens, d_model] -> [batch, tokens, d_model]`.
-    pub fn forward(&self, layer: usize, x: &Tensor, pass: &Pass, cache: Option<&Cache>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        pass: &Pass,
+        cache: Option<&Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         let shape = pass.blueprint;
         let (batch, tokens, _) = x.dims3()?;
         let (heads, kv_heads, width) = (shape.heads, shape.kv_heads, shape.head_dim);
         let differentiable = tap.differentiable();
 
-        let q = tap.visit(Q.at(layer), self.q.forward(x)?.reshape((batch, tokens, heads, width))?)?.transpose(1, 2)?;
-        let k = tap.visit(K.at(layer), self.k.forward(x)?.reshape((batch, tokens, kv_heads, width))?)?.transpose(1, 2)?;
-        let v = tap.visit(V.at(layer), self.v.forward(x)?.reshape((batch, tokens, kv_heads, width))?)?.transpose(1, 2)?;
+        let q = tap
+            .visit(
+                Q.at(layer),
+                self.q.forward(x)?.reshape((batch, tokens, heads, width))?,
+            )?
+            .transpose(1, 2)?;
+        let k = tap
+            .visit(
+                K.at(layer),
+                self.k
+                    .forward(x)?
+                    .reshape((batch, tokens, kv_heads, width))?,
+            )?
+            .transpose(1, 2)?;
+        let v = tap
+            .visit(
+                V.at(layer),
+                self.v
+                    .forward(x)?
+                    .reshape((batch, tokens, kv_heads, width))?,
+            )?
+            .transpose(1, 2)?;
         let (q, k) = match pass.rope {
-            Some(rope) => (rope.rotate(&q, pass.span.start, differentiable)?, rope.rotate(&k, pass.span.start, differentiable)?),
+            Some(rope) => (
+                rope.rotate(&q, pass.span.start, differentiable)?,
+                rope.rotate(&k, pass.span.start, differentiable)?,
+            ),
             None => (q, k),
         };
         let (k, v) = match cache {
@@ -61,19 +90,34 @@ impl Attention {
 
         // The heads that share a key-value head are stacked along its queries, so nothing is repeated.
         let group = heads / kv_heads;
-        let q = q.contiguous()?.reshape((batch, kv_heads, group * tokens, width))?;
+        let q = q
+            .contiguous()?
+            .reshape((batch, kv_heads, group * tokens, width))?;
         let scores = (q.matmul(&k.transpose(2, 3)?)? * shape.score_scale)?;
-        let scores = scores.reshape((batch, heads, tokens, positions))?.to_dtype(DType::F32)?;
+        let scores = scores
+            .reshape((batch, heads, tokens, positions))?
+            .to_dtype(DType::F32)?;
         let scores = match pass.mask {
             Some(mask) => scores.broadcast_add(mask)?,
             None => scores,
         };
         let scores = tap.visit(AttnScores.at(layer), scores)?;
-        let probs = if differentiable { candle_nn::ops::softmax(&scores, D::Minus1)? } else { candle_nn::ops::softmax_last_dim(&scores.contiguous()?)? };
+        let probs = if differentiable {
+            candle_nn::ops::softmax(&scores, D::Minus1)?
+        } else {
+            candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?
+        };
         let probs = tap.visit(AttnProbs.at(layer), probs)?.to_dtype(v.dtype())?;
-        let z = probs.contiguous()?.reshape((batch, kv_heads, group * tokens, positions))?.matmul(&v)?;
-        let z = z.reshape((batch, heads, tokens, width))?.transpose(1, 2)?.contiguous()?;
+        let z = probs
+            .contiguous()?
+            .reshape((batch, kv_heads, group * tokens, positions))?
+            .matmul(&v)?;
+        let z = z
+            .reshape((batch, heads, tokens, width))?
+            .transpose(1, 2)?
+            .contiguous()?;
         let z = tap.visit(Z.at(layer), z)?;
-        self.out.forward(&z.reshape((batch, tokens, heads * width))?)
+        self.out
+            .forward(&z.reshape((batch, tokens, heads * width))?)
     }
 }

@@ -100,7 +100,11 @@ impl Blueprint {
     pub fn parameters(&self) -> usize {
         let attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
         let mlp = self.d_model * self.d_mlp * if self.mlp == MlpKind::Gated { 3 } else { 2 };
-        let positions = if self.positions == Positions::Learned { self.context * self.d_model } else { 0 };
+        let positions = if self.positions == Positions::Learned {
+            self.context * self.d_model
+        } else {
+            0
+        };
         let tables = self.vocab * self.d_model * if self.tied { 1 } else { 2 };
         self.layers * (attention + mlp) + tables + positions
     }

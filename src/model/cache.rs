@@ -28,13 +28,30 @@ pub struct Cache {
 
 impl Cache {
     /// An empty cache for `batch` runs of at most `context` tokens.
-    pub fn new(blueprint: &Blueprint, batch: usize, context: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(
+        blueprint: &Blueprint,
+        batch: usize,
+        context: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let capacity = context.min(128);
         let shape = (batch, blueprint.kv_heads, capacity, blueprint.head_dim);
         let layers = (0..blueprint.layers)
-            .map(|_| Ok(Layer { keys: Tensor::zeros(shape, dtype, device)?, values: Tensor::zeros(shape, dtype, device)? }))
+            .map(|_| {
+                Ok(Layer {
+                    keys: Tensor::zeros(shape, dtype, device)?,
+                    values: Tensor::zeros(shape, dtype, device)?,
+                })
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { layers, len: 0, capacity, context, digest: 0 })
+        Ok(Self {
+            layers,
+            len: 0,
+            capacity,
+            context,
+            digest: 0,
+        })
     }
 
     /// Positions held.
@@ -54,7 +71,10 @@ impl Cache {
 
     /// Bytes held on the device.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| 2 * l.keys.elem_count() * l.keys.dtype().size_in_bytes()).sum()
+        self.layers
+            .iter()
+            .map(|l| 2 * l.keys.elem_count() * l.keys.dtype().size_in_bytes())
+            .sum()
     }
 
     /// Makes room for `more` positions. The caller has checked them against the context.
@@ -67,7 +87,11 @@ impl Cache {
         for layer in &mut self.layers {
             for tensor in [&mut layer.keys, &mut layer.values] {
                 let (batch, heads, _, width) = tensor.dims4()?;
-                let grown = Tensor::zeros((batch, heads, capacity, width), tensor.dtype(), tensor.device())?;
+                let grown = Tensor::zeros(
+                    (batch, heads, capacity, width),
+                    tensor.dtype(),
+                    tensor.device(),
+                )?;
                 if self.len > 0 {
                     grown.slice_set(&tensor.narrow(2, 0, self.len)?.contiguous()?, 2, 0)?;
                 }
@@ -85,7 +109,10 @@ impl Cache {
         held.keys.slice_set(&keys.contiguous()?, 2, self.len)?;
         held.values.slice_set(&values.contiguous()?, 2, self.len)?;
         let total = self.len + keys.dim(2)?;
-        Ok((held.keys.narrow(2, 0, total)?, held.values.narrow(2, 0, total)?))
+        Ok((
+            held.keys.narrow(2, 0, total)?,
+            held.values.narrow(2, 0, total)?,
+        ))
     }
 
     /// Counts the positions of a finished pass.
@@ -101,10 +128,29 @@ impl Cache {
     /// A copy with storage of its own, repeated `batch` times when this one holds a single run.
     pub fn copy(&self, batch: usize) -> Result<Self> {
         let own = |t: &Tensor| -> Result<Tensor> {
-            let t = if batch > 1 { t.repeat((batch, 1, 1, 1))? } else { t.copy()? };
+            let t = if batch > 1 {
+                t.repeat((batch, 1, 1, 1))?
+            } else {
+                t.copy()?
+            };
             Ok(t)
         };
-        let layers = self.layers.iter().map(|l| Ok(Layer { keys: own(&l.keys)?, values: own(&l.values)? })).collect::<Result<_>>()?;
-        Ok(Self { layers, len: self.len, capacity: self.capacity, context: self.context, digest: self.digest })
+        let layers = self
+            .layers
+            .iter()
+            .map(|l| {
+                Ok(Layer {
+                    keys: own(&l.keys)?,
+                    values: own(&l.values)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            layers,
+            len: self.len,
+            capacity: self.capacity,
+            context: self.context,
+            digest: self.digest,
+        })
     }
 }

@@ -26,17 +26,26 @@ pub fn resolve(given: &str) -> Result<Source> {
     }
     if path.is_file() {
         let found = "it is a file; this version reads folders in Hugging Face layout".to_string();
-        return Err(Error::NotAModel { given: given.into(), found });
+        return Err(Error::NotAModel {
+            given: given.into(),
+            found,
+        });
     }
     if let Some(folder) = cached(&cache_folder(), given) {
         return Ok(Source::Folder(folder));
     }
     let found = if is_hub_id(given) {
-        format!("there is no such folder, and {} has no snapshot of it (`hf download {given}` fetches one)", cache_folder().display())
+        format!(
+            "there is no such folder, and {} has no snapshot of it (`hf download {given}` fetches one)",
+            cache_folder().display()
+        )
     } else {
         "there is no such folder".to_string()
     };
-    Err(Error::NotAModel { given: given.into(), found })
+    Err(Error::NotAModel {
+        given: given.into(),
+        found,
+    })
 }
 
 fn is_hub_id(given: &str) -> bool {
@@ -46,12 +55,18 @@ fn is_hub_id(given: &str) -> bool {
 
 /// The hub cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`, `~/.cache/huggingface/hub`.
 pub fn cache_folder() -> PathBuf {
-    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let var = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     var("HF_HUB_CACHE")
         .or_else(|| var("HUGGINGFACE_HUB_CACHE"))
         .or_else(|| var("HF_HOME").map(|h| h.join("hub")))
         .or_else(|| var("XDG_CACHE_HOME").map(|h| h.join("huggingface/hub")))
-        .or_else(|| directories::BaseDirs::new().map(|d| d.home_dir().join(".cache/huggingface/hub")))
+        .or_else(|| {
+            directories::BaseDirs::new().map(|d| d.home_dir().join(".cache/huggingface/hub"))
+        })
         .unwrap_or_else(|| PathBuf::from("huggingface/hub"))
 }
 
@@ -62,7 +77,8 @@ fn cached(cache: &Path, given: &str) -> Option<PathBuf> {
         return None;
     }
     let repository = cache.join(format!("models--{}", id.replace('/', "--")));
-    let commit = std::fs::read_to_string(repository.join("refs").join(revision)).map_or_else(|_| revision.to_string(), |s| s.trim().to_string());
+    let commit = std::fs::read_to_string(repository.join("refs").join(revision))
+        .map_or_else(|_| revision.to_string(), |s| s.trim().to_string());
     let snapshot = repository.join("snapshots").join(commit);
     snapshot.join("config.json").exists().then_some(snapshot)
 }
@@ -70,11 +86,17 @@ fn cached(cache: &Path, given: &str) -> Option<PathBuf> {
 /// Every model of the cache that has a configuration: id and snapshot folder.
 pub fn cached_models() -> Vec<(String, PathBuf)> {
     let cache = cache_folder();
-    let Ok(entries) = std::fs::read_dir(&cache) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(&cache) else {
+        return Vec::new();
+    };
     let mut found: Vec<(String, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
-            let id = entry.file_name().to_str()?.strip_prefix("models--")?.replacen("--", "/", 1);
+            let id = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("models--")?
+                .replacen("--", "/", 1);
             let folder = cached(&cache, &id)?;
             Some((id, folder))
         })
@@ -97,8 +119,14 @@ mod tests {
         std::fs::write(repository.join("refs/main"), "c0ffee\n").unwrap();
         assert_eq!(cached(cache.path(), "a/b"), None, "no config.json yet");
         std::fs::write(repository.join("snapshots/c0ffee/config.json"), "{}").unwrap();
-        assert_eq!(cached(cache.path(), "a/b"), Some(repository.join("snapshots/c0ffee")));
-        assert_eq!(cached(cache.path(), "a/b@c0ffee"), Some(repository.join("snapshots/c0ffee")));
+        assert_eq!(
+            cached(cache.path(), "a/b"),
+            Some(repository.join("snapshots/c0ffee"))
+        );
+        assert_eq!(
+            cached(cache.path(), "a/b@c0ffee"),
+            Some(repository.join("snapshots/c0ffee"))
+        );
         assert_eq!(cached(cache.path(), "../b"), None);
     }
 }

@@ -33,14 +33,22 @@ impl Linear {
     /// Keeps `weight` `[out, in]` as it is.
     pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let out = weight.dim(0)?;
-        Ok(Self { storage: Storage::Dense(weight), bias, out })
+        Ok(Self {
+            storage: Storage::Dense(weight),
+            bias,
+            out,
+        })
     }
 
     /// Quantizes `weight` `[out, in]` to Q8_0 (blocks of 32 along the input).
     pub fn quantized(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let out = weight.dim(0)?;
         let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, GgmlDType::Q8_0)?;
-        Ok(Self { storage: Storage::Quantized(Arc::new(QMatMul::from_qtensor(blocks)?)), bias, out })
+        Ok(Self {
+            storage: Storage::Quantized(Arc::new(QMatMul::from_qtensor(blocks)?)),
+            bias,
+            out,
+        })
     }
 
     /// `[.., in] -> [.., out]`.
@@ -65,7 +73,9 @@ impl Linear {
             }
             Storage::Quantized(blocks) => {
                 let dtype = x.dtype();
-                Ok(blocks.forward(&x.to_dtype(DType::F32)?.contiguous()?)?.to_dtype(dtype)?)
+                Ok(blocks
+                    .forward(&x.to_dtype(DType::F32)?.contiguous()?)?
+                    .to_dtype(dtype)?)
             }
         }
     }
@@ -74,15 +84,23 @@ impl Linear {
     pub fn weight(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Dense(weight) => Ok(weight.to_dtype(DType::F32)?),
-            Storage::Quantized(blocks) => Ok(blocks.dequantize_f16().and_then(|t| t.to_dtype(DType::F32))?),
+            Storage::Quantized(blocks) => Ok(blocks
+                .dequantize_f16()
+                .and_then(|t| t.to_dtype(DType::F32))?),
         }
     }
 
     /// One column of the weight, `[out]`, f32: what input unit `i` writes.
     pub fn column(&self, i: usize) -> Result<Tensor> {
         match &self.storage {
-            Storage::Dense(weight) => Ok(weight.narrow(1, i, 1)?.squeeze(1)?.to_dtype(DType::F32)?.contiguous()?),
-            Storage::Quantized(_) => Ok(self.weight()?.narrow(1, i, 1)?.squeeze(1)?.contiguous()?),
+            Storage::Dense(weight) => Ok(weight
+                .narrow(1, i, 1)?
+                .squeeze(1)?
+                .to_dtype(DType::F32)?
+                .contiguous()?),
+            Storage::Quantized(_) => {
+                Ok(self.weight()?.narrow(1, i, 1)?.squeeze(1)?.contiguous()?)
+            }
         }
     }
 
@@ -100,7 +118,9 @@ impl Linear {
             Storage::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Storage::Quantized(blocks) => match blocks.as_ref() {
                 QMatMul::QTensor(q) => q.storage_size_in_bytes(),
-                QMatMul::Tensor(t) | QMatMul::TensorF16(t) => t.elem_count() * t.dtype().size_in_bytes(),
+                QMatMul::Tensor(t) | QMatMul::TensorF16(t) => {
+                    t.elem_count() * t.dtype().size_in_bytes()
+                }
             },
         }
     }

@@ -9,12 +9,12 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::Model;
 use super::families::family_of;
 use super::hub::{Source, resolve};
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use super::weights::{Precision, Weights};
-use super::Model;
 use crate::error::{Error, Result};
 
 /// What the user may ask for when loading.
@@ -62,7 +62,8 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
         Source::Demo => "(embedded demo model)".into(),
         Source::Folder(folder) => folder.join("config.json"),
     };
-    let config: Value = serde_json::from_slice(&files.config).map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
+    let config: Value = serde_json::from_slice(&files.config)
+        .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
     let family = family_of(&config)?;
     let blueprint = (family.blueprint)(&config)?;
     let context = context(options.context, blueprint.context)?;
@@ -73,26 +74,44 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     };
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {
-        model.tokenizer = Some(Tokenizer::from_bytes(tokenizer, files.tokenizer_config.as_deref(), files.generation.as_deref())?);
+        model.tokenizer = Some(Tokenizer::from_bytes(
+            tokenizer,
+            files.tokenizer_config.as_deref(),
+            files.generation.as_deref(),
+        )?);
     }
-    model.template = Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
+    model.template =
+        Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
     model.card.chat = model.template.is_some();
     Ok(model)
 }
 
 /// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.
 pub fn device(given: &str) -> Result<Device> {
-    let refuse = |why: &str| Error::Device { device: given.to_string(), why: why.to_string() };
+    let refuse = |why: &str| Error::Device {
+        device: given.to_string(),
+        why: why.to_string(),
+    };
     match given.split_once(':').unwrap_or((given, "0")) {
         ("auto", _) => Ok(accelerator(0).unwrap_or(Device::Cpu)),
         ("cpu", _) => Ok(Device::Cpu),
-        ("cuda", _) if !cfg!(feature = "cuda") => Err(refuse("this build has no CUDA (feature `cuda`)")),
-        ("metal", _) if !cfg!(feature = "metal") => Err(refuse("this build has no Metal (feature `metal`)")),
+        ("cuda", _) if !cfg!(feature = "cuda") => {
+            Err(refuse("this build has no CUDA (feature `cuda`)"))
+        }
+        ("metal", _) if !cfg!(feature = "metal") => {
+            Err(refuse("this build has no Metal (feature `metal`)"))
+        }
         ("cuda" | "metal", number) => {
-            let number = number.parse().map_err(|_| refuse("the part after the colon is no number"))?;
+            let number = number
+                .parse()
+                .map_err(|_| refuse("the part after the colon is no number"))?;
             accelerator(number).ok_or_else(|| refuse("it does not answer"))
         }
-        _ => Err(Error::argument("--device", given, "auto, cpu, cuda:N or metal")),
+        _ => Err(Error::argument(
+            "--device",
+            given,
+            "auto, cpu, cuda:N or metal",
+        )),
     }
 }
 
@@ -117,7 +136,11 @@ fn precision(given: Option<&str>, device: &Device) -> Result<Precision> {
         Some(other) => return Err(Error::argument("--dtype", other, "f32, f16, bf16 or q8_0")),
     };
     if precision == Precision::Dense(DType::BF16) && device.is_cpu() {
-        return Err(Error::argument("--dtype", "bf16", "f32, f16 or q8_0 on a CPU, where bf16 products widen every weight at every step"));
+        return Err(Error::argument(
+            "--dtype",
+            "bf16",
+            "f32, f16 or q8_0 on a CPU, where bf16 products widen every weight at every step",
+        ));
     }
     Ok(precision)
 }
@@ -126,7 +149,11 @@ fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
     match given {
         None => Ok(allowed.min(DEFAULT_CONTEXT)),
         Some(n) if (1..=allowed).contains(&n) => Ok(n),
-        Some(n) => Err(Error::argument("--context", n.to_string(), format!("1 to {allowed}, what the model was made for"))),
+        Some(n) => Err(Error::argument(
+            "--context",
+            n.to_string(),
+            format!("1 to {allowed}, what the model was made for"),
+        )),
     }
 }
 
@@ -139,10 +166,18 @@ fn folder_files(folder: &Path) -> Result<Files> {
             Err(e) => Err(Error::io(path, e)),
         }
     };
-    let config = read("config.json")?
-        .ok_or_else(|| Error::NotAModel { given: folder.display().to_string(), found: "the folder has no config.json".into() })?;
+    let config = read("config.json")?.ok_or_else(|| Error::NotAModel {
+        given: folder.display().to_string(),
+        found: "the folder has no config.json".into(),
+    })?;
     let template = read("chat_template.jinja")?.map(|b| String::from_utf8_lossy(&b).into_owned());
-    Ok(Files { config, tokenizer: read("tokenizer.json")?, tokenizer_config: read("tokenizer_config.json")?, generation: read("generation_config.json")?, template })
+    Ok(Files {
+        config,
+        tokenizer: read("tokenizer.json")?,
+        tokenizer_config: read("tokenizer_config.json")?,
+        generation: read("generation_config.json")?,
+        template,
+    })
 }
 
 #[cfg(feature = "demo")]
@@ -164,10 +199,16 @@ fn demo_weights(precision: Precision, device: &Device) -> Result<Weights> {
 
 #[cfg(not(feature = "demo"))]
 fn demo_files() -> Result<Files> {
-    Err(Error::NotAModel { given: "demo".into(), found: "this build has no demo model (feature `demo`)".into() })
+    Err(Error::NotAModel {
+        given: "demo".into(),
+        found: "this build has no demo model (feature `demo`)".into(),
+    })
 }
 
 #[cfg(not(feature = "demo"))]
 fn demo_weights(_precision: Precision, _device: &Device) -> Result<Weights> {
-    Err(Error::NotAModel { given: "demo".into(), found: "this build has no demo model (feature `demo`)".into() })
+    Err(Error::NotAModel {
+        given: "demo".into(),
+        found: "this build has no demo model (feature `demo`)".into(),
+    })
 }

@@ -35,7 +35,10 @@ impl Mlp {
                 let up = tap.visit(MlpUp.at(layer), self.up.forward(x)?)?;
                 (activate(self.activation, &gate)? * up)?
             }
-            None => activate(self.activation, &tap.visit(MlpUp.at(layer), self.up.forward(x)?)?)?,
+            None => activate(
+                self.activation,
+                &tap.visit(MlpUp.at(layer), self.up.forward(x)?)?,
+            )?,
         };
         self.down.forward(&tap.visit(MlpAct.at(layer), neurons)?)
     }

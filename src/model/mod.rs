@@ -82,11 +82,23 @@ impl Model {
         let blueprint = (family.blueprint)(&config)?;
         let weights = Weights::random(seed, Precision::Dense(DType::F32), &Device::Cpu);
         let context = blueprint.context;
-        Self::assemble(format!("tiny-{}", family.name), family, blueprint, weights, context)
+        Self::assemble(
+            format!("tiny-{}", family.name),
+            family,
+            blueprint,
+            weights,
+            context,
+        )
     }
 
     /// Builds the model once its parts are known.
-    pub(crate) fn assemble(name: String, family: &'static Family, blueprint: blueprint::Blueprint, weights: Weights, context: usize) -> Result<Self> {
+    pub(crate) fn assemble(
+        name: String,
+        family: &'static Family,
+        blueprint: blueprint::Blueprint,
+        weights: Weights,
+        context: usize,
+    ) -> Result<Self> {
         let revision = format!("{:016x}", weights.fingerprint());
         let transformer = Transformer::load(family, blueprint, weights, context)?;
         let b = &transformer.blueprint;
@@ -105,15 +117,26 @@ impl Model {
             context,
             chat: false,
         };
-        Ok(Self { card, transformer, tokenizer: None, template: None })
+        Ok(Self {
+            card,
+            transformer,
+            tokenizer: None,
+            template: None,
+        })
     }
 
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
         site::check_layer(at, self.card.layers)?;
         if at.site == Site::MlpGate && self.transformer.blueprint.mlp == MlpKind::Plain {
-            let why = format!("the MLP of {} has no gate. Use mlp_up.{} (before the activation) or mlp_act.{}.", self.card.family, at.layer, at.layer);
-            return Err(Error::Refused { address: at.to_string(), why });
+            let why = format!(
+                "the MLP of {} has no gate. Use mlp_up.{} (before the activation) or mlp_act.{}.",
+                self.card.family, at.layer, at.layer
+            );
+            return Err(Error::Refused {
+                address: at.to_string(),
+                why,
+            });
         }
         Ok(())
     }
@@ -140,7 +163,11 @@ impl Model {
     /// Token ids as a `[1, tokens]` tensor on the model's device.
     pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
         if let Some(bad) = ids.iter().find(|id| **id as usize >= self.card.vocab) {
-            return Err(Error::argument("ids", bad.to_string(), format!("token ids below {}", self.card.vocab)));
+            return Err(Error::argument(
+                "ids",
+                bad.to_string(),
+                format!("token ids below {}", self.card.vocab),
+            ));
         }
         Ok(Tensor::new(ids, &self.transformer.device)?.unsqueeze(0)?)
     }
@@ -152,7 +179,11 @@ impl Model {
         }
         if ids.len() > self.card.context {
             let allows = self.transformer.blueprint.context;
-            return Err(Error::PromptTooLong { tokens: ids.len(), context: self.card.context, allows });
+            return Err(Error::PromptTooLong {
+                tokens: ids.len(),
+                context: self.card.context,
+                allows,
+            });
         }
         Ok(())
     }
@@ -163,7 +194,10 @@ impl Model {
             return Err(Error::EmptyPrompt);
         }
         if chat {
-            return self.encode_chat(&[Message { role: "user".into(), content: text.into() }]);
+            return self.encode_chat(&[Message {
+                role: "user".into(),
+                content: text.into(),
+            }]);
         }
         self.tokenizer()?.encode(text, Bos::Add)
     }
@@ -174,7 +208,8 @@ impl Model {
             what: format!("{} has no chat template", self.card.name),
             next: "Leave --chat out, and write the prompt as the model saw it in training.".into(),
         })?;
-        self.tokenizer()?.encode(&template.render(messages, true)?, Bos::Raw)
+        self.tokenizer()?
+            .encode(&template.render(messages, true)?, Bos::Raw)
     }
 
     /// The tokenizer, or a sentence.
@@ -195,12 +230,16 @@ impl Model {
 
     /// Whether a token ends a text.
     pub fn is_end(&self, id: u32) -> bool {
-        self.tokenizer.as_ref().is_some_and(|t| t.eos().contains(&id))
+        self.tokenizer
+            .as_ref()
+            .is_some_and(|t| t.eos().contains(&id))
     }
 
     /// Token ids that the tokenizer knows; rows of the unembedding past them are padding.
     pub fn known_tokens(&self) -> usize {
-        self.tokenizer.as_ref().map_or(self.card.vocab, |t| t.vocab_size().min(self.card.vocab))
+        self.tokenizer
+            .as_ref()
+            .map_or(self.card.vocab, |t| t.vocab_size().min(self.card.vocab))
     }
 
     /// Whether positions are learned, for those who list what a family adds to the embedding.

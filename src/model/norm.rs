@@ -24,13 +24,24 @@ pub struct Norm {
 
 impl Norm {
     /// Loads `{name}.weight` and, for LayerNorm, `{name}.bias`.
-    pub fn load(kind: NormKind, epsilon: f64, width: usize, weights: &Weights, name: &str) -> Result<Self> {
+    pub fn load(
+        kind: NormKind,
+        epsilon: f64,
+        width: usize,
+        weights: &Weights,
+        name: &str,
+    ) -> Result<Self> {
         let gain = weights.f32(&format!("{name}.weight"), &[width])?;
         let bias = match kind {
             NormKind::Rms => None,
             NormKind::Layer => Some(weights.f32(&format!("{name}.bias"), &[width])?),
         };
-        Ok(Self { kind, gain, bias, epsilon })
+        Ok(Self {
+            kind,
+            gain,
+            bias,
+            epsilon,
+        })
     }
 
     /// `[.., d_model] -> [.., d_model]`, in the input's dtype.
@@ -38,14 +49,23 @@ impl Norm {
         let dtype = x.dtype();
         let wide = x.to_dtype(DType::F32)?;
         let out = match (self.kind, &self.bias, differentiable) {
-            (NormKind::Rms, _, false) => candle_nn::ops::rms_norm(&wide.contiguous()?, &self.gain, self.epsilon as f32)?,
-            (NormKind::Rms, _, true) => wide.broadcast_mul(&self.inverse_scale(&wide)?)?.broadcast_mul(&self.gain)?,
-            (NormKind::Layer, Some(bias), false) => {
-                candle_nn::ops::layer_norm(&wide.contiguous()?, &self.gain, bias, self.epsilon as f32)?
+            (NormKind::Rms, _, false) => {
+                candle_nn::ops::rms_norm(&wide.contiguous()?, &self.gain, self.epsilon as f32)?
             }
+            (NormKind::Rms, _, true) => wide
+                .broadcast_mul(&self.inverse_scale(&wide)?)?
+                .broadcast_mul(&self.gain)?,
+            (NormKind::Layer, Some(bias), false) => candle_nn::ops::layer_norm(
+                &wide.contiguous()?,
+                &self.gain,
+                bias,
+                self.epsilon as f32,
+            )?,
             (NormKind::Layer, bias, _) => {
                 let centred = wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?;
-                let out = centred.broadcast_mul(&self.inverse_scale(&wide)?)?.broadcast_mul(&self.gain)?;
+                let out = centred
+                    .broadcast_mul(&self.inverse_scale(&wide)?)?
+                    .broadcast_mul(&self.gain)?;
                 match bias {
                     Some(bias) => out.broadcast_add(bias)?,
                     None => out,
@@ -62,13 +82,24 @@ impl Norm {
             NormKind::Rms => wide,
             NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
         };
-        Ok((centred.sqr()?.mean_keepdim(candle_core::D::Minus1)? + self.epsilon)?.sqrt()?.recip()?)
+        Ok(
+            (centred.sqr()?.mean_keepdim(candle_core::D::Minus1)? + self.epsilon)?
+                .sqrt()?
+                .recip()?,
+        )
     }
 
     /// A norm that does nothing but normalise, for tests and random models.
     pub fn unit(kind: NormKind, epsilon: f64, width: usize, device: &Device) -> Result<Self> {
         let gain = Tensor::ones(width, DType::F32, device)?;
-        let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(width, DType::F32, device)).transpose()?;
-        Ok(Self { kind, gain, bias, epsilon })
+        let bias = (kind == NormKind::Layer)
+            .then(|| Tensor::zeros(width, DType::F32, device))
+            .transpose()?;
+        Ok(Self {
+            kind,
+            gain,
+            bias,
+            epsilon,
+        })
     }
 }

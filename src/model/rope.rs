@@ -45,19 +45,35 @@ impl Rope {
     pub fn from_config(config: &Value) -> Result<Self> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());
         let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|v| v.is_object()));
-        let theta = parameters.and_then(|p| p.get("rope_theta")).or_else(|| config.get("rope_theta"));
+        let theta = parameters
+            .and_then(|p| p.get("rope_theta"))
+            .or_else(|| config.get("rope_theta"));
         let theta = theta.and_then(Value::as_f64).unwrap_or(10_000.0);
-        let Some(scaling) = scaling else { return Ok(Self { theta, scaling: RopeScaling::None }) };
-        let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let Some(scaling) = scaling else {
+            return Ok(Self {
+                theta,
+                scaling: RopeScaling::None,
+            });
+        };
+        let kind = scaling
+            .get("rope_type")
+            .or_else(|| scaling.get("type"))
+            .and_then(Value::as_str)
+            .unwrap_or("default");
         let number = |key: &str| {
-            scaling.get(key).and_then(Value::as_f64).ok_or_else(|| Error::Config {
-                what: format!("rope scaling `{kind}` needs the number `{key}`"),
-                next: "Compare config.json with the one on the hub.".into(),
-            })
+            scaling
+                .get(key)
+                .and_then(Value::as_f64)
+                .ok_or_else(|| Error::Config {
+                    what: format!("rope scaling `{kind}` needs the number `{key}`"),
+                    next: "Compare config.json with the one on the hub.".into(),
+                })
         };
         let scaling = match kind {
             "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: number("factor")? },
+            "linear" => RopeScaling::Linear {
+                factor: number("factor")?,
+            },
             "llama3" => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
@@ -66,7 +82,9 @@ impl Rope {
             },
             other => {
                 return Err(Error::Config {
-                    what: format!("rope scaling `{other}` is not served (default, linear and llama3 are)"),
+                    what: format!(
+                        "rope scaling `{other}` is not served (default, linear and llama3 are)"
+                    ),
                     next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
                 });
             }
@@ -76,7 +94,8 @@ impl Rope {
 
     /// `[head_dim / 2]` angles per position.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let plain = (0..head_dim / 2).map(|i| 1.0 / self.theta.powf(2.0 * i as f64 / head_dim as f64));
+        let plain =
+            (0..head_dim / 2).map(|i| 1.0 / self.theta.powf(2.0 * i as f64 / head_dim as f64));
         plain.map(|f| self.scale(f) as f32).collect()
     }
 
@@ -84,7 +103,12 @@ impl Rope {
         match self.scaling {
             RopeScaling::None => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
-            RopeScaling::Llama3 { factor, low, high, original } => {
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
                 let wavelength = 2.0 * std::f64::consts::PI / frequency;
                 if wavelength < original / high {
                     frequency
@@ -108,12 +132,23 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Builds `[context, head_dim / 2]` tables.
-    pub fn new(rope: &Rope, head_dim: usize, context: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(
+        rope: &Rope,
+        head_dim: usize,
+        context: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let frequencies = rope.frequencies(head_dim);
         let half = frequencies.len();
-        let angles: Vec<f32> = (0..context).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
+        let angles: Vec<f32> = (0..context)
+            .flat_map(|p| frequencies.iter().map(move |f| p as f32 * f))
+            .collect();
         let angles = Tensor::from_vec(angles, (context, half), device)?;
-        Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
+        Ok(Self {
+            cos: angles.cos()?.to_dtype(dtype)?,
+            sin: angles.sin()?.to_dtype(dtype)?,
+        })
     }
 
     /// Rotates `[batch, heads, tokens, head_dim]`, halves against halves, from position `start` on.
@@ -122,7 +157,11 @@ impl RopeTable {
         let cos = self.cos.narrow(0, start, tokens)?;
         let sin = self.sin.narrow(0, start, tokens)?;
         let x = x.contiguous()?;
-        Ok(if differentiable { candle_nn::rotary_emb::rope_slow(&x, &cos, &sin)? } else { candle_nn::rotary_emb::rope(&x, &cos, &sin)? })
+        Ok(if differentiable {
+            candle_nn::rotary_emb::rope_slow(&x, &cos, &sin)?
+        } else {
+            candle_nn::rotary_emb::rope(&x, &cos, &sin)?
+        })
     }
 }
 
@@ -134,7 +173,12 @@ mod tests {
     #[test]
     fn unknown_scaling_is_refused_by_name() {
         let config = serde_json::json!({"rope_scaling": {"rope_type": "yarnish", "factor": 2.0}});
-        assert!(Rope::from_config(&config).unwrap_err().to_string().contains("yarnish"));
+        assert!(
+            Rope::from_config(&config)
+                .unwrap_err()
+                .to_string()
+                .contains("yarnish")
+        );
     }
 
     #[test]
@@ -142,7 +186,11 @@ mod tests {
         let config = serde_json::json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}});
         let rope = Rope::from_config(&config).unwrap();
-        let plain = Rope { theta: 10_000.0, scaling: RopeScaling::None }.frequencies(16);
+        let plain = Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        }
+        .frequencies(16);
         let scaled = rope.frequencies(16);
         assert_eq!(plain[0], scaled[0]);
         assert!((scaled[7] - plain[7] / 8.0).abs() < 1e-9);

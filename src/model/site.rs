@@ -133,7 +133,10 @@ impl Site {
 
     /// The site at a layer, or the site itself where it exists once.
     pub fn at(self, layer: usize) -> Address {
-        Address { site: self, layer: if self.spec().layered { layer as u16 } else { 0 } }
+        Address {
+            site: self,
+            layer: if self.spec().layered { layer as u16 } else { 0 },
+        }
     }
 }
 
@@ -149,7 +152,11 @@ pub struct Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spec = self.site.spec();
-        if spec.layered { write!(f, "{}.{}", spec.name, self.layer) } else { f.write_str(spec.name) }
+        if spec.layered {
+            write!(f, "{}.{}", spec.name, self.layer)
+        } else {
+            f.write_str(spec.name)
+        }
     }
 }
 
@@ -160,14 +167,24 @@ impl FromStr for Address {
     fn from_str(s: &str) -> Result<Self> {
         let text = s.trim();
         for spec in SITES {
-            if !spec.layered && (text == spec.name || (!spec.alias.is_empty() && text == spec.alias)) {
+            if !spec.layered
+                && (text == spec.name || (!spec.alias.is_empty() && text == spec.alias))
+            {
                 return Ok(spec.site.at(0));
             }
             if spec.layered {
-                let own = text.strip_prefix(spec.name).and_then(|r| r.strip_prefix('.'));
-                let foreign = spec.alias.split_once("{}").and_then(|(a, b)| text.strip_prefix(a)?.strip_suffix(b));
+                let own = text
+                    .strip_prefix(spec.name)
+                    .and_then(|r| r.strip_prefix('.'));
+                let foreign = spec
+                    .alias
+                    .split_once("{}")
+                    .and_then(|(a, b)| text.strip_prefix(a)?.strip_suffix(b));
                 if let Some(layer) = own.or(foreign).and_then(|n| n.parse::<u16>().ok()) {
-                    return Ok(Address { site: spec.site, layer });
+                    return Ok(Address {
+                        site: spec.site,
+                        layer,
+                    });
                 }
             }
         }
@@ -177,14 +194,25 @@ impl FromStr for Address {
 
 /// Finds a site by its bare name.
 pub fn site_named(name: &str) -> Result<Site> {
-    SITES.iter().find(|s| s.name == name).map(|s| s.site).ok_or_else(|| unknown(name))
+    SITES
+        .iter()
+        .find(|s| s.name == name)
+        .map(|s| s.site)
+        .ok_or_else(|| unknown(name))
 }
 
 /// The error for a name that is no site, with the nearest one.
 pub fn unknown(given: &str) -> Error {
     let base = given.split('.').next().unwrap_or(given);
-    let near = SITES.iter().map(|s| (distance(base, s.name), s.name)).min().filter(|(d, n)| *d <= n.len().div_ceil(2));
-    Error::UnknownSite { given: given.to_string(), near: near.map(|(_, n)| n.to_string()) }
+    let near = SITES
+        .iter()
+        .map(|s| (distance(base, s.name), s.name))
+        .min()
+        .filter(|(d, n)| *d <= n.len().div_ceil(2));
+    Error::UnknownSite {
+        given: given.to_string(),
+        near: near.map(|(_, n)| n.to_string()),
+    }
 }
 
 /// Levenshtein distance, for "did you mean".
@@ -214,7 +242,11 @@ pub fn expand(patterns: &str, layers: usize) -> Result<Vec<Address>> {
         }
     }
     if out.is_empty() {
-        return Err(Error::argument("sites", patterns, "at least one address such as resid_post.* or logits"));
+        return Err(Error::argument(
+            "sites",
+            patterns,
+            "at least one address such as resid_post.* or logits",
+        ));
     }
     Ok(out)
 }
@@ -229,7 +261,16 @@ fn expand_one(pattern: &str, layers: usize) -> Result<Vec<Address>> {
         return Ok((0..layers).map(|l| site.at(l)).collect());
     };
     let site = site_named(name)?;
-    let bad = || Error::argument("layers", pattern, format!("{name}.L, {name}.A-B or {name}.* with layers 0..{}", layers - 1));
+    let bad = || {
+        Error::argument(
+            "layers",
+            pattern,
+            format!(
+                "{name}.L, {name}.A-B or {name}.* with layers 0..{}",
+                layers - 1
+            ),
+        )
+    };
     if !site.spec().layered {
         return Err(bad());
     }
@@ -237,7 +278,10 @@ fn expand_one(pattern: &str, layers: usize) -> Result<Vec<Address>> {
         return Ok((0..layers).map(|l| site.at(l)).collect());
     }
     let (a, b) = range.split_once('-').ok_or_else(bad)?;
-    let (a, b) = (a.parse::<usize>().map_err(|_| bad())?, b.parse::<usize>().map_err(|_| bad())?);
+    let (a, b) = (
+        a.parse::<usize>().map_err(|_| bad())?,
+        b.parse::<usize>().map_err(|_| bad())?,
+    );
     if a > b || b >= layers {
         return Err(bad());
     }
@@ -249,8 +293,14 @@ pub fn check_layer(address: Address, layers: usize) -> Result<()> {
     if usize::from(address.layer) < layers {
         return Ok(());
     }
-    let why = format!("the model has {layers} layers, 0 to {}. Use one of those.", layers - 1);
-    Err(Error::Refused { address: address.to_string(), why })
+    let why = format!(
+        "the model has {layers} layers, 0 to {}. Use one of those.",
+        layers - 1
+    );
+    Err(Error::Refused {
+        address: address.to_string(),
+        why,
+    })
 }
 
 #[cfg(test)]
@@ -265,7 +315,12 @@ mod tests {
             let address = spec.site.at(7);
             assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
             if !spec.alias.is_empty() {
-                assert_eq!(spec.alias.replace("{}", "7").parse::<Address>().unwrap(), address, "{}", spec.alias);
+                assert_eq!(
+                    spec.alias.replace("{}", "7").parse::<Address>().unwrap(),
+                    address,
+                    "{}",
+                    spec.alias
+                );
             }
         }
     }
@@ -279,7 +334,10 @@ mod tests {
     #[test]
     fn patterns_expand_and_refuse() {
         assert_eq!(expand("resid_post.*,logits", 3).unwrap().len(), 4);
-        assert_eq!(expand("mlp_act.1-2", 3).unwrap(), [Site::MlpAct.at(1), Site::MlpAct.at(2)]);
+        assert_eq!(
+            expand("mlp_act.1-2", 3).unwrap(),
+            [Site::MlpAct.at(1), Site::MlpAct.at(2)]
+        );
         assert!(expand("resid_post.3", 3).is_err());
         assert!(expand("resid_post.2-3", 3).is_err());
         assert!(expand("logits.1", 3).is_err());

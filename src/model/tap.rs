@@ -33,7 +33,12 @@ pub struct Span {
 impl Span {
     /// A whole prompt in one pass.
     pub fn prompt(len: usize) -> Self {
-        Self { start: 0, len, prompt: len, phase: Phase::Prefill }
+        Self {
+            start: 0,
+            len,
+            prompt: len,
+            phase: Phase::Prefill,
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use super::mlp::Mlp;
 use super::norm::Norm;
 use super::rope::RopeTable;
 use super::site::Site::{
-    AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid, ResidPost, ResidPre,
+    AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid,
+    ResidPost, ResidPre,
 };
 use super::tap::{Span, Tap};
 use super::weights::{Precision, Weights};
@@ -59,26 +60,63 @@ pub struct Transformer {
 
 impl Transformer {
     /// Loads every tensor of a family; `context` bounds the position tables.
-    pub fn load(family: &Family, blueprint: Blueprint, weights: Weights, context: usize) -> Result<Self> {
+    pub fn load(
+        family: &Family,
+        blueprint: Blueprint,
+        weights: Weights,
+        context: usize,
+    ) -> Result<Self> {
         let names = &family.names;
         let weights = weights.under(names.prefixes, &format!("{}.weight", names.embed));
         let b = &blueprint;
         let embed = weights.get(&format!("{}.weight", names.embed), &[b.vocab, b.d_model])?;
         let positions = match b.positions {
-            Positions::Learned => Some(weights.get(&format!("{}.weight", names.positions), &[b.context, b.d_model])?),
+            Positions::Learned => Some(weights.get(
+                &format!("{}.weight", names.positions),
+                &[b.context, b.d_model],
+            )?),
             Positions::Rotary(_) => None,
         };
-        let blocks = (0..b.layers).map(|layer| load_block(family, b, &weights, layer)).collect::<Result<Vec<_>>>()?;
+        let blocks = (0..b.layers)
+            .map(|layer| load_block(family, b, &weights, layer))
+            .collect::<Result<Vec<_>>>()?;
         let norm = Norm::load(b.norm, b.epsilon, b.d_model, &weights, names.norm_final)?;
         let dtype = weights.precision.compute();
         let rope = match &b.positions {
-            Positions::Rotary(rope) => Some(RopeTable::new(rope, b.head_dim, context, dtype, &weights.device)?),
+            Positions::Rotary(rope) => Some(RopeTable::new(
+                rope,
+                b.head_dim,
+                context,
+                dtype,
+                &weights.device,
+            )?),
             Positions::Learned => None,
         };
         let (device, precision) = (weights.device.clone(), weights.precision);
         // A checkpoint may hold a head although the configuration ties it; the configuration decides.
-        let head = if b.tied { Linear::dense(embed.clone(), None)? } else { weights.bare().linear(names.head, b.d_model, b.vocab, super::weights::Layout::OutIn, false)? };
-        Ok(Self { blueprint, embed, positions, blocks, norm, head, rope, device, precision, context })
+        let head = if b.tied {
+            Linear::dense(embed.clone(), None)?
+        } else {
+            weights.bare().linear(
+                names.head,
+                b.d_model,
+                b.vocab,
+                super::weights::Layout::OutIn,
+                false,
+            )?
+        };
+        Ok(Self {
+            blueprint,
+            embed,
+            positions,
+            blocks,
+            norm,
+            head,
+            rope,
+            device,
+            precision,
+            context,
+        })
     }
 
     /// The dtype of the residual stream.
@@ -88,15 +126,29 @@ impl Transformer {
 
     /// Embedding and blocks: `tokens` `[batch, tokens]` (u32) to `resid_post` of the last block,
     /// `[batch, tokens, d_model]`. With a cache, the pass continues after the positions it holds.
-    pub fn trunk(&self, tokens: &Tensor, span: Span, mut cache: Option<&mut Cache>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn trunk(
+        &self,
+        tokens: &Tensor,
+        span: Span,
+        mut cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         let (batch, length) = tokens.dims2()?;
         tap.begin(span);
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;
         }
         let mask = self.mask(span)?;
-        let pass = Pass { blueprint: &self.blueprint, rope: self.rope.as_ref(), mask: mask.as_ref(), span };
-        let x = self.embed.index_select(&tokens.flatten_all()?, 0)?.reshape((batch, length, self.blueprint.d_model))?;
+        let pass = Pass {
+            blueprint: &self.blueprint,
+            rope: self.rope.as_ref(),
+            mask: mask.as_ref(),
+            span,
+        };
+        let x = self
+            .embed
+            .index_select(&tokens.flatten_all()?, 0)?
+            .reshape((batch, length, self.blueprint.d_model))?;
         let x = match &self.positions {
             Some(positions) => x.broadcast_add(&positions.narrow(0, span.start, length)?)?,
             None => x,
@@ -113,7 +165,15 @@ impl Transformer {
     }
 
     /// One block, `[batch, tokens, d_model] -> [batch, tokens, d_model]`: nothing but the paper and the sites.
-    fn block(&self, i: usize, block: &Block, x: Tensor, pass: &Pass, cache: Option<&Cache>, tap: &mut dyn Tap) -> Result<Tensor> {
+    fn block(
+        &self,
+        i: usize,
+        block: &Block,
+        x: Tensor,
+        pass: &Pass,
+        cache: Option<&Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         let gradients = tap.differentiable();
         let x = tap.visit(ResidPre.at(i), x)?;
         let h = tap.visit(AttnIn.at(i), block.norm_attn.forward(&x, gradients)?)?;
@@ -133,7 +193,12 @@ impl Transformer {
     /// `lens` rows `[n, d_model]` ride along in the same product, so the unembedding is read once; their
     /// norm is recomputed from each row (methods.md 2.4.1) and no edit touches them. They come back as
     /// `[n, vocab]`, f32.
-    pub fn read_out(&self, x: &Tensor, lens: Option<&Tensor>, tap: &mut dyn Tap) -> Result<(Tensor, Option<Tensor>)> {
+    pub fn read_out(
+        &self,
+        x: &Tensor,
+        lens: Option<&Tensor>,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (batch, rows, width) = x.dims3()?;
         let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
         let own = batch * rows;
@@ -141,10 +206,16 @@ impl Transformer {
             None => (self.head.forward(&y)?, None),
             Some(lens) => {
                 let riders = self.norm.forward(lens, false)?;
-                let all = self.head.forward(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
+                let all = self
+                    .head
+                    .forward(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
                 let count = all.dim(0)? - own;
                 let rest = all.narrow(0, own, count)?.to_dtype(DType::F32)?;
-                (all.narrow(0, 0, own)?.reshape((batch, rows, self.blueprint.vocab))?, Some(rest))
+                (
+                    all.narrow(0, 0, own)?
+                        .reshape((batch, rows, self.blueprint.vocab))?,
+                    Some(rest),
+                )
             }
         };
         let raw = tap.visit(LogitsRaw.at(0), raw.to_dtype(DType::F32)?)?;
@@ -154,7 +225,10 @@ impl Transformer {
 
     /// Final norm (statistics of each row itself) and unembedding: `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        Ok(self.head.forward(&self.norm.forward(rows, false)?)?.to_dtype(DType::F32)?)
+        Ok(self
+            .head
+            .forward(&self.norm.forward(rows, false)?)?
+            .to_dtype(DType::F32)?)
     }
 
     /// `[tokens, start + tokens]`, 0 where a query may look and -inf elsewhere.
@@ -163,8 +237,20 @@ impl Transformer {
             return Ok(None);
         }
         let total = span.start + span.len;
-        let rows = (0..span.len).flat_map(|q| (0..total).map(move |k| if k <= span.start + q { 0.0 } else { f32::NEG_INFINITY }));
-        Ok(Some(Tensor::from_vec(rows.collect::<Vec<f32>>(), (span.len, total), &self.device)?))
+        let rows = (0..span.len).flat_map(|q| {
+            (0..total).map(move |k| {
+                if k <= span.start + q {
+                    0.0
+                } else {
+                    f32::NEG_INFINITY
+                }
+            })
+        });
+        Ok(Some(Tensor::from_vec(
+            rows.collect::<Vec<f32>>(),
+            (span.len, total),
+            &self.device,
+        )?))
     }
 }
 
@@ -180,24 +266,73 @@ fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -
             weights.linear(&name(v), b.d_model, kv_out, names.layout, b.biases.qkv)?,
         ),
         QkvNames::Fused(fused) => {
-            let mut parts = weights.fused(&name(fused), b.d_model, &[q_out, kv_out, kv_out], names.layout, b.biases.qkv)?.into_iter();
+            let mut parts = weights
+                .fused(
+                    &name(fused),
+                    b.d_model,
+                    &[q_out, kv_out, kv_out],
+                    names.layout,
+                    b.biases.qkv,
+                )?
+                .into_iter();
             match (parts.next(), parts.next(), parts.next()) {
                 (Some(q), Some(k), Some(v)) => (q, k, v),
-                _ => return Err(crate::error::Error::MissingTensor { name: name(fused), place: "the fused projection".into() }),
+                _ => {
+                    return Err(crate::error::Error::MissingTensor {
+                        name: name(fused),
+                        place: "the fused projection".into(),
+                    });
+                }
             }
         }
     };
-    let out = weights.linear(&name(names.attn_out), q_out, b.d_model, names.layout, b.biases.attn_out)?;
+    let out = weights.linear(
+        &name(names.attn_out),
+        q_out,
+        b.d_model,
+        names.layout,
+        b.biases.attn_out,
+    )?;
     let gate = match b.mlp {
-        super::blueprint::MlpKind::Gated => Some(weights.linear(&name(names.gate), b.d_model, b.d_mlp, names.layout, b.biases.mlp)?),
+        super::blueprint::MlpKind::Gated => Some(weights.linear(
+            &name(names.gate),
+            b.d_model,
+            b.d_mlp,
+            names.layout,
+            b.biases.mlp,
+        )?),
         super::blueprint::MlpKind::Plain => None,
     };
-    let up = weights.linear(&name(names.up), b.d_model, b.d_mlp, names.layout, b.biases.mlp)?;
-    let down = weights.linear(&name(names.down), b.d_mlp, b.d_model, names.layout, b.biases.mlp)?;
+    let up = weights.linear(
+        &name(names.up),
+        b.d_model,
+        b.d_mlp,
+        names.layout,
+        b.biases.mlp,
+    )?;
+    let down = weights.linear(
+        &name(names.down),
+        b.d_mlp,
+        b.d_model,
+        names.layout,
+        b.biases.mlp,
+    )?;
     Ok(Block {
-        norm_attn: Norm::load(b.norm, b.epsilon, b.d_model, weights, &name(names.norm_attn))?,
+        norm_attn: Norm::load(
+            b.norm,
+            b.epsilon,
+            b.d_model,
+            weights,
+            &name(names.norm_attn),
+        )?,
         attention: Attention { q, k, v, out },
         norm_mlp: Norm::load(b.norm, b.epsilon, b.d_model, weights, &name(names.norm_mlp))?,
-        mlp: Mlp { kind: b.mlp, activation: b.activation, gate, up, down },
+        mlp: Mlp {
+            kind: b.mlp,
+            activation: b.activation,
+            gate,
+            up,
+            down,
+        },
     })
 }

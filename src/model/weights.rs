@@ -79,25 +79,56 @@ impl Weights {
             check_header(file)?;
         }
         let source = map(&files)?;
-        let place = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
-        Ok(Self { source: Source::Mapped(source), place, prefix: "", precision, device: device.clone() })
+        let place = files
+            .iter()
+            .map(|f| f.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Ok(Self {
+            source: Source::Mapped(source),
+            place,
+            prefix: "",
+            precision,
+            device: device.clone(),
+        })
     }
 
     /// Reads a safetensors file that is part of the binary.
     pub fn embedded(bytes: &'static [u8], precision: Precision, device: &Device) -> Result<Self> {
-        let parsed = SafeTensors::deserialize(bytes)
-            .map_err(|e| Error::bad_file("(embedded demo model)", e.to_string(), "This binary is damaged; build it again."))?;
-        Ok(Self { source: Source::Embedded(parsed), place: "the binary".into(), prefix: "", precision, device: device.clone() })
+        let parsed = SafeTensors::deserialize(bytes).map_err(|e| {
+            Error::bad_file(
+                "(embedded demo model)",
+                e.to_string(),
+                "This binary is damaged; build it again.",
+            )
+        })?;
+        Ok(Self {
+            source: Source::Embedded(parsed),
+            place: "the binary".into(),
+            prefix: "",
+            precision,
+            device: device.clone(),
+        })
     }
 
     /// Makes up every tensor from a seed, for tests.
     pub fn random(seed: u64, precision: Precision, device: &Device) -> Self {
-        Self { source: Source::Random(seed), place: format!("seed {seed}"), prefix: "", precision, device: device.clone() }
+        Self {
+            source: Source::Random(seed),
+            place: format!("seed {seed}"),
+            prefix: "",
+            precision,
+            device: device.clone(),
+        }
     }
 
     /// Chooses the prefix under which `probe` exists; checkpoints of one family differ in it.
     pub fn under(mut self, prefixes: &[&'static str], probe: &str) -> Self {
-        self.prefix = prefixes.iter().find(|p| self.exists(&format!("{p}{probe}"))).copied().unwrap_or("");
+        self.prefix = prefixes
+            .iter()
+            .find(|p| self.exists(&format!("{p}{probe}")))
+            .copied()
+            .unwrap_or("");
         self
     }
 
@@ -132,43 +163,77 @@ impl Weights {
 
     fn read(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let full = format!("{}{name}", self.prefix);
-        let missing = || Error::MissingTensor { name: full.clone(), place: self.place.clone() };
+        let missing = || Error::MissingTensor {
+            name: full.clone(),
+            place: self.place.clone(),
+        };
         let found = match &self.source {
             Source::Mapped(m) => m.get(&full).map_err(|_| missing())?.load(&Device::Cpu)?,
             Source::Embedded(s) => s.tensor(&full).map_err(|_| missing())?.load(&Device::Cpu)?,
             Source::Random(seed) => random(*seed, &full, shape)?,
         };
         if found.dims() != shape {
-            return Err(Error::TensorShape { name: full, expected: shape.to_vec(), found: found.dims().to_vec() });
+            return Err(Error::TensorShape {
+                name: full,
+                expected: shape.to_vec(),
+                found: found.dims().to_vec(),
+            });
         }
         Ok(found.to_dtype(dtype)?.to_device(&self.device)?)
     }
 
     /// A matrix `[out, in]` and its bias `[out]`.
-    pub fn linear(&self, name: &str, input: usize, output: usize, layout: Layout, bias: bool) -> Result<Linear> {
+    pub fn linear(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+        layout: Layout,
+        bias: bool,
+    ) -> Result<Linear> {
         let weight = match layout {
             Layout::OutIn => self.get(&format!("{name}.weight"), &[output, input])?,
-            Layout::InOut => self.get(&format!("{name}.weight"), &[input, output])?.t()?.contiguous()?,
+            Layout::InOut => self
+                .get(&format!("{name}.weight"), &[input, output])?
+                .t()?
+                .contiguous()?,
         };
-        let bias = bias.then(|| self.get(&format!("{name}.bias"), &[output])).transpose()?;
+        let bias = bias
+            .then(|| self.get(&format!("{name}.bias"), &[output]))
+            .transpose()?;
         self.keep(weight, bias)
     }
 
     /// A stack of matrices that share one tensor, `parts` outputs each, in order.
-    pub fn fused(&self, name: &str, input: usize, parts: &[usize], layout: Layout, bias: bool) -> Result<Vec<Linear>> {
+    pub fn fused(
+        &self,
+        name: &str,
+        input: usize,
+        parts: &[usize],
+        layout: Layout,
+        bias: bool,
+    ) -> Result<Vec<Linear>> {
         let output = parts.iter().sum();
         let whole = match layout {
             Layout::OutIn => self.get(&format!("{name}.weight"), &[output, input])?,
-            Layout::InOut => self.get(&format!("{name}.weight"), &[input, output])?.t()?.contiguous()?,
+            Layout::InOut => self
+                .get(&format!("{name}.weight"), &[input, output])?
+                .t()?
+                .contiguous()?,
         };
-        let whole_bias = bias.then(|| self.get(&format!("{name}.bias"), &[output])).transpose()?;
+        let whole_bias = bias
+            .then(|| self.get(&format!("{name}.bias"), &[output]))
+            .transpose()?;
         let mut start = 0;
         parts
             .iter()
             .map(|&rows| {
                 // Copies, so that no part keeps the whole tensor alive.
                 let weight = whole.narrow(0, start, rows)?.copy()?;
-                let bias = whole_bias.as_ref().map(|b| b.narrow(0, start, rows)?.copy()).transpose()?;
+                let bias = whole_bias
+                    .as_ref()
+                    .map(|b| b.narrow(0, start, rows)?.copy())
+                    .transpose()?;
                 start += rows;
                 self.keep(weight, bias)
             })
@@ -192,11 +257,20 @@ impl Weights {
             }
         };
         match &self.source {
-            Source::Mapped(m) => m.tensors().iter().for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
-            Source::Embedded(s) => s.tensors().iter().for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
+            Source::Mapped(m) => m
+                .tensors()
+                .iter()
+                .for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
+            Source::Embedded(s) => s
+                .tensors()
+                .iter()
+                .for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
             Source::Random(_) => {}
         }
-        counts.into_values().max_by_key(|(size, _)| *size).map_or(DType::F32, |(_, dtype)| dtype)
+        counts
+            .into_values()
+            .max_by_key(|(size, _)| *size)
+            .map_or(DType::F32, |(_, dtype)| dtype)
     }
 
     /// A fingerprint of names, shapes and samples of the data: equal files agree, other models differ.
@@ -213,12 +287,16 @@ impl Weights {
             Source::Mapped(m) => {
                 let mut views = m.tensors();
                 views.sort_by(|a, b| a.0.cmp(&b.0));
-                views.iter().for_each(|(name, view)| take(name, view.shape(), view.data()));
+                views
+                    .iter()
+                    .for_each(|(name, view)| take(name, view.shape(), view.data()));
             }
             Source::Embedded(s) => {
                 let mut views = s.tensors();
                 views.sort_by(|a, b| a.0.cmp(&b.0));
-                views.iter().for_each(|(name, view)| take(name, view.shape(), view.data()));
+                views
+                    .iter()
+                    .for_each(|(name, view)| take(name, view.shape(), view.data()));
             }
             Source::Random(seed) => digest.write(&seed.to_le_bytes()),
         }
@@ -236,19 +314,28 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     if !index.exists() {
         return Err(Error::NotAModel {
             given: folder.display().to_string(),
-            found: "the folder has neither model.safetensors nor model.safetensors.index.json".into(),
+            found: "the folder has neither model.safetensors nor model.safetensors.index.json"
+                .into(),
         });
     }
     let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
     let next = "Download the index again.";
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| Error::bad_file(&index, "there is no weight_map", next))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|m| m.as_object())
+        .ok_or_else(|| Error::bad_file(&index, "there is no weight_map", next))?;
     let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let files: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
     match files.iter().find(|f| !f.exists()) {
-        Some(gone) => Err(Error::bad_file(gone, "the index names this shard, and it is not there", "Finish the download.")),
+        Some(gone) => Err(Error::bad_file(
+            gone,
+            "the index names this shard, and it is not there",
+            "Finish the download.",
+        )),
         None => Ok(files),
     }
 }
@@ -260,17 +347,43 @@ fn check_header(file: &Path) -> Result<()> {
     let length = reader.metadata().map_err(|e| Error::io(file, e))?.len();
     let next = "It is truncated or no safetensors file; download it again.";
     let mut first = [0u8; 8];
-    reader.read_exact(&mut first).map_err(|_| Error::bad_file(file, format!("it has {length} bytes, too few for a header"), next))?;
+    reader.read_exact(&mut first).map_err(|_| {
+        Error::bad_file(
+            file,
+            format!("it has {length} bytes, too few for a header"),
+            next,
+        )
+    })?;
     let header = u64::from_le_bytes(first);
     if header > length.saturating_sub(8) || header > 100_000_000 {
-        return Err(Error::bad_file(file, format!("its header asks for {header} bytes and the file has {length}"), next));
+        return Err(Error::bad_file(
+            file,
+            format!("its header asks for {header} bytes and the file has {length}"),
+            next,
+        ));
     }
     let mut text = vec![0u8; header as usize];
-    reader.read_exact(&mut text).map_err(|e| Error::io(file, e))?;
-    let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| Error::bad_file(file, format!("its header is no JSON ({e})"), next))?;
-    let end = json.as_object().into_iter().flatten().filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
+    reader
+        .read_exact(&mut text)
+        .map_err(|e| Error::io(file, e))?;
+    let json: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::bad_file(file, format!("its header is no JSON ({e})"), next))?;
+    let end = json
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64())
+        .max()
+        .unwrap_or(0);
     if 8 + header + end > length {
-        return Err(Error::bad_file(file, format!("its tensors need {} bytes and the file has {length}", 8 + header + end), next));
+        return Err(Error::bad_file(
+            file,
+            format!(
+                "its tensors need {} bytes and the file has {length}",
+                8 + header + end
+            ),
+            next,
+        ));
     }
     Ok(())
 }
@@ -281,7 +394,11 @@ fn map(files: &[PathBuf]) -> Result<MmapedSafetensors> {
     // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
     unsafe { MmapedSafetensors::multi(files) }.map_err(|e| {
         let place = files.first().cloned().unwrap_or_default();
-        Error::bad_file(place, e.to_string(), "It is no valid safetensors file; download it again.")
+        Error::bad_file(
+            place,
+            e.to_string(),
+            "It is no valid safetensors file; download it again.",
+        )
     })
 }
 
@@ -299,11 +416,17 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
         [_, columns, ..] => (0.0, 1.2 / (*columns as f64).sqrt()),
         [] => (0.0, 1.0),
     };
-    let values: Vec<f32> = normals(&mut rng, count).into_iter().map(|n| (centre + spread * f64::from(n)) as f32).collect();
+    let values: Vec<f32> = normals(&mut rng, count)
+        .into_iter()
+        .map(|n| (centre + spread * f64::from(n)) as f32)
+        .collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 /// Standard normal numbers.
 pub fn normals(rng: &mut StdRng, count: usize) -> Vec<f32> {
-    rand_distr::StandardNormal.sample_iter(rng).take(count).collect()
+    rand_distr::StandardNormal
+        .sample_iter(rng)
+        .take(count)
+        .collect()
 }

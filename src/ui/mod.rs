@@ -166,7 +166,10 @@ impl Wardrobe {
         let depth = if options.shot.is_some() && options.color.is_none() { Depth::True } else { Depth::detect(options.color.as_deref(), env)? };
         let glyphs = if options.shot.is_some() { Glyphs::Unicode } else { Glyphs::detect(env) };
         let (own, mut warnings) = config(options).map_or_else(Default::default, |folder| Theme::load_folder(&folder.join("themes")));
-        let mut themes: Vec<Theme> = Theme::all().into_iter().filter(|t| !own.iter().any(|o| o.name == t.name)).chain(own).map(|t| t.adapt(depth)).collect();
+        let mut themes: Vec<Theme> = Theme::all();
+        themes.retain(|t| !own.iter().any(|o| o.name == t.name));
+        themes.extend(own);
+        themes = themes.iter().map(|t| t.adapt(depth)).collect();
         themes.iter_mut().for_each(|t| t.glyphs = glyphs);
         let usual = themes.first().map_or_else(String::new, |t| t.name.clone());
         let first = options.theme.clone().unwrap_or_else(|| usual.clone());
@@ -193,16 +196,15 @@ fn paint(app: &App, theme: &Theme, memory: &mut Memory) -> Buffer {
 
 /// Writes a picture of the app.
 fn shoot(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<String> {
-    use ratatui::style::Color;
-    let dark = theme.variant != Variant::Light;
-    let rgb = |color: Option<Color>, usual: (u8, u8, u8)| match color {
-        Some(Color::Rgb(r, g, b)) => (r, g, b),
-        Some(_) | None => usual,
+    use export::colour::{Rgb, rgb};
+    let (usual_back, usual_fore) = match theme.variant {
+        Variant::Any | Variant::Dark => (Rgb::hex(0x16_18_1d), Rgb::hex(0xd6_da_e0)),
+        Variant::Light => (Rgb::hex(0xfa_fa_f7), Rgb::hex(0x24_28_30)),
     };
     let ground = theme.ground();
-    let back = rgb(ground.bg, if dark { (0x16, 0x18, 0x1d) } else { (0xfa, 0xfa, 0xf7) });
-    let fore = rgb(ground.fg, if dark { (0xd6, 0xda, 0xe0) } else { (0x24, 0x28, 0x30) });
-    let svg = export::screen::svg(&paint(app, theme, memory), back.into(), fore.into(), "lmscope");
+    let back = ground.bg.and_then(rgb).unwrap_or(usual_back);
+    let fore = ground.fg.and_then(rgb).unwrap_or(usual_fore);
+    let svg = export::screen::svg(&paint(app, theme, memory), back, fore, "lmscope");
     create(path, svg.as_bytes())
 }
 
@@ -221,7 +223,7 @@ fn create(path: &Path, bytes: &[u8]) -> Result<String> {
     Ok(format!("written: {} ({} bytes)", path.display(), bytes.len()))
 }
 
-/// Writes a figure, or returns it as text for the clipboard.
+/// A figure as text in a format.
 fn exported(format: &str, figure: &crate::lab::figure::Figure) -> Result<String> {
     (export::format_named(format)?.write)(figure)
 }
@@ -365,11 +367,7 @@ impl Screen {
                     self.report(outcome);
                 }
                 Effect::Export { format, path, figure } => {
-                    let outcome = match (exported(&format, &figure), path) {
-                        (Ok(text), Some(path)) => create(&path, text.as_bytes()),
-                        (Ok(text), None) => self.terminal.copy(&text).map(terminal::Outcome::sentence),
-                        (Err(error), _) => Err(error),
-                    };
+                    let outcome = exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
                     self.report(outcome);
                 }
                 Effect::Shot(path) => {

@@ -63,7 +63,7 @@ impl Stage<'_> {
                 Effect::Ask(request) => self.engine.ask(request),
                 Effect::Cancel => self.engine.cancel(),
                 Effect::Write(path, bytes) => self.told(create(&path, &bytes)),
-                Effect::Export { format, path: Some(path), figure } => {
+                Effect::Export { format, path, figure } => {
                     let outcome = exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
                     self.told(outcome);
                 }
@@ -71,7 +71,7 @@ impl Stage<'_> {
                     let outcome = self.picture(&path);
                     self.told(outcome);
                 }
-                Effect::Copy(_) | Effect::Export { path: None, .. } | Effect::Suspend | Effect::Redraw => {}
+                Effect::Copy(_) | Effect::Suspend | Effect::Redraw => {}
                 Effect::Quit => return Flow::Over,
             }
         }

@@ -11,8 +11,22 @@ const ORDER: &[(&str, &[&str])] = &[
     ("engine", &["instruments", "lab", "model"]),
     ("export", &["lab", "model"]),
     ("app", &["engine", "instruments", "lab", "model", "export"]),
-    ("ui", &["app", "engine", "instruments", "lab", "model", "export"]),
-    ("cli", &["app", "ui", "engine", "instruments", "lab", "model", "export"]),
+    (
+        "ui",
+        &["app", "engine", "instruments", "lab", "model", "export"],
+    ),
+    (
+        "cli",
+        &[
+            "app",
+            "ui",
+            "engine",
+            "instruments",
+            "lab",
+            "model",
+            "export",
+        ],
+    ),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -43,9 +57,21 @@ fn modules_use_only_what_stands_to_their_right() {
     for (module, allowed) in ORDER {
         let folder = root().join(module);
         for path in sources(&folder) {
-            for (number, line) in code(&path).lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
-                for (other, _) in ORDER.iter().filter(|(o, _)| o != module && !allowed.contains(o)) {
-                    assert!(!line.contains(&format!("crate::{other}")), "{}:{} uses {other}", path.display(), number + 1);
+            for (number, line) in code(&path)
+                .lines()
+                .enumerate()
+                .filter(|(_, l)| !l.trim_start().starts_with("//"))
+            {
+                for (other, _) in ORDER
+                    .iter()
+                    .filter(|(o, _)| o != module && !allowed.contains(o))
+                {
+                    assert!(
+                        !line.contains(&format!("crate::{other}")),
+                        "{}:{} uses {other}",
+                        path.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -66,9 +92,17 @@ fn the_app_knows_neither_terminal_nor_tensors() {
 fn files_have_one_size() {
     for path in sources(&root()) {
         let lines = code(&path).lines().count();
-        assert!(lines <= 600, "{} has {lines} lines without tests", path.display());
+        assert!(
+            lines <= 600,
+            "{} has {lines} lines without tests",
+            path.display()
+        );
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("//!"), "{} does not say what it is for", path.display());
+        assert!(
+            text.starts_with("//!"),
+            "{} does not say what it is for",
+            path.display()
+        );
     }
 }
 
@@ -76,6 +110,10 @@ fn files_have_one_size() {
 fn families_hold_no_forward_pass() {
     for path in sources(&root().join("model/families")) {
         let text = code(&path);
-        assert!(!text.contains("matmul") && !text.contains("candle_core"), "{}", path.display());
+        assert!(
+            !text.contains("matmul") && !text.contains("candle_core"),
+            "{}",
+            path.display()
+        );
     }
 }

@@ -16,7 +16,13 @@ struct Session {
 fn session() -> Session {
     let (sender, updates) = channel();
     let handle = spawn(move |update| sender.send(update).is_ok()).unwrap();
-    handle.ask(Request::Load { model: "demo".into(), options: Options { device: Some("cpu".into()), ..Options::default() } });
+    handle.ask(Request::Load {
+        model: "demo".into(),
+        options: Options {
+            device: Some("cpu".into()),
+            ..Options::default()
+        },
+    });
     let session = Session { handle, updates };
     session.until(|u| matches!(u, Update::Loaded(_)));
     session
@@ -27,7 +33,10 @@ impl Session {
     fn until(&self, fits: impl Fn(&Update) -> bool) -> Vec<Update> {
         let mut seen = Vec::new();
         loop {
-            let update = self.updates.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("nothing fitting came; saw {seen:#?}"));
+            let update = self
+                .updates
+                .recv_timeout(Duration::from_secs(60))
+                .unwrap_or_else(|_| panic!("nothing fitting came; saw {seen:#?}"));
             let done = fits(&update);
             seen.push(update);
             if done {
@@ -37,60 +46,116 @@ impl Session {
     }
 
     fn generate(&self, text: &str, count: usize) -> Vec<Update> {
-        self.handle.ask(Request::Generate { prompt: Prompt::Text(text.into()), count });
+        self.handle.ask(Request::Generate {
+            prompt: Prompt::Text(text.into()),
+            count,
+        });
         self.until(|u| matches!(u, Update::Ended { .. }))
     }
 }
 
 fn ids(updates: &[Update]) -> Vec<u32> {
-    updates.iter().filter_map(|u| if let Update::Token { token, .. } = u { Some(token.id) } else { None }).collect()
+    updates
+        .iter()
+        .filter_map(|u| {
+            if let Update::Token { token, .. } = u {
+                Some(token.id)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 fn live(name: &'static str) -> Question {
-    Question { instrument: name, arguments: Arguments::default(), unedited: false }
+    Question {
+        instrument: name,
+        arguments: Arguments::default(),
+        unedited: false,
+    }
 }
 
 #[test]
 fn streams_tokens_and_grows_live_figures_by_columns() {
     let session = session();
-    session.handle.ask(Request::Live(vec![live("lens"), live("neurons")]));
+    session
+        .handle
+        .ask(Request::Live(vec![live("lens"), live("neurons")]));
     let seen = session.generate("The capital of France is", 6);
     let tokens = ids(&seen);
     assert!(!tokens.is_empty());
-    let whole = seen.iter().filter(|u| matches!(u, Update::Figure { slot: "lens", .. })).count();
+    let whole = seen
+        .iter()
+        .filter(|u| matches!(u, Update::Figure { slot: "lens", .. }))
+        .count();
     assert_eq!(whole, 1, "one whole figure, then columns");
     let mut positions = Vec::new();
     for update in &seen {
-        if let Update::Column { slot: "lens", figure } = update {
-            let Body::Grid(grid) = &figure.body else { panic!("a grid") };
+        if let Update::Column {
+            slot: "lens",
+            figure,
+        } = update
+        {
+            let Body::Grid(grid) = &figure.body else {
+                panic!("a grid")
+            };
             assert_eq!(grid.columns.len(), 1, "a token costs one column");
             positions.push(grid.columns[0].anchor.position.unwrap());
         }
     }
-    assert!(positions.windows(2).all(|w| w[1] == w[0] + 1), "{positions:?}");
-    assert!(seen.iter().any(|u| matches!(u, Update::Checked(check) if check.passed())), "the lens checks itself");
+    assert!(
+        positions.windows(2).all(|w| w[1] == w[0] + 1),
+        "{positions:?}"
+    );
+    assert!(
+        seen.iter()
+            .any(|u| matches!(u, Update::Checked(check) if check.passed())),
+        "the lens checks itself"
+    );
     assert!(!seen.iter().any(|u| matches!(u, Update::Failed { .. })));
 }
 
 #[test]
 fn a_live_column_equals_the_whole_figure() {
     let session = session();
-    session.handle.ask(Request::Live(vec![live("lens"), live("neurons")]));
+    session
+        .handle
+        .ask(Request::Live(vec![live("lens"), live("neurons")]));
     let seen = session.generate("The capital of France is", 4);
     for slot in ["lens", "neurons"] {
-        let column = seen.iter().rev().find_map(|u| match u { Update::Column { slot: s, figure } if *s == slot => Some(figure.clone()), _ => None }).unwrap();
+        let column = seen
+            .iter()
+            .rev()
+            .find_map(|u| match u {
+                Update::Column { slot: s, figure } if *s == slot => Some(figure.clone()),
+                _ => None,
+            })
+            .unwrap();
         session.handle.ask(Request::Observe(live(slot)));
-        let whole = session.until(|u| matches!(u, Update::Figure { slot: s, .. } if *s == slot)).pop().unwrap();
-        let Update::Figure { figure, .. } = whole else { unreachable!() };
+        let whole = session
+            .until(|u| matches!(u, Update::Figure { slot: s, .. } if *s == slot))
+            .pop()
+            .unwrap();
+        let Update::Figure { figure, .. } = whole else {
+            unreachable!()
+        };
         match (&column.body, &figure.body) {
             (Body::Grid(a), Body::Grid(b)) => {
                 let (a, b) = (a.cells.last().unwrap(), b.cells.last().unwrap());
-                assert!(a.iter().zip(b).all(|(a, b)| a.label == b.label && (a.value - b.value).abs() < 1e-3), "{a:?}\n{b:?}");
+                assert!(
+                    a.iter()
+                        .zip(b)
+                        .all(|(a, b)| a.label == b.label && (a.value - b.value).abs() < 1e-3),
+                    "{a:?}\n{b:?}"
+                );
             }
             (Body::Table(a), Body::Table(b)) => {
                 let (a, b) = (a.pages.last().unwrap(), b.pages.last().unwrap());
                 assert_eq!(a.title, b.title);
-                assert_eq!(a.rows.iter().map(|r| r.anchor).collect::<Vec<_>>(), b.rows.iter().map(|r| r.anchor).collect::<Vec<_>>());
+                assert_eq!(
+                    a.rows.iter().map(|r| r.anchor).collect::<Vec<_>>(),
+                    b.rows.iter().map(|r| r.anchor).collect::<Vec<_>>()
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -100,11 +165,20 @@ fn a_live_column_equals_the_whole_figure() {
 #[test]
 fn stops_within_a_turn_and_goes_on() {
     let session = session();
-    session.handle.ask(Request::Generate { prompt: Prompt::Text("Once upon a time".into()), count: 400 });
+    session.handle.ask(Request::Generate {
+        prompt: Prompt::Text("Once upon a time".into()),
+        count: 400,
+    });
     session.until(|u| matches!(u, Update::Token { .. }));
     session.handle.cancel();
     let seen = session.until(|u| matches!(u, Update::Ended { .. }));
-    assert!(matches!(seen.last(), Some(Update::Ended { ending: Ending::Stopped | Ending::EndToken, .. })));
+    assert!(matches!(
+        seen.last(),
+        Some(Update::Ended {
+            ending: Ending::Stopped | Ending::EndToken,
+            ..
+        })
+    ));
     session.handle.ask(Request::Continue { count: 2 });
     let more = session.until(|u| matches!(u, Update::Ended { .. }));
     assert!(!ids(&more).is_empty());
@@ -115,7 +189,9 @@ fn a_panic_inside_becomes_a_notice_and_the_model_survives() {
     let session = session();
     session.handle.ask(Request::Panic);
     let seen = session.until(|u| matches!(u, Update::Failed { .. }));
-    assert!(matches!(seen.last(), Some(Update::Failed { message, .. }) if message.contains("a test asked")));
+    assert!(
+        matches!(seen.last(), Some(Update::Failed { message, .. }) if message.contains("a test asked"))
+    );
     assert!(!ids(&session.generate("The capital of France is", 3)).is_empty());
 }
 
@@ -124,19 +200,42 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
     let session = session();
     session.generate("The capital of France is", 2);
     let edit = "zero@mlp_out.*:all".parse().unwrap();
-    session.handle.ask(Request::Edits { edits: vec![edit], mode: Mode::FromNow });
+    session.handle.ask(Request::Edits {
+        edits: vec![edit],
+        mode: Mode::FromNow,
+    });
     let seen = session.until(|u| matches!(u, Update::Edited { .. }));
-    let Some(Update::Edited { boundary: Some(boundary), .. }) = seen.last() else { panic!("{seen:?}") };
+    let Some(Update::Edited {
+        boundary: Some(boundary),
+        ..
+    }) = seen.last()
+    else {
+        panic!("{seen:?}")
+    };
     session.handle.ask(Request::Continue { count: 3 });
     let seen = session.until(|u| matches!(u, Update::Ended { .. }));
-    let first = seen.iter().find_map(|u| if let Update::Token { token, receipts } = u { Some((token.clone(), receipts.clone())) } else { None }).unwrap();
+    let first = seen
+        .iter()
+        .find_map(|u| {
+            if let Update::Token { token, receipts } = u {
+                Some((token.clone(), receipts.clone()))
+            } else {
+                None
+            }
+        })
+        .unwrap();
     assert_eq!(first.0.position, *boundary);
     assert!(first.1[0].fired > 0);
     assert!(first.0.kl.is_some());
     let measured = session.until(|u| matches!(u, Update::Receipts(_)));
-    let Some(Update::Receipts(receipts)) = measured.last() else { unreachable!() };
+    let Some(Update::Receipts(receipts)) = measured.last() else {
+        unreachable!()
+    };
     assert!(receipts[0].kl.unwrap() > 0.0 && receipts[0].null.is_some());
-    session.handle.ask(Request::Edits { edits: vec!["zero:999999@mlp_act.0".parse().unwrap()], mode: Mode::FromNow });
+    session.handle.ask(Request::Edits {
+        edits: vec!["zero:999999@mlp_act.0".parse().unwrap()],
+        mode: Mode::FromNow,
+    });
     session.until(|u| matches!(u, Update::Failed { .. }));
     session.handle.ask(Request::Continue { count: 1 });
     let seen = session.until(|u| matches!(u, Update::Ended { .. }));
@@ -147,13 +246,18 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
 fn the_baseline_is_the_unedited_run_of_the_same_seed() {
     let session = session();
     let plain = ids(&session.generate("The capital of France is", 4));
-    session.handle.ask(Request::Edits { edits: vec!["zero@mlp_out.*".parse().unwrap()], mode: Mode::AsIfAlways });
+    session.handle.ask(Request::Edits {
+        edits: vec!["zero@mlp_out.*".parse().unwrap()],
+        mode: Mode::AsIfAlways,
+    });
     session.until(|u| matches!(u, Update::Edited { .. }));
     let edited = ids(&session.generate("The capital of France is", 4));
     assert_ne!(plain, edited);
     session.handle.ask(Request::Baseline);
     let seen = session.until(|u| matches!(u, Update::Baseline { .. }));
-    let Some(Update::Baseline { tokens, diverges }) = seen.last() else { unreachable!() };
+    let Some(Update::Baseline { tokens, diverges }) = seen.last() else {
+        unreachable!()
+    };
     let base: Vec<u32> = tokens.iter().map(|t| t.id).collect();
     assert_eq!(base, plain[..base.len()]);
     assert!(diverges.is_some());
@@ -163,12 +267,23 @@ fn the_baseline_is_the_unedited_run_of_the_same_seed() {
 fn a_rewind_forgets_and_writes_the_same_again() {
     let session = session();
     let seen = session.generate("The capital of France is", 5);
-    let Update::Began(prompt) = seen.iter().find(|u| matches!(u, Update::Began(_))).unwrap() else { unreachable!() };
+    let Update::Began(prompt) = seen.iter().find(|u| matches!(u, Update::Began(_))).unwrap() else {
+        unreachable!()
+    };
     let written = ids(&seen);
-    session.handle.ask(Request::Rewind { position: prompt.len() + 1 });
-    assert!(matches!(session.until(|u| matches!(u, Update::Rewound(_))).last(), Some(Update::Rewound(n)) if *n == prompt.len() + 1));
-    session.handle.ask(Request::Continue { count: written.len() - 1 });
-    assert_eq!(ids(&session.until(|u| matches!(u, Update::Ended { .. }))), written[1..]);
+    session.handle.ask(Request::Rewind {
+        position: prompt.len() + 1,
+    });
+    assert!(
+        matches!(session.until(|u| matches!(u, Update::Rewound(_))).last(), Some(Update::Rewound(n)) if *n == prompt.len() + 1)
+    );
+    session.handle.ask(Request::Continue {
+        count: written.len() - 1,
+    });
+    assert_eq!(
+        ids(&session.until(|u| matches!(u, Update::Ended { .. }))),
+        written[1..]
+    );
 }
 
 #[test]
@@ -180,6 +295,17 @@ fn a_newer_question_replaces_the_waiting_one() {
     }
     session.handle.ask(Request::Observe(live("lens")));
     let seen = session.until(|u| matches!(u, Update::Figure { slot: "lens", .. }));
-    let figures = seen.iter().filter(|u| matches!(u, Update::Figure { slot: "neurons", .. })).count();
+    let figures = seen
+        .iter()
+        .filter(|u| {
+            matches!(
+                u,
+                Update::Figure {
+                    slot: "neurons",
+                    ..
+                }
+            )
+        })
+        .count();
     assert!(figures < 30, "{figures} figures for 30 questions");
 }

@@ -22,20 +22,39 @@ use super::tools::{edited, every_family, gap, prompt, reach, same_bits, tiny, va
 fn all_addresses(bench: &Bench) -> Vec<Address> {
     let layers = bench.model.card.layers;
     let at = |site: Site| (0..layers).map(move |l| site.at(l));
-    let mut all: Vec<Address> = SITES.iter().flat_map(|s| if s.layered { at(s.site).collect() } else { vec![s.site.at(0)] }).collect();
+    let mut all: Vec<Address> = SITES
+        .iter()
+        .flat_map(|s| {
+            if s.layered {
+                at(s.site).collect()
+            } else {
+                vec![s.site.at(0)]
+            }
+        })
+        .collect();
     all.retain(|a| bench.model.offers(*a).is_ok());
     all
 }
 
 fn logits(bench: &mut Bench, run: &Run) -> Tensor {
-    bench.record(run, &[Site::Logits.at(0)]).unwrap().get(Site::Logits.at(0)).unwrap().clone()
+    bench
+        .record(run, &[Site::Logits.at(0)])
+        .unwrap()
+        .get(Site::Logits.at(0))
+        .unwrap()
+        .clone()
 }
 
 /// A bench that knows a random direction called `d`, of the given width.
 fn with_direction(mut bench: Bench) -> (Bench, Vec<f32>) {
     let width = bench.model.card.d_model;
-    let vector: Vec<f32> = (0..width).map(|i| ((i * 7919) % 13) as f32 / 6.0 - 1.0).collect();
-    let direction = Direction { rows: vec![(Site::ResidPre.at(0), vector.clone())], origin: Origin::default() };
+    let vector: Vec<f32> = (0..width)
+        .map(|i| ((i * 7919) % 13) as f32 / 6.0 - 1.0)
+        .collect();
+    let direction = Direction {
+        rows: vec![(Site::ResidPre.at(0), vector.clone())],
+        origin: Origin::default(),
+    };
     bench.directions.insert("d".into(), direction);
     (bench, vector)
 }
@@ -46,22 +65,47 @@ fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
         let last = Site::ResidPost.at(bench.model.card.layers - 1);
         let run = Run::plain(prompt(40));
         let recording = bench.record(&run, &[last, Site::Logits.at(0)]).unwrap();
-        let lens = bench.model.transformer.unembed(recording.get(last).unwrap()).unwrap();
-        assert!(same_bits(&lens, recording.get(Site::Logits.at(0)).unwrap()), "{}", bench.model.card.name);
-        let figure = instrument("lens").unwrap().observe(&run, &Arguments::default(), &mut bench).unwrap();
+        let lens = bench
+            .model
+            .transformer
+            .unembed(recording.get(last).unwrap())
+            .unwrap();
+        assert!(
+            same_bits(&lens, recording.get(Site::Logits.at(0)).unwrap()),
+            "{}",
+            bench.model.card.name
+        );
+        let figure = instrument("lens")
+            .unwrap()
+            .observe(&run, &Arguments::default(), &mut bench)
+            .unwrap();
         assert_eq!(figure.check.unwrap().error, 0.0);
         let top = figure.cell(last.layer, 39).unwrap();
-        let mut own = values(&recording.get(Site::Logits.at(0)).unwrap().narrow(0, 39, 1).unwrap());
+        let mut own = values(
+            &recording
+                .get(Site::Logits.at(0))
+                .unwrap()
+                .narrow(0, 39, 1)
+                .unwrap(),
+        );
         log_softmax(&mut own);
-        assert!((own.iter().copied().fold(f32::NEG_INFINITY, f32::max).exp() - top.value).abs() < 1e-6);
+        assert!(
+            (own.iter().copied().fold(f32::NEG_INFINITY, f32::max).exp() - top.value).abs() < 1e-6
+        );
     }
 }
 
 #[test]
 fn i1_holds_for_every_live_step() {
     for mut bench in every_family() {
-        let needs = Needs { record: vec![], unembed: (0..bench.model.card.layers).map(|l| Site::ResidPost.at(l)).collect() };
-        let mut writer = Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
+        let needs = Needs {
+            record: vec![],
+            unembed: (0..bench.model.card.layers)
+                .map(|l| Site::ResidPost.at(l))
+                .collect(),
+        };
+        let mut writer =
+            Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
         for _ in 0..4 {
             let step = writer.step(&mut bench, &needs).unwrap();
             assert!(step.check.unwrap().error <= 1e-6, "{:?}", step.check);
@@ -73,12 +117,28 @@ fn i1_holds_for_every_live_step() {
 fn i2_the_residual_stream_is_the_sum_of_its_writes() {
     for mut bench in every_family() {
         let layers = bench.model.card.layers;
-        let writes: Vec<Address> = std::iter::once(Site::Embed.at(0)).chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)])).collect();
+        let writes: Vec<Address> = std::iter::once(Site::Embed.at(0))
+            .chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)]))
+            .collect();
         let last = Site::ResidPost.at(layers - 1);
-        let recording = bench.record(&Run::plain(prompt(40)), &[writes.clone(), vec![last]].concat()).unwrap();
-        let sum = writes[1..].iter().fold(recording.get(writes[0]).unwrap().clone(), |sum, a| (sum + recording.get(*a).unwrap()).unwrap());
+        let recording = bench
+            .record(
+                &Run::plain(prompt(40)),
+                &[writes.clone(), vec![last]].concat(),
+            )
+            .unwrap();
+        let sum = writes[1..]
+            .iter()
+            .fold(recording.get(writes[0]).unwrap().clone(), |sum, a| {
+                (sum + recording.get(*a).unwrap()).unwrap()
+            });
         let end = recording.get(last).unwrap();
-        assert!(gap(&sum, end) <= 1e-5 * reach(end), "{}: {}", bench.model.card.name, gap(&sum, end));
+        assert!(
+            gap(&sum, end) <= 1e-5 * reach(end),
+            "{}: {}",
+            bench.model.card.name,
+            gap(&sum, end)
+        );
     }
 }
 
@@ -86,28 +146,66 @@ fn i2_the_residual_stream_is_the_sum_of_its_writes() {
 fn i3_direct_effects_sum_to_the_raw_logit_difference() {
     for mut bench in every_family() {
         let layers = bench.model.card.layers;
-        let parts: Vec<Address> = std::iter::once(Site::Embed.at(0)).chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)])).collect();
+        let parts: Vec<Address> = std::iter::once(Site::Embed.at(0))
+            .chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)]))
+            .collect();
         let last = Site::ResidPost.at(layers - 1);
-        let recording = bench.record(&Run::plain(prompt(30)), &[parts.clone(), vec![last, Site::LogitsRaw.at(0)]].concat()).unwrap();
-        let row = |a: Address| recording.get(a).unwrap().narrow(0, 29, 1).unwrap().squeeze(0).unwrap();
+        let recording = bench
+            .record(
+                &Run::plain(prompt(30)),
+                &[parts.clone(), vec![last, Site::LogitsRaw.at(0)]].concat(),
+            )
+            .unwrap();
+        let row = |a: Address| {
+            recording
+                .get(a)
+                .unwrap()
+                .narrow(0, 29, 1)
+                .unwrap()
+                .squeeze(0)
+                .unwrap()
+        };
         let transformer = &bench.model.transformer;
         let head = transformer.head.weight().unwrap();
         let difference = (head.get(3).unwrap() - head.get(11).unwrap()).unwrap();
         let target = (&difference * &transformer.norm.gain).unwrap();
-        let scale = transformer.norm.inverse_scale(&row(last)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+        let scale = transformer
+            .norm
+            .inverse_scale(&row(last))
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()[0];
         let mut total = 0.0;
         for part in &parts {
             let mut part = row(*part);
             if transformer.norm.kind == NormKind::Layer {
                 part = part.broadcast_sub(&part.mean_keepdim(0).unwrap()).unwrap();
             }
-            total += (part * &target).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() * scale;
+            total += (part * &target)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                * scale;
         }
         if let Some(bias) = &transformer.norm.bias {
-            total += (bias * &difference).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            total += (bias * &difference)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
         }
         let raw = values(&row(Site::LogitsRaw.at(0)));
-        assert!((total - (raw[3] - raw[11])).abs() < 1e-4, "{}: {total} {}", bench.model.card.name, raw[3] - raw[11]);
+        assert!(
+            (total - (raw[3] - raw[11])).abs() < 1e-4,
+            "{}: {total} {}",
+            bench.model.card.name,
+            raw[3] - raw[11]
+        );
     }
 }
 
@@ -115,31 +213,81 @@ fn i3_direct_effects_sum_to_the_raw_logit_difference() {
 fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
     for mut bench in every_family() {
         let run = Run::plain(prompt(12));
-        let figure = instrument("neurons").unwrap().observe(&run, &Arguments::default().with("rank", "effect"), &mut bench).unwrap();
-        let Body::Table(table) = &figure.body else { panic!("a table") };
+        let figure = instrument("neurons")
+            .unwrap()
+            .observe(
+                &run,
+                &Arguments::default().with("rank", "effect"),
+                &mut bench,
+            )
+            .unwrap();
+        let Body::Table(table) = &figure.body else {
+            panic!("a table")
+        };
         let page = table.pages.last().unwrap();
-        let (Entry::Text(name), Entry::Number(effect)) = (&page.rows[0].entries[0], &page.rows[0].entries[3]) else { panic!("entries") };
+        let (Entry::Text(name), Entry::Number(effect)) =
+            (&page.rows[0].entries[0], &page.rows[0].entries[3])
+        else {
+            panic!("entries")
+        };
         let (layer, neuron) = name.split_once('/').unwrap();
         let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());
         // By hand: the raw logit of the favoured token with the write taken out of the last residual row,
         // the scale frozen, differs by exactly the effect.
         let last = Site::ResidPost.at(bench.model.card.layers - 1);
-        let recording = bench.record(&run, &[last, Site::MlpAct.at(layer), Site::Logits.at(0)]).unwrap();
-        let row = |a: Address| recording.get(a).unwrap().narrow(0, 11, 1).unwrap().squeeze(0).unwrap();
+        let recording = bench
+            .record(&run, &[last, Site::MlpAct.at(layer), Site::Logits.at(0)])
+            .unwrap();
+        let row = |a: Address| {
+            recording
+                .get(a)
+                .unwrap()
+                .narrow(0, 11, 1)
+                .unwrap()
+                .squeeze(0)
+                .unwrap()
+        };
         let logits = values(&row(Site::Logits.at(0)));
-        let favoured = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        let favoured = (0..logits.len())
+            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+            .unwrap();
         let transformer = &bench.model.transformer;
         let act = values(&row(Site::MlpAct.at(layer)))[neuron];
-        let mut write = (transformer.blocks[layer].mlp.down.column(neuron).unwrap() * f64::from(act)).unwrap();
+        let mut write =
+            (transformer.blocks[layer].mlp.down.column(neuron).unwrap() * f64::from(act)).unwrap();
         if transformer.norm.kind == NormKind::Layer {
-            write = write.broadcast_sub(&write.mean_keepdim(0).unwrap()).unwrap();
+            write = write
+                .broadcast_sub(&write.mean_keepdim(0).unwrap())
+                .unwrap();
         }
         let scale = values(&transformer.norm.inverse_scale(&row(last)).unwrap())[0];
-        let target = (transformer.head.weight().unwrap().get(favoured).unwrap() * &transformer.norm.gain).unwrap();
-        let expected = (write * target).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() * scale;
-        assert!((expected - effect).abs() < 1e-4, "{}: {expected} {effect}", bench.model.card.name);
-        let shown: Vec<f32> = page.rows.iter().map(|r| match &r.entries[3] { Entry::Number(n) => n.abs(), Entry::Text(_) => panic!("number") }).collect();
-        assert!(shown.windows(2).all(|w| w[0] >= w[1] - 1e-6), "ranked by effect");
+        let target = (transformer.head.weight().unwrap().get(favoured).unwrap()
+            * &transformer.norm.gain)
+            .unwrap();
+        let expected = (write * target)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap()
+            * scale;
+        assert!(
+            (expected - effect).abs() < 1e-4,
+            "{}: {expected} {effect}",
+            bench.model.card.name
+        );
+        let shown: Vec<f32> = page
+            .rows
+            .iter()
+            .map(|r| match &r.entries[3] {
+                Entry::Number(n) => n.abs(),
+                Entry::Text(_) => panic!("number"),
+            })
+            .collect();
+        assert!(
+            shown.windows(2).all(|w| w[0] >= w[1] - 1e-6),
+            "ranked by effect"
+        );
     }
 }
 
@@ -147,20 +295,53 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
 fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
     for mut bench in every_family() {
         let (tokens, layer) = (40, 1);
-        let recording = bench.record(&Run::plain(prompt(tokens)), &[Site::AttnProbs.at(layer), Site::V.at(layer), Site::Z.at(layer)]).unwrap();
+        let recording = bench
+            .record(
+                &Run::plain(prompt(tokens)),
+                &[
+                    Site::AttnProbs.at(layer),
+                    Site::V.at(layer),
+                    Site::Z.at(layer),
+                ],
+            )
+            .unwrap();
         let probs = recording.get(Site::AttnProbs.at(layer)).unwrap();
-        let (v, z) = (recording.get(Site::V.at(layer)).unwrap(), recording.get(Site::Z.at(layer)).unwrap());
+        let (v, z) = (
+            recording.get(Site::V.at(layer)).unwrap(),
+            recording.get(Site::Z.at(layer)).unwrap(),
+        );
         let blueprint = &bench.model.transformer.blueprint;
         for head in 0..blueprint.heads {
             let group = head / (blueprint.heads / blueprint.kv_heads);
             let pattern = probs.get(head).unwrap();
-            let values_of = v.narrow(1, group, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
+            let values_of = v
+                .narrow(1, group, 1)
+                .unwrap()
+                .squeeze(1)
+                .unwrap()
+                .contiguous()
+                .unwrap();
             let expected = pattern.matmul(&values_of).unwrap();
-            assert!(gap(&expected, &z.narrow(1, head, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap()) < 1e-5, "{} head {head}", bench.model.card.name);
+            assert!(
+                gap(
+                    &expected,
+                    &z.narrow(1, head, 1)
+                        .unwrap()
+                        .squeeze(1)
+                        .unwrap()
+                        .contiguous()
+                        .unwrap()
+                ) < 1e-5,
+                "{} head {head}",
+                bench.model.card.name
+            );
             let rows = values(&pattern.sum(D::Minus1).unwrap());
             assert!(rows.iter().all(|r| (r - 1.0).abs() < 1e-5));
             let grid = pattern.to_vec2::<f32>().unwrap();
-            assert!((0..tokens).all(|q| (q + 1..tokens).all(|k| grid[q][k] == 0.0)), "nobody looks ahead");
+            assert!(
+                (0..tokens).all(|q| (q + 1..tokens).all(|k| grid[q][k] == 0.0)),
+                "nobody looks ahead"
+            );
         }
     }
 }
@@ -169,22 +350,67 @@ fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
 fn i5_heads_and_neurons_sum_to_their_modules() {
     for mut bench in every_family() {
         let layer = 1;
-        let recording = bench.record(&Run::plain(prompt(20)), &[Site::Z.at(layer), Site::AttnOut.at(layer), Site::MlpAct.at(layer), Site::MlpOut.at(layer)]).unwrap();
+        let recording = bench
+            .record(
+                &Run::plain(prompt(20)),
+                &[
+                    Site::Z.at(layer),
+                    Site::AttnOut.at(layer),
+                    Site::MlpAct.at(layer),
+                    Site::MlpOut.at(layer),
+                ],
+            )
+            .unwrap();
         let block = &bench.model.transformer.blocks[layer];
         let blueprint = &bench.model.transformer.blueprint;
         let sum = |parts: Vec<Tensor>, bias: &Option<Tensor>| {
-            let sum = parts.iter().skip(1).fold(parts[0].clone(), |a, b| (a + b).unwrap());
-            bias.as_ref().map_or(sum.clone(), |b| sum.broadcast_add(b).unwrap())
+            let sum = parts
+                .iter()
+                .skip(1)
+                .fold(parts[0].clone(), |a, b| (a + b).unwrap());
+            bias.as_ref()
+                .map_or(sum.clone(), |b| sum.broadcast_add(b).unwrap())
         };
-        let (z, out) = (recording.get(Site::Z.at(layer)).unwrap(), block.attention.out.weight().unwrap());
+        let (z, out) = (
+            recording.get(Site::Z.at(layer)).unwrap(),
+            block.attention.out.weight().unwrap(),
+        );
         let heads = (0..blueprint.heads).map(|h| {
-            let columns = out.narrow(1, h * blueprint.head_dim, blueprint.head_dim).unwrap().t().unwrap().contiguous().unwrap();
-            z.narrow(1, h, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap().matmul(&columns).unwrap()
+            let columns = out
+                .narrow(1, h * blueprint.head_dim, blueprint.head_dim)
+                .unwrap()
+                .t()
+                .unwrap()
+                .contiguous()
+                .unwrap();
+            z.narrow(1, h, 1)
+                .unwrap()
+                .squeeze(1)
+                .unwrap()
+                .contiguous()
+                .unwrap()
+                .matmul(&columns)
+                .unwrap()
         });
-        assert!(gap(&sum(heads.collect(), &block.attention.out.bias), recording.get(Site::AttnOut.at(layer)).unwrap()) < 1e-5);
+        assert!(
+            gap(
+                &sum(heads.collect(), &block.attention.out.bias),
+                recording.get(Site::AttnOut.at(layer)).unwrap()
+            ) < 1e-5
+        );
         let act = recording.get(Site::MlpAct.at(layer)).unwrap();
-        let neurons = (0..blueprint.d_mlp).map(|i| act.narrow(1, i, 1).unwrap().broadcast_mul(&block.mlp.down.column(i).unwrap().unsqueeze(0).unwrap()).unwrap());
-        assert!(gap(&sum(neurons.collect(), &block.mlp.down.bias), recording.get(Site::MlpOut.at(layer)).unwrap()) < 1e-5);
+        let neurons = (0..blueprint.d_mlp).map(|i| {
+            act.narrow(1, i, 1)
+                .unwrap()
+                .broadcast_mul(&block.mlp.down.column(i).unwrap().unsqueeze(0).unwrap())
+                .unwrap()
+        });
+        assert!(
+            gap(
+                &sum(neurons.collect(), &block.mlp.down.bias),
+                recording.get(Site::MlpOut.at(layer)).unwrap()
+            ) < 1e-5
+        );
     }
 }
 
@@ -193,8 +419,20 @@ fn i6_a_neutral_strength_changes_no_bit_and_fires_nowhere() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
         let plain = logits(&mut bench, &Run::plain(prompt(10)));
-        for text in ["add:d@resid_pre.1*0", "add_unit_norm:d@resid_pre.*", "project_out:d@writes*0", "zero:1@mlp_act.0*0", "mean:1@mlp_act.0*0", "scale:1@z.1", "set:2=4@mlp_act.1*0"] {
-            let text = if text.starts_with("add_unit") { "add_unit_norm:d@resid_pre.*:all*0" } else { text };
+        for text in [
+            "add:d@resid_pre.1*0",
+            "add_unit_norm:d@resid_pre.*",
+            "project_out:d@writes*0",
+            "zero:1@mlp_act.0*0",
+            "mean:1@mlp_act.0*0",
+            "scale:1@z.1",
+            "set:2=4@mlp_act.1*0",
+        ] {
+            let text = if text.starts_with("add_unit") {
+                "add_unit_norm:d@resid_pre.*:all*0"
+            } else {
+                text
+            };
             let run = edited(prompt(10), &[text]);
             assert!(same_bits(&plain, &logits(&mut bench, &run)), "{text}");
             assert_eq!(bench.receipts(&run).unwrap()[0].fired, 0, "{text}");
@@ -210,16 +448,39 @@ fn i7_projecting_out_twice_is_once_and_leaves_no_component() {
         let unit = Tensor::new(unit, &Device::Cpu).unwrap();
         let layers = bench.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-        let once = bench.record(&edited(prompt(12), &["project_out:d@writes"]), &wanted).unwrap();
+        let once = bench
+            .record(&edited(prompt(12), &["project_out:d@writes"]), &wanted)
+            .unwrap();
         for at in &wanted {
             let x = once.get(*at).unwrap();
             let along = x.broadcast_mul(&unit).unwrap().sum(D::Minus1).unwrap();
-            assert!(reach(&along) < 1e-5 * reach(x).max(1.0), "{} {at}: {}", bench.model.card.name, reach(&along));
+            assert!(
+                reach(&along) < 1e-5 * reach(x).max(1.0),
+                "{} {at}: {}",
+                bench.model.card.name,
+                reach(&along)
+            );
         }
         let at = Site::ResidPre.at(1);
-        let one = bench.record(&edited(prompt(12), &["project_out:d@resid_pre.1"]), &[at]).unwrap();
-        let two = bench.record(&edited(prompt(12), &["project_out:d@resid_pre.1", "project_out:d@resid_pre.1:all*1"]), &[at]).unwrap();
-        assert!(gap(one.get(at).unwrap(), two.get(at).unwrap()) < 1e-6 * reach(one.get(at).unwrap()).max(1.0));
+        let one = bench
+            .record(&edited(prompt(12), &["project_out:d@resid_pre.1"]), &[at])
+            .unwrap();
+        let two = bench
+            .record(
+                &edited(
+                    prompt(12),
+                    &[
+                        "project_out:d@resid_pre.1",
+                        "project_out:d@resid_pre.1:all*1",
+                    ],
+                ),
+                &[at],
+            )
+            .unwrap();
+        assert!(
+            gap(one.get(at).unwrap(), two.get(at).unwrap())
+                < 1e-6 * reach(one.get(at).unwrap()).max(1.0)
+        );
     }
 }
 
@@ -228,15 +489,36 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
     for mut bench in every_family() {
         let tokens = prompt(9);
         let at = Site::ResidPost.at(1);
-        let state = bench.record(&Run::plain(tokens.clone()), &[at]).unwrap().get(at).unwrap().get(4).unwrap();
-        let patch = Patch { at, position: 4, row: None, value: state };
-        let own = bench.continue_patched(&tokens, 1, std::slice::from_ref(&patch), 20).unwrap();
+        let state = bench
+            .record(&Run::plain(tokens.clone()), &[at])
+            .unwrap()
+            .get(at)
+            .unwrap()
+            .get(4)
+            .unwrap();
+        let patch = Patch {
+            at,
+            position: 4,
+            row: None,
+            value: state,
+        };
+        let own = bench
+            .continue_patched(&tokens, 1, std::slice::from_ref(&patch), 20)
+            .unwrap();
         let plain = bench.continue_patched(&tokens, 1, &[], 20).unwrap();
         assert_eq!(own[0].0, plain[0].0);
         assert_eq!(own[0].1.to_bits(), plain[0].1.to_bits());
         // The same state one layer off changes the text's numbers: the slot is where it says.
-        let off = Patch { at: Site::ResidPost.at(0), ..patch };
-        assert_ne!(bench.continue_patched(&tokens, 1, &[off], 1).unwrap()[0].1.to_bits(), plain[0].1.to_bits());
+        let off = Patch {
+            at: Site::ResidPost.at(0),
+            ..patch
+        };
+        assert_ne!(
+            bench.continue_patched(&tokens, 1, &[off], 1).unwrap()[0]
+                .1
+                .to_bits(),
+            plain[0].1.to_bits()
+        );
     }
 }
 
@@ -245,8 +527,15 @@ fn a_patch_fires_once_and_only_in_its_row() {
     for mut bench in every_family() {
         let tokens = prompt(6);
         let zero = Tensor::zeros(bench.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
-        let patch = Patch { at: Site::ResidPost.at(0), position: 5, row: Some(1), value: zero };
-        let both = bench.continue_patched(&tokens, 3, std::slice::from_ref(&patch), 4).unwrap();
+        let patch = Patch {
+            at: Site::ResidPost.at(0),
+            position: 5,
+            row: Some(1),
+            value: zero,
+        };
+        let both = bench
+            .continue_patched(&tokens, 3, std::slice::from_ref(&patch), 4)
+            .unwrap();
         let plain = bench.continue_patched(&tokens, 3, &[], 4).unwrap();
         assert_eq!(both[0], plain[0]);
         assert_eq!(both[2], plain[2]);
@@ -255,7 +544,11 @@ fn a_patch_fires_once_and_only_in_its_row() {
         let patches = [Patch { row: None, ..patch }];
         let mut tap = RunTap::new(&mut idle, &patches, &[], Keep::All, &bench.cancel);
         let ids = bench.model.tokens(&tokens).unwrap();
-        bench.model.transformer.trunk(&ids, Span::prompt(6), None, &mut tap).unwrap();
+        bench
+            .model
+            .transformer
+            .trunk(&ids, Span::prompt(6), None, &mut tap)
+            .unwrap();
         assert_eq!(tap.patched, 1, "T55");
     }
 }
@@ -265,9 +558,20 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
     for mut bench in every_family() {
         let layers = bench.model.card.layers;
         let source = Site::ResidPost.at(0);
-        let state = bench.record(&Run::plain(prompt(8)), &[source]).unwrap().get(source).unwrap().get(3).unwrap();
+        let state = bench
+            .record(&Run::plain(prompt(8)), &[source])
+            .unwrap()
+            .get(source)
+            .unwrap()
+            .get(3)
+            .unwrap();
         let target: Vec<u32> = prompt(12)[5..].to_vec();
-        let patch = Patch { at: Site::ResidPost.at(layers - 1), position: target.len() - 1, row: None, value: state.clone() };
+        let patch = Patch {
+            at: Site::ResidPost.at(layers - 1),
+            position: target.len() - 1,
+            row: None,
+            value: state.clone(),
+        };
         let patched = bench.continue_patched(&target, 1, &[patch], 1).unwrap();
         let lens = bench.read(&state.unsqueeze(0).unwrap(), 1).unwrap();
         assert_eq!(patched[0].0[0], lens[0].top[0].0);
@@ -280,13 +584,21 @@ fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
     for mut bench in every_family() {
         let at = Site::MlpAct.at(1);
         let tokens = prompt(7);
-        let recording = bench.record(&Run::plain(tokens.clone()), &[at, Site::Logits.at(0)]).unwrap();
+        let recording = bench
+            .record(&Run::plain(tokens.clone()), &[at, Site::Logits.at(0)])
+            .unwrap();
         let own = values(&recording.get(at).unwrap().get(4).unwrap())[3];
         let run = edited(tokens.clone(), &[&format!("set:3={own}@mlp_act.1:4")]);
-        assert!(same_bits(&logits(&mut bench, &run), recording.get(Site::Logits.at(0)).unwrap()));
+        assert!(same_bits(
+            &logits(&mut bench, &run),
+            recording.get(Site::Logits.at(0)).unwrap()
+        ));
         assert_eq!(bench.receipts(&run).unwrap()[0].fired, 1);
         let run = edited(tokens, &[&format!("set:3={}@mlp_act.1:4", own + 2.0)]);
-        assert!(!same_bits(&logits(&mut bench, &run), recording.get(Site::Logits.at(0)).unwrap()));
+        assert!(!same_bits(
+            &logits(&mut bench, &run),
+            recording.get(Site::Logits.at(0)).unwrap()
+        ));
     }
 }
 
@@ -294,7 +606,9 @@ fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
 fn t2_zeroing_every_neuron_leaves_the_bias_alone() {
     for mut bench in every_family() {
         let at = Site::MlpOut.at(0);
-        let out = bench.record(&edited(prompt(5), &["zero@mlp_act.0"]), &[at]).unwrap();
+        let out = bench
+            .record(&edited(prompt(5), &["zero@mlp_act.0"]), &[at])
+            .unwrap();
         let bias = bench.model.transformer.blocks[0].mlp.down.bias.clone();
         let zero = Tensor::zeros(bench.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
         let expected = bias.unwrap_or(zero);
@@ -307,12 +621,31 @@ fn the_mean_is_the_prompts_without_its_first_token() {
     for mut bench in every_family() {
         let at = Site::MlpAct.at(0);
         let tokens = prompt(6);
-        let own = bench.record(&Run::plain(tokens.clone()), &[at]).unwrap().get(at).unwrap().to_vec2::<f32>().unwrap();
+        let own = bench
+            .record(&Run::plain(tokens.clone()), &[at])
+            .unwrap()
+            .get(at)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         let mean = own[1..].iter().map(|r| f64::from(r[2])).sum::<f64>() / 5.0;
         let run = edited(tokens, &["mean:2@mlp_act.0"]);
-        let ablated = bench.record(&run, &[at]).unwrap().get(at).unwrap().to_vec2::<f32>().unwrap();
-        assert!(ablated.iter().all(|r| (f64::from(r[2]) - mean).abs() < 1e-6));
-        assert!(ablated[1][3] == own[1][3], "its neighbours keep their values");
+        let ablated = bench
+            .record(&run, &[at])
+            .unwrap()
+            .get(at)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        assert!(
+            ablated
+                .iter()
+                .all(|r| (f64::from(r[2]) - mean).abs() < 1e-6)
+        );
+        assert!(
+            ablated[1][3] == own[1][3],
+            "its neighbours keep their values"
+        );
         assert!(bench.receipts(&run).unwrap()[0].note.contains("5 tokens"));
     }
 }
@@ -321,17 +654,34 @@ fn the_mean_is_the_prompts_without_its_first_token() {
 fn i20_cached_decoding_equals_one_pass_with_and_without_edits() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
-        for edits in [vec![], vec!["add:d@resid_pre.1*0.7", "zero:3@mlp_act.0:generated"]] {
+        for edits in [
+            vec![],
+            vec!["add:d@resid_pre.1*0.7", "zero:3@mlp_act.0:generated"],
+        ] {
             let schedule = edited(vec![], &edits).schedule;
-            let mut writer = Writer::begin(&mut bench, prompt(34), schedule.clone(), Sampling::default()).unwrap();
+            let mut writer = Writer::begin(
+                &mut bench,
+                prompt(34),
+                schedule.clone(),
+                Sampling::default(),
+            )
+            .unwrap();
             let mut streamed = Vec::new();
             for _ in 0..8 {
                 streamed.push(writer.step(&mut bench, &Needs::default()).unwrap().logits);
             }
             let whole = logits(&mut bench, &writer.run).to_vec2::<f32>().unwrap();
             for (i, row) in streamed.iter().enumerate() {
-                let worst = row.iter().zip(&whole[34 + i]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst < 1e-4, "{} {edits:?} step {i}: {worst}", bench.model.card.name);
+                let worst = row
+                    .iter()
+                    .zip(&whole[34 + i])
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                assert!(
+                    worst < 1e-4,
+                    "{} {edits:?} step {i}: {worst}",
+                    bench.model.card.name
+                );
             }
         }
     }
@@ -342,9 +692,18 @@ fn i25_an_edit_at_a_position_changes_no_logit_before_it() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
         let plain = logits(&mut bench, &Run::plain(prompt(12)));
-        let moved = logits(&mut bench, &edited(prompt(12), &["add:d@resid_pre.1:6..7*3"]));
-        assert!(same_bits(&plain.narrow(0, 0, 6).unwrap(), &moved.narrow(0, 0, 6).unwrap()));
-        assert!((6..12).all(|p| !same_bits(&plain.get(p).unwrap(), &moved.get(p).unwrap())), "and does change the later ones");
+        let moved = logits(
+            &mut bench,
+            &edited(prompt(12), &["add:d@resid_pre.1:6..7*3"]),
+        );
+        assert!(same_bits(
+            &plain.narrow(0, 0, 6).unwrap(),
+            &moved.narrow(0, 0, 6).unwrap()
+        ));
+        assert!(
+            (6..12).all(|p| !same_bits(&plain.get(p).unwrap(), &moved.get(p).unwrap())),
+            "and does change the later ones"
+        );
     }
 }
 
@@ -358,12 +717,18 @@ fn i26_recording_everything_changes_no_bit() {
         assert!(same_bits(&plain, full.get(Site::Logits.at(0)).unwrap()));
         for at in all {
             let shape = at.site.spec().shape;
-            assert_eq!(full.get(at).unwrap().rank(), shape.matches(',').count() + 1, "{at} is {shape}");
+            assert_eq!(
+                full.get(at).unwrap().rank(),
+                shape.matches(',').count() + 1,
+                "{at} is {shape}"
+            );
         }
         // The same through no tap at all.
         let ids = bench.model.tokens(&run.tokens).unwrap();
         let transformer = &bench.model.transformer;
-        let x = transformer.trunk(&ids, Span::prompt(40), None, &mut NoTap).unwrap();
+        let x = transformer
+            .trunk(&ids, Span::prompt(40), None, &mut NoTap)
+            .unwrap();
         let (bare, _) = transformer.read_out(&x, None, &mut NoTap).unwrap();
         assert!(same_bits(&bare.squeeze(0).unwrap(), &plain));
     }
@@ -375,17 +740,28 @@ fn from_now_and_as_if_always_differ_where_they_should() {
         let (mut bench, _) = with_direction(bench);
         let edit: Edit = "add:d@resid_pre.1*2".parse().unwrap();
         let needs = Needs::default();
-        let begin = |bench: &mut Bench, schedule| Writer::begin(bench, prompt(6), schedule, Sampling::default()).unwrap();
+        let begin = |bench: &mut Bench, schedule| {
+            Writer::begin(bench, prompt(6), schedule, Sampling::default()).unwrap()
+        };
         let mut always = begin(&mut bench, Schedule::always(vec![edit.clone()]));
         let always_logits = always.step(&mut bench, &needs).unwrap().logits;
         // Made from now, the prompt stays as it was read.
         let mut now = begin(&mut bench, Schedule::none());
-        assert_eq!(now.edit_from_now(&mut bench, vec![edit.clone()]).unwrap(), 6);
+        assert_eq!(
+            now.edit_from_now(&mut bench, vec![edit.clone()]).unwrap(),
+            6
+        );
         let step = now.step(&mut bench, &needs).unwrap();
         assert_ne!(step.logits, always_logits);
         assert_eq!(now.receipts()[0].fired, 1, "one position so far");
         let whole = logits(&mut bench, &now.run).to_vec2::<f32>().unwrap();
-        assert!(step.logits.iter().zip(&whole[6]).all(|(a, b)| (a - b).abs() < 1e-4), "a from-now run can be measured again");
+        assert!(
+            step.logits
+                .iter()
+                .zip(&whole[6])
+                .all(|(a, b)| (a - b).abs() < 1e-4),
+            "a from-now run can be measured again"
+        );
         // As if always: off after on is the unedited run, bit for bit.
         let mut plain = begin(&mut bench, Schedule::none());
         let first = plain.step(&mut bench, &needs).unwrap().choice.id;
@@ -398,7 +774,10 @@ fn from_now_and_as_if_always_differ_where_they_should() {
         toggled.edit_always(&mut bench, vec![off]).unwrap();
         plain.rewind(&mut bench, 7).unwrap();
         assert_eq!(toggled.run.tokens[6], first);
-        assert_eq!(toggled.step(&mut bench, &needs).unwrap().logits, plain.step(&mut bench, &needs).unwrap().logits);
+        assert_eq!(
+            toggled.step(&mut bench, &needs).unwrap().logits,
+            plain.step(&mut bench, &needs).unwrap().logits
+        );
     }
 }
 
@@ -406,16 +785,33 @@ fn from_now_and_as_if_always_differ_where_they_should() {
 fn receipts_are_measured_beside_a_null() {
     for bench in every_family() {
         let (mut bench, vector) = with_direction(bench);
-        let run = edited(prompt(10), &["add:d@resid_pre.1:3..5*2", "zero:1@mlp_act.0:20..30"]);
+        let run = edited(
+            prompt(10),
+            &["add:d@resid_pre.1:3..5*2", "zero:1@mlp_act.0:20..30"],
+        );
         let receipts = bench.receipts(&run).unwrap();
         assert_eq!(receipts[0].fired, 2);
-        let x = bench.record(&run.unedited(), &[Site::ResidPre.at(1)]).unwrap();
-        let x = x.get(Site::ResidPre.at(1)).unwrap().to_vec2::<f32>().unwrap();
-        let expected = (2.0 * norm(&vector) / norm(&x[3]) + 2.0 * norm(&vector) / norm(&x[4])) / 2.0;
-        assert!((receipts[0].relative - expected).abs() < 1e-3 * expected, "{} {expected}", receipts[0].relative);
+        let x = bench
+            .record(&run.unedited(), &[Site::ResidPre.at(1)])
+            .unwrap();
+        let x = x
+            .get(Site::ResidPre.at(1))
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        let expected =
+            (2.0 * norm(&vector) / norm(&x[3]) + 2.0 * norm(&vector) / norm(&x[4])) / 2.0;
+        assert!(
+            (receipts[0].relative - expected).abs() < 1e-3 * expected,
+            "{} {expected}",
+            receipts[0].relative
+        );
         assert!(receipts[0].kl.unwrap() > 0.0 && receipts[0].null.unwrap() > 0.0);
         assert_ne!(receipts[0].kl, receipts[0].null);
-        assert!(receipts[1].idle(), "an edit past the end fired nowhere and says so");
+        assert!(
+            receipts[1].idle(),
+            "an edit past the end fired nowhere and says so"
+        );
         assert_eq!(receipts[1].kl, Some(0.0));
     }
 }
@@ -424,7 +820,12 @@ fn receipts_are_measured_beside_a_null() {
 fn an_edit_that_does_not_fit_is_refused_with_the_numbers() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
-        let refuse = |bench: &mut Bench, text: &str| bench.record(&edited(prompt(4), &[text]), &[Site::Logits.at(0)]).unwrap_err().to_string();
+        let refuse = |bench: &mut Bench, text: &str| {
+            bench
+                .record(&edited(prompt(4), &[text]), &[Site::Logits.at(0)])
+                .unwrap_err()
+                .to_string()
+        };
         let width = bench.model.card.d_mlp.to_string();
         assert!(refuse(&mut bench, "add:d@mlp_act.0").contains(&width));
         assert!(refuse(&mut bench, "zero:99999@mlp_act.0").contains("99999"));
@@ -439,10 +840,15 @@ fn an_edit_that_does_not_fit_is_refused_with_the_numbers() {
 fn heads_are_units_at_z() {
     for mut bench in every_family() {
         let at = Site::Z.at(0);
-        let cut = bench.record(&edited(prompt(6), &["zero:2@z.0"]), &[at]).unwrap();
+        let cut = bench
+            .record(&edited(prompt(6), &["zero:2@z.0"]), &[at])
+            .unwrap();
         let whole = bench.record(&Run::plain(prompt(6)), &[at]).unwrap();
         for head in 0..bench.model.card.heads {
-            let (cut, whole) = (cut.get(at).unwrap().narrow(1, head, 1).unwrap(), whole.get(at).unwrap().narrow(1, head, 1).unwrap());
+            let (cut, whole) = (
+                cut.get(at).unwrap().narrow(1, head, 1).unwrap(),
+                whole.get(at).unwrap().narrow(1, head, 1).unwrap(),
+            );
             assert_eq!(reach(&cut) == 0.0, head == 2);
             assert_eq!(same_bits(&cut, &whole), head != 2);
         }
@@ -454,7 +860,13 @@ fn batch_rows_do_not_see_each_other() {
     for bench in every_family() {
         let (a, b) = (prompt(9), prompt(20)[11..].to_vec());
         let both = Tensor::new(vec![a.clone(), b.clone()], &Device::Cpu).unwrap();
-        let run = |ids: &Tensor| bench.model.transformer.trunk(ids, Span::prompt(9), None, &mut NoTap).unwrap();
+        let run = |ids: &Tensor| {
+            bench
+                .model
+                .transformer
+                .trunk(ids, Span::prompt(9), None, &mut NoTap)
+                .unwrap()
+        };
         let rows = run(&both);
         for (i, ids) in [a, b].iter().enumerate() {
             let alone = run(&bench.model.tokens(ids).unwrap());
@@ -469,16 +881,32 @@ fn a_cache_can_be_cut_and_copied() {
         let transformer = &bench.model.transformer;
         let ids = |tokens: &[u32]| bench.model.tokens(tokens).unwrap();
         let mut cache = bench.model.cache(1).unwrap();
-        transformer.trunk(&ids(&prompt(8)), Span::prompt(8), Some(&mut cache), &mut NoTap).unwrap();
+        transformer
+            .trunk(
+                &ids(&prompt(8)),
+                Span::prompt(8),
+                Some(&mut cache),
+                &mut NoTap,
+            )
+            .unwrap();
         let step = |cache: &mut lmscope::model::cache::Cache| {
-            let span = Span { start: cache.len(), len: 1, prompt: 6, phase: lmscope::model::tap::Phase::Decode };
-            transformer.trunk(&ids(&[9]), span, Some(cache), &mut NoTap).unwrap()
+            let span = Span {
+                start: cache.len(),
+                len: 1,
+                prompt: 6,
+                phase: lmscope::model::tap::Phase::Decode,
+            };
+            transformer
+                .trunk(&ids(&[9]), span, Some(cache), &mut NoTap)
+                .unwrap()
         };
         cache.truncate(6);
         let mut copy = cache.copy(1).unwrap();
         let cut = step(&mut cache);
         let whole: Vec<u32> = prompt(8)[..6].iter().copied().chain([9]).collect();
-        let fresh = transformer.trunk(&ids(&whole), Span::prompt(7), None, &mut NoTap).unwrap();
+        let fresh = transformer
+            .trunk(&ids(&whole), Span::prompt(7), None, &mut NoTap)
+            .unwrap();
         assert!(gap(&cut, &fresh.narrow(1, 6, 1).unwrap()) < 1e-5);
         step(&mut cache);
         assert_eq!(copy.len(), 6, "the copy does not grow with the original");
@@ -491,7 +919,11 @@ struct Inject(Tensor);
 
 impl Tap for Inject {
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        Ok(if at.site == Site::Embed { self.0.clone() } else { x })
+        Ok(if at.site == Site::Embed {
+            self.0.clone()
+        } else {
+            x
+        })
     }
     fn differentiable(&self) -> bool {
         true
@@ -507,7 +939,13 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
             let _ = x;
             let end = transformer.trunk(&ids, Span::prompt(6), None, tap).unwrap();
             let (logits, _) = transformer.read_out(&end, None, tap).unwrap();
-            logits.narrow(1, 5, 1).unwrap().narrow(2, 4, 1).unwrap().sum_all().unwrap()
+            logits
+                .narrow(1, 5, 1)
+                .unwrap()
+                .narrow(2, 4, 1)
+                .unwrap()
+                .sum_all()
+                .unwrap()
         };
         let fused = score(&ids, &mut NoTap).to_scalar::<f32>().unwrap();
         let plain = score(&ids, &mut GradientTap).to_scalar::<f32>().unwrap();
@@ -518,22 +956,53 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
         let way = Tensor::randn(0f32, 1f32, (1, 6, width), &Device::Cpu).unwrap();
         let at = |x: Tensor| score(&ids, &mut Inject(x)).to_scalar::<f32>().unwrap();
         let step = 2e-2;
-        let numeric = (at((&start + (&way * step).unwrap()).unwrap()) - at((&start - (&way * step).unwrap()).unwrap())) / (2.0 * step as f32);
+        let numeric = (at((&start + (&way * step).unwrap()).unwrap())
+            - at((&start - (&way * step).unwrap()).unwrap()))
+            / (2.0 * step as f32);
         let leaf = Var::from_tensor(&start).unwrap();
-        let grads = score(&ids, &mut Inject(leaf.as_tensor().clone())).backward().unwrap();
-        let exact = (grads.get(&leaf).expect("the graph reaches the embedding") * way).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!((numeric - exact).abs() < 2e-2 * exact.abs().max(1.0), "{}: {numeric} {exact}", bench.model.card.name);
+        let grads = score(&ids, &mut Inject(leaf.as_tensor().clone()))
+            .backward()
+            .unwrap();
+        let exact = (grads.get(&leaf).expect("the graph reaches the embedding") * way)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert!(
+            (numeric - exact).abs() < 2e-2 * exact.abs().max(1.0),
+            "{}: {numeric} {exact}",
+            bench.model.card.name
+        );
     }
 }
 
 #[test]
 fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
-    let mut bench = tiny(lmscope::model::families::FAMILIES.iter().find(|f| f.name == "gpt2").unwrap());
-    let error = bench.record(&Run::plain(prompt(3)), &[Site::MlpGate.at(1)]).unwrap_err().to_string();
-    assert!(error.contains("mlp_gate.1") && error.contains("mlp_up.1"), "{error}");
-    assert!(bench.record(&Run::plain(prompt(3)), &[Site::MlpAct.at(9)]).is_err());
+    let mut bench = tiny(
+        lmscope::model::families::FAMILIES
+            .iter()
+            .find(|f| f.name == "gpt2")
+            .unwrap(),
+    );
+    let error = bench
+        .record(&Run::plain(prompt(3)), &[Site::MlpGate.at(1)])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("mlp_gate.1") && error.contains("mlp_up.1"),
+        "{error}"
+    );
+    assert!(
+        bench
+            .record(&Run::plain(prompt(3)), &[Site::MlpAct.at(9)])
+            .is_err()
+    );
     assert!(bench.record(&Run::plain(vec![]), &[]).is_err());
-    let long = bench.record(&Run::plain(prompt(97)), &[]).unwrap_err().to_string();
+    let long = bench
+        .record(&Run::plain(prompt(97)), &[])
+        .unwrap_err()
+        .to_string();
     assert!(long.contains("97") && long.contains("96"), "{long}");
 }
 
@@ -543,10 +1012,32 @@ fn nulls_have_equal_size_and_other_units() {
         let (mut bench, _) = with_direction(bench);
         let run = edited(prompt(6), &["zero:1,2@mlp_act.0"]);
         let at = Site::MlpAct.at(0);
-        let mut program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::Random(3)).unwrap();
-        let mut tap = RunTap::new(&mut program, &[], std::slice::from_ref(&at), Keep::All, &bench.cancel);
-        bench.model.transformer.trunk(&bench.model.tokens(&run.tokens).unwrap(), Span::prompt(6), None, &mut tap).unwrap();
-        let row = tap.recorded[&at].squeeze(0).unwrap().to_vec2::<f32>().unwrap()[3].clone();
+        let mut program = bench
+            .compile(&run.schedule, &run.tokens, run.prompt, Null::Random(3))
+            .unwrap();
+        let mut tap = RunTap::new(
+            &mut program,
+            &[],
+            std::slice::from_ref(&at),
+            Keep::All,
+            &bench.cancel,
+        );
+        bench
+            .model
+            .transformer
+            .trunk(
+                &bench.model.tokens(&run.tokens).unwrap(),
+                Span::prompt(6),
+                None,
+                &mut tap,
+            )
+            .unwrap();
+        let row = tap.recorded[&at]
+            .squeeze(0)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap()[3]
+            .clone();
         let zeros: Vec<usize> = (0..row.len()).filter(|i| row[*i] == 0.0).collect();
         assert_eq!(zeros.len(), 2);
         assert!(!zeros.contains(&1) && !zeros.contains(&2), "{zeros:?}");

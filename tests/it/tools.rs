@@ -25,23 +25,39 @@ pub fn prompt(length: usize) -> Vec<u32> {
 /// A run under edits that were always on.
 pub fn edited(tokens: Vec<u32>, edits: &[&str]) -> Run {
     let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
-    Run { schedule: Schedule::always(edits), ..Run::plain(tokens) }
+    Run {
+        schedule: Schedule::always(edits),
+        ..Run::plain(tokens)
+    }
 }
 
 /// Values in f32.
 pub fn values(t: &Tensor) -> Vec<f32> {
-    t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    t.to_dtype(DType::F32)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// Largest absolute difference; equal infinities count as equal.
 pub fn gap(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    values(a).iter().zip(values(b)).map(|(a, b)| if *a == b { 0.0 } else { (a - b).abs() }).fold(0.0, f32::max)
+    values(a)
+        .iter()
+        .zip(values(b))
+        .map(|(a, b)| if *a == b { 0.0 } else { (a - b).abs() })
+        .fold(0.0, f32::max)
 }
 
 /// Whether two tensors have the same bits.
 pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
-    a.dims() == b.dims() && values(a).iter().zip(values(b)).all(|(a, b)| a.to_bits() == b.to_bits())
+    a.dims() == b.dims()
+        && values(a)
+            .iter()
+            .zip(values(b))
+            .all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 /// Largest magnitude.

@@ -8,6 +8,7 @@ use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect};
+use crate::lab::figure::{Body, Entry, Figure};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
 
 pub(super) const ROWS: &[Command] = &[
@@ -90,8 +91,38 @@ fn copy(app: &mut App, _: &str) -> Outcome {
 
 fn copy_figure(app: &mut App, _: &str) -> Outcome {
     let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
-    let format = if app.formats.iter().any(|f| f == "tsv") { "tsv" } else { "csv" };
-    Ok(vec![Effect::Export { format: format.into(), path: None, figure: Box::new(figure) }])
+    Ok(vec![Effect::Copy(tabbed(&figure))])
+}
+
+/// A figure as lines of cells with tabs between, the way it stands on the screen.
+fn tabbed(figure: &Figure) -> String {
+    let clean = |text: &str| text.replace('\t', "⇥");
+    let mut lines: Vec<Vec<String>> = Vec::new();
+    match &figure.body {
+        Body::Grid(grid) => {
+            let corner = format!("{}/{}", grid.row_axis, grid.column_axis);
+            let titles = grid.columns.iter().flat_map(|h| [clean(&h.label), grid.value.clone()]);
+            lines.push(std::iter::once(corner).chain(titles).collect());
+            for (row, header) in grid.rows.iter().enumerate().rev() {
+                let cells = grid.cells.iter().filter_map(|column| column.get(row)).flat_map(|c| [clean(&c.label), c.value.to_string()]);
+                lines.push(std::iter::once(clean(&header.label)).chain(cells).collect());
+            }
+        }
+        Body::Table(table) => {
+            lines.push(std::iter::once("page".to_string()).chain(table.columns.iter().map(|c| clean(c))).collect());
+            for page in &table.pages {
+                for row in &page.rows {
+                    let entries = row.entries.iter().map(|e| match e {
+                        Entry::Number(n) => n.to_string(),
+                        Entry::Text(text) => clean(text),
+                    });
+                    lines.push(std::iter::once(clean(&page.title)).chain(entries).collect());
+                }
+            }
+        }
+        Body::Text(text) => lines.extend(text.lines.iter().map(|l| vec![clean(l)])),
+    }
+    lines.iter().map(|l| l.join("\t") + "\n").collect()
 }
 
 fn export(app: &mut App, text: &str) -> Outcome {
@@ -101,7 +132,7 @@ fn export(app: &mut App, text: &str) -> Outcome {
         return Err(Why(format!("there is no format `{format}`; there are {known}")));
     }
     let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
-    Ok(vec![Effect::Export { format: format.to_string(), path: Some(PathBuf::from(path.trim())), figure: Box::new(figure) }])
+    Ok(vec![Effect::Export { format: format.to_string(), path: PathBuf::from(path.trim()), figure: Box::new(figure) }])
 }
 
 fn goto(app: &mut App, text: &str) -> Outcome {

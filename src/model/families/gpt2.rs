@@ -62,9 +62,17 @@ fn read(config: &Value) -> Result<Blueprint> {
         mlp: MlpKind::Plain,
         activation: read.activation(&["activation_function"], "gelu_new")?,
         positions: Positions::Learned,
-        biases: Biases { qkv: true, attn_out: true, mlp: true },
+        biases: Biases {
+            qkv: true,
+            attn_out: true,
+            mlp: true,
+        },
         tied: read.flag_or("tie_word_embeddings", true),
-        score_scale: if read.flag_or("scale_attn_weights", true) { 1.0 / (head_dim as f64).sqrt() } else { 1.0 },
+        score_scale: if read.flag_or("scale_attn_weights", true) {
+            1.0 / (head_dim as f64).sqrt()
+        } else {
+            1.0
+        },
     })
 }
 

@@ -25,7 +25,11 @@ pub(super) const NAMES: Names = Names {
     positions: "",
     block: "layers.{}",
     norm_attn: "input_layernorm",
-    qkv: QkvNames::Split { q: "self_attn.q_proj", k: "self_attn.k_proj", v: "self_attn.v_proj" },
+    qkv: QkvNames::Split {
+        q: "self_attn.q_proj",
+        k: "self_attn.k_proj",
+        v: "self_attn.v_proj",
+    },
     attn_out: "self_attn.o_proj",
     norm_mlp: "post_attention_layernorm",
     gate: "mlp.gate_proj",
@@ -38,7 +42,11 @@ pub(super) const NAMES: Names = Names {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let bias = Reader(config).flag_or("attention_bias", false);
-    let biases = Biases { qkv: bias, attn_out: bias, mlp: Reader(config).flag_or("mlp_bias", false) };
+    let biases = Biases {
+        qkv: bias,
+        attn_out: bias,
+        mlp: Reader(config).flag_or("mlp_bias", false),
+    };
     common(config, "llama", biases)
 }
 

@@ -84,14 +84,25 @@ pub const FAMILIES: &[Family] = &[llama::LLAMA, qwen2::QWEN2, gpt2::GPT2];
 
 /// The family that serves a config.json.
 pub fn family_of(config: &Value) -> Result<&'static Family> {
-    let found = config.get("model_type").and_then(Value::as_str).ok_or_else(|| Error::Config {
-        what: "there is no `model_type`".into(),
-        next: "Is this a language model's config.json?".into(),
-    })?;
-    FAMILIES.iter().find(|f| f.model_types.contains(&found)).ok_or_else(|| Error::UnknownFamily {
-        found: found.to_string(),
-        known: FAMILIES.iter().flat_map(|f| f.model_types).copied().collect::<Vec<_>>().join(", "),
-    })
+    let found = config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Error::Config {
+            what: "there is no `model_type`".into(),
+            next: "Is this a language model's config.json?".into(),
+        })?;
+    FAMILIES
+        .iter()
+        .find(|f| f.model_types.contains(&found))
+        .ok_or_else(|| Error::UnknownFamily {
+            found: found.to_string(),
+            known: FAMILIES
+                .iter()
+                .flat_map(|f| f.model_types)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }
 
 /// Reads a config.json with sentences for what is missing.
@@ -100,15 +111,23 @@ pub(crate) struct Reader<'a>(pub &'a Value);
 impl Reader<'_> {
     /// A positive whole number under any of the keys.
     pub fn count(&self, keys: &[&str]) -> Result<usize> {
-        self.find(keys).and_then(Value::as_u64).filter(|n| *n > 0).map(|n| n as usize).ok_or_else(|| Error::Config {
-            what: format!("`{}` is missing or no positive number", keys[0]),
-            next: "Compare config.json with the one on the hub.".into(),
-        })
+        self.find(keys)
+            .and_then(Value::as_u64)
+            .filter(|n| *n > 0)
+            .map(|n| n as usize)
+            .ok_or_else(|| Error::Config {
+                what: format!("`{}` is missing or no positive number", keys[0]),
+                next: "Compare config.json with the one on the hub.".into(),
+            })
     }
 
     /// As [`Reader::count`], with a default when the key is absent or null.
     pub fn count_or(&self, keys: &[&str], default: usize) -> Result<usize> {
-        if self.find(keys).is_none() { Ok(default) } else { self.count(keys) }
+        if self.find(keys).is_none() {
+            Ok(default)
+        } else {
+            self.count(keys)
+        }
     }
 
     /// A number, or a default.
@@ -118,7 +137,9 @@ impl Reader<'_> {
 
     /// A flag, or a default.
     pub fn flag_or(&self, key: &str, default: bool) -> bool {
-        self.find(&[key]).and_then(Value::as_bool).unwrap_or(default)
+        self.find(&[key])
+            .and_then(Value::as_bool)
+            .unwrap_or(default)
     }
 
     /// The activation under any of the keys; an unknown one is refused by name.
@@ -129,7 +150,9 @@ impl Reader<'_> {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
             "relu" => Ok(Activation::Relu),
             other => Err(Error::Config {
-                what: format!("activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh and relu are)"),
+                what: format!(
+                    "activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh and relu are)"
+                ),
                 next: "Replacing it would give wrong numbers, so the model is refused.".into(),
             }),
         }
@@ -147,7 +170,8 @@ impl Reader<'_> {
     }
 
     fn find(&self, keys: &[&str]) -> Option<&Value> {
-        keys.iter().find_map(|k| self.0.get(*k).filter(|v| !v.is_null()))
+        keys.iter()
+            .find_map(|k| self.0.get(*k).filter(|v| !v.is_null()))
     }
 }
 
@@ -158,8 +182,13 @@ mod tests {
 
     #[test]
     fn an_unknown_model_type_names_the_known_ones() {
-        let error = family_of(&serde_json::json!({"model_type": "mamba"})).unwrap_err().to_string();
-        assert!(error.contains("mamba") && error.contains("qwen2"), "{error}");
+        let error = family_of(&serde_json::json!({"model_type": "mamba"}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("mamba") && error.contains("qwen2"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -169,7 +198,12 @@ mod tests {
             for key in ["hidden_act", "activation_function"] {
                 config[key] = "swoosh".into();
             }
-            assert!((family.blueprint)(&config).unwrap_err().to_string().contains("swoosh"));
+            assert!(
+                (family.blueprint)(&config)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("swoosh")
+            );
         }
     }
 }

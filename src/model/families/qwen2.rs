@@ -20,11 +20,22 @@ pub const QWEN2: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     if Reader(config).flag_or("use_sliding_window", false) {
         return Err(Error::Config {
-            what: "`use_sliding_window` is true, and sliding windows are not served for qwen2".into(),
-            next: "Full attention would give wrong numbers past the window, so the model is refused.".into(),
+            what: "`use_sliding_window` is true, and sliding windows are not served for qwen2"
+                .into(),
+            next:
+                "Full attention would give wrong numbers past the window, so the model is refused."
+                    .into(),
         });
     }
-    common(config, "qwen2", Biases { qkv: true, attn_out: false, mlp: false })
+    common(
+        config,
+        "qwen2",
+        Biases {
+            qkv: true,
+            attn_out: false,
+            mlp: false,
+        },
+    )
 }
 
 fn tiny() -> Value {

@@ -1,7 +1,7 @@
 //! Grids: the lens and its kin. Layers up, positions across, colour for the number.
 //!
-//! Invariant: all cells of a grid are equally wide, and the cursor's cell is always among those drawn. Only what
-//! can be seen is laid out. To add a density, add its arm in [`Plan::new`] and a way to paint its lines.
+//! Invariant: all cells of a grid are equally wide, and only what can be seen is laid out (`plan.rs` says what). To
+//! add a density, add its arm there, and here a way to paint its lines.
 //!
 //! ```text
 //!        ␣capital ␣of     ␣France ␣is          column titles
@@ -14,39 +14,11 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
-use super::{Density, Hits, View, compact, covers, significant};
-use crate::lab::figure::{Anchor, Cell, Grid, Header, Scale};
+use super::plan::{Plan, flip, locate};
+use super::{Density, Hits, View, compact, significant};
+use crate::lab::figure::{Anchor, Cell, Grid, Scale};
 use crate::text::{fit, width};
 use crate::ui::theme::{Glyphs, Role, Theme};
-
-/// Columns of a token in a cell, at least and at most.
-const TOKEN: usize = 7;
-const MOST: usize = 14;
-/// Longest row title.
-const LABEL: usize = 10;
-
-/// How the area is cut up.
-struct Plan {
-    /// Columns of the row titles, with the gap after them.
-    label: usize,
-    /// Columns of the shade before the token, where colour cannot show the number.
-    shade: usize,
-    /// Columns of the token.
-    token: usize,
-    /// Columns of the number.
-    number: usize,
-    /// Columns of a whole cell; all but the densest begin with a gap, which holds the cursor's left bracket.
-    cell: usize,
-    /// Rows of the grid in one line of the screen.
-    stack: usize,
-    /// Whether column titles and the legend have room.
-    header: bool,
-    legend: bool,
-    /// Grid columns drawn.
-    columns: std::ops::Range<usize>,
-    /// Grid rows drawn, as places from the top.
-    places: std::ops::Range<usize>,
-}
 
 /// Draws a grid.
 pub(super) fn draw(grid: &Grid, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
@@ -81,22 +53,6 @@ pub(super) fn draw(grid: &Grid, view: &View, theme: &Theme, area: Rect, buf: &mu
     paint.hits
 }
 
-/// The cursor as (column, place from the top); each may be missing.
-fn locate(grid: &Grid, view: &View) -> (Option<usize>, Option<usize>) {
-    let Some(cursor) = view.cursor else {
-        return (None, None);
-    };
-    let find = |titles: &[Header]| {
-        titles
-            .iter()
-            .rposition(|title| covers(title.anchor, cursor))
-    };
-    (
-        find(&grid.columns),
-        find(&grid.rows).map(|row| flip(row, grid.rows.len(), view.flip)),
-    )
-}
-
 /// How far a place of a signed scale is from zero, 0 to 1.
 fn size(place: f32) -> f32 {
     (2.0 * place - 1.0).abs()
@@ -110,122 +66,6 @@ fn brief(value: f32) -> String {
     } else {
         text
     }
-}
-
-/// Turns a row into its place from the top, and back.
-fn flip(row: usize, count: usize, flipped: bool) -> usize {
-    if flipped {
-        row
-    } else {
-        count.saturating_sub(1).saturating_sub(row)
-    }
-}
-
-impl Plan {
-    fn new(
-        grid: &Grid,
-        view: &View,
-        theme: &Theme,
-        area: Rect,
-        cursor: (Option<usize>, Option<usize>),
-    ) -> Self {
-        let (wide, high) = (usize::from(area.width), usize::from(area.height));
-        let worded = grid
-            .cells
-            .iter()
-            .flatten()
-            .any(|cell| !cell.label.is_empty());
-        let signed = matches!(grid.scale, Scale::Diverging { .. });
-        let dense = view.density == Density::Colour;
-        let shade = match (theme.paints(), dense) {
-            (true, _) | (_, true) => 0,
-            // A number shows its own sign.
-            (false, false) => 1 + usize::from(signed && worded && view.density == Density::Token),
-        };
-        let number = match (view.density, grid.scale) {
-            (Density::Colour, _) => 0,
-            (Density::Token, _) if worded => 0,
-            (_, Scale::Unit) => 3,
-            (_, Scale::Diverging { reach }) if reach <= 1.0 => 4,
-            (_, Scale::Range { .. } | Scale::Diverging { .. }) => 5,
-        };
-        let least = if worded && !dense { TOKEN } else { 0 };
-        let cell = if dense { 2 } else { 1 + shade + least + number };
-        let stack = if dense && theme.paints() { 2 } else { 1 };
-
-        let titles = grid
-            .rows
-            .iter()
-            .map(|row| width(&row.label))
-            .max()
-            .unwrap_or(0)
-            .min(LABEL);
-        // Titles go when there would be more title than cell.
-        let label = if titles + 1 + cell < wide {
-            titles + 1
-        } else {
-            0
-        };
-        let header = high >= 2;
-        let legend = high >= 4;
-        let lines = high - usize::from(header) - usize::from(legend);
-        // One more column at the right end, for the cursor's right bracket.
-        let room = wide.saturating_sub(label + usize::from(!dense));
-        let fits = (room / cell).max(1);
-        // What is left over lengthens the tokens; this depends on the area alone, so that cells never move.
-        let spare = if least > 0 {
-            (room.saturating_sub(fits * cell) / fits).min(MOST - least)
-        } else {
-            0
-        };
-        let (token, cell) = (least + spare, cell + spare);
-        let newest = grid.columns.len().saturating_sub(1);
-        let columns = window(
-            grid.columns.len(),
-            fits,
-            view.first_column,
-            cursor.0.or(Some(newest)),
-        );
-        let places = window(grid.rows.len(), lines * stack, None, cursor.1);
-        // A line holds two rows from an even place on, so that pairs do not change while scrolling.
-        let start = places.start - places.start % stack;
-        Self {
-            label,
-            shade,
-            token,
-            number,
-            cell,
-            stack,
-            header,
-            legend,
-            columns,
-            places: start..(start + places.len()).min(grid.rows.len()),
-        }
-    }
-
-    /// Where the cells of a line begin.
-    fn left(&self, area: Rect) -> usize {
-        usize::from(area.x) + self.label
-    }
-}
-
-/// The part of `count` things to show when `fits` do: it begins at `hint` if the cursor allows it, else with the
-/// cursor in the middle; it is full whenever there are enough things.
-fn window(
-    count: usize,
-    fits: usize,
-    hint: Option<usize>,
-    cursor: Option<usize>,
-) -> std::ops::Range<usize> {
-    let fits = fits.min(count);
-    let last = count - fits;
-    let start = match (cursor, hint) {
-        (Some(cursor), Some(hint)) => hint.clamp((cursor + 1).saturating_sub(fits.max(1)), cursor),
-        (Some(cursor), None) => cursor.saturating_sub(fits / 2),
-        (None, hint) => hint.unwrap_or(0),
-    }
-    .min(last);
-    start..start + fits
 }
 
 /// One drawing under way.
@@ -549,8 +389,8 @@ impl Paint<'_> {
         self.put(x, y, &right, faint);
         x += width(&right);
         let part = [
-            self.part(&self.grid.row_axis, self.rows_drawn(), self.grid.rows.len()),
-            self.part(
+            Self::part(&self.grid.row_axis, self.rows_drawn(), self.grid.rows.len()),
+            Self::part(
                 &self.grid.column_axis,
                 self.plan.columns.clone(),
                 self.grid.columns.len(),
@@ -577,7 +417,7 @@ impl Paint<'_> {
     }
 
     /// `position 3-9/64`; nothing when all of it shows.
-    fn part(&self, axis: &str, shown: std::ops::Range<usize>, of: usize) -> Option<String> {
+    fn part(axis: &str, shown: std::ops::Range<usize>, of: usize) -> Option<String> {
         (shown.len() < of && !shown.is_empty())
             .then(|| format!("{axis} {}-{}/{of}", shown.start, shown.end - 1))
     }
@@ -734,17 +574,6 @@ mod tests {
     }
 
     #[test]
-    fn a_window_stays_where_it_was_while_the_cursor_is_inside() {
-        assert_eq!(window(50, 10, Some(20), Some(25)), 20..30);
-        assert_eq!(window(50, 10, Some(20), Some(30)), 21..31);
-        assert_eq!(window(50, 10, Some(20), Some(19)), 19..29);
-        assert_eq!(window(50, 10, None, Some(49)), 40..50);
-        assert_eq!(window(50, 10, None, None), 0..10);
-        assert_eq!(window(5, 10, Some(3), Some(4)), 0..5);
-        assert_eq!(window(0, 10, Some(3), None), 0..0);
-    }
-
-    #[test]
     fn cells_that_repeat_the_one_above_stand_back() {
         let figure = samples::lens(6, 4);
         let theme = Theme::default();
@@ -789,7 +618,7 @@ mod tests {
             signed[1]
         );
         assert!(
-            signed[4].starts_with("0  █") && signed[4].contains("-.77"),
+            signed[4].starts_with("0  █") && signed[4].contains("-.78"),
             "{}",
             signed[4]
         );

@@ -4,6 +4,7 @@
 //! the [`Hits`]. To add a shape, add a file here and the arm the compiler asks for.
 
 mod grid;
+mod plan;
 mod table;
 pub mod text;
 

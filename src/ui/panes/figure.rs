@@ -9,6 +9,7 @@ use super::{Canvas, fold};
 use crate::app::cursor;
 use crate::app::layout::Pane;
 use crate::app::{Density, Shown};
+use crate::engine::Slot;
 use crate::instruments::instrument;
 use crate::ui::figures::{self, View};
 use crate::ui::theme::Role;
@@ -57,7 +58,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 }
 
 /// What is said at the right of the title: the figure's own title, and work going on.
-fn state(canvas: &Canvas, shown: &Shown, slot: &str) -> Line<'static> {
+fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
     if let Some(done) = shown.working {

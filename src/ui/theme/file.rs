@@ -77,7 +77,10 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     sections.sort_by_key(|(key, _)| *key != "palette");
     for (key, value) in sections {
         match key {
-            "name" => theme.title = reader.string(key, value).unwrap_or(name).to_owned(),
+            "name" => reader
+                .string(key, value)
+                .unwrap_or(name)
+                .clone_into(&mut theme.title),
             "variant" => match reader.string(key, value) {
                 Some("dark") => theme.variant = Variant::Dark,
                 Some("light") => theme.variant = Variant::Light,
@@ -244,7 +247,7 @@ impl Reader<'_> {
         } else if hex.len() == 6 && hex.chars().all(|c| c.is_ascii_hexdigit()) {
             u32::from_str_radix(hex, 16)
                 .ok()
-                .map(|v| Rgb::hex(v))
+                .map(Rgb::hex)
                 .map(|Rgb(r, g, b)| Color::Rgb(r, g, b))
         } else {
             word.parse()
@@ -309,7 +312,7 @@ impl Reader<'_> {
             }
             DeValue::Array(items) => {
                 let mut stops = Vec::new();
-                for item in items.iter() {
+                for item in items {
                     let word = self.string("ramp", item)?.to_owned();
                     let color = self.color(&word, item.span().start)?;
                     stops.push(colour::rgb(color).unwrap_or_default());

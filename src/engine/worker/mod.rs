@@ -3,6 +3,9 @@
 //! Invariant: between two tokens every waiting request is looked at; the newest question for a pane replaces an
 //! older one; a panic or a cancellation leaves the model loaded and the text as it was before the turn.
 
+mod baseline;
+mod tokens;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,29 +13,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Loaded, Mode, Prompt, Question, Request, Slot, Token, Update};
+use super::{Ending, Loaded, Mode, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
 use crate::lab::edit::{Edit, Schedule};
 use crate::lab::figure::Check;
-use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Choice, Needs, Writer};
+use crate::lab::writer::{Needs, Writer};
 use crate::model::load::Options;
+use baseline::Shadow;
+use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
 struct Goal {
     left: usize,
     written: usize,
     since: Instant,
-}
-
-/// An unedited continuation in the making.
-struct Shadow {
-    writer: Writer,
-    tokens: Vec<Token>,
-    left: usize,
 }
 
 /// The thread's state.
@@ -53,7 +50,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(requests: Receiver<Request>, cancel: Arc<AtomicBool>, deliver: impl Fn(Update) -> bool + 'static) -> Self {
+    pub fn new(
+        requests: Receiver<Request>,
+        cancel: Arc<AtomicBool>,
+        deliver: impl Fn(Update) -> bool + 'static,
+    ) -> Self {
         Self {
             requests,
             cancel,
@@ -98,7 +99,10 @@ impl Worker {
     }
 
     fn busy(&self) -> bool {
-        self.goal.is_some() || !self.waiting.is_empty() || self.baseline.is_some() || self.receipts_due
+        self.goal.is_some()
+            || !self.waiting.is_empty()
+            || self.baseline.is_some()
+            || self.receipts_due
     }
 
     fn tell(&self, update: Update) {
@@ -136,7 +140,10 @@ impl Worker {
             Err(panic) => {
                 // The text may be half changed; the model is only read, so it stays.
                 self.writer = None;
-                let what = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+                let what = panic
+                    .downcast_ref::<&str>()
+                    .map(ToString::to_string)
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
                 Error::Engine(what.unwrap_or_else(|| "unknown panic".into())).to_string()
             }
         };
@@ -158,8 +165,15 @@ impl Worker {
     fn end(&mut self, ending: Ending) {
         if let Some(goal) = self.goal.take() {
             let seconds = goal.since.elapsed().as_secs_f32().max(1e-6);
-            self.tell(Update::Ended { ending, written: goal.written, rate: goal.written as f32 / seconds });
-            self.receipts_due = self.writer.as_ref().is_some_and(|w| !w.run.schedule.is_idle());
+            self.tell(Update::Ended {
+                ending,
+                written: goal.written,
+                rate: goal.written as f32 / seconds,
+            });
+            self.receipts_due = self
+                .writer
+                .as_ref()
+                .is_some_and(|w| !w.run.schedule.is_idle());
         }
     }
 
@@ -169,7 +183,11 @@ impl Worker {
             Request::Generate { prompt, count } => self.generate(prompt, count),
             Request::Continue { count } => {
                 self.writer()?;
-                self.goal = Some(Goal { left: count, written: 0, since: Instant::now() });
+                self.goal = Some(Goal {
+                    left: count,
+                    written: 0,
+                    since: Instant::now(),
+                });
                 Ok(())
             }
             Request::Stop => {
@@ -201,7 +219,14 @@ impl Worker {
                 Ok(())
             }
             Request::Baseline => self.begin_baseline(),
-            Request::Direction { name, plus, minus, chat, layer, save } => self.direction(name, &plus, &minus, chat, layer, save),
+            Request::Direction {
+                name,
+                plus,
+                minus,
+                chat,
+                layer,
+                save,
+            } => self.direction(name, &plus, &minus, chat, layer, save),
             #[allow(clippy::panic)] // what this request is for
             Request::Panic => panic!("a test asked for this panic"),
         }
@@ -212,9 +237,17 @@ impl Worker {
         let since = Instant::now();
         let mut bench = Bench::open(model, options)?;
         bench.cancel = self.cancel.clone();
-        let mut directions: Vec<(String, String)> = bench.directions.iter().map(|(n, d)| (n.clone(), d.places())).collect();
+        let mut directions: Vec<(String, String)> = bench
+            .directions
+            .iter()
+            .map(|(n, d)| (n.clone(), d.places()))
+            .collect();
         directions.sort();
-        let loaded = Loaded { card: bench.model.card.clone(), seconds: since.elapsed().as_secs_f32(), directions };
+        let loaded = Loaded {
+            card: bench.model.card.clone(),
+            seconds: since.elapsed().as_secs_f32(),
+            directions,
+        };
         self.bench = Some(bench);
         self.writer = None;
         self.tell(Update::Loaded(Box::new(loaded)));
@@ -222,14 +255,24 @@ impl Worker {
     }
 
     fn bench(&mut self) -> Result<&mut Bench> {
-        self.bench.as_mut().ok_or_else(|| Error::argument("model", "none", "a model that is loaded; wait for it, or start with one that exists"))
+        self.bench.as_mut().ok_or_else(|| {
+            Error::argument(
+                "model",
+                "none",
+                "a model that is loaded; wait for it, or start with one that exists",
+            )
+        })
     }
 
     /// The text and the bench, or a sentence.
     fn writer(&mut self) -> Result<(&mut Writer, &mut Bench)> {
         match (&mut self.writer, &mut self.bench) {
             (Some(writer), Some(bench)) => Ok((writer, bench)),
-            (_, None) => Err(Error::argument("model", "none", "a model that is loaded; wait for it, or start with one that exists")),
+            (_, None) => Err(Error::argument(
+                "model",
+                "none",
+                "a model that is loaded; wait for it, or start with one that exists",
+            )),
             (None, _) => Err(Error::EmptyPrompt),
         }
     }
@@ -249,7 +292,11 @@ impl Worker {
         self.check = None;
         self.tell(Update::Began(tokens));
         self.refresh();
-        self.goal = Some(Goal { left: count, written: 0, since: Instant::now() });
+        self.goal = Some(Goal {
+            left: count,
+            written: 0,
+            since: Instant::now(),
+        });
         Ok(())
     }
 
@@ -265,13 +312,16 @@ impl Worker {
         if self.writer.is_none() {
             return;
         }
-        self.waiting.retain(|q| (q.instrument, q.unedited) != (question.instrument, question.unedited));
+        self.waiting
+            .retain(|q| (q.instrument, q.unedited) != (question.instrument, question.unedited));
         self.waiting.push(question);
     }
 
     /// One token of the text, with the live columns.
     fn write(&mut self) -> Result<()> {
-        let Some(goal) = &self.goal else { return Ok(()) };
+        let Some(goal) = &self.goal else {
+            return Ok(());
+        };
         let left = goal.left;
         let live = self.live.clone();
         let (writer, bench) = self.writer()?;
@@ -285,7 +335,9 @@ impl Worker {
         }
         let mut needs = Needs::default();
         for question in live.iter().filter(|q| !q.unedited) {
-            if let Some(more) = instrument(question.instrument)?.live(&bench.model.card, &question.arguments) {
+            if let Some(more) =
+                instrument(question.instrument)?.live(&bench.model.card, &question.arguments)
+            {
                 needs.merge(more);
             }
         }
@@ -294,7 +346,10 @@ impl Worker {
         for question in live.iter().filter(|q| !q.unedited) {
             let of = instrument(question.instrument)?;
             if of.live(&bench.model.card, &question.arguments).is_some() {
-                columns.push((question.instrument, of.column(&step, &question.arguments, bench)));
+                columns.push((
+                    question.instrument,
+                    of.column(&step, &question.arguments, bench),
+                ));
             }
         }
         let token = written_token(bench, step.choice);
@@ -314,12 +369,22 @@ impl Worker {
         }
         for (slot, column) in columns {
             // A figure that waits to be made whole covers this position already.
-            if self.waiting.iter().any(|q| q.instrument == slot && !q.unedited) {
+            if self
+                .waiting
+                .iter()
+                .any(|q| q.instrument == slot && !q.unedited)
+            {
                 continue;
             }
             match column {
-                Ok(figure) => self.tell(Update::Column { slot, figure: Box::new(figure) }),
-                Err(error) => self.tell(Update::Failed { slot: Some(slot), message: error.to_string() }),
+                Ok(figure) => self.tell(Update::Column {
+                    slot,
+                    figure: Box::new(figure),
+                }),
+                Err(error) => self.tell(Update::Failed {
+                    slot: Some(slot),
+                    message: error.to_string(),
+                }),
             }
         }
         if ended {
@@ -334,7 +399,11 @@ impl Worker {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
         let (writer, bench) = self.writer()?;
-        let run = if question.unedited { writer.run.unedited() } else { writer.run.clone() };
+        let run = if question.unedited {
+            writer.run.unedited()
+        } else {
+            writer.run.clone()
+        };
         let since = Instant::now();
         bench.progress = Some(Box::new(move |done| {
             // Short work needs no bar.
@@ -352,7 +421,11 @@ impl Worker {
                 self.tell(Update::Checked(worst));
             }
         }
-        self.tell(Update::Figure { slot, unedited: question.unedited, figure: Box::new(figure) });
+        self.tell(Update::Figure {
+            slot,
+            unedited: question.unedited,
+            figure: Box::new(figure),
+        });
         Ok(())
     }
 
@@ -371,7 +444,10 @@ impl Worker {
     fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
         let Ok((writer, bench)) = self.writer() else {
             self.edits = edits;
-            self.tell(Update::Edited { boundary: None, receipts: Vec::new() });
+            self.tell(Update::Edited {
+                boundary: None,
+                receipts: Vec::new(),
+            });
             return Ok(());
         };
         let boundary = match mode {
@@ -404,49 +480,29 @@ impl Worker {
         Ok(())
     }
 
-    fn begin_baseline(&mut self) -> Result<()> {
-        let (writer, bench) = self.writer()?;
-        let run = writer.run.clone();
-        let sampling = writer.sampling;
-        let left = run.tokens.len() - run.prompt;
-        if left == 0 {
-            return Err(Error::argument("baseline", "nothing written", "a text with at least one written token to compare"));
-        }
-        let writer = Writer::begin(bench, run.tokens[..run.prompt].to_vec(), Schedule::none(), sampling)?;
-        self.baseline = Some(Shadow { writer, tokens: Vec::new(), left });
-        Ok(())
-    }
-
-    /// One token of the unedited continuation.
-    fn write_baseline(&mut self) -> Result<()> {
-        let (Some(shadow), Some(bench)) = (&mut self.baseline, &mut self.bench) else { return Ok(()) };
-        let done = if shadow.left == 0 || !shadow.writer.has_room(bench) {
-            true
-        } else {
-            let step = shadow.writer.step(bench, &Needs::default())?;
-            shadow.tokens.push(written_token(bench, step.choice));
-            shadow.left -= 1;
-            shadow.left == 0 || bench.model.is_end(step.choice.id)
-        };
-        if done && let Some(shadow) = self.baseline.take() {
-            let edited = self.writer.as_ref().map(|w| w.run.clone()).unwrap_or_default();
-            let differs = |t: &Token| edited.tokens.get(t.position) != Some(&t.id);
-            let diverges = shadow.tokens.iter().find(|t| differs(t)).map(|t| t.position);
-            let short = shadow.writer.run.tokens.len() < edited.tokens.len();
-            let diverges = diverges.or_else(|| short.then(|| shadow.writer.run.tokens.len()));
-            self.tell(Update::Baseline { tokens: shadow.tokens, diverges });
-        }
-        Ok(())
-    }
-
-    fn direction(&mut self, name: String, plus: &[String], minus: &[String], chat: bool, layer: usize, save: Option<std::path::PathBuf>) -> Result<()> {
+    fn direction(
+        &mut self,
+        name: String,
+        plus: &[String],
+        minus: &[String],
+        chat: bool,
+        layer: usize,
+        save: Option<std::path::PathBuf>,
+    ) -> Result<()> {
         let deliver = self.deliver.clone();
         let bench = self.bench()?;
         if layer >= bench.model.card.layers {
-            return Err(Error::argument("layer", layer.to_string(), format!("0 to {}", bench.model.card.layers - 1)));
+            return Err(Error::argument(
+                "layer",
+                layer.to_string(),
+                format!("0 to {}", bench.model.card.layers - 1),
+            ));
         }
         bench.progress = Some(Box::new(move |done| {
-            let _listening = deliver(Update::Working { slot: "direction", done });
+            let _listening = deliver(Update::Working {
+                slot: "direction",
+                done,
+            });
         }));
         let made = bench.difference_of_means(plus, minus, chat, &[layer]);
         bench.progress = None;
@@ -459,25 +515,4 @@ impl Worker {
         self.tell(Update::Direction { name, about });
         Ok(())
     }
-}
-
-fn prompt_tokens(bench: &Bench, run: &Run) -> Vec<Token> {
-    let token = |(position, id): (usize, &u32)| Token { position, id: *id, bytes: bench.model.bytes(*id), special: special(bench, *id), logprob: None, rank: None, kl: None };
-    run.tokens.iter().enumerate().map(token).collect()
-}
-
-fn written_token(bench: &Bench, choice: Choice) -> Token {
-    Token {
-        position: choice.position,
-        id: choice.id,
-        bytes: bench.model.bytes(choice.id),
-        special: special(bench, choice.id),
-        logprob: Some(choice.logprob),
-        rank: Some(choice.rank),
-        kl: choice.kl,
-    }
-}
-
-fn special(bench: &Bench, id: u32) -> bool {
-    bench.model.tokenizer.as_ref().is_some_and(|t| t.is_special(id))
 }

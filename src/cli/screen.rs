@@ -1,0 +1,67 @@
+//! The flags of the screen: what `lmscope [MODEL]` starts with.
+//!
+//! Invariant: every flag has the meaning that the same flag has in `lmscope generate`. To add one, add a field to
+//! [`ScreenOptions`] and its flag here.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use super::{arguments, generate};
+use crate::error::{Error, Result};
+use crate::ui::theme::THEMES;
+use crate::ui::{ScreenOptions, Shot};
+
+/// Adds the flags.
+pub fn arguments(command: Command) -> Command {
+    let themes = THEMES.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
+    let folder = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("FOLDER").value_parser(value_parser!(PathBuf)).help(help);
+    let hidden = |name: &'static str, value: &'static str, help: &'static str| Arg::new(name).long(name).value_name(value).hide(true).help(help);
+    generate::sampling_arguments(command)
+        .arg(Arg::new("prompt").short('p').long("prompt").value_name("TEXT").allow_hyphen_values(true).help("A prompt to run at once"))
+        .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
+        .arg(Arg::new("edit").long("edit").value_name("EDIT").action(ArgAction::Append).help("An edit that is in force from the start; may be repeated"))
+        .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
+        .arg(Arg::new("theme").long("theme").value_name("THEME").help(format!("A theme: {themes}, or one of your own")))
+        .arg(Arg::new("color").long("color").value_name("DEPTH").help("How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
+        .arg(folder("config", "The folder with keys.toml and themes/ [default: the user's]"))
+        .arg(folder("state", "The folder for session files [default: the user's]"))
+        .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG and ends").value_parser(value_parser!(PathBuf)))
+        .arg(hidden("shot-size", "WxH", "Columns and rows of the picture").default_value("120x40"))
+        .arg(hidden("shot-keys", "KEYS", "Keys pressed after the first text, as keys.toml writes them, with spaces between").default_value("").allow_hyphen_values(true))
+}
+
+/// Whether a picture was asked for, which needs no terminal.
+pub fn is_shot(matches: &ArgMatches) -> bool {
+    matches.contains_id("shot")
+}
+
+/// What the flags say.
+pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
+    let word = |name: &str| matches.get_one::<String>(name).cloned();
+    let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
+    arguments::threads(matches)?;
+    let shot = match path("shot") {
+        Some(path) => Some(Shot { path, size: size(arguments::text(matches, "shot-size"))?, keys: arguments::text(matches, "shot-keys").to_string() }),
+        None => None,
+    };
+    Ok(ScreenOptions {
+        model: arguments::model_name(matches).to_string(),
+        options: arguments::options(matches),
+        prompt: word("prompt"),
+        chat: matches.get_flag("chat"),
+        sampling: generate::sampling(matches)?,
+        count: generate::count(matches),
+        edits: arguments::parse_edits(matches)?,
+        theme: word("theme"),
+        color: word("color"),
+        config: path("config"),
+        state: path("state"),
+        shot,
+    })
+}
+
+fn size(given: &str) -> Result<(u16, u16)> {
+    let parsed = given.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    parsed.ok_or_else(|| Error::argument("--shot-size", given, "columns x rows, such as 120x40"))
+}

@@ -1,0 +1,80 @@
+//! The unedited run of the same prompt, seed and length, written beside the text one token a turn.
+//!
+//! Invariant: it never touches the text; it is dropped when the user stops or starts something new.
+
+use super::Worker;
+use super::tokens::written_token;
+use crate::engine::{Token, Update};
+use crate::error::{Error, Result};
+use crate::lab::edit::Schedule;
+use crate::lab::writer::{Needs, Writer};
+
+/// An unedited continuation in the making.
+pub(super) struct Shadow {
+    writer: Writer,
+    tokens: Vec<Token>,
+    left: usize,
+}
+
+impl Worker {
+    pub(super) fn begin_baseline(&mut self) -> Result<()> {
+        let (writer, bench) = self.writer()?;
+        let run = writer.run.clone();
+        let sampling = writer.sampling;
+        let left = run.tokens.len() - run.prompt;
+        if left == 0 {
+            return Err(Error::argument(
+                "baseline",
+                "nothing written",
+                "a text with at least one written token to compare",
+            ));
+        }
+        let writer = Writer::begin(
+            bench,
+            run.tokens[..run.prompt].to_vec(),
+            Schedule::none(),
+            sampling,
+        )?;
+        self.baseline = Some(Shadow {
+            writer,
+            tokens: Vec::new(),
+            left,
+        });
+        Ok(())
+    }
+
+    /// One token of the unedited continuation.
+    pub(super) fn write_baseline(&mut self) -> Result<()> {
+        let (Some(shadow), Some(bench)) = (&mut self.baseline, &mut self.bench) else {
+            return Ok(());
+        };
+        let done = if shadow.left == 0 || !shadow.writer.has_room(bench) {
+            true
+        } else {
+            let step = shadow.writer.step(bench, &Needs::default())?;
+            shadow.tokens.push(written_token(bench, step.choice));
+            shadow.left -= 1;
+            shadow.left == 0 || bench.model.is_end(step.choice.id)
+        };
+        if done && let Some(shadow) = self.baseline.take() {
+            let edited = self
+                .writer
+                .as_ref()
+                .map(|w| w.run.clone())
+                .unwrap_or_default();
+            let differs = |t: &Token| edited.tokens.get(t.position) != Some(&t.id);
+            let diverges = shadow
+                .tokens
+                .iter()
+                .find(|t| differs(t))
+                .map(|t| t.position);
+            let short = shadow.writer.run.tokens.len() < edited.tokens.len();
+            let diverges = diverges.or_else(|| short.then(|| shadow.writer.run.tokens.len()));
+            self.tell(Update::Baseline {
+                tokens: shadow.tokens,
+                diverges,
+            });
+        }
+        Ok(())
+    }
+}
