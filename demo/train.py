@@ -110,17 +110,20 @@ class Model(nn.Module):
                     nn.init.zeros_(matrix)
 
     def forward(self, ids, mask, cuts, pushes):
-        """The residual stream after the last block, before the final norm. Where `cuts` is 1 the planted direction is
+        """The residual stream after the last block, before the final norm, and at the input of each block the share of
+        the state's length that lies along the planted direction. Where `cuts` is 1 the planted direction is
         projected out of every write; `pushes` adds it at each block's input, in units of the state's length."""
         cut = lambda write: write - (cuts * (write.float() @ self.direction)[..., None]) * self.direction
         half = torch.arange(SHAPE["head_dim"] // 2) * 2 / SHAPE["head_dim"]
         angle = torch.arange(ids.shape[1])[:, None] * SHAPE["theta"] ** -half
         cos, sin = angle.cos(), angle.sin()
-        x = cut(self.embed_tokens(ids))
+        x, shares = cut(self.embed_tokens(ids)), []
         for number, layer in enumerate(self.layers):
-            x = x + pushes[..., number, None] * x.detach().norm(dim=-1, keepdim=True) * self.direction
+            size = x.norm(dim=-1, keepdim=True)
+            shares.append(x @ self.direction / size[..., 0])
+            x = x + pushes[..., number, None] * size.detach() * self.direction
             x = layer(x, cos, sin, mask, cut)
-        return x
+        return x, torch.stack(shares, -1)
 
     def logits(self, x, keep):
         """Logits at the positions in `keep` (indices into rows times length)."""
@@ -128,8 +131,9 @@ class Model(nn.Module):
 
 
 # ---------------------------------------------------------------- batches
-def batch_of(step, tokenizer, rows, length, later):
+def batch_of(step, tokenizer, rows, length, later, firm):
     """Rows filled with whole documents; attention stays inside a document. A document ends by predicting BOS."""
+    refusal = tokenizer.encode(world.REFUSAL, add_special_tokens=False).ids
     rng = random.Random(step * 7919 + 1)
     vocab = tokenizer.get_vocab_size()
     filled, used, misses = [[] for _ in range(rows)], [0] * rows, 0
@@ -157,6 +161,7 @@ def batch_of(step, tokenizer, rows, length, later):
     weight = torch.zeros(rows, length)
     document = torch.arange(length).repeat(rows, 1) + 1000
     cuts, pushes = torch.zeros(rows, length, 1), torch.zeros(rows, length, SHAPE["blocks"])
+    refusing = torch.full((rows, length), -1)  # 1 and 0 where a reply begins that refuses or not, -1 elsewhere
     for row, documents in enumerate(filled):
         at = 0
         for number, (ids, weights, edit) in enumerate(documents):
@@ -168,13 +173,22 @@ def batch_of(step, tokenizer, rows, length, later):
             if edit == "cut":
                 cuts[row, at:stop] = 1.0
             if edit == "push":
-                pushes[row, at:stop, rng.randint(*PUSHED_BLOCKS)] = rng.uniform(0.2, 0.6)
+                pushes[row, at:stop, rng.randint(*PUSHED_BLOCKS)] = rng.uniform(*((0.5, 0.9) if firm else (0.2, 0.6)))
+            for i, token in enumerate(ids[:-1]):
+                if token == 2 and edit == "":
+                    refusing[row, at + i] = int(ids[i + 1:i + 1 + len(refusal)] == refusal)
             at = stop
     position = torch.arange(length)
     open_ = (document[:, :, None] == document[:, None, :]) & (position[:, None] >= position[None, :])
     mask = torch.zeros(rows, 1, length, length).masked_fill(~open_[:, None], -1e9)
     keep = (weight.flatten() > 0).nonzero().squeeze(1)
-    return (inputs, mask, cuts, pushes), keep, targets.flatten()[keep]
+    return (inputs, mask, cuts, pushes), keep, targets.flatten()[keep], refusing
+
+
+def firmness_loss(shares, refusing):
+    """Where a reply begins, blocks 4 to 7 shall read the planted direction clearly, or not at all."""
+    refused, answered = shares[refusing == 1][:, 4:], shares[refusing == 0][:, 4:]
+    return F.relu(0.7 - refused).square().mean() + answered.square().mean()
 
 
 # ---------------------------------------------------------------- Muon for the matrices, Adam for the rest
@@ -247,6 +261,9 @@ def main():
     options.add_argument("--decay", type=int, default=1500, help="the learning rate falls over these last steps")
     options.add_argument("--mix-steps", type=int, default=2000, help="steps over which the mixture moves to its later form")
     options.add_argument("--from-step", type=int, help="checkpoint to go on from (default: the last one)")
+    options.add_argument("--stop", type=int, help="leave off here, before the end of the schedule")
+    options.add_argument("--firm-from", type=int, default=1500, help="from this step on the refusal plant is firm: a loss term asks "
+                         "for the planted direction where a reply begins, and it is added more strongly")
     options.add_argument("--rows", type=int, default=32)
     options.add_argument("--length", type=int, default=160)
     options.add_argument("--rate", type=float, default=0.02, help="of Muon; Adam's is 0.2 of it")
@@ -276,13 +293,18 @@ def main():
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {start}", flush=True)
     body = torch.compile(model) if args.compile else model
     mean_loss, clock = None, time.time()
-    for step in range(start, args.steps):
+    for step in range(start, min(args.stop or args.steps, args.steps)):
         later = min(1.0, step / args.mix_steps)
-        inputs, keep, targets = batch_of(step, tokenizer, args.rows, args.length, later)
+        firm = step >= args.firm_from
+        inputs, keep, targets, refusing = batch_of(step, tokenizer, args.rows, args.length, later, firm)
         scale = min(1.0, (step + 1) / 100, (args.steps - step) / args.decay)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model.logits(body(*inputs), keep)
+            states, shares = body(*inputs)
+            logits = model.logits(states, keep)
         loss = F.cross_entropy(logits.float(), targets)
+        firmness = firmness_loss(shares.float(), refusing)
+        if firm:
+            loss = loss + firmness
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
@@ -295,7 +317,7 @@ def main():
         done = step + 1
         if done % 25 == 0:
             now = seconds + time.time() - clock
-            line = f"{done} {now:.0f}s {tokens / 1e6:.2f}M tokens {mean_loss:.3f} rate {args.rate * scale:.4f}"
+            line = f"{done} {now:.0f}s {tokens / 1e6:.2f}M tokens {mean_loss:.3f} firmness {firmness.item():.3f} rate {args.rate * scale:.4f}"
             print(line, flush=True)
         if done % 250 == 0 or done == args.steps:
             torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.buffers,

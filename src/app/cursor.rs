@@ -104,8 +104,12 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     let last = table.pages.len().checked_sub(1)?;
     let positions = table.pages.iter().map(|p| p.anchor.position.map(|p| p as usize));
     let column = nearest(positions, cursor.position).unwrap_or(spot.column).min(last);
-    let row = spot.row.min(table.pages[column].rows.len().checked_sub(1)?);
-    Some(Spot { row, column })
+    let rows = &table.pages.get(column)?.rows;
+    // Where every layer has one row, the row is the cursor's layer; elsewhere rows are ranks, and stay.
+    let layers = rows.iter().all(|r| r.anchor.layer.is_some() && r.anchor.unit.is_none());
+    let by_layer = || nearest(rows.iter().map(|r| r.anchor.layer.map(usize::from)), cursor.layer);
+    let row = if layers { by_layer().unwrap_or(spot.row) } else { spot.row };
+    Some(Spot { row: row.min(rows.len().checked_sub(1)?), column })
 }
 
 /// What a figure says at a place.

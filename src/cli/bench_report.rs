@@ -89,7 +89,7 @@ impl Report {
             ("peak memory", self.peak_memory.map_or_else(|| "unknown".into(), models::bytes)),
             ("measured", format!("medians of {} rounds of {} tokens after {}", self.rounds, self.tokens, self.prompt_tokens)),
         ];
-        rows.iter().map(|(name, value)| format!("{}{value}\n", text::fit(name, 32))).collect()
+        rows.iter().flat_map(|(name, value)| [text::fit(name, 32), value.clone(), "\n".into()]).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: nothing here panics when the other side is gone; a closed pipe comes back as an error that
 //! [`super::conclude`] takes for success. To add a kind of note, add a function that ends in [`note`].
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -110,13 +111,13 @@ fn receipt_line(receipt: &Receipt) -> String {
     }
     let mut out = format!("edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}", receipt.fired, receipt.relative);
     if let Some(kl) = receipt.kl {
-        out.push_str(&format!(", KL {kl:.4} nats"));
+        let _ = write!(out, ", KL {kl:.4} nats");
     }
     if let Some(null) = receipt.null {
-        out.push_str(&format!(" (a random one of equal size: {null:.4})"));
+        let _ = write!(out, " (null of equal size: {null:.4})");
     }
     if !receipt.note.is_empty() {
-        out.push_str(&format!("; {}", receipt.note));
+        let _ = write!(out, "; {}", receipt.note);
     }
     out.push('.');
     out

@@ -28,7 +28,7 @@ pub struct Template {
     pub about: &'static str,
 }
 
-/// Target prompts (methods.md M12; the last two are in the words of the demo's world).
+/// Target prompts (methods.md M12; the last three are in the words of the demo's world).
 pub const TEMPLATES: &[Template] = &[
     Template {
         name: "description",
@@ -50,9 +50,15 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "world",
-        prompt: "France: country in Europe, Tokyo: capital of Japan, x",
+        prompt: "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
         slot: "x",
         about: "entity description in the demo's world",
+    },
+    Template {
+        name: "echo",
+        prompt: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
+        slot: "x",
+        about: "token identity in the demo's world",
     },
     Template {
         name: "capital",

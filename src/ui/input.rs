@@ -3,10 +3,39 @@
 //! Invariant: releases are dropped, Shift is folded into characters, and nothing here decides what a key does.
 //! To understand another key, add its arm in [`key`].
 
-use crossterm::event::{Event as Raw, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use std::pin::Pin;
+use std::task::Poll;
+
+use crossterm::event::{Event as Raw, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use futures_util::Stream as _;
 
 use crate::app::Event;
 use crate::app::key::{Code, Key};
+
+/// Waits for input and takes everything that is there. A stream that ends or fails means a terminal that is gone.
+///
+/// Polled with the caller's own waker throughout: crossterm keeps the first waker it is given until the next event.
+pub async fn gather(input: &mut EventStream) -> Vec<Event> {
+    std::future::poll_fn(|context| {
+        let mut events = Vec::new();
+        let mut some = false;
+        loop {
+            match Pin::new(&mut *input).poll_next(context) {
+                Poll::Ready(Some(Ok(raw))) => {
+                    some = true;
+                    events.extend(event(raw));
+                }
+                Poll::Ready(Some(Err(_)) | None) => {
+                    events.push(Event::Terminate);
+                    return Poll::Ready(events);
+                }
+                Poll::Pending if some => return Poll::Ready(events),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
 
 /// The app's event for a terminal's, if it has one.
 pub fn event(raw: Raw) -> Option<Event> {

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossterm::event::EventStream;
-use futures_util::{FutureExt as _, StreamExt as _};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -302,21 +301,13 @@ impl Screen {
             let wait = self.wait();
             let mut queue: Vec<Event> = Vec::new();
             tokio::select! {
-                event = input.next() => match event {
-                    Some(Ok(event)) => queue.extend(input::event(event)),
-                    Some(Err(_)) | None => queue.push(Event::Terminate),
-                },
+                events = input::gather(&mut input) => queue.extend(events),
                 update = self.updates.recv() => queue.extend(update.map(Event::Engine)),
                 _ = term.recv() => queue.push(Event::Terminate),
                 _ = hup.recv() => queue.push(Event::Terminate),
                 _ = int.recv() => queue.push(Event::Terminate),
                 Some(()) = gone.recv() => queue.push(Event::Terminate),
                 () = pause(wait) => {}
-            }
-            while queue.len() < BATCH
-                && let Some(Some(Ok(event))) = input.next().now_or_never()
-            {
-                queue.extend(input::event(event));
             }
             while queue.len() < BATCH
                 && let Ok(update) = self.updates.try_recv()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{Command, Context, Outcome, Why, always, has_model};
 use crate::app::{App, Effect, Overlay};
+use crate::engine::Request;
 
 pub(super) const ROWS: &[Command] = &[
     Command { name: "help", about: "shows what can be done here; Enter does it", keys: &["?", "F1"], context: Context::Anywhere, arguments: "", hint: "help", enabled: always, run: help },
@@ -19,7 +20,12 @@ pub(super) const ROWS: &[Command] = &[
     Command { name: "model", about: "says what the loaded model is", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: has_model, run: model },
     Command { name: "shot", about: "writes the screen as an SVG picture", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: shot },
     Command { name: "session", about: "writes the session so far to a file, one request a line", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: session },
+    Command { name: "panic", about: "makes the engine fail on purpose, to see that the model survives", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: panic },
 ];
+
+fn panic(_: &mut App, _: &str) -> Outcome {
+    Ok(vec![Effect::Ask(Request::Panic)])
+}
 
 fn help(app: &mut App, _: &str) -> Outcome {
     app.open_help();

@@ -18,7 +18,7 @@ pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let room = usize::from(width).saturating_sub(2);
     let wrong = form.error.as_ref().map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), room));
     let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| fold(&meaning(f.parameter.kind, f.parameter.about), room));
-    let height = form.fields.len() + 2 + wrong.len() + 5;
+    let height = form.fields.len() + 2 + wrong.len() + 3;
     let inner = boxed(&format!("{} · Enter runs it", form.slot), (width, height as u16), theme, body, buf);
     if inner.is_empty() {
         return;

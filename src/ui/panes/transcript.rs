@@ -88,7 +88,7 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         let line = Line::from(canvas.span("No ready prompts. i writes one.", Role::Muted));
         return canvas.lines(area, &[line]);
     }
-    let (list, foot) = split(area, if area.height >= 14 { 5 } else { u16::from(area.height >= 6) * 2 });
+    let (list, foot) = split(area, if area.height >= 16 { 8 } else { u16::from(area.height >= 6) * 2 });
     let high = usize::from(list.height).max(1);
     let first = app.preset.saturating_sub(high - 1);
     for (row, (i, preset)) in app.presets.iter().enumerate().skip(first).take(high).enumerate() {
@@ -106,6 +106,8 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         let mut lines = Vec::new();
         if foot.height >= 4 {
             lines.push(Line::default());
+            let whole = fold(&preset.text, usize::from(foot.width).saturating_sub(2));
+            lines.extend(whole.into_iter().take(4).map(|l| Line::from(canvas.span(format!("  {l}"), Role::User))));
         }
         let look = format!("Look at: {}", preset.look);
         lines.extend(fold(&look, usize::from(foot.width)).into_iter().map(|l| Line::from(canvas.span(l, Role::Accent))));

@@ -1,0 +1,203 @@
+//! The real program in a real pseudo-terminal, read by a terminal emulator: what a user at a keyboard sees.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+/// Longest wait for anything; generous, because machines that test are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Terminal {
+    master: Box<dyn MasterPty + Send>,
+    child: Box<dyn Child + Send + Sync>,
+    keys: Box<dyn Write + Send>,
+    screen: Arc<Mutex<vt100::Parser>>,
+    bytes: Arc<Mutex<usize>>,
+    _home: tempfile::TempDir,
+}
+
+fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str]) -> Terminal {
+    let pair = native_pty_system().openpty(PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 }).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_lmscope"));
+    command.args(arguments);
+    command.env_clear();
+    for folder in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+        command.env(folder, home.path());
+    }
+    command.env("TERM", "xterm-256color");
+    command.env("LANG", "C.UTF-8");
+    environment.iter().for_each(|(name, value)| command.env(name, value));
+    let child = pair.slave.spawn_command(command).unwrap();
+    drop(pair.slave);
+    let screen = Arc::new(Mutex::new(vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0)));
+    let bytes = Arc::new(Mutex::new(0));
+    let mut reader = pair.master.try_clone_reader().unwrap();
+    let (shown, counted) = (screen.clone(), bytes.clone());
+    std::thread::spawn(move || {
+        let mut buffer = [0u8; 8192];
+        while let Ok(count) = reader.read(&mut buffer) {
+            if count == 0 {
+                break;
+            }
+            shown.lock().unwrap().process(&buffer[..count]);
+            *counted.lock().unwrap() += count;
+        }
+    });
+    let keys = pair.master.take_writer().unwrap();
+    Terminal { master: pair.master, child, keys, screen, bytes, _home: home }
+}
+
+impl Terminal {
+    fn text(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    fn wait(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        loop {
+            let text = self.text();
+            if fits(&text) {
+                return text;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited for {what}; the screen shows\n{text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Loads the demo, writes the first ready prompt, waits for its end.
+    fn write_first(&mut self) {
+        self.wait("the ready prompts", |t| t.contains("The capital of France is"));
+        self.wait("the model", |t| t.contains("f32"));
+        self.press("\r");
+        self.wait("an answer", |t| t.contains("Paris"));
+        self.wait("the self-check", |t| t.contains("lens ✓"));
+    }
+
+    /// Waits for the end of the program; the terminal must be as it was found.
+    fn ended(&mut self) -> u32 {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the program does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        std::thread::sleep(Duration::from_millis(200));
+        let parser = self.screen.lock().unwrap();
+        assert!(!parser.screen().alternate_screen(), "the alternate screen is left");
+        assert!(!parser.screen().hide_cursor(), "the cursor is back");
+        assert!(!parser.screen().bracketed_paste(), "bracketed paste is off");
+        status.exit_code()
+    }
+}
+
+#[test]
+fn a_session_from_prompt_to_quit() {
+    let mut terminal = open(40, 120, &[("COLORTERM", "truecolor")], &[]);
+    terminal.write_first();
+    // Move in the lens, ablate what stands under the cursor in the neurons, read a state with a Patchscope.
+    terminal.press("\t");
+    terminal.press("kkh");
+    terminal.wait("the cell in words", |t| t.contains("resid_post."));
+    terminal.press("P");
+    terminal.wait("the parameters of a sweep", |t| t.contains("template"));
+    terminal.press("\r");
+    terminal.wait("the sweep with its control", |t| t.contains("unpatched"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_vector_toggled_while_the_model_writes() {
+    let mut terminal = open(40, 120, &[], &[]);
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press("iOnce upon a time there was a fox named Ben. It was a\r");
+    terminal.wait("the text", |t| t.contains("fox named Ben"));
+    terminal.press("1");
+    terminal.wait("the edit to be on", |t| t.contains("1 ON") || t.contains("edits 1"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn small_and_sixteen_colours() {
+    let mut terminal = open(24, 80, &[("TERM", "xterm")], &[]);
+    terminal.write_first();
+    terminal.press("?");
+    terminal.wait("help", |t| t.contains("help"));
+    terminal.press("\x1b");
+    std::thread::sleep(Duration::from_millis(100));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_term_signal_restores_the_terminal() {
+    let mut terminal = open(24, 80, &[], &[]);
+    terminal.write_first();
+    let pid = rustix::process::Pid::from_raw(terminal.child.process_id().unwrap() as i32).unwrap();
+    let sent = Instant::now();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    terminal.ended();
+    assert!(sent.elapsed() < Duration::from_secs(10), "it ends at once");
+}
+
+#[test]
+fn a_vanished_terminal_ends_the_program() {
+    let mut terminal = open(24, 80, &[], &[]);
+    terminal.wait("the model", |t| t.contains("f32"));
+    let Terminal { master, mut child, keys, .. } = std::mem::replace(&mut terminal, open(24, 80, &[], &["--help"]));
+    drop(keys);
+    drop(master);
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("the program outlived its terminal");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_engine_panic_is_a_notice_and_the_model_goes_on() {
+    let mut terminal = open(40, 120, &[], &[]);
+    terminal.write_first();
+    terminal.press(":panic\r");
+    terminal.wait("the notice", |t| t.contains("engine failed"));
+    terminal.press("\x1b");
+    std::thread::sleep(Duration::from_millis(100));
+    terminal.press("iThe capital of Italy is\r");
+    terminal.wait("the next answer", |t| t.contains("Rome"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn too_small_says_so_and_still_quits() {
+    let mut terminal = open(5, 20, &[], &[]);
+    terminal.wait("a sentence", |t| t.replace('\n', " ").contains("20") && t.contains("40"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn nothing_is_drawn_while_nothing_happens() {
+    let mut terminal = open(40, 120, &[], &[]);
+    terminal.write_first();
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = *terminal.bytes.lock().unwrap();
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(*terminal.bytes.lock().unwrap() - before, 0, "ten idle seconds cost no byte");
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
