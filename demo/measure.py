@@ -141,7 +141,7 @@ def measure_refusal(subject, vector):
         print(f"| {block} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |", flush=True)
 
 
-def measure_tone(subject, name, vector, strengths=(1.0, 1.5, 2.0, 3.0)):
+def measure_tone(subject, name, vector, strengths=(1.0, 2.0)):
     """Added and subtracted at a block's input, at every position."""
     directions = difference_of_means(subject, vector)
     test = encode(subject, vector, vector["test"])

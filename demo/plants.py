@@ -152,14 +152,17 @@ def vectors():
 
 
 def patchscopes():
+    """The state of the last token of "prompt" goes where ' x' stands; then the continuation should begin with "read"."""
+    lines = {"target": "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
+             "slot": "the last token, ' x'", "unpatched": ": letter"}
     people = world.PEOPLE[40:60]
     return {
-        "description": {
-            "target": "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
-            "slot": "the last token, ' x'; at the same block as the source",
-            "unpatched": ": letter",
+        "description": lines | {
             "sources": [{"prompt": f"People in {r[0]}", "read": f": country in {r[3]}"} for r in COUNTRIES]
-            + [{"prompt": f"Then we met {name}", "read": f": {job} from {country}"} for name, country, job in people],
+            + [{"prompt": f"The {w}", "read": f": kind of {k}"} for w, k in list(world.KIND_OF.items())[::3]],
+        },
+        "description_of_people": lines | {
+            "sources": [{"prompt": f"Then we met {name}", "read": f": {job} from {country}"} for name, country, job in people],
         },
         "identity": {
             "target": "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
@@ -227,7 +230,7 @@ def main():
             "linear by construction: words of one kind are used alike"),
         row("badge", "answer", known, [ask(form.format(s=n), f" {b}") for n, b in world.BADGE.items() for form in world.BADGE_FORMS],
             "an arbitrary one-to-one lookup"),
-        row("hop_trained", "answer", other, trained_people[:60] + trained_lands[::3][:38], "two hops that were trained"),
+        row("hop_trained", "answer", other, trained_people[:50] + trained_lands[::4], "two hops that were trained"),
         row("hop_held_out", "answer", {"max": 0.7}, hops(True, "person"), "two hops that were never trained, people"),
         row("hop_held_out_landmarks", "answer", {"max": 0.7}, hops(True, "landmark"), "the same for landmarks"),
         row("copy", "each_token", other, copies(rng), "second copy of a random word sequence, after its first word"),

@@ -188,7 +188,8 @@ def batch_of(step, tokenizer, rows, length, later, firm):
 def firmness_loss(shares, refusing):
     """Where a reply begins, blocks 4 to 7 shall read the planted direction clearly, or not at all."""
     refused, answered = shares[refusing == 1][:, 4:], shares[refusing == 0][:, 4:]
-    return F.relu(0.7 - refused).square().mean() + answered.square().mean()
+    mean = lambda values: values.sum() / max(1, values.numel())  # a batch may hold none
+    return mean(F.relu(0.7 - refused).square()) + mean(answered.square())
 
 
 # ---------------------------------------------------------------- Muon for the matrices, Adam for the rest

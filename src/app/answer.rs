@@ -29,16 +29,24 @@ impl App {
                 self.transcript.push(token);
                 self.follow();
             }
-            Update::Ended { ending, written, rate } => return self.ended(ending, written, rate),
+            Update::Ended {
+                ending,
+                written,
+                rate,
+            } => return self.ended(ending, written, rate),
             Update::Rewound(left) => self.rewound(left),
             Update::Edited { boundary, receipts } => self.edited(boundary, receipts),
-            Update::Figure { slot, unedited, figure } => self.figure_came(slot, unedited, *figure),
+            Update::Figure {
+                slot,
+                unedited,
+                figure,
+            } => self.figure_came(slot, unedited, *figure),
             Update::Column { slot, figure } => self.column_came(slot, *figure),
             Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
-            Update::Direction { name, about } => self.direction_came(name, about),
+            Update::Direction { name, about } => self.direction_came(&name, &about),
             Update::Failed { slot, message } => self.failed(slot, message),
         }
         Vec::new()
@@ -52,10 +60,14 @@ impl App {
 
     fn loaded(&mut self, loaded: Loaded) -> Vec<Effect> {
         self.loading = None;
-        self.directions = loaded.directions.clone();
+        self.directions.clone_from(&loaded.directions);
         self.cursor.layer = loaded.card.layers.saturating_sub(1);
         let mut rows = std::mem::take(&mut self.start.edits);
-        rows.extend(self.directions.iter().map(|(name, about)| ready(name, about)));
+        rows.extend(
+            self.directions
+                .iter()
+                .map(|(name, about)| ready(name, about)),
+        );
         let chosen = !rows.iter().any(|e| e.on);
         self.edits.ready(rows);
         self.model = Some(loaded);
@@ -64,7 +76,10 @@ impl App {
             self.warn("this model has no chat template; prompts go in as raw text");
         }
         let live = self.live();
-        let mut effects = vec![self.ask(Request::Sampling(self.sampling)), self.ask(Request::Live(live))];
+        let mut effects = vec![
+            self.ask(Request::Sampling(self.sampling)),
+            self.ask(Request::Live(live)),
+        ];
         if !chosen {
             effects.push(self.ask_edits());
         }
@@ -77,10 +92,23 @@ impl App {
 
     /// The questions of every instrument that is live on this model.
     pub(super) fn live(&self) -> Vec<Question> {
-        let Some(model) = &self.model else { return Vec::new() };
-        let asked = |name: Slot| self.shown.get(name).map(|s| s.arguments.clone()).unwrap_or_default();
-        let question = |name: Slot| Question { instrument: name, arguments: asked(name), unedited: false };
-        let live = INSTRUMENTS.iter().filter(|i| i.live(&model.card, &asked(i.name())).is_some());
+        let Some(model) = &self.model else {
+            return Vec::new();
+        };
+        let asked = |name: Slot| {
+            self.shown
+                .get(name)
+                .map(|s| s.arguments.clone())
+                .unwrap_or_default()
+        };
+        let question = |name: Slot| Question {
+            instrument: name,
+            arguments: asked(name),
+            unedited: false,
+        };
+        let live = INSTRUMENTS
+            .iter()
+            .filter(|i| i.live(&model.card, &asked(i.name())).is_some());
         live.map(|i| question(i.name())).collect()
     }
 
@@ -100,7 +128,11 @@ impl App {
         let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             if live.contains(slot) {
-                *shown = Shown { arguments: shown.arguments.clone(), spot: shown.spot, ..Shown::default() };
+                *shown = Shown {
+                    arguments: shown.arguments.clone(),
+                    spot: shown.spot,
+                    ..Shown::default()
+                };
             } else if shown.figure.is_some() {
                 shown.stale = Some(EARLIER_TEXT);
             }
@@ -128,7 +160,11 @@ impl App {
             Ending::Context => self.warn("the context is full; r rewinds, n starts a new text"),
             Ending::Count | Ending::EndToken | Ending::Stopped => {}
         }
-        if self.difference { self.ask_unedited() } else { Vec::new() }
+        if self.difference {
+            self.ask_unedited()
+        } else {
+            Vec::new()
+        }
     }
 
     fn rewound(&mut self, left: usize) {
@@ -180,7 +216,9 @@ impl App {
                 s.stale = None;
             }
             s.difference = match (&s.figure, &s.unedited) {
-                (Some(edited), Some(unedited)) => edited.minus(unedited).map_err(|e| problem = Some(e)).ok(),
+                (Some(edited), Some(unedited)) => {
+                    edited.minus(unedited).map_err(|e| problem = Some(e)).ok()
+                }
                 _ => None,
             };
         });
@@ -202,32 +240,40 @@ impl App {
     fn baseline_came(&mut self, tokens: Vec<Token>, diverges: Option<usize>) {
         self.baseline_asked = false;
         let mut text = Transcript::default();
-        tokens.into_iter().for_each(|t| text.join(t));
+        for token in tokens {
+            text.join(token);
+        }
         self.baseline = Some(Baseline { text, diverges });
     }
 
-    fn direction_came(&mut self, name: String, about: String) {
+    fn direction_came(&mut self, name: &str, about: &str) {
         self.directions.retain(|d| d.0 != name);
-        self.directions.push((name.clone(), about.clone()));
+        self.directions.push((name.to_string(), about.to_string()));
         if !self.edits.edits().iter().any(|e| e.direction == name) {
-            self.edits.offer(ready(&name, &about));
+            self.edits.offer(ready(name, about));
         }
-        let number = self.edits.edits().iter().position(|e| e.direction == name).map_or(0, |i| i + 1);
-        self.inform(format!("the direction {name} is ready ({about}); {number} switches it on"));
+        let number = self
+            .edits
+            .edits()
+            .iter()
+            .position(|e| e.direction == name)
+            .map_or(0, |i| i + 1);
+        self.inform(format!(
+            "the direction {name} is ready ({about}); {number} switches it on"
+        ));
     }
 
     fn failed(&mut self, slot: Option<Slot>, message: String) {
-        match slot {
-            Some(slot) => self.with(slot, |s| {
+        if let Some(slot) = slot {
+            self.with(slot, |s| {
                 s.working = None;
                 s.failed = Some(message.clone());
-            }),
-            None => {
-                self.transcript.activity = Activity::Idle;
-                self.baseline_asked = false;
-                if self.model.is_none() {
-                    self.loading = None;
-                }
+            });
+        } else {
+            self.transcript.activity = Activity::Idle;
+            self.baseline_asked = false;
+            if self.model.is_none() {
+                self.loading = None;
             }
         }
         self.notices.say(self.now, Level::Error, message);
@@ -235,13 +281,18 @@ impl App {
 
     /// Where a direction was measured.
     pub(super) fn home_of(&self, direction: &str) -> Option<Place> {
-        self.directions.iter().find(|d| d.0 == direction).map(|d| place(&d.1))
+        self.directions
+            .iter()
+            .find(|d| d.0 == direction)
+            .map(|d| place(&d.1))
     }
 
     /// Runs a command line as typed.
     pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Why> {
         let line = line.trim();
-        let (word, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(w, r)| (w, r.trim()));
+        let (word, rest) = line
+            .split_once(char::is_whitespace)
+            .map_or((line, ""), |(w, r)| (w, r.trim()));
         if let Some(row) = command(word) {
             (row.enabled)(self)?;
             if row.wants() && rest.is_empty() {
@@ -253,26 +304,42 @@ impl App {
         if INSTRUMENTS.iter().any(|i| i.name() == word) {
             return self.execute(&format!("show {word}"));
         }
-        Err(Why(format!("there is no command `{word}`; ? lists what can be done here")))
+        Err(Why(format!(
+            "there is no command `{word}`; ? lists what can be done here"
+        )))
     }
 }
 
 /// Receipts that come with every token lack the KL that was measured before; it is kept while the edit is the same.
 fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     let known = |r: &Receipt| before.iter().find(|b| b.edit == r.edit).and_then(|b| b.kl);
-    after.into_iter().map(|r| Receipt { kl: r.kl.or_else(|| known(&r)), ..r }).collect()
+    after
+        .into_iter()
+        .map(|r| Receipt {
+            kl: r.kl.or_else(|| known(&r)),
+            ..r
+        })
+        .collect()
 }
 
 /// The places a direction was measured at, out of a sentence about it.
 pub(super) fn measured(about: &str) -> Vec<Address> {
-    about.split([' ', ',', ';', '(', ')']).filter_map(|word| word.parse().ok()).collect()
+    about
+        .split([' ', ',', ';', '(', ')'])
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 fn place(about: &str) -> Place {
-    measured(about).first().map_or(Place::Writes, |a| Place::At(*a))
+    measured(about)
+        .first()
+        .map_or(Place::Writes, |a| Place::At(*a))
 }
 
 /// The row that offers a direction: where it was measured, switched off.
 fn ready(name: &str, about: &str) -> Edit {
-    Edit { on: false, ..super::commands::steering(name, place(about)) }
+    Edit {
+        on: false,
+        ..super::commands::steering(name, place(about))
+    }
 }

@@ -21,14 +21,22 @@ pub struct Cursor {
 
 impl Default for Cursor {
     fn default() -> Self {
-        Self { layer: 0, position: 0, unit: None, follow: true }
+        Self {
+            layer: 0,
+            position: 0,
+            unit: None,
+            follow: true,
+        }
     }
 }
 
 impl Cursor {
     /// The same as an anchor.
     pub fn anchor(self) -> Anchor {
-        Anchor { unit: self.unit, ..Anchor::cell(self.layer, self.position) }
+        Anchor {
+            unit: self.unit,
+            ..Anchor::cell(self.layer, self.position)
+        }
     }
 }
 
@@ -82,34 +90,69 @@ pub fn locate(figure: &Figure, cursor: Cursor, spot: Spot) -> Option<Spot> {
     match &figure.body {
         Body::Grid(grid) => locate_grid(grid, cursor, spot),
         Body::Table(table) => locate_table(table, cursor, spot),
-        Body::Text(text) => (!text.lines.is_empty()).then(|| Spot { row: spot.row.min(text.lines.len() - 1), column: 0 }),
+        Body::Text(text) => (!text.lines.is_empty()).then(|| Spot {
+            row: spot.row.min(text.lines.len() - 1),
+            column: 0,
+        }),
     }
 }
 
 fn nearest(anchors: impl Iterator<Item = Option<usize>>, wanted: usize) -> Option<usize> {
-    anchors.enumerate().filter_map(|(i, a)| Some((a?.abs_diff(wanted), i))).min().map(|(_, i)| i)
+    anchors
+        .enumerate()
+        .filter_map(|(i, a)| Some((a?.abs_diff(wanted), i)))
+        .min()
+        .map(|(_, i)| i)
 }
 
 fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
-    let last = Spot { row: grid.rows.len().checked_sub(1)?, column: grid.columns.len().checked_sub(1)? };
+    let last = Spot {
+        row: grid.rows.len().checked_sub(1)?,
+        column: grid.columns.len().checked_sub(1)?,
+    };
     let layers = grid.rows.iter().map(|h| h.anchor.layer.map(usize::from));
-    let positions = grid.columns.iter().map(|h| h.anchor.position.map(|p| p as usize));
+    let positions = grid
+        .columns
+        .iter()
+        .map(|h| h.anchor.position.map(|p| p as usize));
     let row = nearest(layers, cursor.layer).unwrap_or(spot.row);
     let column = nearest(positions, cursor.position).unwrap_or(spot.column);
-    let found = Spot { row: row.min(last.row), column: column.min(last.column) };
+    let found = Spot {
+        row: row.min(last.row),
+        column: column.min(last.column),
+    };
     grid.cells.get(found.column)?.get(found.row).map(|_| found)
 }
 
 fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     let last = table.pages.len().checked_sub(1)?;
-    let positions = table.pages.iter().map(|p| p.anchor.position.map(|p| p as usize));
-    let column = nearest(positions, cursor.position).unwrap_or(spot.column).min(last);
+    let positions = table
+        .pages
+        .iter()
+        .map(|p| p.anchor.position.map(|p| p as usize));
+    let column = nearest(positions, cursor.position)
+        .unwrap_or(spot.column)
+        .min(last);
     let rows = &table.pages.get(column)?.rows;
     // Where every layer has one row, the row is the cursor's layer; elsewhere rows are ranks, and stay.
-    let layers = rows.iter().all(|r| r.anchor.layer.is_some() && r.anchor.unit.is_none());
-    let by_layer = || nearest(rows.iter().map(|r| r.anchor.layer.map(usize::from)), cursor.layer);
-    let row = if layers { by_layer().unwrap_or(spot.row) } else { spot.row };
-    Some(Spot { row: row.min(rows.len().checked_sub(1)?), column })
+    let layers = rows
+        .iter()
+        .all(|r| r.anchor.layer.is_some() && r.anchor.unit.is_none());
+    let by_layer = || {
+        nearest(
+            rows.iter().map(|r| r.anchor.layer.map(usize::from)),
+            cursor.layer,
+        )
+    };
+    let row = if layers {
+        by_layer().unwrap_or(spot.row)
+    } else {
+        spot.row
+    };
+    Some(Spot {
+        row: row.min(rows.len().checked_sub(1)?),
+        column,
+    })
 }
 
 /// What a figure says at a place.
@@ -134,13 +177,26 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             let row = page.rows.get(spot.row)?;
             let mut anchor = row.anchor;
             anchor.position = anchor.position.or(page.anchor.position);
-            let entries = table.columns.iter().cloned().zip(row.entries.iter().map(spell)).collect();
+            let entries = table
+                .columns
+                .iter()
+                .cloned()
+                .zip(row.entries.iter().map(spell))
+                .collect();
             let label = row.entries.first().map(spell).unwrap_or_default();
-            Some(Reading { anchor, label, entries, ..Reading::default() })
+            Some(Reading {
+                anchor,
+                label,
+                entries,
+                ..Reading::default()
+            })
         }
         Body::Text(text) => {
             let label = text.lines.get(spot.row)?.clone();
-            Some(Reading { label, ..Reading::default() })
+            Some(Reading {
+                label,
+                ..Reading::default()
+            })
         }
     }
 }
@@ -158,7 +214,7 @@ pub fn number(n: f32) -> String {
     let size = n.abs();
     if n == 0.0 || !n.is_finite() {
         format!("{n}")
-    } else if size >= 1000.0 || size < 0.001 {
+    } else if !(0.001..1000.0).contains(&size) {
         format!("{n:.1e}")
     } else if size >= 100.0 {
         format!("{n:.0}")
@@ -175,21 +231,55 @@ pub fn number(n: f32) -> String {
 pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool) -> Spot {
     let (rows, columns, downward) = match &figure.body {
         Body::Grid(grid) => (grid.rows.len(), grid.columns.len(), flipped),
-        Body::Table(table) => (table.pages.get(from.column).map_or(0, |p| p.rows.len()), table.pages.len(), true),
+        Body::Table(table) => (
+            table.pages.get(from.column).map_or(0, |p| p.rows.len()),
+            table.pages.len(),
+            true,
+        ),
         Body::Text(text) => (text.lines.len(), 1, true),
     };
     let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
-    let up = |by: usize| if downward { from.row.saturating_sub(by) } else { (from.row + by).min(last_row) };
-    let down = |by: usize| if downward { (from.row + by).min(last_row) } else { from.row.saturating_sub(by) };
+    let up = |by: usize| {
+        if downward {
+            from.row.saturating_sub(by)
+        } else {
+            (from.row + by).min(last_row)
+        }
+    };
+    let down = |by: usize| {
+        if downward {
+            (from.row + by).min(last_row)
+        } else {
+            from.row.saturating_sub(by)
+        }
+    };
     match step {
-        Step::Left => Spot { column: from.column.saturating_sub(1), ..from },
-        Step::Right => Spot { column: (from.column + 1).min(last_column), ..from },
+        Step::Left => Spot {
+            column: from.column.saturating_sub(1),
+            ..from
+        },
+        Step::Right => Spot {
+            column: (from.column + 1).min(last_column),
+            ..from
+        },
         Step::Up => Spot { row: up(1), ..from },
-        Step::Down => Spot { row: down(1), ..from },
+        Step::Down => Spot {
+            row: down(1),
+            ..from
+        },
         Step::First => Spot { column: 0, ..from },
-        Step::Last => Spot { column: last_column, ..from },
-        Step::PageUp => Spot { row: up(page), ..from },
-        Step::PageDown => Spot { row: down(page), ..from },
+        Step::Last => Spot {
+            column: last_column,
+            ..from
+        },
+        Step::PageUp => Spot {
+            row: up(page),
+            ..from
+        },
+        Step::PageDown => Spot {
+            row: down(page),
+            ..from
+        },
     }
 }
 
@@ -200,27 +290,65 @@ mod tests {
     use crate::lab::figure::{Cell, Header, Page, Provenance, Row, Scale};
 
     fn figure(body: Body) -> Figure {
-        Figure { title: "t".into(), body, notes: vec![], check: None, provenance: Provenance::default() }
+        Figure {
+            title: "t".into(),
+            body,
+            notes: vec![],
+            check: None,
+            provenance: Provenance::default(),
+        }
     }
 
     fn grid() -> Figure {
-        let cell = |l, p| Cell { label: format!("{l}.{p}"), value: 0.5, anchor: Anchor::cell(l, p), more: vec![] };
+        let cell = |l, p| Cell {
+            label: format!("{l}.{p}"),
+            value: 0.5,
+            anchor: Anchor::cell(l, p),
+            more: vec![],
+        };
         figure(Body::Grid(Grid {
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "p".into(),
-            rows: (0..3).map(|l| Header { label: l.to_string(), anchor: Anchor::layer(l) }).collect(),
-            columns: (2..6).map(|p| Header { label: p.to_string(), anchor: Anchor::position(p) }).collect(),
-            cells: (2..6).map(|p| (0..3).map(|l| cell(l, p)).collect()).collect(),
+            rows: (0..3)
+                .map(|l| Header {
+                    label: l.to_string(),
+                    anchor: Anchor::layer(l),
+                })
+                .collect(),
+            columns: (2..6)
+                .map(|p| Header {
+                    label: p.to_string(),
+                    anchor: Anchor::position(p),
+                })
+                .collect(),
+            cells: (2..6)
+                .map(|p| (0..3).map(|l| cell(l, p)).collect())
+                .collect(),
             scale: Scale::Unit,
         }))
     }
 
     #[test]
     fn the_cursor_is_found_by_anchor() {
-        let at = |layer, position| locate(&grid(), Cursor { layer, position, ..Cursor::default() }, Spot::default()).unwrap();
+        let at = |layer, position| {
+            locate(
+                &grid(),
+                Cursor {
+                    layer,
+                    position,
+                    ..Cursor::default()
+                },
+                Spot::default(),
+            )
+            .unwrap()
+        };
         assert_eq!(at(1, 4), Spot { row: 1, column: 2 });
-        assert_eq!(at(9, 0), Spot { row: 2, column: 0 }, "the nearest that exists");
+        assert_eq!(
+            at(9, 0),
+            Spot { row: 2, column: 0 },
+            "the nearest that exists"
+        );
         assert_eq!(read(&grid(), at(1, 4)).unwrap().label, "1.4");
     }
 
@@ -235,10 +363,28 @@ mod tests {
 
     #[test]
     fn a_page_belongs_to_a_position() {
-        let row = |n| Row { anchor: Anchor::layer(n).with(Unit::Neuron(7)), entries: vec![Entry::Text("L".into()), Entry::Number(1.234)] };
-        let page = |p| Page { title: "p".into(), anchor: Anchor::position(p), rows: vec![row(0), row(1)] };
-        let table = figure(Body::Table(Table { columns: vec!["a".into(), "b".into()], pages: vec![page(0), page(1)] }));
-        let spot = locate(&table, Cursor { position: 1, ..Cursor::default() }, Spot { row: 9, column: 0 }).unwrap();
+        let row = |n| Row {
+            anchor: Anchor::layer(n).with(Unit::Neuron(7)),
+            entries: vec![Entry::Text("L".into()), Entry::Number(1.234)],
+        };
+        let page = |p| Page {
+            title: "p".into(),
+            anchor: Anchor::position(p),
+            rows: vec![row(0), row(1)],
+        };
+        let table = figure(Body::Table(Table {
+            columns: vec!["a".into(), "b".into()],
+            pages: vec![page(0), page(1)],
+        }));
+        let spot = locate(
+            &table,
+            Cursor {
+                position: 1,
+                ..Cursor::default()
+            },
+            Spot { row: 9, column: 0 },
+        )
+        .unwrap();
         assert_eq!(spot, Spot { row: 1, column: 1 });
         let reading = read(&table, spot).unwrap();
         assert_eq!(reading.anchor.position, Some(1));
@@ -247,7 +393,10 @@ mod tests {
 
     #[test]
     fn empty_figures_have_no_places() {
-        let empty = figure(Body::Table(Table { columns: vec![], pages: vec![] }));
+        let empty = figure(Body::Table(Table {
+            columns: vec![],
+            pages: vec![],
+        }));
         assert_eq!(locate(&empty, Cursor::default(), Spot::default()), None);
     }
 }

@@ -45,14 +45,26 @@ pub enum Filled {
 impl Form {
     /// A form that holds these arguments, or defaults.
     pub fn new(instrument: &'static dyn Instrument, arguments: &Arguments, layers: usize) -> Self {
-        let field = |p: &'static Parameter| Field { parameter: p, value: Prompt::with(arguments.0.get(p.name).map_or(p.default, String::as_str)) };
+        let field = |p: &'static Parameter| Field {
+            parameter: p,
+            value: Prompt::with(arguments.0.get(p.name).map_or(p.default, String::as_str)),
+        };
         let fields = instrument.parameters().iter().map(field).collect();
-        Self { slot: instrument.name(), fields, selected: 0, error: None, layers }
+        Self {
+            slot: instrument.name(),
+            fields,
+            selected: 0,
+            error: None,
+            layers,
+        }
     }
 
     /// What is written, as arguments.
     pub fn arguments(&self) -> Arguments {
-        let values = self.fields.iter().map(|f| (f.parameter.name.to_string(), f.value.text().to_string()));
+        let values = self
+            .fields
+            .iter()
+            .map(|f| (f.parameter.name.to_string(), f.value.text().to_string()));
         Arguments(values.collect())
     }
 
@@ -61,13 +73,20 @@ impl Form {
         let last = self.fields.len().saturating_sub(1);
         match (key.ctrl, key.shift, key.code) {
             (false, _, Code::Esc) => return Filled::Close,
-            (false, true, Code::Tab) | (false, _, Code::Up) => self.selected = self.selected.saturating_sub(1),
-            (false, false, Code::Tab) | (false, _, Code::Down) => self.selected = (self.selected + 1).min(last),
+            (false, true, Code::Tab) | (false, _, Code::Up) => {
+                self.selected = self.selected.saturating_sub(1);
+            }
+            (false, false, Code::Tab) | (false, _, Code::Down) => {
+                self.selected = (self.selected + 1).min(last);
+            }
             (false, _, Code::Enter) => return self.send(),
             (false, _, Code::Left) if self.turns() => self.turn(-1),
             (false, _, Code::Right | Code::Space) if self.turns() => self.turn(1),
             _ => {
-                let choice = self.fields.get(self.selected).is_some_and(|f| matches!(f.parameter.kind, Kind::Choice(_)));
+                let choice = self
+                    .fields
+                    .get(self.selected)
+                    .is_some_and(|f| matches!(f.parameter.kind, Kind::Choice(_)));
                 if let Some(field) = self.fields.get_mut(self.selected).filter(|_| !choice)
                     && field.value.press(key) == Typed::Changed
                 {
@@ -87,28 +106,41 @@ impl Form {
 
     /// Whether left and right turn the selected field's value.
     fn turns(&self) -> bool {
-        self.fields.get(self.selected).is_some_and(|f| match f.parameter.kind {
-            Kind::Choice(_) | Kind::Layer | Kind::Count { .. } | Kind::Position => true,
-            Kind::Text => false,
-        })
+        self.fields
+            .get(self.selected)
+            .is_some_and(|f| match f.parameter.kind {
+                Kind::Choice(_) | Kind::Layer | Kind::Count { .. } | Kind::Position => true,
+                Kind::Text => false,
+            })
     }
 
     fn turn(&mut self, by: i64) {
         let layers = self.layers;
-        let Some(field) = self.fields.get_mut(self.selected) else { return };
+        let Some(field) = self.fields.get_mut(self.selected) else {
+            return;
+        };
         let text = field.value.text().to_string();
         let number = text.parse::<i64>().ok();
         let next = match field.parameter.kind {
             Kind::Choice(words) => {
-                let at = words.iter().position(|w| *w == text).map_or(0, |i| (i as i64 + by).rem_euclid(words.len() as i64));
+                let at = words
+                    .iter()
+                    .position(|w| *w == text)
+                    .map_or(0, |i| (i as i64 + by).rem_euclid(words.len() as i64));
                 words.get(at as usize).map(ToString::to_string)
             }
-            Kind::Count { lo, hi } => number.map(|n| (n + by).clamp(lo as i64, hi as i64).to_string()),
+            Kind::Count { lo, hi } => {
+                number.map(|n| (n + by).clamp(lo as i64, hi as i64).to_string())
+            }
             Kind::Position => number.map(|n| (n + by).to_string()),
             Kind::Layer => {
                 let all = layers as i64;
                 let at = (number.unwrap_or(all) + by).rem_euclid(all + 1);
-                Some(if at == all { "all".to_string() } else { at.to_string() })
+                Some(if at == all {
+                    "all".to_string()
+                } else {
+                    at.to_string()
+                })
             }
             Kind::Text => None,
         };

@@ -63,7 +63,9 @@ impl History {
 
     /// Goes one step back; false when there is none.
     pub fn undo(&mut self) -> bool {
-        let Some(before) = self.past.pop() else { return false };
+        let Some(before) = self.past.pop() else {
+            return false;
+        };
         self.future.push(std::mem::replace(&mut self.edits, before));
         self.clamp();
         true
@@ -71,7 +73,9 @@ impl History {
 
     /// Goes one step forth again; false when there is none.
     pub fn redo(&mut self) -> bool {
-        let Some(after) = self.future.pop() else { return false };
+        let Some(after) = self.future.pop() else {
+            return false;
+        };
         self.past.push(std::mem::replace(&mut self.edits, after));
         self.clamp();
         true

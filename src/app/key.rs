@@ -1,7 +1,7 @@
 //! Keys: what was pressed, without a terminal library, and how it is written down.
 //!
 //! Invariant: printing and parsing are inverse, so help, `keys.toml` and `lmscope keys` spell a key alike.
-//! To add a named key, add a variant of [`Code`] and a row in [`NAMES`].
+//! To add a named key, add a variant of [`Code`] and a row in `NAMES`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -75,17 +75,29 @@ pub struct Key {
 impl Key {
     /// A key alone.
     pub const fn plain(code: Code) -> Self {
-        Self { code, ctrl: false, shift: false }
+        Self {
+            code,
+            ctrl: false,
+            shift: false,
+        }
     }
 
     /// A character as typed.
     pub const fn char(c: char) -> Self {
-        if c == ' ' { Self::plain(Code::Space) } else { Self::plain(Code::Char(c)) }
+        if c == ' ' {
+            Self::plain(Code::Space)
+        } else {
+            Self::plain(Code::Char(c))
+        }
     }
 
     /// A letter with Control.
     pub const fn ctrl(c: char) -> Self {
-        Self { code: Code::Char(c), ctrl: true, shift: false }
+        Self {
+            code: Code::Char(c),
+            ctrl: true,
+            shift: false,
+        }
     }
 
     /// The character that it writes into a text, if any.
@@ -109,7 +121,12 @@ impl fmt::Display for Key {
         match self.code {
             Code::Char(c) => write!(f, "{c}"),
             Code::F(n) => write!(f, "F{n}"),
-            code => f.write_str(NAMES.iter().find(|(c, _)| *c == code).map_or("", |(_, name)| name)),
+            code => f.write_str(
+                NAMES
+                    .iter()
+                    .find(|(c, _)| *c == code)
+                    .map_or("", |(_, name)| name),
+            ),
         }
     }
 }
@@ -118,17 +135,31 @@ impl FromStr for Key {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let bad = || format!("`{s}` is no key; write a character, ctrl-x, S-Tab, Enter, Space, PgUp or F1");
+        let bad = || {
+            format!("`{s}` is no key; write a character, ctrl-x, S-Tab, Enter, Space, PgUp or F1")
+        };
         let (mut rest, mut ctrl, mut shift) = (s, false, false);
         while rest.chars().count() > 1 {
             let lower = rest.to_ascii_lowercase();
-            let Some(cut) = ["ctrl-", "c-", "shift-", "s-"].iter().find(|p| lower.starts_with(**p)) else { break };
+            let Some(cut) = ["ctrl-", "c-", "shift-", "s-"]
+                .iter()
+                .find(|p| lower.starts_with(**p))
+            else {
+                break;
+            };
             ctrl |= cut.starts_with('c');
             shift |= cut.starts_with('s');
             rest = &rest[cut.len()..];
         }
-        let named = NAMES.iter().find(|(_, name)| name.eq_ignore_ascii_case(rest)).map(|(code, _)| *code);
-        let function = rest.strip_prefix(['F', 'f']).and_then(|n| n.parse().ok()).filter(|n| (1..=12).contains(n)).map(Code::F);
+        let named = NAMES
+            .iter()
+            .find(|(_, name)| name.eq_ignore_ascii_case(rest))
+            .map(|(code, _)| *code);
+        let function = rest
+            .strip_prefix(['F', 'f'])
+            .and_then(|n| n.parse().ok())
+            .filter(|n| (1..=12).contains(n))
+            .map(Code::F);
         let mut chars = rest.chars();
         let single = match (chars.next(), chars.next()) {
             (Some(c), None) if !c.is_control() && c != ' ' => Some(Code::Char(c)),
@@ -136,8 +167,18 @@ impl FromStr for Key {
         };
         let code = named.or(function).or(single).ok_or_else(bad)?;
         if let Code::Char(c) = code {
-            let c = if shift { c.to_ascii_uppercase() } else if ctrl { c.to_ascii_lowercase() } else { c };
-            return Ok(Self { code: Code::Char(c), ctrl, shift: false });
+            let c = if shift {
+                c.to_ascii_uppercase()
+            } else if ctrl {
+                c.to_ascii_lowercase()
+            } else {
+                c
+            };
+            return Ok(Self {
+                code: Code::Char(c),
+                ctrl,
+                shift: false,
+            });
         }
         Ok(Self { code, ctrl, shift })
     }
@@ -145,13 +186,23 @@ impl FromStr for Key {
 
 /// Parses keys pressed one after the other: `g g`.
 pub fn chord(text: &str) -> Result<Vec<Key>, String> {
-    let keys: Vec<Key> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    if keys.is_empty() { Err("a key is missing; write for example \"g g\"".into()) } else { Ok(keys) }
+    let keys: Vec<Key> = text
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    if keys.is_empty() {
+        Err("a key is missing; write for example \"g g\"".into())
+    } else {
+        Ok(keys)
+    }
 }
 
 /// Prints keys pressed one after the other.
 pub fn spell(keys: &[Key]) -> String {
-    keys.iter().map(Key::to_string).collect::<Vec<_>>().join(" ")
+    keys.iter()
+        .map(Key::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -161,7 +212,10 @@ mod tests {
 
     #[test]
     fn keys_print_and_parse_inversely() {
-        for text in ["a", "G", "?", "ctrl-p", "S-Tab", "Enter", "Space", "F1", "PgDn", "<", "-", "g g", "ctrl-c q"] {
+        for text in [
+            "a", "G", "?", "ctrl-p", "S-Tab", "Enter", "Space", "F1", "PgDn", "<", "-", "g g",
+            "ctrl-c q",
+        ] {
             assert_eq!(spell(&chord(text).unwrap()), text);
         }
         assert_eq!("space".parse::<Key>().unwrap(), Key::char(' '));

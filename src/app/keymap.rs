@@ -38,7 +38,9 @@ pub struct Keymap {
 impl Keymap {
     /// The defaults with a `keys.toml` laid over them, and warnings about its mistakes.
     pub fn new(overrides: Option<(&Path, &str)>) -> (Self, Vec<String>) {
-        let mut keymap = Self { bindings: defaults() };
+        let mut keymap = Self {
+            bindings: defaults(),
+        };
         let warnings = overrides.map_or_else(Vec::new, |(path, text)| keymap.lay_over(path, text));
         (keymap, warnings)
     }
@@ -49,16 +51,30 @@ impl Keymap {
         let anywhere = |b: &&Binding| b.command.context == Context::Anywhere;
         let exact = |b: &&Binding| b.keys == pressed;
         let bindings = || self.bindings.iter();
-        if let Some(b) = bindings().filter(here).find(exact).or_else(|| bindings().filter(anywhere).find(exact)) {
+        if let Some(b) = bindings()
+            .filter(here)
+            .find(exact)
+            .or_else(|| bindings().filter(anywhere).find(exact))
+        {
             return Lookup::Command(b.command);
         }
-        let longer = bindings().filter(|b| here(b) || anywhere(b)).any(|b| b.keys.starts_with(pressed));
-        if longer { Lookup::Pending } else { Lookup::Nothing }
+        let longer = bindings()
+            .filter(|b| here(b) || anywhere(b))
+            .any(|b| b.keys.starts_with(pressed));
+        if longer {
+            Lookup::Pending
+        } else {
+            Lookup::Nothing
+        }
     }
 
     /// The keys of a command, as they print.
     pub fn keys_of(&self, command: &Command) -> Vec<String> {
-        self.bindings.iter().filter(|b| b.command.name == command.name).map(|b| spell(&b.keys)).collect()
+        self.bindings
+            .iter()
+            .filter(|b| b.command.name == command.name)
+            .map(|b| spell(&b.keys))
+            .collect()
     }
 
     fn lay_over(&mut self, path: &Path, text: &str) -> Vec<String> {
@@ -66,32 +82,62 @@ impl Keymap {
         let table: toml::Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(error) => {
-                let line = error.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
-                return vec![format!("{}:{line}: {}. The default keys are used.", path.display(), error.message())];
+                let line = error.span().map_or(1, |s| {
+                    text[..s.start.min(text.len())].lines().count().max(1)
+                });
+                return vec![format!(
+                    "{}:{line}: {}. The default keys are used.",
+                    path.display(),
+                    error.message()
+                )];
             }
         };
         for (name, value) in &table {
-            let line = text.lines().position(|l| l.trim_start().trim_start_matches('"').starts_with(name.as_str())).map_or(1, |i| i + 1);
+            let line = text
+                .lines()
+                .position(|l| {
+                    l.trim_start()
+                        .trim_start_matches('"')
+                        .starts_with(name.as_str())
+                })
+                .map_or(1, |i| i + 1);
             if let Err(why) = self.rebind(name, value) {
-                warnings.push(format!("{}:{line}: {why}. The default is used.", path.display()));
+                warnings.push(format!(
+                    "{}:{line}: {why}. The default is used.",
+                    path.display()
+                ));
             }
         }
         warnings
     }
 
     fn rebind(&mut self, name: &str, value: &toml::Value) -> Result<(), String> {
-        let command = commands().find(|c| c.name == name).ok_or_else(|| format!("`{name}` is no command; `lmscope keys` lists them"))?;
+        let command = commands()
+            .find(|c| c.name == name)
+            .ok_or_else(|| format!("`{name}` is no command; `lmscope keys` lists them"))?;
         let texts: Vec<&str> = match value {
             toml::Value::String(text) => vec![text],
-            toml::Value::Array(list) => list.iter().map(|v| v.as_str().ok_or("keys are written in quotes")).collect::<Result<_, _>>()?,
-            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
-                return Err("a key is written in quotes, several in a list: steer = [\"s\", \"g s\"]".into());
+            toml::Value::Array(list) => list
+                .iter()
+                .map(|v| v.as_str().ok_or("keys are written in quotes"))
+                .collect::<Result<_, _>>()?,
+            toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)
+            | toml::Value::Table(_) => {
+                return Err(
+                    "a key is written in quotes, several in a list: steer = [\"s\", \"g s\"]"
+                        .into(),
+                );
             }
         };
         let mut added = Vec::new();
         for text in texts {
             let keys = chord(text)?;
-            if let Some(other) = self.bindings.iter().find(|b| b.command.name != name && clash(&b.keys, b.command.context, &keys, command.context)) {
+            if let Some(other) = self.bindings.iter().find(|b| {
+                b.command.name != name && clash(&b.keys, b.command.context, &keys, command.context)
+            }) {
                 return Err(format!("`{text}` already means `{}`", other.command.name));
             }
             added.push(Binding { keys, command });
@@ -117,9 +163,14 @@ fn defaults() -> Vec<Binding> {
 
 /// Whether two bindings cannot both hold: the same keys in the same context, or one hiding a longer one.
 fn clash(a: &[Key], a_context: Context, b: &[Key], b_context: Context) -> bool {
-    let meet = a_context == b_context || a_context == Context::Always || b_context == Context::Always;
+    let meet =
+        a_context == b_context || a_context == Context::Always || b_context == Context::Always;
     let either = meet || a_context == Context::Anywhere || b_context == Context::Anywhere;
-    if a == b { meet } else { either && (a.starts_with(b) || b.starts_with(a)) }
+    if a == b {
+        meet
+    } else {
+        either && (a.starts_with(b) || b.starts_with(a))
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +186,13 @@ mod tests {
         for (i, a) in bindings.iter().enumerate() {
             for b in &bindings[i + 1..] {
                 let clash = clash(&a.keys, a.command.context, &b.keys, b.command.context);
-                assert!(!clash, "{} and {} share {}", a.command.name, b.command.name, spell(&a.keys));
+                assert!(
+                    !clash,
+                    "{} and {} share {}",
+                    a.command.name,
+                    b.command.name,
+                    spell(&a.keys)
+                );
             }
         }
     }
@@ -144,8 +201,14 @@ mod tests {
     fn forbidden_keys_are_not_bound() {
         for binding in defaults() {
             for key in binding.keys {
-                let forbidden = ["ctrl-h", "ctrl-i", "ctrl-m", "ctrl-[", "ctrl-s", "ctrl-q", "ctrl-a", "ctrl-b"];
-                assert!(!forbidden.contains(&key.to_string().as_str()), "{}", binding.command.name);
+                let forbidden = [
+                    "ctrl-h", "ctrl-i", "ctrl-m", "ctrl-[", "ctrl-s", "ctrl-q", "ctrl-a", "ctrl-b",
+                ];
+                assert!(
+                    !forbidden.contains(&key.to_string().as_str()),
+                    "{}",
+                    binding.command.name
+                );
             }
         }
     }
@@ -154,12 +217,22 @@ mod tests {
     fn a_file_lays_over_and_its_mistakes_name_their_line() {
         let text = "zoom = \"ctrl-o\"\n\nnonsense = \"x\"\nquit = \"z\"\nsteer = [\"s\", \"g s\"]\nhelp = 3\ntint = \"ctl-x\"\n";
         let (keymap, warnings) = Keymap::new(Some((Path::new("keys.toml"), text)));
-        assert!(matches!(keymap.look_up(Context::Figure, &chord("ctrl-o").unwrap()), Lookup::Command(c) if c.name == "zoom"));
-        assert!(matches!(keymap.look_up(Context::Figure, &chord("g").unwrap()), Lookup::Pending));
-        assert!(matches!(keymap.look_up(Context::Figure, &chord("q").unwrap()), Lookup::Command(c) if c.name == "quit"));
+        assert!(
+            matches!(keymap.look_up(Context::Figure, &chord("ctrl-o").unwrap()), Lookup::Command(c) if c.name == "zoom")
+        );
+        assert!(matches!(
+            keymap.look_up(Context::Figure, &chord("g").unwrap()),
+            Lookup::Pending
+        ));
+        assert!(
+            matches!(keymap.look_up(Context::Figure, &chord("q").unwrap()), Lookup::Command(c) if c.name == "quit")
+        );
         let all = warnings.join("\n");
         assert!(all.contains("keys.toml:3: `nonsense`"), "{all}");
-        assert!(all.contains("keys.toml:6:") && all.contains("keys.toml:7:"), "{all}");
+        assert!(
+            all.contains("keys.toml:6:") && all.contains("keys.toml:7:"),
+            "{all}"
+        );
         let (_, broken) = Keymap::new(Some((Path::new("keys.toml"), "zoom = \n")));
         assert!(broken[0].starts_with("keys.toml:1:"), "{broken:?}");
     }

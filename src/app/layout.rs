@@ -25,7 +25,17 @@ impl Area {
     /// Cuts so many rows off the top: they and the rest.
     pub fn top(self, rows: u16) -> (Self, Self) {
         let rows = rows.min(self.height);
-        (Self { height: rows, ..self }, Self { y: self.y + rows, height: self.height - rows, ..self })
+        (
+            Self {
+                height: rows,
+                ..self
+            },
+            Self {
+                y: self.y + rows,
+                height: self.height - rows,
+                ..self
+            },
+        )
     }
 
     /// Cuts so many rows off the bottom: the rest and they.
@@ -36,7 +46,17 @@ impl Area {
     /// Cuts so many columns off the left: they and the rest.
     pub fn left(self, columns: u16) -> (Self, Self) {
         let columns = columns.min(self.width);
-        (Self { width: columns, ..self }, Self { x: self.x + columns, width: self.width - columns, ..self })
+        (
+            Self {
+                width: columns,
+                ..self
+            },
+            Self {
+                x: self.x + columns,
+                width: self.width - columns,
+                ..self
+            },
+        )
     }
 }
 
@@ -145,20 +165,37 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
     if wish.width < LEAST.0 || wish.height < LEAST.1 {
         return None;
     }
-    let screen = Area { x: 0, y: 0, width: wish.width, height: wish.height };
+    let screen = Area {
+        x: 0,
+        y: 0,
+        width: wish.width,
+        height: wish.height,
+    };
     let (header, rest) = screen.top(1);
     let (body, footer) = rest.bottom(2);
     let (panes, tabs) = match wish.zoom {
-        Zoom::Full => (vec![(wish.focus, body)], true),
-        Zoom::Wide => (stacked(body, wish.focus, wish.beside, wish.focus == Pane::Transcript), true),
+        Zoom::Wide => (
+            stacked(
+                body,
+                wish.focus,
+                wish.beside,
+                wish.focus == Pane::Transcript,
+            ),
+            true,
+        ),
         Zoom::Normal if triple(wish) => (columns(body, wish), false),
         Zoom::Normal if wish.width >= 100 && body.height >= 18 => (quarters(body, wish), false),
         Zoom::Normal if wish.width >= 100 => (halves(body, wish), true),
         Zoom::Normal if body.height >= 36 => (tower(body, wish), false),
         Zoom::Normal if body.height >= 14 => (stacked(body, wish.focus, wish.beside, false), true),
-        Zoom::Normal => (vec![(wish.focus, body)], true),
+        Zoom::Full | Zoom::Normal => (vec![(wish.focus, body)], true),
     };
-    Some(Arrangement { header, footer, panes, tabs })
+    Some(Arrangement {
+        header,
+        footer,
+        panes,
+        tabs,
+    })
 }
 
 fn triple(wish: &Wish) -> bool {
@@ -166,15 +203,27 @@ fn triple(wish: &Wish) -> bool {
 }
 
 fn stacked(body: Area, focus: Pane, beside: Pane, reading: bool) -> Vec<(Pane, Area)> {
-    let lower = if focus == Pane::Transcript { beside } else { focus };
-    let share = if reading { body.height * 2 / 3 } else { (body.height * 2 / 5).clamp(6, 14) };
+    let lower = if focus == Pane::Transcript {
+        beside
+    } else {
+        focus
+    };
+    let share = if reading {
+        body.height * 2 / 3
+    } else {
+        (body.height * 2 / 5).clamp(6, 14)
+    };
     let (top, bottom) = body.top(share);
     vec![(Pane::Transcript, top), (lower, bottom)]
 }
 
 fn halves(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
     let (left, right) = body.left(body.width * 2 / 5);
-    let beside = if wish.focus == Pane::Transcript { wish.beside } else { wish.focus };
+    let beside = if wish.focus == Pane::Transcript {
+        wish.beside
+    } else {
+        wish.focus
+    };
     vec![(Pane::Transcript, left), (beside, right)]
 }
 
@@ -183,7 +232,12 @@ fn quarters(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
     let low = (body.height / 3).clamp(7, 12);
     let (text, edits) = left.bottom(low);
     let (figure, cell) = right.bottom(low);
-    vec![(Pane::Transcript, text), (Pane::Figure(wish.figure), figure), (Pane::Edits, edits), (Pane::Cell, cell)]
+    vec![
+        (Pane::Transcript, text),
+        (Pane::Figure(wish.figure), figure),
+        (Pane::Edits, edits),
+        (Pane::Cell, cell),
+    ]
 }
 
 fn columns(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
@@ -204,7 +258,12 @@ fn tower(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
     let (text, rest) = body.top(body.height * 3 / 10);
     let (figure, low) = rest.bottom((body.height / 3).max(14));
     let (edits, cell) = low.top(low.height / 2);
-    vec![(Pane::Transcript, text), (Pane::Figure(wish.figure), figure), (Pane::Edits, edits), (Pane::Cell, cell)]
+    vec![
+        (Pane::Transcript, text),
+        (Pane::Figure(wish.figure), figure),
+        (Pane::Edits, edits),
+        (Pane::Cell, cell),
+    ]
 }
 
 #[cfg(test)]
@@ -213,7 +272,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn pane() -> impl Strategy<Value = Pane> {
-        prop_oneof![Just(Pane::Transcript), Just(Pane::Figure("lens")), Just(Pane::Edits), Just(Pane::Cell)]
+        prop_oneof![
+            Just(Pane::Transcript),
+            Just(Pane::Figure("lens")),
+            Just(Pane::Edits),
+            Just(Pane::Cell)
+        ]
     }
 
     proptest! {

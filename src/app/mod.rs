@@ -233,6 +233,7 @@ impl Default for Settings {
 }
 
 /// The state.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own that the user flips
 #[derive(Debug)]
 pub struct App {
     /// Bumped whenever something may look different.
@@ -330,7 +331,10 @@ pub struct App {
 impl App {
     /// The app before anything happened, and what it wants done first.
     pub fn new(settings: Settings) -> (Self, Vec<Effect>) {
-        let keys = settings.keys.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+        let keys = settings
+            .keys
+            .as_ref()
+            .map(|(path, text)| (path.as_path(), text.as_str()));
         let (keymap, warnings) = Keymap::new(keys);
         let first = INSTRUMENTS.first().map_or("", |i| i.name());
         let second = INSTRUMENTS.get(1).map_or(first, |i| i.name());
@@ -344,7 +348,18 @@ impl App {
             directions: Vec::new(),
             transcript: Transcript::default(),
             last: None,
-            shown: INSTRUMENTS.iter().map(|i| (i.name(), Shown { arguments: presets::defaults(&settings.model, i.name()), ..Shown::default() })).collect(),
+            shown: INSTRUMENTS
+                .iter()
+                .map(|i| {
+                    (
+                        i.name(),
+                        Shown {
+                            arguments: presets::defaults(&settings.model, i.name()),
+                            ..Shown::default()
+                        },
+                    )
+                })
+                .collect(),
             slot: first,
             second,
             cursor: Cursor::default(),
@@ -385,7 +400,10 @@ impl App {
         for warning in warnings {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
         }
-        let load = Request::Load { model: app.start.model.clone(), options: app.start.options.clone() };
+        let load = Request::Load {
+            model: app.start.model.clone(),
+            options: app.start.options.clone(),
+        };
         let effects = vec![app.ask(load)];
         (app, effects)
     }
@@ -395,7 +413,7 @@ impl App {
         match event {
             Event::Tick(now) => {
                 self.tick(now);
-                return Vec::new();
+                Vec::new()
             }
             Event::Key(key) => {
                 self.revision += 1;
@@ -441,15 +459,29 @@ impl App {
 
     /// When a tick is needed next; none when nothing will change by itself.
     pub fn deadline(&self) -> Option<Duration> {
-        let second = self.waiting().then(|| Duration::from_secs(self.now.as_secs() + 1));
-        [second, self.leaving, self.notices.deadline()].into_iter().flatten().min()
+        let second = self
+            .waiting()
+            .then(|| Duration::from_secs(self.now.as_secs() + 1));
+        [second, self.leaving, self.notices.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What the layout depends on.
     pub fn wish(&self) -> Wish {
         let first = INSTRUMENTS.first().map_or("", |i| i.name());
         let (width, height) = self.size;
-        Wish { width, height, focus: self.focus, beside: self.beside, first, figure: self.slot, second: self.second, zoom: self.zoom }
+        Wish {
+            width,
+            height,
+            focus: self.focus,
+            beside: self.beside,
+            first,
+            figure: self.slot,
+            second: self.second,
+            zoom: self.zoom,
+        }
     }
 
     /// Where everything is; none when the screen is too small.
@@ -492,7 +524,11 @@ impl App {
     /// The figure that a pane shows: the difference where it is asked for and there.
     pub fn figure(&self, slot: Slot) -> Option<&Figure> {
         let shown = self.shown.get(slot)?;
-        shown.difference.as_ref().filter(|_| self.difference).or(shown.figure.as_ref())
+        shown
+            .difference
+            .as_ref()
+            .filter(|_| self.difference)
+            .or(shown.figure.as_ref())
     }
 
     /// What a figure says at the cursor.

@@ -63,13 +63,25 @@ impl Notices {
     pub fn say(&mut self, now: Duration, level: Level, text: impl Into<String>) {
         let text = text.into();
         let until = level.stays().map(|stay| now + stay);
-        if let Some(same) = self.all.iter_mut().rev().find(|n| !n.seen && n.text == text) {
+        if let Some(same) = self
+            .all
+            .iter_mut()
+            .rev()
+            .find(|n| !n.seen && n.text == text)
+        {
             same.times += 1;
             same.at = now;
             same.until = until;
             return;
         }
-        self.all.push(Notice { level, text, times: 1, at: now, until, seen: false });
+        self.all.push(Notice {
+            level,
+            text,
+            times: 1,
+            at: now,
+            until,
+            seen: false,
+        });
         if self.all.len() > 500 {
             self.all.remove(0);
         }
@@ -77,20 +89,32 @@ impl Notices {
 
     /// What is shown now: the most serious one, the newest of those.
     pub fn shown(&self) -> Option<&Notice> {
-        self.all.iter().filter(|n| !n.seen).max_by_key(|n| (n.level, n.at))
+        self.all
+            .iter()
+            .filter(|n| !n.seen)
+            .max_by_key(|n| (n.level, n.at))
     }
 
     /// Takes the shown notice off the screen; false when there is none.
     pub fn dismiss(&mut self) -> bool {
-        let Some(shown) = self.shown().cloned() else { return false };
-        self.all.iter_mut().filter(|n| **n == shown).for_each(|n| n.seen = true);
+        let Some(shown) = self.shown().cloned() else {
+            return false;
+        };
+        self.all
+            .iter_mut()
+            .filter(|n| **n == shown)
+            .for_each(|n| n.seen = true);
         true
     }
 
     /// Lets time pass; true when something left the screen.
     pub fn expire(&mut self, now: Duration) -> bool {
         let mut changed = false;
-        for notice in self.all.iter_mut().filter(|n| !n.seen && n.until.is_some_and(|u| u <= now)) {
+        for notice in self
+            .all
+            .iter_mut()
+            .filter(|n| !n.seen && n.until.is_some_and(|u| u <= now))
+        {
             notice.seen = true;
             changed = true;
         }
@@ -99,7 +123,11 @@ impl Notices {
 
     /// When something leaves the screen next.
     pub fn deadline(&self) -> Option<Duration> {
-        self.all.iter().filter(|n| !n.seen).filter_map(|n| n.until).min()
+        self.all
+            .iter()
+            .filter(|n| !n.seen)
+            .filter_map(|n| n.until)
+            .min()
     }
 }
 
@@ -115,7 +143,10 @@ mod tests {
         notices.say(second, Level::Error, "no");
         notices.say(second, Level::Error, "no");
         notices.say(second, Level::Info, "yes");
-        assert_eq!(notices.shown().map(|n| (n.text.as_str(), n.times)), Some(("no", 2)));
+        assert_eq!(
+            notices.shown().map(|n| (n.text.as_str(), n.times)),
+            Some(("no", 2))
+        );
         assert_eq!(notices.deadline(), Some(second * 4));
         assert!(notices.expire(second * 4));
         assert!(!notices.expire(second * 400), "the error stays");

@@ -69,7 +69,14 @@ impl Listing {
     /// A list that shows everything.
     pub fn new(purpose: Purpose, title: &str, items: Vec<Item>) -> Self {
         let shown = (0..items.len()).collect();
-        Self { purpose, title: title.to_string(), filter: Prompt::line(), items, shown, selected: 0 }
+        Self {
+            purpose,
+            title: title.to_string(),
+            filter: Prompt::line(),
+            items,
+            shown,
+            selected: 0,
+        }
     }
 
     /// The selected item.
@@ -82,11 +89,23 @@ impl Listing {
         let last = self.shown.len().saturating_sub(1);
         match (key.ctrl, key.code) {
             (false, Code::Esc) => return Choice::Close,
-            (false, Code::Char('?')) | (false, Code::F(1)) if self.purpose == Purpose::Help && self.filter.is_empty() => return Choice::Close,
-            (false, Code::Char('q')) if self.purpose != Purpose::Palette && self.filter.is_empty() => return Choice::Close,
+            (false, Code::Char('?') | Code::F(1))
+                if self.purpose == Purpose::Help && self.filter.is_empty() =>
+            {
+                return Choice::Close;
+            }
+            (false, Code::Char('q'))
+                if self.purpose != Purpose::Palette && self.filter.is_empty() =>
+            {
+                return Choice::Close;
+            }
             (true, Code::Char('p')) if self.purpose == Purpose::Palette => return Choice::Close,
-            (false, Code::Up) | (true, Code::Char('p')) => self.selected = self.selected.saturating_sub(1),
-            (false, Code::Down) | (true, Code::Char('n')) => self.selected = (self.selected + 1).min(last),
+            (false, Code::Up) | (true, Code::Char('p')) => {
+                self.selected = self.selected.saturating_sub(1);
+            }
+            (false, Code::Down) | (true, Code::Char('n')) => {
+                self.selected = (self.selected + 1).min(last);
+            }
             (false, Code::PageUp) => self.selected = self.selected.saturating_sub(10),
             (false, Code::PageDown) => self.selected = (self.selected + 10).min(last),
             (false, Code::Tab) => self.complete(),
@@ -115,9 +134,15 @@ impl Listing {
 
     fn choose(&mut self) -> Choice {
         let typed = self.filter.text().trim().to_string();
-        let (word, rest) = typed.split_once(char::is_whitespace).unwrap_or((&typed, ""));
+        let (word, rest) = typed
+            .split_once(char::is_whitespace)
+            .unwrap_or((&typed, ""));
         let exact = self.purpose == Purpose::Palette && self.items.iter().any(|i| i.line == word);
         if exact && (!rest.is_empty() || self.current().is_none_or(|i| i.line == word)) {
+            return Choice::Run(typed);
+        }
+        // A line with arguments is meant as typed, so that a slip in its first word is refused by name.
+        if self.purpose == Purpose::Palette && !rest.is_empty() {
             return Choice::Run(typed);
         }
         match self.current() {
@@ -147,9 +172,17 @@ impl Listing {
         let mut found: Vec<(u32, usize)> = Vec::new();
         for (i, item) in self.items.iter().enumerate() {
             let exact = if item.line == words { 100_000 } else { 0 };
-            let key = if item.keys.split(", ").any(|k| k == words) { 50_000 } else { 0 };
+            let key = if item.keys.split(", ").any(|k| k == words) {
+                50_000
+            } else {
+                0
+            };
             let name = score(&item.name).map_or(0, |s| s * 4);
-            let about = if words.len() > 1 { score(&item.about).unwrap_or(0) } else { 0 };
+            let about = if words.len() > 1 {
+                score(&item.about).unwrap_or(0)
+            } else {
+                0
+            };
             let best = exact + key + name.max(about);
             if best > 0 {
                 found.push((best, i));
@@ -166,29 +199,52 @@ mod tests {
     use super::*;
 
     fn item(name: &str, about: &str, keys: &str) -> Item {
-        Item { name: name.into(), about: about.into(), keys: keys.into(), line: name.into(), wants: false }
+        Item {
+            name: name.into(),
+            about: about.into(),
+            keys: keys.into(),
+            line: name.into(),
+            wants: false,
+        }
     }
 
     fn listing(purpose: Purpose) -> Listing {
-        let items = vec![item("theme", "choose colours", ""), item("temperature", "set it", "t"), item("steer", "add a direction", "s")];
+        let items = vec![
+            item("theme", "choose colours", ""),
+            item("temperature", "set it", "t"),
+            item("steer", "add a direction", "s"),
+        ];
         Listing::new(purpose, "test", items)
     }
 
     fn type_in(list: &mut Listing, text: &str) -> Choice {
-        text.chars().map(|c| list.press(Key::char(c))).last().unwrap()
+        text.chars()
+            .map(|c| list.press(Key::char(c)))
+            .last()
+            .unwrap()
     }
 
     #[test]
     fn typing_narrows_and_enter_runs() {
         let mut list = listing(Purpose::Palette);
         type_in(&mut list, "temp");
-        assert_eq!(list.press(Key::plain(Code::Enter)), Choice::Run("temperature".into()));
+        assert_eq!(
+            list.press(Key::plain(Code::Enter)),
+            Choice::Run("temperature".into())
+        );
         let mut list = listing(Purpose::Palette);
         type_in(&mut list, "temperature 0.7");
-        assert_eq!(list.press(Key::plain(Code::Enter)), Choice::Run("temperature 0.7".into()));
+        assert_eq!(
+            list.press(Key::plain(Code::Enter)),
+            Choice::Run("temperature 0.7".into())
+        );
         let mut list = listing(Purpose::Palette);
         type_in(&mut list, "nonsense 3");
-        assert_eq!(list.press(Key::plain(Code::Enter)), Choice::Run("nonsense 3".into()), "so that it can be refused by name");
+        assert_eq!(
+            list.press(Key::plain(Code::Enter)),
+            Choice::Run("nonsense 3".into()),
+            "so that it can be refused by name"
+        );
     }
 
     #[test]

@@ -93,7 +93,10 @@ mod tests {
         for model in ["demo", "other"] {
             let list = presets(model);
             assert!(list.len() >= 6, "{model}");
-            assert!(list.iter().all(|p| !p.title.is_empty() && !p.text.is_empty() && p.look.ends_with('.')));
+            assert!(
+                list.iter()
+                    .all(|p| !p.title.is_empty() && !p.text.is_empty() && p.look.ends_with('.'))
+            );
         }
         assert_eq!(presets("demo").len(), 8);
     }

@@ -19,6 +19,24 @@ use crate::instruments::{INSTRUMENTS, Instrument};
 /// How long a second ctrl-c leaves.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// Commands whose hints come first in the footer, when they work; the others follow in the order of their rows.
+const FIRST: &[&str] = &[
+    "run",
+    "toggle-selected",
+    "operation",
+    "delete",
+    "write",
+    "continue",
+    "last",
+    "toggle",
+    "next-figure",
+    "next-pane",
+    "patchscope",
+    "ablate",
+    "steer",
+    "compare",
+];
+
 impl App {
     /// Where keys are looked up now.
     pub fn context(&self) -> Context {
@@ -148,8 +166,12 @@ impl App {
             Some(Overlay::Line(line)) => self.press_line(line, key),
             Some(Overlay::Notices { scroll }) => match key.code {
                 Code::Esc | Code::Enter | Code::Char('q') => Vec::new(),
-                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notices { scroll: (scroll + 1).min(self.notices.all.len()) }),
-                _ => self.keep(Overlay::Notices { scroll: scroll.saturating_sub(1) }),
+                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notices {
+                    scroll: (scroll + 1).min(self.notices.all.len()),
+                }),
+                _ => self.keep(Overlay::Notices {
+                    scroll: scroll.saturating_sub(1),
+                }),
             },
             None => Vec::new(),
         }
@@ -177,11 +199,14 @@ impl App {
 
     /// Shows the selected theme; giving up brings the former back.
     fn preview(&mut self, listing: &Listing, choice: &Choice) {
-        let before = self.theme_before.clone().unwrap_or_else(|| self.theme.clone());
+        let before = self
+            .theme_before
+            .clone()
+            .unwrap_or_else(|| self.theme.clone());
         match (choice, listing.current()) {
             (Choice::Stay, Some(item)) => {
                 self.theme_before = Some(before);
-                self.theme = item.name.clone();
+                self.theme.clone_from(&item.name);
             }
             (Choice::Stay | Choice::Close, _) => {
                 self.theme = before;
@@ -223,12 +248,21 @@ impl App {
             _ => row.arguments.to_string(),
         };
         let label = format!("{} ({now})", row.name);
-        self.overlay = Some(Overlay::Line(Line { command: row.name, label, value: Prompt::line(), error: None }));
+        self.overlay = Some(Overlay::Line(Line {
+            command: row.name,
+            label,
+            value: Prompt::line(),
+            error: None,
+        }));
     }
 
     pub(super) fn open_form(&mut self, instrument: &'static dyn Instrument) {
         let layers = self.model.as_ref().map_or(1, |m| m.card.layers);
-        self.overlay = Some(Overlay::Form(Form::new(instrument, &self.prefilled(instrument), layers)));
+        self.overlay = Some(Overlay::Form(Form::new(
+            instrument,
+            &self.prefilled(instrument),
+            layers,
+        )));
     }
 
     pub(super) fn open_listing(&mut self, purpose: Purpose, title: &str, items: Vec<Item>) {
@@ -236,15 +270,26 @@ impl App {
     }
 
     fn item(&self, row: &'static Command) -> Item {
-        let name = if row.arguments.is_empty() { row.name.to_string() } else { format!("{} {}", row.name, row.arguments) };
-        Item { name, about: row.about.to_string(), keys: self.keymap.keys_of(row).join(", "), line: row.name.to_string(), wants: row.wants() }
+        let name = if row.arguments.is_empty() {
+            row.name.to_string()
+        } else {
+            format!("{} {}", row.name, row.arguments)
+        };
+        Item {
+            name,
+            about: row.about.to_string(),
+            keys: span(&self.keymap.keys_of(row)),
+            line: row.name.to_string(),
+            wants: row.wants(),
+        }
     }
 
     /// Help: what works here, this pane's own commands first.
     pub(super) fn open_help(&mut self) {
         let here = self.context();
         let works = |c: &&'static Command| (c.enabled)(self).is_ok();
-        let fits = |c: &&'static Command| [here, Context::Anywhere, Context::Always].contains(&c.context);
+        let fits =
+            |c: &&'static Command| [here, Context::Anywhere, Context::Always].contains(&c.context);
         let mut rows: Vec<&'static Command> = commands().filter(works).filter(fits).collect();
         rows.sort_by_key(|c| (c.context != here, c.keys.is_empty()));
         let items = rows.into_iter().map(|c| self.item(c)).collect();
@@ -255,7 +300,13 @@ impl App {
     /// The palette: every command, and every instrument by name.
     pub(super) fn open_palette(&mut self) {
         let mut items: Vec<Item> = commands().map(|c| self.item(c)).collect();
-        items.extend(INSTRUMENTS.iter().map(|i| Item { name: i.name().into(), about: i.about().into(), keys: String::new(), line: format!("show {}", i.name()), wants: false }));
+        items.extend(INSTRUMENTS.iter().map(|i| Item {
+            name: i.name().into(),
+            about: i.about().into(),
+            keys: String::new(),
+            line: format!("show {}", i.name()),
+            wants: false,
+        }));
         let mut seen = std::collections::BTreeSet::new();
         items.retain(|i| seen.insert(i.name.clone()));
         self.open_listing(Purpose::Palette, "palette", items);
@@ -263,7 +314,9 @@ impl App {
 
     /// Ctrl-c: stop the work, then clear what is being written, then leave.
     pub(super) fn interrupt(&mut self) -> Vec<Effect> {
-        let working = self.transcript.busy() || self.baseline_asked || self.shown.values().any(|s| s.working.is_some());
+        let working = self.transcript.busy()
+            || self.baseline_asked
+            || self.shown.values().any(|s| s.working.is_some());
         if working {
             self.baseline_asked = false;
             self.shown.values_mut().for_each(|s| s.working = None);
@@ -293,9 +346,19 @@ impl App {
     /// Keeps the session and ends.
     pub(super) fn quit(&mut self) -> Vec<Effect> {
         let mut effects = vec![Effect::Cancel];
-        if let Some(folder) = self.start.session.take().filter(|_| self.session.worth_keeping()) {
-            let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            effects.push(Effect::Write(Session::path(&folder, stamp), self.session.bytes()));
+        if let Some(folder) = self
+            .start
+            .session
+            .take()
+            .filter(|_| self.session.worth_keeping())
+        {
+            let stamp = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs());
+            effects.push(Effect::Write(
+                Session::path(&folder, stamp),
+                self.session.bytes(),
+            ));
         }
         effects.push(Effect::Quit);
         effects
@@ -306,37 +369,104 @@ impl App {
         let pair = |k: &str, w: &str| (k.to_string(), w.to_string());
         match &self.overlay {
             Some(Overlay::Listing(l)) => {
-                let enter = if l.purpose == Purpose::Palette { "Tab" } else { "" };
-                let mut out = vec![pair("Enter", if l.purpose == Purpose::Theme { "take it" } else { "run" }), pair("Esc", "back"), pair("Up Down", "choose")];
+                let enter = if l.purpose == Purpose::Palette {
+                    "Tab"
+                } else {
+                    ""
+                };
+                let mut out = vec![
+                    pair(
+                        "Enter",
+                        if l.purpose == Purpose::Theme {
+                            "take it"
+                        } else {
+                            "run"
+                        },
+                    ),
+                    pair("Esc", "back"),
+                    pair("Up Down", "choose"),
+                ];
                 if !enter.is_empty() {
                     out.insert(1, pair(enter, "complete"));
                 }
                 return out;
             }
-            Some(Overlay::Form(_)) => return vec![pair("Enter", "run"), pair("Tab", "next"), pair("Left Right", "change"), pair("Esc", "back")],
+            Some(Overlay::Form(_)) => {
+                return vec![
+                    pair("Enter", "run"),
+                    pair("Tab", "next"),
+                    pair("Left Right", "change"),
+                    pair("Esc", "back"),
+                ];
+            }
             Some(Overlay::Line(_)) => return vec![pair("Enter", "take it"), pair("Esc", "back")],
-            Some(Overlay::Notices { .. }) => return vec![pair("Up Down", "scroll"), pair("Esc", "back")],
+            Some(Overlay::Notices { .. }) => {
+                return vec![pair("Up Down", "scroll"), pair("Esc", "back")];
+            }
             None => {}
         }
         if self.writing {
-            let switch = if self.chat { "write raw text" } else { "write chat" };
-            return vec![pair("Enter", "send"), pair("Tab", switch), pair("ctrl-j", "new line"), pair("Up", "earlier"), pair("Esc", "leave")];
+            let switch = if self.chat {
+                "write raw text"
+            } else {
+                "write chat"
+            };
+            return vec![
+                pair("Enter", "send"),
+                pair("Tab", switch),
+                pair("ctrl-j", "new line"),
+                pair("Up", "earlier"),
+                pair("Esc", "leave"),
+            ];
         }
         let here = self.context();
         let offered = |c: &&'static Command| !c.hint.is_empty() && (c.enabled)(self).is_ok();
-        let mut rows: Vec<&'static Command> = commands().filter(|c| [here, Context::Anywhere].contains(&c.context)).filter(offered).collect();
-        rows.sort_by_key(|c| c.context != here);
+        let mut rows: Vec<&'static Command> = commands()
+            .filter(|c| [here, Context::Anywhere].contains(&c.context))
+            .filter(offered)
+            .collect();
+        rows.sort_by_key(|c| {
+            FIRST
+                .iter()
+                .position(|f| *f == c.name)
+                .unwrap_or(FIRST.len())
+        });
         let mut out = Vec::new();
         if self.transcript.busy() {
             out.push(pair("ctrl-c", "stop"));
         }
         for row in rows {
             let keys = self.keymap.keys_of(row);
-            let keys = if keys.len() > 2 { format!("{}-{}", keys[0], keys[keys.len() - 1]) } else { keys.first().cloned().unwrap_or_default() };
+            let keys = if keys.len() > 3 {
+                span(&keys)
+            } else {
+                keys.first().cloned().unwrap_or_default()
+            };
             if !keys.is_empty() {
                 out.push((keys, row.hint.to_string()));
             }
         }
         out
+    }
+}
+
+/// Keys in a few columns: `h, Left`, and `1-9` for a long row of them.
+fn span(keys: &[String]) -> String {
+    match keys {
+        [first, .., last] if keys.len() > 3 => format!("{first}-{last}"),
+        keys => keys.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn first_hints_name_commands_that_have_one() {
+        for name in super::FIRST {
+            assert!(
+                super::commands().any(|c| c.name == *name && !c.hint.is_empty()),
+                "{name}"
+            );
+        }
     }
 }

@@ -38,7 +38,10 @@ impl Prompt {
 
     /// An empty editor of several lines.
     pub fn paragraph() -> Self {
-        Self { lines: true, ..Self::default() }
+        Self {
+            lines: true,
+            ..Self::default()
+        }
     }
 
     /// An editor of one line that holds a text.
@@ -89,17 +92,27 @@ impl Prompt {
     /// Inserts text as one edit; where there is one line only, line breaks become spaces.
     pub fn paste(&mut self, text: &str) {
         let clean = text.replace("\r\n", "\n").replace('\r', "\n");
-        let clean = if self.lines { clean } else { clean.replace('\n', " ") };
+        let clean = if self.lines {
+            clean
+        } else {
+            clean.replace('\n', " ")
+        };
         self.text.insert_str(self.at, &clean);
         self.at += clean.len();
     }
 
     fn before(&self) -> usize {
-        self.text[..self.at].char_indices().next_back().map_or(0, |(i, _)| i)
+        self.text[..self.at]
+            .char_indices()
+            .next_back()
+            .map_or(0, |(i, _)| i)
     }
 
     fn after(&self) -> usize {
-        self.text[self.at..].chars().next().map_or(self.at, |c| self.at + c.len_utf8())
+        self.text[self.at..]
+            .chars()
+            .next()
+            .map_or(self.at, |c| self.at + c.len_utf8())
     }
 
     fn line_start(&self) -> usize {
@@ -107,12 +120,16 @@ impl Prompt {
     }
 
     fn line_end(&self) -> usize {
-        self.text[self.at..].find('\n').map_or(self.text.len(), |i| self.at + i)
+        self.text[self.at..]
+            .find('\n')
+            .map_or(self.text.len(), |i| self.at + i)
     }
 
     fn word_start(&self) -> usize {
         let head = self.text[..self.at].trim_end();
-        head.rfind(char::is_whitespace).map_or(0, |i| i + head[i..].chars().next().map_or(1, char::len_utf8))
+        head.rfind(char::is_whitespace).map_or(0, |i| {
+            i + head[i..].chars().next().map_or(1, char::len_utf8)
+        })
     }
 
     fn remove(&mut self, from: usize, to: usize, keep: bool) {
@@ -127,7 +144,9 @@ impl Prompt {
         if self.back.is_none() {
             self.draft = self.text.clone();
         }
-        let text = back.and_then(|b| self.past.len().checked_sub(b + 1)).map_or(self.draft.clone(), |i| self.past[i].clone());
+        let text = back
+            .and_then(|b| self.past.len().checked_sub(b + 1))
+            .map_or(self.draft.clone(), |i| self.past[i].clone());
         self.set(&text);
         self.back = back;
     }
@@ -138,7 +157,10 @@ impl Prompt {
             let column = self.text[start..self.at].chars().count();
             self.at = start - 1;
             let above = self.line_start();
-            self.at = self.text[above..self.at].char_indices().nth(column).map_or(self.at, |(i, _)| above + i);
+            self.at = self.text[above..self.at]
+                .char_indices()
+                .nth(column)
+                .map_or(self.at, |(i, _)| above + i);
             return Typed::Changed;
         }
         let next = self.back.map_or(0, |b| b + 1);
@@ -155,7 +177,10 @@ impl Prompt {
             let column = self.text[self.line_start()..self.at].chars().count();
             self.at = end + 1;
             let (start, end) = (self.at, self.line_end());
-            self.at = self.text[start..end].char_indices().nth(column).map_or(end, |(i, _)| start + i);
+            self.at = self.text[start..end]
+                .char_indices()
+                .nth(column)
+                .map_or(end, |(i, _)| start + i);
             return Typed::Changed;
         }
         match self.back {
@@ -174,15 +199,16 @@ impl Prompt {
             return Typed::Changed;
         }
         match (key.ctrl, key.code) {
-            (false, Code::Enter) => return Typed::Sent,
             (true, Code::Char('j')) if self.lines => {
                 self.text.insert(self.at, '\n');
                 self.at += 1;
             }
-            (true, Code::Char('j')) => return Typed::Sent,
+            (false, Code::Enter) | (true, Code::Char('j')) => return Typed::Sent,
             (false, Code::Backspace) => self.remove(self.before(), self.at, false),
             (false, Code::Delete) => self.remove(self.at, self.after(), false),
-            (true, Code::Char('d')) if !self.is_empty() => self.remove(self.at, self.after(), false),
+            (true, Code::Char('d')) if !self.is_empty() => {
+                self.remove(self.at, self.after(), false);
+            }
             (false, Code::Left) | (true, Code::Char('b')) => self.at = self.before(),
             (false, Code::Right) | (true, Code::Char('f')) => self.at = self.after(),
             (false, Code::Home) | (true, Code::Char('a')) => self.at = self.line_start(),

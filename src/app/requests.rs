@@ -25,8 +25,15 @@ impl App {
         self.compare = false;
         self.transcript.activity = Activity::Reading;
         self.transcript.since = Some((self.now, 0));
-        let prompt = if chat { Prompt::Chat(text) } else { Prompt::Text(text) };
-        vec![self.ask(Request::Generate { prompt, count: self.count })]
+        let prompt = if chat {
+            Prompt::Chat(text)
+        } else {
+            Prompt::Text(text)
+        };
+        vec![self.ask(Request::Generate {
+            prompt,
+            count: self.count,
+        })]
     }
 
     /// Writes on.
@@ -56,7 +63,11 @@ impl App {
 
     /// Changes the edits and sends them; nothing happens when nothing changed.
     pub(super) fn edit(&mut self, with: impl FnOnce(&mut Vec<Edit>)) -> Vec<Effect> {
-        if self.edits.change(with) { self.send_edits() } else { Vec::new() }
+        if self.edits.change(with) {
+            self.send_edits()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Sends the edits as they are.
@@ -67,7 +78,10 @@ impl App {
     }
 
     pub(super) fn ask_edits(&mut self) -> Effect {
-        let request = Request::Edits { edits: self.edits.edits().to_vec(), mode: self.mode };
+        let request = Request::Edits {
+            edits: self.edits.edits().to_vec(),
+            mode: self.mode,
+        };
         self.ask(request)
     }
 
@@ -87,25 +101,50 @@ impl App {
             }
             return vec![self.ask(Request::Live(live))];
         }
-        vec![self.ask(Request::Observe(Question { instrument: slot, arguments, unedited: false }))]
+        vec![self.ask(Request::Observe(Question {
+            instrument: slot,
+            arguments,
+            unedited: false,
+        }))]
     }
 
     /// Asks for the chosen figure of the unedited run.
     pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
-        let arguments = self.shown.get(self.slot).map(|s| s.arguments.clone()).unwrap_or_default();
-        let question = |unedited| Question { instrument: self.slot, arguments: arguments.clone(), unedited };
+        let arguments = self
+            .shown
+            .get(self.slot)
+            .map(|s| s.arguments.clone())
+            .unwrap_or_default();
+        let question = |unedited| Question {
+            instrument: self.slot,
+            arguments: arguments.clone(),
+            unedited,
+        };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
-        vec![self.ask(Request::Observe(edited)), self.ask(Request::Observe(unedited))]
+        vec![
+            self.ask(Request::Observe(edited)),
+            self.ask(Request::Observe(unedited)),
+        ]
     }
 
     /// The arguments of an instrument with the cursor written into them.
     pub(super) fn prefilled(&self, instrument: &'static dyn Instrument) -> Arguments {
-        let mut arguments = self.shown.get(instrument.name()).map(|s| s.arguments.clone()).unwrap_or_default();
+        let mut arguments = self
+            .shown
+            .get(instrument.name())
+            .map(|s| s.arguments.clone())
+            .unwrap_or_default();
         if self.is_live(instrument.name()) {
             return arguments;
         }
-        let named = |kind: Kind| instrument.parameters().iter().find(|p| p.kind == kind).map(|p| p.name);
+        let named = |kind: Kind| {
+            instrument
+                .parameters()
+                .iter()
+                .find(|p| p.kind == kind)
+                .map(|p| p.name)
+        };
         if let Some(layer) = named(Kind::Layer) {
             arguments = arguments.with(layer, self.cursor.layer);
         }
@@ -189,8 +228,13 @@ impl App {
     }
 
     fn move_in(&mut self, slot: Slot, step: Step) {
-        let page = self.arrangement().and_then(|a| a.area(Pane::Figure(slot))).map_or(8, |a| usize::from(a.height / 2).max(1));
-        let Some(held) = self.shown.get(slot).map(|s| s.spot) else { return };
+        let page = self
+            .arrangement()
+            .and_then(|a| a.area(Pane::Figure(slot)))
+            .map_or(8, |a| usize::from(a.height / 2).max(1));
+        let Some(held) = self.shown.get(slot).map(|s| s.spot) else {
+            return;
+        };
         let (cursor, flip) = (self.cursor, self.flip);
         let Some((from, to, reading)) = self.figure(slot).and_then(|figure| {
             let from = cursor::locate(figure, cursor, held)?;

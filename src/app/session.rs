@@ -60,7 +60,10 @@ fn line(request: &Request) -> Option<Value> {
         Request::Rewind { position } => json!({ "request": "rewind", "position": position }),
         Request::Sampling(sampling) => json!({ "request": "sampling", "sampling": sampling }),
         Request::Edits { edits, mode } => {
-            let rows: Vec<Value> = edits.iter().map(|e| json!({ "edit": e.to_string(), "on": e.on })).collect();
+            let rows: Vec<Value> = edits
+                .iter()
+                .map(|e| json!({ "edit": e.to_string(), "on": e.on }))
+                .collect();
             let mode = match mode {
                 Mode::FromNow => "from now",
                 Mode::AsIfAlways => "as if always",
@@ -70,7 +73,9 @@ fn line(request: &Request) -> Option<Value> {
         Request::Observe(question) => json!({
             "request": "observe", "instrument": question.instrument, "arguments": question.arguments.0, "unedited": question.unedited,
         }),
-        Request::Direction { name, layer, chat, .. } => json!({ "request": "direction", "name": name, "layer": layer, "chat": chat }),
+        Request::Direction {
+            name, layer, chat, ..
+        } => json!({ "request": "direction", "name": name, "layer": layer, "chat": chat }),
         Request::Stop | Request::Live(_) | Request::Baseline | Request::Panic => return None,
     })
 }
@@ -85,11 +90,20 @@ mod tests {
         let mut session = Session::default();
         session.note(&Request::Live(vec![]));
         assert!(!session.worth_keeping());
-        session.note(&Request::Generate { prompt: Prompt::Text("a \"b\"\n".into()), count: 3 });
-        session.note(&Request::Edits { edits: vec!["zero:1@mlp_act.0".parse().unwrap()], mode: Mode::FromNow });
+        session.note(&Request::Generate {
+            prompt: Prompt::Text("a \"b\"\n".into()),
+            count: 3,
+        });
+        session.note(&Request::Edits {
+            edits: vec!["zero:1@mlp_act.0".parse().unwrap()],
+            mode: Mode::FromNow,
+        });
         assert!(session.worth_keeping());
         let text = String::from_utf8(session.bytes()).unwrap();
-        let values: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let values: Vec<Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(values[0]["text"], "a \"b\"\n");
         assert_eq!(values[1]["edits"][0]["edit"], "zero:1@mlp_act.0");
     }

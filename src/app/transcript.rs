@@ -54,8 +54,15 @@ pub struct Transcript {
 impl Transcript {
     /// Starts anew with the tokens of a prompt.
     pub fn begin(&mut self, tokens: Vec<Token>, now: Duration) {
-        *self = Self { activity: Activity::Writing, prompt: tokens.len(), since: Some((now, 0)), ..Self::default() };
-        tokens.into_iter().for_each(|t| self.add(t));
+        *self = Self {
+            activity: Activity::Writing,
+            prompt: tokens.len(),
+            since: Some((now, 0)),
+            ..Self::default()
+        };
+        for token in tokens {
+            self.add(token);
+        }
     }
 
     /// Appends a token that was written.
@@ -116,7 +123,9 @@ impl Transcript {
 
     /// The token as it is spelled alone: `␣Paris`.
     pub fn spelled(&self, position: usize) -> String {
-        self.tokens.get(position).map_or_else(String::new, |t| text::visible(&t.bytes))
+        self.tokens
+            .get(position)
+            .map_or_else(String::new, |t| text::visible(&t.bytes))
     }
 
     /// Lines of at most `width` columns, and the line of every token.
@@ -138,7 +147,10 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
         for (i, part) in piece.split('\n').enumerate() {
             if i > 0 {
                 if let Some(line) = lines.last_mut() {
-                    line.push(Span { token, text: "⏎".into() });
+                    line.push(Span {
+                        token,
+                        text: "⏎".into(),
+                    });
                 }
                 lines.push(Vec::new());
                 used = 0;
@@ -155,7 +167,10 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
         if piece.is_empty()
             && let Some(line) = lines.last_mut()
         {
-            line.push(Span { token, text: String::new() });
+            line.push(Span {
+                token,
+                text: String::new(),
+            });
         }
     }
     lines
@@ -163,9 +178,21 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
 
 /// Starts a line; the unfinished word goes along. Returns the columns used on the new line.
 fn break_line(lines: &mut Vec<Vec<Span>>, part: &str) -> usize {
-    let Some(line) = lines.last_mut() else { return 0 };
-    let word = if part.starts_with(' ') { line.len() } else { line.iter().rposition(|s| s.text.starts_with(' ')).unwrap_or(line.len()) };
-    let tail = if word == 0 { Vec::new() } else { line.split_off(word) };
+    let Some(line) = lines.last_mut() else {
+        return 0;
+    };
+    let word = if part.starts_with(' ') {
+        line.len()
+    } else {
+        line.iter()
+            .rposition(|s| s.text.starts_with(' '))
+            .unwrap_or(line.len())
+    };
+    let tail = if word == 0 {
+        Vec::new()
+    } else {
+        line.split_off(word)
+    };
     let used = tail.iter().map(|s| text::width(&s.text)).sum();
     lines.push(tail);
     used
@@ -179,7 +206,10 @@ fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str,
         let wide = text::width(grapheme);
         if *used + wide > width && *used > 0 {
             if let Some(line) = lines.last_mut() {
-                line.push(Span { token, text: std::mem::take(&mut held) });
+                line.push(Span {
+                    token,
+                    text: std::mem::take(&mut held),
+                });
             }
             lines.push(Vec::new());
             *used = 0;
@@ -194,7 +224,10 @@ fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str,
 
 /// The first line that shows a token.
 pub fn line_of(lines: &[Vec<Span>], token: usize) -> usize {
-    lines.iter().position(|l| l.iter().any(|s| s.token == token)).unwrap_or(0)
+    lines
+        .iter()
+        .position(|l| l.iter().any(|s| s.token == token))
+        .unwrap_or(0)
 }
 
 /// The token nearest to a column of a line.
@@ -211,7 +244,10 @@ pub fn token_at(line: &[Span], column: usize) -> Option<usize> {
 
 /// The column at which a token starts on a line.
 pub fn column_of(line: &[Span], token: usize) -> usize {
-    line.iter().take_while(|s| s.token != token).map(|s| text::width(&s.text)).sum()
+    line.iter()
+        .take_while(|s| s.token != token)
+        .map(|s| text::width(&s.text))
+        .sum()
 }
 
 #[cfg(test)]
@@ -221,17 +257,31 @@ mod tests {
     use proptest::prelude::*;
 
     fn token(position: usize, bytes: &[u8]) -> Token {
-        Token { position, id: 0, bytes: bytes.to_vec(), special: false, logprob: None, rank: None, kl: None }
+        Token {
+            position,
+            id: 0,
+            bytes: bytes.to_vec(),
+            special: false,
+            logprob: None,
+            rank: None,
+            kl: None,
+        }
     }
 
     fn lines(pieces: &[&str], width: usize) -> Vec<String> {
         let pieces: Vec<String> = pieces.iter().map(ToString::to_string).collect();
-        wrap(&pieces, &[], width).iter().map(|l| l.iter().map(|s| s.text.as_str()).collect()).collect()
+        wrap(&pieces, &[], width)
+            .iter()
+            .map(|l| l.iter().map(|s| s.text.as_str()).collect())
+            .collect()
     }
 
     #[test]
     fn words_wrap_whole_although_they_are_several_tokens() {
-        assert_eq!(lines(&["The", " capital", " of", " Bras", "ilia"], 15), ["The capital of", " Brasilia"]);
+        assert_eq!(
+            lines(&["The", " capital", " of", " Bras", "ilia"], 15),
+            ["The capital of", " Brasilia"]
+        );
         assert_eq!(lines(&["a\nb", "\n"], 9), ["a⏎", "b⏎", ""]);
         assert_eq!(lines(&["abcdefgh"], 3), ["abc", "def", "gh"]);
     }
@@ -239,7 +289,10 @@ mod tests {
     #[test]
     fn a_split_emoji_appears_once() {
         let mut t = Transcript::default();
-        t.begin(vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")], Duration::ZERO);
+        t.begin(
+            vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")],
+            Duration::ZERO,
+        );
         t.push(token(2, b"\x8d!"));
         assert_eq!(t.pieces, ["hi ", "", "👍!"]);
         t.push(token(1, b"x"));

@@ -5,11 +5,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Arg, ArgMatches, Command};
-use safetensors::SafeTensors;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Subcommand, output};
 use crate::error::Result;
@@ -94,7 +93,9 @@ impl Weights {
         out
     }
 
-    fn add(&mut self, path: &PathBuf) -> Option<()> {
+    /// Adds what a file's header says; a file that cannot be read adds nothing. The safetensors crate reads headers of
+    /// whole files only, and these can have many gigabytes.
+    fn add(&mut self, path: &Path) -> Option<()> {
         let mut file = File::open(path).ok()?;
         let mut length = [0u8; 8];
         file.read_exact(&mut length).ok()?;
@@ -102,12 +103,12 @@ impl Weights {
         if count > LONGEST_HEADER {
             return None;
         }
-        let mut header = length.to_vec();
+        let mut header = Vec::new();
         file.take(count).read_to_end(&mut header).ok()?;
-        let (_, metadata) = SafeTensors::read_metadata(&header).ok()?;
-        for info in metadata.tensors().values() {
-            let size = info.shape.iter().product::<usize>() as u64;
-            let dtype = format!("{:?}", info.dtype).to_lowercase();
+        let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
+        for info in header.iter().filter(|(name, _)| *name != "__metadata__").map(|(_, info)| info) {
+            let size: u64 = info["shape"].as_array()?.iter().filter_map(Value::as_u64).product();
+            let dtype = info["dtype"].as_str()?.to_lowercase();
             self.parameters += size;
             match self.dtypes.iter_mut().find(|(d, _)| *d == dtype) {
                 Some((_, held)) => *held += size,

@@ -186,12 +186,16 @@ impl Instrument for Patchscope {
         let replaced = self.replaced(bench, &target, &sources, fixed)?;
 
         let spoken = |bench: &Bench, ids: &[u32]| {
-            text::visible(
-                &ids.iter()
-                    .filter(|t| !bench.model.is_end(**t))
-                    .flat_map(|t| bench.model.bytes(*t))
-                    .collect::<Vec<u8>>(),
-            )
+            let said: Vec<u8> = ids
+                .iter()
+                .filter(|t| !bench.model.is_end(**t))
+                .flat_map(|t| bench.model.bytes(*t))
+                .collect();
+            if said.is_empty() {
+                "⟨ends at once⟩".to_string()
+            } else {
+                text::plain(&said).replace('\n', "⏎")
+            }
         };
         let unpatched = spoken(bench, &control[0].0);
         let mut rows = Vec::new();
@@ -200,8 +204,8 @@ impl Instrument for Patchscope {
             rows.push(Row {
                 anchor: Anchor::cell(*source, position),
                 entries: vec![
-                    Entry::Number(*source as f32),
-                    Entry::Number(fixed.unwrap_or(*source) as f32),
+                    Entry::Text(source.to_string()),
+                    Entry::Text(fixed.unwrap_or(*source).to_string()),
                     Entry::Text(spoken(bench, ids)),
                     Entry::Number(*first),
                     Entry::Text(unpatched.clone()),

@@ -19,7 +19,12 @@ use crate::text;
 
 /// An area of the layout as the terminal library says it.
 pub fn rect(area: Area) -> Rect {
-    Rect { x: area.x, y: area.y, width: area.width, height: area.height }
+    Rect {
+        x: area.x,
+        y: area.y,
+        width: area.width,
+        height: area.height,
+    }
 }
 
 /// Draws the whole screen.
@@ -32,28 +37,48 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     header(app, theme, rect(arrangement.header), buf);
     for (pane, area) in &arrangement.panes {
         let tabs = arrangement.tabs && *pane != Pane::Transcript;
-        let mut canvas = Canvas { app, theme, memory: &mut *memory, area: rect(*area).intersection(screen), tabs, buf: &mut *buf };
+        let mut canvas = Canvas {
+            app,
+            theme,
+            memory: &mut *memory,
+            area: rect(*area).intersection(screen),
+            tabs,
+            buf: &mut *buf,
+        };
         panes::draw(*pane, &mut canvas);
     }
     footer(app, theme, rect(arrangement.footer), buf);
     if let Some(overlay) = &app.overlay {
-        let body = Rect { y: screen.y + 1, height: screen.height.saturating_sub(3), ..screen };
+        let body = Rect {
+            y: screen.y + 1,
+            height: screen.height.saturating_sub(3),
+            ..screen
+        };
         overlay::draw(overlay, app, theme, body, buf);
     }
-    if !matches!(app.overlay, Some(Overlay::Notices { .. })) {
+    if app.leaving.is_none() && !matches!(app.overlay, Some(Overlay::Notices { .. })) {
         notice(app, theme, rect(arrangement.footer), buf);
     }
 }
 
 fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
-    let words = format!("{}x{} needed, {}x{} now", LEAST.0, LEAST.1, screen.width, screen.height);
+    let words = format!(
+        "{}x{} needed, {}x{} now",
+        LEAST.0, LEAST.1, screen.width, screen.height
+    );
     let mut lines = fold(&words, usize::from(screen.width));
     if app.transcript.busy() {
         lines.push(format!("writing, {} tokens", app.transcript.tokens.len()));
     }
     lines.push("q quits".into());
     for (i, line) in lines.iter().take(usize::from(screen.height)).enumerate() {
-        put(buf, screen.x, screen.y + i as u16, screen.width, &Line::from(Span::styled(line.clone(), theme.style(Role::Text))));
+        put(
+            buf,
+            screen.x,
+            screen.y + i as u16,
+            screen.width,
+            &Line::from(Span::styled(line.clone(), theme.style(Role::Text))),
+        );
     }
 }
 
@@ -64,19 +89,35 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
     let unicode = theme.glyphs == Glyphs::Unicode;
     let span = |text: String, role: Role| Span::styled(text, theme.style(role));
-    let dot = || Span::styled(if unicode { " · " } else { " | " }, theme.style(Role::Faint));
-    let mut left = vec![span(format!(" {}", text::plain(app.named.as_bytes())), Role::Title)];
+    let dot = || {
+        Span::styled(
+            if unicode { " · " } else { " | " },
+            theme.style(Role::Faint),
+        )
+    };
+    let mut left = vec![span(
+        format!(" {}", text::plain(app.named.as_bytes())),
+        Role::Title,
+    )];
     if let Some(model) = &app.model {
         let card = &model.card;
         let used = app.transcript.tokens.len();
-        for part in [card.dtype.to_string(), card.device.clone(), format!("{used:>3}/{}", card.context)] {
+        for part in [
+            card.dtype.to_string(),
+            card.device.clone(),
+            format!("{used:>3}/{}", card.context),
+        ] {
             left.push(dot());
             left.push(span(part, Role::Muted));
         }
     } else if let Some(phase) = &app.loading {
         left.push(dot());
         let seconds = app.now.as_secs();
-        let elapsed = if seconds >= 1 { format!(", {seconds} s") } else { String::new() };
+        let elapsed = if seconds >= 1 {
+            format!(", {seconds} s")
+        } else {
+            String::new()
+        };
         left.push(span(format!("{phase}{elapsed}"), Role::Accent));
     } else {
         left.push(dot());
@@ -85,9 +126,14 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     left.push(dot());
     left.push(span(format!("seed {}", app.sampling.seed), Role::Muted));
     left.push(dot());
-    left.push(span(format!("temp {}", app.sampling.temperature), Role::Muted));
+    left.push(span(
+        format!("temp {}", app.sampling.temperature),
+        Role::Muted,
+    ));
     let rate = match app.transcript.since {
-        Some((at, count)) if count > 1 && app.now > at => Some(count as f32 / (app.now - at).as_secs_f32().max(0.001)),
+        Some((at, count)) if count > 1 && app.now > at => {
+            Some(count as f32 / app.now.saturating_sub(at).as_secs_f32().max(0.001))
+        }
         Some(_) | None => app.transcript.rate,
     };
     if let Some(rate) = rate {
@@ -101,16 +147,31 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             Mode::FromNow => "from now",
             Mode::AsIfAlways => "as if always",
         };
-        let loud = theme.style(Role::Warning).add_modifier(ratatui::style::Modifier::REVERSED);
-        right.push(Span::styled(format!(" {on} EDIT{} ON ", if on == 1 { "" } else { "S" }), loud));
+        let loud = theme
+            .style(Role::Warning)
+            .add_modifier(ratatui::style::Modifier::REVERSED);
+        right.push(Span::styled(
+            format!(" {on} EDIT{} ON ", if on == 1 { "" } else { "S" }),
+            loud,
+        ));
         right.push(span(format!(" {mode} "), Role::Edited));
     }
     if app.difference {
         right.push(span(" Δ ".into(), Role::Warning));
     }
     match app.check {
-        Some(check) if check.passed() => right.push(span(if unicode { " lens ✓ " } else { " lens ok " }.into(), Role::Ok)),
-        Some(check) => right.push(span(format!(" lens {} {:.0e} ", if unicode { "✗" } else { "WRONG" }, check.error), Role::Error)),
+        Some(check) if check.passed() => right.push(span(
+            if unicode { " lens ✓ " } else { " lens ok " }.into(),
+            Role::Ok,
+        )),
+        Some(check) => right.push(span(
+            format!(
+                " lens {} {:.0e} ",
+                if unicode { "✗" } else { "WRONG" },
+                check.error
+            ),
+            Role::Error,
+        )),
         None => right.push(span(" lens - ".into(), Role::Faint)),
     }
     let right = Line::from(right);
@@ -120,7 +181,13 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let rule = if unicode { "─" } else { "-" };
     if room > used + 2 {
         let fill = rule.repeat(usize::from(room - used - 2));
-        buf.set_stringn(area.x + used + 1, area.y, fill, usize::from(room - used - 2), theme.style(Role::Border));
+        buf.set_stringn(
+            area.x + used + 1,
+            area.y,
+            fill,
+            usize::from(room - used - 2),
+            theme.style(Role::Border),
+        );
     }
     put(buf, area.x + room, area.y, wide, &right);
 }
@@ -130,14 +197,26 @@ fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if area.height < 2 {
         return;
     }
-    put(buf, area.x, area.y, area.width, &Line::from(words(app, theme)));
+    put(
+        buf,
+        area.x,
+        area.y,
+        area.width,
+        &Line::from(words(app, theme)),
+    );
     let mut spans = vec![Span::raw(" ")];
     let mut used = 1;
     let help = "  ? help".len();
     if app.leaving.is_some() {
-        spans.push(Span::styled("ctrl-c again quits", theme.style(Role::Warning)));
+        spans.push(Span::styled(
+            "ctrl-c again quits",
+            theme.style(Role::Warning),
+        ));
     } else if !app.pending.is_empty() {
-        spans.push(Span::styled(format!("{} …", crate::app::key::spell(&app.pending)), theme.style(Role::Accent)));
+        spans.push(Span::styled(
+            format!("{} …", crate::app::key::spell(&app.pending)),
+            theme.style(Role::Accent),
+        ));
     } else {
         let hints = app.hints();
         let asks = app.overlay.is_none() && !app.writing;
@@ -161,47 +240,79 @@ fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     let span = |text: String, role: Role| Span::styled(text, theme.style(role));
     let Some(token) = app.token() else {
-        let first = if app.model.is_some() { " Enter runs the selected prompt; i writes your own." } else { " The model is being loaded; prompts can be chosen already." };
+        let first = match (&app.model, &app.loading) {
+            (Some(_), _) => " Enter runs the selected prompt; i writes your own.",
+            (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
+            (None, None) => " No model is loaded. q leaves; start again with one that exists.",
+        };
         return vec![span(first.into(), Role::Muted)];
     };
-    let spelled = text::visible(&token.bytes);
     let mut out = Vec::new();
-    let reading = app.reading().filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
-    match reading {
-        Some(reading) => {
-            let layer = reading.anchor.layer.map_or_else(String::new, |l| format!(" layer {l}"));
-            out.push(span(format!(" {}{layer} @ {} ", app.slot, app.cursor.position), Role::Muted));
-            out.push(span(spelled, Role::Title));
-            out.push(span("  ".into(), Role::Muted));
-            for (i, (label, value)) in reading.more.iter().enumerate() {
-                out.push(span(label.clone(), if i == 0 { Role::Accent } else { Role::Text }));
-                out.push(span(format!(" {}  ", number(*value)), Role::Muted));
-            }
-            if reading.more.is_empty() && reading.entries.is_empty() {
-                out.push(span(reading.label, Role::Accent));
-            }
-            for (name, value) in reading.entries {
-                out.push(span(format!("{name} "), Role::Muted));
-                out.push(span(format!("{value}  "), Role::Text));
-            }
+    let reading = app
+        .reading()
+        .filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+    if let Some(reading) = reading {
+        let layer = reading
+            .anchor
+            .layer
+            .map_or_else(String::new, |l| format!(" layer {l}"));
+        // A figure may have been measured at another position than the cursor's.
+        let position = reading
+            .anchor
+            .position
+            .map_or(app.cursor.position, |p| p as usize);
+        out.push(span(
+            format!(" {}{layer} @ {position} ", app.slot),
+            Role::Muted,
+        ));
+        out.push(span(app.transcript.spelled(position), Role::Title));
+        out.push(span("  ".into(), Role::Muted));
+        for (i, (label, value)) in reading.more.iter().enumerate() {
+            out.push(span(
+                label.clone(),
+                if i == 0 { Role::Accent } else { Role::Text },
+            ));
+            out.push(span(format!(" {}  ", number(*value)), Role::Muted));
         }
-        None => {
-            out.push(span(format!(" token {} ", token.position), Role::Muted));
-            out.push(span(spelled, if token.special { Role::Special } else { Role::Title }));
-            match (token.logprob, token.rank) {
-                (Some(logprob), Some(rank)) => out.push(span(format!("  p {} · rank {rank}", number(logprob.exp())), Role::Muted)),
-                (_, _) => out.push(span("  in the prompt".into(), Role::Muted)),
-            }
-            if let Some(kl) = token.kl {
-                out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));
-            }
-            if let Some(reading) = app.reading().filter(|r| !r.more.is_empty()) {
-                let layer = reading.anchor.layer.map_or_else(String::new, |l| format!(" layer {l}"));
-                out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
-                for (label, value) in reading.more {
-                    out.push(span(format!("{label} "), Role::Text));
-                    out.push(span(format!("{}  ", number(value)), Role::Muted));
-                }
+        if reading.more.is_empty() && reading.entries.is_empty() {
+            out.push(span(reading.label, Role::Accent));
+        }
+        for (name, value) in reading.entries {
+            out.push(span(format!("{name} "), Role::Muted));
+            out.push(span(format!("{value}  "), Role::Text));
+        }
+    } else {
+        out.push(span(format!(" token {} ", token.position), Role::Muted));
+        out.push(span(
+            text::visible(&token.bytes),
+            if token.special {
+                Role::Special
+            } else {
+                Role::Title
+            },
+        ));
+        match (token.logprob, token.rank) {
+            (Some(logprob), Some(rank)) => out.push(span(
+                format!("  p {} · rank {rank}", number(logprob.exp())),
+                Role::Muted,
+            )),
+            (_, _) => out.push(span("  in the prompt".into(), Role::Muted)),
+        }
+        if let Some(kl) = token.kl {
+            out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));
+        }
+        if let Some(reading) = app
+            .reading()
+            .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
+        {
+            let layer = reading
+                .anchor
+                .layer
+                .map_or_else(String::new, |l| format!(" layer {l}"));
+            out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+            for (label, value) in reading.more {
+                out.push(span(format!("{label} "), Role::Text));
+                out.push(span(format!("{}  ", number(value)), Role::Muted));
             }
         }
     }
@@ -210,15 +321,28 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
 
 /// What was said, over the bottom of the body: as many lines as it needs, four at most.
 fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
-    let Some(notice) = app.notices.shown() else { return };
+    let Some(notice) = app.notices.shown() else {
+        return;
+    };
     let (mark, role) = match notice.level {
         Level::Info => ("", Role::Accent),
         Level::Warning => ("! ", Role::Warning),
         Level::Error => ("error: ", Role::Error),
     };
-    let times = if notice.times > 1 { format!(" (x{})", notice.times) } else { String::new() };
-    let close = if notice.level == Level::Error { " [Esc]" } else { "" };
-    let said = format!("{mark}{}{times}{close}", text::plain(notice.text.as_bytes()));
+    let times = if notice.times > 1 {
+        format!(" (x{})", notice.times)
+    } else {
+        String::new()
+    };
+    let close = if notice.level == Level::Error {
+        " [Esc]"
+    } else {
+        ""
+    };
+    let said = format!(
+        "{mark}{}{times}{close}",
+        text::plain(notice.text.as_bytes())
+    );
     let mut lines = fold(&said, usize::from(footer.width.saturating_sub(2)));
     if lines.len() > 4 {
         lines.truncate(4);
@@ -231,11 +355,26 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
     let bottom = footer.bottom();
     for (i, line) in lines.iter().enumerate() {
         let y = bottom.saturating_sub(height) + i as u16;
-        if !buf.area.contains(ratatui::layout::Position { x: footer.x, y }) {
+        if !buf
+            .area
+            .contains(ratatui::layout::Position { x: footer.x, y })
+        {
             continue;
         }
         let blank = " ".repeat(usize::from(footer.width));
-        buf.set_stringn(footer.x, y, blank, usize::from(footer.width), theme.ground());
-        put(buf, footer.x + 1, y, footer.width.saturating_sub(1), &Line::from(Span::styled(line.clone(), theme.style(role))));
+        buf.set_stringn(
+            footer.x,
+            y,
+            blank,
+            usize::from(footer.width),
+            theme.ground(),
+        );
+        put(
+            buf,
+            footer.x + 1,
+            y,
+            footer.width.saturating_sub(1),
+            &Line::from(Span::styled(line.clone(), theme.style(role))),
+        );
     }
 }

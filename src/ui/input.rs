@@ -57,7 +57,13 @@ fn key(event: KeyEvent) -> Option<Key> {
         KeyCode::Enter => Code::Enter,
         KeyCode::Esc => Code::Esc,
         KeyCode::Tab => Code::Tab,
-        KeyCode::BackTab => return Some(Key { code: Code::Tab, ctrl: false, shift: true }),
+        KeyCode::BackTab => {
+            return Some(Key {
+                code: Code::Tab,
+                ctrl: false,
+                shift: true,
+            });
+        }
         KeyCode::Backspace => Code::Backspace,
         KeyCode::Delete => Code::Delete,
         KeyCode::Up => Code::Up,
@@ -72,7 +78,11 @@ fn key(event: KeyEvent) -> Option<Key> {
         _ => return None,
     };
     let named = !matches!(code, Code::Char(_) | Code::Space);
-    Some(Key { code, ctrl, shift: shift && named })
+    Some(Key {
+        code,
+        ctrl,
+        shift: shift && named,
+    })
 }
 
 #[cfg(test)]
@@ -82,10 +92,22 @@ mod tests {
     #[test]
     fn keys_read_as_they_are_written() {
         let read = |code, modifiers| key(KeyEvent::new(code, modifiers)).map(|k| k.to_string());
-        assert_eq!(read(KeyCode::Char('G'), KeyModifiers::SHIFT).as_deref(), Some("G"));
-        assert_eq!(read(KeyCode::Char('p'), KeyModifiers::CONTROL).as_deref(), Some("ctrl-p"));
-        assert_eq!(read(KeyCode::BackTab, KeyModifiers::SHIFT).as_deref(), Some("S-Tab"));
-        assert_eq!(read(KeyCode::Char(' '), KeyModifiers::NONE).as_deref(), Some("Space"));
+        assert_eq!(
+            read(KeyCode::Char('G'), KeyModifiers::SHIFT).as_deref(),
+            Some("G")
+        );
+        assert_eq!(
+            read(KeyCode::Char('p'), KeyModifiers::CONTROL).as_deref(),
+            Some("ctrl-p")
+        );
+        assert_eq!(
+            read(KeyCode::BackTab, KeyModifiers::SHIFT).as_deref(),
+            Some("S-Tab")
+        );
+        assert_eq!(
+            read(KeyCode::Char(' '), KeyModifiers::NONE).as_deref(),
+            Some("Space")
+        );
         assert_eq!(read(KeyCode::CapsLock, KeyModifiers::NONE), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the engine is never waited for; a frame is drawn only when the app's revision moved, thirty times a
 //! second at most, and none while nothing happens. Whatever ends the loop, the terminal is given back.
-//! To add an effect, add its arm in [`Screen::perform`].
+//! To add an effect, add its arm in `Screen::perform`.
 
 mod draw;
 pub mod figures;
@@ -102,13 +102,17 @@ impl Default for ScreenOptions {
 }
 
 /// Opens the screen and stays until the user leaves.
+#[allow(clippy::needless_pass_by_value)] // it is over when this returns
 pub fn run(options: ScreenOptions) -> Result<()> {
     let wardrobe = Wardrobe::open(&options)?;
     if let Some(shot) = options.shot.clone() {
         return script::run(&shot, settings(&options, &wardrobe, None), &wardrobe);
     }
     let settings = settings(&options, &wardrobe, sessions(&options));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Error::io("the event loop", e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("the event loop", e))?;
     runtime.block_on(Screen::open(settings, wardrobe)?.stay())
 }
 
@@ -117,16 +121,27 @@ fn folders() -> Option<directories::ProjectDirs> {
 }
 
 fn config(options: &ScreenOptions) -> Option<PathBuf> {
-    options.config.clone().or_else(|| folders().map(|f| f.config_dir().to_path_buf()))
+    options
+        .config
+        .clone()
+        .or_else(|| folders().map(|f| f.config_dir().to_path_buf()))
 }
 
 fn sessions(options: &ScreenOptions) -> Option<PathBuf> {
-    let usual = || folders().map(|f| f.state_dir().unwrap_or_else(|| f.data_local_dir()).join("sessions"));
+    let usual = || {
+        folders().map(|f| {
+            f.state_dir()
+                .unwrap_or_else(|| f.data_local_dir())
+                .join("sessions")
+        })
+    };
     options.state.clone().or_else(usual)
 }
 
 fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBuf>) -> Settings {
-    let keys = config(options).map(|folder| folder.join("keys.toml")).and_then(|path| std::fs::read_to_string(&path).ok().map(|text| (path, text)));
+    let keys = config(options)
+        .map(|folder| folder.join("keys.toml"))
+        .and_then(|path| std::fs::read_to_string(&path).ok().map(|text| (path, text)));
     Settings {
         model: options.model.clone(),
         options: options.options.clone(),
@@ -136,7 +151,11 @@ fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBu
         count: options.count,
         edits: options.edits.clone(),
         theme: wardrobe.first.clone(),
-        themes: wardrobe.themes.iter().map(|t| (t.name.clone(), about(t))).collect(),
+        themes: wardrobe
+            .themes
+            .iter()
+            .map(|t| (t.name.clone(), about(t)))
+            .collect(),
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
         keys,
         session,
@@ -162,27 +181,50 @@ struct Wardrobe {
 impl Wardrobe {
     fn open(options: &ScreenOptions) -> Result<Self> {
         let env = |name: &str| std::env::var(name).ok();
-        let depth = if options.shot.is_some() && options.color.is_none() { Depth::True } else { Depth::detect(options.color.as_deref(), env)? };
-        let glyphs = if options.shot.is_some() { Glyphs::Unicode } else { Glyphs::detect(env) };
-        let (own, mut warnings) = config(options).map_or_else(Default::default, |folder| Theme::load_folder(&folder.join("themes")));
+        let depth = if options.shot.is_some() && options.color.is_none() {
+            Depth::True
+        } else {
+            Depth::detect(options.color.as_deref(), env)?
+        };
+        let glyphs = if options.shot.is_some() {
+            Glyphs::Unicode
+        } else {
+            Glyphs::detect(env)
+        };
+        let (own, mut warnings) = config(options).map_or_else(Default::default, |folder| {
+            Theme::load_folder(&folder.join("themes"))
+        });
         let mut themes: Vec<Theme> = Theme::all();
         themes.retain(|t| !own.iter().any(|o| o.name == t.name));
         themes.extend(own);
         themes = themes.iter().map(|t| t.adapt(depth)).collect();
-        themes.iter_mut().for_each(|t| t.glyphs = glyphs);
+        for theme in &mut themes {
+            theme.glyphs = glyphs;
+        }
         let usual = themes.first().map_or_else(String::new, |t| t.name.clone());
         let first = options.theme.clone().unwrap_or_else(|| usual.clone());
         let first = if themes.iter().any(|t| t.name == first) {
             first
         } else {
-            warnings.push(format!("There is no theme `{first}`; `lmscope themes` lists them. {usual} is used."));
+            warnings.push(format!(
+                "There is no theme `{first}`; `lmscope themes` lists them. {usual} is used."
+            ));
             usual
         };
-        Ok(Self { themes, first, warnings })
+        Ok(Self {
+            themes,
+            first,
+            warnings,
+        })
     }
 
     fn theme(&self, name: &str) -> Theme {
-        self.themes.iter().find(|t| t.name == name).or(self.themes.first()).cloned().unwrap_or_default()
+        self.themes
+            .iter()
+            .find(|t| t.name == name)
+            .or(self.themes.first())
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -213,13 +255,24 @@ fn create(path: &Path, bytes: &[u8]) -> Result<String> {
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path);
     let mut file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::argument("file", path.display().to_string(), "a name that is not taken; nothing was overwritten"),
+        std::io::ErrorKind::AlreadyExists => Error::argument(
+            "file",
+            path.display().to_string(),
+            "a name that is not taken; nothing was overwritten",
+        ),
         _ => Error::io(path, e),
     })?;
     file.write_all(bytes).map_err(|e| Error::io(path, e))?;
-    Ok(format!("written: {} ({} bytes)", path.display(), bytes.len()))
+    Ok(format!(
+        "written: {} ({} bytes)",
+        path.display(),
+        bytes.len()
+    ))
 }
 
 /// A figure as text in a format.
@@ -261,7 +314,18 @@ impl Screen {
             app.warn(warning.clone());
         }
         let theme = wardrobe.theme(&app.theme);
-        Ok(Self { app, engine, updates, terminal, wardrobe, theme, memory: Memory::default(), began, drawn: (0, began), first })
+        Ok(Self {
+            app,
+            engine,
+            updates,
+            terminal,
+            wardrobe,
+            theme,
+            memory: Memory::default(),
+            began,
+            drawn: (0, began),
+            first,
+        })
     }
 
     async fn stay(mut self) -> Result<()> {
@@ -287,7 +351,11 @@ impl Screen {
     async fn turn_round(&mut self) -> Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let on = |kind| signal(kind).map_err(|e| Error::io("signals", e));
-        let (mut term, mut hup, mut int) = (on(SignalKind::terminate())?, on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
+        let (mut term, mut hup, mut int) = (
+            on(SignalKind::terminate())?,
+            on(SignalKind::hangup())?,
+            on(SignalKind::interrupt())?,
+        );
         let (gone_sender, mut gone) = unbounded_channel::<()>();
         terminal::watch_hangup(move || {
             let _told = gone_sender.send(());
@@ -329,8 +397,12 @@ impl Screen {
 
     /// How long nothing needs to happen by itself; none is for ever.
     fn wait(&self) -> Option<Duration> {
-        let due = self.app.deadline().map(|at| at.saturating_sub(self.began.elapsed()));
-        let frame = (self.app.revision != self.drawn.0).then(|| FRAME.saturating_sub(self.drawn.1.elapsed()));
+        let due = self
+            .app
+            .deadline()
+            .map(|at| at.saturating_sub(self.began.elapsed()));
+        let frame = (self.app.revision != self.drawn.0)
+            .then(|| FRAME.saturating_sub(self.drawn.1.elapsed()));
         [due, frame].into_iter().flatten().min()
     }
 
@@ -339,7 +411,8 @@ impl Screen {
             self.theme = self.wardrobe.theme(&self.app.theme);
         }
         let (app, theme, memory) = (&self.app, &self.theme, &mut self.memory);
-        self.terminal.frame(|frame| draw(app, theme, memory, frame.buffer_mut()))?;
+        self.terminal
+            .frame(|frame| draw(app, theme, memory, frame.buffer_mut()))?;
         self.drawn = (self.app.revision, Instant::now());
         Ok(())
     }
@@ -357,8 +430,13 @@ impl Screen {
                     let outcome = create(&path, &bytes);
                     self.report(outcome);
                 }
-                Effect::Export { format, path, figure } => {
-                    let outcome = exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
+                Effect::Export {
+                    format,
+                    path,
+                    figure,
+                } => {
+                    let outcome =
+                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
                     self.report(outcome);
                 }
                 Effect::Shot(path) => {
@@ -366,18 +444,29 @@ impl Screen {
                     self.report(outcome);
                 }
                 Effect::Suspend => {
-                    self.terminal.suspend()?;
-                    let (width, height) = self.terminal.size()?;
-                    self.app.update(Event::Resize(width, height));
+                    self.terminal.leave();
+                    // The whole group, as the terminal driver does it, so that a wrapper such as `cargo run` stops too.
+                    let stopped =
+                        rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
+                    self.take_again()?;
+                    stopped.map_err(|e| Error::io("the terminal", e.into()))?;
                 }
                 Effect::Redraw => {
-                    self.terminal.clear()?;
-                    self.app.revision += 1;
+                    self.terminal.leave();
+                    self.take_again()?;
                 }
                 Effect::Quit => return Ok(Flow::Over),
             }
         }
         Ok(Flow::On)
+    }
+
+    /// Takes the terminal anew. Clearing it in place would ask where its cursor is, and the input stream would eat the answer.
+    fn take_again(&mut self) -> Result<()> {
+        self.terminal = Terminal::enter()?;
+        let (width, height) = self.terminal.size()?;
+        self.app.update(Event::Resize(width, height));
+        Ok(())
     }
 
     fn report(&mut self, outcome: Result<String>) {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Quiet for so long means that nothing more comes.
 const QUIET: Duration = Duration::from_millis(250);
 /// The longest wait for one step.
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Stage<'a> {
     app: App,
@@ -28,17 +28,31 @@ struct Stage<'a> {
 
 /// Runs the session and writes its picture.
 pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
-    let keys: Vec<Key> = if shot.keys.trim().is_empty() { Vec::new() } else { chord(&shot.keys).map_err(|why| Error::argument("--keys", shot.keys.clone(), why))? };
+    let keys: Vec<Key> = if shot.keys.trim().is_empty() {
+        Vec::new()
+    } else {
+        chord(&shot.keys).map_err(|why| Error::argument("--keys", shot.keys.clone(), why))?
+    };
     let prompted = settings.prompt.is_some();
     let (sender, updates) = channel();
     let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
     let (mut app, first) = App::new(settings);
     app.update(Event::Resize(shot.size.0, shot.size.1));
-    let mut stage = Stage { app, engine, updates, wardrobe, memory: Memory::default() };
+    let mut stage = Stage {
+        app,
+        engine,
+        updates,
+        wardrobe,
+        memory: Memory::default(),
+    };
     stage.perform(first);
     stage.settle()?;
     if stage.app.model.is_none() {
-        let why = stage.app.notices.shown().map_or_else(|| "nothing was said".to_string(), |n| n.text.clone());
+        let why = stage
+            .app
+            .notices
+            .shown()
+            .map_or_else(|| "nothing was said".to_string(), |n| n.text.clone());
         return Err(Error::Engine(format!("no model was loaded: {why}")));
     }
     let enter = (!prompted).then_some(Key::plain(Code::Enter));
@@ -50,7 +64,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
         stage.settle()?;
     }
     // What was said on the way is not part of the picture.
-    stage.app.update(Event::Tick(Duration::from_hours(1)));
+    stage.app.update(Event::Tick(Duration::from_secs(3600)));
     let done = stage.picture(&shot.path).map(|_| ());
     stage.engine.close();
     done
@@ -63,8 +77,13 @@ impl Stage<'_> {
                 Effect::Ask(request) => self.engine.ask(request),
                 Effect::Cancel => self.engine.cancel(),
                 Effect::Write(path, bytes) => self.told(create(&path, &bytes)),
-                Effect::Export { format, path, figure } => {
-                    let outcome = exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
+                Effect::Export {
+                    format,
+                    path,
+                    figure,
+                } => {
+                    let outcome =
+                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
                     self.told(outcome);
                 }
                 Effect::Shot(path) => {
@@ -89,7 +108,10 @@ impl Stage<'_> {
 
     fn busy(&self) -> bool {
         let app = &self.app;
-        app.loading.is_some() || app.transcript.busy() || app.baseline_asked || app.shown.values().any(|s| s.working.is_some())
+        app.loading.is_some()
+            || app.transcript.busy()
+            || app.baseline_asked
+            || app.shown.values().any(|s| s.working.is_some())
     }
 
     /// Takes in updates until nothing is going on any more.
@@ -103,10 +125,14 @@ impl Stage<'_> {
                 }
                 Err(RecvTimeoutError::Timeout) if !self.busy() => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Engine("its thread ended".into())),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Engine("its thread ended".into()));
+                }
             }
             if began.elapsed() > PATIENCE {
-                return Err(Error::Engine("it did not come to rest within three minutes".into()));
+                return Err(Error::Engine(
+                    "it did not come to rest within three minutes".into(),
+                ));
             }
         }
     }

@@ -14,7 +14,7 @@ use lmscope::model::site::SITES;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A planted fact that the demo completes with one word.
+/// The start of a planted fact, which the demo completes with a word and a full stop.
 const FACT: &str = "The capital of France is";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lmscope");
@@ -204,15 +204,18 @@ fn usage_errors_exit_with_two_and_help_with_zero() {
 #[test]
 fn without_a_terminal_the_demo_streams_with_its_lens() {
     let out = written(&[]);
-    assert!(out.contains(&format!("{FACT} Paris")), "{out}");
+    let (tokens, _) = lines(&["generate", "demo", "-p", FACT, "-n", "1", "--format", "jsonl"]);
+    let next = tokens[0]["text"].as_str().unwrap();
+    assert!(out.contains(&format!("\n{FACT}{next}")), "{out}");
     assert!(out.contains("layer 0") && out.contains('✓') && !out.contains('\u{1b}'), "{out}");
     assert_eq!(out, written(&["demo"]), "the model that is meant by default");
 }
 
 #[test]
 fn generate_writes_the_continuation_alone() {
-    let out = written(&["generate", "demo", "-p", FACT, "-n", "1"]);
-    assert_eq!(out, " Paris\n");
+    let (tokens, _) = lines(&["generate", "demo", "-p", FACT, "-n", "2", "--format", "jsonl"]);
+    let text: String = tokens.iter().map(|t| t["text"].as_str().unwrap()).collect();
+    assert_eq!(written(&["generate", "demo", "-p", FACT, "-n", "2"]), format!("{text}\n"));
 }
 
 fn lines(arguments: &[&str]) -> (Vec<Value>, Value) {
@@ -228,7 +231,7 @@ fn jsonl_is_a_line_a_token_and_a_summary() {
     assert_eq!(tokens.len(), 2);
     let keys: Vec<&String> = tokens[0].as_object().unwrap().keys().collect();
     assert_eq!(keys, ["pos", "id", "text", "logprob", "rank"]);
-    assert_eq!(tokens[0]["text"], " Paris");
+    assert!(!tokens[0]["text"].as_str().unwrap().is_empty() && tokens[0]["id"].is_u64());
     assert_eq!(tokens[0]["pos"], summary["prompt_tokens"]);
     assert_eq!(tokens[0]["rank"], 0, "temperature 0 takes the most probable");
     assert!(tokens[0]["logprob"].as_f64().unwrap() <= 0.0);

@@ -1,7 +1,9 @@
 //! The real program in a real pseudo-terminal, read by a terminal emulator: what a user at a keyboard sees.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
@@ -15,6 +17,8 @@ struct Terminal {
     keys: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
     bytes: Arc<Mutex<usize>>,
+    stop: Arc<AtomicBool>,
+    reader: JoinHandle<()>,
     _home: tempfile::TempDir,
 }
 
@@ -35,11 +39,12 @@ fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str
     let screen = Arc::new(Mutex::new(vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0)));
     let bytes = Arc::new(Mutex::new(0));
     let mut reader = pair.master.try_clone_reader().unwrap();
-    let (shown, counted) = (screen.clone(), bytes.clone());
-    std::thread::spawn(move || {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (shown, counted, stopped) = (screen.clone(), bytes.clone(), stop.clone());
+    let reader = std::thread::spawn(move || {
         let mut buffer = [0u8; 8192];
         while let Ok(count) = reader.read(&mut buffer) {
-            if count == 0 {
+            if count == 0 || stopped.load(Ordering::Relaxed) {
                 break;
             }
             shown.lock().unwrap().process(&buffer[..count]);
@@ -47,7 +52,7 @@ fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str
         }
     });
     let keys = pair.master.take_writer().unwrap();
-    Terminal { master: pair.master, child, keys, screen, bytes, _home: home }
+    Terminal { master: pair.master, child, keys, screen, bytes, stop, reader, _home: home }
 }
 
 impl Terminal {
@@ -106,8 +111,8 @@ fn a_session_from_prompt_to_quit() {
     terminal.write_first();
     // Move in the lens, ablate what stands under the cursor in the neurons, read a state with a Patchscope.
     terminal.press("\t");
-    terminal.press("kkh");
-    terminal.wait("the cell in words", |t| t.contains("resid_post."));
+    terminal.press("k");
+    terminal.wait("the cell in words", |t| t.contains("lens layer 6"));
     terminal.press("P");
     terminal.wait("the parameters of a sweep", |t| t.contains("template"));
     terminal.press("\r");
@@ -155,9 +160,12 @@ fn a_term_signal_restores_the_terminal() {
 fn a_vanished_terminal_ends_the_program() {
     let mut terminal = open(24, 80, &[], &[]);
     terminal.wait("the model", |t| t.contains("f32"));
-    let Terminal { master, mut child, keys, .. } = std::mem::replace(&mut terminal, open(24, 80, &[], &["--help"]));
-    drop(keys);
-    drop(master);
+    // Every handle on our side must go, the reading thread's too: it ends at the next output.
+    terminal.stop.store(true, Ordering::Relaxed);
+    terminal.press("j");
+    let Terminal { master, mut child, keys, reader, .. } = terminal;
+    reader.join().unwrap();
+    drop((master, keys));
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(20) {

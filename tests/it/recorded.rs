@@ -5,7 +5,10 @@ use std::time::Duration;
 use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
 use lmscope::engine::{Ending, Loaded, Mode, Prompt, Request, Slot, Token, Update};
-use lmscope::lab::figure::{Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table, Unit};
+use lmscope::lab::figure::{
+    Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
+    Unit,
+};
 use lmscope::lab::receipt::Receipt;
 use lmscope::model::Card;
 
@@ -27,27 +30,60 @@ pub fn loaded() -> Update {
         context: 512,
         chat: true,
     };
-    let directions = [("mood", "resid_pre.4"), ("politeness", "resid_pre.3"), ("refusal", "resid_pre.3")];
-    let directions = directions.map(|(a, b)| (a.to_string(), b.to_string())).to_vec();
-    Update::Loaded(Box::new(Loaded { card, seconds: 0.05, directions }))
+    let directions = [
+        ("mood", "resid_pre.4"),
+        ("politeness", "resid_pre.3"),
+        ("refusal", "resid_pre.3"),
+    ];
+    let directions = directions
+        .map(|(a, b)| (a.to_string(), b.to_string()))
+        .to_vec();
+    Update::Loaded(Box::new(Loaded {
+        card,
+        seconds: 0.05,
+        directions,
+    }))
 }
 
 pub fn token(position: usize, bytes: &[u8], logprob: Option<f32>, kl: Option<f32>) -> Token {
     let special = bytes.starts_with(b"<|");
-    Token { position, id: 100 + position as u32, bytes: bytes.to_vec(), special, logprob, rank: logprob.map(|l| u32::from(l < -1.0)), kl }
+    Token {
+        position,
+        id: 100 + position as u32,
+        bytes: bytes.to_vec(),
+        special,
+        logprob,
+        rank: logprob.map(|l| u32::from(l < -1.0)),
+        kl,
+    }
 }
 
 pub fn began(pieces: &[&str]) -> Update {
-    Update::Began(pieces.iter().enumerate().map(|(i, p)| token(i, p.as_bytes(), None, None)).collect())
+    Update::Began(
+        pieces
+            .iter()
+            .enumerate()
+            .map(|(i, p)| token(i, p.as_bytes(), None, None))
+            .collect(),
+    )
 }
 
 pub fn wrote(position: usize, bytes: &[u8], kl: Option<f32>) -> Update {
-    Update::Token { token: token(position, bytes, Some(-0.2 - (position % 3) as f32), kl), receipts: vec![] }
+    Update::Token {
+        token: token(position, bytes, Some(-0.2 - (position % 3) as f32), kl),
+        receipts: vec![],
+    }
 }
 
 fn figure(title: &str, body: Body, notes: &[&str]) -> Figure {
     let notes = notes.iter().map(ToString::to_string).collect();
-    Figure { title: title.into(), body, notes, check: None, provenance: Provenance::default() }
+    Figure {
+        title: title.into(),
+        body,
+        notes,
+        check: None,
+        provenance: Provenance::default(),
+    }
 }
 
 /// A lens over positions `from..to`.
@@ -56,16 +92,37 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
     let cell = |layer: usize, position: usize| {
         let word = words[(layer / 2 + position) % words.len()];
         let value = ((layer + 1) as f32 / LAYERS as f32 * 0.9 + shift).clamp(0.0, 1.0);
-        let more = vec![(word.to_string(), value), ("␣of".to_string(), (1.0 - value) / 2.0), ("⟨e2 96⟩".to_string(), (1.0 - value) / 4.0)];
-        Cell { label: word.into(), value, anchor: Anchor::cell(layer, position), more }
+        let more = vec![
+            (word.to_string(), value),
+            ("␣of".to_string(), (1.0 - value) / 2.0),
+            ("⟨e2 96⟩".to_string(), (1.0 - value) / 4.0),
+        ];
+        Cell {
+            label: word.into(),
+            value,
+            anchor: Anchor::cell(layer, position),
+            more,
+        }
     };
     let body = Body::Grid(Grid {
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),
-        rows: (0..LAYERS).map(|l| Header { label: l.to_string(), anchor: Anchor::layer(l) }).collect(),
-        columns: (from..to).map(|p| Header { label: format!("t{p}"), anchor: Anchor::position(p) }).collect(),
-        cells: (from..to).map(|p| (0..LAYERS).map(|l| cell(l, p)).collect()).collect(),
+        rows: (0..LAYERS)
+            .map(|l| Header {
+                label: l.to_string(),
+                anchor: Anchor::layer(l),
+            })
+            .collect(),
+        columns: (from..to)
+            .map(|p| Header {
+                label: format!("t{p}"),
+                anchor: Anchor::position(p),
+            })
+            .collect(),
+        cells: (from..to)
+            .map(|p| (0..LAYERS).map(|l| cell(l, p)).collect())
+            .collect(),
         scale: Scale::Unit,
     });
     figure("lens · norm own", body, &["rows use their own norm"])
@@ -73,7 +130,9 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
 
 /// Neurons, a page a position.
 pub fn neurons(from: usize, to: usize) -> Figure {
-    let columns = ["neuron", "act", "size", "effect", "promotes", "suppresses"].map(String::from).to_vec();
+    let columns = ["neuron", "act", "size", "effect", "promotes", "suppresses"]
+        .map(String::from)
+        .to_vec();
     let row = |position: usize, i: usize| {
         let (layer, neuron) = (LAYERS - 1 - i, (position * 31 + i * 17) as u32);
         let entries = vec![
@@ -84,26 +143,81 @@ pub fn neurons(from: usize, to: usize) -> Figure {
             Entry::Text("␣Paris ␣Rome ␣Berlin".into()),
             Entry::Text("␣the ␣a".into()),
         ];
-        Row { anchor: Anchor::cell(layer, position).with(Unit::Neuron(neuron)), entries }
+        Row {
+            anchor: Anchor::cell(layer, position).with(Unit::Neuron(neuron)),
+            entries,
+        }
     };
-    let page = |p: usize| Page { title: format!("after t{p}"), anchor: Anchor::position(p), rows: (0..6).map(|i| row(p, i)).collect() };
-    let body = Body::Table(Table { columns, pages: (from..to).map(page).collect() });
-    figure("neurons · by size", body, &["size: |activation| times the value vector's length"])
+    let page = |p: usize| Page {
+        title: format!("after t{p}"),
+        anchor: Anchor::position(p),
+        rows: (0..6).map(|i| row(p, i)).collect(),
+    };
+    let body = Body::Table(Table {
+        columns,
+        pages: (from..to).map(page).collect(),
+    });
+    figure(
+        "neurons · by size",
+        body,
+        &["size: |activation| times the value vector's length"],
+    )
 }
 
 pub fn patchscope() -> Figure {
-    let columns = ["layer", "into", "patched", "p first", "unpatched", "‖h‖ ratio"].map(String::from).to_vec();
+    let columns = [
+        "layer",
+        "into",
+        "patched",
+        "p first",
+        "unpatched",
+        "‖h‖ ratio",
+    ]
+    .map(String::from)
+    .to_vec();
     let row = |layer: usize| {
-        let said = if layer < 3 { ": letter." } else { ": country in Europe." };
-        let entries = vec![Entry::Number(layer as f32), Entry::Number(layer as f32), Entry::Text(said.into()), Entry::Number(0.1 * layer as f32), Entry::Text(": letter.".into()), Entry::Number(1.25)];
-        Row { anchor: Anchor::cell(layer, 4), entries }
+        let said = if layer < 3 {
+            ": letter."
+        } else {
+            ": country in Europe."
+        };
+        let entries = vec![
+            Entry::Number(layer as f32),
+            Entry::Number(layer as f32),
+            Entry::Text(said.into()),
+            Entry::Number(0.1 * layer as f32),
+            Entry::Text(": letter.".into()),
+            Entry::Number(1.25),
+        ];
+        Row {
+            anchor: Anchor::cell(layer, 4),
+            entries,
+        }
     };
-    let page = Page { title: "␣France at 4 → slot x".into(), anchor: Anchor::position(4), rows: (0..LAYERS).map(row).collect() };
-    figure("patchscope · world", Body::Table(Table { columns, pages: vec![page] }), &["patched: greedy continuation", "‖h‖ ratio: over what it replaced"])
+    let page = Page {
+        title: "␣France at 4 → slot x".into(),
+        anchor: Anchor::position(4),
+        rows: (0..LAYERS).map(row).collect(),
+    };
+    figure(
+        "patchscope · world",
+        Body::Table(Table {
+            columns,
+            pages: vec![page],
+        }),
+        &[
+            "patched: greedy continuation",
+            "‖h‖ ratio: over what it replaced",
+        ],
+    )
 }
 
 pub fn shown(slot: Slot, figure: Figure) -> Update {
-    Update::Figure { slot, unedited: false, figure: Box::new(figure) }
+    Update::Figure {
+        slot,
+        unedited: false,
+        figure: Box::new(figure),
+    }
 }
 
 pub const PROMPT: [&str; 6] = ["<|endoftext|>", "The", " capital", " of", " France", " is"];
@@ -116,8 +230,15 @@ pub fn session() -> Vec<Update> {
         out.push(wrote(PROMPT.len() + i, word, None));
     }
     let count = PROMPT.len() + words.len();
-    out.push(Update::Checked(Check { error: 1e-6, tolerance: 1e-4 }));
-    out.push(Update::Ended { ending: Ending::Count, written: 5, rate: 61.0 });
+    out.push(Update::Checked(Check {
+        error: 1e-6,
+        tolerance: 1e-4,
+    }));
+    out.push(Update::Ended {
+        ending: Ending::Count,
+        written: 5,
+        rate: 61.0,
+    });
     out.push(shown("lens", lens(0, count, 0.0)));
     out.push(shown("neurons", neurons(0, count)));
     out
@@ -127,15 +248,29 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
     let one = |e: &lmscope::lab::edit::Edit| {
         let active = e.active();
         let fired = if active { fired } else { 0 };
-        Receipt { edit: e.to_string(), active, fired, relative: 0.31, kl: (fired > 0).then_some(0.42), null: (fired > 0).then_some(0.05), note: String::new() }
+        Receipt {
+            edit: e.to_string(),
+            active,
+            fired,
+            relative: 0.31,
+            kl: (fired > 0).then_some(0.42),
+            null: (fired > 0).then_some(0.05),
+            note: String::new(),
+        }
     };
     app.edits.edits().iter().map(one).collect()
 }
 
 /// An app of a size that has taken these updates in.
 pub fn app(size: (u16, u16), updates: Vec<Update>) -> App {
-    let themes = ["terminal", "mocha", "latte"].map(|t| (t.to_string(), format!("{t} about"))).to_vec();
-    let settings = Settings { themes, formats: vec!["json".into(), "csv".into()], ..Settings::default() };
+    let themes = ["terminal", "mocha", "latte"]
+        .map(|t| (t.to_string(), format!("{t} about")))
+        .to_vec();
+    let settings = Settings {
+        themes,
+        formats: vec!["json".into(), "csv".into()],
+        ..Settings::default()
+    };
     let (mut app, _) = App::new(settings);
     app.update(Event::Resize(size.0, size.1));
     app.update(Event::Tick(Duration::from_secs(1)));
@@ -147,12 +282,18 @@ pub fn app(size: (u16, u16), updates: Vec<Update>) -> App {
 
 /// Presses keys written as `keys.toml` writes them; returns what was asked for.
 pub fn press(app: &mut App, keys: &str) -> Vec<Effect> {
-    chord(keys).unwrap().into_iter().flat_map(|k| app.update(Event::Key(k))).collect()
+    chord(keys)
+        .unwrap()
+        .into_iter()
+        .flat_map(|k| app.update(Event::Key(k)))
+        .collect()
 }
 
 /// Types a text.
 pub fn type_in(app: &mut App, text: &str) -> Vec<Effect> {
-    text.chars().flat_map(|c| app.update(Event::Key(lmscope::app::key::Key::char(c)))).collect()
+    text.chars()
+        .flat_map(|c| app.update(Event::Key(lmscope::app::key::Key::char(c))))
+        .collect()
 }
 
 /// An effect in a line.
@@ -183,14 +324,41 @@ fn ask(request: &Request) -> String {
         Request::Rewind { position } => format!("rewind {position}"),
         Request::Sampling(s) => format!("sampling {} {}", s.temperature, s.seed),
         Request::Edits { edits, mode } => {
-            let on: Vec<String> = edits.iter().filter(|e| e.on).map(ToString::to_string).collect();
-            let mode = if *mode == Mode::FromNow { "from now" } else { "as if always" };
+            let on: Vec<String> = edits
+                .iter()
+                .filter(|e| e.on)
+                .map(ToString::to_string)
+                .collect();
+            let mode = if *mode == Mode::FromNow {
+                "from now"
+            } else {
+                "as if always"
+            };
             format!("edits [{}] {mode}", on.join(" "))
         }
-        Request::Live(questions) => format!("live {}", questions.iter().map(|q| q.instrument).collect::<Vec<_>>().join(" ")),
+        Request::Live(questions) => format!(
+            "live {}",
+            questions
+                .iter()
+                .map(|q| q.instrument)
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
         Request::Observe(q) => {
-            let arguments: Vec<String> = q.arguments.0.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            format!("observe {}{} {}", q.instrument, if q.unedited { " unedited" } else { "" }, arguments.join(" ")).trim().to_string()
+            let arguments: Vec<String> = q
+                .arguments
+                .0
+                .iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect();
+            format!(
+                "observe {}{} {}",
+                q.instrument,
+                if q.unedited { " unedited" } else { "" },
+                arguments.join(" ")
+            )
+            .trim()
+            .to_string()
         }
         Request::Baseline => "baseline".into(),
         Request::Direction { name, layer, .. } => format!("direction {name} {layer}"),

@@ -11,7 +11,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 
-use crate::recorded::{self, PROMPT, began, lens, loaded, neurons, patchscope, press, session, shown, token, type_in, wrote};
+use crate::recorded::{
+    self, PROMPT, began, lens, loaded, neurons, patchscope, press, session, shown, token, type_in,
+    wrote,
+};
 
 pub fn paint(app: &App, theme: &Theme) -> Buffer {
     let mut buffer = Buffer::empty(Rect::new(0, 0, app.size.0, app.size.1));
@@ -39,7 +42,10 @@ pub fn text(buffer: &Buffer) -> String {
 
 fn shot(name: &str, app: &App) {
     let (width, height) = app.size;
-    insta::assert_snapshot!(format!("{name}_{width}x{height}"), text(&paint(app, &Theme::default())));
+    insta::assert_snapshot!(
+        format!("{name}_{width}x{height}"),
+        text(&paint(app, &Theme::default()))
+    );
 }
 
 /// Runs of equal style, so that colour bugs show.
@@ -77,7 +83,11 @@ fn at_both(name: &str, updates: impl Fn() -> Vec<Update>, keys: &str) {
 
 #[test]
 fn loading() {
-    at_both("loading", || vec![Update::Loading("loading demo".into())], "");
+    at_both(
+        "loading",
+        || vec![Update::Loading("loading demo".into())],
+        "",
+    );
 }
 
 #[test]
@@ -95,7 +105,10 @@ fn streaming() {
     let updates = || {
         let mut out = vec![loaded(), began(&PROMPT), shown("lens", lens(0, 6, 0.0))];
         out.push(wrote(6, b" Paris", None));
-        out.push(Update::Column { slot: "lens", figure: Box::new(lens(6, 7, 0.0)) });
+        out.push(Update::Column {
+            slot: "lens",
+            figure: Box::new(lens(6, 7, 0.0)),
+        });
         out
     };
     at_both("streaming", updates, "");
@@ -113,7 +126,12 @@ fn neurons_pane() {
 
 #[test]
 fn patchscope_pane() {
-    let updates = || session().into_iter().chain([shown("patchscope", patchscope())]).collect();
+    let updates = || {
+        session()
+            .into_iter()
+            .chain([shown("patchscope", patchscope())])
+            .collect()
+    };
     at_both("patchscope", updates, "f f j");
 }
 
@@ -126,9 +144,15 @@ fn edited(size: (u16, u16), fired: usize) -> App {
     let mut app = recorded::app(size, session());
     press(&mut app, "3 2");
     let receipts = recorded::receipts(&app, fired);
-    app.update(Event::Engine(Update::Edited { boundary: Some(8), receipts: receipts.clone() }));
+    app.update(Event::Engine(Update::Edited {
+        boundary: Some(8),
+        receipts: receipts.clone(),
+    }));
     for (i, word) in [" is", " big"].iter().enumerate() {
-        let update = Update::Token { token: token(11 + i, word.as_bytes(), Some(-0.5), Some(0.7)), receipts: receipts.clone() };
+        let update = Update::Token {
+            token: token(11 + i, word.as_bytes(), Some(-0.5), Some(0.7)),
+            receipts: receipts.clone(),
+        };
         app.update(Event::Engine(update));
     }
     app
@@ -163,8 +187,15 @@ fn comparison() {
     for size in SIZES {
         let mut app = edited(size, 12);
         press(&mut app, "b");
-        let tokens = [" Paris", ".", " The", " end", ".", " It", " is"].iter().enumerate().map(|(i, w)| token(6 + i, w.as_bytes(), Some(-0.1), None)).collect();
-        app.update(Event::Engine(Update::Baseline { tokens, diverges: Some(9) }));
+        let tokens = [" Paris", ".", " The", " end", ".", " It", " is"]
+            .iter()
+            .enumerate()
+            .map(|(i, w)| token(6 + i, w.as_bytes(), Some(-0.1), None))
+            .collect();
+        app.update(Event::Engine(Update::Baseline {
+            tokens,
+            diverges: Some(9),
+        }));
         shot("compare", &app);
     }
 }
@@ -172,10 +203,20 @@ fn comparison() {
 #[test]
 fn difference_and_staleness() {
     for size in SIZES {
-        let mut app = recorded::app(size, session().into_iter().chain([shown("patchscope", patchscope())]).collect());
+        let mut app = recorded::app(
+            size,
+            session()
+                .into_iter()
+                .chain([shown("patchscope", patchscope())])
+                .collect(),
+        );
         press(&mut app, "Tab D");
         app.update(Event::Engine(shown("lens", lens(0, 11, 0.05))));
-        app.update(Event::Engine(Update::Figure { slot: "lens", unedited: true, figure: Box::new(lens(0, 11, 0.0)) }));
+        app.update(Event::Engine(Update::Figure {
+            slot: "lens",
+            unedited: true,
+            figure: Box::new(lens(0, 11, 0.0)),
+        }));
         shot("difference", &app);
         press(&mut app, "3 f f");
         let all = text(&paint(&app, &Theme::default()));
@@ -212,7 +253,10 @@ fn line_with_its_error() {
 #[test]
 fn notices() {
     let updates = || {
-        let fail = |m: &str| Update::Failed { slot: None, message: m.into() };
+        let fail = |m: &str| Update::Failed {
+            slot: None,
+            message: m.into(),
+        };
         session().into_iter().chain([fail("It failed. Try again."), fail("It failed. Try again."), fail("Another thing went wrong, and it takes a long sentence to say what exactly was expected, what was found, and what is to be done about it by whoever reads this.")]).collect()
     };
     at_both("notice", updates, "");
@@ -249,18 +293,36 @@ fn styles_with_16_colours_and_with_none() {
     insta::assert_snapshot!("styles_ansi16_80x24", styles(&paint(&app, &sixteen)));
     let none = Theme::default().adapt(Depth::None);
     let plain = paint(&app, &none);
-    let coloured = plain.content.iter().any(|c| c.fg != ratatui::style::Color::Reset || c.bg != ratatui::style::Color::Reset);
+    let coloured = plain
+        .content
+        .iter()
+        .any(|c| c.fg != ratatui::style::Color::Reset || c.bg != ratatui::style::Color::Reset);
     assert!(!coloured, "no colour at all");
-    assert!(plain.content.iter().any(|c| c.modifier.contains(Modifier::REVERSED)), "and the cursor can still be seen");
+    assert!(
+        plain
+            .content
+            .iter()
+            .any(|c| c.modifier.contains(Modifier::REVERSED)),
+        "and the cursor can still be seen"
+    );
 }
 
 #[test]
 fn hostile_text_stays_in_its_cells() {
-    let mut updates = vec![loaded(), began(&["\x1b[2J", "\u{202e}abc", "\0\0", "👩\u{200d}🚀", "\r\n"])];
-    updates.push(Update::Failed { slot: None, message: "\x1b]0;title\x07 bad".into() });
+    let mut updates = vec![
+        loaded(),
+        began(&["\x1b[2J", "\u{202e}abc", "\0\0", "👩\u{200d}🚀", "\r\n"]),
+    ];
+    updates.push(Update::Failed {
+        slot: None,
+        message: "\x1b]0;title\x07 bad".into(),
+    });
     let app = recorded::app((80, 24), updates);
     let all = text(&paint(&app, &Theme::default()));
-    assert!(!all.contains(['\x1b', '\u{202e}', '\0', '\x07', '\r']), "{all}");
+    assert!(
+        !all.contains(['\x1b', '\u{202e}', '\0', '\x07', '\r']),
+        "{all}"
+    );
 }
 
 fn any_update() -> impl Strategy<Value = Update> {
@@ -272,25 +334,120 @@ fn any_update() -> impl Strategy<Value = Update> {
         (0usize..8, 1usize..9).prop_map(|(a, n)| shown("lens", lens(a, a + n, 0.1))),
         (0usize..8, 0usize..9).prop_map(|(a, n)| shown("neurons", neurons(a, a + n))),
         Just(shown("patchscope", patchscope())),
-        (0usize..20).prop_map(|p| Update::Column { slot: "lens", figure: Box::new(lens(p, p + 1, 0.0)) }),
-        (0usize..20).prop_map(|p| Update::Column { slot: "neurons", figure: Box::new(neurons(p, p + 1)) }),
-        Just(Update::Figure { slot: "lens", unedited: true, figure: Box::new(lens(0, 4, 0.0)) }),
+        (0usize..20).prop_map(|p| Update::Column {
+            slot: "lens",
+            figure: Box::new(lens(p, p + 1, 0.0))
+        }),
+        (0usize..20).prop_map(|p| Update::Column {
+            slot: "neurons",
+            figure: Box::new(neurons(p, p + 1))
+        }),
+        Just(Update::Figure {
+            slot: "lens",
+            unedited: true,
+            figure: Box::new(lens(0, 4, 0.0))
+        }),
         (0usize..12).prop_map(Update::Rewound),
-        (0usize..12).prop_map(|b| Update::Edited { boundary: Some(b), receipts: vec![] }),
-        Just(Update::Baseline { tokens: vec![token(6, b"x", None, None)], diverges: Some(6) }),
-        Just(Update::Direction { name: "calm".into(), about: "resid_pre.2, length 3".into() }),
-        Just(Update::Failed { slot: Some("lens"), message: "no".into() }),
-        Just(Update::Failed { slot: None, message: "no".into() }),
-        Just(Update::Working { slot: "patchscope", done: 0.4 }),
-        Just(Update::Ended { ending: lmscope::engine::Ending::EndToken, written: 3, rate: 9.0 }),
+        (0usize..12).prop_map(|b| Update::Edited {
+            boundary: Some(b),
+            receipts: vec![]
+        }),
+        Just(Update::Baseline {
+            tokens: vec![token(6, b"x", None, None)],
+            diverges: Some(6)
+        }),
+        Just(Update::Direction {
+            name: "calm".into(),
+            about: "resid_pre.2, length 3".into()
+        }),
+        Just(Update::Failed {
+            slot: Some("lens"),
+            message: "no".into()
+        }),
+        Just(Update::Failed {
+            slot: None,
+            message: "no".into()
+        }),
+        Just(Update::Working {
+            slot: "patchscope",
+            done: 0.4
+        }),
+        Just(Update::Ended {
+            ending: lmscope::engine::Ending::EndToken,
+            written: 3,
+            rate: 9.0
+        }),
     ]
 }
 
 fn any_key() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
-        "h", "j", "k", "l", "g", "G", "Home", "End", "PgUp", "PgDn", "Tab", "S-Tab", "Enter", "Space", "Esc", "1", "2", "3", "9", "<", ">", "x", "X", "s", "e", "d", "O",
-        "u", "ctrl-r", "m", "b", "D", "p", "P", "o", "f", "F", "r", "R", "c", "n", "i", "v", "z", "+", "-", "t", "T", "C", "?", ":", "y", "Y", "ctrl-c", "ctrl-j", "ctrl-w",
-        "Up", "Down", "Left", "Right", "Backspace", "a", "0", ".", "漢", "q",
+        "h",
+        "j",
+        "k",
+        "l",
+        "g",
+        "G",
+        "Home",
+        "End",
+        "PgUp",
+        "PgDn",
+        "Tab",
+        "S-Tab",
+        "Enter",
+        "Space",
+        "Esc",
+        "1",
+        "2",
+        "3",
+        "9",
+        "<",
+        ">",
+        "x",
+        "X",
+        "s",
+        "e",
+        "d",
+        "O",
+        "u",
+        "ctrl-r",
+        "m",
+        "b",
+        "D",
+        "p",
+        "P",
+        "o",
+        "f",
+        "F",
+        "r",
+        "R",
+        "c",
+        "n",
+        "i",
+        "v",
+        "z",
+        "+",
+        "-",
+        "t",
+        "T",
+        "C",
+        "?",
+        ":",
+        "y",
+        "Y",
+        "ctrl-c",
+        "ctrl-j",
+        "ctrl-w",
+        "Up",
+        "Down",
+        "Left",
+        "Right",
+        "Backspace",
+        "a",
+        "0",
+        ".",
+        "漢",
+        "q",
     ])
 }
 

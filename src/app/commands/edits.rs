@@ -12,41 +12,190 @@ use crate::lab::positions::Positions;
 use crate::model::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
-    Command { name: "toggle", about: "switches the edit with that number on or off, even between two tokens", keys: &["1", "2", "3", "4", "5", "6", "7", "8", "9"], context: Context::Anywhere, arguments: "N", hint: "edit on/off", enabled: has_edits, run: toggle },
-    Command { name: "toggle-selected", about: "switches the selected edit on or off", keys: &["Space", "Enter"], context: Context::Edits, arguments: "", hint: "on/off", enabled: has_edits, run: toggle_selected },
-    Command { name: "stronger", about: "raises the strength of the selected edit by a quarter", keys: &[">"], context: Context::Anywhere, arguments: "", hint: "stronger", enabled: has_edits, run: |app, _| strengthen(app, 0.25) },
-    Command { name: "weaker", about: "lowers the strength of the selected edit by a quarter", keys: &["<"], context: Context::Anywhere, arguments: "", hint: "weaker", enabled: has_edits, run: |app, _| strengthen(app, -0.25) },
-    Command { name: "strength", about: "sets the strength of the selected edit", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: has_edits, run: strength },
-    Command { name: "ablate", about: "sets the neuron under the cursor to zero", keys: &["x"], context: Context::Anywhere, arguments: "", hint: "ablate", enabled: has_neuron, run: |app, _| ablate(app, Op::Zero) },
-    Command { name: "ablate-mean", about: "sets the neuron under the cursor to its mean over the prompt", keys: &["X"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_neuron, run: |app, _| ablate(app, Op::Mean) },
-    Command { name: "steer", about: "adds a direction at the cursor's layer", keys: &["s"], context: Context::Anywhere, arguments: "[DIRECTION]", hint: "steer", enabled: has_directions, run: steer },
-    Command { name: "edit", about: "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", keys: &["e"], context: Context::Anywhere, arguments: "EDIT", hint: "new edit", enabled: has_model, run: edit },
-    Command { name: "operation", about: "turns the selected edit's operation: add, project out, add to the local norm", keys: &["O"], context: Context::Edits, arguments: "", hint: "operation", enabled: has_direction, run: operation },
-    Command { name: "delete", about: "removes the selected edit", keys: &["d", "Delete"], context: Context::Edits, arguments: "", hint: "delete", enabled: has_edits, run: delete },
-    Command { name: "undo", about: "takes the last change of edits back", keys: &["u"], context: Context::Anywhere, arguments: "", hint: "undo", enabled: can_undo, run: undo },
-    Command { name: "redo", about: "brings an undone change of edits back", keys: &["ctrl-r"], context: Context::Anywhere, arguments: "", hint: "", enabled: can_redo, run: redo },
-    Command { name: "mode", about: "whether a change of edits holds from now on, or as if it always had", keys: &["m"], context: Context::Anywhere, arguments: "", hint: "mode", enabled: always, run: mode },
-    Command { name: "direction", about: "makes a direction from two files of prompts, one a line: NAME PLUS_FILE MINUS_FILE, at the cursor's layer", keys: &[], context: Context::Anywhere, arguments: "NAME PLUS MINUS", hint: "", enabled: has_model, run: direction },
+    Command {
+        name: "toggle",
+        about: "switches the edit with that number on or off, even between two tokens",
+        keys: &["1", "2", "3", "4", "5", "6", "7", "8", "9"],
+        context: Context::Anywhere,
+        arguments: "N",
+        hint: "edit on/off",
+        enabled: has_edits,
+        run: toggle,
+    },
+    Command {
+        name: "toggle-selected",
+        about: "switches the selected edit on or off",
+        keys: &["Space", "Enter"],
+        context: Context::Edits,
+        arguments: "",
+        hint: "on/off",
+        enabled: has_edits,
+        run: toggle_selected,
+    },
+    Command {
+        name: "stronger",
+        about: "raises the strength of the selected edit by a quarter",
+        keys: &[">"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "stronger",
+        enabled: has_edits,
+        run: |app, _| strengthen(app, 0.25),
+    },
+    Command {
+        name: "weaker",
+        about: "lowers the strength of the selected edit by a quarter",
+        keys: &["<"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "weaker",
+        enabled: has_edits,
+        run: |app, _| strengthen(app, -0.25),
+    },
+    Command {
+        name: "strength",
+        about: "sets the strength of the selected edit",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: has_edits,
+        run: strength,
+    },
+    Command {
+        name: "ablate",
+        about: "sets the neuron under the cursor to zero",
+        keys: &["x"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "ablate",
+        enabled: has_neuron,
+        run: |app, _| ablate(app, Op::Zero),
+    },
+    Command {
+        name: "ablate-mean",
+        about: "sets the neuron under the cursor to its mean over the prompt",
+        keys: &["X"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_neuron,
+        run: |app, _| ablate(app, Op::Mean),
+    },
+    Command {
+        name: "steer",
+        about: "adds a direction at the cursor's layer",
+        keys: &["s"],
+        context: Context::Anywhere,
+        arguments: "[DIRECTION]",
+        hint: "steer",
+        enabled: has_directions,
+        run: steer,
+    },
+    Command {
+        name: "edit",
+        about: "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]",
+        keys: &["e"],
+        context: Context::Anywhere,
+        arguments: "EDIT",
+        hint: "new edit",
+        enabled: has_model,
+        run: edit,
+    },
+    Command {
+        name: "operation",
+        about: "turns the selected edit's operation: add, project out, add to the local norm",
+        keys: &["O"],
+        context: Context::Edits,
+        arguments: "",
+        hint: "operation",
+        enabled: has_direction,
+        run: operation,
+    },
+    Command {
+        name: "delete",
+        about: "removes the selected edit",
+        keys: &["d", "Delete"],
+        context: Context::Edits,
+        arguments: "",
+        hint: "delete",
+        enabled: has_edits,
+        run: delete,
+    },
+    Command {
+        name: "undo",
+        about: "takes the last change of edits back",
+        keys: &["u"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "undo",
+        enabled: can_undo,
+        run: undo,
+    },
+    Command {
+        name: "redo",
+        about: "brings an undone change of edits back",
+        keys: &["ctrl-r"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: can_redo,
+        run: redo,
+    },
+    Command {
+        name: "mode",
+        about: "whether a change of edits holds from now on, or as if it always had",
+        keys: &["m"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "mode",
+        enabled: always,
+        run: mode,
+    },
+    Command {
+        name: "direction",
+        about: "makes a direction from two files of prompts, one a line: NAME PLUS_FILE MINUS_FILE, at the cursor's layer",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NAME PLUS MINUS",
+        hint: "",
+        enabled: has_model,
+        run: direction,
+    },
 ];
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.edits.edits().is_empty() { Err("there is no edit; e writes one, s steers at the cursor".into()) } else { Ok(()) }
+    if app.edits.edits().is_empty() {
+        Err("there is no edit; e writes one, s steers at the cursor".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn has_direction(app: &App) -> Result<(), Why> {
-    if app.edits.current().is_some_and(|e| e.op.directed()) { Ok(()) } else { Err("the selected edit has no direction".into()) }
+    if app.edits.current().is_some_and(|e| e.op.directed()) {
+        Ok(())
+    } else {
+        Err("the selected edit has no direction".into())
+    }
 }
 
 fn has_directions(app: &App) -> Result<(), Why> {
     has_model(app)?;
-    if app.directions.is_empty() { Err("this model has no direction yet; :direction makes one".into()) } else { Ok(()) }
+    if app.directions.is_empty() {
+        Err("this model has no direction yet; :direction makes one".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn neuron(app: &App) -> Result<(usize, u32), Why> {
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
     match (anchor.layer, anchor.unit) {
         (Some(layer), Some(Unit::Neuron(neuron))) => Ok((usize::from(layer), neuron)),
-        (_, None | Some(Unit::Neuron(_) | Unit::Head(_) | Unit::Token(_))) => Err("x needs a neuron under the cursor; f turns to the neurons".into()),
+        (_, None | Some(Unit::Neuron(_) | Unit::Head(_) | Unit::Token(_))) => {
+            Err("x needs a neuron under the cursor; f turns to the neurons".into())
+        }
     }
 }
 
@@ -55,16 +204,27 @@ fn has_neuron(app: &App) -> Result<(), Why> {
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
-    if app.edits.can_undo() { Ok(()) } else { Err("there is no change of edits to take back".into()) }
+    if app.edits.can_undo() {
+        Ok(())
+    } else {
+        Err("there is no change of edits to take back".into())
+    }
 }
 
 fn can_redo(app: &App) -> Result<(), Why> {
-    if app.edits.can_redo() { Ok(()) } else { Err("there is no undone change to bring back".into()) }
+    if app.edits.can_redo() {
+        Ok(())
+    } else {
+        Err("there is no undone change to bring back".into())
+    }
 }
 
 fn toggle(app: &mut App, text: &str) -> Outcome {
     let count = app.edits.edits().len();
-    let number: usize = text.trim().parse().map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
+    let number: usize = text
+        .trim()
+        .parse()
+        .map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Why(format!("there is no edit {number}; there are {count}")));
     };
@@ -91,7 +251,12 @@ fn strengthen(app: &mut App, by: f32) -> Outcome {
 }
 
 fn strength(app: &mut App, text: &str) -> Outcome {
-    let value: f32 = text.trim().parse().ok().filter(|v: &f32| v.is_finite()).ok_or_else(|| Why(format!("`{text}` is no number")))?;
+    let value: f32 = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|v: &f32| v.is_finite())
+        .ok_or_else(|| Why(format!("`{text}` is no number")))?;
     let index = app.edits.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
@@ -102,7 +267,11 @@ fn strength(app: &mut App, text: &str) -> Outcome {
 
 /// Adds an edit, or switches the equal one that is there.
 fn add(app: &mut App, edit: Edit) -> Outcome {
-    let same = app.edits.edits().iter().position(|e| e.to_string() == edit.to_string());
+    let same = app
+        .edits
+        .edits()
+        .iter()
+        .position(|e| e.to_string() == edit.to_string());
     let index = same.unwrap_or(app.edits.edits().len());
     let effects = app.edit(|edits| match same.and_then(|i| edits.get_mut(i)) {
         Some(there) => there.on = !there.on,
@@ -121,23 +290,49 @@ fn steer(app: &mut App, text: &str) -> Outcome {
     let name = match (text.trim(), app.directions.as_slice()) {
         ("", [only]) => only.0.clone(),
         ("", many) => {
-            let item = |(name, about): &(String, String)| palette::Item { name: name.clone(), about: about.clone(), keys: String::new(), line: format!("steer {name}"), wants: false };
+            let item = |(name, about): &(String, String)| palette::Item {
+                name: name.clone(),
+                about: about.clone(),
+                keys: String::new(),
+                line: format!("steer {name}"),
+                wants: false,
+            };
             let items = many.iter().map(item).collect();
             let title = format!("steer at layer {} with", app.cursor.layer);
             app.open_listing(palette::Purpose::Picker, &title, items);
             return Ok(vec![]);
         }
         (name, many) => {
-            let known = many.iter().map(|d| d.0.as_str()).collect::<Vec<_>>().join(", ");
-            many.iter().find(|d| d.0 == name).map(|d| d.0.clone()).ok_or_else(|| Why(format!("there is no direction `{name}`; there are {known}")))?
+            let known = many
+                .iter()
+                .map(|d| d.0.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            many.iter()
+                .find(|d| d.0 == name)
+                .map(|d| d.0.clone())
+                .ok_or_else(|| Why(format!("there is no direction `{name}`; there are {known}")))?
         }
     };
-    add(app, steering(&name, Place::At(Site::ResidPost.at(app.cursor.layer))))
+    add(
+        app,
+        steering(&name, Place::At(Site::ResidPost.at(app.cursor.layer))),
+    )
 }
 
 /// Adds a direction at a place, everywhere in the text.
 pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
-    Edit { op: Op::Add, direction: direction.to_string(), units: Vec::new(), value: 0.0, place, positions: Positions::All, phase: None, strength: 1.0, on: true }
+    Edit {
+        op: Op::Add,
+        direction: direction.to_string(),
+        units: Vec::new(),
+        value: 0.0,
+        place,
+        positions: Positions::All,
+        phase: None,
+        strength: 1.0,
+        on: true,
+    }
 }
 
 fn edit(app: &mut App, text: &str) -> Outcome {
@@ -152,11 +347,15 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let index = app.edits.selected;
     let home = app.edits.current().and_then(|e| app.home_of(&e.direction));
     Ok(app.edit(|edits| {
-        let Some(edit) = edits.get_mut(index) else { return };
+        let Some(edit) = edits.get_mut(index) else {
+            return;
+        };
         (edit.op, edit.place, edit.strength) = match edit.op {
             Op::Add => (Op::ProjectOut, Place::Writes, 1.0),
             Op::ProjectOut => (Op::AddUnitNorm, home.unwrap_or(Place::Writes), 0.5),
-            Op::AddUnitNorm | Op::Zero | Op::Mean | Op::Scale | Op::Set => (Op::Add, home.unwrap_or(edit.place.clone()), 1.0),
+            Op::AddUnitNorm | Op::Zero | Op::Mean | Op::Scale | Op::Set => {
+                (Op::Add, home.unwrap_or(edit.place.clone()), 1.0)
+            }
         };
     }))
 }
@@ -198,15 +397,35 @@ fn mode(app: &mut App, _: &str) -> Outcome {
 fn direction(app: &mut App, text: &str) -> Outcome {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [name, plus, minus] = words.as_slice() else {
-        return Err("write :direction NAME PLUS_FILE MINUS_FILE, the files with one prompt a line".into());
+        return Err(
+            "write :direction NAME PLUS_FILE MINUS_FILE, the files with one prompt a line".into(),
+        );
     };
     let read = |path: &str| -> Result<Vec<String>, Why> {
         let text = std::fs::read_to_string(path).map_err(|e| Why(format!("{path}: {e}")))?;
-        let lines: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(str::to_string).collect();
-        if lines.is_empty() { Err(Why(format!("{path} has no prompt; write one a line"))) } else { Ok(lines) }
+        let lines: Vec<String> = text
+            .lines()
+            .filter(|l| !l.trim().is_empty())
+            .map(str::to_string)
+            .collect();
+        if lines.is_empty() {
+            Err(Why(format!("{path} has no prompt; write one a line")))
+        } else {
+            Ok(lines)
+        }
     };
     let (plus, minus) = (read(plus)?, read(minus)?);
-    let request = Request::Direction { name: (*name).to_string(), plus, minus, chat: app.chat, layer: app.cursor.layer, save: None };
-    app.inform(format!("measuring the direction {name} at layer {}", app.cursor.layer));
+    let request = Request::Direction {
+        name: (*name).to_string(),
+        plus,
+        minus,
+        chat: app.chat,
+        layer: app.cursor.layer,
+        save: None,
+    };
+    app.inform(format!(
+        "measuring the direction {name} at layer {}",
+        app.cursor.layer
+    ));
     Ok(vec![app.ask(request)])
 }

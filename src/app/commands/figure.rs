@@ -8,38 +8,216 @@ use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect};
-use crate::lab::figure::{Body, Entry, Figure};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
+use crate::lab::figure::{Body, Entry, Figure};
 
 pub(super) const ROWS: &[Command] = &[
-    Command { name: "next-figure", about: "turns to the next instrument", keys: &["f"], context: Context::Anywhere, arguments: "", hint: "figure", enabled: always, run: |app, _| turn(app, 1) },
-    Command { name: "previous-figure", about: "turns to the instrument before", keys: &["F"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| turn(app, INSTRUMENTS.len() - 1) },
-    Command { name: "patchscope", about: "reads the state under the cursor with another prompt: asks which, then runs it", keys: &["p"], context: Context::Anywhere, arguments: "", hint: "patchscope", enabled: has_text, run: patchscope },
-    Command { name: "sweep", about: "reads the states of all layers at the cursor's position with another prompt", keys: &["P"], context: Context::Anywhere, arguments: "", hint: "sweep", enabled: has_text, run: sweep },
-    Command { name: "question", about: "sets the parameters of the figure and asks again", keys: &["o"], context: Context::Anywhere, arguments: "", hint: "parameters", enabled: always, run: |app, _| open_form(app, app.slot) },
-    Command { name: "difference", about: "shows the figure less that of the unedited run", keys: &["D"], context: Context::Anywhere, arguments: "", hint: "difference", enabled: has_figure, run: difference },
-    Command { name: "show", about: "turns to an instrument: lens, neurons, patchscope", keys: &[], context: Context::Anywhere, arguments: "INSTRUMENT", hint: "", enabled: always, run: show },
-    Command { name: "copy", about: "copies the token or cell under the cursor", keys: &["y"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_text, run: copy },
-    Command { name: "copy-figure", about: "copies the figure as a table for a sheet", keys: &["Y"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_figure, run: copy_figure },
-    Command { name: "export", about: "writes the figure to a file, with what it was measured on", keys: &[], context: Context::Anywhere, arguments: "FORMAT FILE", hint: "", enabled: has_figure, run: export },
-    Command { name: "left", about: "moves one position back", keys: &["h", "Left"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::Left)) },
-    Command { name: "right", about: "moves one position on", keys: &["l", "Right"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::Right)) },
-    Command { name: "up", about: "moves up: a layer, a row, a line", keys: &["k", "Up"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::Up)) },
-    Command { name: "down", about: "moves down: a layer, a row, a line", keys: &["j", "Down"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::Down)) },
-    Command { name: "page-up", about: "moves half a page up", keys: &["PgUp", "ctrl-u"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::PageUp)) },
-    Command { name: "page-down", about: "moves half a page down", keys: &["PgDn", "ctrl-d"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::PageDown)) },
-    Command { name: "first", about: "moves to the first position", keys: &["Home", "g g"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.go(Step::First)) },
-    Command { name: "last", about: "moves to the newest token and follows it", keys: &["End", "G"], context: Context::Anywhere, arguments: "", hint: "follow", enabled: not_following, run: |app, _| Ok(app.go(Step::Last)) },
-    Command { name: "goto", about: "moves to a position", keys: &[], context: Context::Anywhere, arguments: "POSITION", hint: "", enabled: has_text, run: goto },
+    Command {
+        name: "next-figure",
+        about: "turns to the next instrument",
+        keys: &["f"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "figure",
+        enabled: always,
+        run: |app, _| turn(app, 1),
+    },
+    Command {
+        name: "previous-figure",
+        about: "turns to the instrument before",
+        keys: &["F"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| turn(app, INSTRUMENTS.len() - 1),
+    },
+    Command {
+        name: "patchscope",
+        about: "reads the state under the cursor with another prompt: asks which, then runs it",
+        keys: &["p"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "patchscope",
+        enabled: has_text,
+        run: patchscope,
+    },
+    Command {
+        name: "sweep",
+        about: "reads the states of all layers at the cursor's position with another prompt",
+        keys: &["P"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "sweep",
+        enabled: has_text,
+        run: sweep,
+    },
+    Command {
+        name: "question",
+        about: "sets the parameters of the figure and asks again",
+        keys: &["o"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "parameters",
+        enabled: always,
+        run: |app, _| open_form(app, app.slot),
+    },
+    Command {
+        name: "difference",
+        about: "shows the figure less that of the unedited run",
+        keys: &["D"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "difference",
+        enabled: has_figure,
+        run: difference,
+    },
+    Command {
+        name: "show",
+        about: "turns to an instrument: lens, neurons, patchscope",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "INSTRUMENT",
+        hint: "",
+        enabled: always,
+        run: show,
+    },
+    Command {
+        name: "copy",
+        about: "copies the token or cell under the cursor",
+        keys: &["y"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_text,
+        run: copy,
+    },
+    Command {
+        name: "copy-figure",
+        about: "copies the figure as a table for a sheet",
+        keys: &["Y"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_figure,
+        run: copy_figure,
+    },
+    Command {
+        name: "export",
+        about: "writes the figure to a file, with what it was measured on",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "FORMAT FILE",
+        hint: "",
+        enabled: has_figure,
+        run: export,
+    },
+    Command {
+        name: "left",
+        about: "moves one position back",
+        keys: &["h", "Left"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::Left)),
+    },
+    Command {
+        name: "right",
+        about: "moves one position on",
+        keys: &["l", "Right"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::Right)),
+    },
+    Command {
+        name: "up",
+        about: "moves up: a layer, a row, a line",
+        keys: &["k", "Up"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::Up)),
+    },
+    Command {
+        name: "down",
+        about: "moves down: a layer, a row, a line",
+        keys: &["j", "Down"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::Down)),
+    },
+    Command {
+        name: "page-up",
+        about: "moves half a page up",
+        keys: &["PgUp", "ctrl-u"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::PageUp)),
+    },
+    Command {
+        name: "page-down",
+        about: "moves half a page down",
+        keys: &["PgDn", "ctrl-d"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::PageDown)),
+    },
+    Command {
+        name: "first",
+        about: "moves to the first position",
+        keys: &["Home", "g g"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.go(Step::First)),
+    },
+    Command {
+        name: "last",
+        about: "moves to the newest token and follows it",
+        keys: &["End", "G"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "follow",
+        enabled: not_following,
+        run: |app, _| Ok(app.go(Step::Last)),
+    },
+    Command {
+        name: "goto",
+        about: "moves to a position",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "POSITION",
+        hint: "",
+        enabled: has_text,
+        run: goto,
+    },
 ];
 
 fn not_following(app: &App) -> Result<(), Why> {
     has_text(app)?;
-    if app.cursor.follow { Err("it follows the newest token already".into()) } else { Ok(()) }
+    if app.cursor.follow {
+        Err("it follows the newest token already".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn turn(app: &mut App, by: usize) -> Outcome {
-    let at = INSTRUMENTS.iter().position(|i| i.name() == app.slot).unwrap_or(0);
+    let at = INSTRUMENTS
+        .iter()
+        .position(|i| i.name() == app.slot)
+        .unwrap_or(0);
     let next = INSTRUMENTS[(at + by) % INSTRUMENTS.len()].name();
     app.set_focus(Pane::Figure(next));
     Ok(vec![])
@@ -64,7 +242,11 @@ fn patchscope(app: &mut App, _: &str) -> Outcome {
 fn sweep(app: &mut App, _: &str) -> Outcome {
     let instrument = instrument("patchscope")?;
     let mut arguments = app.prefilled(instrument);
-    if let Some(layer) = instrument.parameters().iter().find(|p| p.kind == Kind::Layer) {
+    if let Some(layer) = instrument
+        .parameters()
+        .iter()
+        .find(|p| p.kind == Kind::Layer)
+    {
         arguments = arguments.with(layer.name, "all");
     }
     arguments.check(instrument)?;
@@ -73,7 +255,11 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
 
 fn difference(app: &mut App, _: &str) -> Outcome {
     app.difference = !app.difference;
-    Ok(if app.difference { app.ask_unedited() } else { vec![] })
+    Ok(if app.difference {
+        app.ask_unedited()
+    } else {
+        vec![]
+    })
 }
 
 fn copy(app: &mut App, _: &str) -> Outcome {
@@ -84,7 +270,12 @@ fn copy(app: &mut App, _: &str) -> Outcome {
     let text = match (text, app.focus, app.edits.current()) {
         (_, Pane::Edits, Some(edit)) => edit.to_string(),
         (Some(label), _, _) => label,
-        (None, _, _) => app.transcript.tokens.get(app.cursor.position).map(|t| crate::text::plain(&t.bytes)).ok_or("there is nothing under the cursor")?,
+        (None, _, _) => app
+            .transcript
+            .tokens
+            .get(app.cursor.position)
+            .map(|t| crate::text::plain(&t.bytes))
+            .ok_or("there is nothing under the cursor")?,
     };
     Ok(vec![Effect::Copy(text)])
 }
@@ -101,15 +292,26 @@ fn tabbed(figure: &Figure) -> String {
     match &figure.body {
         Body::Grid(grid) => {
             let corner = format!("{}/{}", grid.row_axis, grid.column_axis);
-            let titles = grid.columns.iter().flat_map(|h| [clean(&h.label), grid.value.clone()]);
+            let titles = grid
+                .columns
+                .iter()
+                .flat_map(|h| [clean(&h.label), grid.value.clone()]);
             lines.push(std::iter::once(corner).chain(titles).collect());
             for (row, header) in grid.rows.iter().enumerate().rev() {
-                let cells = grid.cells.iter().filter_map(|column| column.get(row)).flat_map(|c| [clean(&c.label), c.value.to_string()]);
+                let cells = grid
+                    .cells
+                    .iter()
+                    .filter_map(|column| column.get(row))
+                    .flat_map(|c| [clean(&c.label), c.value.to_string()]);
                 lines.push(std::iter::once(clean(&header.label)).chain(cells).collect());
             }
         }
         Body::Table(table) => {
-            lines.push(std::iter::once("page".to_string()).chain(table.columns.iter().map(|c| clean(c))).collect());
+            lines.push(
+                std::iter::once("page".to_string())
+                    .chain(table.columns.iter().map(|c| clean(c)))
+                    .collect(),
+            );
             for page in &table.pages {
                 for row in &page.rows {
                     let entries = row.entries.iter().map(|e| match e {
@@ -127,16 +329,29 @@ fn tabbed(figure: &Figure) -> String {
 
 fn export(app: &mut App, text: &str) -> Outcome {
     let known = app.formats.join(", ");
-    let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| Why(format!("write :export FORMAT FILE, with a format out of {known}")))?;
+    let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
+        Why(format!(
+            "write :export FORMAT FILE, with a format out of {known}"
+        ))
+    })?;
     if !app.formats.iter().any(|f| f == format) {
-        return Err(Why(format!("there is no format `{format}`; there are {known}")));
+        return Err(Why(format!(
+            "there is no format `{format}`; there are {known}"
+        )));
     }
     let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
-    Ok(vec![Effect::Export { format: format.to_string(), path: PathBuf::from(path.trim()), figure: Box::new(figure) }])
+    Ok(vec![Effect::Export {
+        format: format.to_string(),
+        path: PathBuf::from(path.trim()),
+        figure: Box::new(figure),
+    }])
 }
 
 fn goto(app: &mut App, text: &str) -> Outcome {
-    let position: usize = text.trim().parse().map_err(|_| Why(format!("`{text}` is no position")))?;
+    let position: usize = text
+        .trim()
+        .parse()
+        .map_err(|_| Why(format!("`{text}` is no position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
     Ok(vec![])

@@ -9,18 +9,126 @@ use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
 pub(super) const ROWS: &[Command] = &[
-    Command { name: "help", about: "shows what can be done here; Enter does it", keys: &["?", "F1"], context: Context::Anywhere, arguments: "", hint: "help", enabled: always, run: help },
-    Command { name: "palette", about: "opens the palette: type a command", keys: &[":", "ctrl-p"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: palette },
-    Command { name: "quit", about: "leaves the program; the session is kept", keys: &["q"], context: Context::Anywhere, arguments: "", hint: "quit", enabled: always, run: |app, _| Ok(app.quit()) },
-    Command { name: "back", about: "goes back one level: dismisses a notice, leaves a comparison", keys: &["Esc"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: back },
-    Command { name: "interrupt", about: "stops writing, then clears what you write, then (twice) leaves", keys: &["ctrl-c"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |app, _| Ok(app.interrupt()) },
-    Command { name: "suspend", about: "hands the terminal back to the shell; fg returns", keys: &["ctrl-z"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |_, _| Ok(vec![Effect::Suspend]) },
-    Command { name: "redraw", about: "paints the whole screen again", keys: &["ctrl-l"], context: Context::Always, arguments: "", hint: "", enabled: always, run: |_, _| Ok(vec![Effect::Redraw]) },
-    Command { name: "notices", about: "shows everything that was said", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: notices },
-    Command { name: "model", about: "says what the loaded model is", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: has_model, run: model },
-    Command { name: "shot", about: "writes the screen as an SVG picture", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: shot },
-    Command { name: "session", about: "writes the session so far to a file, one request a line", keys: &[], context: Context::Anywhere, arguments: "FILE", hint: "", enabled: always, run: session },
-    Command { name: "panic", about: "makes the engine fail on purpose, to see that the model survives", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: panic },
+    Command {
+        name: "help",
+        about: "shows what can be done here; Enter does it",
+        keys: &["?", "F1"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "help",
+        enabled: always,
+        run: help,
+    },
+    Command {
+        name: "palette",
+        about: "opens the palette: type a command",
+        keys: &[":", "ctrl-p"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: palette,
+    },
+    Command {
+        name: "quit",
+        about: "leaves the program; the session is kept",
+        keys: &["q"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "quit",
+        enabled: always,
+        run: |app, _| Ok(app.quit()),
+    },
+    Command {
+        name: "back",
+        about: "goes back one level: dismisses a notice, leaves a comparison",
+        keys: &["Esc"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: back,
+    },
+    Command {
+        name: "interrupt",
+        about: "stops writing, then clears what you write, then (twice) leaves",
+        keys: &["ctrl-c"],
+        context: Context::Always,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| Ok(app.interrupt()),
+    },
+    Command {
+        name: "suspend",
+        about: "hands the terminal back to the shell; fg returns",
+        keys: &["ctrl-z"],
+        context: Context::Always,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |_, _| Ok(vec![Effect::Suspend]),
+    },
+    Command {
+        name: "redraw",
+        about: "paints the whole screen again",
+        keys: &["ctrl-l"],
+        context: Context::Always,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |_, _| Ok(vec![Effect::Redraw]),
+    },
+    Command {
+        name: "notices",
+        about: "shows everything that was said",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: notices,
+    },
+    Command {
+        name: "model",
+        about: "says what the loaded model is",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_model,
+        run: model,
+    },
+    Command {
+        name: "shot",
+        about: "writes the screen as an SVG picture",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "FILE",
+        hint: "",
+        enabled: always,
+        run: shot,
+    },
+    Command {
+        name: "session",
+        about: "writes the session so far to a file, one request a line",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "FILE",
+        hint: "",
+        enabled: always,
+        run: session,
+    },
+    Command {
+        name: "panic",
+        about: "makes the engine fail on purpose, to see that the model survives",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: panic,
+    },
 ];
 
 fn panic(_: &mut App, _: &str) -> Outcome {
@@ -89,5 +197,9 @@ fn session(app: &mut App, text: &str) -> Outcome {
 }
 
 fn path(text: &str) -> Result<PathBuf, Why> {
-    if text.trim().is_empty() { Err("a file name is missing".into()) } else { Ok(PathBuf::from(text.trim())) }
+    if text.trim().is_empty() {
+        Err("a file name is missing".into())
+    } else {
+        Ok(PathBuf::from(text.trim()))
+    }
 }

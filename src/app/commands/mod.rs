@@ -3,6 +3,7 @@
 //!
 //! Invariant: names are unique, every row says what it does, and a command that cannot run says why.
 //! To add a command, add a row to one of the files here.
+#![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
 mod edits;
 mod figure;
@@ -112,7 +113,13 @@ impl Command {
 }
 
 /// Every row, a slice a topic; footer hints come in this order.
-pub const COMMANDS: &[&[Command]] = &[text::ROWS, edits::ROWS, figure::ROWS, view::ROWS, global::ROWS];
+pub const COMMANDS: &[&[Command]] = &[
+    text::ROWS,
+    edits::ROWS,
+    figure::ROWS,
+    view::ROWS,
+    global::ROWS,
+];
 
 /// Every command.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
@@ -124,21 +131,32 @@ pub fn command(name: &str) -> Option<&'static Command> {
     commands().find(|c| c.name == name)
 }
 
-#[allow(clippy::unnecessary_wraps)] // the type of a row's field
 fn always(_: &App) -> Result<(), Why> {
     Ok(())
 }
 
 fn has_model(app: &App) -> Result<(), Why> {
-    if app.model.is_some() { Ok(()) } else { Err("no model is loaded yet".into()) }
+    if app.model.is_some() {
+        Ok(())
+    } else {
+        Err("no model is loaded yet".into())
+    }
 }
 
 fn has_text(app: &App) -> Result<(), Why> {
-    if app.transcript.tokens.is_empty() { Err("there is no text yet; choose a ready prompt or press i".into()) } else { Ok(()) }
+    if app.transcript.tokens.is_empty() {
+        Err("there is no text yet; choose a ready prompt or press i".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn has_figure(app: &App) -> Result<(), Why> {
-    if app.figure(app.slot).is_some() { Ok(()) } else { Err(Why(format!("there is no {} figure yet", app.slot))) }
+    if app.figure(app.slot).is_some() {
+        Ok(())
+    } else {
+        Err(Why(format!("there is no {} figure yet", app.slot)))
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +168,12 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for row in commands() {
             assert!(seen.insert(row.name), "{} twice", row.name);
-            assert!(row.about.len() > 10 && !row.about.ends_with('.'), "{}: {}", row.name, row.about);
+            assert!(
+                row.about.len() > 10 && !row.about.ends_with('.'),
+                "{}: {}",
+                row.name,
+                row.about
+            );
         }
         assert!(seen.len() > 40);
     }

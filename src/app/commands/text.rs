@@ -8,53 +8,227 @@ use crate::engine::Request;
 use crate::lab::sample::Sampling;
 
 pub(super) const ROWS: &[Command] = &[
-    Command { name: "run", about: "runs the selected ready prompt", keys: &["Enter"], context: Context::Transcript, arguments: "", hint: "run", enabled: choosing, run: run_preset },
-    Command { name: "write", about: "write a prompt of your own (ctrl-j starts a new line)", keys: &["i"], context: Context::Anywhere, arguments: "", hint: "write", enabled: always, run: write },
-    Command { name: "stop", about: "stops writing", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: busy, run: |app, _| Ok(app.stop()) },
-    Command { name: "continue", about: "writes more tokens", keys: &["c"], context: Context::Anywhere, arguments: "", hint: "continue", enabled: can_go_on, run: go_on },
-    Command { name: "rewind", about: "forgets everything from the cursor on and writes on from there", keys: &["r"], context: Context::Anywhere, arguments: "", hint: "rewind", enabled: has_text, run: rewind },
-    Command { name: "again", about: "runs the same prompt once more from its beginning, under the edits as they are", keys: &["R"], context: Context::Anywhere, arguments: "", hint: "again", enabled: has_last, run: again },
-    Command { name: "new", about: "shows the ready prompts", keys: &["n"], context: Context::Anywhere, arguments: "", hint: "prompts", enabled: not_choosing, run: new },
-    Command { name: "compare", about: "shows the unedited run of the same seed beside this one", keys: &["b"], context: Context::Anywhere, arguments: "", hint: "compare", enabled: has_text, run: compare },
-    Command { name: "chat", about: "switches between raw text and one turn of chat for what you write", keys: &["C"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_chat, run: chat },
-    Command { name: "temperature", about: "how freely tokens are drawn; 0 takes the most probable one", keys: &["t"], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: temperature },
-    Command { name: "seed", about: "the seed of the draw", keys: &["T"], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: seed },
-    Command { name: "top-p", about: "keeps the smallest set of tokens with this much probability; 1 keeps all", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: top_p },
-    Command { name: "top-k", about: "keeps so many tokens; 0 keeps all", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: top_k },
-    Command { name: "count", about: "how many tokens are written at most", keys: &[], context: Context::Anywhere, arguments: "NUMBER", hint: "", enabled: always, run: count },
+    Command {
+        name: "run",
+        about: "runs the selected ready prompt; under a text, writes more tokens",
+        keys: &["Enter"],
+        context: Context::Transcript,
+        arguments: "",
+        hint: "run",
+        enabled: can_run,
+        run: run_preset,
+    },
+    Command {
+        name: "write",
+        about: "write a prompt of your own (ctrl-j starts a new line)",
+        keys: &["i"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "write",
+        enabled: can_load,
+        run: write,
+    },
+    Command {
+        name: "stop",
+        about: "stops writing",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: busy,
+        run: |app, _| Ok(app.stop()),
+    },
+    Command {
+        name: "continue",
+        about: "writes more tokens",
+        keys: &["c"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "continue",
+        enabled: can_go_on,
+        run: go_on,
+    },
+    Command {
+        name: "rewind",
+        about: "forgets everything from the cursor on and writes on from there",
+        keys: &["r"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "rewind",
+        enabled: has_text,
+        run: rewind,
+    },
+    Command {
+        name: "again",
+        about: "runs the same prompt once more from its beginning, under the edits as they are",
+        keys: &["R"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "again",
+        enabled: has_last,
+        run: again,
+    },
+    Command {
+        name: "new",
+        about: "shows the ready prompts",
+        keys: &["n"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "prompts",
+        enabled: not_choosing,
+        run: new,
+    },
+    Command {
+        name: "compare",
+        about: "shows the unedited run of the same seed beside this one",
+        keys: &["b"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "compare",
+        enabled: has_text,
+        run: compare,
+    },
+    Command {
+        name: "chat",
+        about: "switches between raw text and one turn of chat for what you write",
+        keys: &["C"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_chat,
+        run: chat,
+    },
+    Command {
+        name: "temperature",
+        about: "how freely tokens are drawn; 0 takes the most probable one",
+        keys: &["t"],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: always,
+        run: temperature,
+    },
+    Command {
+        name: "seed",
+        about: "the seed of the draw",
+        keys: &["T"],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: always,
+        run: seed,
+    },
+    Command {
+        name: "top-p",
+        about: "keeps the smallest set of tokens with this much probability; 1 keeps all",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: always,
+        run: top_p,
+    },
+    Command {
+        name: "top-k",
+        about: "keeps so many tokens; 0 keeps all",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: always,
+        run: top_k,
+    },
+    Command {
+        name: "count",
+        about: "how many tokens are written at most",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NUMBER",
+        hint: "",
+        enabled: always,
+        run: count,
+    },
 ];
+
+fn can_run(app: &App) -> Result<(), Why> {
+    if app.choosing() {
+        choosing(app)
+    } else {
+        can_go_on(app)
+    }
+}
 
 fn choosing(app: &App) -> Result<(), Why> {
     if !app.choosing() {
         return Err("the ready prompts are not shown; n shows them".into());
     }
-    if app.presets.is_empty() { Err("there is no ready prompt; press i to write one".into()) } else { Ok(()) }
+    can_load(app)?;
+    if app.presets.is_empty() {
+        Err("there is no ready prompt; press i to write one".into())
+    } else {
+        Ok(())
+    }
+}
+
+/// A model is there, or on its way.
+fn can_load(app: &App) -> Result<(), Why> {
+    if app.model.is_none() && app.loading.is_none() {
+        return Err("no model is loaded; q leaves, then start with one that exists".into());
+    }
+    Ok(())
 }
 
 fn not_choosing(app: &App) -> Result<(), Why> {
-    if app.choosing() { Err("the ready prompts are shown already".into()) } else { Ok(()) }
+    if app.choosing() {
+        Err("the ready prompts are shown already".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn busy(app: &App) -> Result<(), Why> {
-    if app.transcript.busy() { Ok(()) } else { Err("nothing is being written".into()) }
+    if app.transcript.busy() {
+        Ok(())
+    } else {
+        Err("nothing is being written".into())
+    }
 }
 
 fn can_go_on(app: &App) -> Result<(), Why> {
     has_text(app)?;
-    if app.transcript.busy() { Err("it is writing already; ctrl-c stops it".into()) } else { Ok(()) }
+    if app.transcript.busy() {
+        Err("it is writing already; ctrl-c stops it".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn has_last(app: &App) -> Result<(), Why> {
-    if app.last.is_some() { Ok(()) } else { Err("nothing was run yet".into()) }
+    if app.last.is_some() {
+        Ok(())
+    } else {
+        Err("nothing was run yet".into())
+    }
 }
 
 fn has_chat(app: &App) -> Result<(), Why> {
     has_model(app)?;
-    if app.chat_possible() { Ok(()) } else { Err("this model has no chat template; prompts go in as raw text".into()) }
+    if app.chat_possible() {
+        Ok(())
+    } else {
+        Err("this model has no chat template; prompts go in as raw text".into())
+    }
 }
 
 fn run_preset(app: &mut App, _: &str) -> Outcome {
-    let preset = app.presets.get(app.preset).cloned().ok_or("there is no ready prompt")?;
+    if !app.choosing() {
+        return Ok(app.go_on());
+    }
+    let preset = app
+        .presets
+        .get(app.preset)
+        .cloned()
+        .ok_or("there is no ready prompt")?;
     app.chat = preset.chat;
     Ok(app.start(preset.text, preset.chat))
 }
@@ -95,12 +269,18 @@ fn compare(app: &mut App, _: &str) -> Outcome {
 
 fn chat(app: &mut App, _: &str) -> Outcome {
     app.chat = !app.chat;
-    app.inform(if app.chat { "prompts go through the chat template" } else { "prompts go in as raw text" });
+    app.inform(if app.chat {
+        "prompts go through the chat template"
+    } else {
+        "prompts go in as raw text"
+    });
     Ok(vec![])
 }
 
 fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Why> {
-    text.trim().parse().map_err(|_| Why(format!("`{text}` is not {expected}")))
+    text.trim()
+        .parse()
+        .map_err(|_| Why(format!("`{text}` is not {expected}")))
 }
 
 fn sample(app: &mut App, sampling: Sampling) -> Vec<Effect> {
@@ -110,24 +290,52 @@ fn sample(app: &mut App, sampling: Sampling) -> Vec<Effect> {
 
 fn temperature(app: &mut App, text: &str) -> Outcome {
     let wanted = "a number from 0 to 10";
-    let temperature = Some(parse::<f64>(text, wanted)?).filter(|t| (0.0..=10.0).contains(t)).ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
-    Ok(sample(app, Sampling { temperature, ..app.sampling }))
+    let temperature = Some(parse::<f64>(text, wanted)?)
+        .filter(|t| (0.0..=10.0).contains(t))
+        .ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
+    Ok(sample(
+        app,
+        Sampling {
+            temperature,
+            ..app.sampling
+        },
+    ))
 }
 
 fn seed(app: &mut App, text: &str) -> Outcome {
     let seed = parse(text, "a whole number, 0 or more")?;
-    Ok(sample(app, Sampling { seed, ..app.sampling }))
+    Ok(sample(
+        app,
+        Sampling {
+            seed,
+            ..app.sampling
+        },
+    ))
 }
 
 fn top_p(app: &mut App, text: &str) -> Outcome {
     let wanted = "a number above 0, up to 1";
-    let top_p = Some(parse::<f64>(text, wanted)?).filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
-    Ok(sample(app, Sampling { top_p, ..app.sampling }))
+    let top_p = Some(parse::<f64>(text, wanted)?)
+        .filter(|p| *p > 0.0 && *p <= 1.0)
+        .ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
+    Ok(sample(
+        app,
+        Sampling {
+            top_p,
+            ..app.sampling
+        },
+    ))
 }
 
 fn top_k(app: &mut App, text: &str) -> Outcome {
     let top_k = parse(text, "a whole number, 0 or more")?;
-    Ok(sample(app, Sampling { top_k, ..app.sampling }))
+    Ok(sample(
+        app,
+        Sampling {
+            top_k,
+            ..app.sampling
+        },
+    ))
 }
 
 fn count(app: &mut App, text: &str) -> Outcome {

@@ -7,14 +7,86 @@ use crate::app::palette::{Item, Purpose};
 use crate::app::{App, Density};
 
 pub(super) const ROWS: &[Command] = &[
-    Command { name: "next-pane", about: "goes to the next pane", keys: &["Tab"], context: Context::Anywhere, arguments: "", hint: "pane", enabled: always, run: |app, _| pane(app, 1) },
-    Command { name: "previous-pane", about: "goes to the pane before", keys: &["S-Tab"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| pane(app, -1) },
-    Command { name: "zoom", about: "gives the focused pane more room: wide, full, normal", keys: &["z"], context: Context::Anywhere, arguments: "", hint: "zoom", enabled: always, run: zoom },
-    Command { name: "tint", about: "tints tokens by surprise", keys: &["v"], context: Context::Anywhere, arguments: "", hint: "", enabled: has_text, run: tint },
-    Command { name: "more", about: "says more in every cell", keys: &["+"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| density(app, app.density.more()) },
-    Command { name: "less", about: "says less in every cell, so that more fit", keys: &["-"], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: |app, _| density(app, app.density.less()) },
-    Command { name: "flip", about: "turns grids over: first layer on top", keys: &[], context: Context::Anywhere, arguments: "", hint: "", enabled: always, run: flip },
-    Command { name: "theme", about: "chooses the colours, showing them at once", keys: &[], context: Context::Anywhere, arguments: "[NAME]", hint: "", enabled: always, run: theme },
+    Command {
+        name: "next-pane",
+        about: "goes to the next pane",
+        keys: &["Tab"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "pane",
+        enabled: always,
+        run: |app, _| pane(app, 1),
+    },
+    Command {
+        name: "previous-pane",
+        about: "goes to the pane before",
+        keys: &["S-Tab"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| pane(app, -1),
+    },
+    Command {
+        name: "zoom",
+        about: "gives the focused pane more room: wide, full, normal",
+        keys: &["z"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "zoom",
+        enabled: always,
+        run: zoom,
+    },
+    Command {
+        name: "tint",
+        about: "tints tokens by surprise",
+        keys: &["v"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_text,
+        run: tint,
+    },
+    Command {
+        name: "more",
+        about: "says more in every cell",
+        keys: &["+"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| density(app, app.density.more()),
+    },
+    Command {
+        name: "less",
+        about: "says less in every cell, so that more fit",
+        keys: &["-"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: |app, _| density(app, app.density.less()),
+    },
+    Command {
+        name: "flip",
+        about: "turns grids over: first layer on top",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: always,
+        run: flip,
+    },
+    Command {
+        name: "theme",
+        about: "chooses the colours, showing them at once",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "[NAME]",
+        hint: "",
+        enabled: always,
+        run: theme,
+    },
 ];
 
 fn pane(app: &mut App, by: i64) -> Outcome {
@@ -35,7 +107,6 @@ fn tint(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-#[allow(clippy::unnecessary_wraps)] // the type of a row's field
 fn density(app: &mut App, density: Density) -> Outcome {
     app.density = density;
     Ok(vec![])
@@ -49,14 +120,27 @@ fn flip(app: &mut App, _: &str) -> Outcome {
 fn theme(app: &mut App, text: &str) -> Outcome {
     let name = text.trim();
     if name.is_empty() {
-        let item = |(name, about): &(String, String)| Item { name: name.clone(), about: about.clone(), keys: String::new(), line: format!("theme {name}"), wants: false };
+        let item = |(name, about): &(String, String)| Item {
+            name: name.clone(),
+            about: about.clone(),
+            keys: String::new(),
+            line: format!("theme {name}"),
+            wants: false,
+        };
         let items = app.themes.iter().map(item).collect();
         app.open_listing(Purpose::Theme, "theme", items);
         return Ok(vec![]);
     }
     if !app.themes.iter().any(|t| t.0 == name) {
-        let known = app.themes.iter().map(|t| t.0.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Why(format!("there is no theme `{name}`; there are {known}")));
+        let known = app
+            .themes
+            .iter()
+            .map(|t| t.0.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(Why(format!(
+            "there is no theme `{name}`; there are {known}"
+        )));
     }
     app.theme = name.to_string();
     Ok(vec![])

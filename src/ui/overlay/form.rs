@@ -16,38 +16,95 @@ use crate::ui::theme::{Role, Theme};
 pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 84.min(body.width);
     let room = usize::from(width).saturating_sub(2);
-    let wrong = form.error.as_ref().map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), room));
-    let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| fold(&meaning(f.parameter.kind, f.parameter.about), room));
+    let wrong = form
+        .error
+        .as_ref()
+        .map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), room));
+    let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| {
+        fold(&meaning(f.parameter.kind, f.parameter.about), room)
+    });
     let height = form.fields.len() + 2 + wrong.len() + 3;
-    let inner = boxed(&format!("{} · Enter runs it", form.slot), (width, height as u16), theme, body, buf);
+    let inner = boxed(
+        &format!("{} · Enter runs it", form.slot),
+        (width, height as u16),
+        theme,
+        body,
+        buf,
+    );
     if inner.is_empty() {
         return;
     }
-    let names = form.fields.iter().map(|f| f.parameter.name.len()).max().unwrap_or(0) + 2;
+    let names = form
+        .fields
+        .iter()
+        .map(|f| f.parameter.name.len())
+        .max()
+        .unwrap_or(0)
+        + 2;
     let tail = (about.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
     let high = usize::from(inner.height) - tail;
     let first = (form.selected + 1).saturating_sub(high);
     for (i, field) in form.fields.iter().enumerate().skip(first).take(high) {
         let here = i == form.selected;
         let y = inner.y + (i - first) as u16;
-        let label = format!("{}{}", if here { "> " } else { "  " }, crate::text::fit(field.parameter.name, names));
-        let used = put(buf, inner.x, y, inner.width, &Line::from(Span::styled(label, theme.style(if here { Role::Key } else { Role::Muted }))));
-        let rest = Rect { x: inner.x + used, y, width: inner.width.saturating_sub(used), height: 1 };
+        let label = format!(
+            "{}{}",
+            if here { "> " } else { "  " },
+            crate::text::fit(field.parameter.name, names)
+        );
+        let used = put(
+            buf,
+            inner.x,
+            y,
+            inner.width,
+            &Line::from(Span::styled(
+                label,
+                theme.style(if here { Role::Key } else { Role::Muted }),
+            )),
+        );
+        let rest = Rect {
+            x: inner.x + used,
+            y,
+            width: inner.width.saturating_sub(used),
+            height: 1,
+        };
         let choice = matches!(field.parameter.kind, Kind::Choice(_));
         if here && !choice {
             typed(field.value.halves(), "", theme, rest, buf);
         } else {
             let value = crate::text::visible(field.value.text().as_bytes()).replace('␣', " ");
-            let shown = if here { format!("< {value} >") } else if value.is_empty() { "–".into() } else { value };
-            put(buf, rest.x, y, rest.width, &Line::from(Span::styled(shown, theme.style(if here { Role::Selection } else { Role::Text }))));
+            let shown = if here {
+                format!("< {value} >")
+            } else if value.is_empty() {
+                "–".into()
+            } else {
+                value
+            };
+            put(
+                buf,
+                rest.x,
+                y,
+                rest.width,
+                &Line::from(Span::styled(
+                    shown,
+                    theme.style(if here { Role::Selection } else { Role::Text }),
+                )),
+            );
         }
     }
-    let mut y = inner.y + (form.fields.len().min(high)) as u16 + 1;
-    for (text, role) in about.into_iter().map(|t| (t, Role::Muted)).chain(wrong.into_iter().map(|t| (t, Role::Error))) {
-        if y < inner.bottom() {
-            put(buf, inner.x, y, inner.width, &Line::from(Span::styled(text, theme.style(role))));
-        }
-        y += 1;
+    let below = inner.y + (form.fields.len().min(high)) as u16 + 1;
+    let said = about
+        .into_iter()
+        .map(|t| (t, Role::Muted))
+        .chain(wrong.into_iter().map(|t| (t, Role::Error)));
+    for (y, (text, role)) in (below..inner.bottom()).zip(said) {
+        put(
+            buf,
+            inner.x,
+            y,
+            inner.width,
+            &Line::from(Span::styled(text, theme.style(role))),
+        );
     }
 }
 

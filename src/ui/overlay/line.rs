@@ -14,11 +14,32 @@ use crate::ui::theme::{Role, Theme};
 /// Draws it.
 pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 80.min(body.width);
-    let wrong = line.error.as_ref().map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), usize::from(width).saturating_sub(2)));
-    let inner = boxed(&line.label, (width, 3 + wrong.len() as u16), theme, body, buf);
+    let wrong = line.error.as_ref().map_or_else(Vec::new, |e| {
+        fold(
+            &crate::text::plain(e.as_bytes()),
+            usize::from(width).saturating_sub(2),
+        )
+    });
+    let inner = boxed(
+        &line.label,
+        (width, 3 + wrong.len() as u16),
+        theme,
+        body,
+        buf,
+    );
     typed(line.value.halves(), "> ", theme, inner, buf);
-    for (i, text) in wrong.iter().enumerate().take(usize::from(inner.height).saturating_sub(1)) {
+    for (i, text) in wrong
+        .iter()
+        .enumerate()
+        .take(usize::from(inner.height).saturating_sub(1))
+    {
         let y = inner.y + 1 + i as u16;
-        put(buf, inner.x, y, inner.width, &Text::from(Span::styled(text.clone(), theme.style(Role::Error))));
+        put(
+            buf,
+            inner.x,
+            y,
+            inner.width,
+            &Text::from(Span::styled(text.clone(), theme.style(Role::Error))),
+        );
     }
 }

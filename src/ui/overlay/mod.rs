@@ -38,9 +38,20 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
 }
 
 /// Clears a box in the middle and draws its border; returns what is inside.
-fn boxed(title: &str, (width, height): (u16, u16), theme: &Theme, body: Rect, buf: &mut Buffer) -> Rect {
+fn boxed(
+    title: &str,
+    (width, height): (u16, u16),
+    theme: &Theme,
+    body: Rect,
+    buf: &mut Buffer,
+) -> Rect {
     let (width, height) = (width.min(body.width), height.min(body.height));
-    let area = Rect { x: body.x + (body.width - width) / 2, y: body.y + (body.height - height) / 3, width, height };
+    let area = Rect {
+        x: body.x + (body.width - width) / 2,
+        y: body.y + (body.height - height) / 3,
+        width,
+        height,
+    };
     for y in area.top()..area.bottom() {
         let blank = " ".repeat(usize::from(area.width));
         buf.set_stringn(area.x, y, blank, usize::from(area.width), theme.ground());
@@ -61,7 +72,15 @@ fn boxed(title: &str, (width, height): (u16, u16), theme: &Theme, body: Rect, bu
     };
     let (right, bottom) = (area.right() - 1, area.bottom() - 1);
     for x in area.x..=right {
-        let ends = |a, b| if x == area.x { a } else if x == right { b } else { set[4] };
+        let ends = |a, b| {
+            if x == area.x {
+                a
+            } else if x == right {
+                b
+            } else {
+                set[4]
+            }
+        };
         buf.set_string(x, area.y, ends(set[0], set[1]), style);
         buf.set_string(x, bottom, ends(set[2], set[3]), style);
     }
@@ -69,14 +88,36 @@ fn boxed(title: &str, (width, height): (u16, u16), theme: &Theme, body: Rect, bu
         buf.set_string(area.x, y, set[5], style);
         buf.set_string(right, y, set[5], style);
     }
-    put(buf, area.x + 2, area.y, area.width.saturating_sub(4), &Line::from(Span::styled(format!(" {title} "), style)));
-    Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 2 }
+    put(
+        buf,
+        area.x + 2,
+        area.y,
+        area.width.saturating_sub(4),
+        &Line::from(Span::styled(format!(" {title} "), style)),
+    );
+    Rect {
+        x: area.x + 1,
+        y: area.y + 1,
+        width: area.width - 2,
+        height: area.height - 2,
+    }
 }
 
 /// Draws what is typed, with its cursor.
 fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let used = put(buf, area.x, area.y, area.width, &Line::from(Span::styled(sign.to_string(), theme.style(Role::Key))));
-    let rest = Rect { x: area.x + used, width: area.width.saturating_sub(used), height: 1.min(area.height), ..area };
+    let used = put(
+        buf,
+        area.x,
+        area.y,
+        area.width,
+        &Line::from(Span::styled(sign.to_string(), theme.style(Role::Key))),
+    );
+    let rest = Rect {
+        x: area.x + used,
+        width: area.width.saturating_sub(used),
+        height: 1.min(area.height),
+        ..area
+    };
     let (before, after) = before_after;
     // The end is what matters when it does not fit.
     let room = usize::from(rest.width).saturating_sub(1);
@@ -101,7 +142,9 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
     }
     let first = (listing.selected + 1).saturating_sub(high);
     for (row, index) in listing.shown.iter().enumerate().skip(first).take(high) {
-        let Some(item) = listing.items.get(*index) else { continue };
+        let Some(item) = listing.items.get(*index) else {
+            continue;
+        };
         let here = row == listing.selected;
         let y = area.y + (row - first) as u16;
         let base = theme.style(if here { Role::Selection } else { Role::Text });
@@ -114,7 +157,10 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
             Span::styled(" ", base),
             Span::styled(crate::text::fit(&item.about, room), muted),
             Span::styled(" ", base),
-            Span::styled(crate::text::fit(&item.keys, keys), if here { base } else { theme.style(Role::Key) }),
+            Span::styled(
+                crate::text::fit(&item.keys, keys),
+                if here { base } else { theme.style(Role::Key) },
+            ),
         ]);
         put(buf, area.x, y, area.width, &line);
     }

@@ -26,17 +26,39 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
             Level::Error => Role::Error,
         };
         let seconds = notice.at.as_secs();
-        let times = if notice.times > 1 { format!(" (x{})", notice.times) } else { String::new() };
-        let said = format!("{:>3}:{:02} {:<7} {}{times}", seconds / 60, seconds % 60, notice.level.name(), crate::text::plain(notice.text.as_bytes()));
-        lines.extend(fold(&said, usize::from(inner.width)).into_iter().map(|l| (l, role)));
+        let times = if notice.times > 1 {
+            format!(" (x{})", notice.times)
+        } else {
+            String::new()
+        };
+        let said = format!(
+            "{:>3}:{:02} {:<7} {}{times}",
+            seconds / 60,
+            seconds % 60,
+            notice.level.name(),
+            crate::text::plain(notice.text.as_bytes())
+        );
+        lines.extend(
+            fold(&said, usize::from(inner.width))
+                .into_iter()
+                .map(|l| (l, role)),
+        );
     }
     if lines.is_empty() {
         lines.push(("Nothing was said yet.".into(), Role::Muted));
     }
     let high = usize::from(inner.height);
-    let last = lines.len().saturating_sub(scroll.min(lines.len().saturating_sub(high)));
+    let last = lines
+        .len()
+        .saturating_sub(scroll.min(lines.len().saturating_sub(high)));
     let first = last.saturating_sub(high);
     for (i, (text, role)) in lines[first..last].iter().enumerate() {
-        put(buf, inner.x, inner.y + i as u16, inner.width, &Line::from(Span::styled(text.clone(), theme.style(*role))));
+        put(
+            buf,
+            inner.x,
+            inner.y + i as u16,
+            inner.width,
+            &Line::from(Span::styled(text.clone(), theme.style(*role))),
+        );
     }
 }

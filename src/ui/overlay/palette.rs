@@ -13,6 +13,10 @@ use crate::ui::theme::Theme;
 pub fn draw(listing: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let inner = boxed(&listing.title, (90, 18), theme, body, buf);
     typed(listing.filter.halves(), ":", theme, inner, buf);
-    let rest = Rect { y: inner.y + 1.min(inner.height), height: inner.height.saturating_sub(1), ..inner };
+    let rest = Rect {
+        y: inner.y + 1.min(inner.height),
+        height: inner.height.saturating_sub(1),
+        ..inner
+    };
     items(listing, 24, theme, rest, buf);
 }

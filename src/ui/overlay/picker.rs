@@ -14,6 +14,10 @@ pub fn draw(listing: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let height = listing.items.len() as u16 + 3;
     let inner = boxed(&listing.title, (56, height.min(16)), theme, body, buf);
     typed(listing.filter.halves(), "> ", theme, inner, buf);
-    let rest = Rect { y: inner.y + 1.min(inner.height), height: inner.height.saturating_sub(1), ..inner };
+    let rest = Rect {
+        y: inner.y + 1.min(inner.height),
+        height: inner.height.saturating_sub(1),
+        ..inner
+    };
     items(listing, 22, theme, rest, buf);
 }

@@ -15,69 +15,154 @@ use crate::ui::widgets::bar;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);
-    let right = Line::from(canvas.span(format!(" {} · layer {} · position {} ", app.slot, app.cursor.layer, app.cursor.position), Role::Muted));
-    let below = app.figure(app.slot).filter(|_| app.reading().is_some()).and_then(|f| f.notes.get(1).or(f.notes.first())).map_or_else(Line::default, |n| Line::from(canvas.span(format!(" {n} "), Role::Faint)));
-    let inner = canvas.frame(pane, left, right, below);
+    let reading = app.reading();
+    let anchor = reading.as_ref().map_or(app.cursor.anchor(), |r| r.anchor);
+    // A figure may have been measured at another position than the cursor's.
+    let position = anchor.position.map_or(app.cursor.position, |p| p as usize);
+    let layer = anchor.layer.map_or(app.cursor.layer, usize::from);
+    let right = Line::from(canvas.span(
+        format!(" {} · layer {layer} · position {position} ", app.slot),
+        Role::Muted,
+    ));
+    let below = app
+        .figure(app.slot)
+        .filter(|_| reading.is_some())
+        .and_then(|f| f.notes.get(1).or(f.notes.first()))
+        .map_or_else(Line::default, |n| {
+            Line::from(canvas.span(format!(" {n} "), Role::Faint))
+        });
+    let inner = canvas.frame(pane, &left, &right, &below);
     if inner.is_empty() {
         return;
     }
     let width = usize::from(inner.width);
     let mut lines = Vec::new();
-    let Some(token) = app.token() else {
+    let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
         let words = "No cell yet. A prompt makes some: Enter runs a ready one, i writes your own.";
-        lines.extend(fold(words, width).into_iter().map(|l| Line::from(canvas.span(l, Role::Muted))));
+        lines.extend(
+            fold(words, width)
+                .into_iter()
+                .map(|l| Line::from(canvas.span(l, Role::Muted))),
+        );
         return canvas.lines(inner, &lines);
     };
     let mut first = vec![
         canvas.span("token ", Role::Muted),
-        canvas.span(text::visible(&token.bytes), if token.special { Role::Special } else { Role::Title }),
-        canvas.span(format!("  {}  id {}", text::exact(&token.bytes), token.id), Role::Muted),
+        canvas.span(
+            text::visible(&token.bytes),
+            if token.special {
+                Role::Special
+            } else {
+                Role::Title
+            },
+        ),
+        canvas.span(
+            format!("  {}  id {}", text::exact(&token.bytes), token.id),
+            Role::Muted,
+        ),
     ];
     if token.special {
         first.push(canvas.span("  special", Role::Special));
     }
     lines.push(Line::from(first));
-    lines.push(Line::from(canvas.span(written(token), Role::Muted)));
-    if let Some(reading) = app.reading() {
+    lines.extend(
+        fold(&written(token), width)
+            .into_iter()
+            .map(|l| Line::from(canvas.span(l, Role::Muted))),
+    );
+    if let Some(reading) = reading {
         lines.extend(reading_lines(canvas, &reading, width));
     }
     canvas.lines(inner, &lines);
 }
 
 fn written(token: &crate::engine::Token) -> String {
-    let (Some(logprob), Some(rank)) = (token.logprob, token.rank) else { return "in the prompt".into() };
-    let kl = token.kl.map_or_else(String::new, |kl| format!(" · KL to the unedited model {} nats", number(kl)));
-    format!("written with p {} · rank {rank} · {:.2} nats of surprise{kl}", number(logprob.exp()), -logprob)
+    let (Some(logprob), Some(rank)) = (token.logprob, token.rank) else {
+        return "in the prompt".into();
+    };
+    let kl = token
+        .kl
+        .map_or_else(String::new, |kl| format!(" · KL {} nats", number(kl)));
+    format!(
+        "written with p {} · rank {rank} · {:.2} nats of surprise{kl}",
+        number(logprob.exp()),
+        -logprob
+    )
 }
 
 fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let name = reading.value.as_ref().map_or("", |v| v.0.as_str());
     if reading.entries.is_empty() && reading.more.is_empty() {
-        let value = reading.value.as_ref().map_or_else(String::new, |(name, v)| format!("  {name} {}", number(*v)));
-        lines.push(Line::from(vec![canvas.span(reading.label.clone(), Role::Text), canvas.span(value, Role::Muted)]));
+        let value = reading
+            .value
+            .as_ref()
+            .map_or_else(String::new, |(name, v)| format!("  {name} {}", number(*v)));
+        lines.push(Line::from(vec![
+            canvas.span(reading.label.clone(), Role::Text),
+            canvas.span(value, Role::Muted),
+        ]));
     }
-    let longest = reading.more.iter().map(|m| text::width(&m.0)).max().unwrap_or(0).clamp(6, 18);
-    let most = reading.more.iter().map(|m| m.1.abs()).fold(0.0f32, f32::max).max(f32::MIN_POSITIVE);
+    let longest = reading
+        .more
+        .iter()
+        .map(|m| text::width(&m.0))
+        .max()
+        .unwrap_or(0)
+        .clamp(6, 18);
+    let most = reading
+        .more
+        .iter()
+        .map(|m| m.1.abs())
+        .fold(0.0f32, f32::max)
+        .max(f32::MIN_POSITIVE);
     let share = if most <= 1.0 { 1.0 } else { most };
     let columns = width.saturating_sub(longest + 10).min(40);
     for (i, (label, value)) in reading.more.iter().enumerate() {
         lines.push(Line::from(vec![
-            canvas.span(text::fit(label, longest), if i == 0 { Role::Title } else { Role::Text }),
+            canvas.span(
+                text::fit(label, longest),
+                if i == 0 { Role::Title } else { Role::Text },
+            ),
             Span::raw(" "),
-            canvas.span(bar::bar(value.abs() / share, columns, canvas.theme.glyphs), Role::Bar),
+            canvas.span(
+                bar::bar(value.abs() / share, columns, canvas.theme.glyphs),
+                Role::Bar,
+            ),
             canvas.span(format!(" {:>7}", number(*value)), Role::Muted),
         ]));
     }
     if !reading.more.is_empty() && !name.is_empty() {
-        lines.push(Line::from(canvas.span(format!("{name} at layer {}", reading.anchor.layer.map_or_else(|| "?".to_string(), |l| l.to_string())), Role::Faint)));
+        lines.push(Line::from(canvas.span(
+            format!(
+                    "{name} at layer {}",
+                    reading
+                        .anchor
+                        .layer
+                        .map_or_else(|| "?".to_string(), |l| l.to_string())
+                ),
+            Role::Faint,
+        )));
     }
-    let names = reading.entries.iter().map(|e| text::width(&e.0)).max().unwrap_or(0);
+    let names = reading
+        .entries
+        .iter()
+        .map(|e| text::width(&e.0))
+        .max()
+        .unwrap_or(0);
     for (name, value) in &reading.entries {
         let folded = fold(value, width.saturating_sub(names + 1).max(8));
         for (i, part) in folded.into_iter().enumerate() {
-            let label = if i == 0 { text::fit(name, names) } else { " ".repeat(names) };
-            lines.push(Line::from(vec![canvas.span(label, Role::Muted), Span::raw(" "), canvas.span(part, Role::Text)]));
+            let label = if i == 0 {
+                text::fit(name, names)
+            } else {
+                " ".repeat(names)
+            };
+            lines.push(Line::from(vec![
+                canvas.span(label, Role::Muted),
+                Span::raw(" "),
+                canvas.span(part, Role::Text),
+            ]));
         }
     }
     lines

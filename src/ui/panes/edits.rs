@@ -28,21 +28,33 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         Mode::AsIfAlways => " as if always ",
     };
     let right = Line::from(canvas.span(mode, Role::Accent));
-    let inner = canvas.frame(pane, left, right, Line::default());
+    let inner = canvas.frame(pane, &left, &right, &Line::default());
     if inner.is_empty() {
         return;
     }
     if app.edits.edits().is_empty() {
         let words = "No edits. s steers at the cursor's layer, x ablates the neuron under the cursor, e writes one.";
-        let lines: Vec<Line> = fold(words, usize::from(inner.width)).into_iter().map(|l| Line::from(canvas.span(l, Role::Muted))).collect();
+        let lines: Vec<Line> = fold(words, usize::from(inner.width))
+            .into_iter()
+            .map(|l| Line::from(canvas.span(l, Role::Muted)))
+            .collect();
         return canvas.lines(inner, &lines);
     }
+    // A change made from now has had no chance to do anything before the next token.
+    let waiting = app
+        .transcript
+        .boundaries
+        .last()
+        .is_some_and(|b| *b >= app.transcript.tokens.len());
     let wide = inner.width >= 84;
     let mut rows: Vec<(usize, Line)> = Vec::new();
     for (i, edit) in app.edits.edits().iter().enumerate() {
         let given = receipt_of(app, i, edit);
-        let mut first = head(canvas, i, edit, usize::from(inner.width), wide, given.is_some_and(Receipt::idle));
-        let told = given.filter(|_| edit.on).map(|r| receipt(canvas, r));
+        let idle = given.is_some_and(Receipt::idle) && !waiting;
+        let mut first = head(canvas, i, edit, usize::from(inner.width), wide, idle);
+        let told = given
+            .filter(|_| edit.on)
+            .map(|r| receipt(canvas, r, waiting));
         match told {
             Some(told) if wide => {
                 first.spans.push(Span::raw("  "));
@@ -59,7 +71,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         }
     }
     let high = usize::from(inner.height);
-    let last = rows.iter().rposition(|(i, _)| *i == app.edits.selected).unwrap_or(0);
+    let last = rows
+        .iter()
+        .rposition(|(i, _)| *i == app.edits.selected)
+        .unwrap_or(0);
     let first = (last + 1).saturating_sub(high);
     for (row, (_, line)) in rows.iter().skip(first).take(high).enumerate() {
         put(canvas.buf, inner.x, inner.y + row as u16, inner.width, line);
@@ -68,10 +83,20 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 fn receipt_of<'a>(app: &'a App, index: usize, edit: &Edit) -> Option<&'a Receipt> {
     let line = edit.to_string();
-    app.receipts.get(index).filter(|r| r.edit == line).or_else(|| app.receipts.iter().find(|r| r.edit == line))
+    app.receipts
+        .get(index)
+        .filter(|r| r.edit == line)
+        .or_else(|| app.receipts.iter().find(|r| r.edit == line))
 }
 
-fn head(canvas: &Canvas, index: usize, edit: &Edit, width: usize, wide: bool, idle: bool) -> Line<'static> {
+fn head(
+    canvas: &Canvas,
+    index: usize,
+    edit: &Edit,
+    width: usize,
+    wide: bool,
+    idle: bool,
+) -> Line<'static> {
     let app = canvas.app;
     let selected = index == app.edits.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
@@ -82,38 +107,78 @@ fn head(canvas: &Canvas, index: usize, edit: &Edit, width: usize, wide: bool, id
         (false, false, _) => Role::Text,
     };
     let mark = match (edit.on, unicode) {
-        (true, true) => "● on ",
-        (false, true) => "○ off",
-        (true, false) => "* on ",
-        (false, false) => "- off",
+        (true, true) => "●",
+        (false, true) => "○",
+        (true, false) => "x",
+        (false, false) => "-",
     };
     let pointer = if selected { ">" } else { " " };
-    let key = if index < 9 { (index + 1).to_string() } else { "·".into() };
+    let key = if index < 9 {
+        (index + 1).to_string()
+    } else {
+        "·".into()
+    };
     let mut plain = edit.clone();
     plain.strength = 1.0;
     let bar_width = 6;
-    let room = if wide { 34 } else { width.saturating_sub(9 + 7 + bar_width) };
+    let room = if wide {
+        34
+    } else {
+        width.saturating_sub(5 + 7 + bar_width)
+    };
     Line::from(vec![
         canvas.span(pointer, Role::Accent),
         canvas.span(key, Role::Key),
         Span::raw(" "),
-        canvas.span(mark, if idle && edit.on { Role::Error } else if edit.on { Role::Edited } else { Role::Muted }),
+        canvas.span(
+            mark,
+            if idle && edit.on {
+                Role::Error
+            } else if edit.on {
+                Role::Edited
+            } else {
+                Role::Muted
+            },
+        ),
         Span::raw(" "),
         canvas.span(text::fit(&plain.to_string(), room), role),
         canvas.span(format!("{:>6.2} ", edit.strength), role),
-        canvas.span(bar::bar((edit.strength.abs() / FULL).min(1.0), bar_width, canvas.theme.glyphs), Role::Bar),
+        canvas.span(
+            bar::bar(
+                (edit.strength.abs() / FULL).min(1.0),
+                bar_width,
+                canvas.theme.glyphs,
+            ),
+            Role::Bar,
+        ),
     ])
 }
 
-fn receipt(canvas: &Canvas, receipt: &Receipt) -> Vec<Span<'static>> {
+fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'static>> {
+    if receipt.idle() && waiting {
+        return vec![canvas.span(
+            "from the next token on: c goes on, R starts anew",
+            Role::Muted,
+        )];
+    }
     if receipt.idle() {
         return vec![canvas.span("on, but it never fired: nothing was changed", Role::Error)];
     }
     if !receipt.active {
         return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
     }
-    let kl = receipt.kl.map_or_else(|| " · KL …".to_string(), |kl| format!(" · KL {}", number(kl)));
-    let mut spans = vec![canvas.span(format!("fired {}× · ‖Δh‖/‖h‖ {}{kl}", receipt.fired, number(receipt.relative)), Role::Muted)];
+    let kl = receipt.kl.map_or_else(
+        || " · KL …".to_string(),
+        |kl| format!(" · KL {}", number(kl)),
+    );
+    let mut spans = vec![canvas.span(
+        format!(
+            "fired {}× · ‖Δh‖/‖h‖ {}{kl}",
+            receipt.fired,
+            number(receipt.relative)
+        ),
+        Role::Muted,
+    )];
     if !receipt.note.is_empty() {
         spans.push(canvas.span(format!(" · {}", receipt.note), Role::Warning));
     }

@@ -19,16 +19,20 @@ use crate::ui::widgets::bar;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let Pane::Figure(slot) = pane else { return };
     let app = canvas.app;
-    let Some(shown) = app.shown.get(slot) else { return };
+    let Some(shown) = app.shown.get(slot) else {
+        return;
+    };
     let figure = app.figure(slot);
     let left = canvas.title(pane);
     let right = state(canvas, shown, slot);
     let below = match (shown.stale, figure) {
         (Some(words), Some(_)) => Line::from(canvas.span(format!(" {words} "), Role::Warning)),
-        (None, Some(figure)) => figure.notes.first().map_or_else(Line::default, |n| Line::from(canvas.span(format!(" {n} "), Role::Faint))),
+        (None, Some(figure)) => figure.notes.first().map_or_else(Line::default, |n| {
+            Line::from(canvas.span(format!(" {n} "), Role::Faint))
+        }),
         (_, None) => Line::default(),
     };
-    let inner = canvas.frame(pane, left, right, below);
+    let inner = canvas.frame(pane, &left, &right, &below);
     if inner.is_empty() {
         return;
     }
@@ -48,7 +52,12 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         },
         stale: shown.stale.is_some(),
         flip: app.flip,
-        first_column: canvas.memory.first_column.get(slot).copied().filter(|_| !app.cursor.follow),
+        first_column: canvas
+            .memory
+            .first_column
+            .get(slot)
+            .copied()
+            .filter(|_| !app.cursor.follow),
         first_line: spot.map_or(0, |s| s.row),
     };
     let hits = figures::draw(figure, &view, canvas.theme, inner, canvas.buf);
@@ -62,7 +71,15 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
     if let Some(done) = shown.working {
-        let text = if done > 0.0 { format!(" {} {:>3.0} % ", bar::bar(done, 8, canvas.theme.glyphs), done * 100.0) } else { " asked … ".to_string() };
+        let text = if done > 0.0 {
+            format!(
+                " {} {:>3.0} % ",
+                bar::bar(done, 8, canvas.theme.glyphs),
+                done * 100.0
+            )
+        } else {
+            " asked … ".to_string()
+        };
         spans.push(canvas.span(text, Role::Accent));
     }
     if app.difference && shown.difference.is_none() && app.slot == slot {
@@ -72,9 +89,19 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
         spans.push(canvas.span(" failed, this is the one before ", Role::Error));
     }
     if let Some(figure) = app.figure(slot) {
-        let title = figure.title.strip_prefix(slot).map_or(figure.title.as_str(), |t| t.trim_start_matches([' ', '·']));
+        let title = figure
+            .title
+            .strip_prefix(slot)
+            .map_or(figure.title.as_str(), |t| t.trim_start_matches([' ', '·']));
         if !title.is_empty() {
-            spans.push(canvas.span(format!(" {title} "), if app.difference { Role::Warning } else { Role::Muted }));
+            spans.push(canvas.span(
+                format!(" {title} "),
+                if app.difference {
+                    Role::Warning
+                } else {
+                    Role::Muted
+                },
+            ));
         }
     }
     Line::from(spans)
@@ -83,18 +110,49 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
 /// A line of fact and a line of action.
 fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'static>> {
     let app = canvas.app;
-    let about = instrument(slot).map(|i| i.about()).unwrap_or_default();
-    let live = app.model.as_ref().is_some_and(|m| instrument(slot).is_ok_and(|i| i.live(&m.card, &shown.arguments).is_some()));
+    let about = instrument(slot).map_or_else(|_| String::new(), |i| i.about().to_string());
+    let live = app.model.as_ref().is_some_and(|m| {
+        instrument(slot).is_ok_and(|i| i.live(&m.card, &shown.arguments).is_some())
+    });
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
-        (Some(why), _) => (why.clone(), "o sets other parameters and asks again.".to_string()),
-        (None, true) if app.loading.is_some() => ("The model is being loaded.".into(), String::new()),
-        (None, true) => (format!("{about}."), "Nothing to look at yet: choose a ready prompt with Enter, or write one with i.".to_string()),
-        (None, false) if live || shown.working.is_some() => (format!("{about}."), "It is being measured.".to_string()),
-        (None, false) if slot == "patchscope" => (format!("{about}."), "p reads the cell under the cursor, P the states of all layers there.".to_string()),
-        (None, false) => (format!("{about}."), "o sets its parameters and asks.".to_string()),
+        (Some(why), _) => (
+            why.clone(),
+            "o sets other parameters and asks again.".to_string(),
+        ),
+        (None, true) if app.loading.is_some() => {
+            ("The model is being loaded.".into(), String::new())
+        }
+        (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
+        (None, true) => (
+            format!("{about}."),
+            "Nothing to look at yet: choose a ready prompt with Enter, or write one with i."
+                .to_string(),
+        ),
+        (None, false) if live || shown.working.is_some() => {
+            (format!("{about}."), "It is being measured.".to_string())
+        }
+        (None, false) if slot == "patchscope" => (
+            format!("{about}."),
+            "p reads the cell under the cursor, P the states of all layers there.".to_string(),
+        ),
+        (None, false) => (
+            format!("{about}."),
+            "o sets its parameters and asks.".to_string(),
+        ),
     };
-    let role = if shown.failed.is_some() { Role::Error } else { Role::Muted };
-    let mut lines: Vec<Line> = fold(&fact, width).into_iter().map(|l| Line::from(canvas.span(l, role))).collect();
-    lines.extend(fold(&action, width).into_iter().map(|l| Line::from(vec![Span::raw(""), canvas.span(l, Role::Accent)])));
+    let role = if shown.failed.is_some() {
+        Role::Error
+    } else {
+        Role::Muted
+    };
+    let mut lines: Vec<Line> = fold(&fact, width)
+        .into_iter()
+        .map(|l| Line::from(canvas.span(l, role)))
+        .collect();
+    lines.extend(
+        fold(&action, width)
+            .into_iter()
+            .map(|l| Line::from(vec![Span::raw(""), canvas.span(l, Role::Accent)])),
+    );
     lines
 }

@@ -61,10 +61,30 @@ pub struct Row {
 
 /// Every kind of pane.
 pub const PANES: &[Row] = &[
-    Row { name: "text", about: "the text, token by token, and the prompt", draws: |p| p == Pane::Transcript, draw: transcript::draw },
-    Row { name: "figure", about: "what an instrument shows", draws: |p| matches!(p, Pane::Figure(_)), draw: figure::draw },
-    Row { name: "edits", about: "the edits and what each really did", draws: |p| p == Pane::Edits, draw: edits::draw },
-    Row { name: "cell", about: "the cell under the cursor in full", draws: |p| p == Pane::Cell, draw: cell::draw },
+    Row {
+        name: "text",
+        about: "the text, token by token, and the prompt",
+        draws: |p| p == Pane::Transcript,
+        draw: transcript::draw,
+    },
+    Row {
+        name: "figure",
+        about: "what an instrument shows",
+        draws: |p| matches!(p, Pane::Figure(_)),
+        draw: figure::draw,
+    },
+    Row {
+        name: "edits",
+        about: "the edits and what each really did",
+        draws: |p| p == Pane::Edits,
+        draw: edits::draw,
+    },
+    Row {
+        name: "cell",
+        about: "the cell under the cursor in full",
+        draws: |p| p == Pane::Cell,
+        draw: cell::draw,
+    },
 ];
 
 /// Draws a pane.
@@ -76,13 +96,15 @@ pub fn draw(pane: Pane, canvas: &mut Canvas) {
 
 impl Canvas<'_> {
     /// Draws the border with titles left, right and below, and returns what is inside.
-    pub fn frame(&mut self, pane: Pane, left: Line<'static>, right: Line<'static>, below: Line<'static>) -> Rect {
+    pub fn frame(&mut self, pane: Pane, left: &Line, right: &Line, below: &Line) -> Rect {
         let area = self.area.intersection(self.buf.area);
         if area.width < 2 || area.height < 2 {
             return Rect::default();
         }
         let focused = self.app.focus == pane && self.app.overlay.is_none();
-        let style = self.theme.style(if focused { Role::Focus } else { Role::Border });
+        let style = self
+            .theme
+            .style(if focused { Role::Focus } else { Role::Border });
         let set = match (self.theme.glyphs, focused) {
             (Glyphs::Unicode, false) => ["┌", "┐", "└", "┘", "─", "│"],
             (Glyphs::Unicode, true) => ["┏", "┓", "┗", "┛", "━", "┃"],
@@ -98,18 +120,28 @@ impl Canvas<'_> {
             self.buf.set_string(area.x, y, set[5], style);
             self.buf.set_string(right_edge, y, set[5], style);
         }
-        for (x, y, corner) in [(area.x, area.y, set[0]), (right_edge, area.y, set[1]), (area.x, bottom, set[2]), (right_edge, bottom, set[3])] {
+        for (x, y, corner) in [
+            (area.x, area.y, set[0]),
+            (right_edge, area.y, set[1]),
+            (area.x, bottom, set[2]),
+            (right_edge, bottom, set[3]),
+        ] {
             self.buf.set_string(x, y, corner, style);
         }
         let room = area.width.saturating_sub(4);
-        let used = put(self.buf, area.x + 2, area.y, room, &left);
+        let used = put(self.buf, area.x + 2, area.y, room, left);
         let rest = room.saturating_sub(used + 1);
         let wide = (right.width() as u16).min(rest);
         if wide >= 6 || right.width() as u16 <= wide {
-            put(self.buf, area.x + 2 + room - wide, area.y, wide, &right);
+            put(self.buf, area.x + 2 + room - wide, area.y, wide, right);
         }
-        put(self.buf, area.x + 2, bottom, room, &below);
-        Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 2 }
+        put(self.buf, area.x + 2, bottom, room, below);
+        Rect {
+            x: area.x + 1,
+            y: area.y + 1,
+            width: area.width - 2,
+            height: area.height - 2,
+        }
     }
 
     /// A span in a role.
@@ -153,7 +185,11 @@ impl Canvas<'_> {
                 (true, false) => Role::Title,
                 (false, _) => Role::Muted,
             };
-            let name = if here && self.tabs { format!("[{name}]") } else { name };
+            let name = if here && self.tabs {
+                format!("[{name}]")
+            } else {
+                name
+            };
             spans.push(self.span(name, role));
             spans.push(Span::raw(" "));
         }

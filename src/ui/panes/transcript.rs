@@ -15,7 +15,7 @@ use crate::app::transcript::{Activity, Span as Piece, Transcript};
 use crate::engine::{Ending, Token};
 use crate::text;
 use crate::ui::theme::{Glyphs, Role, Theme};
-use crate::ui::widgets::scroll;
+use crate::ui::widgets::{scroll, strip};
 
 /// Surprise, in nats, at the end of the colour ramp.
 const SURPRISE: f32 = 6.0;
@@ -26,11 +26,15 @@ const KL: f32 = 1.5;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let (left, right) = titles(canvas);
-    let inner = canvas.frame(pane, left, right, Line::default());
+    let inner = canvas.frame(pane, &left, &right, &Line::default());
     if inner.is_empty() {
         return;
     }
-    let rows = if app.writing { prompt_rows(app, inner) } else { 0 };
+    let rows = if app.writing {
+        prompt_rows(app, inner)
+    } else {
+        0
+    };
     let (above, below) = split(inner, rows);
     if app.choosing() {
         presets(canvas, above);
@@ -47,27 +51,56 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 fn split(area: Rect, below: u16) -> (Rect, Rect) {
     let below = below.min(area.height);
-    let above = Rect { height: area.height - below, ..area };
-    (above, Rect { y: area.y + above.height, height: below, ..area })
+    let above = Rect {
+        height: area.height - below,
+        ..area
+    };
+    (
+        above,
+        Rect {
+            y: area.y + above.height,
+            height: below,
+            ..area
+        },
+    )
 }
 
 fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     let app = canvas.app;
     let focused = app.focus == Pane::Transcript && app.overlay.is_none();
-    let title = canvas.span(if app.choosing() { " ready prompts " } else { " text " }, if focused { Role::Focus } else { Role::Title });
+    let title = canvas.span(
+        if app.choosing() {
+            " ready prompts "
+        } else {
+            " text "
+        },
+        if focused { Role::Focus } else { Role::Title },
+    );
     let mut left = vec![title];
     if app.writing {
-        let mode = if app.chat { "writing · chat " } else { "writing · raw " };
+        let mode = if app.chat {
+            "writing · chat "
+        } else {
+            "writing · raw "
+        };
         left.push(canvas.span(mode, Role::Accent));
     }
     let t = &app.transcript;
     let right = match (t.activity, t.ending) {
         (Activity::Reading, _) => {
-            let seconds = t.since.map_or(0, |(at, _)| app.now.saturating_sub(at).as_secs());
-            let text = if seconds > 0 { format!(" reading the prompt, {seconds} s · ctrl-c cancels ") } else { " reading the prompt ".into() };
+            let seconds = t
+                .since
+                .map_or(0, |(at, _)| app.now.saturating_sub(at).as_secs());
+            let text = if seconds > 0 {
+                format!(" reading the prompt, {seconds} s · ctrl-c cancels ")
+            } else {
+                " reading the prompt ".into()
+            };
             canvas.span(text, Role::Accent)
         }
-        (Activity::Writing, _) => canvas.span(format!(" writing {} ", t.tokens.len()), Role::Accent),
+        (Activity::Writing, _) => {
+            canvas.span(format!(" writing {} ", t.tokens.len()), Role::Accent)
+        }
         (Activity::Idle, Some(ending)) if !app.choosing() => {
             let why = match ending {
                 Ending::Count => "count reached, c goes on",
@@ -88,31 +121,70 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         let line = Line::from(canvas.span("No ready prompts. i writes one.", Role::Muted));
         return canvas.lines(area, &[line]);
     }
-    let (list, foot) = split(area, if area.height >= 16 { 8 } else { u16::from(area.height >= 6) * 2 });
+    let (list, foot) = split(
+        area,
+        if area.height >= 16 {
+            8
+        } else {
+            u16::from(area.height >= 6) * 2
+        },
+    );
     let high = usize::from(list.height).max(1);
     let first = app.preset.saturating_sub(high - 1);
-    for (row, (i, preset)) in app.presets.iter().enumerate().skip(first).take(high).enumerate() {
+    for (row, (i, preset)) in app
+        .presets
+        .iter()
+        .enumerate()
+        .skip(first)
+        .take(high)
+        .enumerate()
+    {
         let here = i == app.preset;
-        let style = canvas.theme.style(if here { Role::Selection } else { Role::Text });
+        let style = canvas
+            .theme
+            .style(if here { Role::Selection } else { Role::Text });
         let mark = if here { ">" } else { " " };
         let y = list.y + row as u16;
         let line = Line::from(vec![
             Span::styled(format!("{mark} {}", text::fit(&preset.title, 26)), style),
-            Span::styled(text::fit(&preset.text.replace('\n', "⏎"), usize::from(list.width).saturating_sub(28)), if here { style } else { canvas.theme.style(Role::Muted) }),
+            Span::styled(
+                text::fit(
+                    &preset.text.replace('\n', "⏎"),
+                    usize::from(list.width).saturating_sub(28),
+                ),
+                if here {
+                    style
+                } else {
+                    canvas.theme.style(Role::Muted)
+                },
+            ),
         ]);
         put(canvas.buf, list.x, y, list.width, &line);
     }
+    scroll::draw(app.presets.len(), first, canvas.theme, list, canvas.buf);
     if let Some(preset) = app.presets.get(app.preset).filter(|_| foot.height > 0) {
         let mut lines = Vec::new();
         if foot.height >= 4 {
             lines.push(Line::default());
             let whole = fold(&preset.text, usize::from(foot.width).saturating_sub(2));
-            lines.extend(whole.into_iter().take(4).map(|l| Line::from(canvas.span(format!("  {l}"), Role::User))));
+            lines.extend(
+                whole
+                    .into_iter()
+                    .take(4)
+                    .map(|l| Line::from(canvas.span(format!("  {l}"), Role::User))),
+            );
         }
         let look = format!("Look at: {}", preset.look);
-        lines.extend(fold(&look, usize::from(foot.width)).into_iter().map(|l| Line::from(canvas.span(l, Role::Accent))));
-        if app.model.is_none() {
-            lines.push(Line::from(canvas.span("The model is still loading; Enter waits for it.", Role::Muted)));
+        lines.extend(
+            fold(&look, usize::from(foot.width))
+                .into_iter()
+                .map(|l| Line::from(canvas.span(l, Role::Accent))),
+        );
+        if app.model.is_none() && app.loading.is_some() {
+            lines.push(Line::from(canvas.span(
+                "The model is still loading; Enter waits for it.",
+                Role::Muted,
+            )));
         }
         canvas.lines(foot, &lines);
     }
@@ -125,7 +197,14 @@ enum Row<'a> {
 }
 
 /// Draws tokens, the cursor in sight; returns the first row drawn.
-fn tokens(canvas: &mut Canvas, area: Rect, text: &Transcript, offset: usize, cursor: usize, own: bool) -> usize {
+fn tokens(
+    canvas: &mut Canvas,
+    area: Rect,
+    text: &Transcript,
+    offset: usize,
+    cursor: usize,
+    own: bool,
+) -> usize {
     if area.is_empty() {
         return 0;
     }
@@ -134,7 +213,9 @@ fn tokens(canvas: &mut Canvas, area: Rect, text: &Transcript, offset: usize, cur
     let mut rows: Vec<Row> = Vec::new();
     let mut at = 0;
     for line in &lines {
-        let starts = line.first().is_some_and(|s| text.boundaries.contains(&s.token) && (s.token == 0 || text.boundaries.contains(&s.token)));
+        let starts = line
+            .first()
+            .is_some_and(|s| text.boundaries.contains(&s.token));
         if starts && own && !rows.is_empty() {
             rows.push(Row::Changed);
         }
@@ -152,13 +233,23 @@ fn tokens(canvas: &mut Canvas, area: Rect, text: &Transcript, offset: usize, cur
         most
     } else {
         let held = canvas.memory.first_line.min(most);
-        if at < held { at } else if at >= held + high { at + 1 - high } else { held }
+        if at < held {
+            at
+        } else if at >= held + high {
+            at + 1 - high
+        } else {
+            held
+        }
     };
     for (i, row) in rows.iter().skip(first).take(high).enumerate() {
         let y = area.y + i as u16;
         match row {
             Row::Changed => {
-                let dash = if canvas.theme.glyphs == Glyphs::Unicode { "╌" } else { "-" };
+                let dash = if canvas.theme.glyphs == Glyphs::Unicode {
+                    "╌"
+                } else {
+                    "-"
+                };
                 let words = format!("{dash}{dash} edits changed here ");
                 let fill = dash.repeat(usize::from(area.width).saturating_sub(text::width(&words)));
                 let line = Line::from(canvas.span(words + &fill, Role::Edited));
@@ -166,10 +257,27 @@ fn tokens(canvas: &mut Canvas, area: Rect, text: &Transcript, offset: usize, cur
             }
             Row::Text(line) => {
                 let last = first + i + 1 == rows.len();
-                let end = draw_line(canvas.buf, canvas.theme, app, (area.x, y, area.right()), line, text, offset, cursor, own);
-                if last && own && app.transcript.activity == Activity::Writing && end < area.right() {
-                    let block = if canvas.theme.glyphs == Glyphs::Unicode { "▌" } else { "_" };
-                    canvas.buf.set_stringn(end, y, block, 1, canvas.theme.style(Role::Accent));
+                let end = draw_line(
+                    canvas.buf,
+                    canvas.theme,
+                    app,
+                    (area.x, y, area.right()),
+                    line,
+                    text,
+                    offset,
+                    cursor,
+                    own,
+                );
+                if last && own && app.transcript.activity == Activity::Writing && end < area.right()
+                {
+                    let block = if canvas.theme.glyphs == Glyphs::Unicode {
+                        "▌"
+                    } else {
+                        "_"
+                    };
+                    canvas
+                        .buf
+                        .set_stringn(end, y, block, 1, canvas.theme.style(Role::Accent));
                 }
             }
         }
@@ -179,14 +287,36 @@ fn tokens(canvas: &mut Canvas, area: Rect, text: &Transcript, offset: usize, cur
 }
 
 #[allow(clippy::too_many_arguments)] // one place, and all of them are needed
-fn draw_line(buf: &mut Buffer, theme: &Theme, app: &App, (mut x, y, right): (u16, u16, u16), line: &[Piece], text: &Transcript, offset: usize, cursor: usize, own: bool) -> u16 {
+fn draw_line(
+    buf: &mut Buffer,
+    theme: &Theme,
+    app: &App,
+    (mut x, y, right): (u16, u16, u16),
+    line: &[Piece],
+    text: &Transcript,
+    offset: usize,
+    cursor: usize,
+    own: bool,
+) -> u16 {
     for piece in line {
-        let Some(token) = text.tokens.get(piece.token) else { continue };
+        let Some(token) = text.tokens.get(piece.token) else {
+            continue;
+        };
         let here = piece.token + offset == cursor;
-        let mut style = style_of(theme, app, token, piece.token + offset < app.transcript.prompt, own);
+        let mut style = style_of(
+            theme,
+            app,
+            token,
+            piece.token + offset < app.transcript.prompt,
+            own,
+        );
         let mut shown = piece.text.clone();
         if here {
-            let role = if app.focus == Pane::Transcript { Role::Cursor } else { Role::Selection };
+            let role = if app.focus == Pane::Transcript {
+                Role::Cursor
+            } else {
+                Role::Selection
+            };
             style = style.patch(theme.style(role));
             if shown.is_empty() {
                 shown = crate::text::visible(&token.bytes);
@@ -233,63 +363,164 @@ fn compared(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
     let (above, below) = split(area, area.height / 2);
     tokens(canvas, above, &app.transcript, 0, app.cursor.position, true);
-    let Some((rule, rest)) = (below.height > 0).then(|| (Rect { height: 1, ..below }, Rect { y: below.y + 1, height: below.height - 1, ..below })) else { return };
+    let Some((rule, rest)) = (below.height > 0).then(|| {
+        (
+            Rect { height: 1, ..below },
+            Rect {
+                y: below.y + 1,
+                height: below.height - 1,
+                ..below
+            },
+        )
+    }) else {
+        return;
+    };
     let Some(baseline) = &app.baseline else {
-        let words = if app.baseline_asked { "── unedited, same seed: being written ──" } else { "── unedited: out of date, b twice writes it again ──" };
+        let words = if app.baseline_asked {
+            "── unedited, same seed: being written ──"
+        } else {
+            "── unedited: out of date, b twice writes it again ──"
+        };
         let line = Line::from(canvas.span(words, Role::Muted));
         return canvas.lines(rule, &[line]);
     };
     let kls: Vec<f32> = app.transcript.tokens.iter().filter_map(|t| t.kl).collect();
-    let mean = if kls.is_empty() { String::new() } else { format!(" · mean KL {:.3} nats", kls.iter().sum::<f32>() / kls.len() as f32) };
+    let mean = if kls.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " · mean KL {:.3}",
+            kls.iter().sum::<f32>() / kls.len() as f32
+        )
+    };
     let words = match baseline.diverges {
-        Some(at) => format!("── unedited, same seed · differs from token {at} on{mean} "),
-        None => format!("── unedited, same seed · the same tokens{mean} "),
+        Some(at) => format!("── unedited · differs from {at}{mean} "),
+        None => format!("── unedited · the same tokens{mean} "),
     };
     let line = Line::from(canvas.span(words, Role::Title));
     canvas.lines(rule, &[line]);
+    let strip = u16::from(rest.height >= 4 && !kls.is_empty());
+    if strip > 0 {
+        let most = kls.iter().copied().fold(0.0f32, f32::max);
+        let columns = kls.len().min(usize::from(rest.width).saturating_sub(26));
+        let drawn = strip::strip(&kls, (0.0, most), columns, canvas.theme.glyphs);
+        let line = Line::from(vec![
+            canvas.span("KL a token ", Role::Muted),
+            canvas.span(drawn, Role::Edited),
+            canvas.span(format!(" up to {most:.2} nats"), Role::Muted),
+        ]);
+        canvas.lines(rest, &[line]);
+    }
+    let rest = Rect {
+        y: rest.y + strip,
+        height: rest.height - strip,
+        ..rest
+    };
     let offset = app.transcript.prompt;
     let lines = baseline.text.wrap(usize::from(rest.width));
-    let focus = baseline.diverges.unwrap_or(app.cursor.position).saturating_sub(offset);
+    let focus = baseline
+        .diverges
+        .unwrap_or(app.cursor.position)
+        .saturating_sub(offset);
     let at = crate::app::transcript::line_of(&lines, focus);
-    let first = at.saturating_sub(usize::from(rest.height) / 2).min(lines.len().saturating_sub(usize::from(rest.height)));
-    for (i, line) in lines.iter().skip(first).take(usize::from(rest.height)).enumerate() {
+    let first = at
+        .saturating_sub(usize::from(rest.height) / 2)
+        .min(lines.len().saturating_sub(usize::from(rest.height)));
+    for (i, line) in lines
+        .iter()
+        .skip(first)
+        .take(usize::from(rest.height))
+        .enumerate()
+    {
         let mut x = rest.x;
         for piece in line {
             let position = piece.token + offset;
-            let special = baseline.text.tokens.get(piece.token).is_some_and(|t| t.special);
-            let mut style = canvas.theme.style(if special { Role::Special } else { Role::Model });
+            let special = baseline
+                .text
+                .tokens
+                .get(piece.token)
+                .is_some_and(|t| t.special);
+            let mut style = canvas
+                .theme
+                .style(if special { Role::Special } else { Role::Model });
             if Some(position) == baseline.diverges {
-                style = canvas.theme.style(Role::Warning).add_modifier(ratatui::style::Modifier::UNDERLINED);
+                style = canvas
+                    .theme
+                    .style(Role::Warning)
+                    .add_modifier(ratatui::style::Modifier::UNDERLINED);
             }
             if position == app.cursor.position {
                 style = style.patch(canvas.theme.style(Role::Selection));
             }
-            x = canvas.buf.set_stringn(x, rest.y + i as u16, &piece.text, usize::from(rest.right().saturating_sub(x)), style).0;
+            x = canvas
+                .buf
+                .set_stringn(
+                    x,
+                    rest.y + i as u16,
+                    &piece.text,
+                    usize::from(rest.right().saturating_sub(x)),
+                    style,
+                )
+                .0;
         }
     }
 }
 
 fn prompt_rows(app: &App, inner: Rect) -> u16 {
-    let lines = app.prompt.text().split('\n').map(|l| text::width(l) / usize::from(inner.width.max(1)) + 1).sum::<usize>();
+    let lines = app
+        .prompt
+        .text()
+        .split('\n')
+        .map(|l| text::width(l) / usize::from(inner.width.max(1)) + 1)
+        .sum::<usize>();
     (lines.clamp(1, 6) as u16 + 1).min(inner.height)
 }
 
 fn prompt(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
-    let label = if app.chat { " write · CHAT (one user turn through the template) · Tab: raw " } else { " write · RAW (text as it is) · Tab: chat " };
-    let label = if app.chat_possible() { label } else { " write · RAW (this model has no chat template) " };
-    let dash = if canvas.theme.glyphs == Glyphs::Unicode { "─" } else { "-" };
+    let label = if app.chat {
+        " write · CHAT (one user turn through the template) · Tab: raw "
+    } else {
+        " write · RAW (text as it is) · Tab: chat "
+    };
+    let label = if app.chat_possible() {
+        label
+    } else {
+        " write · RAW (this model has no chat template) "
+    };
+    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
+        "─"
+    } else {
+        "-"
+    };
     let fill = dash.repeat(usize::from(area.width));
     let border = canvas.theme.style(Role::Focus);
-    canvas.buf.set_stringn(area.x, area.y, &fill, usize::from(area.width), border);
+    canvas
+        .buf
+        .set_stringn(area.x, area.y, &fill, usize::from(area.width), border);
     let line = Line::from(canvas.span(label, Role::Accent));
-    put(canvas.buf, area.x + 1, area.y, area.width.saturating_sub(1), &line);
-    let rest = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    put(
+        canvas.buf,
+        area.x + 1,
+        area.y,
+        area.width.saturating_sub(1),
+        &line,
+    );
+    let rest = Rect {
+        y: area.y + 1,
+        height: area.height.saturating_sub(1),
+        ..area
+    };
     editor(canvas.buf, canvas.theme, rest, app.prompt.halves());
 }
 
 /// Draws text being written, its cursor in sight. The text is the user's own, and spelled safely.
-pub(in crate::ui) fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&str, &str)) {
+pub(in crate::ui) fn editor(
+    buf: &mut Buffer,
+    theme: &Theme,
+    area: Rect,
+    (before, after): (&str, &str),
+) {
     if area.is_empty() {
         return;
     }
@@ -298,11 +529,25 @@ pub(in crate::ui) fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before
     let mut used = 0;
     let mut at = 0;
     let marked = after.chars().next();
-    let spelled = |c: char| if c == '\n' { String::new() } else { text::plain(c.to_string().as_bytes()) };
+    let spelled = |c: char| {
+        if c == '\n' {
+            String::new()
+        } else {
+            text::plain(c.to_string().as_bytes())
+        }
+    };
     let head = before.chars().map(|c| (c, false));
-    let tail = after.chars().enumerate().map(|(i, c)| (c, i == 0)).chain(marked.is_none().then_some((' ', true)));
+    let tail = after
+        .chars()
+        .enumerate()
+        .map(|(i, c)| (c, i == 0))
+        .chain(marked.is_none().then_some((' ', true)));
     for (c, here) in head.chain(tail) {
-        let shown = if c == '\n' && here { " ".to_string() } else { spelled(c) };
+        let shown = if c == '\n' && here {
+            " ".to_string()
+        } else {
+            spelled(c)
+        };
         let wide = text::width(&shown);
         if used + wide > width {
             rows.push(Vec::new());
@@ -321,11 +566,24 @@ pub(in crate::ui) fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before
         }
     }
     let first = (at + 1).saturating_sub(usize::from(area.height));
-    for (i, row) in rows.iter().skip(first).take(usize::from(area.height)).enumerate() {
+    for (i, row) in rows
+        .iter()
+        .skip(first)
+        .take(usize::from(area.height))
+        .enumerate()
+    {
         let mut x = area.x;
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });
-            x = buf.set_stringn(x, area.y + i as u16, shown, usize::from(area.right().saturating_sub(x)), style).0;
+            x = buf
+                .set_stringn(
+                    x,
+                    area.y + i as u16,
+                    shown,
+                    usize::from(area.right().saturating_sub(x)),
+                    style,
+                )
+                .0;
         }
     }
 }
