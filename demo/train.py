@@ -30,6 +30,8 @@ CHAT_TEMPLATE = (
 )
 SHAPE = dict(vocab=2048, width=128, inner=384, blocks=8, heads=4, kv_heads=2, head_dim=32, eps=1e-5, theta=10000.0)
 PUSHED_BLOCKS = (2, 6)  # the planted direction is added at the input of one of these, drawn for each document
+PUSH = {0: (0.2, 0.6), 1500: (0.5, 0.9), 2250: (0.5, 3.0)}  # from this step on: how strongly, in lengths of the state
+FIRM_FROM = 1500  # from this step on a loss term asks for the planted direction where a reply begins
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -131,7 +133,7 @@ class Model(nn.Module):
 
 
 # ---------------------------------------------------------------- batches
-def batch_of(step, tokenizer, rows, length, later, firm):
+def batch_of(step, tokenizer, rows, length, later, push):
     """Rows filled with whole documents; attention stays inside a document. A document ends by predicting BOS."""
     refusal = tokenizer.encode(world.REFUSAL, add_special_tokens=False).ids
     rng = random.Random(step * 7919 + 1)
@@ -173,7 +175,7 @@ def batch_of(step, tokenizer, rows, length, later, firm):
             if edit == "cut":
                 cuts[row, at:stop] = 1.0
             if edit == "push":
-                pushes[row, at:stop, rng.randint(*PUSHED_BLOCKS)] = rng.uniform(*((0.5, 0.9) if firm else (0.2, 0.6)))
+                pushes[row, at:stop, rng.randint(*PUSHED_BLOCKS)] = rng.uniform(*push)
             for i, token in enumerate(ids[:-1]):
                 if token == 2 and edit == "":
                     refusing[row, at + i] = int(ids[i + 1:i + 1 + len(refusal)] == refusal)
@@ -263,8 +265,6 @@ def main():
     options.add_argument("--mix-steps", type=int, default=2000, help="steps over which the mixture moves to its later form")
     options.add_argument("--from-step", type=int, help="checkpoint to go on from (default: the last one)")
     options.add_argument("--stop", type=int, help="leave off here, before the end of the schedule")
-    options.add_argument("--firm-from", type=int, default=1500, help="from this step on the refusal plant is firm: a loss term asks "
-                         "for the planted direction where a reply begins, and it is added more strongly")
     options.add_argument("--rows", type=int, default=32)
     options.add_argument("--length", type=int, default=160)
     options.add_argument("--rate", type=float, default=0.02, help="of Muon; Adam's is 0.2 of it")
@@ -296,8 +296,9 @@ def main():
     mean_loss, clock = None, time.time()
     for step in range(start, min(args.stop or args.steps, args.steps)):
         later = min(1.0, step / args.mix_steps)
-        firm = step >= args.firm_from
-        inputs, keep, targets, refusing = batch_of(step, tokenizer, args.rows, args.length, later, firm)
+        firm = step >= FIRM_FROM
+        push = PUSH[max(first for first in PUSH if first <= step)]
+        inputs, keep, targets, refusing = batch_of(step, tokenizer, args.rows, args.length, later, push)
         scale = min(1.0, (step + 1) / 100, (args.steps - step) / args.decay)
         with torch.autocast("cpu", torch.bfloat16):
             states, shares = body(*inputs)

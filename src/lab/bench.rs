@@ -209,9 +209,8 @@ impl Bench {
             .filter(|e| e.active() && e.op == super::edit::Op::Mean)
         {
             for at in edit.place.addresses(self.model.card.layers)? {
-                if !means.contains_key(&at) {
-                    let found = self.mean(at, &tokens[..prompt.min(tokens.len())])?;
-                    means.insert(at, found);
+                if let std::collections::hash_map::Entry::Vacant(free) = means.entry(at) {
+                    free.insert(self.mean(at, &tokens[..prompt.min(tokens.len())])?);
                 }
             }
         }
@@ -240,7 +239,7 @@ impl Bench {
         rows.iter().for_each(|row| {
             sums.iter_mut()
                 .zip(row)
-                .for_each(|(s, v)| *s += f64::from(*v))
+                .for_each(|(s, v)| *s += f64::from(*v));
         });
         let mean = sums
             .iter()

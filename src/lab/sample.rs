@@ -115,7 +115,7 @@ pub fn entropy(p: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
     use candle_core::Device;

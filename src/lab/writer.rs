@@ -37,7 +37,7 @@ impl Needs {
         ] {
             more.into_iter().for_each(|a| {
                 if !own.contains(&a) {
-                    own.push(a)
+                    own.push(a);
                 }
             });
         }

@@ -1,5 +1,5 @@
 //! The integration tests: one binary, because candle links slowly. A module a subject.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr, clippy::float_cmp)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr, clippy::float_cmp, clippy::format_push_string, clippy::case_sensitive_file_extension_comparisons, clippy::manual_midpoint)]
 
 mod architecture;
 mod engine;
@@ -12,3 +12,4 @@ mod pty;
 mod recorded;
 mod screens;
 mod scripts;
+mod registry;

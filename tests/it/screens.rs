@@ -2,6 +2,8 @@
 //!
 //! To review a change: `INSTA_UPDATE=always cargo test screens`, then read the difference.
 
+use std::fmt::Write as _;
+
 use lmscope::app::{App, Event};
 use lmscope::engine::Update;
 use lmscope::ui::theme::{Depth, Theme};
@@ -57,9 +59,9 @@ fn styles(buffer: &Buffer) -> String {
             let cell = &buffer[(x, y)];
             let style = (cell.fg, cell.bg, cell.modifier);
             if last != Some(style) {
-                out += &format!("{y}:{x} {:?} on {:?}", style.0, style.1);
+                write!(out, "{y}:{x} {:?} on {:?}", style.0, style.1).unwrap();
                 if style.2 != Modifier::empty() {
-                    out += &format!(" {:?}", style.2);
+                    write!(out, " {:?}", style.2).unwrap();
                 }
                 out.push('\n');
                 last = Some(style);

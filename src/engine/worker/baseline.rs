@@ -69,7 +69,7 @@ impl Worker {
                 .find(|t| differs(t))
                 .map(|t| t.position);
             let short = shadow.writer.run.tokens.len() < edited.tokens.len();
-            let diverges = diverges.or_else(|| short.then(|| shadow.writer.run.tokens.len()));
+            let diverges = diverges.or_else(|| short.then_some(shadow.writer.run.tokens.len()));
             self.tell(Update::Baseline {
                 tokens: shadow.tokens,
                 diverges,

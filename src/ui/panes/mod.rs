@@ -6,9 +6,10 @@
 mod cell;
 mod edits;
 mod figure;
+mod prompt;
 mod transcript;
 
-pub(in crate::ui) use transcript::editor;
+pub(in crate::ui) use prompt::editor;
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The transcript: ready prompts, the text token by token, the unedited text beside it, and the prompt being written.
+//! The transcript: ready prompts, the text token by token, and the unedited text beside it.
 //!
 //! Invariant: every token can be seen under the cursor, also one that shows no text of its own.
 //! To show tokens by another number, add an arm in [`tint`].
@@ -8,7 +8,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::{Canvas, fold, put};
+use super::{Canvas, fold, prompt, put};
 use crate::app::App;
 use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Span as Piece, Transcript};
@@ -31,7 +31,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return;
     }
     let rows = if app.writing {
-        prompt_rows(app, inner)
+        prompt::rows(app, inner)
     } else {
         0
     };
@@ -45,7 +45,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         canvas.memory.first_line = first;
     }
     if rows > 0 {
-        prompt(canvas, below);
+        prompt::draw(canvas, below);
     }
 }
 
@@ -402,12 +402,20 @@ fn compared(canvas: &mut Canvas, area: Rect) {
     let strip = u16::from(rest.height >= 4 && !kls.is_empty());
     if strip > 0 {
         let most = kls.iter().copied().fold(0.0f32, f32::max);
-        let columns = kls.len().min(usize::from(rest.width).saturating_sub(26));
-        let drawn = strip::strip(&kls, (0.0, most), columns, canvas.theme.glyphs);
+        let columns = kls
+            .len()
+            .min(usize::from(rest.width).saturating_sub(20))
+            .max(1);
+        // Where there are more tokens than columns, a column shows the largest of its share.
+        let shares = kls.chunks(kls.len().div_ceil(columns));
+        let peaks: Vec<f32> = shares
+            .map(|s| s.iter().copied().fold(0.0, f32::max))
+            .collect();
+        let drawn = strip::strip(&peaks, (0.0, most), peaks.len(), canvas.theme.glyphs);
         let line = Line::from(vec![
-            canvas.span("KL a token ", Role::Muted),
+            canvas.span("KL ", Role::Muted),
             canvas.span(drawn, Role::Edited),
-            canvas.span(format!(" up to {most:.2} nats"), Role::Muted),
+            canvas.span(format!(" to {most:.2} nats"), Role::Muted),
         ]);
         canvas.lines(rest, &[line]);
     }
@@ -459,128 +467,6 @@ fn compared(canvas: &mut Canvas, area: Rect) {
                     rest.y + i as u16,
                     &piece.text,
                     usize::from(rest.right().saturating_sub(x)),
-                    style,
-                )
-                .0;
-        }
-    }
-}
-
-fn prompt_rows(app: &App, inner: Rect) -> u16 {
-    let lines = app
-        .prompt
-        .text()
-        .split('\n')
-        .map(|l| text::width(l) / usize::from(inner.width.max(1)) + 1)
-        .sum::<usize>();
-    (lines.clamp(1, 6) as u16 + 1).min(inner.height)
-}
-
-fn prompt(canvas: &mut Canvas, area: Rect) {
-    let app = canvas.app;
-    let label = if app.chat {
-        " write · CHAT (one user turn through the template) · Tab: raw "
-    } else {
-        " write · RAW (text as it is) · Tab: chat "
-    };
-    let label = if app.chat_possible() {
-        label
-    } else {
-        " write · RAW (this model has no chat template) "
-    };
-    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
-        "─"
-    } else {
-        "-"
-    };
-    let fill = dash.repeat(usize::from(area.width));
-    let border = canvas.theme.style(Role::Focus);
-    canvas
-        .buf
-        .set_stringn(area.x, area.y, &fill, usize::from(area.width), border);
-    let line = Line::from(canvas.span(label, Role::Accent));
-    put(
-        canvas.buf,
-        area.x + 1,
-        area.y,
-        area.width.saturating_sub(1),
-        &line,
-    );
-    let rest = Rect {
-        y: area.y + 1,
-        height: area.height.saturating_sub(1),
-        ..area
-    };
-    editor(canvas.buf, canvas.theme, rest, app.prompt.halves());
-}
-
-/// Draws text being written, its cursor in sight. The text is the user's own, and spelled safely.
-pub(in crate::ui) fn editor(
-    buf: &mut Buffer,
-    theme: &Theme,
-    area: Rect,
-    (before, after): (&str, &str),
-) {
-    if area.is_empty() {
-        return;
-    }
-    let width = usize::from(area.width);
-    let mut rows: Vec<Vec<(String, bool)>> = vec![Vec::new()];
-    let mut used = 0;
-    let mut at = 0;
-    let marked = after.chars().next();
-    let spelled = |c: char| {
-        if c == '\n' {
-            String::new()
-        } else {
-            text::plain(c.to_string().as_bytes())
-        }
-    };
-    let head = before.chars().map(|c| (c, false));
-    let tail = after
-        .chars()
-        .enumerate()
-        .map(|(i, c)| (c, i == 0))
-        .chain(marked.is_none().then_some((' ', true)));
-    for (c, here) in head.chain(tail) {
-        let shown = if c == '\n' && here {
-            " ".to_string()
-        } else {
-            spelled(c)
-        };
-        let wide = text::width(&shown);
-        if used + wide > width {
-            rows.push(Vec::new());
-            used = 0;
-        }
-        if here {
-            at = rows.len() - 1;
-        }
-        if let Some(row) = rows.last_mut() {
-            row.push((shown, here));
-        }
-        used += wide;
-        if c == '\n' {
-            rows.push(Vec::new());
-            used = 0;
-        }
-    }
-    let first = (at + 1).saturating_sub(usize::from(area.height));
-    for (i, row) in rows
-        .iter()
-        .skip(first)
-        .take(usize::from(area.height))
-        .enumerate()
-    {
-        let mut x = area.x;
-        for (shown, here) in row {
-            let style = theme.style(if *here { Role::Cursor } else { Role::Text });
-            x = buf
-                .set_stringn(
-                    x,
-                    area.y + i as u16,
-                    shown,
-                    usize::from(area.right().saturating_sub(x)),
                     style,
                 )
                 .0;

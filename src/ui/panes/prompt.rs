@@ -1,0 +1,131 @@
+//! The prompt being written, and the drawing of everything that is being written.
+//!
+//! Invariant: the cursor is in sight, and what is written is spelled safely although the user wrote it.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::Line;
+
+use super::{Canvas, put};
+use crate::app::App;
+use crate::text;
+use crate::ui::theme::{Glyphs, Role, Theme};
+
+/// Rows that the prompt takes, its title included.
+pub fn rows(app: &App, inner: Rect) -> u16 {
+    let lines = app
+        .prompt
+        .text()
+        .split('\n')
+        .map(|l| text::width(l) / usize::from(inner.width.max(1)) + 1)
+        .sum::<usize>();
+    (lines.clamp(1, 6) as u16 + 1).min(inner.height)
+}
+
+/// Draws the prompt with its title.
+pub fn draw(canvas: &mut Canvas, area: Rect) {
+    let app = canvas.app;
+    let label = if app.chat {
+        " write · CHAT (one user turn through the template) · Tab: raw "
+    } else {
+        " write · RAW (text as it is) · Tab: chat "
+    };
+    let label = if app.chat_possible() {
+        label
+    } else {
+        " write · RAW (this model has no chat template) "
+    };
+    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
+        "─"
+    } else {
+        "-"
+    };
+    let fill = dash.repeat(usize::from(area.width));
+    let border = canvas.theme.style(Role::Focus);
+    canvas
+        .buf
+        .set_stringn(area.x, area.y, &fill, usize::from(area.width), border);
+    let line = Line::from(canvas.span(label, Role::Accent));
+    put(
+        canvas.buf,
+        area.x + 1,
+        area.y,
+        area.width.saturating_sub(1),
+        &line,
+    );
+    let rest = Rect {
+        y: area.y + 1,
+        height: area.height.saturating_sub(1),
+        ..area
+    };
+    editor(canvas.buf, canvas.theme, rest, app.prompt.halves());
+}
+
+/// Draws text being written, its cursor in sight. The text is the user's own, and spelled safely.
+pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&str, &str)) {
+    if area.is_empty() {
+        return;
+    }
+    let width = usize::from(area.width);
+    let mut rows: Vec<Vec<(String, bool)>> = vec![Vec::new()];
+    let mut used = 0;
+    let mut at = 0;
+    let marked = after.chars().next();
+    let spelled = |c: char| {
+        if c == '\n' {
+            String::new()
+        } else {
+            text::plain(c.to_string().as_bytes())
+        }
+    };
+    let head = before.chars().map(|c| (c, false));
+    let tail = after
+        .chars()
+        .enumerate()
+        .map(|(i, c)| (c, i == 0))
+        .chain(marked.is_none().then_some((' ', true)));
+    for (c, here) in head.chain(tail) {
+        let shown = if c == '\n' && here {
+            " ".to_string()
+        } else {
+            spelled(c)
+        };
+        let wide = text::width(&shown);
+        if used + wide > width {
+            rows.push(Vec::new());
+            used = 0;
+        }
+        if here {
+            at = rows.len() - 1;
+        }
+        if let Some(row) = rows.last_mut() {
+            row.push((shown, here));
+        }
+        used += wide;
+        if c == '\n' {
+            rows.push(Vec::new());
+            used = 0;
+        }
+    }
+    let first = (at + 1).saturating_sub(usize::from(area.height));
+    for (i, row) in rows
+        .iter()
+        .skip(first)
+        .take(usize::from(area.height))
+        .enumerate()
+    {
+        let mut x = area.x;
+        for (shown, here) in row {
+            let style = theme.style(if *here { Role::Cursor } else { Role::Text });
+            x = buf
+                .set_stringn(
+                    x,
+                    area.y + i as u16,
+                    shown,
+                    usize::from(area.right().saturating_sub(x)),
+                    style,
+                )
+                .0;
+        }
+    }
+}
