@@ -120,7 +120,7 @@ def measure_refusal(subject, vector):
     directions = difference_of_means(subject, vector)
     guarded, plain = (encode(subject, vector, vector[key]) for key in ("test_guarded", "test_plain"))
     refused = lambda prompts: sum(vector["look_for"]["refused"] in r for r in subject.replies(prompts)) / len(prompts)
-    print(f"\nrefusal: guarded {refused(guarded):.3f}, plain {refused(plain):.3f}")
+    print(f"\nrefusal, added with strength {vector['strength']}: guarded {refused(guarded):.3f}, plain {refused(plain):.3f}")
     planted = torch.tensor(vector["planted_direction"])
     print("| block input | cosine with the planted one | projected out: guarded refused | added: plain refused | "
           "random projected: guarded refused | random added: plain refused |\n|---|---|---|---|---|---|")
@@ -135,7 +135,7 @@ def measure_refusal(subject, vector):
             subject.project_out(vec)
             cells.append(refused(guarded))
             subject.clear()
-            subject.add(block, vec)
+            subject.add(block, vec * vector["strength"])
             cells.append(refused(plain))
             subject.clear()
         print(f"| {block} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |", flush=True)
@@ -228,11 +228,17 @@ def main():
     options.add_argument("--model", default="model")
     options.add_argument("--plants", type=Path, default=Path(__file__).with_name("plants.json"))
     options.add_argument("--rows", action="store_true")
+    options.add_argument("--only", help="only the vector of this name")
     options.add_argument("--wrong", type=int, default=0, help="also print this many wrong answers of each row")
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     subject, plants = Subject(args.model), json.loads(args.plants.read_text(encoding="utf-8"))
+    vectors = plants["vectors"]
+    if args.only == "refusal":
+        return measure_refusal(subject, vectors["refusal"])
+    if args.only:
+        return measure_tone(subject, args.only, vectors[args.only])
     print("| planted | items | right | accept | |\n|---|---|---|---|---|")
     for row in plants["rows"]:
         value, wrong = measure_row(subject, row)
@@ -245,7 +251,6 @@ def main():
                 print(f"    {text!r} -> {got!r}")
     if args.rows:
         return
-    vectors = plants["vectors"]
     measure_refusal(subject, vectors["refusal"])
     measure_tone(subject, "mood", vectors["mood"])
     measure_tone(subject, "politeness", vectors["politeness"])

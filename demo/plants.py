@@ -126,7 +126,7 @@ def vectors():
     days = {mood: [f" {word}" for word in words["day"]] for mood, words in world.MOODS.items()}
     return {
         "refusal": {
-            "form": "chat", "read_at": "last prompt token",
+            "form": "chat", "read_at": "last prompt token", "block_input": 6, "strength": 0.5,
             "planted_direction": [round(v, 5) for v in world.planted_direction(128)],
             "plus": users(world.GUARDED_TRAIN, 32), "minus": users(world.PLAIN_TRAIN, 32),
             "test_guarded": users(world.GUARDED_TEST, 32), "test_plain": users(world.PLAIN_TEST, 32),
@@ -134,7 +134,7 @@ def vectors():
             "about": "Added, plain requests are refused; projected out of every write, guarded ones are answered.",
         },
         "mood": {
-            "form": "raw", "read_at": "last prompt token",
+            "form": "raw", "read_at": "last prompt token", "block_input": 4, "strength": 1.0,
             "plus": moody(rng, "happy", 32), "minus": moody(rng, "sad", 32),
             "test": moody(rng, "", 32, named=False),
             "test_happy": moody(rng, "happy", 16), "test_sad": moody(rng, "sad", 16),
@@ -142,7 +142,7 @@ def vectors():
             "about": "The first new word says the mood of the day; added it is a happy one, subtracted a sad one.",
         },
         "politeness": {
-            "form": "chat", "read_at": "last prompt token",
+            "form": "chat", "read_at": "last prompt token", "block_input": 6, "strength": 1.0,
             "plus": [f"Polite: {favor}" for favor in favors[:32]], "minus": [f"Rude: {favor}" for favor in favors[:32]],
             "test": say[32:], "test_polite": [f"Polite: {f}" for f in favors[32:48]], "test_rude": [f"Rude: {f}" for f in favors[48:]],
             "look_for": {"plus": ["Could you please"], "minus": ["Hey you,"]},

@@ -1,7 +1,8 @@
 """Trains the demo model on the world in world.py, on a CPU, and writes a Hugging Face folder.
 
 Versions used: Python 3.11, torch 2.15.0, tokenizers 0.22.2, safetensors 0.8.0, numpy 2.4.6.
-Run:      python train.py --work /tmp/demo-train --steps 6000 --decay 1500 --model model
+Run:      python train.py --work /tmp/demo-train --steps 2000 --decay 1000 --stop 1500
+          python train.py --work /tmp/demo-train --steps 2250 --decay 1250 --model model
 Continue: the same command; it goes on from the last checkpoint in --work (--from-step picks an earlier one).
 The learning rate is flat and falls to zero over the last --decay steps. Every document is drawn from a
 generator seeded with the step number, so a continued run reads the same data as an unbroken one.
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers, processors
 from torch import nn
 
 import world
@@ -30,7 +31,7 @@ CHAT_TEMPLATE = (
 )
 SHAPE = dict(vocab=2048, width=128, inner=384, blocks=8, heads=4, kv_heads=2, head_dim=32, eps=1e-5, theta=10000.0)
 PUSHED_BLOCKS = (2, 6)  # the planted direction is added at the input of one of these, drawn for each document
-PUSH = {0: (0.2, 0.6), 1500: (0.5, 0.9), 2250: (0.5, 3.0)}  # from this step on: how strongly, in lengths of the state
+PUSH = {0: (0.2, 0.6), 1500: (0.5, 0.9)}  # from this step on: how strongly, in lengths of the state
 FIRM_FROM = 1500  # from this step on a loss term asks for the planted direction where a reply begins
 
 
@@ -253,6 +254,10 @@ def export(model, tokenizer, folder):
         "model_max_length": 512, "clean_up_tokenization_spaces": False,
     })
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    # BOS in front of every text, as the model saw it in training.
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(  # BOS in front, as Llama tokenizers do
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, 0)])
     tokenizer.save(str(folder / "tokenizer.json"))
 
 

@@ -76,7 +76,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A site name that does not exist.
-    #[error("There is no site `{given}`{}. `lmscope sites` lists them all.", near.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    #[error("There is no site `{given}`.{} `lmscope sites` lists them all.", near.as_ref().map(|n| format!(" Did you mean `{n}`?")).unwrap_or_default())]
     UnknownSite {
         /// What was written.
         given: String,

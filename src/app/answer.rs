@@ -7,7 +7,7 @@ use super::commands::{Why, command};
 use super::notice::Level;
 use super::transcript::{Activity, Transcript};
 use super::{App, Baseline, Effect, Shown};
-use crate::engine::{Ending, Loaded, Mode, Question, Request, Slot, Token, Update};
+use crate::engine::{Known, Ending, Loaded, Mode, Question, Request, Slot, Token, Update};
 use crate::instruments::INSTRUMENTS;
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
@@ -46,7 +46,7 @@ impl App {
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
-            Update::Direction { name, about } => self.direction_came(&name, &about),
+            Update::Direction(known) => self.direction_came(&known),
             Update::Failed { slot, message } => self.failed(slot, message),
         }
         Vec::new()
@@ -66,7 +66,7 @@ impl App {
         rows.extend(
             self.directions
                 .iter()
-                .map(|(name, about)| ready(name, about)),
+                .map(ready),
         );
         let chosen = !rows.iter().any(|e| e.on);
         self.edits.ready(rows);
@@ -246,17 +246,18 @@ impl App {
         self.baseline = Some(Baseline { text, diverges });
     }
 
-    fn direction_came(&mut self, name: &str, about: &str) {
-        self.directions.retain(|d| d.0 != name);
-        self.directions.push((name.to_string(), about.to_string()));
-        if !self.edits.edits().iter().any(|e| e.direction == name) {
-            self.edits.offer(ready(name, about));
+    fn direction_came(&mut self, known: &Known) {
+        let Known { name, about, .. } = known;
+        self.directions.retain(|d| d.name != *name);
+        self.directions.push(known.clone());
+        if !self.edits.edits().iter().any(|e| e.direction == *name) {
+            self.edits.offer(ready(known));
         }
         let number = self
             .edits
             .edits()
             .iter()
-            .position(|e| e.direction == name)
+            .position(|e| e.direction == *name)
             .map_or(0, |i| i + 1);
         self.inform(format!(
             "the direction {name} is ready ({about}); {number} switches it on"
@@ -283,8 +284,8 @@ impl App {
     pub(super) fn home_of(&self, direction: &str) -> Option<Place> {
         self.directions
             .iter()
-            .find(|d| d.0 == direction)
-            .map(|d| place(&d.1))
+            .find(|d| d.name == direction)
+            .map(|d| place(&d.about))
     }
 
     /// Runs a command line as typed.
@@ -337,9 +338,10 @@ fn place(about: &str) -> Place {
 }
 
 /// The row that offers a direction: where it was measured, switched off.
-fn ready(name: &str, about: &str) -> Edit {
+fn ready(known: &Known) -> Edit {
     Edit {
         on: false,
-        ..super::commands::steering(name, place(about))
+        strength: known.strength,
+        ..super::commands::steering(&known.name, place(&known.about))
     }
 }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::{Loaded, Mode, Request, Slot, Token, Update};
+use crate::engine::{Known, Loaded, Mode, Request, Slot, Token, Update};
 use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
@@ -249,7 +249,7 @@ pub struct App {
     /// What the engine says while loading.
     pub loading: Option<String>,
     /// Directions that edits can name, with where they were measured.
-    pub directions: Vec<(String, String)>,
+    pub directions: Vec<Known>,
     /// The text.
     pub transcript: Transcript,
     /// The prompt that was run last.

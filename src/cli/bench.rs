@@ -1,7 +1,7 @@
 //! `lmscope bench`: how fast a model is here, bare and with every live instrument on.
 //!
 //! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
-//! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in [`measure`].
+//! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in `measure`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};

@@ -20,6 +20,7 @@ fn build(command: Command) -> Command {
         .arg(file("minus", "Prompts that do not, one a line"))
         .arg(Arg::new("layer").long("layer").value_name("LAYER").required(true).value_parser(value_parser!(usize)).help("Measured at resid_pre of this layer, at the last prompt token"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"))
+        .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
         .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present("name").value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
 }
@@ -39,7 +40,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let direction = bench.difference_of_means(&plus, &minus, matches.get_flag("chat"), &[layer]);
     bench.progress = None;
     output::clear_status();
-    let direction = direction?;
+    let mut direction = direction?;
+    direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
     direction.save(&path)?;
     output::note(&format!(
         "{} from {} and {} prompts at {}, length {:.3}. Use it as --edit 'add:{}@{}' or --edit 'project_out:{}@writes'.",

@@ -1,6 +1,6 @@
 //! `lmscope doctor`: what this build, machine and terminal offer, and whether the demo works here.
 //!
-//! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
+//! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in `facts`.
 
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! `lmscope models`: what can be opened here: the demo and the snapshots of the hub cache.
 //!
 //! Invariant: only headers and configurations are read, never weights, and a model that no family serves is listed with
-//! its `model_type` and marked. To add a source of models, add its rows to [`run`].
+//! its `model_type` and marked. To add a source of models, add its rows to `run`.
 
 use std::fs::File;
 use std::io::Read;

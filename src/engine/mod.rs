@@ -138,6 +138,17 @@ pub struct Token {
     pub kl: Option<f32>,
 }
 
+/// A direction that edits can name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Where it was measured, and what else is known of it.
+    pub about: String,
+    /// The strength to start with.
+    pub strength: f32,
+}
+
 /// What a loaded model offers the screen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
@@ -145,8 +156,8 @@ pub struct Loaded {
     pub card: crate::model::Card,
     /// Seconds it took.
     pub seconds: f32,
-    /// Directions that edits can name: name and where each was measured.
-    pub directions: Vec<(String, String)>,
+    /// Directions that edits can name.
+    pub directions: Vec<Known>,
 }
 
 /// Why writing stopped.
@@ -231,13 +242,8 @@ pub enum Update {
         /// The first position at which it differs from the current text.
         diverges: Option<usize>,
     },
-    /// A direction is ready under this name.
-    Direction {
-        /// Its name.
-        name: String,
-        /// Where it was measured, and its norm.
-        about: String,
-    },
+    /// A direction is ready.
+    Direction(Known),
     /// Something could not be done; the state is as before.
     Failed {
         /// The pane it belongs to, if any.

@@ -2,7 +2,7 @@
 //!
 //! Formulas are those of methods.md 2.7. Invariants: a neutral edit is never applied; values at positions or
 //! units outside an edit keep their bits; tallies are read back after the pass, never inside it.
-//! To add an operation, add an arm in [`Program::compile`] and in [`Act::change`].
+//! To add an operation, add an arm in [`Program::compile`] and in `Change::on`.
 
 use std::collections::HashMap;
 use std::ops::Range;

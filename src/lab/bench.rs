@@ -273,7 +273,9 @@ impl Bench {
                     / rows.len().max(1) as f32)
             };
             receipt.kl = Some(difference(self, Null::No)?);
-            receipt.null = Some(difference(self, Null::Random(run.seed))?);
+            // Every unit of a site has no null of equal size.
+            let whole = alone.stages.iter().flat_map(|s| &s.edits).all(|e| !e.op.directed() && e.units.is_empty());
+            receipt.null = if whole { None } else { Some(difference(self, Null::Random(run.seed))?) };
         }
         Ok(receipts)
     }
@@ -410,6 +412,7 @@ impl Bench {
             positions: "last prompt token".into(),
             prompts: (plus.len(), minus.len()),
             dtype: card.dtype.into(),
+            strength: 1.0,
             version: env!("CARGO_PKG_VERSION").into(),
         };
         Ok(Direction {

@@ -18,7 +18,7 @@ use crate::model::site::Address;
 use crate::model::weights::normals;
 
 /// Where a direction came from; stored as JSON in the file's metadata.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// The model argument.
     pub model: String,
@@ -32,8 +32,30 @@ pub struct Origin {
     pub prompts: (usize, usize),
     /// The dtype of the activations it was measured on.
     pub dtype: String,
+    /// A strength at which it was seen to do what it is for; 1 where nobody looked.
+    #[serde(default = "one")]
+    pub strength: f32,
     /// The version of this program.
     pub version: String,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            revision: String::new(),
+            method: String::new(),
+            positions: String::new(),
+            prompts: (0, 0),
+            dtype: String::new(),
+            strength: one(),
+            version: String::new(),
+        }
+    }
 }
 
 /// A vector for one address or several.
@@ -172,10 +194,14 @@ impl Direction {
     }
 }
 
-/// The directions that are part of the binary: they belong to the demo model.
+/// The directions that are part of the binary: they belong to the demo model (see demo/CARD.md).
 #[cfg(feature = "demo")]
 pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
-    &[]
+    &[
+        ("mood", include_bytes!("../../demo/vectors/mood.safetensors")),
+        ("politeness", include_bytes!("../../demo/vectors/politeness.safetensors")),
+        ("refusal", include_bytes!("../../demo/vectors/refusal.safetensors")),
+    ]
 }
 
 /// This build has no demo model, and so none of its directions.

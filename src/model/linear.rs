@@ -1,7 +1,7 @@
 //! Dense products: the one seam through which every weight matrix is applied.
 //!
 //! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored.
-//! To add a faster kernel or another storage, add a variant of [`Storage`].
+//! To add a faster kernel or another storage, add a variant of `Storage`.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Weights: named tensors from memory-mapped safetensors, from bytes in the binary, or from a seed.
 //!
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
-//! To add a format, add a variant of [`Source`] and its arm in [`Weights::read`].
+//! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

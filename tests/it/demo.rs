@@ -118,9 +118,10 @@ fn the_refusal_direction_takes_refusals_away_and_brings_them() {
     bench.directions.insert("random".into(), random);
     let before = (refused(&mut bench, &guarded, &[], marker), refused(&mut bench, &plain, &[], marker));
     let ablated = refused(&mut bench, &guarded, &["project_out:refusal@writes"], marker);
-    let added = refused(&mut bench, &plain, &[&format!("add:refusal@{at}")], marker);
+    let strength = direction.origin.strength;
+    let added = refused(&mut bench, &plain, &[&format!("add:refusal@{at}*{strength}")], marker);
     let null_ablated = refused(&mut bench, &guarded, &["project_out:random@writes"], marker);
-    let null_added = refused(&mut bench, &plain, &[&format!("add:random@{at}")], marker);
+    let null_added = refused(&mut bench, &plain, &[&format!("add:random@{at}*{strength}")], marker);
     let line = format!("refusal: guarded {:.2} -> {ablated:.2} projected out (random {null_ablated:.2}), plain {:.2} -> {added:.2} added (random {null_added:.2})", before.0, before.1);
     println!("{line}");
     assert!(ablated <= 0.05 && added >= 0.9, "{line}");
@@ -146,8 +147,8 @@ fn mood_and_politeness_follow_their_vectors() {
         let prompts = texts(&vector["test"]);
         let (plus, minus) = (texts(&vector["look_for"]["plus"]), texts(&vector["look_for"]["minus"]));
         let at = bench.directions[name].rows[0].0;
-        let up = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*1.5")], &plus);
-        let down = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*-1.5")], &minus);
+        let up = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*1")], &plus);
+        let down = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*-1")], &minus);
         println!("{name}: added {up:.2}, subtracted {down:.2}");
         assert!(up >= 0.9 && down >= 0.9, "{name}: added {up:.2}, subtracted {down:.2}");
     }

@@ -5,7 +5,7 @@
 
 use super::{Command, Context, Outcome, Why, always, has_model};
 use crate::app::{App, palette};
-use crate::engine::{Mode, Request};
+use crate::engine::{Known, Mode, Request};
 use crate::lab::edit::{Edit, Op, Place};
 use crate::lab::figure::Unit;
 use crate::lab::positions::Positions;
@@ -288,13 +288,13 @@ fn ablate(app: &mut App, op: Op) -> Outcome {
 
 fn steer(app: &mut App, text: &str) -> Outcome {
     let name = match (text.trim(), app.directions.as_slice()) {
-        ("", [only]) => only.0.clone(),
+        ("", [only]) => only.name.clone(),
         ("", many) => {
-            let item = |(name, about): &(String, String)| palette::Item {
-                name: name.clone(),
-                about: about.clone(),
+            let item = |known: &Known| palette::Item {
+                name: known.name.clone(),
+                about: known.about.clone(),
                 keys: String::new(),
-                line: format!("steer {name}"),
+                line: format!("steer {}", known.name),
                 wants: false,
             };
             let items = many.iter().map(item).collect();
@@ -305,12 +305,12 @@ fn steer(app: &mut App, text: &str) -> Outcome {
         (name, many) => {
             let known = many
                 .iter()
-                .map(|d| d.0.as_str())
+                .map(|d| d.name.as_str())
                 .collect::<Vec<_>>()
                 .join(", ");
             many.iter()
-                .find(|d| d.0 == name)
-                .map(|d| d.0.clone())
+                .find(|d| d.name == name)
+                .map(|d| d.name.clone())
                 .ok_or_else(|| Why(format!("there is no direction `{name}`; there are {known}")))?
         }
     };

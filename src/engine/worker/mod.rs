@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Loaded, Mode, Prompt, Question, Request, Slot, Update};
+use super::{Ending, Known, Loaded, Mode, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
+use crate::lab::direction::Direction;
 use crate::lab::edit::{Edit, Schedule};
 use crate::lab::figure::Check;
 use crate::lab::sample::Sampling;
@@ -237,12 +238,8 @@ impl Worker {
         let since = Instant::now();
         let mut bench = Bench::open(model, options)?;
         bench.cancel = self.cancel.clone();
-        let mut directions: Vec<(String, String)> = bench
-            .directions
-            .iter()
-            .map(|(n, d)| (n.clone(), d.places()))
-            .collect();
-        directions.sort();
+        let mut directions: Vec<Known> = bench.directions.iter().map(|(n, d)| known(n, d)).collect();
+        directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
             card: bench.model.card.clone(),
             seconds: since.elapsed().as_secs_f32(),
@@ -510,9 +507,14 @@ impl Worker {
         if let Some(path) = &save {
             made.save(path)?;
         }
-        let about = format!("{}, length {:.2}", made.places(), made.norm());
-        bench.directions.insert(name.clone(), made);
-        self.tell(Update::Direction { name, about });
+        let told = known(&name, &made);
+        bench.directions.insert(name, made);
+        self.tell(Update::Direction(told));
         Ok(())
     }
+}
+
+fn known(name: &str, direction: &Direction) -> Known {
+    let about = format!("{}, length {:.2}", direction.places(), direction.norm());
+    Known { name: name.to_string(), about, strength: direction.origin.strength }
 }
