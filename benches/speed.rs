@@ -21,7 +21,10 @@ fn main() {
 
 fn demo() -> (Bench, Vec<u32>) {
     let bench = Bench::open("demo", &Options::default()).unwrap();
-    let prompt = bench.model.encode("The capital of France is", false).unwrap();
+    let prompt = bench
+        .model
+        .encode("The capital of France is", false)
+        .unwrap();
     let tokens = prompt.iter().copied().cycle().take(LENGTH).collect();
     (bench, tokens)
 }
@@ -34,17 +37,21 @@ fn decode(bencher: divan::Bencher, live: &[&dyn Instrument]) {
     for of in live {
         needs.merge(of.live(&bench.model.card, &arguments).unwrap());
     }
-    let begin = |bench: &mut Bench| Writer::begin(bench, tokens.clone(), Schedule::none(), Sampling::default()).unwrap();
+    let begin = |bench: &mut Bench| {
+        Writer::begin(bench, tokens.clone(), Schedule::none(), Sampling::default()).unwrap()
+    };
     let mut writer = begin(&mut bench);
-    bencher.counter(divan::counter::ItemsCount::new(1usize)).bench_local(|| {
-        if writer.run.tokens.len() >= 2 * LENGTH {
-            writer = begin(&mut bench);
-        }
-        let step = writer.step(&mut bench, &needs).unwrap();
-        for of in live {
-            divan::black_box(of.column(&step, &arguments, &mut bench).unwrap());
-        }
-    });
+    bencher
+        .counter(divan::counter::ItemsCount::new(1usize))
+        .bench_local(|| {
+            if writer.run.tokens.len() >= 2 * LENGTH {
+                writer = begin(&mut bench);
+            }
+            let step = writer.step(&mut bench, &needs).unwrap();
+            for of in live {
+                divan::black_box(of.column(&step, &arguments, &mut bench).unwrap());
+            }
+        });
 }
 
 #[divan::bench]
@@ -65,7 +72,11 @@ fn decode_with_neurons(bencher: divan::Bencher) {
 #[divan::bench]
 fn decode_with_everything_live(bencher: divan::Bencher) {
     let (bench, _) = demo();
-    let live: Vec<&dyn Instrument> = INSTRUMENTS.iter().copied().filter(|of| of.live(&bench.model.card, &Arguments::default()).is_some()).collect();
+    let live: Vec<&dyn Instrument> = INSTRUMENTS
+        .iter()
+        .copied()
+        .filter(|of| of.live(&bench.model.card, &Arguments::default()).is_some())
+        .collect();
     decode(bencher, &live);
 }
 
@@ -74,5 +85,10 @@ fn whole_lens_over_64_positions(bencher: divan::Bencher) {
     let (_, tokens) = demo();
     let run = Run::plain(tokens);
     // A fresh bench every time, because recordings are kept.
-    bencher.with_inputs(|| demo().0).bench_local_values(|mut bench| Lens.observe(&run, &Arguments::default(), &mut bench).unwrap());
+    bencher
+        .with_inputs(|| demo().0)
+        .bench_local_values(|mut bench| {
+            Lens.observe(&run, &Arguments::default(), &mut bench)
+                .unwrap()
+        });
 }

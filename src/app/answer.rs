@@ -7,7 +7,7 @@ use super::commands::{Why, command};
 use super::notice::Level;
 use super::transcript::{Activity, Transcript};
 use super::{App, Baseline, Effect, Shown};
-use crate::engine::{Known, Ending, Loaded, Mode, Question, Request, Slot, Token, Update};
+use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
 use crate::instruments::INSTRUMENTS;
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
@@ -63,11 +63,7 @@ impl App {
         self.directions.clone_from(&loaded.directions);
         self.cursor.layer = loaded.card.layers.saturating_sub(1);
         let mut rows = std::mem::take(&mut self.start.edits);
-        rows.extend(
-            self.directions
-                .iter()
-                .map(ready),
-        );
+        rows.extend(self.directions.iter().map(ready));
         let chosen = !rows.iter().any(|e| e.on);
         self.edits.ready(rows);
         self.model = Some(loaded);

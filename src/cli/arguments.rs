@@ -14,31 +14,85 @@ use crate::lab::run::Run;
 use crate::model::load::Options;
 
 /// Names that an instrument's parameter cannot take as its flag.
-pub const RESERVED: &[&str] = &["prompt", "ids", "chat", "edit", "seed", "format", "output", "dtype", "device", "context", "threads", "log-level", "model", "help", "version"];
+pub const RESERVED: &[&str] = &[
+    "prompt",
+    "ids",
+    "chat",
+    "edit",
+    "seed",
+    "format",
+    "output",
+    "dtype",
+    "device",
+    "context",
+    "threads",
+    "log-level",
+    "model",
+    "help",
+    "version",
+];
 
 /// How a model is loaded.
 pub fn loading() -> [Arg; 4] {
     [
-        Arg::new("dtype").long("dtype").value_name("DTYPE").help("How matrices are kept: f32, f16, bf16 or q8_0 [default: f32, on CUDA bf16]"),
-        Arg::new("device").long("device").value_name("DEVICE").help("auto, cpu, cuda:N or metal [default: auto]"),
-        Arg::new("context").long("context").value_name("N").value_parser(value_parser!(usize)).help("Most tokens of one run [default: the model's own, at most 8192]"),
-        Arg::new("threads").long("threads").value_name("N").value_parser(value_parser!(usize)).help("CPU threads [default: RAYON_NUM_THREADS, or one a core]"),
+        Arg::new("dtype")
+            .long("dtype")
+            .value_name("DTYPE")
+            .help("How matrices are kept: f32, f16, bf16 or q8_0 [default: f32, on CUDA bf16]"),
+        Arg::new("device")
+            .long("device")
+            .value_name("DEVICE")
+            .help("auto, cpu, cuda:N or metal [default: auto]"),
+        Arg::new("context")
+            .long("context")
+            .value_name("N")
+            .value_parser(value_parser!(usize))
+            .help("Most tokens of one run [default: the model's own, at most 8192]"),
+        Arg::new("threads")
+            .long("threads")
+            .value_name("N")
+            .value_parser(value_parser!(usize))
+            .help("CPU threads [default: RAYON_NUM_THREADS, or one a core]"),
     ]
 }
 
 /// The model argument with how it is loaded.
 pub fn model(command: Command) -> Command {
-    let model = Arg::new("model").value_name("MODEL").required(true).help("`demo`, a folder in Hugging Face layout, or a hub id of the local cache");
+    let model = Arg::new("model")
+        .value_name("MODEL")
+        .required(true)
+        .help("`demo`, a folder in Hugging Face layout, or a hub id of the local cache");
     command.arg(model).args(loading())
 }
 
 /// What a run starts from: exactly one of `-p` and `--ids`.
 pub fn prompt(command: Command) -> Command {
     command
-        .arg(Arg::new("prompt").short('p').long("prompt").value_name("TEXT").allow_hyphen_values(true).help("The prompt, encoded as the model's tokenizer does it, with its BOS"))
-        .arg(Arg::new("ids").long("ids").value_name("1,2,3").allow_hyphen_values(true).conflicts_with("chat").help("Token ids as they are, instead of a prompt"))
-        .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template"))
-        .group(ArgGroup::new("start").args(["prompt", "ids"]).required(true))
+        .arg(
+            Arg::new("prompt")
+                .short('p')
+                .long("prompt")
+                .value_name("TEXT")
+                .allow_hyphen_values(true)
+                .help("The prompt, encoded as the model's tokenizer does it, with its BOS"),
+        )
+        .arg(
+            Arg::new("ids")
+                .long("ids")
+                .value_name("1,2,3")
+                .allow_hyphen_values(true)
+                .conflicts_with("chat")
+                .help("Token ids as they are, instead of a prompt"),
+        )
+        .arg(super::switch(
+            "chat",
+            "Wraps the prompt as one user turn of the chat template",
+        ))
+        .group(
+            ArgGroup::new("start")
+                .args(["prompt", "ids"])
+                .required(true),
+        )
 }
 
 /// Edits and the seed of anything random.
@@ -55,24 +109,39 @@ pub fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
 
 /// The model argument; `demo` where it may be left out.
 pub fn model_name(matches: &ArgMatches) -> &str {
-    matches.get_one::<String>("model").map_or("demo", String::as_str)
+    matches
+        .get_one::<String>("model")
+        .map_or("demo", String::as_str)
 }
 
 /// What the user wished for when loading.
 pub fn options(matches: &ArgMatches) -> Options {
     let word = |name: &str| matches.get_one::<String>(name).cloned();
-    Options { dtype: word("dtype"), device: word("device"), context: matches.get_one::<usize>("context").copied() }
+    Options {
+        dtype: word("dtype"),
+        device: word("device"),
+        context: matches.get_one::<usize>("context").copied(),
+    }
 }
 
 /// Sets the number of threads. candle's products and our own loops run on rayon's one global pool, so this must
 /// come before the first of either.
 pub fn threads(matches: &ArgMatches) -> Result<()> {
-    let Some(count) = matches.get_one::<usize>("threads") else { return Ok(()) };
+    let Some(count) = matches.get_one::<usize>("threads") else {
+        return Ok(());
+    };
     let refuse = |expected: &str| Error::argument("--threads", count.to_string(), expected);
     if *count == 0 {
         return Err(refuse("at least 1"));
     }
-    rayon::ThreadPoolBuilder::new().num_threads(*count).build_global().map_err(|e| refuse(&format!("a number of threads that the system can start ({e})")))
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(*count)
+        .build_global()
+        .map_err(|e| {
+            refuse(&format!(
+                "a number of threads that the system can start ({e})"
+            ))
+        })
 }
 
 /// Loads the model; Ctrl-C stops its work from here on.
@@ -87,7 +156,9 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
 pub fn tokens(matches: &ArgMatches, bench: &Bench) -> Result<Vec<u32>> {
     let ids = match matches.get_one::<String>("ids") {
         Some(list) => parse_ids(list)?,
-        None => bench.model.encode(text(matches, "prompt"), matches.get_flag("chat"))?,
+        None => bench
+            .model
+            .encode(text(matches, "prompt"), matches.get_flag("chat"))?,
     };
     bench.model.check_prompt(&ids)?;
     bench.model.tokens(&ids)?;
@@ -96,12 +167,22 @@ pub fn tokens(matches: &ArgMatches, bench: &Bench) -> Result<Vec<u32>> {
 
 fn parse_ids(list: &str) -> Result<Vec<u32>> {
     let parts = list.split(',').map(str::trim).filter(|p| !p.is_empty());
-    parts.map(|p| p.parse().map_err(|_| Error::argument("--ids", p, "token ids such as 1,2,3"))).collect()
+    parts
+        .map(|p| {
+            p.parse()
+                .map_err(|_| Error::argument("--ids", p, "token ids such as 1,2,3"))
+        })
+        .collect()
 }
 
 /// The edits, parsed before anything is loaded.
 pub fn parse_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
-    matches.get_many::<String>("edit").into_iter().flatten().map(|line| line.parse()).collect()
+    matches
+        .get_many::<String>("edit")
+        .into_iter()
+        .flatten()
+        .map(|line| line.parse())
+        .collect()
 }
 
 /// The seed.
@@ -112,8 +193,17 @@ pub fn seed(matches: &ArgMatches) -> u64 {
 /// A run over the prompt under the edits.
 pub fn run(matches: &ArgMatches, bench: &Bench, edits: Vec<Edit>) -> Result<Run> {
     let tokens = tokens(matches, bench)?;
-    let schedule = if edits.is_empty() { Schedule::none() } else { Schedule::always(edits) };
-    Ok(Run { prompt: tokens.len(), tokens, schedule, seed: seed(matches) })
+    let schedule = if edits.is_empty() {
+        Schedule::none()
+    } else {
+        Schedule::always(edits)
+    };
+    Ok(Run {
+        prompt: tokens.len(),
+        tokens,
+        schedule,
+        seed: seed(matches),
+    })
 }
 
 /// Shows on standard error how far a sweep is, while that is a terminal.

@@ -19,7 +19,12 @@ use crate::lab::sample::Sampling;
 use crate::lab::writer::{Needs, Writer};
 
 /// The row.
-pub const BENCH: Subcommand = Subcommand { name: "bench", about: "Measures start-up, tokens a second bare and with every live instrument, and memory", arguments: build, run };
+pub const BENCH: Subcommand = Subcommand {
+    name: "bench",
+    about: "Measures start-up, tokens a second bare and with every live instrument, and memory",
+    arguments: build,
+    run,
+};
 
 /// What is written on.
 const PROMPT: &str = "The capital of France is";
@@ -52,7 +57,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
     let report = measure(matches)?;
     output::clear_status();
-    if models::as_json(matches) { output::json_line(&report.json()) } else { output::write(report.table().as_bytes()) }
+    if models::as_json(matches) {
+        output::json_line(&report.json())
+    } else {
+        output::write(report.table().as_bytes())
+    }
 }
 
 /// The child: loads, writes one token, and says so as it happens.
@@ -67,7 +76,11 @@ fn startup(matches: &ArgMatches) -> Result<()> {
 
 /// The prompt's tokens; a model without a tokenizer gets its first ids.
 fn start(bench: &Bench) -> Result<Vec<u32>> {
-    let mut ids = if bench.model.tokenizer.is_some() { bench.model.encode(PROMPT, false)? } else { (1..7).collect() };
+    let mut ids = if bench.model.tokenizer.is_some() {
+        bench.model.encode(PROMPT, false)?
+    } else {
+        (1..7).collect()
+    };
     ids.truncate((bench.model.card.context / 2).max(1));
     Ok(ids)
 }
@@ -87,7 +100,8 @@ fn outside(matches: &ArgMatches) -> Result<(f64, f64)> {
 }
 
 fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
-    let fail = |e: std::io::Error| Error::Engine(format!("a fresh process to measure did not work: {e}"));
+    let fail =
+        |e: std::io::Error| Error::Engine(format!("a fresh process to measure did not work: {e}"));
     let mut process = Process::new(std::env::current_exe().map_err(fail)?);
     process.args(["bench", "--startup"]);
     for name in ["dtype", "device"] {
@@ -100,11 +114,21 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
             process.arg(format!("--{name}={value}"));
         }
     }
-    process.arg("--").arg(arguments::model_name(matches)).stdin(Stdio::null()).stdout(Stdio::piped());
+    process
+        .arg("--")
+        .arg(arguments::model_name(matches))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     let since = Instant::now();
     let mut child = process.spawn().map_err(fail)?;
     let (mut loaded, mut first) = (None, None);
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+    for line in child
+        .stdout
+        .take()
+        .map(BufReader::new)
+        .into_iter()
+        .flat_map(BufReader::lines)
+    {
         let at = since.elapsed().as_secs_f64() * 1e3;
         match line.map_err(fail)?.as_str() {
             LOADED => loaded = Some(at),
@@ -113,11 +137,17 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
         }
     }
     child.wait().map_err(fail)?;
-    loaded.zip(first).ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))
+    loaded
+        .zip(first)
+        .ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))
 }
 
 fn measure(matches: &ArgMatches) -> Result<Report> {
-    let count = matches.get_one::<usize>("count").copied().unwrap_or(96).max(1);
+    let count = matches
+        .get_one::<usize>("count")
+        .copied()
+        .unwrap_or(96)
+        .max(1);
     output_status("starting fresh processes");
     let mut bench = arguments::open(matches)?;
     let (load_ms, first_token_ms) = outside(matches)?;
@@ -140,7 +170,10 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     let (mut bare, mut full, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
-        let (a, b) = (round(&mut bench, &prompt, count, None)?, round(&mut bench, &prompt, count, Some(&needs))?);
+        let (a, b) = (
+            round(&mut bench, &prompt, count, None)?,
+            round(&mut bench, &prompt, count, Some(&needs))?,
+        );
         bare.push(count as f64 / a);
         full.push(count as f64 / b);
         ratios.push(a / b);
@@ -149,11 +182,21 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         }
     }
     let rounds = bare.len();
-    let long: Vec<u32> = prompt.iter().copied().cycle().take(PREFILL.min(card.context)).collect();
+    let long: Vec<u32> = prompt
+        .iter()
+        .copied()
+        .cycle()
+        .take(PREFILL.min(card.context))
+        .collect();
     let mut reads = Vec::new();
     for _ in 0..rounds {
         let since = Instant::now();
-        Writer::begin(&mut bench, long.clone(), Schedule::none(), Sampling::default())?;
+        Writer::begin(
+            &mut bench,
+            long.clone(),
+            Schedule::none(),
+            Sampling::default(),
+        )?;
         reads.push(long.len() as f64 / since.elapsed().as_secs_f64());
     }
     Ok(Report {
@@ -179,7 +222,12 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
 fn round(bench: &mut Bench, prompt: &[u32], count: usize, live: Option<&Needs>) -> Result<f64> {
     let bare = Needs::default();
     let arguments = Arguments::default();
-    let mut writer = Writer::begin(bench, prompt.to_vec(), Schedule::none(), Sampling::default())?;
+    let mut writer = Writer::begin(
+        bench,
+        prompt.to_vec(),
+        Schedule::none(),
+        Sampling::default(),
+    )?;
     let since = Instant::now();
     for _ in 0..count {
         let step = writer.step(bench, live.unwrap_or(&bare))?;

@@ -78,22 +78,76 @@ impl Report {
     pub fn table(&self) -> String {
         let card = &self.card;
         let rows = [
-            ("model", format!("{}, {}, {} parameters, {} on {}", card.name, card.family, models::count(card.parameters as u64), card.dtype, card.device)),
-            ("machine", format!("{}, {} threads, {} build of {}", self.cpu, self.threads, profile(), env!("CARGO_PKG_VERSION"))),
-            ("process start to loaded model", format!("{:.0} ms", self.load_ms)),
-            ("process start to first token", format!("{:.0} ms", self.first_token_ms)),
+            (
+                "model",
+                format!(
+                    "{}, {}, {} parameters, {} on {}",
+                    card.name,
+                    card.family,
+                    models::count(card.parameters as u64),
+                    card.dtype,
+                    card.device
+                ),
+            ),
+            (
+                "machine",
+                format!(
+                    "{}, {} threads, {} build of {}",
+                    self.cpu,
+                    self.threads,
+                    profile(),
+                    env!("CARGO_PKG_VERSION")
+                ),
+            ),
+            (
+                "process start to loaded model",
+                format!("{:.0} ms", self.load_ms),
+            ),
+            (
+                "process start to first token",
+                format!("{:.0} ms", self.first_token_ms),
+            ),
             ("writing, bare", format!("{:.1} tokens/s", self.bare)),
-            ("writing, live", format!("{:.1} tokens/s with {}", self.live, self.instruments.join(", "))),
+            (
+                "writing, live",
+                format!(
+                    "{:.1} tokens/s with {}",
+                    self.live,
+                    self.instruments.join(", ")
+                ),
+            ),
             ("live / bare", format!("{:.2}", self.ratio)),
-            ("reading", format!("{:.1} tokens/s over {} tokens", self.prefill, self.prefill_tokens)),
-            ("peak memory", self.peak_memory.map_or_else(|| "unknown".into(), models::bytes)),
-            ("measured", format!("medians of {} rounds of {} tokens after {}", self.rounds, self.tokens, self.prompt_tokens)),
+            (
+                "reading",
+                format!(
+                    "{:.1} tokens/s over {} tokens",
+                    self.prefill, self.prefill_tokens
+                ),
+            ),
+            (
+                "peak memory",
+                self.peak_memory
+                    .map_or_else(|| "unknown".into(), models::bytes),
+            ),
+            (
+                "measured",
+                format!(
+                    "medians of {} rounds of {} tokens after {}",
+                    self.rounds, self.tokens, self.prompt_tokens
+                ),
+            ),
         ];
-        rows.iter().flat_map(|(name, value)| [text::fit(name, 32), value.clone(), "\n".into()]).collect()
+        rows.iter()
+            .flat_map(|(name, value)| [text::fit(name, 32), value.clone(), "\n".into()])
+            .collect()
     }
 }
 
 /// Which of cargo's profiles this binary comes from.
 fn profile() -> &'static str {
-    if cfg!(debug_assertions) { "debug" } else { "release" }
+    if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    }
 }

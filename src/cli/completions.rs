@@ -10,14 +10,26 @@ use super::{Subcommand, output};
 use crate::error::{Error, Result};
 
 /// The row.
-pub const COMPLETIONS: Subcommand = Subcommand { name: "completions", about: "Writes a completion script: bash, elvish, fish, powershell or zsh", arguments, run };
+pub const COMPLETIONS: Subcommand = Subcommand {
+    name: "completions",
+    about: "Writes a completion script: bash, elvish, fish, powershell or zsh",
+    arguments,
+    run,
+};
 
 fn arguments(command: Command) -> Command {
-    command.arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
+    command.arg(
+        Arg::new("shell")
+            .value_name("SHELL")
+            .required(true)
+            .value_parser(value_parser!(Shell)),
+    )
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let shell = matches.get_one::<Shell>("shell").ok_or_else(|| Error::argument("SHELL", "", "the name of a shell"))?;
+    let shell = matches
+        .get_one::<Shell>("shell")
+        .ok_or_else(|| Error::argument("SHELL", "", "the name of a shell"))?;
     // Into memory first: clap_complete panics where writing fails, and a closed pipe is no failure.
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut super::command(), "lmscope", &mut script);

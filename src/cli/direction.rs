@@ -11,10 +11,22 @@ use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 
 /// The row.
-pub const DIRECTION: Subcommand = Subcommand { name: "direction", about: "Makes a direction from two lists of prompts (difference of means)", arguments: build, run };
+pub const DIRECTION: Subcommand = Subcommand {
+    name: "direction",
+    about: "Makes a direction from two lists of prompts (difference of means)",
+    arguments: build,
+    run,
+};
 
 fn build(command: Command) -> Command {
-    let file = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help(help);
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .required(true)
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
     arguments::model(command)
         .arg(file("plus", "Prompts that show the behaviour, one a line"))
         .arg(file("minus", "Prompts that do not, one a line"))
@@ -26,15 +38,26 @@ fn build(command: Command) -> Command {
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let prompts = |name: &str| matches.get_one::<PathBuf>(name).map_or_else(|| Ok(Vec::new()), |path| lines(path));
+    let prompts = |name: &str| {
+        matches
+            .get_one::<PathBuf>(name)
+            .map_or_else(|| Ok(Vec::new()), |path| lines(path))
+    };
     let (plus, minus) = (prompts("plus")?, prompts("minus")?);
     let layer = matches.get_one::<usize>("layer").copied().unwrap_or(0);
     let named = || PathBuf::from(format!("{}.safetensors", arguments::text(matches, "name")));
-    let path = matches.get_one::<PathBuf>("output").cloned().unwrap_or_else(named);
+    let path = matches
+        .get_one::<PathBuf>("output")
+        .cloned()
+        .unwrap_or_else(named);
     let mut bench = arguments::open(matches)?;
     let layers = bench.model.card.layers;
     if layer >= layers {
-        return Err(Error::argument("--layer", layer.to_string(), format!("a layer from 0 to {}", layers - 1)));
+        return Err(Error::argument(
+            "--layer",
+            layer.to_string(),
+            format!("a layer from 0 to {}", layers - 1),
+        ));
     }
     arguments::show_progress(&mut bench, "direction");
     let direction = bench.difference_of_means(&plus, &minus, matches.get_flag("chat"), &[layer]);
@@ -60,9 +83,17 @@ fn run(matches: &ArgMatches) -> Result<()> {
 /// The prompts of a file: one a line, empty lines left out.
 fn lines(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let prompts: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(ToString::to_string).collect();
+    let prompts: Vec<String> = text
+        .lines()
+        .filter(|l| !l.trim().is_empty())
+        .map(ToString::to_string)
+        .collect();
     if prompts.is_empty() {
-        return Err(Error::bad_file(path, "it holds no prompt", "Write one prompt a line."));
+        return Err(Error::bad_file(
+            path,
+            "it holds no prompt",
+            "Write one prompt a line.",
+        ));
     }
     Ok(prompts)
 }

@@ -21,21 +21,60 @@ use crate::model::site::Site;
 use crate::text;
 
 /// The row.
-pub const GENERATE: Subcommand = Subcommand { name: "generate", about: "Writes a continuation of a prompt, under edits if you like", arguments: build, run };
+pub const GENERATE: Subcommand = Subcommand {
+    name: "generate",
+    about: "Writes a continuation of a prompt, under edits if you like",
+    arguments: build,
+    run,
+};
 
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
-    sampling_arguments(command)
-        .arg(Arg::new("format").long("format").value_parser(["text", "jsonl"]).default_value("text").help("text, or jsonl: a line a token and a summary"))
+    sampling_arguments(command).arg(
+        Arg::new("format")
+            .long("format")
+            .value_parser(["text", "jsonl"])
+            .default_value("text")
+            .help("text, or jsonl: a line a token and a summary"),
+    )
 }
 
 /// How many tokens are written, and how they are chosen.
 pub fn sampling_arguments(command: Command) -> Command {
     command
-        .arg(Arg::new("count").short('n').long("count").value_name("N").value_parser(value_parser!(usize)).default_value("64").help("Most tokens to write"))
-        .arg(Arg::new("temperature").long("temperature").value_name("T").value_parser(value_parser!(f64)).default_value("0").help("0 takes the most probable token"))
-        .arg(Arg::new("top-p").long("top-p").value_name("P").value_parser(value_parser!(f64)).default_value("1").help("Keeps the smallest set of tokens with this much probability"))
-        .arg(Arg::new("top-k").long("top-k").value_name("K").value_parser(value_parser!(usize)).default_value("0").help("Keeps so many tokens; 0 keeps all"))
+        .arg(
+            Arg::new("count")
+                .short('n')
+                .long("count")
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .default_value("64")
+                .help("Most tokens to write"),
+        )
+        .arg(
+            Arg::new("temperature")
+                .long("temperature")
+                .value_name("T")
+                .value_parser(value_parser!(f64))
+                .default_value("0")
+                .help("0 takes the most probable token"),
+        )
+        .arg(
+            Arg::new("top-p")
+                .long("top-p")
+                .value_name("P")
+                .value_parser(value_parser!(f64))
+                .default_value("1")
+                .help("Keeps the smallest set of tokens with this much probability"),
+        )
+        .arg(
+            Arg::new("top-k")
+                .long("top-k")
+                .value_name("K")
+                .value_parser(value_parser!(usize))
+                .default_value("0")
+                .help("Keeps so many tokens; 0 keeps all"),
+        )
 }
 
 /// How many tokens are written at most.
@@ -66,54 +105,106 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let sampling = sampling(matches)?;
     let count = count(matches);
-    let shape = match (arguments::text(matches, "format"), output::stdout_is_terminal()) {
+    let shape = match (
+        arguments::text(matches, "format"),
+        output::stdout_is_terminal(),
+    ) {
         ("jsonl", _) => Shape::Lines,
         (_, true) => Shape::Screen,
         (_, false) => Shape::Bytes,
     };
     let mut bench = arguments::open(matches)?;
-    let Run { tokens, schedule, .. } = arguments::run(matches, &bench, edits)?;
+    let Run {
+        tokens, schedule, ..
+    } = arguments::run(matches, &bench, edits)?;
 
     let since = Instant::now();
     let mut writer = Writer::begin(&mut bench, tokens, schedule, sampling)?;
     let prompt_seconds = since.elapsed().as_secs_f64();
-    let mut tally = Tally { written: 0, prompt_seconds, seconds: 0.0, ending: Ending::Count, check: None };
+    let mut tally = Tally {
+        written: 0,
+        prompt_seconds,
+        seconds: 0.0,
+        ending: Ending::Count,
+        check: None,
+    };
     write(&mut bench, &mut writer, count, &shape, &mut tally)?;
 
     let counted = writer.receipts().to_vec();
     let stopped = tally.ending == Ending::Stopped;
-    let receipts = if stopped || counted.is_empty() { counted } else { output::measured(&mut bench, &writer.run, &counted) };
+    let receipts = if stopped || counted.is_empty() {
+        counted
+    } else {
+        output::measured(&mut bench, &writer.run, &counted)
+    };
     if matches!(shape, Shape::Lines) {
-        output::json_line(&json!({ "summary": summary(&bench, &writer, &tally, &json!(receipts)) }))?;
+        output::json_line(
+            &json!({ "summary": summary(&bench, &writer, &tally, &json!(receipts)) }),
+        )?;
     } else if output::stderr_is_terminal() {
-        output::note(&format!("{} tokens in {:.2} s, {:.1} a second.", tally.written, tally.seconds, rate(&tally)));
+        output::note(&format!(
+            "{} tokens in {:.2} s, {:.1} a second.",
+            tally.written,
+            tally.seconds,
+            rate(&tally)
+        ));
     }
     output::receipts(&receipts);
     if let Some(check) = tally.check.filter(|c| !c.passed()) {
-        output::note(&format!("WARNING: the last lens row differs from the model's own output by {:.2e} (tolerated: {:.0e}).", check.error, check.tolerance));
+        output::note(&format!(
+            "WARNING: the last lens row differs from the model's own output by {:.2e} (tolerated: {:.0e}).",
+            check.error, check.tolerance
+        ));
     }
-    if stopped { Err(Error::Cancelled) } else { Ok(()) }
+    if stopped {
+        Err(Error::Cancelled)
+    } else {
+        Ok(())
+    }
 }
 
 /// How tokens are chosen.
 pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
-    let number = |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
+    let number =
+        |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
     let (temperature, top_p) = (number("temperature", 0.0), number("top-p", 1.0));
     if !(temperature.is_finite() && temperature >= 0.0) {
-        return Err(Error::argument("--temperature", temperature.to_string(), "0 or more"));
+        return Err(Error::argument(
+            "--temperature",
+            temperature.to_string(),
+            "0 or more",
+        ));
     }
     if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::argument("--top-p", top_p.to_string(), "more than 0, at most 1"));
+        return Err(Error::argument(
+            "--top-p",
+            top_p.to_string(),
+            "more than 0, at most 1",
+        ));
     }
-    Ok(Sampling { temperature, top_p, top_k: matches.get_one::<usize>("top-k").copied().unwrap_or(0), seed: arguments::seed(matches) })
+    Ok(Sampling {
+        temperature,
+        top_p,
+        top_k: matches.get_one::<usize>("top-k").copied().unwrap_or(0),
+        seed: arguments::seed(matches),
+    })
 }
 
 /// Writes tokens until the count, the end, the context or the user says stop.
-fn write(bench: &mut Bench, writer: &mut Writer, count: usize, shape: &Shape, tally: &mut Tally) -> Result<()> {
+fn write(
+    bench: &mut Bench,
+    writer: &mut Writer,
+    count: usize,
+    shape: &Shape,
+    tally: &mut Tally,
+) -> Result<()> {
     let since = Instant::now();
     let mut stream = text::Stream::default();
     // The lens rides along once, for the self-check; the other steps are bare.
-    let mut needs = Needs { record: Vec::new(), unembed: vec![Site::ResidPost.at(bench.model.card.layers - 1)] };
+    let mut needs = Needs {
+        record: Vec::new(),
+        unembed: vec![Site::ResidPost.at(bench.model.card.layers - 1)],
+    };
     while tally.written < count {
         if !writer.has_room(bench) {
             tally.ending = Ending::Context;
@@ -147,10 +238,19 @@ fn write(bench: &mut Bench, writer: &mut Writer, count: usize, shape: &Shape, ta
 }
 
 fn show(bench: &Bench, stream: &mut text::Stream, choice: &Choice, shape: &Shape) -> Result<()> {
-    let special = bench.model.tokenizer.as_ref().is_some_and(|t| t.is_special(choice.id)) || bench.model.is_end(choice.id);
+    let special = bench
+        .model
+        .tokenizer
+        .as_ref()
+        .is_some_and(|t| t.is_special(choice.id))
+        || bench.model.is_end(choice.id);
     let bytes = bench.model.bytes(choice.id);
     if special {
-        return if matches!(shape, Shape::Lines) { output::json_line(&token(choice, &String::from_utf8_lossy(&bytes), true)) } else { Ok(()) };
+        return if matches!(shape, Shape::Lines) {
+            output::json_line(&token(choice, &String::from_utf8_lossy(&bytes), true))
+        } else {
+            Ok(())
+        };
     }
     // What is certain now: the bytes that were open and those of this token, but for a character still open.
     let mut raw = stream.open().to_vec();
@@ -181,7 +281,9 @@ fn rate(tally: &Tally) -> f64 {
 
 fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> Value {
     let card = &bench.model.card;
-    let check = tally.check.map(|c| json!({ "error": c.error, "tolerance": c.tolerance, "passed": c.passed() }));
+    let check = tally
+        .check
+        .map(|c| json!({ "error": c.error, "tolerance": c.tolerance, "passed": c.passed() }));
     json!({
         "model": card.name,
         "family": card.family,

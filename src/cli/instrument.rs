@@ -24,28 +24,54 @@ pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
 
 /// The subcommand of an instrument.
 pub fn build(of: &'static dyn Instrument) -> Command {
-    let mut command = arguments::edits(arguments::prompt(arguments::model(Command::new(of.name()))));
-    command = command.about(of.about()).after_help(format!("Source: {}", of.source()));
+    let mut command =
+        arguments::edits(arguments::prompt(arguments::model(Command::new(of.name()))));
+    command = command
+        .about(of.about())
+        .after_help(format!("Source: {}", of.source()));
     for parameter in of.parameters() {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
-    let output = Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf));
+    let output = Arg::new("output")
+        .short('o')
+        .long("output")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf));
     command
-        .arg(Arg::new("format").long("format").value_parser(formats).help("How the figure is written [default: by the ending of FILE, or text]"))
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_parser(formats)
+                .help("How the figure is written [default: by the ending of FILE, or text]"),
+        )
         .arg(output.help("Writes the figure to a file instead of standard output"))
 }
 
 fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
-    let arg = Arg::new(parameter.name).long(flag(of, parameter)).help_heading("Parameters").help(parameter.about);
+    let arg = Arg::new(parameter.name)
+        .long(flag(of, parameter))
+        .help_heading("Parameters")
+        .help(parameter.about);
     // The identifier of the run's prompt is taken; see `value`.
-    let arg = if arguments::RESERVED.contains(&parameter.name) { arg.id(format!("of-{}", parameter.name)) } else { arg };
-    let arg = if parameter.default.is_empty() { arg } else { arg.default_value(parameter.default) };
+    let arg = if arguments::RESERVED.contains(&parameter.name) {
+        arg.id(format!("of-{}", parameter.name))
+    } else {
+        arg
+    };
+    let arg = if parameter.default.is_empty() {
+        arg
+    } else {
+        arg.default_value(parameter.default)
+    };
     match parameter.kind {
-        Kind::Count { lo, hi } => arg.value_name("N").value_parser(move |text: &str| match text.parse::<usize>() {
-            Ok(n) if (lo..=hi).contains(&n) => Ok(text.to_string()),
-            Ok(_) | Err(_) => Err(format!("expected a whole number from {lo} to {hi}")),
-        }),
+        Kind::Count { lo, hi } => {
+            arg.value_name("N")
+                .value_parser(move |text: &str| match text.parse::<usize>() {
+                    Ok(n) if (lo..=hi).contains(&n) => Ok(text.to_string()),
+                    Ok(_) | Err(_) => Err(format!("expected a whole number from {lo} to {hi}")),
+                })
+        }
         Kind::Layer => arg.value_name("LAYER"),
         Kind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
         Kind::Choice(words) => arg.value_parser(words.to_vec()),
@@ -55,7 +81,11 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
 
 /// What was given for a parameter; clap has filled in the default.
 fn value<'a>(matches: &'a ArgMatches, parameter: &Parameter) -> Option<&'a String> {
-    let id = if arguments::RESERVED.contains(&parameter.name) { format!("of-{}", parameter.name) } else { parameter.name.to_string() };
+    let id = if arguments::RESERVED.contains(&parameter.name) {
+        format!("of-{}", parameter.name)
+    } else {
+        parameter.name.to_string()
+    };
     matches.get_one::<String>(&id)
 }
 
@@ -69,8 +99,15 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         }
     }
     let path = matches.get_one::<PathBuf>("output");
-    let ending = path.and_then(|p| p.extension()).and_then(|e| e.to_str()).filter(|e| FORMATS.iter().any(|f| f.extension == *e));
-    let named = matches.get_one::<String>("format").map(String::as_str).or(ending).unwrap_or(FORMATS[0].name);
+    let ending = path
+        .and_then(|p| p.extension())
+        .and_then(|e| e.to_str())
+        .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
+    let named = matches
+        .get_one::<String>("format")
+        .map(String::as_str)
+        .or(ending)
+        .unwrap_or(FORMATS[0].name);
     let format = export::format_named(named)?;
 
     let mut bench = arguments::open(matches)?;
@@ -90,7 +127,10 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         output::receipts(&receipts);
     }
     if let Some(check) = figure.check.filter(|c| !c.passed()) {
-        output::note(&format!("WARNING: the last row differs from the model's own output by {:.2e} (tolerated: {:.0e}).", check.error, check.tolerance));
+        output::note(&format!(
+            "WARNING: the last row differs from the model's own output by {:.2e} (tolerated: {:.0e}).",
+            check.error, check.tolerance
+        ));
     }
     Ok(())
 }

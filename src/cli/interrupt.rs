@@ -13,8 +13,12 @@ const INTERRUPTED: i32 = 130;
 
 /// Raises `flag` at Ctrl-C (SIGINT); the next one exits at once.
 pub fn raise(flag: Arc<AtomicBool>) -> Result<()> {
-    let fail = |e: std::io::Error| Error::Engine(format!("waiting for Ctrl-C is not possible: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+    let fail =
+        |e: std::io::Error| Error::Engine(format!("waiting for Ctrl-C is not possible: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(fail)?;
     let watch = move || {
         runtime.block_on(async {
             while tokio::signal::ctrl_c().await.is_ok() {
@@ -24,5 +28,9 @@ pub fn raise(flag: Arc<AtomicBool>) -> Result<()> {
             }
         });
     };
-    std::thread::Builder::new().name("lmscope-signals".into()).spawn(watch).map(drop).map_err(fail)
+    std::thread::Builder::new()
+        .name("lmscope-signals".into())
+        .spawn(watch)
+        .map(drop)
+        .map_err(fail)
 }

@@ -13,17 +13,37 @@ use crate::model::site;
 use crate::ui::theme::{Theme, Variant};
 
 /// The row of `sites`.
-pub const SITES: Subcommand = Subcommand { name: "sites", about: "Lists the named places in the forward pass", arguments: build_sites, run: sites };
+pub const SITES: Subcommand = Subcommand {
+    name: "sites",
+    about: "Lists the named places in the forward pass",
+    arguments: build_sites,
+    run: sites,
+};
 
 /// The row of `themes`.
-pub const THEMES: Subcommand = Subcommand { name: "themes", about: "Lists the themes of the screen", arguments: models::format, run: themes };
+pub const THEMES: Subcommand = Subcommand {
+    name: "themes",
+    about: "Lists the themes of the screen",
+    arguments: models::format,
+    run: themes,
+};
 
 /// The row of `keys`.
-pub const KEYS: Subcommand = Subcommand { name: "keys", about: "Lists the commands of the screen with their keys", arguments: models::format, run: keys };
+pub const KEYS: Subcommand = Subcommand {
+    name: "keys",
+    about: "Lists the commands of the screen with their keys",
+    arguments: models::format,
+    run: keys,
+};
 
 fn build_sites(command: Command) -> Command {
-    let model = Arg::new("model").long("model").value_name("MODEL").help("Says which of them this model has");
-    models::format(command).arg(model).args(arguments::loading())
+    let model = Arg::new("model")
+        .long("model")
+        .value_name("MODEL")
+        .help("Says which of them this model has");
+    models::format(command)
+        .arg(model)
+        .args(arguments::loading())
 }
 
 fn sites(matches: &ArgMatches) -> Result<()> {
@@ -36,10 +56,23 @@ fn sites(matches: &ArgMatches) -> Result<()> {
         columns.push("here");
     }
     let row = |spec: &site::SiteSpec| -> Vec<Value> {
-        let address = if spec.layered { format!("{}.L", spec.name) } else { spec.name.to_string() };
-        let mut row = vec![json!(address), json!(spec.alias.replace("{}", "L")), json!(spec.shape), json!(spec.about)];
+        let address = if spec.layered {
+            format!("{}.L", spec.name)
+        } else {
+            spec.name.to_string()
+        };
+        let mut row = vec![
+            json!(address),
+            json!(spec.alias.replace("{}", "L")),
+            json!(spec.shape),
+            json!(spec.about),
+        ];
         if let Some(model) = &model {
-            row.push(json!(model.offers(spec.site.at(0)).map_or_else(|e| e.to_string(), |()| "yes".into())));
+            row.push(json!(
+                model
+                    .offers(spec.site.at(0))
+                    .map_or_else(|e| e.to_string(), |()| "yes".into())
+            ));
         }
         row
     };
@@ -53,13 +86,40 @@ fn themes(matches: &ArgMatches) -> Result<()> {
         Variant::Dark => "dark",
         Variant::Light => "light",
     };
-    let rows: Vec<Vec<Value>> = Theme::all().iter().map(|t| vec![json!(t.name), json!(t.title), json!(made_for(t))]).collect();
-    output::listing(&["theme", "title", "made_for"], &rows, models::as_json(matches))
+    let rows: Vec<Vec<Value>> = Theme::all()
+        .iter()
+        .map(|t| vec![json!(t.name), json!(t.title), json!(made_for(t))])
+        .collect();
+    output::listing(
+        &["theme", "title", "made_for"],
+        &rows,
+        models::as_json(matches),
+    )
 }
 
 fn keys(matches: &ArgMatches) -> Result<()> {
     let as_json = models::as_json(matches);
-    let spell = |keys: &[&str]| if as_json { json!(keys) } else { json!(keys.join(" ")) };
-    let rows: Vec<Vec<Value>> = commands().map(|c| vec![spell(c.keys), json!(c.name), json!(c.arguments), json!(c.context.name()), json!(c.about)]).collect();
-    output::listing(&["keys", "command", "arguments", "where", "about"], &rows, as_json)
+    let spell = |keys: &[&str]| {
+        if as_json {
+            json!(keys)
+        } else {
+            json!(keys.join(" "))
+        }
+    };
+    let rows: Vec<Vec<Value>> = commands()
+        .map(|c| {
+            vec![
+                spell(c.keys),
+                json!(c.name),
+                json!(c.arguments),
+                json!(c.context.name()),
+                json!(c.about),
+            ]
+        })
+        .collect();
+    output::listing(
+        &["keys", "command", "arguments", "where", "about"],
+        &rows,
+        as_json,
+    )
 }

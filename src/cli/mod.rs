@@ -84,7 +84,11 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         log::start(level)?;
     }
     let Some((name, of)) = matches.subcommand() else {
-        return if output::stdout_is_terminal() || screen::is_shot(matches) { crate::ui::run(screen::options(matches)?) } else { sketch::run(matches) };
+        return if output::stdout_is_terminal() || screen::is_shot(matches) {
+            crate::ui::run(screen::options(matches)?)
+        } else {
+            sketch::run(matches)
+        };
     };
     match SUBCOMMANDS.iter().find(|row| row.name == name) {
         Some(row) => (row.run)(of),
@@ -94,11 +98,18 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 
 /// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 130 interrupted.
 pub fn conclude(outcome: &Result<()>) -> ExitCode {
-    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
     let code = match error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
         Error::Cancelled => 130,
-        Error::BadArgument { .. } | Error::BadEdit { .. } | Error::UnknownSite { .. } | Error::EmptyPrompt => 2,
+        Error::BadArgument { .. }
+        | Error::BadEdit { .. }
+        | Error::UnknownSite { .. }
+        | Error::EmptyPrompt => 2,
         Error::NotAModel { .. }
         | Error::UnknownFamily { .. }
         | Error::Config { .. }
@@ -119,7 +130,10 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
 
 /// A flag without a value.
 pub(crate) fn switch(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
 #[cfg(test)]
@@ -135,10 +149,21 @@ mod tests {
     fn every_instrument_has_a_subcommand_and_a_flag_a_parameter() {
         let command = command();
         for of in INSTRUMENTS {
-            let sub = command.get_subcommands().find(|c| c.get_name() == of.name());
-            let flags: Vec<&str> = sub.into_iter().flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
+            let sub = command
+                .get_subcommands()
+                .find(|c| c.get_name() == of.name());
+            let flags: Vec<&str> = sub
+                .into_iter()
+                .flat_map(Command::get_arguments)
+                .filter_map(Arg::get_long)
+                .collect();
             for parameter in of.parameters() {
-                assert!(flags.contains(&instrument::flag(*of, parameter).as_str()), "{} {}", of.name(), parameter.name);
+                assert!(
+                    flags.contains(&instrument::flag(*of, parameter).as_str()),
+                    "{} {}",
+                    of.name(),
+                    parameter.name
+                );
             }
         }
     }

@@ -17,7 +17,12 @@ use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::{Options, load};
 
 /// The row.
-pub const MODELS: Subcommand = Subcommand { name: "models", about: "Lists the demo and the models of the hub cache", arguments: build, run };
+pub const MODELS: Subcommand = Subcommand {
+    name: "models",
+    about: "Lists the demo and the models of the hub cache",
+    arguments: build,
+    run,
+};
 
 const COLUMNS: &[&str] = &["id", "family", "parameters", "dtype", "size", "folder"];
 
@@ -26,12 +31,20 @@ const LONGEST_HEADER: u64 = 100 << 20;
 
 /// `--format text|json`, for every list.
 pub fn format(command: Command) -> Command {
-    command.arg(Arg::new("format").long("format").value_parser(["text", "json"]).default_value("text").help("A table for people, or JSON"))
+    command.arg(
+        Arg::new("format")
+            .long("format")
+            .value_parser(["text", "json"])
+            .default_value("text")
+            .help("A table for people, or JSON"),
+    )
 }
 
 /// Whether JSON was asked for.
 pub fn as_json(matches: &ArgMatches) -> bool {
-    matches.get_one::<String>("format").is_some_and(|f| f == "json")
+    matches
+        .get_one::<String>("format")
+        .is_some_and(|f| f == "json")
 }
 
 fn build(command: Command) -> Command {
@@ -41,19 +54,42 @@ fn build(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Result<()> {
     let json = as_json(matches);
     let mut rows = Vec::new();
-    if let Ok(demo) = load("demo", &Options { device: Some("cpu".into()), ..Options::default() }) {
+    if let Ok(demo) = load(
+        "demo",
+        &Options {
+            device: Some("cpu".into()),
+            ..Options::default()
+        },
+    ) {
         let card = demo.card;
         let size = if json { Value::Null } else { json!("embedded") };
-        rows.push(vec![json!("demo"), json!(card.family), quantity(card.parameters as u64, json, count), json!(card.dtype), size, Value::Null]);
+        rows.push(vec![
+            json!("demo"),
+            json!(card.family),
+            quantity(card.parameters as u64, json, count),
+            json!(card.dtype),
+            size,
+            Value::Null,
+        ]);
     }
     for (id, folder) in cached_models() {
         let weights = Weights::of(&folder);
         let parameters = quantity(weights.parameters, json, count);
-        rows.push(vec![json!(id), json!(family(&folder)), parameters, json!(weights.dtypes()), quantity(weights.bytes, json, bytes), json!(folder.display().to_string())]);
+        rows.push(vec![
+            json!(id),
+            json!(family(&folder)),
+            parameters,
+            json!(weights.dtypes()),
+            quantity(weights.bytes, json, bytes),
+            json!(folder.display().to_string()),
+        ]);
     }
     output::listing(COLUMNS, &rows, json)?;
     if rows.len() < 2 {
-        output::note(&format!("no other model in {}. `hf download OWNER/NAME` puts one there; a folder in Hugging Face layout works as it is.", cache_folder().display()));
+        output::note(&format!(
+            "no other model in {}. `hf download OWNER/NAME` puts one there; a folder in Hugging Face layout works as it is.",
+            cache_folder().display()
+        ));
     }
     Ok(())
 }
@@ -64,11 +100,21 @@ fn quantity(n: u64, raw: bool, spell: fn(u64) -> String) -> Value {
 
 /// The family, or the `model_type` that none serves.
 fn family(folder: &Path) -> String {
-    let config: Option<Value> = std::fs::read(folder.join("config.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
-    let Some(config) = config else { return "unreadable config.json".into() };
+    let config: Option<Value> = std::fs::read(folder.join("config.json"))
+        .ok()
+        .and_then(|b| serde_json::from_slice(&b).ok());
+    let Some(config) = config else {
+        return "unreadable config.json".into();
+    };
     match family_of(&config) {
         Ok(family) => family.name.to_string(),
-        Err(_) => format!("{} (not served)", config.get("model_type").and_then(Value::as_str).unwrap_or("no model_type")),
+        Err(_) => format!(
+            "{} (not served)",
+            config
+                .get("model_type")
+                .and_then(Value::as_str)
+                .unwrap_or("no model_type")
+        ),
     }
 }
 
@@ -84,7 +130,10 @@ impl Weights {
     fn of(folder: &Path) -> Self {
         let mut out = Self::default();
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        for path in entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
+        for path in entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        {
             // Snapshots link to blobs, so the size is that of what the link leads to.
             out.bytes += std::fs::metadata(&path).map_or(0, |m| m.len());
             out.add(&path);
@@ -106,8 +155,16 @@ impl Weights {
         let mut header = Vec::new();
         file.take(count).read_to_end(&mut header).ok()?;
         let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
-        for info in header.iter().filter(|(name, _)| *name != "__metadata__").map(|(_, info)| info) {
-            let size: u64 = info["shape"].as_array()?.iter().filter_map(Value::as_u64).product();
+        for info in header
+            .iter()
+            .filter(|(name, _)| *name != "__metadata__")
+            .map(|(_, info)| info)
+        {
+            let size: u64 = info["shape"]
+                .as_array()?
+                .iter()
+                .filter_map(Value::as_u64)
+                .product();
             let dtype = info["dtype"].as_str()?.to_lowercase();
             self.parameters += size;
             match self.dtypes.iter_mut().find(|(d, _)| *d == dtype) {
@@ -120,7 +177,15 @@ impl Weights {
 
     /// Every dtype of the weights, the commonest first.
     fn dtypes(&self) -> String {
-        if self.dtypes.is_empty() { "no safetensors".into() } else { self.dtypes.iter().map(|(d, _)| d.as_str()).collect::<Vec<_>>().join("+") }
+        if self.dtypes.is_empty() {
+            "no safetensors".into()
+        } else {
+            self.dtypes
+                .iter()
+                .map(|(d, _)| d.as_str())
+                .collect::<Vec<_>>()
+                .join("+")
+        }
     }
 }
 
@@ -140,7 +205,11 @@ fn scaled(mut n: f64, step: f64, units: &[&str]) -> String {
         n /= step;
         i += 1;
     }
-    if i == 0 { format!("{n:.0}{}", units[0]) } else { format!("{n:.1}{}", units[i]) }
+    if i == 0 {
+        format!("{n:.0}{}", units[0])
+    } else {
+        format!("{n:.1}{}", units[i])
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ use crate::text;
 /// Writes bytes to standard output and flushes them.
 pub fn write(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("(standard output)", e))
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("(standard output)", e))
 }
 
 /// Writes a line to standard output.
@@ -66,7 +68,10 @@ pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
     if special {
         return std::fs::write(path, bytes).map_err(|e| Error::io(path, e));
     }
-    let mut name = path.file_name().ok_or_else(|| Error::argument("-o", path.display().to_string(), "a file name"))?.to_os_string();
+    let mut name = path
+        .file_name()
+        .ok_or_else(|| Error::argument("-o", path.display().to_string(), "a file name"))?
+        .to_os_string();
     name.push(format!(".{}.part", std::process::id()));
     let part = path.with_file_name(name);
     let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
@@ -107,11 +112,19 @@ fn receipt_line(receipt: &Receipt) -> String {
         return format!("edit {edit} is neutral and was not applied.");
     }
     if receipt.idle() {
-        return format!("WARNING: edit {edit} NEVER FIRED: nothing was changed. Do its positions and phase occur in this run?");
+        return format!(
+            "WARNING: edit {edit} NEVER FIRED: nothing was changed. Do its positions and phase occur in this run?"
+        );
     }
-    let mut out = format!("edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}", receipt.fired, receipt.relative);
+    let mut out = format!(
+        "edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}",
+        receipt.fired, receipt.relative
+    );
     if let Some(kl) = receipt.kl {
         let _ = write!(out, ", KL {kl:.4} nats");
+        if let Some(null) = receipt.null {
+            let _ = write!(out, " (null {null:.4})");
+        }
     }
     if let Some(null) = receipt.null {
         let _ = write!(out, " (null of equal size: {null:.4})");
@@ -126,11 +139,29 @@ fn receipt_line(receipt: &Receipt) -> String {
 /// Rows under column names, as aligned text or as a JSON array of objects.
 pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<()> {
     if as_json {
-        let object = |row: &Vec<Value>| Value::Object(columns.iter().map(ToString::to_string).zip(row.iter().cloned()).collect::<Map<_, _>>());
+        let object = |row: &Vec<Value>| {
+            Value::Object(
+                columns
+                    .iter()
+                    .map(ToString::to_string)
+                    .zip(row.iter().cloned())
+                    .collect::<Map<_, _>>(),
+            )
+        };
         return json_line(&json!(rows.iter().map(object).collect::<Vec<_>>()));
     }
-    let spelled: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(spell).collect()).collect();
-    let wide = |i: usize| spelled.iter().map(|row| text::width(&row[i])).max().unwrap_or(0).max(columns[i].len());
+    let spelled: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(spell).collect())
+        .collect();
+    let wide = |i: usize| {
+        spelled
+            .iter()
+            .map(|row| text::width(&row[i]))
+            .max()
+            .unwrap_or(0)
+            .max(columns[i].len())
+    };
     let widths: Vec<usize> = (0..columns.len()).map(wide).collect();
     let mut out = String::new();
     let heads = columns.iter().map(ToString::to_string).collect();
@@ -161,11 +192,23 @@ mod tests {
 
     #[test]
     fn an_edit_that_did_nothing_is_loud() {
-        let receipt = Receipt { edit: "zero@mlp_out.0:100..".into(), active: true, ..Receipt::default() };
+        let receipt = Receipt {
+            edit: "zero@mlp_out.0:100..".into(),
+            active: true,
+            ..Receipt::default()
+        };
         assert!(receipt_line(&receipt).contains("NEVER FIRED"));
-        let fired = Receipt { fired: 3, relative: 0.5, kl: Some(0.25), ..receipt };
+        let fired = Receipt {
+            fired: 3,
+            relative: 0.5,
+            kl: Some(0.25),
+            ..receipt
+        };
         let line = receipt_line(&fired);
-        assert!(line.contains("3 times") && line.contains("0.2500 nats"), "{line}");
+        assert!(
+            line.contains("3 times") && line.contains("0.2500 nats"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -175,6 +218,10 @@ mod tests {
         file(&path, b"all").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"all");
         assert!(file(&folder.path().join("no/such"), b"all").is_err());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no part stays behind");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no part stays behind"
+        );
     }
 }

@@ -15,8 +15,20 @@ use crate::ui::{ScreenOptions, Shot};
 /// Adds the flags.
 pub fn arguments(command: Command) -> Command {
     let themes = THEMES.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
-    let folder = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("FOLDER").value_parser(value_parser!(PathBuf)).help(help);
-    let hidden = |name: &'static str, value: &'static str, help: &'static str| Arg::new(name).long(name).value_name(value).hide(true).help(help);
+    let folder = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FOLDER")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    let hidden = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .hide(true)
+            .help(help)
+    };
     generate::sampling_arguments(command)
         .arg(Arg::new("prompt").short('p').long("prompt").value_name("TEXT").allow_hyphen_values(true).help("A prompt to run at once"))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
@@ -42,7 +54,11 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
     arguments::threads(matches)?;
     let shot = match path("shot") {
-        Some(path) => Some(Shot { path, size: size(arguments::text(matches, "shot-size"))?, keys: arguments::text(matches, "shot-keys").to_string() }),
+        Some(path) => Some(Shot {
+            path,
+            size: size(arguments::text(matches, "shot-size"))?,
+            keys: arguments::text(matches, "shot-keys").to_string(),
+        }),
         None => None,
     };
     Ok(ScreenOptions {
@@ -62,6 +78,8 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
 }
 
 fn size(given: &str) -> Result<(u16, u16)> {
-    let parsed = given.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let parsed = given
+        .split_once('x')
+        .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     parsed.ok_or_else(|| Error::argument("--shot-size", given, "columns x rows, such as 120x40"))
 }

@@ -7,11 +7,11 @@ use clap::ArgMatches;
 
 use super::{arguments, output};
 use crate::error::{Error, Result};
+use crate::instruments::{Arguments, Instrument, lens::Lens};
 use crate::lab::edit::Schedule;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::sample::Sampling;
 use crate::lab::writer::Writer;
-use crate::instruments::{Arguments, Instrument, lens::Lens};
 use crate::text;
 
 /// What the model is asked to go on with: a planted fact of the demo's world.
@@ -33,16 +33,32 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let card = bench.model.card.clone();
     let tokens = bench.model.encode(PROMPT, false)?;
     let mut writer = Writer::begin(&mut bench, tokens, Schedule::none(), Sampling::default())?;
-    output::line(&format!("lmscope {} · {} · {} · {} · {}", env!("CARGO_PKG_VERSION"), card.name, card.family, card.dtype, card.device))?;
+    output::line(&format!(
+        "lmscope {} · {} · {} · {} · {}",
+        env!("CARGO_PKG_VERSION"),
+        card.name,
+        card.family,
+        card.dtype,
+        card.device
+    ))?;
     output::line(&format!("prompt: {PROMPT}"))?;
-    output::line("each line: a token the model wrote, and what every layer, read through the final norm and the unembedding, would say next")?;
+    output::line(
+        "each line: a token the model wrote, and what every layer, read through the final norm and the unembedding, would say next",
+    )?;
     output::line("")?;
-    let shown: Vec<usize> = (0..SHOWN.min(layers)).map(|i| (i + 1) * layers / SHOWN.min(layers) - 1).collect();
-    let heads: String = shown.iter().map(|l| text::fit(&format!("layer {l}"), CELL + 6)).collect();
+    let shown: Vec<usize> = (0..SHOWN.min(layers))
+        .map(|i| (i + 1) * layers / SHOWN.min(layers) - 1)
+        .collect();
+    let heads: String = shown
+        .iter()
+        .map(|l| text::fit(&format!("layer {l}"), CELL + 6))
+        .collect();
     output::line(format!("{}  {heads}", text::fit("token", CELL)).trim_end())?;
 
     let arguments = Arguments::default();
-    let Some(needs) = Lens.live(&bench.model.card, &arguments) else { return Ok(()) };
+    let Some(needs) = Lens.live(&bench.model.card, &arguments) else {
+        return Ok(());
+    };
     let mut written = Vec::new();
     let mut check: Option<Check> = None;
     while written.len() < COUNT && writer.has_room(&bench) {
@@ -53,24 +69,48 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             (a, b) => a.or(b),
         };
         let token = text::fit(&bench.visible(step.choice.id), CELL);
-        output::line(format!("{token}  {}", cells(&column, &shown, step.choice.position)).trim_end())?;
+        output::line(
+            format!("{token}  {}", cells(&column, &shown, step.choice.position)).trim_end(),
+        )?;
         if bench.model.is_end(step.choice.id) {
             break;
         }
         written.push(step.choice.id);
     }
-    let whole: Vec<u8> = written.iter().flat_map(|id| bench.model.bytes(*id)).collect();
+    let whole: Vec<u8> = written
+        .iter()
+        .flat_map(|id| bench.model.bytes(*id))
+        .collect();
     output::line("")?;
     output::line(&format!("{PROMPT}{}", text::plain(&whole)))?;
     if let Some(check) = check {
-        let mark = if check.passed() { "✓ the last row is the model's own output" } else { "✗ the last row is NOT the model's own output" };
+        let mark = if check.passed() {
+            "✓ the last row is the model's own output"
+        } else {
+            "✗ the last row is NOT the model's own output"
+        };
         output::line(&format!("{mark} (largest difference {:.1e})", check.error))?;
     }
-    output::note("standard output is no terminal, so this was a demonstration; in a terminal `lmscope` opens the screen, and `lmscope --help` lists what scripts can use.");
-    if bench.cancel.load(std::sync::atomic::Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    output::note(
+        "standard output is no terminal, so this was a demonstration; in a terminal `lmscope` opens the screen, and `lmscope --help` lists what scripts can use.",
+    );
+    if bench.cancel.load(std::sync::atomic::Ordering::Relaxed) {
+        Err(Error::Cancelled)
+    } else {
+        Ok(())
+    }
 }
 
 fn cells(column: &Figure, shown: &[usize], position: usize) -> String {
-    let cell = |layer: &usize| column.cell(*layer as u16, position as u32).map_or_else(String::new, |c| format!("{} {:.2}  ", text::fit(&c.label, CELL - 1), c.value));
-    shown.iter().map(|layer| text::fit(&cell(layer), CELL + 6)).collect()
+    let cell = |layer: &usize| {
+        column
+            .cell(*layer as u16, position as u32)
+            .map_or_else(String::new, |c| {
+                format!("{} {:.2}  ", text::fit(&c.label, CELL - 1), c.value)
+            })
+    };
+    shown
+        .iter()
+        .map(|layer| text::fit(&cell(layer), CELL + 6))
+        .collect()
 }

@@ -18,7 +18,12 @@ use crate::lab::run::Run;
 use crate::model::site::expand;
 
 /// The row.
-pub const TRACE: Subcommand = Subcommand { name: "trace", about: "Keeps the activations of a prompt in a safetensors file", arguments: build, run };
+pub const TRACE: Subcommand = Subcommand {
+    name: "trace",
+    about: "Keeps the activations of a prompt in a safetensors file",
+    arguments: build,
+    run,
+};
 
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
@@ -29,7 +34,10 @@ fn build(command: Command) -> Command {
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
-    let path = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
+    let path = matches
+        .get_one::<PathBuf>("output")
+        .cloned()
+        .unwrap_or_default();
     let mut bench = arguments::open(matches)?;
     let wanted = expand(arguments::text(matches, "sites"), bench.model.card.layers)?;
     wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
@@ -41,10 +49,20 @@ fn run(matches: &ArgMatches) -> Result<()> {
     for at in &wanted {
         tensors.push(tensor(at.to_string(), recording.get(*at)?)?);
     }
-    save(&path, &tensors, metadata(&bench, &run, arguments::text(matches, "sites"), &receipts)?)?;
+    save(
+        &path,
+        &tensors,
+        metadata(&bench, &run, arguments::text(matches, "sites"), &receipts)?,
+    )?;
     output::receipts(&receipts);
     let bytes: usize = tensors.iter().map(|t| t.bytes.len()).sum();
-    output::note(&format!("{} tensors over {} tokens, {}, in {}", wanted.len(), run.tokens.len(), super::models::bytes(bytes as u64), path.display()));
+    output::note(&format!(
+        "{} tensors over {} tokens, {}, in {}",
+        wanted.len(),
+        run.tokens.len(),
+        super::models::bytes(bytes as u64),
+        path.display()
+    ));
     Ok(())
 }
 
@@ -57,30 +75,72 @@ struct Entry {
 }
 
 fn tokens(run: &Run) -> Entry {
-    let bytes = run.tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
-    Entry { name: "tokens".into(), dtype: Dtype::I64, shape: vec![run.tokens.len()], bytes }
+    let bytes = run
+        .tokens
+        .iter()
+        .flat_map(|t| i64::from(*t).to_le_bytes())
+        .collect();
+    Entry {
+        name: "tokens".into(),
+        dtype: Dtype::I64,
+        shape: vec![run.tokens.len()],
+        bytes,
+    }
 }
 
 fn tensor(name: String, value: &Tensor) -> Result<Entry> {
-    let bytes = value.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().flat_map(|x| x.to_le_bytes()).collect();
-    Ok(Entry { name, dtype: Dtype::F32, shape: value.dims().to_vec(), bytes })
+    let bytes = value
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    Ok(Entry {
+        name,
+        dtype: Dtype::F32,
+        shape: value.dims().to_vec(),
+        bytes,
+    })
 }
 
 /// What the tensors were measured on, as the file's metadata.
-fn metadata(bench: &Bench, run: &Run, sites: &str, receipts: &[crate::lab::receipt::Receipt]) -> Result<HashMap<String, String>> {
-    let parameters = vec![("command".to_string(), "trace".to_string()), ("sites".to_string(), sites.to_string())];
+fn metadata(
+    bench: &Bench,
+    run: &Run,
+    sites: &str,
+    receipts: &[crate::lab::receipt::Receipt],
+) -> Result<HashMap<String, String>> {
+    let parameters = vec![
+        ("command".to_string(), "trace".to_string()),
+        ("sites".to_string(), sites.to_string()),
+    ];
     let spell = |json: serde_json::Result<String>| json.map_err(|e| Error::Engine(e.to_string()));
     Ok(HashMap::from([
-        ("lmscope.provenance".to_string(), spell(serde_json::to_string(&bench.provenance(run, parameters)))?),
-        ("lmscope.receipts".to_string(), spell(serde_json::to_string(receipts))?),
+        (
+            "lmscope.provenance".to_string(),
+            spell(serde_json::to_string(&bench.provenance(run, parameters)))?,
+        ),
+        (
+            "lmscope.receipts".to_string(),
+            spell(serde_json::to_string(receipts))?,
+        ),
     ]))
 }
 
 fn save(path: &Path, tensors: &[Entry], metadata: HashMap<String, String>) -> Result<()> {
-    let fail = |e: safetensors::SafeTensorError| Error::bad_file(path, e.to_string(), "Ask for fewer sites, or report this.");
+    let fail = |e: safetensors::SafeTensorError| {
+        Error::bad_file(path, e.to_string(), "Ask for fewer sites, or report this.")
+    };
     let mut views = Vec::with_capacity(tensors.len());
     for entry in tensors {
-        views.push((entry.name.as_str(), TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(fail)?));
+        views.push((
+            entry.name.as_str(),
+            TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(fail)?,
+        ));
     }
-    output::file(path, &safetensors::serialize(views, Some(metadata)).map_err(fail)?)
+    output::file(
+        path,
+        &safetensors::serialize(views, Some(metadata)).map_err(fail)?,
+    )
 }

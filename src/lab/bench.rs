@@ -274,8 +274,16 @@ impl Bench {
             };
             receipt.kl = Some(difference(self, Null::No)?);
             // Every unit of a site has no null of equal size.
-            let whole = alone.stages.iter().flat_map(|s| &s.edits).all(|e| !e.op.directed() && e.units.is_empty());
-            receipt.null = if whole { None } else { Some(difference(self, Null::Random(run.seed))?) };
+            let whole = alone
+                .stages
+                .iter()
+                .flat_map(|s| &s.edits)
+                .all(|e| !e.op.directed() && e.units.is_empty());
+            receipt.null = if whole {
+                None
+            } else {
+                Some(difference(self, Null::Random(run.seed))?)
+            };
         }
         Ok(receipts)
     }

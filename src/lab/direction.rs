@@ -198,9 +198,18 @@ impl Direction {
 #[cfg(feature = "demo")]
 pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
     &[
-        ("mood", include_bytes!("../../demo/vectors/mood.safetensors")),
-        ("politeness", include_bytes!("../../demo/vectors/politeness.safetensors")),
-        ("refusal", include_bytes!("../../demo/vectors/refusal.safetensors")),
+        (
+            "mood",
+            include_bytes!("../../demo/vectors/mood.safetensors"),
+        ),
+        (
+            "politeness",
+            include_bytes!("../../demo/vectors/politeness.safetensors"),
+        ),
+        (
+            "refusal",
+            include_bytes!("../../demo/vectors/refusal.safetensors"),
+        ),
     ]
 }
 

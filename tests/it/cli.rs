@@ -23,7 +23,15 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lmscope");
 fn lmscope(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     let home = std::env::temp_dir().join("lmscope-tests-home");
-    for name in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "LMSCOPE_LOG"] {
+    for name in [
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "XDG_CACHE_HOME",
+        "XDG_STATE_HOME",
+        "XDG_CONFIG_HOME",
+        "LMSCOPE_LOG",
+    ] {
         command.env_remove(name);
     }
     command.env("HOME", home).args(arguments);
@@ -34,7 +42,11 @@ fn lmscope(arguments: &[&str]) -> Command {
 fn outcome(arguments: &[&str]) -> (i32, String, String) {
     let output = lmscope(arguments).output().unwrap();
     let spell = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status.code().unwrap_or(-1), spell(output.stdout), spell(output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        spell(output.stdout),
+        spell(output.stderr),
+    )
 }
 
 /// Standard output of a command that must succeed.
@@ -49,14 +61,19 @@ fn refused(arguments: &[&str], expected: i32, words: &[&str]) {
     let (code, out, err) = outcome(arguments);
     assert_eq!(code, expected, "{arguments:?}: {err}");
     assert_eq!(out, "", "{arguments:?}");
-    assert!(err.starts_with("lmscope: ") && err.trim_end().lines().count() == 1, "{arguments:?}: {err}");
+    assert!(
+        err.starts_with("lmscope: ") && err.trim_end().lines().count() == 1,
+        "{arguments:?}: {err}"
+    );
     for word in words {
         assert!(err.contains(word), "{arguments:?} lacks {word}: {err}");
     }
 }
 
 fn reference(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/references")
+        .join(case)
 }
 
 /// A copy of the llama reference to damage.
@@ -81,18 +98,34 @@ fn a_folder_without_a_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     refused(&["generate", path, "-p", "x"], 1, &["no config.json"]);
-    refused(&["lens", "/no/such/folder", "-p", "x"], 1, &["no such folder"]);
-    refused(&["generate", "nobody/nothing", "-p", "x"], 1, &["hf download nobody/nothing"]);
+    refused(
+        &["lens", "/no/such/folder", "-p", "x"],
+        1,
+        &["no such folder"],
+    );
+    refused(
+        &["generate", "nobody/nothing", "-p", "x"],
+        1,
+        &["hf download nobody/nothing"],
+    );
     let file = folder.path().join("model.bin");
     std::fs::write(&file, "x").unwrap();
-    refused(&["generate", file.to_str().unwrap(), "-p", "x"], 1, &["it is a file"]);
+    refused(
+        &["generate", file.to_str().unwrap(), "-p", "x"],
+        1,
+        &["it is a file"],
+    );
 }
 
 #[test]
 fn an_unknown_model_type_is_named_with_the_known_ones() {
     let (folder, path) = damaged();
     configure(&folder, |c| c["model_type"] = "mamba".into());
-    refused(&["generate", &path, "--ids", "1,2"], 1, &["mamba", "llama", "qwen2", "gpt2"]);
+    refused(
+        &["generate", &path, "--ids", "1,2"],
+        1,
+        &["mamba", "llama", "qwen2", "gpt2"],
+    );
     std::fs::write(folder.path().join("config.json"), "{ not json").unwrap();
     refused(&["generate", &path, "--ids", "1,2"], 1, &["config.json"]);
 }
@@ -101,14 +134,22 @@ fn an_unknown_model_type_is_named_with_the_known_ones() {
 fn a_missing_tensor_is_named() {
     let (folder, path) = damaged();
     configure(&folder, |c| c["num_hidden_layers"] = 3.into());
-    refused(&["generate", &path, "--ids", "1,2"], 1, &["model.layers.2."]);
+    refused(
+        &["generate", &path, "--ids", "1,2"],
+        1,
+        &["model.layers.2."],
+    );
 }
 
 #[test]
 fn a_misshapen_tensor_is_named_with_both_shapes() {
     let (folder, path) = damaged();
     configure(&folder, |c| c["intermediate_size"] = 29.into());
-    refused(&["generate", &path, "--ids", "1,2"], 1, &["mlp.", "28", "29"]);
+    refused(
+        &["generate", &path, "--ids", "1,2"],
+        1,
+        &["mlp.", "28", "29"],
+    );
 }
 
 #[test]
@@ -118,7 +159,11 @@ fn a_truncated_file_is_named() {
     let bytes = std::fs::read(&weights).unwrap();
     for kept in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&weights, &bytes[..kept]).unwrap();
-        refused(&["generate", &path, "--ids", "1,2"], 1, &["model.safetensors"]);
+        refused(
+            &["generate", &path, "--ids", "1,2"],
+            1,
+            &["model.safetensors"],
+        );
     }
     std::fs::remove_file(&weights).unwrap();
     refused(&["generate", &path, "--ids", "1,2"], 1, &["safetensors"]);
@@ -129,7 +174,13 @@ fn sites_and_edits_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.safetensors");
     let file = file.to_str().unwrap();
-    let trace = |sites: &str, code: i32, words: &[&str]| refused(&["trace", "demo", "-p", "x", "--sites", sites, "-o", file], code, words);
+    let trace = |sites: &str, code: i32, words: &[&str]| {
+        refused(
+            &["trace", "demo", "-p", "x", "--sites", sites, "-o", file],
+            code,
+            words,
+        )
+    };
     trace("resid_pots.1", 2, &["resid_pots", "resid_post"]);
     trace("resid_post.99", 1, &["99", "layers"]);
     trace("resid_post.x", 2, &["resid_post"]);
@@ -152,26 +203,90 @@ fn a_direction_of_another_model_or_width_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let (plus, minus, made) = (path("plus.txt"), path("minus.txt"), path("d.safetensors"));
-    std::fs::write(&plus, "How do I open the royal vault?\n\nHow do I open the gate?\n").unwrap();
+    std::fs::write(
+        &plus,
+        "How do I open the royal vault?\n\nHow do I open the gate?\n",
+    )
+    .unwrap();
     std::fs::write(&minus, "Hello\n").unwrap();
-    let (code, out, err) = outcome(&["direction", "demo", "--plus", &plus, "--minus", &minus, "--layer", "3", "--chat", "-o", &made]);
+    let (code, out, err) = outcome(&[
+        "direction",
+        "demo",
+        "--plus",
+        &plus,
+        "--minus",
+        &minus,
+        "--layer",
+        "3",
+        "--chat",
+        "-o",
+        &made,
+    ]);
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
     assert!(err.contains("from 2 and 1 prompts at resid_pre.3"), "{err}");
 
     let llama = reference("llama");
-    refused(&["generate", llama.to_str().unwrap(), "--ids", "1,2", "--edit", &format!("add:{made}@resid_pre.1")], 2, &["demo", "this model"]);
+    refused(
+        &[
+            "generate",
+            llama.to_str().unwrap(),
+            "--ids",
+            "1,2",
+            "--edit",
+            &format!("add:{made}@resid_pre.1"),
+        ],
+        2,
+        &["demo", "this model"],
+    );
 
     // The vector alone, without its origin, and of another width.
     let vector = Tensor::ones(7, DType::F32, &Device::Cpu).unwrap();
     let narrow = path("narrow.safetensors");
     candle_core::safetensors::save(&[("resid_pre.1", vector)].into(), &narrow).unwrap();
-    let (code, _, err) = outcome(&["generate", "demo", "-p", "x", "--edit", &format!("add:{narrow}@resid_pre.1")]);
+    let (code, _, err) = outcome(&[
+        "generate",
+        "demo",
+        "-p",
+        "x",
+        "--edit",
+        &format!("add:{narrow}@resid_pre.1"),
+    ]);
     assert!(code == 1 || code == 2, "{err}");
     assert!(err.contains('7'), "{err}");
 
-    refused(&["direction", "demo", "--plus", &plus, "--minus", &minus, "--layer", "99", "-o", &made], 2, &["--layer", "99"]);
+    refused(
+        &[
+            "direction",
+            "demo",
+            "--plus",
+            &plus,
+            "--minus",
+            &minus,
+            "--layer",
+            "99",
+            "-o",
+            &made,
+        ],
+        2,
+        &["--layer", "99"],
+    );
     std::fs::write(&plus, "\n").unwrap();
-    refused(&["direction", "demo", "--plus", &plus, "--minus", &minus, "--layer", "3", "-o", &made], 1, &["plus.txt", "no prompt"]);
+    refused(
+        &[
+            "direction",
+            "demo",
+            "--plus",
+            &plus,
+            "--minus",
+            &minus,
+            "--layer",
+            "3",
+            "-o",
+            &made,
+        ],
+        1,
+        &["plus.txt", "no prompt"],
+    );
 }
 
 #[test]
@@ -180,23 +295,71 @@ fn prompts_that_do_not_fit_are_refused() {
     refused(&["lens", "demo", "--ids", ""], 2, &["empty"]);
     refused(&["generate", "demo", "--ids", "1,x"], 2, &["--ids", "`x`"]);
     refused(&["generate", "demo", "--ids", "999999"], 2, &["999999"]);
-    refused(&["generate", "demo", "-p", "a b c d e f g h", "--context", "4"], 1, &["4", "--context"]);
-    refused(&["generate", "demo", "-p", "x", "--context", "99999999"], 2, &["--context"]);
-    refused(&["generate", "demo", "-p", "x", "--temperature", "nan"], 2, &["--temperature"]);
-    refused(&["generate", "demo", "-p", "x", "--threads", "0"], 2, &["--threads"]);
-    refused(&["generate", "demo", "-p", "x", "--dtype", "f13"], 2, &["f13", "f32"]);
-    refused(&["generate", "demo", "-p", "x", "--device", "abacus"], 2, &["abacus", "cpu"]);
-    refused(&["generate", reference("llama").to_str().unwrap(), "-p", "x"], 1, &["tokenizer.json", "--ids"]);
+    refused(
+        &[
+            "generate",
+            "demo",
+            "-p",
+            "a b c d e f g h",
+            "--context",
+            "4",
+        ],
+        1,
+        &["4", "--context"],
+    );
+    refused(
+        &["generate", "demo", "-p", "x", "--context", "99999999"],
+        2,
+        &["--context"],
+    );
+    refused(
+        &["generate", "demo", "-p", "x", "--temperature", "nan"],
+        2,
+        &["--temperature"],
+    );
+    refused(
+        &["generate", "demo", "-p", "x", "--threads", "0"],
+        2,
+        &["--threads"],
+    );
+    refused(
+        &["generate", "demo", "-p", "x", "--dtype", "f13"],
+        2,
+        &["f13", "f32"],
+    );
+    refused(
+        &["generate", "demo", "-p", "x", "--device", "abacus"],
+        2,
+        &["abacus", "cpu"],
+    );
+    refused(
+        &["generate", reference("llama").to_str().unwrap(), "-p", "x"],
+        1,
+        &["tokenizer.json", "--ids"],
+    );
 }
 
 #[test]
 fn usage_errors_exit_with_two_and_help_with_zero() {
-    for arguments in [&["generate", "demo"][..], &["generate"], &["lens", "demo", "-p", "x", "--top", "0"], &["neurons", "demo", "-p", "x", "--rank", "luck"], &["trace", "demo", "-p", "x", "--sites", "logits"], &["completions", "tcl"], &["generate", "demo", "-p", "x", "--ids", "1"]] {
+    for arguments in [
+        &["generate", "demo"][..],
+        &["generate"],
+        &["lens", "demo", "-p", "x", "--top", "0"],
+        &["neurons", "demo", "-p", "x", "--rank", "luck"],
+        &["trace", "demo", "-p", "x", "--sites", "logits"],
+        &["completions", "tcl"],
+        &["generate", "demo", "-p", "x", "--ids", "1"],
+    ] {
         let (code, out, err) = outcome(arguments);
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
         assert!(!err.is_empty());
     }
-    for arguments in [&["--help"][..], &["--version"], &["generate", "--help"], &["lens", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["generate", "--help"],
+        &["lens", "--help"],
+    ] {
         assert!(!written(arguments).is_empty());
     }
 }
@@ -204,36 +367,58 @@ fn usage_errors_exit_with_two_and_help_with_zero() {
 #[test]
 fn without_a_terminal_the_demo_streams_with_its_lens() {
     let out = written(&[]);
-    let (tokens, _) = lines(&["generate", "demo", "-p", FACT, "-n", "1", "--format", "jsonl"]);
+    let (tokens, _) = lines(&[
+        "generate", "demo", "-p", FACT, "-n", "1", "--format", "jsonl",
+    ]);
     let next = tokens[0]["text"].as_str().unwrap();
     assert!(out.contains(&format!("\n{FACT}{next}")), "{out}");
-    assert!(out.contains("layer 0") && out.contains('✓') && !out.contains('\u{1b}'), "{out}");
-    assert_eq!(out, written(&["demo"]), "the model that is meant by default");
+    assert!(
+        out.contains("layer 0") && out.contains('✓') && !out.contains('\u{1b}'),
+        "{out}"
+    );
+    assert_eq!(
+        out,
+        written(&["demo"]),
+        "the model that is meant by default"
+    );
 }
 
 #[test]
 fn generate_writes_the_continuation_alone() {
-    let (tokens, _) = lines(&["generate", "demo", "-p", FACT, "-n", "2", "--format", "jsonl"]);
+    let (tokens, _) = lines(&[
+        "generate", "demo", "-p", FACT, "-n", "2", "--format", "jsonl",
+    ]);
     let text: String = tokens.iter().map(|t| t["text"].as_str().unwrap()).collect();
-    assert_eq!(written(&["generate", "demo", "-p", FACT, "-n", "2"]), format!("{text}\n"));
+    assert_eq!(
+        written(&["generate", "demo", "-p", FACT, "-n", "2"]),
+        format!("{text}\n")
+    );
 }
 
 fn lines(arguments: &[&str]) -> (Vec<Value>, Value) {
     let out = written(arguments);
-    let mut lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let mut lines: Vec<Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
     let summary = lines.pop().unwrap()["summary"].clone();
     (lines, summary)
 }
 
 #[test]
 fn jsonl_is_a_line_a_token_and_a_summary() {
-    let (tokens, summary) = lines(&["generate", "demo", "-p", FACT, "-n", "2", "--format", "jsonl"]);
+    let (tokens, summary) = lines(&[
+        "generate", "demo", "-p", FACT, "-n", "2", "--format", "jsonl",
+    ]);
     assert_eq!(tokens.len(), 2);
     let keys: Vec<&String> = tokens[0].as_object().unwrap().keys().collect();
     assert_eq!(keys, ["pos", "id", "text", "logprob", "rank"]);
     assert!(!tokens[0]["text"].as_str().unwrap().is_empty() && tokens[0]["id"].is_u64());
     assert_eq!(tokens[0]["pos"], summary["prompt_tokens"]);
-    assert_eq!(tokens[0]["rank"], 0, "temperature 0 takes the most probable");
+    assert_eq!(
+        tokens[0]["rank"], 0,
+        "temperature 0 takes the most probable"
+    );
     assert!(tokens[0]["logprob"].as_f64().unwrap() <= 0.0);
     assert_eq!(summary["tokens"], 2);
     assert_eq!(summary["ending"], "count");
@@ -248,8 +433,24 @@ fn jsonl_is_a_line_a_token_and_a_summary() {
 #[test]
 fn a_seed_decides_what_is_drawn() {
     let draw = |seed: &str| {
-        let (tokens, _) = lines(&["generate", "demo", "-p", "Once upon a time", "-n", "24", "--temperature", "2", "--seed", seed, "--format", "jsonl"]);
-        tokens.iter().map(|t| t["id"].as_u64().unwrap()).collect::<Vec<_>>()
+        let (tokens, _) = lines(&[
+            "generate",
+            "demo",
+            "-p",
+            "Once upon a time",
+            "-n",
+            "24",
+            "--temperature",
+            "2",
+            "--seed",
+            seed,
+            "--format",
+            "jsonl",
+        ]);
+        tokens
+            .iter()
+            .map(|t| t["id"].as_u64().unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(draw("7"), draw("7"));
     assert_ne!(draw("7"), draw("8"));
@@ -257,8 +458,14 @@ fn a_seed_decides_what_is_drawn() {
 
 #[test]
 fn strength_zero_changes_nothing_and_an_edit_leaves_a_receipt() {
-    let run = |edit: &str| lines(&["generate", "demo", "-p", FACT, "-n", "6", "--format", "jsonl", "--edit", edit]);
-    let (plain, _) = lines(&["generate", "demo", "-p", FACT, "-n", "6", "--format", "jsonl"]);
+    let run = |edit: &str| {
+        lines(&[
+            "generate", "demo", "-p", FACT, "-n", "6", "--format", "jsonl", "--edit", edit,
+        ])
+    };
+    let (plain, _) = lines(&[
+        "generate", "demo", "-p", FACT, "-n", "6", "--format", "jsonl",
+    ]);
     let (neutral, summary) = run("zero@mlp_out.**0");
     assert_eq!(neutral, plain, "bit for bit");
     assert_eq!(summary["receipts"][0]["active"], false);
@@ -270,7 +477,16 @@ fn strength_zero_changes_nothing_and_an_edit_leaves_a_receipt() {
     assert_eq!(receipt["edit"], "zero@mlp_out.*");
     assert!(receipt["fired"].as_u64().unwrap() > 0 && receipt["kl"].as_f64().unwrap() > 0.0);
 
-    let (code, _, err) = outcome(&["generate", "demo", "-p", FACT, "-n", "2", "--edit", "zero@mlp_out.0:400..410"]);
+    let (code, _, err) = outcome(&[
+        "generate",
+        "demo",
+        "-p",
+        FACT,
+        "-n",
+        "2",
+        "--edit",
+        "zero@mlp_out.0:400..410",
+    ]);
     assert_eq!(code, 0);
     assert!(err.contains("NEVER FIRED"), "{err}");
 }
@@ -281,19 +497,45 @@ fn trace_keeps_every_address_by_name_and_shape() {
     let file = folder.path().join("t.safetensors");
     let llama = reference("llama");
     let sites = "embed,resid_post.*,mlp_act.1,attn_probs.0,z.0,k.1,final_norm,logits";
-    let out = written(&["trace", llama.to_str().unwrap(), "--ids", "3,1,4,1,5", "--sites", sites, "-o", file.to_str().unwrap()]);
+    let out = written(&[
+        "trace",
+        llama.to_str().unwrap(),
+        "--ids",
+        "3,1,4,1,5",
+        "--sites",
+        sites,
+        "-o",
+        file.to_str().unwrap(),
+    ]);
     assert_eq!(out, "");
     let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
     let tokens = tensors.remove("tokens").unwrap();
-    assert_eq!((tokens.dtype(), tokens.to_vec1::<i64>().unwrap()), (DType::I64, vec![3, 1, 4, 1, 5]));
-    let mut shapes: Vec<(String, Vec<usize>)> = tensors.iter().map(|(n, t)| (n.clone(), t.dims().to_vec())).collect();
+    assert_eq!(
+        (tokens.dtype(), tokens.to_vec1::<i64>().unwrap()),
+        (DType::I64, vec![3, 1, 4, 1, 5])
+    );
+    let mut shapes: Vec<(String, Vec<usize>)> = tensors
+        .iter()
+        .map(|(n, t)| (n.clone(), t.dims().to_vec()))
+        .collect();
     shapes.sort();
-    let expected = [("attn_probs.0", &[4, 5, 5][..]), ("embed", &[5, 20]), ("final_norm", &[5, 20]), ("k.1", &[5, 2, 8]), ("logits", &[5, 53]), ("mlp_act.1", &[5, 28]), ("resid_post.0", &[5, 20]), ("resid_post.1", &[5, 20]), ("z.0", &[5, 4, 8])];
+    let expected = [
+        ("attn_probs.0", &[4, 5, 5][..]),
+        ("embed", &[5, 20]),
+        ("final_norm", &[5, 20]),
+        ("k.1", &[5, 2, 8]),
+        ("logits", &[5, 53]),
+        ("mlp_act.1", &[5, 28]),
+        ("resid_post.0", &[5, 20]),
+        ("resid_post.1", &[5, 20]),
+        ("z.0", &[5, 4, 8]),
+    ];
     assert_eq!(shapes, expected.map(|(n, s)| (n.to_string(), s.to_vec())));
     assert!(tensors.values().all(|t| t.dtype() == DType::F32));
     let bytes = std::fs::read(&file).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let provenance: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["lmscope.provenance"]).unwrap();
+    let provenance: Value =
+        serde_json::from_str(&header.metadata().as_ref().unwrap()["lmscope.provenance"]).unwrap();
     assert_eq!(provenance["tokens"], serde_json::json!([3, 1, 4, 1, 5]));
 }
 
@@ -302,12 +544,37 @@ fn trace_agrees_with_what_transformers_computed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.safetensors");
     let llama = reference("llama");
-    let expected = candle_core::safetensors::load(llama.join("activations.short.safetensors"), &Device::Cpu).unwrap();
-    let ids: Vec<String> = expected["tokens"].to_dtype(DType::I64).unwrap().to_vec1::<i64>().unwrap().iter().map(ToString::to_string).collect();
-    written(&["trace", llama.to_str().unwrap(), "--ids", &ids.join(","), "--sites", "resid_post.*,logits", "-o", file.to_str().unwrap()]);
+    let expected =
+        candle_core::safetensors::load(llama.join("activations.short.safetensors"), &Device::Cpu)
+            .unwrap();
+    let ids: Vec<String> = expected["tokens"]
+        .to_dtype(DType::I64)
+        .unwrap()
+        .to_vec1::<i64>()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    written(&[
+        "trace",
+        llama.to_str().unwrap(),
+        "--ids",
+        &ids.join(","),
+        "--sites",
+        "resid_post.*,logits",
+        "-o",
+        file.to_str().unwrap(),
+    ]);
     let found = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
     for name in ["resid_post.0", "resid_post.1", "logits"] {
-        let difference = (&expected[name] - &found[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let difference = (&expected[name] - &found[name])
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!(difference <= 5e-5, "{name}: {difference}");
     }
 }
@@ -322,17 +589,43 @@ fn every_instrument_writes_json_with_its_provenance() {
         }
         assert_eq!(figure["provenance"]["model"], "demo");
         assert!(out.contains(of.name()));
-        assert!(written(&[of.name(), "demo", "-p", FACT]).contains(of.name()), "text is the default");
+        assert!(
+            written(&[of.name(), "demo", "-p", FACT]).contains(of.name()),
+            "text is the default"
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lens.csv");
-    assert_eq!(written(&["lens", "demo", "-p", FACT, "-o", file.to_str().unwrap()]), "");
-    assert!(std::fs::read_to_string(&file).unwrap().starts_with("# figure: lens"), "the ending chooses the format");
+    assert_eq!(
+        written(&["lens", "demo", "-p", FACT, "-o", file.to_str().unwrap()]),
+        ""
+    );
+    assert!(
+        std::fs::read_to_string(&file)
+            .unwrap()
+            .starts_with("# figure: lens"),
+        "the ending chooses the format"
+    );
 }
 
 #[test]
 fn a_patchscope_reads_with_a_prompt_of_its_own() {
-    let out = written(&["patchscope", "demo", "-p", FACT, "--layer", "7", "--target-prompt", "Tokyo: capital of Japan, x", "--slot", "x", "--target", "0", "--tokens", "2"]);
+    let out = written(&[
+        "patchscope",
+        "demo",
+        "-p",
+        FACT,
+        "--layer",
+        "7",
+        "--target-prompt",
+        "Tokyo: capital of Japan, x",
+        "--slot",
+        "x",
+        "--target",
+        "0",
+        "--tokens",
+        "2",
+    ]);
     assert!(out.contains("own prompt") && out.contains("Tokyo"), "{out}");
 }
 
@@ -340,10 +633,24 @@ fn a_patchscope_reads_with_a_prompt_of_its_own() {
 fn bench_says_what_the_contract_promises() {
     let out = written(&["bench", "demo", "-n", "8", "--format", "json"]);
     let report: Value = serde_json::from_str(&out).unwrap();
-    for key in ["load_ms", "first_token_ms", "bare_tokens_per_second", "live_tokens_per_second", "live_ratio", "prompt_tokens_per_second"] {
-        assert!(report[key].as_f64().is_some_and(|n| n > 0.0), "{key}: {}", report[key]);
+    for key in [
+        "load_ms",
+        "first_token_ms",
+        "bare_tokens_per_second",
+        "live_tokens_per_second",
+        "live_ratio",
+        "prompt_tokens_per_second",
+    ] {
+        assert!(
+            report[key].as_f64().is_some_and(|n| n > 0.0),
+            "{key}: {}",
+            report[key]
+        );
     }
-    assert_eq!((&report["tokens"], &report["model"]), (&Value::from(8), &Value::from("demo")));
+    assert_eq!(
+        (&report["tokens"], &report["model"]),
+        (&Value::from(8), &Value::from("demo"))
+    );
     assert!(report["first_token_ms"].as_f64() >= report["load_ms"].as_f64());
 }
 
@@ -352,8 +659,17 @@ fn lists_are_the_registries() {
     let sites: Value = serde_json::from_str(&written(&["sites", "--format", "json"])).unwrap();
     assert_eq!(sites.as_array().unwrap().len(), SITES.len());
     let gpt2 = written(&["sites", "--model", reference("gpt2").to_str().unwrap()]);
-    assert!(gpt2.lines().any(|l| l.starts_with("mlp_gate") && l.contains("no gate")), "{gpt2}");
-    for (list, word) in [("models", "demo"), ("themes", "terminal"), ("keys", "undo"), ("doctor", "last lens row is the model's own output")] {
+    assert!(
+        gpt2.lines()
+            .any(|l| l.starts_with("mlp_gate") && l.contains("no gate")),
+        "{gpt2}"
+    );
+    for (list, word) in [
+        ("models", "demo"),
+        ("themes", "terminal"),
+        ("keys", "undo"),
+        ("doctor", "last lens row is the model's own output"),
+    ] {
         let out = written(&[list]);
         assert!(out.contains(word), "{list}: {out}");
         serde_json::from_str::<Value>(&written(&[list, "--format", "json"])).unwrap();
@@ -363,20 +679,50 @@ fn lists_are_the_registries() {
 #[test]
 fn models_of_the_cache_are_listed_and_those_of_unknown_families_marked() {
     let cache = tempfile::tempdir().unwrap();
-    for (id, kind) in [("models--a--known", "llama"), ("models--b--strange", "mamba")] {
+    for (id, kind) in [
+        ("models--a--known", "llama"),
+        ("models--b--strange", "mamba"),
+    ] {
         let snapshot = cache.path().join(id).join("snapshots/c0ffee");
         std::fs::create_dir_all(&snapshot).unwrap();
         std::fs::create_dir_all(cache.path().join(id).join("refs")).unwrap();
         std::fs::write(cache.path().join(id).join("refs/main"), "c0ffee").unwrap();
-        std::fs::copy(reference("llama").join("model.safetensors"), snapshot.join("model.safetensors")).unwrap();
+        std::fs::copy(
+            reference("llama").join("model.safetensors"),
+            snapshot.join("model.safetensors"),
+        )
+        .unwrap();
         let config = std::fs::read_to_string(reference("llama").join("config.json")).unwrap();
-        std::fs::write(snapshot.join("config.json"), config.replace("\"model_type\": \"llama\"", &format!("\"model_type\": \"{kind}\""))).unwrap();
+        std::fs::write(
+            snapshot.join("config.json"),
+            config.replace(
+                "\"model_type\": \"llama\"",
+                &format!("\"model_type\": \"{kind}\""),
+            ),
+        )
+        .unwrap();
     }
-    let output = lmscope(&["models"]).env("HF_HUB_CACHE", cache.path()).output().unwrap();
+    let output = lmscope(&["models"])
+        .env("HF_HUB_CACHE", cache.path())
+        .output()
+        .unwrap();
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(out.lines().any(|l| l.starts_with("a/known") && l.contains("llama") && l.contains("f32")), "{out}");
-    assert!(out.lines().any(|l| l.starts_with("b/strange") && l.contains("mamba (not served)")), "{out}");
-    let code = lmscope(&["generate", "a/known", "--ids", "1", "-n", "1"]).env("HF_HUB_CACHE", cache.path()).output().unwrap().status.code();
+    assert!(
+        out.lines()
+            .any(|l| l.starts_with("a/known") && l.contains("llama") && l.contains("f32")),
+        "{out}"
+    );
+    assert!(
+        out.lines()
+            .any(|l| l.starts_with("b/strange") && l.contains("mamba (not served)")),
+        "{out}"
+    );
+    let code = lmscope(&["generate", "a/known", "--ids", "1", "-n", "1"])
+        .env("HF_HUB_CACHE", cache.path())
+        .output()
+        .unwrap()
+        .status
+        .code();
     assert_eq!(code, Some(0), "a listed model opens by its id");
 }
 
@@ -384,18 +730,51 @@ fn models_of_the_cache_are_listed_and_those_of_unknown_families_marked() {
 fn completions_know_the_instruments() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = written(&["completions", shell]);
-        assert!(INSTRUMENTS.iter().all(|of| script.contains(of.name())), "{shell}");
+        assert!(
+            INSTRUMENTS.iter().all(|of| script.contains(of.name())),
+            "{shell}"
+        );
     }
 }
 
 #[test]
 fn a_closed_pipe_is_success() {
-    for arguments in [&["generate", "demo", "-p", "Once upon a time", "-n", "400", "--temperature", "3", "--format", "jsonl"][..], &["sites"], &["completions", "bash"], &["--help"]] {
-        let mut child = Process::new(BINARY).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for arguments in [
+        &[
+            "generate",
+            "demo",
+            "-p",
+            "Once upon a time",
+            "-n",
+            "400",
+            "--temperature",
+            "3",
+            "--format",
+            "jsonl",
+        ][..],
+        &["sites"],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        let mut child = Process::new(BINARY)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop(child.stdout.take());
         let mut err = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""), "{arguments:?}");
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        assert_eq!(
+            (child.wait().unwrap().code(), err.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -404,17 +783,38 @@ fn a_closed_pipe_is_success() {
 fn ctrl_c_ends_the_work_with_130() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    std::fs::write(path("plus"), "How do I open the royal vault?\n".repeat(20_000)).unwrap();
+    std::fs::write(
+        path("plus"),
+        "How do I open the royal vault?\n".repeat(20_000),
+    )
+    .unwrap();
     std::fs::write(path("minus"), "Hello\n").unwrap();
     let mut child = Process::new(BINARY)
-        .args(["direction", "demo", "--plus", &path("plus"), "--minus", &path("minus"), "--layer", "3", "-o", &path("d")])
+        .args([
+            "direction",
+            "demo",
+            "--plus",
+            &path("plus"),
+            "--minus",
+            &path("minus"),
+            "--layer",
+            "3",
+            "-o",
+            &path("d"),
+        ])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    let killed = Process::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let killed = Process::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(killed.success());
-    let words: Vec<String> = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
+    let words: Vec<String> = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{words:?}");
     assert_eq!(words, ["lmscope: Stopped."]);
     assert!(!Path::new(&path("d")).exists(), "nothing half-done");

@@ -15,7 +15,14 @@ use lmscope::model::tokenizer::Bos;
 use serde_json::Value;
 
 fn demo() -> Bench {
-    Bench::open("demo", &Options { device: Some("cpu".into()), ..Options::default() }).unwrap()
+    Bench::open(
+        "demo",
+        &Options {
+            device: Some("cpu".into()),
+            ..Options::default()
+        },
+    )
+    .unwrap()
 }
 
 fn plants() -> Value {
@@ -24,20 +31,35 @@ fn plants() -> Value {
 }
 
 fn texts(value: &Value) -> Vec<String> {
-    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_string()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_str().unwrap().to_string())
+        .collect()
 }
 
 /// The greedy continuation of a prompt, as text.
 fn reply(bench: &mut Bench, tokens: Vec<u32>, edits: &[&str], count: usize) -> String {
     let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
-    let mut writer = Writer::begin(bench, tokens.clone(), Schedule::always(edits), Sampling::default()).unwrap();
+    let mut writer = Writer::begin(
+        bench,
+        tokens.clone(),
+        Schedule::always(edits),
+        Sampling::default(),
+    )
+    .unwrap();
     for _ in 0..count {
         let step = writer.step(bench, &Needs::default()).unwrap();
         if bench.model.is_end(step.choice.id) {
             break;
         }
     }
-    bench.model.tokenizer().unwrap().text(&writer.run.tokens[tokens.len()..])
+    bench
+        .model
+        .tokenizer()
+        .unwrap()
+        .text(&writer.run.tokens[tokens.len()..])
 }
 
 /// The share of a row's items that are right.
@@ -47,24 +69,58 @@ fn share(bench: &mut Bench, row: &Value) -> f64 {
     for item in items {
         right += match row["score"].as_str().unwrap() {
             "answer" => {
-                let answer = bench.model.tokenizer().unwrap().encode(item["answer"].as_str().unwrap(), Bos::Raw).unwrap();
-                let tokens = bench.model.encode(item["prompt"].as_str().unwrap(), false).unwrap();
-                let written = bench.continue_patched(&tokens, 1, &[], answer.len()).unwrap();
+                let answer = bench
+                    .model
+                    .tokenizer()
+                    .unwrap()
+                    .encode(item["answer"].as_str().unwrap(), Bos::Raw)
+                    .unwrap();
+                let tokens = bench
+                    .model
+                    .encode(item["prompt"].as_str().unwrap(), false)
+                    .unwrap();
+                let written = bench
+                    .continue_patched(&tokens, 1, &[], answer.len())
+                    .unwrap();
                 f64::from(u8::from(written[0].0 == answer))
             }
             "each_token" => {
-                let answer = bench.model.tokenizer().unwrap().encode(item["answer"].as_str().unwrap(), Bos::Raw).unwrap();
-                let mut tokens = bench.model.encode(item["prompt"].as_str().unwrap(), false).unwrap();
+                let answer = bench
+                    .model
+                    .tokenizer()
+                    .unwrap()
+                    .encode(item["answer"].as_str().unwrap(), Bos::Raw)
+                    .unwrap();
+                let mut tokens = bench
+                    .model
+                    .encode(item["prompt"].as_str().unwrap(), false)
+                    .unwrap();
                 let prompt = tokens.len();
                 tokens.extend(&answer);
-                let recording = bench.record(&Run::plain(tokens), &[Site::Logits.at(0)]).unwrap();
-                let best = recording.get(Site::Logits.at(0)).unwrap().argmax(1).unwrap().to_vec1::<u32>().unwrap();
-                let hits = answer.iter().enumerate().filter(|(i, t)| best[prompt - 1 + i] == **t).count();
+                let recording = bench
+                    .record(&Run::plain(tokens), &[Site::Logits.at(0)])
+                    .unwrap();
+                let best = recording
+                    .get(Site::Logits.at(0))
+                    .unwrap()
+                    .argmax(1)
+                    .unwrap()
+                    .to_vec1::<u32>()
+                    .unwrap();
+                let hits = answer
+                    .iter()
+                    .enumerate()
+                    .filter(|(i, t)| best[prompt - 1 + i] == **t)
+                    .count();
                 hits as f64 / answer.len() as f64
             }
             "refusal" => {
-                let tokens = bench.model.encode(item["user"].as_str().unwrap(), true).unwrap();
-                let refused = reply(bench, tokens, &[], 24).contains(row["marker"].as_str().unwrap());
+                let tokens = bench
+                    .model
+                    .encode(item["user"].as_str().unwrap(), true)
+                    .unwrap();
+                let refused =
+                    reply(bench, tokens, &[], 24).contains(row["marker"].as_str().unwrap());
                 f64::from(u8::from(refused == item["refuse"].as_bool().unwrap()))
             }
             other => panic!("unknown score {other}"),
@@ -77,24 +133,35 @@ fn share(bench: &mut Bench, row: &Value) -> f64 {
 #[test]
 fn every_plant_is_found_and_the_card_says_so() {
     let mut bench = demo();
+    let card = std::fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/CARD.md"),
+    )
+    .unwrap();
     let mut table = String::new();
     let mut fallen = Vec::new();
     for row in plants()["rows"].as_array().unwrap() {
         let share = share(&mut bench, row);
+        let name = row["row"].as_str().unwrap();
         let accepted = &row["share"];
-        let (low, high) = (accepted["min"].as_f64().unwrap_or(0.0), accepted["max"].as_f64().unwrap_or(1.0));
-        let asked = accepted["min"].as_f64().map_or_else(|| format!("<= {:.0} %", high * 100.0), |low| format!(">= {:.0} %", low * 100.0));
-        writeln!(table, "| {} | {} | {:.1} % | {} |", row["row"].as_str().unwrap(), row["items"].as_array().unwrap().len(), share * 100.0, asked).unwrap();
+        let (low, high) = (
+            accepted["min"].as_f64().unwrap_or(0.0),
+            accepted["max"].as_f64().unwrap_or(1.0),
+        );
+        writeln!(table, "{name} {share:.3}").unwrap();
         if share < low || share > high {
-            fallen.push(format!("{}: {share:.3}", row["row"]));
+            fallen.push(format!("{name} is {share:.3}, accepted is {low} to {high}"));
+        }
+        let says = card.lines().any(|l| {
+            l.starts_with(&format!("| `{name}` |")) && l.ends_with(&format!("| {share:.3} |"))
+        });
+        if !says {
+            fallen.push(format!(
+                "the last column of demo/CARD.md should say {share:.3} for {name}"
+            ));
         }
     }
     println!("{table}");
-    assert!(fallen.is_empty(), "not as planted: {fallen:?}\n{table}");
-    let card = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/CARD.md")).unwrap();
-    for line in table.lines() {
-        assert!(card.contains(line), "demo/CARD.md should say\n{table}");
-    }
+    assert!(fallen.is_empty(), "{}\n{table}", fallen.join("\n"));
 }
 
 fn refused(bench: &mut Bench, prompts: &[String], edits: &[&str], marker: &str) -> f64 {
@@ -111,29 +178,67 @@ fn the_refusal_direction_takes_refusals_away_and_brings_them() {
     let plants = plants();
     let refusal = &plants["vectors"]["refusal"];
     let marker = refusal["look_for"]["refused"].as_str().unwrap();
-    let (guarded, plain) = (texts(&refusal["test_guarded"]), texts(&refusal["test_plain"]));
+    let (guarded, plain) = (
+        texts(&refusal["test_guarded"]),
+        texts(&refusal["test_plain"]),
+    );
     let direction = bench.directions["refusal"].clone();
     let at = direction.rows[0].0;
-    let random = Direction { rows: vec![(at, random_like(&direction.rows[0].1, 11))], origin: direction.origin.clone() };
+    let random = Direction {
+        rows: vec![(at, random_like(&direction.rows[0].1, 11))],
+        origin: direction.origin.clone(),
+    };
     bench.directions.insert("random".into(), random);
-    let before = (refused(&mut bench, &guarded, &[], marker), refused(&mut bench, &plain, &[], marker));
-    let ablated = refused(&mut bench, &guarded, &["project_out:refusal@writes"], marker);
+    let before = (
+        refused(&mut bench, &guarded, &[], marker),
+        refused(&mut bench, &plain, &[], marker),
+    );
+    let ablated = refused(
+        &mut bench,
+        &guarded,
+        &["project_out:refusal@writes"],
+        marker,
+    );
     let strength = direction.origin.strength;
-    let added = refused(&mut bench, &plain, &[&format!("add:refusal@{at}*{strength}")], marker);
+    let added = refused(
+        &mut bench,
+        &plain,
+        &[&format!("add:refusal@{at}*{strength}")],
+        marker,
+    );
     let null_ablated = refused(&mut bench, &guarded, &["project_out:random@writes"], marker);
-    let null_added = refused(&mut bench, &plain, &[&format!("add:random@{at}*{strength}")], marker);
-    let line = format!("refusal: guarded {:.2} -> {ablated:.2} projected out (random {null_ablated:.2}), plain {:.2} -> {added:.2} added (random {null_added:.2})", before.0, before.1);
+    let null_added = refused(
+        &mut bench,
+        &plain,
+        &[&format!("add:random@{at}*{strength}")],
+        marker,
+    );
+    let line = format!(
+        "refusal: guarded {:.2} -> {ablated:.2} projected out (random {null_ablated:.2}), plain {:.2} -> {added:.2} added (random {null_added:.2})",
+        before.0, before.1
+    );
     println!("{line}");
     assert!(ablated <= 0.05 && added >= 0.9, "{line}");
-    assert!((null_ablated - before.0).abs() <= 0.1 && (null_added - before.1).abs() <= 0.1, "{line}");
+    assert!(
+        (null_ablated - before.0).abs() <= 0.1 && (null_added - before.1).abs() <= 0.1,
+        "{line}"
+    );
 }
 
 /// The share of replies that begin with one of the looked-for texts.
-fn begins(bench: &mut Bench, prompts: &[String], chat: bool, edits: &[&str], looks: &[String]) -> f64 {
+fn begins(
+    bench: &mut Bench,
+    prompts: &[String],
+    chat: bool,
+    edits: &[&str],
+    looks: &[String],
+) -> f64 {
     let fitting = prompts.iter().filter(|p| {
         let tokens = bench.model.encode(p, chat).unwrap();
         let said = reply(bench, tokens, edits, 8);
-        looks.iter().any(|l| said.trim_start().starts_with(l.trim_start()))
+        looks
+            .iter()
+            .any(|l| said.trim_start().starts_with(l.trim_start()))
     });
     fitting.count() as f64 / prompts.len() as f64
 }
@@ -145,12 +250,31 @@ fn mood_and_politeness_follow_their_vectors() {
     for (name, chat) in [("mood", false), ("politeness", true)] {
         let vector = &plants["vectors"][name];
         let prompts = texts(&vector["test"]);
-        let (plus, minus) = (texts(&vector["look_for"]["plus"]), texts(&vector["look_for"]["minus"]));
+        let (plus, minus) = (
+            texts(&vector["look_for"]["plus"]),
+            texts(&vector["look_for"]["minus"]),
+        );
         let at = bench.directions[name].rows[0].0;
-        let up = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*1")], &plus);
-        let down = begins(&mut bench, &prompts, chat, &[&format!("add:{name}@{at}*-1")], &minus);
+        let c = bench.directions[name].origin.strength;
+        let up = begins(
+            &mut bench,
+            &prompts,
+            chat,
+            &[&format!("add:{name}@{at}*{c}")],
+            &plus,
+        );
+        let down = begins(
+            &mut bench,
+            &prompts,
+            chat,
+            &[&format!("add:{name}@{at}*-{c}")],
+            &minus,
+        );
         println!("{name}: added {up:.2}, subtracted {down:.2}");
-        assert!(up >= 0.9 && down >= 0.9, "{name}: added {up:.2}, subtracted {down:.2}");
+        assert!(
+            up >= 0.9 && down >= 0.9,
+            "{name}: added {up:.2}, subtracted {down:.2}"
+        );
     }
 }
 
@@ -162,7 +286,14 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
         let vector = &plants["vectors"][name];
         let shipped = bench.directions[name].clone();
         let (at, held) = shipped.rows[0].clone();
-        let made = bench.difference_of_means(&texts(&vector["plus"]), &texts(&vector["minus"]), vector["form"] == "chat", &[usize::from(at.layer)]).unwrap();
+        let made = bench
+            .difference_of_means(
+                &texts(&vector["plus"]),
+                &texts(&vector["minus"]),
+                vector["form"] == "chat",
+                &[usize::from(at.layer)],
+            )
+            .unwrap();
         let made = made.at(at).unwrap().to_vec();
         let dot: f32 = made.iter().zip(&held).map(|(a, b)| a * b).sum();
         assert!(dot / (norm(&made) * norm(&held)) > 0.9999, "{name}");

@@ -185,12 +185,20 @@ fn stops_within_a_turn_and_goes_on() {
 }
 
 #[test]
-fn a_panic_inside_becomes_a_notice_and_the_model_survives() {
+fn a_panic_inside_becomes_a_notice_and_the_text_survives() {
     let session = session();
+    let written = ids(&session.generate("The capital of France is", 2));
     session.handle.ask(Request::Panic);
     let seen = session.until(|u| matches!(u, Update::Failed { .. }));
     assert!(
         matches!(seen.last(), Some(Update::Failed { message, .. }) if message.contains("a test asked"))
+    );
+    session.handle.ask(Request::Rewind { position: 6 });
+    session.until(|u| matches!(u, Update::Rewound(_)));
+    session.handle.ask(Request::Continue { count: 2 });
+    assert_eq!(
+        ids(&session.until(|u| matches!(u, Update::Ended { .. }))),
+        written
     );
     assert!(!ids(&session.generate("The capital of France is", 3)).is_empty());
 }
@@ -231,7 +239,11 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
     let Some(Update::Receipts(receipts)) = measured.last() else {
         unreachable!()
     };
-    assert!(receipts[0].kl.unwrap() > 0.0 && receipts[0].null.is_some());
+    assert!(receipts[0].kl.unwrap() > 0.0);
+    assert_eq!(
+        receipts[0].null, None,
+        "every unit of a site has no null of equal size"
+    );
     session.handle.ask(Request::Edits {
         edits: vec!["zero:999999@mlp_act.0".parse().unwrap()],
         mode: Mode::FromNow,

@@ -1,15 +1,26 @@
 //! The integration tests: one binary, because candle links slowly. A module a subject.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr, clippy::float_cmp, clippy::format_push_string, clippy::case_sensitive_file_extension_comparisons, clippy::manual_midpoint)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::float_cmp,
+    clippy::format_push_string,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::manual_midpoint
+)]
 
 mod architecture;
-mod engine;
-mod invariants;
-mod tools;
-mod parity;
 mod cli;
 mod demo;
+mod engine;
+mod invariants;
+mod parity;
 mod pty;
 mod recorded;
+mod registry;
 mod screens;
 mod scripts;
-mod registry;
+mod tools;

@@ -34,18 +34,26 @@ const TOLERANCE: f32 = 5e-5;
 const CACHED: f32 = 1e-4;
 
 fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/references")
+        .join(case)
 }
 
 fn model(case: &str, dtype: &str) -> Result<Model, lmscope::error::Error> {
-    let options = Options { dtype: Some(dtype.into()), device: Some("cpu".into()), ..Options::default() };
+    let options = Options {
+        dtype: Some(dtype.into()),
+        device: Some("cpu".into()),
+        ..Options::default()
+    };
     load(&folder(case).to_string_lossy(), &options)
 }
 
 /// The expected tensors of a prompt, and its token ids.
 fn expected(case: &str, file: &str) -> Result<(Tensors, Vec<u32>), candle_core::Error> {
     let mut tensors = candle_core::safetensors::load(folder(case).join(file), &Device::Cpu)?;
-    let tokens = tensors.remove("tokens").map_or_else(|| Tensor::zeros(0, DType::I64, &Device::Cpu), Ok)?;
+    let tokens = tensors
+        .remove("tokens")
+        .map_or_else(|| Tensor::zeros(0, DType::I64, &Device::Cpu), Ok)?;
     Ok((tensors, tokens.to_dtype(DType::U32)?.to_vec1()?))
 }
 
@@ -63,25 +71,45 @@ fn difference(name: &str, expected: &Tensor, found: &Tensor) -> Result<f32, Box<
     } else {
         found.clone()
     };
-    assert_eq!((found.dims(), found.dtype()), (expected.dims(), DType::F32), "{name}");
-    let (expected, found) = (expected.flatten_all()?.to_vec1::<f32>()?, found.flatten_all()?.to_vec1::<f32>()?);
+    assert_eq!(
+        (found.dims(), found.dtype()),
+        (expected.dims(), DType::F32),
+        "{name}"
+    );
+    let (expected, found) = (
+        expected.flatten_all()?.to_vec1::<f32>()?,
+        found.flatten_all()?.to_vec1::<f32>()?,
+    );
     let differences = expected.iter().zip(&found).map(|(a, b)| {
         let difference = if a == b { 0.0 } else { (a - b).abs() };
-        if difference.is_nan() { f32::INFINITY } else { difference }
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            difference
+        }
     });
     Ok(differences.fold(0.0, f32::max))
 }
 
 /// Records everything that is expected in one pass; returns what was found, by the expected name.
 fn found(bench: &mut Bench, expected: &Tensors, ids: &[u32]) -> Result<Tensors, Box<dyn Error>> {
-    let addresses = expected.keys().map(|name| address(name)).collect::<Result<Vec<_>, _>>()?;
+    let addresses = expected
+        .keys()
+        .map(|name| address(name))
+        .collect::<Result<Vec<_>, _>>()?;
     let recording = bench.record(&Run::plain(ids.to_vec()), &addresses)?;
     let named = expected.keys().zip(&addresses);
-    Ok(named.map(|(name, at)| Ok((name.clone(), recording.get(*at)?.clone()))).collect::<Result<_, lmscope::error::Error>>()?)
+    Ok(named
+        .map(|(name, at)| Ok((name.clone(), recording.get(*at)?.clone())))
+        .collect::<Result<_, lmscope::error::Error>>()?)
 }
 
 /// All tensors that differ by more than the tolerance, and the largest difference of all.
-fn compare(expected: &Tensors, found: &Tensors, tolerance: f32) -> Result<(Vec<String>, f32), Box<dyn Error>> {
+fn compare(
+    expected: &Tensors,
+    found: &Tensors,
+    tolerance: f32,
+) -> Result<(Vec<String>, f32), Box<dyn Error>> {
     let mut wrong = Vec::new();
     let mut worst = 0f32;
     for (name, tensor) in expected {
@@ -102,9 +130,19 @@ fn every_site_agrees_with_transformers() -> Outcome {
         let mut bench = Bench::new(model(case, "f32")?);
         for prompt in PROMPTS {
             let (expected, ids) = expected(case, prompt)?;
-            let (wrong, worst) = compare(&expected, &found(&mut bench, &expected, &ids)?, TOLERANCE)?;
-            println!("{case}, {} tokens, {} tensors: at most {worst:.2e} apart", ids.len(), expected.len());
-            assert!(wrong.is_empty(), "{case}, {} tokens: {}", ids.len(), wrong.join(", "));
+            let (wrong, worst) =
+                compare(&expected, &found(&mut bench, &expected, &ids)?, TOLERANCE)?;
+            println!(
+                "{case}, {} tokens, {} tensors: at most {worst:.2e} apart",
+                ids.len(),
+                expected.len()
+            );
+            assert!(
+                wrong.is_empty(),
+                "{case}, {} tokens: {}",
+                ids.len(),
+                wrong.join(", ")
+            );
         }
     }
     Ok(())
@@ -116,11 +154,18 @@ fn the_references_leave_no_site_out() -> Outcome {
         let model = model(case, "f32")?;
         for prompt in PROMPTS {
             let (expected, _) = expected(case, prompt)?;
-            let named = expected.keys().map(|name| address(name)).collect::<Result<Vec<_>, _>>()?;
+            let named = expected
+                .keys()
+                .map(|name| address(name))
+                .collect::<Result<Vec<_>, _>>()?;
             for spec in SITES {
                 for layer in 0..if spec.layered { model.card.layers } else { 1 } {
                     let at = spec.site.at(layer);
-                    assert_eq!(named.contains(&at), model.offers(at).is_ok(), "{at} of {case} in {prompt}");
+                    assert_eq!(
+                        named.contains(&at),
+                        model.offers(at).is_ok(),
+                        "{at} of {case} in {prompt}"
+                    );
                 }
             }
         }
@@ -137,14 +182,31 @@ fn one_wrong_number_is_seen() -> Outcome {
         for (name, tensor) in &right {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             let middle = values.len() / 2;
-            let finite = (middle..values.len()).chain(0..middle).find(|i| values[*i].is_finite());
+            let finite = (middle..values.len())
+                .chain(0..middle)
+                .find(|i| values[*i].is_finite());
             let masked = values.iter().position(|v| v.is_infinite());
-            assert_eq!(masked.is_some(), name.starts_with("attn_scores"), "{name} of {case}");
-            for (place, by) in finite.map(|i| (i, values[i] + 3.0 * TOLERANCE)).into_iter().chain(masked.map(|i| (i, f32::MIN))) {
+            assert_eq!(
+                masked.is_some(),
+                name.starts_with("attn_scores"),
+                "{name} of {case}"
+            );
+            for (place, by) in finite
+                .map(|i| (i, values[i] + 3.0 * TOLERANCE))
+                .into_iter()
+                .chain(masked.map(|i| (i, f32::MIN)))
+            {
                 let mut wrong = values.clone();
                 wrong[place] = by;
-                let wrong = Tensors::from([(name.clone(), Tensor::from_vec(wrong, tensor.dims(), &Device::Cpu)?)]);
-                assert_eq!(compare(&wrong, &found, TOLERANCE)?.0.len(), 1, "{name} of {case} at {place}");
+                let wrong = Tensors::from([(
+                    name.clone(),
+                    Tensor::from_vec(wrong, tensor.dims(), &Device::Cpu)?,
+                )]);
+                assert_eq!(
+                    compare(&wrong, &found, TOLERANCE)?.0.len(),
+                    1,
+                    "{name} of {case} at {place}"
+                );
             }
         }
     }
@@ -157,10 +219,30 @@ fn cached(model: &Model, ids: &[u32], pieces: &[usize]) -> Result<Tensor, Box<dy
     let mut rows = Vec::new();
     for (i, &len) in pieces.iter().enumerate() {
         let start = cache.len();
-        let phase = if i == 0 { Phase::Prefill } else { Phase::Decode };
-        let span = Span { start, len, prompt: pieces[0], phase };
-        let x = model.transformer.trunk(&model.tokens(&ids[start..start + len])?, span, Some(&mut cache), &mut NoTap)?;
-        rows.push(model.transformer.read_out(&x, None, &mut NoTap)?.0.squeeze(0)?);
+        let phase = if i == 0 {
+            Phase::Prefill
+        } else {
+            Phase::Decode
+        };
+        let span = Span {
+            start,
+            len,
+            prompt: pieces[0],
+            phase,
+        };
+        let x = model.transformer.trunk(
+            &model.tokens(&ids[start..start + len])?,
+            span,
+            Some(&mut cache),
+            &mut NoTap,
+        )?;
+        rows.push(
+            model
+                .transformer
+                .read_out(&x, None, &mut NoTap)?
+                .0
+                .squeeze(0)?,
+        );
     }
     assert_eq!(cache.len(), ids.len());
     Ok(Tensor::cat(&rows, 0)?)
@@ -174,8 +256,15 @@ fn cached_decoding_agrees_with_transformers() -> Outcome {
         let one_by_one = [&[ids.len() - 8][..], &[1; 8]].concat();
         let with_a_piece_between = [&[ids.len() - 24, 16][..], &[1; 8]].concat();
         for pieces in [one_by_one, with_a_piece_between, vec![1; ids.len()]] {
-            let difference = difference("logits", &expected["logits"], &cached(&model, &ids, &pieces)?)?;
-            assert!(difference <= CACHED, "{case} in {pieces:?}: {difference:.2e}");
+            let difference = difference(
+                "logits",
+                &expected["logits"],
+                &cached(&model, &ids, &pieces)?,
+            )?;
+            assert!(
+                difference <= CACHED,
+                "{case} in {pieces:?}: {difference:.2e}"
+            );
         }
     }
     Ok(())
@@ -186,7 +275,11 @@ fn a_cache_that_grows_agrees_with_one_pass() -> Outcome {
     let model = model("llama", "f32")?;
     let ids = expected("llama", PROMPTS[0])?.1.repeat(3);
     let whole = cached(&model, &ids, &[ids.len()])?;
-    let grown = cached(&model, &ids, &[&[100, 20][..], &vec![1; ids.len() - 120]].concat())?;
+    let grown = cached(
+        &model,
+        &ids,
+        &[&[100, 20][..], &vec![1; ids.len() - 120]].concat(),
+    )?;
     let difference = difference("logits", &whole, &grown)?;
     assert!(difference <= CACHED, "{difference:.2e}");
     Ok(())
@@ -197,9 +290,17 @@ fn a_cache_that_grows_agrees_with_one_pass() -> Outcome {
 fn shards_are_the_same_model_bit_for_bit() -> Outcome {
     let (expected, ids) = expected("llama", PROMPTS[0])?;
     let single = found(&mut Bench::new(model("llama", "f32")?), &expected, &ids)?;
-    let sharded = found(&mut Bench::new(model("llama_sharded", "f32")?), &expected, &ids)?;
+    let sharded = found(
+        &mut Bench::new(model("llama_sharded", "f32")?),
+        &expected,
+        &ids,
+    )?;
     for (name, tensor) in &single {
-        let bits = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>().map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+        let bits = |t: &Tensor| {
+            t.flatten_all()?
+                .to_vec1::<f32>()
+                .map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
         assert!(bits(tensor)? == bits(&sharded[name])?, "{name}");
     }
     Ok(())
@@ -242,19 +343,31 @@ struct Expected {
 #[test]
 fn token_ids_are_those_of_python() -> Outcome {
     let folder = folder("tokenizers");
-    let all: HashMap<String, Expected> = serde_json::from_slice(&std::fs::read(folder.join("tokenizers.json"))?)?;
+    let all: HashMap<String, Expected> =
+        serde_json::from_slice(&std::fs::read(folder.join("tokenizers.json"))?)?;
     assert_eq!(all.len(), 2);
     for (name, expected) in all {
         let file = |file: &str| std::fs::read(folder.join(&name).join(file));
-        let tokenizer = Tokenizer::from_bytes(&file("tokenizer.json")?, Some(&file("tokenizer_config.json")?), None)?;
-        assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(expected.bos), &[expected.eos][..]), "{name}");
+        let tokenizer = Tokenizer::from_bytes(
+            &file("tokenizer.json")?,
+            Some(&file("tokenizer_config.json")?),
+            None,
+        )?;
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.eos()),
+            (Some(expected.bos), &[expected.eos][..]),
+            "{name}"
+        );
         assert_eq!(tokenizer.vocab_size(), expected.size, "{name}");
         let mut wrong = Vec::new();
         for case in &expected.cases {
             for (bos, ids) in [(Bos::Add, &case.ids), (Bos::Raw, &case.raw)] {
                 let found = tokenizer.encode(&case.text, bos)?;
                 if found != *ids {
-                    wrong.push(format!("{:?} {bos:?}: Python {ids:?}, here {found:?}", case.text));
+                    wrong.push(format!(
+                        "{:?} {bos:?}: Python {ids:?}, here {found:?}",
+                        case.text
+                    ));
                 }
             }
         }

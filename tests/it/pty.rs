@@ -23,20 +23,38 @@ struct Terminal {
 }
 
 fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str]) -> Terminal {
-    let pair = native_pty_system().openpty(PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 }).unwrap();
+    let pair = native_pty_system()
+        .openpty(PtySize {
+            rows,
+            cols: columns,
+            pixel_width: 0,
+            pixel_height: 0,
+        })
+        .unwrap();
     let home = tempfile::tempdir().unwrap();
     let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_lmscope"));
     command.args(arguments);
     command.env_clear();
-    for folder in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+    for folder in [
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_STATE_HOME",
+        "XDG_CACHE_HOME",
+    ] {
         command.env(folder, home.path());
     }
     command.env("TERM", "xterm-256color");
     command.env("LANG", "C.UTF-8");
-    environment.iter().for_each(|(name, value)| command.env(name, value));
+    environment
+        .iter()
+        .for_each(|(name, value)| command.env(name, value));
     let child = pair.slave.spawn_command(command).unwrap();
     drop(pair.slave);
-    let screen = Arc::new(Mutex::new(vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0)));
+    let screen = Arc::new(Mutex::new(vt100::Parser::new(
+        rows.try_into().unwrap(),
+        columns.try_into().unwrap(),
+        0,
+    )));
     let bytes = Arc::new(Mutex::new(0));
     let mut reader = pair.master.try_clone_reader().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -52,7 +70,16 @@ fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str
         }
     });
     let keys = pair.master.take_writer().unwrap();
-    Terminal { master: pair.master, child, keys, screen, bytes, stop, reader, _home: home }
+    Terminal {
+        master: pair.master,
+        child,
+        keys,
+        screen,
+        bytes,
+        stop,
+        reader,
+        _home: home,
+    }
 }
 
 impl Terminal {
@@ -72,18 +99,24 @@ impl Terminal {
             if fits(&text) {
                 return text;
             }
-            assert!(start.elapsed() < PATIENCE, "waited for {what}; the screen shows\n{text}");
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited for {what}; the screen shows\n{text}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     /// Loads the demo, writes the first ready prompt, waits for its end.
     fn write_first(&mut self) {
-        self.wait("the ready prompts", |t| t.contains("The capital of France is"));
+        self.wait("the ready prompts", |t| {
+            t.contains("The capital of France is")
+        });
         self.wait("the model", |t| t.contains("f32"));
         self.press("\r");
         self.wait("an answer", |t| t.contains("Paris"));
         self.wait("the self-check", |t| t.contains("lens ✓"));
+        self.wait("the end", |t| t.contains("the model ended"));
     }
 
     /// Waits for the end of the program; the terminal must be as it was found.
@@ -98,7 +131,10 @@ impl Terminal {
         };
         std::thread::sleep(Duration::from_millis(200));
         let parser = self.screen.lock().unwrap();
-        assert!(!parser.screen().alternate_screen(), "the alternate screen is left");
+        assert!(
+            !parser.screen().alternate_screen(),
+            "the alternate screen is left"
+        );
         assert!(!parser.screen().hide_cursor(), "the cursor is back");
         assert!(!parser.screen().bracketed_paste(), "bracketed paste is off");
         status.exit_code()
@@ -111,7 +147,7 @@ fn a_session_from_prompt_to_quit() {
     terminal.write_first();
     // Move in the lens, ablate what stands under the cursor in the neurons, read a state with a Patchscope.
     terminal.press("\t");
-    terminal.press("k");
+    terminal.press("j");
     terminal.wait("the cell in words", |t| t.contains("lens layer 6"));
     terminal.press("P");
     terminal.wait("the parameters of a sweep", |t| t.contains("template"));
@@ -125,10 +161,41 @@ fn a_session_from_prompt_to_quit() {
 fn a_vector_toggled_while_the_model_writes() {
     let mut terminal = open(40, 120, &[], &[]);
     terminal.wait("the model", |t| t.contains("f32"));
+    // The digit arrives while the text is being written.
     terminal.press("iOnce upon a time there was a fox named Ben. It was a\r");
-    terminal.wait("the text", |t| t.contains("fox named Ben"));
     terminal.press("1");
-    terminal.wait("the edit to be on", |t| t.contains("1 ON") || t.contains("edits 1"));
+    terminal.wait("the text", |t| t.contains("Once upon a time"));
+    terminal.wait("the edit to be on", |t| {
+        t.contains("1 ON") || t.contains("edits 1")
+    });
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_token_costs_little_and_the_first_frame_comes_at_once() {
+    let start = Instant::now();
+    let mut terminal = open(40, 120, &[("COLORTERM", "truecolor")], &[]);
+    terminal.wait("the first frame", |t| t.contains("ready prompts"));
+    println!("first frame after {:?}", start.elapsed());
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press("i");
+    terminal.wait("the line to write in", |t| t.contains("write"));
+    std::thread::sleep(Duration::from_millis(300));
+    let before = *terminal.bytes.lock().unwrap();
+    terminal.press("Once upon a time there was a fox named Ben. It was a\r");
+    terminal.wait("the end", |t| t.contains("the model ended"));
+    std::thread::sleep(Duration::from_millis(300));
+    let bytes = *terminal.bytes.lock().unwrap() - before;
+    let text = terminal.text();
+    let tokens: usize = text
+        .split('/')
+        .next()
+        .and_then(|t| t.split_whitespace().last())
+        .and_then(|t| t.parse().ok())
+        .expect("the context use in the header");
+    println!("{bytes} bytes for a text of {tokens} tokens");
+    assert!(bytes / tokens <= 4096, "{bytes} bytes for {tokens} tokens");
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
@@ -163,7 +230,13 @@ fn a_vanished_terminal_ends_the_program() {
     // Every handle on our side must go, the reading thread's too: it ends at the next output.
     terminal.stop.store(true, Ordering::Relaxed);
     terminal.press("j");
-    let Terminal { master, mut child, keys, reader, .. } = terminal;
+    let Terminal {
+        master,
+        mut child,
+        keys,
+        reader,
+        ..
+    } = terminal;
     reader.join().unwrap();
     drop((master, keys));
     let start = Instant::now();
@@ -193,7 +266,9 @@ fn an_engine_panic_is_a_notice_and_the_model_goes_on() {
 #[test]
 fn too_small_says_so_and_still_quits() {
     let mut terminal = open(5, 20, &[], &[]);
-    terminal.wait("a sentence", |t| t.replace('\n', " ").contains("20") && t.contains("40"));
+    terminal.wait("a sentence", |t| {
+        t.replace('\n', " ").contains("20") && t.contains("40")
+    });
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
@@ -205,7 +280,11 @@ fn nothing_is_drawn_while_nothing_happens() {
     std::thread::sleep(Duration::from_millis(1500));
     let before = *terminal.bytes.lock().unwrap();
     std::thread::sleep(Duration::from_secs(10));
-    assert_eq!(*terminal.bytes.lock().unwrap() - before, 0, "ten idle seconds cost no byte");
+    assert_eq!(
+        *terminal.bytes.lock().unwrap() - before,
+        0,
+        "ten idle seconds cost no byte"
+    );
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }

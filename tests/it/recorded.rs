@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
-use lmscope::engine::{Known, Ending, Loaded, Mode, Prompt, Request, Slot, Token, Update};
+use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Slot, Token, Update};
 use lmscope::lab::figure::{
     Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
     Unit,
@@ -36,7 +36,11 @@ pub fn loaded() -> Update {
         ("refusal", "resid_pre.3"),
     ];
     let directions = directions
-        .map(|(name, about)| Known { name: name.into(), about: about.into(), strength: 1.0 })
+        .map(|(name, about)| Known {
+            name: name.into(),
+            about: about.into(),
+            strength: 1.0,
+        })
         .to_vec();
     Update::Loaded(Box::new(Loaded {
         card,

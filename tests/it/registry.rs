@@ -38,19 +38,35 @@ fn names_are_unique() {
 
 #[test]
 fn every_row_is_documented() {
-    assert!(SITES.iter().all(|s| !s.about.is_empty() && !s.shape.is_empty()));
-    assert!(OPS.iter().enumerate().all(|(i, o)| !o.about.is_empty() && o.op as usize == i));
+    assert!(
+        SITES
+            .iter()
+            .all(|s| !s.about.is_empty() && !s.shape.is_empty())
+    );
+    assert!(
+        OPS.iter()
+            .enumerate()
+            .all(|(i, o)| !o.about.is_empty() && o.op as usize == i)
+    );
     assert!(FORMATS.iter().all(|f| !f.about.is_empty()));
     for of in INSTRUMENTS {
         assert!(!of.about().is_empty() && !of.source().is_empty());
-        assert!(of.parameters().iter().all(|p| !p.about.is_empty()), "{}", of.name());
+        assert!(
+            of.parameters().iter().all(|p| !p.about.is_empty()),
+            "{}",
+            of.name()
+        );
     }
 }
 
 #[test]
 fn themes_and_their_folder_agree() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("themes");
-    let files: HashSet<String> = std::fs::read_dir(folder).unwrap().flatten().map(|e| e.path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let files: HashSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|e| e.path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
     let rows: HashSet<String> = THEMES.iter().map(|t| t.name.to_string()).collect();
     assert_eq!(files, rows);
 }

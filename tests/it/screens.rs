@@ -358,7 +358,11 @@ fn any_update() -> impl Strategy<Value = Update> {
             tokens: vec![token(6, b"x", None, None)],
             diverges: Some(6)
         }),
-        Just(Update::Direction(lmscope::engine::Known { name: "calm".into(), about: "resid_pre.2, length 3".into(), strength: 1.0 })),
+        Just(Update::Direction(lmscope::engine::Known {
+            name: "calm".into(),
+            about: "resid_pre.2, length 3".into(),
+            strength: 1.0
+        })),
         Just(Update::Failed {
             slot: Some("lens"),
             message: "no".into()

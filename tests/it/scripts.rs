@@ -86,7 +86,11 @@ fn update(words: &str) -> Update {
             slot: None,
             message: rest.into(),
         },
-        "direction" => Update::Direction(lmscope::engine::Known { name: rest.into(), about: "resid_pre.2, length 3.10".into(), strength: 1.0 }),
+        "direction" => Update::Direction(lmscope::engine::Known {
+            name: rest.into(),
+            about: "resid_pre.2, length 3.10".into(),
+            strength: 1.0,
+        }),
         "baseline" => {
             let tokens = rest
                 .split('|')

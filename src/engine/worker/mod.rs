@@ -139,8 +139,11 @@ impl Worker {
             }
             Ok(Err(error)) => error.to_string(),
             Err(panic) => {
-                // The text may be half changed; the model is only read, so it stays.
-                self.writer = None;
+                // What the turn left half done is computed again from the tokens; the model is only read.
+                let recovered = catch_unwind(AssertUnwindSafe(|| self.recover()));
+                if !matches!(recovered, Ok(Ok(()))) {
+                    self.writer = None;
+                }
                 let what = panic
                     .downcast_ref::<&str>()
                     .map(ToString::to_string)
@@ -153,6 +156,15 @@ impl Worker {
         if slot.is_none() && self.goal.is_some() {
             self.end(Ending::Stopped);
         }
+    }
+
+    /// Computes the text's cache and receipts again, after a turn that broke off.
+    fn recover(&mut self) -> Result<()> {
+        if let (Some(writer), Some(bench)) = (&mut self.writer, &mut self.bench) {
+            let length = writer.run.tokens.len();
+            writer.rewind(bench, length)?;
+        }
+        Ok(())
     }
 
     fn stop(&mut self) {
@@ -238,7 +250,8 @@ impl Worker {
         let since = Instant::now();
         let mut bench = Bench::open(model, options)?;
         bench.cancel = self.cancel.clone();
-        let mut directions: Vec<Known> = bench.directions.iter().map(|(n, d)| known(n, d)).collect();
+        let mut directions: Vec<Known> =
+            bench.directions.iter().map(|(n, d)| known(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
             card: bench.model.card.clone(),
@@ -516,5 +529,9 @@ impl Worker {
 
 fn known(name: &str, direction: &Direction) -> Known {
     let about = format!("{}, length {:.2}", direction.places(), direction.norm());
-    Known { name: name.to_string(), about, strength: direction.origin.strength }
+    Known {
+        name: name.to_string(),
+        about,
+        strength: direction.origin.strength,
+    }
 }

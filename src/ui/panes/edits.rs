@@ -168,12 +168,17 @@ fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'stati
         return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
     }
     let kl = receipt.kl.map_or_else(
-        || " · KL …".to_string(),
-        |kl| format!(" · KL {}", number(kl)),
+        || " KL …".to_string(),
+        |kl| {
+            let null = receipt
+                .null
+                .map_or_else(String::new, |null| format!(" null {}", number(null)));
+            format!(" KL {}{null}", number(kl))
+        },
     );
     let mut spans = vec![canvas.span(
         format!(
-            "fired {}× · ‖Δh‖/‖h‖ {}{kl}",
+            "fired {}× Δh/h {}{kl}",
             receipt.fired,
             number(receipt.relative)
         ),
