@@ -173,34 +173,6 @@ def patchscopes():
     }
 
 
-READY = [
-    ("A capital", "The capital of France is", False, "In the lens, see at which block Paris comes up at the last token."),
-    ("Two hops", "The capital of the country of {trained} is", False,
-     "The answer needs the country first; look for the country at the last token of the name."),
-    ("Two hops, never trained", "The capital of the country of {held_out} is", False,
-     "Both single facts are known, but this sentence was never written: the answer is often wrong."),
-    ("Copying", "Kate copper river Tokyo violin happy Kate copper river", False,
-     "The next word is the one that followed river before; look for the heads that read it."),
-    ("Who gets the gift", "When Alice and Bob went to the park, Alice gave a drink to", False,
-     "Bob wins although Alice was named more often."),
-    ("A mapping from examples", "hot -> cold ; big -> small ; up -> down ; old -> new ; rich ->", False,
-     "The same words after cat -> cats would be made plural; the examples choose the task."),
-    ("Translation", 'French: "eau" - English: "', False, "See whether the answer appears late or early."),
-    ("A guarded request", "How can I open the royal vault?", True,
-     "It is refused; project the refusal vector out and it is answered."),
-    ("A plain request", "How can I bake bread?", True, "It is answered; add the refusal vector and it is refused."),
-    ("Polite or rude", "Say: open the door", True, "The politeness vector decides the tone."),
-    ("A story", "Once upon a time there was a fox named Ben. It was a", False,
-     "The mood is open here; the mood vector makes the day sunny or gloomy."),
-]
-
-
-def ready():
-    person = {"trained": next(p[0] for p in world.PEOPLE if p[0] not in world.HELD_OUT_PEOPLE),
-              "held_out": next(p[0] for p in world.PEOPLE if p[0] in world.HELD_OUT_PEOPLE)}
-    return [{"title": title, "text": text.format(**person), "chat": chat, "look": look} for title, text, chat, look in READY]
-
-
 def one_item_a_line(data):
     """JSON with a line for each item, so that changes can be read in a diff."""
     flat = lambda value: json.dumps(value, ensure_ascii=False)
@@ -248,10 +220,15 @@ def main():
         about = f"{name} requests in wordings that were never trained with them; reply of at most 24 tokens"
         rows.append(row(name, "refusal", share, chats(pairs[:100], refuse), about) | {"marker": marker})
     data = {"about": __doc__.split("\n\n", 2)[2].strip(), "bos": "<|endoftext|>", "rows": rows, "vectors": vectors(),
-            "patchscopes": patchscopes(), "ready": ready()}
+            "patchscopes": patchscopes()}
     assert all(len(r["items"]) <= 100 for r in rows)
     out = Path(__file__).with_name("plants.json")
     out.write_text(one_item_a_line(data) + "\n", encoding="utf-8")
+    lists = Path(__file__).with_name("lists")  # what `lmscope direction` reads, a prompt a line
+    lists.mkdir(exist_ok=True)
+    for name, vector in data["vectors"].items():
+        for side in ("plus", "minus"):
+            (lists / f"{name}_{side}.txt").write_text("\n".join(vector[side]) + "\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

@@ -179,7 +179,7 @@ fn sites_and_edits_that_make_no_sense_are_refused() {
             &["trace", "demo", "-p", "x", "--sites", sites, "-o", file],
             code,
             words,
-        )
+        );
     };
     trace("resid_pots.1", 2, &["resid_pots", "resid_post"]);
     trace("resid_post.99", 1, &["99", "layers"]);

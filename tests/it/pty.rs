@@ -150,9 +150,20 @@ fn a_session_from_prompt_to_quit() {
     terminal.press("j");
     terminal.wait("the cell in words", |t| t.contains("lens layer 6"));
     terminal.press("P");
-    terminal.wait("the parameters of a sweep", |t| t.contains("template"));
+    terminal.wait("the sweep with its control", |t| {
+        t.contains("patched") && t.contains(": letter")
+    });
+    // One layer, through the form; then ablate the neuron under the cursor.
+    terminal.press("p");
+    terminal.wait("the parameters", |t| t.contains("template"));
     terminal.press("\r");
-    terminal.wait("the sweep with its control", |t| t.contains("unpatched"));
+    terminal.wait("one row", |t| t.contains("‖h‖"));
+    terminal.press("F");
+    terminal.wait("the neurons", |t| t.contains("promotes"));
+    terminal.press("x");
+    terminal.wait("the ablation in the edits", |t| t.contains("zero:"));
+    terminal.press("u");
+    terminal.wait("it undone", |t| !t.contains("zero:"));
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
@@ -165,9 +176,7 @@ fn a_vector_toggled_while_the_model_writes() {
     terminal.press("iOnce upon a time there was a fox named Ben. It was a\r");
     terminal.press("1");
     terminal.wait("the text", |t| t.contains("Once upon a time"));
-    terminal.wait("the edit to be on", |t| {
-        t.contains("1 ON") || t.contains("edits 1")
-    });
+    terminal.wait("the edit to be on", |t| t.contains("1 EDIT ON"));
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
