@@ -12,6 +12,7 @@ use crate::lab::run::Run;
 use crate::lab::writer::{Needs, Step, tolerance};
 use crate::model::Card;
 use crate::model::site::Site;
+use candle_core::Tensor;
 
 /// The instrument.
 pub struct Lens;
@@ -98,43 +99,42 @@ impl Instrument for Lens {
                 cells[i].push(cell(bench, read, layer, first + i));
             }
         }
-        let check = self.check(bench, last)?;
+        let check = self.check(run, last, bench)?;
         Ok(self.figure(
             bench,
             run,
             arguments,
             (first..total).collect(),
             cells,
-            Some(check),
+            check,
         ))
     }
 }
 
 impl Lens {
-    /// The last lens row against the model's own read-out of the last position.
-    fn check(&self, bench: &Bench, last: &candle_core::Tensor) -> Result<Check> {
-        let rows = last.dim(0)?;
-        let row = last.narrow(0, rows - 1, 1)?.contiguous()?;
-        let (own, lens) = bench.model.transformer.read_out(
-            &row.unsqueeze(0)?,
-            Some(&row),
-            &mut crate::model::tap::NoTap,
-        )?;
-        let lens = lens
-            .map(|l| l.flatten_all()?.to_vec1::<f32>())
-            .transpose()?
-            .unwrap_or_default();
-        let error = own
+    /// The last lens row against the model's own logits, from a pass of their own; none where an edit acts
+    /// after the last block, which the lens does not see.
+    fn check(&self, run: &Run, last: &Tensor, bench: &mut Bench) -> Result<Option<Check>> {
+        if run.schedule.acts_at(Site::FinalNorm) {
+            return Ok(None);
+        }
+        let row = last.narrow(0, last.dim(0)? - 1, 1)?.contiguous()?;
+        let lens = bench
+            .model
+            .transformer
+            .unembed(&row)?
             .flatten_all()?
-            .to_vec1::<f32>()?
+            .to_vec1::<f32>()?;
+        let own = bench.last_logits(run)?;
+        let error = own
             .iter()
             .zip(&lens)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
-        Ok(Check {
+        Ok(Some(Check {
             error,
             tolerance: tolerance(bench.model.transformer.dtype()),
-        })
+        }))
     }
 
     fn figure(

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::load::Options;
 use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span};
+use crate::model::tap::{Phase, Span, Tap};
 use crate::text;
 
 /// Bytes of recordings that are kept.
@@ -155,16 +155,9 @@ impl Bench {
         Ok(recording)
     }
 
-    /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
-    pub fn log_probs(
-        &self,
-        run: &Run,
-        program: &mut Program,
-        window: usize,
-    ) -> Result<Vec<Vec<f32>>> {
-        let tokens = self.model.tokens(&run.tokens)?;
+    /// The model's own logits after the last `rows` positions of a run: `[rows, vocab]`, f32.
+    fn last_rows(&self, run: &Run, program: &mut Program, rows: usize) -> Result<Tensor> {
         let length = run.tokens.len();
-        let rows = window.min(length);
         let mut tap = RunTap::new(program, &[], &[], Keep::All, &self.cancel);
         let span = Span {
             start: 0,
@@ -172,16 +165,38 @@ impl Bench {
             prompt: run.prompt,
             phase: Phase::Prefill,
         };
-        let x = self
-            .model
-            .transformer
-            .trunk(&tokens, span, None, &mut tap)?;
-        let (logits, _) = self.model.transformer.read_out(
-            &x.narrow(1, length - rows, rows)?.contiguous()?,
-            None,
-            &mut tap,
-        )?;
-        let mut rows = logits.squeeze(0)?.to_vec2::<f32>()?;
+        let tokens = self.model.tokens(&run.tokens)?;
+        let transformer = &self.model.transformer;
+        let x = transformer.trunk(&tokens, span, None, &mut tap)?;
+        let x = x.narrow(1, length - rows, rows)?.contiguous()?;
+        // Edits after the last block see these positions and no others.
+        tap.begin(Span {
+            start: length - rows,
+            len: rows,
+            ..span
+        });
+        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+        Ok(logits.squeeze(0)?)
+    }
+
+    /// The model's own logits after the last position of a run: `[vocab]`.
+    pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
+        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        Ok(self
+            .last_rows(run, &mut program, 1)?
+            .flatten_all()?
+            .to_vec1()?)
+    }
+
+    /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
+    pub fn log_probs(
+        &self,
+        run: &Run,
+        program: &mut Program,
+        window: usize,
+    ) -> Result<Vec<Vec<f32>>> {
+        let rows = window.min(run.tokens.len());
+        let mut rows = self.last_rows(run, program, rows)?.to_vec2::<f32>()?;
         rows.par_iter_mut().for_each(|row| log_softmax(row));
         Ok(rows)
     }

@@ -428,6 +428,14 @@ impl Schedule {
         !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
     }
 
+    /// Whether any active edit acts at a site.
+    pub fn acts_at(&self, site: Site) -> bool {
+        let edits = self.stages.iter().flat_map(|s| &s.edits);
+        edits
+            .filter(|e| e.active())
+            .any(|e| e.place != Place::Writes && e.place.site() == site)
+    }
+
     /// The edits now in force.
     pub fn latest(&self) -> &[Edit] {
         self.stages.last().map_or(&[], |s| &s.edits)

@@ -14,7 +14,7 @@ use super::figure::Check;
 use super::receipt::Receipt;
 use super::run::{Keep, Run, RunTap};
 use super::sample::{Sampling, kl, log_softmax, rank};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span};
@@ -196,11 +196,12 @@ impl Writer {
                 .unembed
                 .iter()
                 .map(|a| {
-                    tap.recorded
-                        .get(a)
-                        .map_or_else(|| Ok(x.clone()), |t| Ok(t.clone()))
+                    let row = tap.recorded.get(a).ok_or_else(|| Error::Refused {
+                        address: a.to_string(),
+                        why: "it was not visited by this pass. Unembed a residual site.".into(),
+                    })?;
+                    Ok(row.flatten_all()?)
                 })
-                .map(|t: Result<Tensor>| Ok(t?.flatten_all()?))
                 .collect::<Result<Vec<_>>>()?;
             let lens = if lens.is_empty() {
                 None

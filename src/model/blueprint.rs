@@ -96,7 +96,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// How many parameters a model of this shape has, biases and norms included only where they dominate nothing.
+    /// How many weights the matrices and tables of this shape have; biases and norms are left out.
     pub fn parameters(&self) -> usize {
         let attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
         let mlp = self.d_model * self.d_mlp * if self.mlp == MlpKind::Gated { 3 } else { 2 };

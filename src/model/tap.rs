@@ -46,7 +46,7 @@ impl Span {
 ///
 /// Tensors carry a batch dimension in front of the shapes of [`super::site::SITES`]:
 /// `[batch, tokens, ..]`, and `[batch, heads, tokens, positions]` for scores and probabilities.
-pub trait Tap {
+pub trait Tap: Send {
     /// Announces which positions the next visits cover.
     fn begin(&mut self, _span: Span) {}
     /// Sees, and may replace, the value at an address.

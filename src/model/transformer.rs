@@ -130,6 +130,26 @@ impl Transformer {
         &self,
         tokens: &Tensor,
         span: Span,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        self.inside(|| self.pass(tokens, span, cache, tap))
+    }
+
+    /// Runs work where its many short parallel loops need no waking: on a worker of the thread pool. On a small
+    /// model this is most of the time of a token.
+    fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if self.device.is_cpu() {
+            rayon::scope(|_| work())
+        } else {
+            work()
+        }
+    }
+
+    fn pass(
+        &self,
+        tokens: &Tensor,
+        span: Span,
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
@@ -199,6 +219,15 @@ impl Transformer {
         lens: Option<&Tensor>,
         tap: &mut dyn Tap,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        self.inside(|| self.logits(x, lens, tap))
+    }
+
+    fn logits(
+        &self,
+        x: &Tensor,
+        lens: Option<&Tensor>,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (batch, rows, width) = x.dims3()?;
         let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
         let own = batch * rows;
@@ -225,6 +254,10 @@ impl Transformer {
 
     /// Final norm (statistics of each row itself) and unembedding: `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        self.inside(|| self.raw_logits(rows))
+    }
+
+    fn raw_logits(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(self
             .head
             .forward(&self.norm.forward(rows, false)?)?

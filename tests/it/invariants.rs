@@ -1017,6 +1017,25 @@ fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
 }
 
 #[test]
+fn an_edit_after_the_last_block_acts_at_its_own_position() {
+    for mut bench in every_family() {
+        let run = edited(prompt(70), &["zero:0,1,2@final_norm:69"]);
+        let plain = bench.last_logits(&run.unedited()).unwrap();
+        assert_ne!(bench.last_logits(&run).unwrap(), plain);
+        let elsewhere = edited(prompt(70), &["zero:0,1,2@final_norm:0"]);
+        assert_eq!(bench.last_logits(&elsewhere).unwrap(), plain);
+        let lens = instrument("lens").unwrap();
+        let figure = lens
+            .observe(&run, &Arguments::default(), &mut bench)
+            .unwrap();
+        assert_eq!(
+            figure.check, None,
+            "the lens does not see past the last block, and says nothing"
+        );
+    }
+}
+
+#[test]
 fn nulls_have_equal_size_and_other_units() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
