@@ -346,6 +346,11 @@ fn edit(app: &mut App, text: &str) -> Outcome {
 fn operation(app: &mut App, _: &str) -> Outcome {
     let index = app.edits.selected;
     let home = app.edits.current().and_then(|e| app.home_of(&e.direction));
+    let known = app
+        .edits
+        .current()
+        .and_then(|e| app.directions.iter().find(|d| d.name == e.direction));
+    let strength = known.map_or(1.0, |d| d.strength);
     Ok(app.edit(|edits| {
         let Some(edit) = edits.get_mut(index) else {
             return;
@@ -354,7 +359,7 @@ fn operation(app: &mut App, _: &str) -> Outcome {
             Op::Add => (Op::ProjectOut, Place::Writes, 1.0),
             Op::ProjectOut => (Op::AddUnitNorm, home.unwrap_or(Place::Writes), 0.5),
             Op::AddUnitNorm | Op::Zero | Op::Mean | Op::Scale | Op::Set => {
-                (Op::Add, home.unwrap_or(edit.place.clone()), 1.0)
+                (Op::Add, home.unwrap_or(edit.place.clone()), strength)
             }
         };
     }))
