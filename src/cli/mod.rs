@@ -1,4 +1,4 @@
-//! The command line: the same nouns as the screen, for scripts and pipes (the contract of design 5).
+//! The command line: the same nouns as the screen, for scripts and pipes.
 //!
 //! Invariants: results go to standard output and everything else to standard error; a closed pipe is success; every
 //! instrument has a subcommand without anybody having written one.

@@ -35,7 +35,7 @@ pub enum Prompt {
     Ids(Vec<u32>),
 }
 
-/// What a change of edits means for what was already computed (design 4).
+/// What a change of edits means for what was already computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Keep the cache: the change holds from the next position on.
@@ -99,7 +99,7 @@ pub enum Request {
     Observe(Question),
     /// Write the same prompt without edits, same seed and length; answered by `Baseline`.
     Baseline,
-    /// Make a direction by difference of means from two prompt lists (methods.md M2.1-2).
+    /// Make a direction by difference of means from two prompt lists.
     Direction {
         /// The name it gets in edits.
         name: String,

@@ -2,7 +2,7 @@
 //!
 //! Reads `resid_post` at every layer, applies the final norm (statistics of that very row) and the unembedding,
 //! and keeps the strongest tokens. The last row is the model itself; the figure checks that against the model's
-//! own logits. Source: nostalgebraist 2020; Kao et al. 2001.09309; methods.md M9.
+//! own logits. Source: nostalgebraist 2020; Kao et al. 2001.09309.
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::Result;

@@ -1,8 +1,8 @@
 //! Neurons that mattered: activations ranked, with what each one's value vector promotes and suppresses.
 //!
 //! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on the favoured
-//! token's logit, `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (methods.md
-//! M1, M8, M10). The direct effect ignores what later layers do with the write; soft-caps are left out.
+//! token's logit, `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position
+//! (direct logit attribution). The direct effect ignores what later layers do with the write; soft-caps are left out.
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::Result;

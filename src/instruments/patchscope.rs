@@ -1,7 +1,7 @@
 //! Patchscopes: what does a hidden state mean when another prompt reads it?
 //!
 //! Takes `resid_post.L[i]` of the run, overwrites `resid_post.L*[slot]` of a target prompt once, while that prompt
-//! is read, and lets the model go on greedily (Ghandeharioun et al. 2024, 2401.06102, section 3; methods.md M12).
+//! is read, and lets the model go on greedily (Ghandeharioun et al. 2024, 2401.06102, section 3).
 //! The unpatched target stands beside every row: few-shot targets say something by themselves.
 
 use super::{Arguments, Instrument, Kind, Parameter};
@@ -28,7 +28,7 @@ pub struct Template {
     pub about: &'static str,
 }
 
-/// Target prompts (methods.md M12; the last three are in the words of the demo's world).
+/// Target prompts (the first ones are the paper's; the last three are in the words of the demo's world).
 pub const TEMPLATES: &[Template] = &[
     Template {
         name: "description",

@@ -1,6 +1,6 @@
 //! Edits at work: from lines of text to operations on tensors, with a tally of what they did.
 //!
-//! Formulas are those of methods.md 2.7. Invariants: a neutral edit is never applied; values at positions or
+//! Formulas are those of [`Op`](super::edit::Op). Invariants: a neutral edit is never applied; values at positions or
 //! units outside an edit keep their bits; tallies are read back after the pass, never inside it.
 //! To add an operation, add an arm in [`Program::compile`] and in `Change::on`.
 
@@ -262,7 +262,7 @@ impl Change {
             } => {
                 let moved =
                     (&wide + (target.broadcast_as(wide.shape())?.sub(&wide)? * *strength)?)?;
-                // At full strength the target itself, not a rounding of it (methods.md I19).
+                // At full strength the target itself, not a rounding of it.
                 #[allow(clippy::float_cmp)] // exactly full strength
                 let moved = if *strength == 1.0 {
                     target.broadcast_as(wide.shape())?.contiguous()?

@@ -383,7 +383,7 @@ impl Bench {
     }
 
     /// A direction by difference of means of `resid_pre` at the last prompt token (Arditi et al. 2024,
-    /// 2406.11717; methods.md M2.1-2), for the given layers; means in f64.
+    /// 2406.11717), for the given layers; means in f64.
     pub fn difference_of_means(
         &mut self,
         plus: &[String],

@@ -227,7 +227,7 @@ pub fn norm(v: &[f32]) -> f32 {
         .sqrt() as f32
 }
 
-/// `v / (‖v‖ + 1e-8)`, as the refusal code normalises (peers.md 4.5).
+/// `v / (‖v‖ + 1e-8)`, as the refusal code normalises (Arditi et al. 2024).
 pub fn unit(v: &[f32]) -> Vec<f32> {
     let length = norm(v) + 1e-8;
     v.iter().map(|x| x / length).collect()

@@ -14,7 +14,7 @@ use crate::model::Fingerprint;
 use crate::model::site::{Address, Axis, SITES, Site, check_layer, site_named};
 use crate::model::tap::Phase;
 
-/// What an edit does to the value at its address; formulas are those of methods.md 2.7.
+/// What an edit does to the value at its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// `x + c·v`, the direction as it is.
@@ -117,7 +117,7 @@ pub enum Place {
     Layers(Site, u16, u16),
     /// A site at every layer.
     Every(Site),
-    /// Every block input, attention write and MLP write (methods.md M2.3).
+    /// Every block input, attention write and MLP write (Arditi et al. 2024).
     Writes,
 }
 

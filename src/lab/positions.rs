@@ -1,4 +1,4 @@
-//! Position rules: which token positions an edit applies to (methods.md 2.5).
+//! Position rules: which token positions an edit applies to.
 //!
 //! Invariant: printing and parsing are inverse; a rule resolves against a run's tokens, never against text.
 //! To add a rule, add a variant, its spelling in both directions, and its arm in [`Positions::covers`].

@@ -18,7 +18,7 @@ pub struct Receipt {
     /// Mean over positions of KL(unedited ‖ this edit alone), nats, on the same tokens; none until measured.
     pub kl: Option<f32>,
     /// The same KL for a null of equal size: a random direction of equal norm, or random units of the same
-    /// layer (methods.md 2.10); none until measured.
+    /// layer; none until measured.
     pub null: Option<f32>,
     /// A caution: where means came from, a capped strength.
     pub note: String,

@@ -67,7 +67,7 @@ pub fn log_softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|z| *z -= shift);
 }
 
-/// How many values are strictly greater than that of `token` (methods.md 2.9).
+/// How many values are strictly greater than that of `token`.
 pub fn rank(values: &[f32], token: u32) -> u32 {
     let own = values
         .get(token as usize)

@@ -1,4 +1,4 @@
-//! Value cards: what a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680; methods.md M10).
+//! Value cards: what a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680).
 //!
 //! The value vector of neuron i is column i of the MLP's down projection; it is read through the final norm's
 //! gain and the unembedding, without statistics (centred first where the norm centres).

@@ -1,6 +1,6 @@
 //! Attention: queries, keys and values, rotation, masked scores, probabilities, the write.
 //!
-//! Invariant: the same kernels run whether or not anybody looks, so recording changes no bit (methods.md I26);
+//! Invariant: the same kernels run whether or not anybody looks, so recording changes no bit;
 //! each query head reads key-value head `h / (heads / kv_heads)`. Masks come from the pass, not from the layer.
 
 use candle_core::{D, DType, Tensor};

@@ -1,6 +1,6 @@
 //! The MLP of a block, with its neurons as a site.
 //!
-//! Invariant: `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias` (methods.md I5).
+//! Invariant: `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias`.
 //! To add a kind, add an arm in [`Mlp::forward`]; to add an activation, an arm in [`activate`].
 
 use candle_core::Tensor;

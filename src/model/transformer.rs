@@ -211,7 +211,7 @@ impl Transformer {
     /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32.
     ///
     /// `lens` rows `[n, d_model]` ride along in the same product, so the unembedding is read once; their
-    /// norm is recomputed from each row (methods.md 2.4.1) and no edit touches them. They come back as
+    /// norm is recomputed from each row and no edit touches them. They come back as
     /// `[n, vocab]`, f32.
     pub fn read_out(
         &self,

@@ -1,4 +1,4 @@
-//! The arrows point one way: `ui, cli -> app -> engine -> instruments -> lab -> model` (design 1), held by reading
+//! The arrows point one way: `ui, cli -> app -> engine -> instruments -> lab -> model`, held by reading
 //! the source. Leaves that everybody may use: error, text.
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The identities of methods.md 6 on a tiny random model of every family. The number in a test's name is its
-//! row there; each was seen to fail under the mutation the row names.
+//! The identities that hold for any weights, on a tiny random model of every family. The number in a test's name is that
+//! of its identity; `tests/mutations.py` plants a fault for each and says which test notices.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use lmscope::error::Result;
