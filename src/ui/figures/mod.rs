@@ -14,39 +14,8 @@ use ratatui::layout::{Position, Rect};
 use crate::lab::figure::{Anchor, Body, Figure};
 use crate::ui::theme::Theme;
 
+pub use crate::app::Density;
 pub use crate::export::number::{compact, significant};
-
-/// How much a grid cell says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Density {
-    /// Token and number.
-    #[default]
-    Full,
-    /// Token; its colour is the number.
-    Token,
-    /// Colour alone, two rows to a line.
-    Colour,
-}
-
-impl Density {
-    /// One step towards more text.
-    #[must_use]
-    pub fn more(self) -> Self {
-        match self {
-            Self::Colour => Self::Token,
-            Self::Token | Self::Full => Self::Full,
-        }
-    }
-
-    /// One step towards more cells.
-    #[must_use]
-    pub fn less(self) -> Self {
-        match self {
-            Self::Full => Self::Token,
-            Self::Token | Self::Colour => Self::Colour,
-        }
-    }
-}
 
 /// How a figure is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use super::{Canvas, fold};
 use crate::app::cursor;
 use crate::app::layout::Pane;
-use crate::app::{Density, Shown};
+use crate::app::Shown;
 use crate::engine::Slot;
 use crate::instruments::instrument;
 use crate::ui::figures::{self, View};
@@ -45,11 +45,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let view = View {
         cursor: anchor.or(Some(app.cursor.anchor())),
         focused: app.focus == pane && app.overlay.is_none(),
-        density: match app.density {
-            Density::Full => figures::Density::Full,
-            Density::Token => figures::Density::Token,
-            Density::Colour => figures::Density::Colour,
-        },
+        density: app.density,
         stale: shown.stale.is_some(),
         flip: app.flip,
         first_column: canvas
