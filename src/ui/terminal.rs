@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::cursor::{Hide, Show};
-use crossterm::event::{
-    DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
-};
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
 use crossterm::style::Print;
 use crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
@@ -84,7 +82,6 @@ pub struct Terminal {
     pub counters: Arc<Counters>,
     /// Whether the screen is ours; shared with the panic hook.
     ours: Arc<AtomicBool>,
-    mouse: bool,
     /// Whether frames are wrapped in synchronized updates; off for the few terminals that mishandle them.
     pub synchronized: bool,
 }
@@ -120,7 +117,6 @@ impl Terminal {
             inner,
             counters,
             ours,
-            mouse: false,
             synchronized: true,
         };
         terminal.take().map_err(on_terminal)?;
@@ -133,9 +129,6 @@ impl Terminal {
         crossterm::terminal::enable_raw_mode()?;
         let out = self.inner.backend_mut();
         enter_sequences(out)?;
-        if self.mouse {
-            queue!(out, EnableMouseCapture)?;
-        }
         out.flush()
     }
 
@@ -154,45 +147,12 @@ impl Terminal {
         Ok(())
     }
 
-    /// Forgets what is on the screen, so that the next frame writes all of it.
-    pub fn clear(&mut self) -> Result<()> {
-        self.inner.clear().map_err(on_terminal)
-    }
-
     /// The size in columns and rows.
     pub fn size(&self) -> Result<(u16, u16)> {
         self.inner
             .size()
             .map(|size| (size.width, size.height))
             .map_err(on_terminal)
-    }
-
-    /// Whether mouse events come to us. They take away the terminal's own selection.
-    pub fn mouse(&mut self, on: bool) -> Result<()> {
-        self.mouse = on;
-        let out = self.inner.backend_mut();
-        let switched = if on {
-            queue!(out, EnableMouseCapture)
-        } else {
-            queue!(out, DisableMouseCapture)
-        };
-        switched.and_then(|()| out.flush()).map_err(on_terminal)
-    }
-
-    /// Runs something that needs the terminal for itself, an editor for example.
-    pub fn lend<T>(&mut self, run: impl FnOnce() -> T) -> Result<T> {
-        self.leave();
-        let result = run();
-        self.take().map_err(on_terminal)?;
-        self.clear()?;
-        Ok(result)
-    }
-
-    /// Stops the process as Ctrl-Z would, and takes the screen again when it goes on.
-    pub fn suspend(&mut self) -> Result<()> {
-        // The whole group, as the terminal driver does it, so that a wrapper such as `cargo run` stops too.
-        self.lend(|| rustix::process::kill_current_process_group(rustix::process::Signal::TSTP))?
-            .map_err(|error| on_terminal(error.into()))
     }
 
     /// Sends text to the terminal's clipboard (OSC 52), which works over SSH and cannot be confirmed.
@@ -296,7 +256,6 @@ fn enter_sequences(out: &mut impl Write) -> io::Result<()> {
 fn leave_sequences(out: &mut impl Write) {
     let _ = queue!(out, EndSynchronizedUpdate);
     let _ = queue!(out, Show);
-    let _ = queue!(out, DisableMouseCapture);
     let _ = queue!(out, DisableBracketedPaste);
     let _ = queue!(out, LeaveAlternateScreen);
     let _ = queue!(out, Print(POP_TITLE));
@@ -468,9 +427,7 @@ mod tests {
             assert!(entered.contains(&format!("\x1b[{mode}h")), "{mode} on");
             assert!(left.contains(&format!("\x1b[{mode}l")), "{mode} off");
         }
-        for off in ["?1000", "?1006", "?2026"] {
-            assert!(left.contains(&format!("\x1b[{off}l")), "{off} off");
-        }
+        assert!(left.contains("\x1b[?2026l"), "no frame is left open");
         assert!(
             entered.contains("\x1b[?25l") && left.contains("\x1b[?25h"),
             "the cursor"

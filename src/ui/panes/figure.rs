@@ -6,9 +6,9 @@
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold};
+use crate::app::Shown;
 use crate::app::cursor;
 use crate::app::layout::Pane;
-use crate::app::Shown;
 use crate::engine::Slot;
 use crate::instruments::instrument;
 use crate::ui::figures::{self, View};
