@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use lmscope::cli;
 
 fn main() -> ExitCode {
+    cli::threads::settle();
     match cli::command().try_get_matches() {
         Ok(matches) => cli::conclude(&cli::run(&matches)),
         Err(usage) => {

@@ -19,6 +19,7 @@ pub mod models;
 pub mod output;
 pub mod screen;
 pub mod sketch;
+pub mod threads;
 pub mod trace;
 
 use std::process::ExitCode;

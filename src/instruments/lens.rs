@@ -60,16 +60,14 @@ impl Instrument for Lens {
         let keep = arguments.count(self, "top")?;
         let known = bench.model.known_tokens();
         let position = step.choice.position;
-        let residual = |layer: usize| {
-            step.unembedded
-                .iter()
-                .find(|(a, _)| *a == Site::ResidPost.at(layer))
-        };
-        let cells: Vec<Cell> = (0..bench.model.card.layers)
-            .filter_map(|layer| {
-                residual(layer).map(|(_, row)| {
-                    cell(bench, &reading(row.clone(), known, keep), layer, position)
-                })
+        // One after the other: waking a second thread costs more than a vocabulary of exponentials.
+        let cells = step
+            .unembedded
+            .iter()
+            .filter(|(at, _)| at.site == Site::ResidPost)
+            .map(|(at, row)| {
+                let read = reading(row, known, keep);
+                cell(bench, &read, usize::from(at.layer), position)
             })
             .collect();
         Ok(self.figure(

@@ -163,7 +163,7 @@ impl Neurons {
         let count = arguments.count(self, "count")?;
         let only = arguments.layer(self, "layer", bench.model.card.layers)?;
         let by_effect = arguments.text(self, "rank") == "effect";
-        let scale = inverse_scale(bench, &sight.last)?;
+        let scale = bench.model.transformer.norm.inverse_scale_of(&sight.last);
         let target = head_row(bench, sight.favoured)?;
         let norms = bench.cards.norms(&bench.model)?.to_vec();
         let shown = |layer: usize| only.is_none_or(|l| l == layer);
@@ -261,13 +261,6 @@ impl Neurons {
             provenance: bench.provenance(run, arguments.provenance(self)),
         }
     }
-}
-
-/// The final norm's `1 / scale` of one row.
-fn inverse_scale(bench: &Bench, last: &[f32]) -> Result<f32> {
-    let norm = &bench.model.transformer.norm;
-    let row = Tensor::new(last, norm.gain.device())?;
-    Ok(norm.inverse_scale(&row)?.flatten_all()?.to_vec1::<f32>()?[0])
 }
 
 /// A token's row of the unembedding, f32.

@@ -4,8 +4,8 @@
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use super::edit::Schedule;
 use super::figure::Provenance;
 use super::receipt::Receipt;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
-use super::sample::{kl, log_softmax, top};
+use super::sample::{kl, log_softmax, log_sum_exp, top};
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -54,12 +54,16 @@ pub struct Bench {
     /// Value cards.
     pub cards: ValueCards,
     kept: Vec<(u64, Arc<Recording>)>,
+    /// Tokens as safe visible text, filled as they are asked for.
+    spelled: Vec<OnceLock<String>>,
 }
 
 impl Bench {
     /// A bench for a model, with the directions that belong to it.
     pub fn new(model: Model) -> Self {
+        let spelled = (0..model.card.vocab).map(|_| OnceLock::new()).collect();
         Self {
+            spelled,
             model,
             directions: HashMap::new(),
             cancel: Arc::new(AtomicBool::new(false)),
@@ -317,7 +321,7 @@ impl Bench {
                 .transformer
                 .unembed(&rows.narrow(0, start, size)?)?
                 .to_vec2::<f32>()?;
-            out.par_extend(logits.into_par_iter().map(|row| reading(row, known, k)));
+            out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
             start += size;
         }
         Ok(out)
@@ -356,7 +360,7 @@ impl Bench {
             let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
             let mut next = Vec::with_capacity(rows);
             for ((written, first), row) in out.iter_mut().zip(logits) {
-                let best = reading(row, model.known_tokens(), 1).top[0];
+                let best = reading(&row, model.known_tokens(), 1).top[0];
                 if step == 0 {
                     *first = best.1;
                 }
@@ -446,7 +450,9 @@ impl Bench {
 
     /// A token alone, as safe visible text.
     pub fn visible(&self, id: u32) -> String {
-        text::visible(&self.model.bytes(id))
+        let spell = || text::visible(&self.model.bytes(id));
+        let held = self.spelled.get(id as usize);
+        held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
     }
 
     /// What a figure of this run was measured on.
@@ -467,14 +473,12 @@ impl Bench {
 }
 
 /// Softmax statistics and the strongest tokens of one row of logits.
-pub fn reading(row: Vec<f32>, known: usize, k: usize) -> Reading {
-    let best = top(&row, known, k);
-    let mut logs = row;
-    log_softmax(&mut logs);
+pub fn reading(row: &[f32], known: usize, k: usize) -> Reading {
+    let total = log_sum_exp(row);
     Reading {
-        top: best
+        top: top(row, known, k)
             .into_iter()
-            .map(|(id, _)| (id, logs[id as usize].exp()))
+            .map(|(id, z)| (id, (z - total).exp()))
             .collect(),
     }
 }

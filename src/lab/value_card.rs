@@ -69,32 +69,9 @@ impl ValueCards {
         if missing.is_empty() {
             return Ok(());
         }
-        let columns: Vec<Tensor> = missing
-            .iter()
-            .map(|(l, i)| {
-                model.transformer.blocks[usize::from(*l)]
-                    .mlp
-                    .down
-                    .column(*i as usize)
-            })
-            .collect::<Result<_>>()?;
-        let mut values = Tensor::stack(&columns, 0)?;
-        if model.transformer.norm.kind == NormKind::Layer {
-            values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
-        }
-        let gained = values.broadcast_mul(&model.transformer.norm.gain)?;
-        let logits = model
-            .transformer
-            .head
-            .product(&gained.to_dtype(model.transformer.dtype())?)?
-            .to_dtype(DType::F32)?
-            .to_vec2::<f32>()?;
+        let (gained, logits) = model.transformer.inside(|| read(model, &missing))?;
         let known = model.known_tokens();
-        for ((key, gained), mut logits) in missing
-            .into_iter()
-            .zip(gained.to_vec2::<f32>()?)
-            .zip(logits)
-        {
+        for ((key, gained), mut logits) in missing.into_iter().zip(gained).zip(logits) {
             let promoted = top(&logits, known, SIDE);
             logits.iter_mut().for_each(|z| *z = -*z);
             let suppressed = top(&logits, known, SIDE)
@@ -117,4 +94,28 @@ impl ValueCards {
     pub fn get(&self, layer: u16, neuron: u32) -> Option<&ValueCard> {
         self.cards.get(&(layer, neuron))
     }
+}
+
+/// Rows read back.
+type Rows = Vec<Vec<f32>>;
+
+/// Value vectors through the final norm's gain, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
+fn read(model: &Model, neurons: &[(u16, u32)]) -> Result<(Rows, Rows)> {
+    let transformer = &model.transformer;
+    let column = |(l, i): &(u16, u32)| {
+        transformer.blocks[usize::from(*l)]
+            .mlp
+            .down
+            .column(*i as usize)
+    };
+    let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
+    let mut values = Tensor::stack(&columns, 0)?;
+    if transformer.norm.kind == NormKind::Layer {
+        values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
+    }
+    let gained = values.broadcast_mul(&transformer.norm.gain)?;
+    let logits = transformer
+        .head
+        .product(&gained.to_dtype(transformer.dtype())?)?;
+    Ok((gained.to_vec2()?, logits.to_dtype(DType::F32)?.to_vec2()?))
 }

@@ -75,6 +75,21 @@ impl Norm {
         Ok(out.to_dtype(dtype)?)
     }
 
+    /// `1 / rms(x)` or `1 / std(x)` of one row that has been read back; sums in f64.
+    pub fn inverse_scale_of(&self, row: &[f32]) -> f32 {
+        let count = row.len().max(1) as f64;
+        let mean = match self.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => row.iter().map(|v| f64::from(*v)).sum::<f64>() / count,
+        };
+        let square = row
+            .iter()
+            .map(|v| (f64::from(*v) - mean).powi(2))
+            .sum::<f64>()
+            / count;
+        (square + self.epsilon).sqrt().recip() as f32
+    }
+
     /// `1 / rms(x)` or `1 / std(x)`: `[.., d_model] -> [.., 1]`, f32.
     pub fn inverse_scale(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;

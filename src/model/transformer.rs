@@ -138,7 +138,7 @@ impl Transformer {
 
     /// Runs work where its many short parallel loops need no waking: on a worker of the thread pool. On a small
     /// model this is most of the time of a token.
-    fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
             rayon::scope(|_| work())
         } else {
