@@ -206,10 +206,10 @@ impl Instrument for Patchscope {
                 entries: vec![
                     Entry::Text(source.to_string()),
                     Entry::Text(fixed.unwrap_or(*source).to_string()),
-                    Entry::Number(*first),
-                    Entry::Number(length / replaced[i].max(f32::MIN_POSITIVE)),
                     Entry::Text(spoken(bench, ids)),
                     Entry::Text(unpatched.clone()),
+                    Entry::Number(*first),
+                    Entry::Number(length / replaced[i].max(f32::MIN_POSITIVE)),
                 ],
             });
         }
@@ -226,10 +226,10 @@ impl Instrument for Patchscope {
         let columns = [
             "layer",
             "into",
-            "p first",
-            "‖h‖ ratio",
             "patched",
             "unpatched",
+            "p first",
+            "‖h‖ ratio",
         ]
         .iter()
         .map(ToString::to_string)
