@@ -99,13 +99,7 @@ pub(super) fn write(figure: &Figure) -> String {
 }
 
 fn draw_grid(page: &mut Page, grid: &Grid) {
-    let titles = grid
-        .rows
-        .iter()
-        .map(|row| width(&row.label))
-        .max()
-        .unwrap_or(0)
-        .max(width(&grid.row_axis));
+    let titles = grid.title_width().max(width(&grid.row_axis));
     let left = (titles + 1) as f32 * CHAR;
     let cell = TOKEN as f32 * CHAR + 6.0;
     page.text(0.0, &grid.row_axis, "fill=\"#666666\"");
@@ -177,13 +171,7 @@ fn draw_table(page: &mut Page, table: &Table) {
     for one in &table.pages {
         page.text(0.0, &one.title, "font-weight=\"bold\"");
         page.y += LINE;
-        let count = one
-            .rows
-            .iter()
-            .map(|row| row.entries.len())
-            .max()
-            .unwrap_or(0)
-            .max(table.columns.len());
+        let count = table.columns_of(one);
         let mut x = 0.0;
         let top = page.y;
         for i in 0..count {

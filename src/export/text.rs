@@ -59,13 +59,7 @@ fn one_line(text: &str) -> String {
 
 /// One line a row, the first row at the bottom; a column as wide as its widest cell.
 fn write_grid(out: &mut String, grid: &Grid) {
-    let titles = grid
-        .rows
-        .iter()
-        .map(|row| width(&row.label))
-        .max()
-        .unwrap_or(0)
-        .max(width(&grid.row_axis));
+    let titles = grid.title_width().max(width(&grid.row_axis));
     let number = |cell: &Cell| spell(grid.scale, cell.value);
     let words = |cell: &Cell| clip(&cell.label, TOKEN);
     // (token columns, number columns, whole column)
@@ -161,13 +155,7 @@ fn write_table(out: &mut String, table: &Table) {
         if !page.title.is_empty() {
             push_line(out, &page.title);
         }
-        let count = page
-            .rows
-            .iter()
-            .map(|row| row.entries.len())
-            .max()
-            .unwrap_or(0)
-            .max(table.columns.len());
+        let count = table.columns_of(page);
         let column = |i: usize| page.rows.iter().filter_map(move |row| row.entries.get(i));
         let shape: Vec<(usize, bool)> = (0..count)
             .map(|i| {

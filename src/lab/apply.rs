@@ -14,7 +14,7 @@ use super::edit::{Edit, Op, Schedule};
 use super::receipt::Receipt;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::{Address, Axis, Site};
+use crate::model::site::{Address, Axis};
 use crate::model::tap::Span;
 
 /// What the compiler asks its caller: the vectors that edits name, and the means they need.
@@ -392,9 +392,4 @@ fn other_units(units: &[u32], count: usize, seed: u64) -> Vec<u32> {
     others.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
     others.truncate(units.len());
     others
-}
-
-/// Whether a site's values can be replaced by vectors of its width at one position.
-pub fn replaceable(site: Site) -> bool {
-    !matches!(site.spec().axis, Axis::Positions)
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::text::width;
 
 /// What a cell counts inside a layer and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,6 +187,21 @@ pub struct Table {
     pub columns: Vec<String>,
     /// Pages; a plain table has one.
     pub pages: Vec<Page>,
+}
+
+impl Grid {
+    /// Columns of the terminal that the widest row title takes.
+    pub fn title_width(&self) -> usize {
+        self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
+    }
+}
+
+impl Table {
+    /// How many columns a page needs: those of the table, or more where a row has more entries.
+    pub fn columns_of(&self, page: &Page) -> usize {
+        let longest = page.rows.iter().map(|row| row.entries.len()).max();
+        longest.unwrap_or(0).max(self.columns.len())
+    }
 }
 
 /// Lines of prose.

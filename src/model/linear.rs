@@ -111,17 +111,4 @@ impl Linear {
             Storage::Quantized(_) => None,
         }
     }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        match &self.storage {
-            Storage::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
-            Storage::Quantized(blocks) => match blocks.as_ref() {
-                QMatMul::QTensor(q) => q.storage_size_in_bytes(),
-                QMatMul::Tensor(t) | QMatMul::TensorF16(t) => {
-                    t.elem_count() * t.dtype().size_in_bytes()
-                }
-            },
-        }
-    }
 }

@@ -23,7 +23,7 @@ pub mod weights;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use blueprint::{MlpKind, Positions};
+use blueprint::MlpKind;
 use cache::Cache;
 use families::Family;
 use site::{Address, Site};
@@ -240,11 +240,6 @@ impl Model {
         self.tokenizer
             .as_ref()
             .map_or(self.card.vocab, |t| t.vocab_size().min(self.card.vocab))
-    }
-
-    /// Whether positions are learned, for those who list what a family adds to the embedding.
-    pub fn has_learned_positions(&self) -> bool {
-        matches!(self.transformer.blueprint.positions, Positions::Learned)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: the fused and the plain path compute the same function; the plain one carries gradients
 //! (candle's fused kernels end the graph silently). To add a kind, add an arm in [`Norm::forward`].
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::blueprint::NormKind;
 use super::weights::Weights;
@@ -102,19 +102,5 @@ impl Norm {
                 .sqrt()?
                 .recip()?,
         )
-    }
-
-    /// A norm that does nothing but normalise, for tests and random models.
-    pub fn unit(kind: NormKind, epsilon: f64, width: usize, device: &Device) -> Result<Self> {
-        let gain = Tensor::ones(width, DType::F32, device)?;
-        let bias = (kind == NormKind::Layer)
-            .then(|| Tensor::zeros(width, DType::F32, device))
-            .transpose()?;
-        Ok(Self {
-            kind,
-            gain,
-            bias,
-            epsilon,
-        })
     }
 }

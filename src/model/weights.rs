@@ -3,7 +3,6 @@
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
@@ -146,11 +145,6 @@ impl Weights {
         }
     }
 
-    /// Whether a tensor is there.
-    pub fn has(&self, name: &str) -> bool {
-        self.exists(&format!("{}{name}", self.prefix))
-    }
-
     /// A tensor in the compute dtype.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.read(name, shape, self.precision.compute())
@@ -246,31 +240,6 @@ impl Weights {
             Precision::Q8 if weight.dim(1)? % 32 == 0 => Linear::quantized(&weight, bias),
             Precision::Q8 | Precision::Dense(_) => Linear::dense(weight, bias),
         }
-    }
-
-    /// The dtype most tensors of the checkpoint have, as it names it.
-    pub fn stored_dtype(&self) -> DType {
-        let mut counts: HashMap<&'static str, (usize, DType)> = HashMap::new();
-        let mut count = |dtype: Option<DType>, size: usize| {
-            if let Some(dtype) = dtype {
-                counts.entry(dtype.as_str()).or_insert((0, dtype)).0 += size;
-            }
-        };
-        match &self.source {
-            Source::Mapped(m) => m
-                .tensors()
-                .iter()
-                .for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
-            Source::Embedded(s) => s
-                .tensors()
-                .iter()
-                .for_each(|(_, view)| count(view.dtype().try_into().ok(), view.data().len())),
-            Source::Random(_) => {}
-        }
-        counts
-            .into_values()
-            .max_by_key(|(size, _)| *size)
-            .map_or(DType::F32, |(_, dtype)| dtype)
     }
 
     /// A fingerprint of names, shapes and samples of the data: equal files agree, other models differ.

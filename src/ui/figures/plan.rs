@@ -7,7 +7,6 @@ use ratatui::layout::Rect;
 
 use super::{Density, View, covers};
 use crate::lab::figure::{Grid, Header, Scale};
-use crate::text::width;
 use crate::ui::theme::Theme;
 
 /// Columns of a token in a cell, at least and at most.
@@ -96,13 +95,7 @@ impl Plan {
         let cell = if dense { 2 } else { 1 + shade + least + number };
         let stack = if dense && theme.paints() { 2 } else { 1 };
 
-        let titles = grid
-            .rows
-            .iter()
-            .map(|row| width(&row.label))
-            .max()
-            .unwrap_or(0)
-            .min(LABEL);
+        let titles = grid.title_width().min(LABEL);
         // Titles go when there would be more title than cell.
         let label = if titles + 1 + cell < wide {
             titles + 1

@@ -176,13 +176,7 @@ struct Column {
 
 /// Measures the columns and keeps those that fit, from the left; the last may be cut.
 fn columns(table: &Table, page: &Page, room: usize) -> Vec<Column> {
-    let count = page
-        .rows
-        .iter()
-        .map(|row| row.entries.len())
-        .max()
-        .unwrap_or(0)
-        .max(table.columns.len());
+    let count = table.columns_of(page);
     let mut out: Vec<Column> = (0..count)
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
