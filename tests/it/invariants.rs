@@ -648,9 +648,11 @@ fn a_patch_fires_once_and_only_in_its_row() {
             .continue_patched(&tokens, 3, std::slice::from_ref(&patch), 4)
             .unwrap();
         let plain = bench.continue_patched(&tokens, 3, &[], 4).unwrap();
-        assert_eq!(both[0], plain[0]);
-        assert_eq!(both[2], plain[2]);
-        assert_ne!(both[1].1, plain[1].1);
+        // Rows that visit one expert are multiplied together, so the last bits may move.
+        let close = |row: usize| (both[row].1 - plain[row].1).abs() < 1e-6;
+        assert!(both[0].0 == plain[0].0 && close(0));
+        assert!(both[2].0 == plain[2].0 && close(2));
+        assert!(!close(1));
         let mut idle = Program::default();
         let patches = [Patch { row: None, ..patch }];
         let mut tap = RunTap::new(&mut idle, &patches, &[], Keep::All, &bench.cancel);
@@ -946,7 +948,8 @@ fn an_edit_that_does_not_fit_is_refused_with_the_numbers() {
         let width = bench.model.card.d_mlp.to_string();
         assert!(refuse(&mut bench, "add:d@mlp_act.0").contains(&width));
         assert!(refuse(&mut bench, "zero:99999@mlp_act.0").contains("99999"));
-        assert!(refuse(&mut bench, "zero:0@mlp_act.77").contains("3 layers"));
+        let layers = format!("{} layers", bench.model.card.layers);
+        assert!(refuse(&mut bench, "zero:0@mlp_act.77").contains(&layers));
         assert!(refuse(&mut bench, "add:nosuch@resid_pre.0").contains("nosuch"));
         bench.directions.get_mut("d").unwrap().origin.revision = "another".into();
         assert!(refuse(&mut bench, "add:d@resid_pre.0").contains("another"));
@@ -987,7 +990,12 @@ fn batch_rows_do_not_see_each_other() {
         let rows = run(&both);
         for (i, ids) in [a, b].iter().enumerate() {
             let alone = run(&bench.model.tokens(ids).unwrap());
-            assert!(gap(&rows.narrow(0, i, 1).unwrap(), &alone) < 1e-5);
+            let apart = gap(&rows.narrow(0, i, 1).unwrap(), &alone);
+            assert!(
+                apart < 1e-5 * reach(&alone),
+                "{}: {apart}",
+                bench.model.card.name
+            );
         }
     }
 }
@@ -1154,6 +1162,8 @@ fn nulls_have_equal_size_and_other_units() {
         let (mut bench, _) = with_direction(bench);
         let run = edited(prompt(6), &["zero:1,2@mlp_act.0"]);
         let at = Site::MlpAct.at(0);
+        let plain = bench.record(&Run::plain(prompt(6)), &[at]).unwrap();
+        let plain = values(&plain.get(at).unwrap().get(3).unwrap());
         let mut program = bench
             .compile(&run.schedule, &run.tokens, run.prompt, Null::Random(3))
             .unwrap();
@@ -1180,8 +1190,14 @@ fn nulls_have_equal_size_and_other_units() {
             .to_vec2::<f32>()
             .unwrap()[3]
             .clone();
-        let zeros: Vec<usize> = (0..row.len()).filter(|i| row[*i] == 0.0).collect();
-        assert_eq!(zeros.len(), 2);
+        let zeros: Vec<usize> = (0..row.len())
+            .filter(|i| row[*i] == 0.0 && plain[*i] != 0.0)
+            .collect();
+        let already = plain.iter().filter(|v| **v == 0.0).count();
+        assert!(
+            zeros.len() == 2 || (already > 0 && zeros.len() <= 2),
+            "{zeros:?}"
+        );
         assert!(!zeros.contains(&1) && !zeros.contains(&2), "{zeros:?}");
     }
 }

@@ -26,7 +26,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 type Tensors = HashMap<String, Tensor>;
 
 /// Checkpoints with every site, one for every way in which families and ropes differ.
-const CASES: [&str; 30] = [
+pub const CASES: [&str; 30] = [
     "llama",
     "llama_linear",
     "llama_dynamic",
