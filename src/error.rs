@@ -35,6 +35,18 @@ pub enum Error {
         /// What to do.
         next: String,
     },
+    /// A model does not fit into the memory that is free.
+    #[error("{name} needs about {need}, and {free} are free. {next}.")]
+    TooLarge {
+        /// The model.
+        name: String,
+        /// How much it needs, and for what.
+        need: String,
+        /// How much there is.
+        free: String,
+        /// What would fit.
+        next: String,
+    },
     /// A tensor is not in the checkpoint.
     #[error(
         "The checkpoint has no tensor `{name}` (looked in {place}). Is the download complete, and does config.json belong to it?"
@@ -141,6 +153,18 @@ pub enum Error {
         device: String,
         /// Why not.
         why: String,
+    },
+    /// Identities that hold for any weights do not hold on a model.
+    #[error(
+        "{model} breaks {failed}, of {count} identities that hold for any weights. Are the files whole, and does the dtype suit it (--dtype f32)? If so, trust no number of it and please report this."
+    )]
+    Identities {
+        /// The model.
+        model: String,
+        /// Which, by name.
+        failed: String,
+        /// How many were measured.
+        count: usize,
     },
     /// The user stopped the work.
     #[error("Stopped.")]

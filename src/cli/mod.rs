@@ -114,6 +114,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         Error::NotAModel { .. }
         | Error::UnknownFamily { .. }
         | Error::Config { .. }
+        | Error::TooLarge { .. }
         | Error::MissingTensor { .. }
         | Error::TensorShape { .. }
         | Error::BadFile { .. }
@@ -122,6 +123,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         | Error::PromptTooLong { .. }
         | Error::Text { .. }
         | Error::Device { .. }
+        | Error::Identities { .. }
         | Error::Engine(_)
         | Error::Tensor(_) => 1,
     };

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod direction;
 pub mod edit;
 pub mod figure;
+pub mod identities;
 pub mod positions;
 pub mod receipt;
 pub mod run;

@@ -343,7 +343,7 @@ impl Writer {
 /// Brings a cache to the whole text and returns the last row of the stream, `[1, 1, d_model]`. It reads what the cache
 /// does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or when the text has
 /// just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]).
-fn extend(
+pub(super) fn extend(
     model: &Model,
     text: &[u32],
     prompt: usize,

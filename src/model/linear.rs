@@ -188,7 +188,7 @@ pub fn select(whole: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
         .map(|r| whole.narrow(0, r.start, r.len()))
         .collect::<candle_core::Result<Vec<_>>>()?;
     Ok(match parts.as_slice() {
-        [one] => one.copy()?,
+        [one] => one.force_contiguous()?,
         many => Tensor::cat(many, 0)?,
     })
 }

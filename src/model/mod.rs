@@ -12,6 +12,7 @@ pub mod families;
 pub mod hub;
 pub mod linear;
 pub mod load;
+pub mod memory;
 pub mod mlp;
 pub mod norm;
 pub mod rope;

@@ -154,6 +154,19 @@ impl Tokenizer {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
 
+    /// Which algorithm cuts texts, in a few words.
+    pub fn kind(&self) -> &'static str {
+        use tokenizers::{DecoderWrapper as Decoder, ModelWrapper as Kind};
+        match (self.inner.get_model(), self.inner.get_decoder()) {
+            (Kind::BPE(bpe), _) if bpe.byte_fallback => "BPE with byte fallback",
+            (Kind::BPE(_), Some(Decoder::ByteLevel(_))) => "byte-level BPE",
+            (Kind::BPE(_), _) => "BPE",
+            (Kind::Unigram(_), _) => "unigram",
+            (Kind::WordPiece(_), _) => "word pieces",
+            (Kind::WordLevel(_), _) => "whole words",
+        }
+    }
+
     /// Returns the token that begins a text, if the model has one; whether [`Bos::Add`] puts it there is another question.
     pub fn bos(&self) -> Option<u32> {
         self.bos

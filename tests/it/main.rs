@@ -15,6 +15,7 @@
 mod architecture;
 mod cli;
 mod demo;
+mod doctor;
 mod engine;
 mod invariants;
 mod parity;

@@ -4,6 +4,7 @@
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
 mod random;
+mod range;
 mod safetensors;
 
 use std::ops::Range;

@@ -1,49 +1,13 @@
-//! `lmscope doctor`: what this build, machine and terminal offer, and whether the demo works here.
+//! What this build, machine and terminal offer.
 //!
-//! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in `facts`.
+//! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
 
-use clap::{ArgMatches, Command};
-use serde_json::{Value, json};
-
-use super::{Subcommand, log, models, output};
-use crate::error::{Error, Result};
-use crate::instruments::{Arguments, Instrument, lens::Lens};
-use crate::lab::bench::Bench;
-use crate::lab::run::Run;
+use crate::cli::{log, models, output};
 use crate::model::hub::{cache_folder, cached_models};
-use crate::model::load::{Options, device};
+use crate::model::load::device;
 
-/// The row.
-pub const DOCTOR: Subcommand = Subcommand {
-    name: "doctor",
-    about: "Says what this build, machine and terminal offer, and checks the demo",
-    arguments: build,
-    run,
-};
-
-fn build(command: Command) -> Command {
-    models::format(command)
-}
-
-fn run(matches: &ArgMatches) -> Result<()> {
-    let mut rows: Vec<Vec<Value>> = facts()
-        .into_iter()
-        .map(|(name, fact)| vec![json!(name), json!(fact)])
-        .collect();
-    let checked = demo();
-    rows.push(vec![
-        json!("demo"),
-        json!(
-            checked
-                .as_ref()
-                .map_or_else(ToString::to_string, Clone::clone)
-        ),
-    ]);
-    output::listing(&["what", "found"], &rows, models::as_json(matches))?;
-    checked.map(drop)
-}
-
-fn facts() -> Vec<(&'static str, String)> {
+/// What is found, by name.
+pub(super) fn facts() -> Vec<(&'static str, String)> {
     let var = |name: &str| std::env::var(name).unwrap_or_else(|_| "not set".into());
     let size = crossterm::terminal::size().map_or_else(
         |_| "unknown: no terminal".into(),
@@ -115,24 +79,6 @@ fn facts() -> Vec<(&'static str, String)> {
             ),
         ),
     ]
-}
-
-/// Loads the demo, reads a prompt through the lens and looks at the lens's own check.
-fn demo() -> Result<String> {
-    let mut bench = Bench::open("demo", &Options::default())?;
-    let run = Run::plain(bench.model.encode("The capital of France is", false)?);
-    let figure = Lens.observe(&run, &Arguments::default(), &mut bench)?;
-    match figure.check {
-        Some(check) if check.passed() => Ok(format!(
-            "loads, and its last lens row is the model's own output (largest difference {:.1e})",
-            check.error
-        )),
-        Some(check) => Err(Error::Engine(format!(
-            "the demo's last lens row differs from its output by {:.1e}, tolerated are {:.0e}",
-            check.error, check.tolerance
-        ))),
-        None => Err(Error::Engine("the demo's lens has no check".into())),
-    }
 }
 
 /// The CPU's name.

@@ -1,0 +1,156 @@
+//! `lmscope doctor`: without a model, what this build, machine and terminal offer and whether the demo works here; with
+//! one, what the engine makes of it, and the identities of [`crate::lab::identities`] measured on it.
+//!
+//! Invariant: it only looks; nothing is written or changed. To add a fact about the machine, add a row in [`machine`];
+//! about a model, in [`model`]; to add an identity, see the lab.
+
+mod machine;
+mod model;
+
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::{Subcommand, arguments, models, output};
+use crate::error::{Error, Result};
+use crate::instruments::{Arguments, Instrument, lens::Lens};
+use crate::lab::bench::Bench;
+use crate::lab::identities::{self, Identity};
+use crate::lab::run::Run;
+use crate::model::load::Options;
+
+pub use machine::{cpu, kilobytes};
+
+/// The row.
+pub const DOCTOR: Subcommand = Subcommand {
+    name: "doctor",
+    about: "Says what this build and machine offer, or how a model is built, and checks the numbers",
+    arguments: build,
+    run,
+};
+
+fn build(command: Command) -> Command {
+    let model = Arg::new("model")
+        .value_name("MODEL")
+        .help("Says how this model is built and measures the identities on it, instead of looking at the machine");
+    models::format(command.arg(model).args(arguments::loading()))
+}
+
+fn run(matches: &ArgMatches) -> Result<()> {
+    arguments::threads(matches)?;
+    if matches.contains_id("model") {
+        examine(matches)
+    } else {
+        look(matches)
+    }
+}
+
+/// The machine, and the demo.
+fn look(matches: &ArgMatches) -> Result<()> {
+    let mut rows = listed(machine::facts());
+    let checked = demo(&arguments::options(matches));
+    let found = checked
+        .as_ref()
+        .map_or_else(ToString::to_string, Clone::clone);
+    rows.push(vec![json!("demo"), json!(found)]);
+    output::listing(FACT, &rows, models::as_json(matches))?;
+    checked.map(drop)
+}
+
+const FACT: &[&str] = &["what", "found"];
+
+fn listed<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Vec<Vec<Value>> {
+    let row = |(name, fact): (&str, String)| vec![json!(name), json!(fact)];
+    facts.into_iter().map(row).collect()
+}
+
+/// Loads the demo, reads a prompt through the lens and looks at the lens's own check.
+fn demo(options: &Options) -> Result<String> {
+    let mut bench = Bench::open("demo", options)?;
+    let run = Run::plain(bench.model.encode("The capital of France is", false)?);
+    let figure = Lens.observe(&run, &Arguments::default(), &mut bench)?;
+    match figure.check {
+        Some(check) if check.passed() => Ok(format!(
+            "loads, and its last lens row is the model's own output (largest difference {:.1e})",
+            check.error
+        )),
+        Some(check) => Err(Error::Engine(format!(
+            "the demo's last lens row differs from its output by {:.1e}, tolerated are {:.0e}",
+            check.error, check.tolerance
+        ))),
+        None => Err(Error::Engine("the demo's lens has no check".into())),
+    }
+}
+
+/// One model: how it is built, and whether the identities hold on it.
+fn examine(matches: &ArgMatches) -> Result<()> {
+    let mut bench = arguments::open(matches)?;
+    let tokens = identities::text(&bench)?;
+    let facts = model::facts(&bench.model);
+    let found = identities::measure(&mut bench, &Run::plain(tokens.clone()))?;
+    let failed: Vec<&str> = found
+        .iter()
+        .filter(|i| !i.passed())
+        .map(|i| i.name)
+        .collect();
+    if models::as_json(matches) {
+        let fact = |(name, fact): &(&str, String)| json!({"what": name, "found": fact});
+        output::json_line(&json!({
+            "model": bench.model.card.name,
+            "facts": facts.iter().map(fact).collect::<Vec<_>>(),
+            "tokens": tokens,
+            "identities": found.iter().map(as_json).collect::<Vec<_>>(),
+            "passed": failed.is_empty(),
+        }))?;
+    } else {
+        output::listing(FACT, &listed(facts), false)?;
+        output::line("")?;
+        let rows: Vec<Vec<Value>> = found.iter().map(as_row).collect();
+        output::listing(
+            &["identity", "", "difference", "at most", "compared"],
+            &rows,
+            false,
+        )?;
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Identities {
+        model: bench.model.card.name.clone(),
+        failed: failed.join(", "),
+        count: found.len(),
+    })
+}
+
+fn as_row(identity: &Identity) -> Vec<Value> {
+    let number = |n: f32| {
+        json!(if n == 0.0 {
+            "0".into()
+        } else {
+            format!("{n:.1e}")
+        })
+    };
+    let (verdict, difference, tolerance) = match identity.measured {
+        None => ("not here", Value::Null, Value::Null),
+        Some(m) if identity.passed() => ("holds", number(m.difference), number(m.tolerance)),
+        Some(m) => ("FAILS", number(m.difference), number(m.tolerance)),
+    };
+    vec![
+        json!(identity.name),
+        json!(verdict),
+        difference,
+        tolerance,
+        json!(identity.what),
+    ]
+}
+
+/// A difference that is no finite number is null, and has not passed.
+fn as_json(identity: &Identity) -> Value {
+    json!({
+        "name": identity.name,
+        "what": identity.what,
+        "difference": identity.measured.map(|m| m.difference),
+        "tolerance": identity.measured.map(|m| m.tolerance),
+        "refused": identity.measured.is_none(),
+        "passed": identity.passed(),
+    })
+}

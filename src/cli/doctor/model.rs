@@ -1,0 +1,347 @@
+//! How the engine understands a model: every axis on which families differ, with its numbers.
+//!
+//! Invariant: what is said is read from the [`Blueprint`] and the loaded tensors that the forward pass itself uses, so
+//! that it cannot differ from what runs. To add a fact, add a row in [`facts`].
+
+use std::fmt::Write as _;
+
+use crate::model::Model;
+use crate::model::blueprint::{
+    Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, Positions, QkNormOver,
+};
+use crate::model::families::FAMILIES;
+use crate::model::rope::{Rope, RopeScaling};
+
+/// What is found, by name.
+pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
+    let (b, card) = (&model.transformer.blueprint, &model.card);
+    let differs = FAMILIES.iter().find(|f| f.name == b.family);
+    let mut facts = vec![
+        ("model", card.name.clone()),
+        ("family", b.family.to_string()),
+        (
+            "differs",
+            differs.map_or_else(String::new, |f| f.differs.to_string()),
+        ),
+        (
+            "parameters",
+            format!("{} in matrices and tables", card.parameters),
+        ),
+        ("layers", b.layers.len().to_string()),
+        ("width", width(b)),
+        (
+            "heads",
+            format!(
+                "{}, key-value heads {}, head_dim {}",
+                b.heads, b.kv_heads, b.head_dim
+            ),
+        ),
+        ("MLP", mlp(b)),
+        ("arrangement", arrangement(b.arrangement).into()),
+        ("norm", norm(b)),
+        ("q/k norm", qk_norm(b)),
+        ("q/k/v clip", or_none(b.clip_qkv)),
+    ];
+    facts.extend(positions(b));
+    facts.push(("windows", windows(&b.layers)));
+    facts.extend([
+        (
+            "scores",
+            format!("x {}, soft-cap {}", round(b.score_scale), or_none(b.score_cap)),
+        ),
+        ("embedding", format!("x {}", round(b.embed_scale))),
+        ("writes", format!("x {}", round(b.residual_scale))),
+        (
+            "logits",
+            format!("x {}, soft-cap {}", round(b.logit_scale), or_none(b.logit_cap)),
+        ),
+        ("head", if b.tied { "tied to the embedding" } else { "its own matrix" }.into()),
+        ("biases", biases(b.biases)),
+        (
+            "vocabulary",
+            format!("{} rows, {} tokens known", b.vocab, model.known_tokens()),
+        ),
+        (
+            "context",
+            format!("{} of the {} it was made for", card.context, b.context),
+        ),
+        ("tokenizer", tokenizer(model)),
+        (
+            "chat template",
+            if card.chat { "yes" } else { "none" }.into(),
+        ),
+        (
+            "dtype",
+            format!(
+                "matrices kept in {}, activations in {}, norms and softmax in f32",
+                card.dtype,
+                model.transformer.dtype().as_str()
+            ),
+        ),
+        ("device", card.device.clone()),
+        (
+            "attention",
+            "scores, mask and softmax one after the other, in f32; the same kernel whether or not anybody looks".into(),
+        ),
+        ("fingerprint", card.revision.clone()),
+    ]);
+    facts
+}
+
+/// As short as it can be written, to six digits.
+fn round(n: f64) -> String {
+    let digits = (5 - n.abs().max(1e-9).log10().floor() as i32).clamp(0, 12) as usize;
+    let text = format!("{n:.digits$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
+    }
+}
+
+fn or_none(n: Option<f64>) -> String {
+    n.map_or_else(|| "none".into(), round)
+}
+
+fn width(b: &Blueprint) -> String {
+    if b.d_embed == b.d_model {
+        b.d_model.to_string()
+    } else {
+        format!("{}, embedding {} wide and projected", b.d_model, b.d_embed)
+    }
+}
+
+fn mlp(b: &Blueprint) -> String {
+    let act = match b.activation {
+        Activation::Silu => "SiLU",
+        Activation::Gelu => "GELU",
+        Activation::GeluTanh => "GELU (tanh)",
+        Activation::QuickGelu => "GELU (sigmoid)",
+        Activation::Relu => "ReLU",
+        Activation::ReluSquared => "ReLU squared",
+    };
+    let kind = |kind: MlpKind| match (kind, b.experts) {
+        (MlpKind::Gated, _) => format!("{} neurons, gated {act}", b.d_mlp),
+        (MlpKind::Plain, _) => format!("{} neurons, {act} without gate", b.d_mlp),
+        (MlpKind::Experts, Some(e)) => format!(
+            "{} experts of {} neurons, gated {act}, {} a token, their weights {}",
+            e.count,
+            e.width,
+            e.active,
+            if e.renormalise {
+                "made to sum to one"
+            } else {
+                "as the softmax gives them"
+            }
+        ),
+        (MlpKind::Experts, None) => "experts without a description".into(),
+    };
+    grouped(&b.layers, |l| kind(l.mlp))
+}
+
+/// What layers say, with the layers that say it; without them where all agree.
+fn grouped(layers: &[LayerSpec], say: impl Fn(&LayerSpec) -> String) -> String {
+    let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
+    for (i, layer) in layers.iter().enumerate() {
+        let said = say(layer);
+        match groups.iter_mut().find(|(s, _)| *s == said) {
+            Some((_, of)) => of.push(i),
+            None => groups.push((said, vec![i])),
+        }
+    }
+    match groups.as_slice() {
+        [(said, _)] => said.clone(),
+        many => many
+            .iter()
+            .map(|(said, of)| format!("{said} in layers {}", ranges(of)))
+            .collect::<Vec<_>>()
+            .join("; "),
+    }
+}
+
+/// `0-2, 5`.
+fn ranges(sorted: &[usize]) -> String {
+    let mut out = String::new();
+    let mut i = 0;
+    while i < sorted.len() {
+        let mut end = i;
+        while end + 1 < sorted.len() && sorted[end + 1] == sorted[end] + 1 {
+            end += 1;
+        }
+        let comma = if out.is_empty() { "" } else { ", " };
+        let _infallible = match end - i {
+            0 => write!(out, "{comma}{}", sorted[i]),
+            _ => write!(out, "{comma}{}-{}", sorted[i], sorted[end]),
+        };
+        i = end + 1;
+    }
+    out
+}
+
+fn arrangement(of: Arrangement) -> &'static str {
+    match of {
+        Arrangement::PreNorm => "x + f(norm(x)), attention then MLP",
+        Arrangement::SandwichNorm => "x + norm(f(norm(x))), attention then MLP",
+        Arrangement::PostNorm => "x + norm(f(x)), attention then MLP",
+        Arrangement::NormedStream => {
+            "norm(x + f(x)), attention then MLP: the stream itself is normed"
+        }
+        Arrangement::Parallel => "x + attention(norm(x)) + MLP(another norm(x)), side by side",
+        Arrangement::ParallelSharedNorm => "x + attention(norm(x)) + MLP(the same), side by side",
+    }
+}
+
+fn norm(b: &Blueprint) -> String {
+    let none = if b.final_norm {
+        ""
+    } else {
+        "; none before the unembedding"
+    };
+    format!("{}{none}", b.norm.describe())
+}
+
+fn qk_norm(b: &Blueprint) -> String {
+    b.qk_norm.map_or_else(
+        || "none".into(),
+        |qk| {
+            let over = match qk.over {
+                QkNormOver::Head => "each head, one gain for all",
+                QkNormOver::HeadOwnGain => "each head, with a gain of its own",
+                QkNormOver::AllHeads => "all heads at once",
+            };
+            format!("{} over {over}", qk.norm.describe())
+        },
+    )
+}
+
+fn positions(b: &Blueprint) -> Vec<(&'static str, String)> {
+    match &b.positions {
+        Positions::Learned { offset } => {
+            let text = format!("a learned vector each, {offset} unused rows before the first");
+            vec![("positions", text)]
+        }
+        Positions::Rotary(ropes) => {
+            let say = |layer: &LayerSpec| {
+                let rope = layer.rope.and_then(|i| ropes.get(i));
+                rope.map_or_else(|| "no rotation".into(), |r| rotation(r, b.head_dim))
+            };
+            vec![("positions", grouped(&b.layers, say))]
+        }
+    }
+}
+
+fn rotation(rope: &Rope, head_dim: usize) -> String {
+    let pairs = if rope.interleaved {
+        "neighbours"
+    } else {
+        "halves"
+    };
+    let mut out = format!(
+        "rope of {} of {head_dim} dimensions ({pairs}), theta {}, scaling {}",
+        rope.width,
+        round(rope.theta),
+        scaling(&rope.scaling)
+    );
+    if (rope.magnitude - 1.0).abs() > 0.0 {
+        let _infallible = write!(out, ", magnitude {}", round(rope.magnitude));
+    }
+    out
+}
+
+fn scaling(of: &RopeScaling) -> String {
+    match of {
+        RopeScaling::None => "none".into(),
+        RopeScaling::Linear { factor } => format!("linear (factor {})", round(*factor)),
+        RopeScaling::Dynamic { factor, original } => format!(
+            "dynamic (factor {}, past {original} tokens)",
+            round(*factor)
+        ),
+        RopeScaling::Yarn {
+            factor,
+            original,
+            fast,
+            slow,
+            whole,
+        } => format!(
+            "yarn (factor {}, original {}, fast {}, slow {}, ramp {})",
+            round(*factor),
+            round(*original),
+            round(*fast),
+            round(*slow),
+            if *whole {
+                "between whole dimensions"
+            } else {
+                "not rounded"
+            }
+        ),
+        RopeScaling::Long {
+            short,
+            long,
+            original,
+        } => format!(
+            "longrope (divisors {} up to {original} tokens, {} past them)",
+            span(short),
+            span(long)
+        ),
+        RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original,
+        } => format!(
+            "llama3 (factor {}, low {}, high {}, original {})",
+            round(*factor),
+            round(*low),
+            round(*high),
+            round(*original)
+        ),
+        RopeScaling::Divisors(divisors) => format!("divisors {}", span(divisors)),
+    }
+}
+
+/// The least and the greatest of some numbers.
+fn span(numbers: &[f64]) -> String {
+    let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{} to {}", round(least), round(most))
+}
+
+fn windows(layers: &[LayerSpec]) -> String {
+    grouped(layers, |l| {
+        l.window.map_or_else(
+            || "every earlier position".into(),
+            |w| format!("the last {w} positions"),
+        )
+    })
+}
+
+fn biases(of: Biases) -> String {
+    let named = [
+        (of.qkv, "queries, keys and values"),
+        (of.attn_out, "attention output"),
+        (of.mlp, "MLP"),
+        (of.head, "unembedding"),
+    ];
+    let there: Vec<&str> = named.iter().filter(|n| n.0).map(|n| n.1).collect();
+    if there.is_empty() {
+        "none".into()
+    } else {
+        there.join(", ")
+    }
+}
+
+fn tokenizer(model: &Model) -> String {
+    let Some(tokenizer) = &model.tokenizer else {
+        return "none; token ids are taken with --ids".into();
+    };
+    let bos = tokenizer
+        .bos()
+        .map_or_else(|| "none".into(), |id| id.to_string());
+    let ends = tokenizer.eos().iter().map(ToString::to_string);
+    let ends = ends.collect::<Vec<_>>().join(", ");
+    format!(
+        "{}, bos {bos}, ends {}",
+        tokenizer.kind(),
+        if ends.is_empty() { "none" } else { &ends }
+    )
+}

@@ -1,0 +1,387 @@
+//! Memory: how much a model will need, whether it fits, and which dtype is taken when none is asked for.
+//!
+//! Invariant: everything but [`available`] is arithmetic over a [`Blueprint`], so that it can be asked before a byte of
+//! weights is read, and with invented machines; a way out is named only when the same arithmetic says that it fits.
+//! To change what is counted, see [`need`]; to change a default, see [`choose`].
+//!
+//! Defaults. CUDA: bf16, and f16 before Ampere where the model is safe in it. CPU: f32 when it fits twice, else f16 where
+//! the model is safe in it, else Q8_0 made while loading; never bf16, whose products widen every weight at every step.
+//! A model is safe in f16 when every weight is within its range (trivially so when the checkpoint is stored in f16) and
+//! its family is not one of [`OVERFLOWING`], whose activations are known to leave that range.
+
+use candle_core::{DType, Device};
+use serde_json::Value;
+
+use super::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
+use super::families;
+use super::weights::Precision;
+use crate::error::{Error, Result};
+
+/// Families whose activations leave the range of f16 although their weights do not: residual streams beyond 65504
+/// (Gemma), products of queries and keys before their scale (Phi, Qwen 2).
+pub const OVERFLOWING: &[&str] = &["gemma", "gemma2", "gemma3_text", "phi", "qwen2"];
+
+/// Tokens of the prompt that working memory is counted for; scores grow with the square of this.
+const PROMPT: u64 = 1024;
+
+/// Rows that go through the unembedding at once, at the least.
+const ROWS: u64 = 64;
+
+/// The program itself, and a tokenizer's entry for every token.
+const PROGRAM: u64 = 48 << 20;
+const TOKEN: u64 = 512;
+
+/// What a model will take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    /// Matrices, tables, biases and norms, as they are kept.
+    pub weights: u64,
+    /// Keys and values of a full context.
+    pub cache: u64,
+    /// The largest values that one pass holds at a time, for a prompt of at most 1024 tokens; recordings aside.
+    pub pass: u64,
+    /// The largest matrix on its way from the file, while nothing else is done.
+    pub loading: u64,
+    /// The program and the tokenizer.
+    pub program: u64,
+}
+
+impl Need {
+    /// The most that is held at one time.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.work()
+    }
+
+    /// What is held besides weights and cache.
+    pub fn work(&self) -> u64 {
+        self.program + self.pass.max(self.loading.saturating_sub(self.cache))
+    }
+}
+
+/// What a model needs when its matrices are kept so. Of blocks that stay as their file has them, the bytes are not
+/// known from the blueprint: say them in `stored`.
+pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<u64>) -> Need {
+    let wide = precision.compute().size_in_bytes() as u64;
+    let (d, heads, context) = (b.d_model as u64, b.heads as u64, context as u64);
+    let (vocab, layers) = (b.vocab as u64, b.layers.len() as u64);
+    let head = b.head_dim as u64;
+    let kv = b.kv_heads as u64 * head;
+    let inner = b.experts.map_or(0, |e| e.width * e.active).max(b.d_mlp) as u64;
+    let prompt = PROMPT.min(context);
+    let rows = ROWS.max(layers + 1);
+    let scores = 4 * heads * prompt * prompt * 4;
+    let streams = prompt * (6 * d + 3 * inner + 2 * heads * head + 2 * kv) * wide;
+    let largest = matrices(b).iter().map(|m| m.rows * m.columns).max();
+    // What the file has, what is computed with, and where parts of one tensor are taken apart, one of the parts.
+    let fused = d * (2 * inner).max(heads * head + 2 * kv);
+    let copies = match precision {
+        Precision::Dense(DType::F32) => 4 + wide,
+        Precision::Dense(_) => 2 * wide,
+        _ => 4 + 2 * wide,
+    };
+    Need {
+        weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
+        cache: layers * 2 * kv * context * wide,
+        pass: streams + scores.max(2 * rows * vocab * 4),
+        loading: largest.unwrap_or(0).max(fused) * copies,
+        program: PROGRAM + TOKEN * vocab,
+    }
+}
+
+/// A matrix that occurs so often.
+struct Matrix {
+    rows: u64,
+    columns: u64,
+    count: u64,
+}
+
+/// Every matrix that a loader may turn into blocks.
+fn matrices(b: &Blueprint) -> Vec<Matrix> {
+    let matrix = |rows: usize, columns: usize, count: usize| Matrix {
+        rows: rows as u64,
+        columns: columns as u64,
+        count: count as u64,
+    };
+    let (d, layers) = (b.d_model, b.layers.len());
+    let (q, kv) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
+    let of = |kind: MlpKind| b.layers.iter().filter(|l| l.mlp == kind).count();
+    let mut all = vec![
+        matrix(b.vocab, b.d_embed, if b.tied { 1 } else { 2 }),
+        matrix(q, d, layers),
+        matrix(kv, d, 2 * layers),
+        matrix(d, q, layers),
+        matrix(b.d_mlp, d, 2 * of(MlpKind::Gated) + of(MlpKind::Plain)),
+        matrix(d, b.d_mlp, of(MlpKind::Gated) + of(MlpKind::Plain)),
+    ];
+    if b.d_embed != d {
+        all.push(matrix(d, b.d_embed, 1));
+        all.push(matrix(b.d_embed, d, 1));
+    }
+    if let Some(e) = b.experts {
+        let mixed = of(MlpKind::Experts);
+        all.push(matrix(e.count, d, mixed));
+        all.push(matrix(e.width, d, 2 * e.count * mixed));
+        all.push(matrix(d, e.width, e.count * mixed));
+    }
+    all
+}
+
+/// Bytes of the weights as a loader keeps them.
+fn kept(b: &Blueprint, precision: Precision) -> u64 {
+    let wide = precision.compute().size_in_bytes() as u64;
+    let matrix = |m: &Matrix| {
+        let row = match precision {
+            Precision::Dense(_) => m.columns * wide,
+            // Blocks are 32 wide; a narrower input stays dense.
+            _ if m.columns.is_multiple_of(32) => m.columns / 32 * 34,
+            _ => m.columns * wide,
+        };
+        m.rows * row * m.count
+    };
+    let blocks: u64 = matrices(b).iter().map(matrix).sum();
+    let (d, layers) = (b.d_model, b.layers.len());
+    let (q, kv) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
+    let learned = match b.positions {
+        Positions::Learned { offset } => (b.context + offset) * d,
+        Positions::Rotary(_) => 0,
+    };
+    let mlp = if b.biases.mlp { 2 * b.d_mlp + d } else { 0 };
+    let attention = if b.biases.qkv { q + 2 * kv } else { 0 };
+    let out = if b.biases.attn_out { d } else { 0 };
+    let head = if b.biases.head { b.vocab } else { 0 };
+    let computed = learned + layers * (mlp + attention + out) + head;
+    let gains = match b.qk_norm.map(|n| n.over) {
+        None => 0,
+        Some(QkNormOver::Head) => 2 * b.head_dim,
+        Some(QkNormOver::HeadOwnGain | QkNormOver::AllHeads) => q + kv,
+    };
+    // Four norms a block at the most, with gain and bias.
+    let norms = layers * (8 * d + gains) + 2 * d;
+    blocks + computed as u64 * wide + 4 * norms as u64
+}
+
+/// Cosines and sines of every position.
+fn tables(b: &Blueprint, context: u64, wide: u64) -> u64 {
+    match &b.positions {
+        Positions::Learned { .. } => 0,
+        Positions::Rotary(ropes) => {
+            let width: usize = ropes.iter().map(|r| r.width).sum();
+            context * width as u64 * wide
+        }
+    }
+}
+
+/// Where a model is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA card; whether it computes in bf16 (Ampere and later).
+    Cuda {
+        /// Compute capability 8 or more.
+        bf16: bool,
+    },
+    /// An Apple one.
+    Metal,
+}
+
+/// A model that is about to be loaded, and what there is for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Its name, for messages.
+    pub name: &'a str,
+    /// Its shape.
+    pub blueprint: &'a Blueprint,
+    /// Positions that it will have.
+    pub context: usize,
+    /// Where.
+    pub place: Place,
+    /// Bytes that are free there; none where nobody can tell, and then everything fits.
+    pub available: Option<u64>,
+    /// Bytes of blocks that stay as their file has them.
+    pub stored: Option<u64>,
+}
+
+impl Plan<'_> {
+    fn need(&self, precision: Precision) -> Need {
+        // Blocks that are unpacked or made anew are counted like any others.
+        let stored = match precision {
+            Precision::Dense(_) | Precision::Q8 => None,
+            _ => self.stored,
+        };
+        need(self.blueprint, precision, self.context, stored)
+    }
+
+    fn fits(&self, precision: Precision, times: u64) -> bool {
+        self.available
+            .is_none_or(|free| self.need(precision).total().saturating_mul(times) <= free)
+    }
+
+    /// Refuses a model that does not fit, with the numbers and the ways that would.
+    pub fn check(&self, precision: Precision) -> Result<()> {
+        let Some(free) = self.available.filter(|_| !self.fits(precision, 1)) else {
+            return Ok(());
+        };
+        let need = self.need(precision);
+        Err(Error::TooLarge {
+            name: self.name.to_string(),
+            need: format!(
+                "{} in {} (weights {}, a cache of {} tokens {}, working memory {})",
+                size(need.total()),
+                precision.name(),
+                size(need.weights),
+                self.context,
+                size(need.cache),
+                size(need.work()),
+            ),
+            free: size(free),
+            next: self.ways(precision, free),
+        })
+    }
+
+    /// What would fit, by the same arithmetic.
+    fn ways(&self, precision: Precision, free: u64) -> String {
+        let mut ways = Vec::new();
+        let narrower: &[Precision] = &[Precision::Dense(DType::F16), Precision::Q8];
+        let smaller = |p: &&Precision| self.need(**p).total() < self.need(precision).total();
+        for other in narrower
+            .iter()
+            .filter(smaller)
+            .filter(|p| self.fits(**p, 1))
+        {
+            if *other != Precision::Dense(DType::F16) || self.family_is_safe() {
+                let takes = size(self.need(*other).total());
+                ways.push(format!("--dtype {} ({takes})", other.name()));
+            }
+        }
+        let shorter = |n: &u32| {
+            let plan = Plan {
+                context: self.context >> n,
+                ..*self
+            };
+            plan.context >= 128 && plan.fits(precision, 1)
+        };
+        if let Some(n) = (1..16).find(shorter) {
+            ways.push(format!("--context {}", self.context >> n));
+        }
+        // Q4_K_M comes to 4.85 bits a weight.
+        let stored = (self.blueprint.parameters() as f64 * 4.85 / 8.0) as u64;
+        let gguf = need(self.blueprint, Precision::Q8, self.context, Some(stored));
+        if matches!(precision, Precision::Dense(_) | Precision::Q8) && gguf.total() <= free {
+            ways.push(format!("a GGUF of it in Q4_K_M ({})", size(gguf.total())));
+        }
+        match ways.as_slice() {
+            [] => "No dtype and no context of it fits; take a smaller model, or a machine with more memory".into(),
+            ways => format!("These would fit: {}", ways.join(", ")),
+        }
+    }
+
+    fn family_is_safe(&self) -> bool {
+        !OVERFLOWING.contains(&self.blueprint.family)
+    }
+}
+
+/// The dtype when none is asked for, and a sentence where it is not what a reader would expect. `within_f16` says
+/// whether every weight is within the range of f16; it may have to read them, and is asked only when it matters.
+pub fn choose(plan: &Plan, within_f16: impl FnOnce() -> bool) -> (Precision, Option<String>) {
+    let dense = Precision::Dense;
+    let (full, half) = (dense(DType::F32), dense(DType::F16));
+    match plan.place {
+        Place::Metal => (full, None),
+        Place::Cuda { bf16: true } => (dense(DType::BF16), None),
+        Place::Cuda { bf16: false } if plan.family_is_safe() && within_f16() => (half, None),
+        Place::Cuda { bf16: false } => (full, None),
+        Place::Cpu if plan.fits(full, 2) => (full, None),
+        Place::Cpu => {
+            let safe = plan.family_is_safe() && plan.fits(half, 1) && within_f16();
+            let taken = if safe { half } else { Precision::Q8 };
+            let wish = if plan.fits(full, 1) {
+                "--dtype f32 asks for it all the same"
+            } else {
+                "--dtype asks for another"
+            };
+            let note = format!(
+                "{} is loaded in {}: in f32 it would take {} and {} are free, which is not twice as much ({wish}).",
+                plan.name,
+                taken.name(),
+                size(plan.need(full).total()),
+                size(plan.available.unwrap_or(0)),
+            );
+            (taken, Some(note))
+        }
+    }
+}
+
+/// Whether a model with this config.json can be opened on a CPU with so many bytes free, in the dtype that would be
+/// chosen and a context of `context` at the most; none where no family serves it.
+pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
+    let (_, blueprint) = families::read(config).ok()?;
+    let plan = Plan {
+        name: "",
+        blueprint: &blueprint,
+        context: context.min(blueprint.context),
+        place: Place::Cpu,
+        available: Some(available),
+        stored: None,
+    };
+    let (precision, _) = choose(&plan, || true);
+    Some(plan.fits(precision, 1))
+}
+
+/// Where a device computes.
+pub fn place(device: &Device) -> Place {
+    match device {
+        Device::Cpu => Place::Cpu,
+        Device::Metal(_) => Place::Metal,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(card) => Place::Cuda {
+            bf16: card
+                .cuda_stream()
+                .context()
+                .compute_capability()
+                .is_ok_and(|(major, _)| major >= 8),
+        },
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Place::Cuda { bf16: true },
+    }
+}
+
+/// Bytes that are free where a device computes, a control group's limit respected; none where nobody can tell.
+pub fn available(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => system(),
+        Device::Metal(_) => None,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(card) => {
+            let (free, _) = card.cuda_stream().context().mem_get_info().ok()?;
+            Some(free as u64)
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => None,
+    }
+}
+
+/// Bytes that processes may still take, without anything being moved to disk.
+fn system() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    if system.total_memory() == 0 {
+        return None;
+    }
+    let free = system.available_memory();
+    // What files of the group have in the page cache is given back when it is needed, so the limit less the memory of
+    // its own is what counts.
+    let limit = system.cgroup_limits();
+    Some(limit.map_or(free, |l| free.min(l.total_memory.saturating_sub(l.rss))))
+}
+
+/// Bytes, for people.
+fn size(bytes: u64) -> String {
+    let (mebi, gibi) = ((1u64 << 20) as f64, (1u64 << 30) as f64);
+    let n = bytes as f64;
+    if n < gibi {
+        format!("{:.0} MiB", (n / mebi).ceil())
+    } else {
+        format!("{:.1} GiB", n / gibi)
+    }
+}

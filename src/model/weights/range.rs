@@ -1,0 +1,63 @@
+//! Whether weights are within the range of f16.
+//!
+//! Invariant: only a checkpoint whose every number becomes a finite f16 is said to be within; what cannot be looked at is
+//! not. To serve another source, add its arm in [`Weights::within_f16`].
+
+use ::safetensors::Dtype;
+use rayon::prelude::*;
+
+use super::{Source, Weights};
+
+/// Numbers that are looked at together.
+const STRIP: usize = 1 << 20;
+
+impl Weights {
+    /// Reads every number that is not stored in f16 already.
+    pub fn within_f16(&self) -> bool {
+        match &self.source {
+            Source::Mapped(m) => m.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
+            Source::Embedded(s) => s.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
+            Source::Random(_) => true,
+        }
+    }
+}
+
+/// Whether little-endian numbers are; whole numbers and masks are no weights.
+fn within(dtype: Dtype, bytes: &[u8]) -> bool {
+    // The bits of the least magnitude that rounds to infinity, without the sign.
+    match dtype {
+        Dtype::BF16 => bytes.par_chunks(2 * STRIP).all(|strip| {
+            strip
+                .chunks_exact(2)
+                .all(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7fff < 0x4780)
+        }),
+        Dtype::F32 => bytes.par_chunks(4 * STRIP).all(|strip| {
+            strip
+                .chunks_exact(4)
+                .all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).abs() < 65520.0)
+        }),
+        Dtype::F64 => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_of_the_range_is_seen() {
+        let f32s = |n: f32| {
+            within(
+                Dtype::F32,
+                &[0.5f32.to_le_bytes(), n.to_le_bytes()].concat(),
+            )
+        };
+        assert!(f32s(-65519.0) && !f32s(65520.0) && !f32s(f32::NAN) && !f32s(-1e9));
+        let bf16 = |n: f32| {
+            let bits = (n.to_bits() >> 16) as u16;
+            within(Dtype::BF16, &bits.to_le_bytes())
+        };
+        assert!(bf16(65280.0) && !bf16(65536.0) && !bf16(-3e38) && !bf16(f32::NAN));
+    }
+}
