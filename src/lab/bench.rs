@@ -413,6 +413,11 @@ impl Bench {
         Ok(out)
     }
 
+    /// The direction of a name: a loaded one, or a file.
+    pub fn direction(&self, name: &str) -> Result<Direction> {
+        super::shelf::find(&self.directions, &self.model, name)
+    }
+
     /// A token alone, as safe visible text.
     pub fn visible(&self, id: u32) -> String {
         let spell = || text::visible(&self.model.bytes(id));
