@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::{Known, Loaded, Mode, Request, Slot, Token, Update};
+use crate::engine::{Known, Loaded, Loading, Mode, Request, Slot, Token, Update};
 use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
@@ -247,7 +247,7 @@ pub struct App {
     /// The loaded model.
     pub model: Option<Loaded>,
     /// What the engine says while loading.
-    pub loading: Option<String>,
+    pub loading: Option<Loading>,
     /// Directions that edits can name, with where they were measured.
     pub directions: Vec<Known>,
     /// The text.
