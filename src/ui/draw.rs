@@ -113,7 +113,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         }
     } else if let Some(loading) = &app.loading {
         left.push(dot());
-        let seconds = app.now.as_secs();
+        let seconds = app.now.saturating_sub(app.loading_since).as_secs();
         let share = loading.download.as_ref().and_then(Progress::share);
         let how_far = match share {
             Some(share) => format!(" {:.0} %", (share * 100.0).floor()),
@@ -248,7 +248,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 " The model is being downloaded; prompts can be chosen already."
             }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
-            (None, None) => " No model is loaded. q leaves; start again with one that exists.",
+            (None, None) => " No model is loaded. L tries once more, q leaves.",
         };
         return vec![span(first.into(), Role::Muted)];
     };

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::pty;
+
 const COMMIT: &str = "1111111111111111111111111111111111111111";
 const TAGGED: &str = "2222222222222222222222222222222222222222";
 const MODEL: &str = "tiny/llama";
@@ -895,5 +897,40 @@ fn an_answer_that_hf_hub_does_not_understand_is_read_all_the_same() {
     stage
         .generate_with(MODEL, &[("HF_ENDPOINT", &mirror)])
         .is(0, &[]);
+    stage.is_whole();
+}
+
+#[cfg(unix)]
+#[test]
+fn the_screen_shows_a_download_and_ctrl_c_stops_it() {
+    let stage = stage(llama());
+    stage
+        .hub
+        .change(|s| s.stall = Some((WEIGHTS.into(), 20_000)));
+    let home = stage.home.path().join("hf");
+    let endpoint = format!("http://{}", stage.hub.address);
+    let environment = [
+        ("HF_HOME", home.to_str().unwrap()),
+        ("HF_ENDPOINT", endpoint.as_str()),
+        ("NO_PROXY", "*"),
+    ];
+    let mut terminal = pty::open(24, 80, &environment, &[MODEL]);
+    let shown = terminal.wait("the download", |t| t.contains("20.3 KiB of 42.2 KiB"));
+    for words in [
+        "tiny/llama: downloading",
+        "file 2 of 2: model.safetensors",
+        "ctrl-c stop",
+    ] {
+        assert!(shown.contains(words), "lacks {words:?}:\n{shown}");
+    }
+    terminal.press("\x03");
+    let shown = terminal.wait("the end of it", |t| t.contains("Stopped; 20.3 KiB"));
+    assert!(shown.contains("not loaded"), "{shown}");
+    assert_eq!(std::fs::metadata(stage.incomplete()).unwrap().len(), 20_000);
+    stage.hub.change(|s| s.stall = None);
+    terminal.press("L");
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
     stage.is_whole();
 }

@@ -45,7 +45,7 @@ fn loading(progress: &Progress) -> Loading {
         | Phase::Checking
         | Phase::Waiting(_)
         | Phase::Queued => Loading {
-            phase: progress.doing(),
+            phase: progress.word().into(),
             download: Some(progress.clone()),
         },
     }

@@ -277,7 +277,9 @@ impl<'a> Remainder<'a> {
 
     /// Throws away what is there.
     fn empty(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
-        self.file.set_len(0).map_err(|e| (self.path.clone(), e))?;
+        if self.length > 0 {
+            self.file.set_len(0).map_err(|e| (self.path.clone(), e))?;
+        }
         meter.discard(*counted);
         *counted = 0;
         self.length = 0;

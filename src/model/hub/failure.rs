@@ -53,7 +53,6 @@ pub fn sentence(
     now: &Progress,
 ) -> Error {
     let id = &reference.id;
-    let page = settings.page(id);
     let kept = if now.done == 0 {
         String::new()
     } else {
@@ -122,7 +121,7 @@ pub fn sentence(
                 path.display()
             ),
             format!(
-                "Give yourself the right to write to {}, or set HF_HUB_CACHE to a folder that has it. `{page}` is downloaded there.",
+                "Make sure that you may write to {}, or set HF_HUB_CACHE to a folder where you may.",
                 settings.cache.display()
             ),
         ),

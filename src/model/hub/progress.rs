@@ -93,6 +93,17 @@ impl Progress {
         }
     }
 
+    /// The phase in one word.
+    pub fn word(&self) -> &'static str {
+        match self.phase {
+            Phase::Asking => "asking",
+            Phase::Downloading => "downloading",
+            Phase::Checking => "checking",
+            Phase::Waiting(_) | Phase::Queued => "waiting",
+            Phase::Reading => "reading",
+        }
+    }
+
     /// `file 3 of 9`.
     pub fn count(&self) -> String {
         format!("file {} of {}", self.number, self.files)
@@ -109,7 +120,7 @@ impl Progress {
 
     /// `23.1 MiB/s, 1 min 53 s left`; empty while nothing comes in.
     pub fn speed(&self) -> String {
-        if self.rate <= 0.0 {
+        if self.rate <= 0.0 || self.phase != Phase::Downloading {
             return String::new();
         }
         let rate = format!("{}/s", text::size(self.rate as u64));

@@ -8,7 +8,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hf_hub::{HFClient, HFError, split_id};
 use reqwest::header::{
@@ -24,6 +24,8 @@ use crate::error::Error;
 
 /// The longest that one request waits for the hub's permission, all waits together.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a wait is shown.
+const SECOND: Duration = Duration::from_secs(1);
 /// How often a request is tried.
 const TRIES: u32 = 4;
 /// How long a connection may take to come about.
@@ -472,16 +474,16 @@ async fn persist<T>(
         tracing::info!("trying again in {pause:?}: {trouble:?}");
         waited += pause;
         let phase = meter.now.phase;
-        for second in (0..=pause.as_secs()).rev() {
-            let part = if second == pause.as_secs() {
-                Duration::from_nanos(pause.subsec_nanos().into())
-            } else {
-                Duration::from_secs(1)
-            };
-            if matches!(trouble, Trouble::Refused { status: 429, .. }) {
-                meter.phase(Phase::Waiting(second + 1));
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
-            attend(meter, tokio::time::sleep(part)).await?;
+            if matches!(trouble, Trouble::Refused { status: 429, .. }) {
+                meter.phase(Phase::Waiting(left.as_secs_f64().ceil() as u64));
+            }
+            attend(meter, tokio::time::sleep(left.min(SECOND))).await?;
         }
         meter.phase(phase);
     }
