@@ -62,8 +62,8 @@ impl Teller {
             Phase::Reading => self.finished(progress),
             _ if self.terminal => {
                 let columns = crossterm::terminal::size().map_or(80, |(w, _)| usize::from(w));
-                let words = text::clip(&progress.words(), columns.saturating_sub(1));
-                output::status(&words);
+                let words = text::plain(progress.words().as_bytes());
+                output::status(&text::clip(&words, columns.saturating_sub(1)));
                 self.last = Some(progress.clone());
             }
             phase => {
@@ -99,7 +99,7 @@ impl Teller {
                 self.said = Some((Instant::now(), tenth));
             }
             Some((at, before)) if tenth > before && at.elapsed() >= SPARSE => {
-                output::note(&progress.words());
+                output::note(&text::plain(progress.words().as_bytes()));
                 self.said = Some((Instant::now(), tenth));
             }
             Some(_) => {}

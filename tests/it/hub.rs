@@ -628,7 +628,14 @@ fn a_hub_that_limits_requests_is_waited_for_within_reason() {
     let stage = self::stage(llama());
     stage
         .hub
-        .change(|s| s.refuse = Some(("resolve".into(), 429, "Retry-After: 600\r\n", 9)));
+        .change(|s| s.refuse = Some(("resolve".into(), 503, "", 2)));
+    stage.generate(MODEL).is(0, &[]);
+
+    let stage = self::stage(llama());
+    let limit = "RateLimit: \"resolvers\";r=0;t=600\r\n";
+    stage
+        .hub
+        .change(|s| s.refuse = Some(("resolve".into(), 429, limit, 9)));
     let began = Instant::now();
     stage.generate(MODEL).is(1, &["(429)", "600 s", "HF_TOKEN"]);
     assert!(
@@ -923,10 +930,14 @@ fn the_screen_shows_a_download_and_ctrl_c_stops_it() {
     ] {
         assert!(shown.contains(words), "lacks {words:?}:\n{shown}");
     }
+    // A prompt that waits for the model has nothing to say when there is none.
+    terminal.press("\r");
     terminal.press("\x03");
     let shown = terminal.wait("the end of it", |t| t.contains("Stopped; 20.3 KiB"));
     assert!(shown.contains("not loaded"), "{shown}");
     assert_eq!(std::fs::metadata(stage.incomplete()).unwrap().len(), 20_000);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(terminal.text().contains("Stopped; 20.3 KiB"));
     stage.hub.change(|s| s.stall = None);
     terminal.press("L");
     terminal.wait("the model", |t| t.contains("f32"));

@@ -359,11 +359,12 @@ impl<'a> Remainder<'a> {
 
     fn finish(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
         if let Some(digest) = self.digest.take() {
-            let found: String = digest
-                .finalize()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect();
+            let mut found = String::with_capacity(64);
+            for byte in digest.finalize() {
+                found.extend(
+                    [byte >> 4, byte & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or('?')),
+                );
+            }
             if !found.eq_ignore_ascii_case(&self.meta.etag) {
                 return self.damaged(
                     "its SHA-256 is not the one that was announced",

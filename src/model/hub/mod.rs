@@ -79,14 +79,10 @@ impl Reference {
 
     /// The line that fetches it with Python's tool.
     fn by_hand(&self) -> String {
-        let mut line = format!("hf download {}", self.id);
-        if let Some(file) = &self.file {
-            line.push_str(&format!(" {file}"));
-        }
-        if self.revision != "main" {
-            line.push_str(&format!(" --revision {}", self.revision));
-        }
-        line
+        let file = self.file.as_ref().map(|f| format!(" {f}"));
+        let revision = (self.revision != "main").then(|| format!(" --revision {}", self.revision));
+        let (file, revision) = (file.unwrap_or_default(), revision.unwrap_or_default());
+        format!("hf download {}{file}{revision}", self.id)
     }
 }
 
@@ -120,8 +116,7 @@ pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
     let Some(reference) = Reference::parse(given) else {
         return refuse("there is no such folder or file");
     };
-    let settings = Settings::read()?;
-    let repository = Repository::new(&settings.cache, &reference.id);
+    let repository = Repository::new(&cache_folder(), &reference.id);
     if let Some(source) = repository.find(&reference) {
         return Ok(source);
     }
@@ -130,6 +125,7 @@ pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
             "there is no such folder, and a hub id has an owner, as in openai-community/gpt2",
         );
     }
+    let settings = Settings::read()?;
     if let Some(variable) = settings.offline {
         return Err(failure::offline(
             &reference,

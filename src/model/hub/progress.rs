@@ -135,26 +135,17 @@ impl Progress {
         if self.phase == Phase::Reading {
             return format!("reading {}", self.model);
         }
-        let mut out = self.doing();
         if self.number == 0 {
-            return format!("{out} about {}", self.model);
+            return format!("{} about {}", self.doing(), self.model);
         }
-        if let Some(share) = self.share() {
-            out.push_str(&format!(
-                " {:.0} %, {}",
-                (share * 100.0).floor(),
-                self.amount()
-            ));
-        } else {
-            out.push_str(&format!(" {}", self.amount()));
-        }
-        for part in [self.speed(), self.count(), self.file.clone()] {
-            if !part.is_empty() {
-                out.push_str(", ");
-                out.push_str(&part);
-            }
-        }
-        out
+        let amount = match self.share() {
+            Some(share) => format!("{:.0} %, {}", (share * 100.0).floor(), self.amount()),
+            None => self.amount(),
+        };
+        let first = format!("{} {amount}", self.doing());
+        let parts = [first, self.speed(), self.count(), self.file.clone()];
+        let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        parts.join(", ")
     }
 }
 

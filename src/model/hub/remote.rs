@@ -257,8 +257,7 @@ impl Remote {
                         .collect::<Vec<_>>(),
                 )?;
                 let read = persist(meter, async || {
-                    let answer =
-                        checked(self.signed(self.http.get(url.clone())).send().await?).await?;
+                    let answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
                     let value: Value =
                         answer.json().await.map_err(|_| Trouble::Odd(why.clone()))?;
                     described(&value).ok_or_else(|| Trouble::Odd(why.clone()))
@@ -321,7 +320,7 @@ impl Remote {
                         continue;
                     }
                 } else {
-                    checked(answer).await?;
+                    checked(answer)?;
                 }
                 let etag = etag.as_deref().and_then(blob_name);
                 let etag =
@@ -373,7 +372,7 @@ impl Remote {
                 }
                 _ => {}
             }
-            checked(answer).await.map(Body::Whole)
+            checked(answer).map(Body::Whole)
         };
         persist(meter, send).await
     }
@@ -436,14 +435,20 @@ fn blob_name(etag: &str) -> Option<String> {
 }
 
 /// An answer that is a success, or what it refuses.
-async fn checked(answer: Response) -> Result<Response, Trouble> {
+fn checked(answer: Response) -> Result<Response, Trouble> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
     let word = |name: &str| header(answer.headers(), name);
     let (code, message) = (word("x-error-code"), word("x-error-message"));
-    let after = word(RETRY_AFTER.as_str()).and_then(|s| s.parse().ok());
+    // The hub's own way to say it: `RateLimit: "resolvers";r=0;t=55`.
+    let limit = word("ratelimit");
+    let until = limit
+        .as_deref()
+        .and_then(|l| l.split(';').find_map(|p| p.trim().strip_prefix("t=")));
+    let after = word(RETRY_AFTER.as_str());
+    let after = after.as_deref().or(until).and_then(|s| s.parse().ok());
     Err(Trouble::Refused {
         status: status.as_u16(),
         code: code.unwrap_or_default(),
