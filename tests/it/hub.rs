@@ -847,6 +847,20 @@ fn gguf_files_are_chosen_by_name() {
 }
 
 #[test]
+fn weights_of_a_model_that_nobody_serves_are_not_fetched() {
+    let mut files = llama();
+    let config = String::from_utf8(files["config.json"].clone()).unwrap();
+    let strange = config.replace("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
+    files.insert("config.json".into(), strange.into_bytes());
+    let stage = stage(files);
+    for _ in 0..2 {
+        stage.generate(MODEL).is(1, &["model_type `mamba`"]);
+        assert_eq!(stage.hub.ranges(WEIGHTS), []);
+    }
+    assert_eq!(stage.hub.ranges("config.json").len(), 1);
+}
+
+#[test]
 fn two_processes_take_turns() {
     let stage = stage(llama());
     let locks = stage.cache().join(".locks/models--tiny--llama");

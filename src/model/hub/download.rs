@@ -17,10 +17,14 @@ use super::remote::{Body, Meta, Remote, Trouble, attend};
 use super::settings::Settings;
 use super::{Reference, Source, failure, files};
 use crate::error::{Error, Result};
+use crate::model::families;
 
 /// A connection that carried at least so much before it broke is replaced by itself: long downloads live through the night.
 /// One that broke sooner ends the download with a sentence, because the next would likely break as well.
 const WORTHWHILE: u64 = 16 << 20;
+
+/// The file that decides whether the others are wanted.
+const CONFIG: &str = "config.json";
 
 /// How often a lock that somebody holds is tried.
 const QUEUE: Duration = Duration::from_millis(300);
@@ -82,9 +86,13 @@ async fn run(
     room(&settings.cache, &items)?;
     meter.now.files = names.len();
     meter.now.number = present;
+    served(&snapshot)?;
     for item in &items {
         meter.file(&item.meta.name);
         file(&remote, repository, &commit, item, meter).await?;
+        if item.meta.name == CONFIG {
+            served(&snapshot)?;
+        }
     }
     repository
         .find(&Reference {
@@ -92,6 +100,22 @@ async fn run(
             ..reference.clone()
         })
         .ok_or_else(|| Trouble::Odd(format!("the files of {} do not make a model", reference.id)))
+}
+
+/// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.
+fn served(snapshot: &Path) -> Result<(), Trouble> {
+    let path = snapshot.join(CONFIG);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Ok(());
+    };
+    let config = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::bad_file(
+            &path,
+            e.to_string(),
+            "It comes like that from the hub; tell its owners.",
+        )
+    })?;
+    Ok(families::read(&config).map(drop)?)
 }
 
 /// Asks for name and length of every file that the snapshot lacks; counts the others.
