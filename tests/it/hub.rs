@@ -150,10 +150,11 @@ fn serve(
 }
 
 fn etag(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    let mut out = String::new();
+    for byte in Sha256::digest(bytes) {
+        std::fmt::Write::write_fmt(&mut out, format_args!("{byte:02x}")).unwrap();
+    }
+    out
 }
 
 fn head(stream: &mut TcpStream, status: u16, headers: &str, length: u64) -> std::io::Result<()> {
@@ -181,9 +182,8 @@ fn answer(
     }
     if let Some(rest) = path.strip_prefix(&format!("/api/models/{MODEL}")) {
         let commit = match rest {
-            "" | "/revision/main" => COMMIT,
+            "" | "/revision/main" | "/revision/1111111111111111111111111111111111111111" => COMMIT,
             "/revision/v1" | "/revision/refs%2Fpr%2F1" => TAGGED,
-            "/revision/1111111111111111111111111111111111111111" => COMMIT,
             _ => return head(stream, 404, "X-Error-Code: RevisionNotFound\r\n", 0),
         };
         let names: Vec<Value> = now
@@ -520,6 +520,15 @@ fn revisions_are_kept_apart() {
     assert_eq!(stage.hub.asked().len(), 0, "a commit that is there");
 }
 
+/// Path, status, headers, environment, and words of the sentence.
+type Row<'a> = (
+    &'a str,
+    u16,
+    &'static str,
+    &'a [(&'a str, &'a str)],
+    [&'a str; 3],
+);
+
 #[test]
 fn refusals_say_what_to_do() {
     let stage = stage(llama());
@@ -528,13 +537,6 @@ fn refusals_say_what_to_do() {
     let wrong = "X-Error-Message: Invalid credentials in Authorization header\r\n";
     let token = [("HF_TOKEN", "hf_x")];
     let page = format!("http://{}/tiny/llama", stage.hub.address);
-    type Row<'a> = (
-        &'a str,
-        u16,
-        &'static str,
-        &'a [(&'a str, &'a str)],
-        [&'a str; 3],
-    );
     let rows: [Row; 7] = [
         ("resolve", 401, gated, &[], ["is gated", &page, "HF_TOKEN"]),
         (
@@ -915,9 +917,14 @@ fn an_answer_that_hf_hub_does_not_understand_is_read_all_the_same() {
         }
     });
     let mirror = format!("http://{address}");
-    stage
-        .generate_with(MODEL, &[("HF_ENDPOINT", &mirror)])
-        .is(0, &[]);
+    let environment = [("HF_ENDPOINT", mirror.as_str()), ("HF_TOKEN", "hf_x")];
+    stage.generate_with(MODEL, &environment).is(0, &[]);
+    let asked = stage.hub.asked();
+    assert!(asked.iter().any(|a| a.method == "HEAD"));
+    assert!(
+        asked.iter().all(|a| a.token.is_none()),
+        "the token was for the mirror alone"
+    );
     stage.is_whole();
 }
 
