@@ -2,7 +2,7 @@
 //!
 //! Invariant: one status line, rewritten, on a terminal; elsewhere a line at the beginning, one at the end, and between them
 //! one a tenth of the way, never two within a few seconds. A model that is there is loaded without a word.
-//! To say more, add it to [`Teller::hear`].
+//! To say more, add it to `Teller::hear`.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
