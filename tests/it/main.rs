@@ -16,6 +16,7 @@ mod architecture;
 mod cli;
 mod demo;
 mod engine;
+mod hub;
 mod invariants;
 mod parity;
 mod pty;
