@@ -10,17 +10,21 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::apply::{Lookup, Null, Program};
-use super::direction::{Direction, Origin};
-use super::edit::Schedule;
+use super::apply::{Null, Program};
+use super::direction::Direction;
+use super::edit::What;
 use super::figure::Provenance;
+use super::op::Op;
 use super::receipt::Receipt;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
 use super::sample::{kl, log_softmax, log_sum_exp, top};
+use super::schedule::Schedule;
+use super::shelf::Shelf;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::load::Options;
+use crate::model::hub::Watch;
+use crate::model::load::{Options, load_watched};
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
 use crate::text;
@@ -75,7 +79,16 @@ impl Bench {
 
     /// Loads the model that an argument names, with the directions that come with it.
     pub fn open(given: &str, options: &Options) -> Result<Self> {
-        let mut bench = Self::new(crate::model::load::load(given, options)?);
+        Self::with(crate::model::load::load(given, options)?)
+    }
+
+    /// The same, watched: a model that the cache lacks is downloaded first.
+    pub fn open_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Self> {
+        Self::with(load_watched(given, options, watch)?)
+    }
+
+    fn with(model: Model) -> Result<Self> {
+        let mut bench = Self::new(model);
         for (name, bytes) in super::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == bench.model.card.revision {
@@ -121,7 +134,7 @@ impl Bench {
     }
 
     /// One pass over a run's tokens without a cache, `batch` times side by side.
-    fn pass(
+    pub(super) fn pass(
         &self,
         run: &Run,
         program: &mut Program,
@@ -220,16 +233,19 @@ impl Bench {
             .iter()
             .map(|t| self.model.bytes(*t))
             .collect();
-        // Means need a pass of their own, so they are looked up before the model is borrowed for compiling.
-        let mut means = HashMap::new();
-        for edit in schedule
-            .spans()
-            .flat_map(|(_, edits)| edits)
-            .filter(|e| e.active() && e.op == super::edit::Op::Mean)
-        {
+        // Means and other texts need passes of their own, before the model is borrowed for compiling.
+        let (mut means, mut others) = (HashMap::new(), HashMap::new());
+        let active = schedule.spans().flat_map(|(_, edits)| edits);
+        for edit in active.filter(|e| e.active()) {
             for at in edit.place.addresses(self.model.card.layers)? {
-                if let std::collections::hash_map::Entry::Vacant(free) = means.entry(at) {
-                    free.insert(self.mean(at, &tokens[..prompt.min(tokens.len())])?);
+                match &edit.what {
+                    What::Units(_) if edit.op == Op::Mean && !means.contains_key(&at) => {
+                        means.insert(at, self.mean(at, &tokens[..prompt.min(tokens.len())])?);
+                    }
+                    What::UnitsFrom(_, text) => {
+                        others.insert((text.clone(), at), self.other(text, at)?);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -237,8 +253,18 @@ impl Bench {
             directions: &self.directions,
             model: &self.model,
             means: &means,
+            others: &others,
         };
         Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
+    }
+
+    /// An address on another text, unedited, `[positions, width]`, f32.
+    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)> {
+        let tokens = self.model.encode(text, false)?;
+        let count = tokens.len();
+        let recording = self.record(&Run::plain(tokens), &[at])?;
+        let rows = recording.get(at)?.to_dtype(DType::F32)?.flatten_from(1)?;
+        Ok((rows, format!("values of another text of {count} tokens")))
     }
 
     /// The mean of an address over an unedited prompt, its first token left out when there are others.
@@ -297,7 +323,7 @@ impl Bench {
                 .stages
                 .iter()
                 .flat_map(|s| &s.edits)
-                .all(|e| !e.op.directed() && e.units.is_empty());
+                .all(|e| !e.op.directed() && e.units().is_empty());
             receipt.null = if whole {
                 None
             } else {
@@ -397,66 +423,9 @@ impl Bench {
         Ok(out)
     }
 
-    /// A direction by difference of means of `resid_pre` at the last prompt token (Arditi et al. 2024,
-    /// 2406.11717), for the given layers; means in f64.
-    pub fn difference_of_means(
-        &mut self,
-        plus: &[String],
-        minus: &[String],
-        chat: bool,
-        layers: &[usize],
-    ) -> Result<Direction> {
-        if plus.is_empty() || minus.is_empty() {
-            return Err(Error::argument(
-                "prompts",
-                format!("{} and {}", plus.len(), minus.len()),
-                "at least one prompt on each side",
-            ));
-        }
-        let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPre.at(*l)).collect();
-        let total = (plus.len() + minus.len()) as f32;
-        let mut done = 0.0;
-        let mut side = |bench: &mut Self, prompts: &[String]| -> Result<Vec<Vec<f64>>> {
-            let mut sums = vec![vec![0f64; bench.model.card.d_model]; wanted.len()];
-            for prompt in prompts {
-                done += 1.0;
-                bench.report(done / total)?;
-                let run = Run::plain(bench.model.encode(prompt, chat)?);
-                let recording = bench.pass(&run, &mut Program::default(), &[], &wanted, 1)?;
-                for (sum, at) in sums.iter_mut().zip(&wanted) {
-                    let row = recording
-                        .get(*at)?
-                        .narrow(0, run.tokens.len() - 1, 1)?
-                        .squeeze(0)?
-                        .to_dtype(DType::F32)?
-                        .to_vec1::<f32>()?;
-                    sum.iter_mut()
-                        .zip(row)
-                        .for_each(|(s, v)| *s += f64::from(v) / prompts.len() as f64);
-                }
-            }
-            Ok(sums)
-        };
-        let (a, b) = (side(self, plus)?, side(self, minus)?);
-        let rows = wanted
-            .iter()
-            .zip(a.iter().zip(&b))
-            .map(|(at, (a, b))| (*at, a.iter().zip(b).map(|(a, b)| (a - b) as f32).collect()));
-        let card = &self.model.card;
-        let origin = Origin {
-            model: card.name.clone(),
-            revision: card.revision.clone(),
-            method: "difference of means".into(),
-            positions: "last prompt token".into(),
-            prompts: (plus.len(), minus.len()),
-            dtype: card.dtype.into(),
-            strength: 1.0,
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
-        Ok(Direction {
-            rows: rows.collect(),
-            origin,
-        })
+    /// The direction of a name: a loaded one, or a file.
+    pub fn direction(&self, name: &str) -> Result<Direction> {
+        super::shelf::find(&self.directions, &self.model, name)
     }
 
     /// A token alone, as safe visible text.
@@ -491,46 +460,5 @@ pub fn reading(row: &[f32], known: usize, k: usize) -> Reading {
             .into_iter()
             .map(|(id, z)| (id, (z - total).exp()))
             .collect(),
-    }
-}
-
-/// Directions and means, for the compiler.
-struct Shelf<'a> {
-    directions: &'a HashMap<String, Direction>,
-    model: &'a Model,
-    means: &'a HashMap<Address, (Vec<f32>, String)>,
-}
-
-impl Lookup for Shelf<'_> {
-    fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        if let Some(held) = self.directions.get(name) {
-            held.check(&self.model.card)?;
-            return Ok(held.at(at)?.to_vec());
-        }
-        let path = std::path::Path::new(name);
-        if !path.exists() {
-            let mut known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            let known = if known.is_empty() {
-                "none is loaded".to_string()
-            } else {
-                format!("loaded are {}", known.join(", "))
-            };
-            return Err(Error::argument(
-                "direction",
-                name,
-                format!("a file, or a loaded direction ({known})"),
-            ));
-        }
-        let loaded = Direction::load(path)?;
-        loaded.check(&self.model.card)?;
-        Ok(loaded.at(at)?.to_vec())
-    }
-
-    fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        self.means
-            .get(&at)
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Model;
 use super::families;
-use super::hub::{Source, resolve};
+use super::hub::{Source, Watch, resolve};
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use super::weights::{Precision, Weights};
@@ -50,17 +50,33 @@ struct Files {
     template: Option<String>,
 }
 
-/// Loads the model that an argument names.
+/// Loads the model that an argument names, unwatched.
 pub fn load(given: &str, options: &Options) -> Result<Model> {
-    let source = resolve(given)?;
+    let mut watch = Watch {
+        show: &mut |_| (),
+        cancelled: &|| false,
+    };
+    load_watched(given, options, &mut watch)
+}
+
+/// Loads the model that an argument names; downloads it first when the cache lacks it.
+pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Model> {
+    let source = resolve(given, watch)?;
+    watch.reading(given);
+    if let Source::Gguf(path) = &source {
+        return Err(Error::NotAModel {
+            given: path.display().to_string(),
+            found: "this version reads no GGUF files".into(),
+        });
+    }
     let device = device(options.device.as_deref().unwrap_or("auto"))?;
     let files = match &source {
         Source::Demo => demo_files()?,
-        Source::Folder(folder) => folder_files(folder)?,
+        Source::Gguf(folder) | Source::Folder(folder) => folder_files(folder)?,
     };
     let place = match &source {
         Source::Demo => "(embedded demo model)".into(),
-        Source::Folder(folder) => folder.join("config.json"),
+        Source::Gguf(folder) | Source::Folder(folder) => folder.join("config.json"),
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
@@ -69,7 +85,7 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     let precision = precision(options.dtype.as_deref(), &device)?;
     let weights = match &source {
         Source::Demo => demo_weights(precision, &device)?,
-        Source::Folder(folder) => Weights::open(folder, precision, &device)?,
+        Source::Gguf(folder) | Source::Folder(folder) => Weights::open(folder, precision, &device)?,
     };
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {

@@ -2,12 +2,16 @@
 
 use std::fmt::Write;
 
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::contrast::{Contrast, Measure, Method};
 use lmscope::lab::direction::{Direction, norm, random_like};
 use lmscope::lab::edit::Edit;
-use lmscope::lab::edit::Schedule;
+use lmscope::lab::figure::Body;
+use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::site::Site;
@@ -286,17 +290,160 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
         let vector = &plants["vectors"][name];
         let shipped = bench.directions[name].clone();
         let (at, held) = shipped.rows[0].clone();
-        let made = bench
-            .difference_of_means(
-                &texts(&vector["plus"]),
-                &texts(&vector["minus"]),
-                vector["form"] == "chat",
-                &[usize::from(at.layer)],
-            )
-            .unwrap();
+        let measure = Measure::last(usize::from(at.layer), vector["form"] == "chat");
+        let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
+        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(Method::Mean, &bench).unwrap();
         let made = made.at(at).unwrap().to_vec();
         let dot: f32 = made.iter().zip(&held).map(|(a, b)| a * b).sum();
         assert!(dot / (norm(&made) * norm(&held)) > 0.9999, "{name}");
         assert!((norm(&made) / norm(&held) - 1.0).abs() < 1e-3, "{name}");
     }
+}
+
+/// Resampling from the prompt itself changes no bit; from another prompt it brings that prompt's values, position by
+/// position.
+#[test]
+fn resampled_units_take_the_values_of_another_text() {
+    let mut bench = demo();
+    let (own, other) = ("The capital of France is", "The capital of Italy is");
+    let tokens = bench.model.encode(own, false).unwrap();
+    let at = Site::MlpAct.at(3);
+    let record = |bench: &mut Bench, tokens: Vec<u32>, edits: &[String]| {
+        let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
+        let run = Run {
+            schedule: Schedule::always(edits),
+            ..Run::plain(tokens)
+        };
+        let found = bench.record(&run, &[at, Site::Logits.at(0)]).unwrap();
+        let rows = |at| found.get(at).unwrap().to_vec2::<f32>().unwrap();
+        (rows(at), rows(Site::Logits.at(0)))
+    };
+    let (plain, logits) = record(&mut bench, tokens.clone(), &[]);
+    let same = record(
+        &mut bench,
+        tokens.clone(),
+        &[format!("resample:={own}@mlp_act.3")],
+    );
+    assert!(same.0 == plain && same.1 == logits);
+    let foreign = bench.model.encode(other, false).unwrap();
+    let (expected, _) = record(&mut bench, foreign, &[]);
+    let (mixed, _) = record(
+        &mut bench,
+        tokens,
+        &[format!("resample:5,9={other}@mlp_act.3")],
+    );
+    for (position, row) in mixed.iter().enumerate() {
+        for (unit, value) in row.iter().enumerate() {
+            let from = if unit == 5 || unit == 9 {
+                &expected
+            } else {
+                &plain
+            };
+            assert_eq!(
+                value.to_bits(),
+                from[position.min(from.len() - 1)][unit].to_bits()
+            );
+        }
+    }
+    assert_ne!(mixed, plain);
+}
+
+/// Every method of making a direction decides the mood of held-out stories, in both ways.
+#[test]
+fn every_method_of_contrast_steers_the_mood() {
+    let mut bench = demo();
+    let plants = plants();
+    let mood = &plants["vectors"]["mood"];
+    let (plus, minus) = (texts(&mood["plus"]), texts(&mood["minus"]));
+    let every = (0..bench.model.card.layers).collect::<Vec<_>>();
+    for (method, layers, site, edit) in [
+        (
+            Method::Mean,
+            vec![4],
+            Site::ResidPre,
+            "add:v@resid_pre.4*0.5",
+        ),
+        (Method::Pca, vec![4], Site::ResidPre, "add:v@resid_pre.4*4"),
+        (
+            Method::Icv,
+            every,
+            Site::ResidPost,
+            "icv:v@mlp_out.*:all*0.4",
+        ),
+    ] {
+        let measure = Measure {
+            site,
+            layers,
+            positions: Positions::Last,
+            chat: false,
+        };
+        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(method, &bench).unwrap();
+        bench.directions.insert("v".into(), made);
+        let against = edit
+            .replace('*', "*-")
+            .replace("mlp_out.*-:all", "mlp_out.*:all");
+        for (edit, wanted) in [(edit.to_string(), "plus"), (against, "minus")] {
+            let words = texts(&mood["look_for"][wanted]);
+            let prompts = &texts(&mood["test"])[..8];
+            let hits = prompts.iter().filter(|prompt| {
+                let tokens = bench.model.encode(prompt, false).unwrap();
+                let said = reply(&mut bench, tokens, &[&edit], 1);
+                words.iter().any(|w| said.contains(w.trim()))
+            });
+            let hits = hits.count();
+            assert!(hits >= 7, "{method} {wanted}: {hits} of 8 under {edit}");
+        }
+    }
+}
+
+/// The sweep finds where the mood vector works, its null finds nothing, and strength 0 is the model itself.
+#[test]
+fn the_sweep_tells_a_vector_from_chance() {
+    let mut bench = demo();
+    let plants = plants();
+    let mood = &plants["vectors"]["mood"];
+    let answers = texts(&mood["look_for"]["plus"]).join("|");
+    let prompt = &texts(&mood["test"])[0];
+    let run = Run::plain(bench.model.encode(prompt, false).unwrap());
+    let arguments = Arguments::default()
+        .with("direction", "mood")
+        .with("answers", &answers)
+        .with("strengths", "-0.5,0,0.5");
+    let mut grid = |null: &str, measure: &str| {
+        let arguments = arguments
+            .clone()
+            .with("null", null)
+            .with("measure", measure);
+        let figure = instrument("sweep")
+            .unwrap()
+            .observe(&run, &arguments, &mut bench)
+            .unwrap();
+        let Body::Grid(grid) = figure.body else {
+            panic!("a grid")
+        };
+        grid.cells
+            .iter()
+            .map(|column| column.iter().map(|c| c.value).collect::<Vec<f32>>())
+            .collect::<Vec<_>>()
+    };
+    let (real, null, moved) = (
+        grid("no", "answers"),
+        grid("random", "answers"),
+        grid("no", "kl"),
+    );
+    assert!(
+        real[2][4] > 0.6 && real[0][4] < real[1][4] - 0.05,
+        "{real:?}"
+    );
+    assert!((null[2][4] - null[1][4]).abs() < 0.1, "{null:?}");
+    assert!(
+        real[1].windows(2).all(|w| w[0] == w[1]),
+        "strength 0 is one model"
+    );
+    assert!(
+        moved[1].iter().all(|kl| *kl == 0.0) && moved[2][4] > 0.01,
+        "{moved:?}"
+    );
 }

@@ -17,6 +17,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod engine;
+mod hub;
 mod invariants;
 mod parity;
 mod pty;

@@ -2,9 +2,10 @@
 //!
 //! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
 
-use crate::cli::{log, models, output};
+use crate::cli::{log, output};
 use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::device;
+use crate::text;
 
 /// What is found, by name.
 pub(super) fn facts() -> Vec<(&'static str, String)> {
@@ -110,11 +111,9 @@ pub fn kilobytes(file: &str, key: &str) -> Option<u64> {
 fn memory() -> String {
     let read = |key: &str| kilobytes("/proc/meminfo", key);
     match (read("MemTotal"), read("MemAvailable")) {
-        (Some(total), Some(free)) => format!(
-            "{} available of {}",
-            models::bytes(free),
-            models::bytes(total)
-        ),
+        (Some(total), Some(free)) => {
+            format!("{} available of {}", text::size(free), text::size(total))
+        }
         _ => "unknown".into(),
     }
 }
