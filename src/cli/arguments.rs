@@ -39,7 +39,7 @@ pub fn loading() -> [Arg; 4] {
         Arg::new("dtype")
             .long("dtype")
             .value_name("DTYPE")
-            .help("How matrices are kept: f32, f16, bf16 or q8_0 [default: f32, on CUDA bf16]"),
+            .help("How matrices are kept: f32, f16, bf16 or q8_0 [default: f32 where it fits twice, else f16 or q8_0; on CUDA bf16]"),
         Arg::new("device")
             .long("device")
             .value_name("DEVICE")
@@ -122,6 +122,7 @@ pub fn options(matches: &ArgMatches) -> Options {
         dtype: word("dtype"),
         device: word("device"),
         context: matches.get_one::<usize>("context").copied(),
+        memory: None,
     }
 }
 
@@ -152,6 +153,7 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
         Bench::open_watched(model_name(matches), &options(matches), watch)
     })?;
     bench.cancel = interrupt.asked;
+    bench.model.notes.iter().for_each(|n| output::note(n));
     Ok(bench)
 }
 

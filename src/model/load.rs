@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Model;
 use super::families;
 use super::hub::{Source, Watch, resolve};
+use super::memory::{self, Plan};
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use super::weights::{Precision, Weights};
@@ -26,6 +27,8 @@ pub struct Options {
     pub device: Option<String>,
     /// Most tokens of one run.
     pub context: Option<usize>,
+    /// Most bytes to take; by default what is free.
+    pub memory: Option<u64>,
 }
 
 /// The context that is used when none is asked for and the model allows more.
@@ -82,11 +85,22 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
     let (family, blueprint) = families::read(&config)?;
     let context = context(options.context, blueprint.context)?;
-    let precision = precision(options.dtype.as_deref(), &device)?;
-    let weights = match &source {
-        Source::Demo => demo_weights(precision, &device)?,
-        Source::Gguf(folder) | Source::Folder(folder) => Weights::open(folder, precision, &device)?,
+    let asked = asked(options.dtype.as_deref(), &device)?;
+    let f32 = Precision::Dense(DType::F32);
+    let mut weights = match &source {
+        Source::Demo => demo_weights(f32, &device)?,
+        Source::Gguf(folder) | Source::Folder(folder) => Weights::open(folder, f32, &device)?,
     };
+    let plan = Plan {
+        name: given,
+        blueprint: &blueprint,
+        context,
+        place: memory::place(&device),
+        available: options.memory.or_else(|| memory::available(&device)),
+        stored: None,
+    };
+    let (precision, note) = plan.settle(asked, || weights.within_f16())?;
+    weights.precision = precision;
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {
         model.tokenizer = Some(Tokenizer::from_bytes(
@@ -98,6 +112,7 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
     model.template =
         Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
     model.card.chat = model.template.is_some();
+    model.notes.extend(note);
     Ok(model)
 }
 
@@ -140,24 +155,21 @@ fn accelerator(number: usize) -> Option<Device> {
     }
 }
 
-/// The precision for a flag and a device: f32 on a CPU, bf16 on CUDA, f32 on Metal, when nothing is asked for.
-fn precision(given: Option<&str>, device: &Device) -> Result<Precision> {
-    let precision = match given {
-        None if device.is_cuda() => Precision::Dense(DType::BF16),
-        None | Some("f32") => Precision::Dense(DType::F32),
-        Some("f16") => Precision::Dense(DType::F16),
-        Some("bf16") => Precision::Dense(DType::BF16),
-        Some("q8_0") => Precision::Q8,
-        Some(other) => return Err(Error::argument("--dtype", other, "f32, f16, bf16 or q8_0")),
-    };
-    if precision == Precision::Dense(DType::BF16) && device.is_cpu() {
-        return Err(Error::argument(
+/// The precision that a flag asks for, if it is there; without it [`memory::choose`] has the word.
+fn asked(given: Option<&str>, device: &Device) -> Result<Option<Precision>> {
+    match given {
+        None => Ok(None),
+        Some("f32") => Ok(Some(Precision::Dense(DType::F32))),
+        Some("f16") => Ok(Some(Precision::Dense(DType::F16))),
+        Some("bf16") if device.is_cpu() => Err(Error::argument(
             "--dtype",
             "bf16",
             "f32, f16 or q8_0 on a CPU, where bf16 products widen every weight at every step",
-        ));
+        )),
+        Some("bf16") => Ok(Some(Precision::Dense(DType::BF16))),
+        Some("q8_0") => Ok(Some(Precision::Q8)),
+        Some(other) => Err(Error::argument("--dtype", other, "f32, f16, bf16 or q8_0")),
     }
-    Ok(precision)
 }
 
 fn context(given: Option<usize>, allowed: usize) -> Result<usize> {

@@ -16,6 +16,7 @@ use super::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
 use super::families;
 use super::weights::Precision;
 use crate::error::{Error, Result};
+use crate::text::size;
 
 /// Families whose activations leave the range of f16 although their weights do not: residual streams beyond 65504
 /// (Gemma), products of queries and keys before their scale (Phi, Qwen 2).
@@ -217,6 +218,21 @@ impl Plan<'_> {
             .is_none_or(|free| self.need(precision).total().saturating_mul(times) <= free)
     }
 
+    /// The dtype to load in: the one that was asked for, or the default with a note where that is not what a reader would
+    /// expect. What does not fit is refused.
+    pub fn settle(
+        &self,
+        asked: Option<Precision>,
+        within_f16: impl FnOnce() -> bool,
+    ) -> Result<(Precision, Option<String>)> {
+        let (precision, note) = match asked {
+            Some(precision) => (precision, None),
+            None => choose(self, within_f16),
+        };
+        self.check(precision)?;
+        Ok((precision, note))
+    }
+
     /// Refuses a model that does not fit, with the numbers and the ways that would.
     pub fn check(&self, precision: Precision) -> Result<()> {
         let Some(free) = self.available.filter(|_| !self.fits(precision, 1)) else {
@@ -373,15 +389,4 @@ fn system() -> Option<u64> {
     // its own is what counts.
     let limit = system.cgroup_limits();
     Some(limit.map_or(free, |l| free.min(l.total_memory.saturating_sub(l.rss))))
-}
-
-/// Bytes, for people.
-fn size(bytes: u64) -> String {
-    let (mebi, gibi) = ((1u64 << 20) as f64, (1u64 << 30) as f64);
-    let n = bytes as f64;
-    if n < gibi {
-        format!("{:.0} MiB", (n / mebi).ceil())
-    } else {
-        format!("{:.1} GiB", n / gibi)
-    }
 }

@@ -81,6 +81,8 @@ pub struct Model {
     pub tokenizer: Option<Tokenizer>,
     /// Its chat template.
     pub template: Option<Template>,
+    /// What a reader should know of how it was loaded, in sentences.
+    pub notes: Vec<String>,
 }
 
 impl Model {
@@ -132,6 +134,7 @@ impl Model {
             transformer,
             tokenizer: None,
             template: None,
+            notes: Vec::new(),
         })
     }
 
