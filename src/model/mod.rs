@@ -7,6 +7,7 @@ pub mod attention;
 pub mod blueprint;
 pub mod cache;
 pub mod families;
+pub mod gguf;
 pub mod hub;
 pub mod linear;
 pub mod load;

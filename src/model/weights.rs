@@ -357,6 +357,15 @@ fn check_header(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Maps one file: the only way that formats of our own see the bytes of a checkpoint.
+#[allow(unsafe_code)]
+pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    // SAFETY: the file is opened read-only and mapped privately; as for every program that maps a checkpoint,
+    // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))
+}
+
 #[allow(unsafe_code)]
 fn map(files: &[PathBuf]) -> Result<MmapedSafetensors> {
     // SAFETY: the files are opened read-only and mapped privately; as for every program that maps a checkpoint,
