@@ -138,8 +138,10 @@ impl Header {
         }
         let alignment = match header.metadata.get("general.alignment") {
             None => 32,
-            Some(Entry::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n as usize,
-            Some(_) => return Err("its `general.alignment` is no power of two".into()),
+            Some(Entry::Unsigned(n)) if n.is_power_of_two() && (8..=1 << 20).contains(n) => {
+                *n as usize
+            }
+            Some(_) => return Err("its `general.alignment` is no power of two from 8 up".into()),
         };
 
         let mut found = Vec::new();
@@ -148,11 +150,12 @@ impl Header {
             let info = at.tensor(&name)?;
             found.push((name, info));
         }
-        let start = at
-            .at
-            .checked_next_multiple_of(alignment)
-            .ok_or("its header does not end")?;
+        let start = at.at.next_multiple_of(alignment);
         for (name, mut info) in found {
+            // Blocks hold 16-bit and 32-bit numbers, which are read where they lie.
+            if !info.span.start.is_multiple_of(alignment) {
+                return Err(format!("the data of tensor `{name}` is not aligned"));
+            }
             info.span = place(&name, &info, start, file.len())?;
             if header.tensors.insert(name.clone(), info).is_some() {
                 return Err(format!("the tensor `{name}` is there twice"));
@@ -340,6 +343,9 @@ impl<'a> Cursor<'a> {
         for _ in 0..dims {
             let d = usize::try_from(self.u64(&what)?)
                 .map_err(|_| format!("{what} is larger than memory can be"))?;
+            if d == 0 {
+                return Err(format!("{what} has an empty dimension"));
+            }
             shape.push(d);
         }
         shape.reverse();

@@ -3,9 +3,11 @@
 //! Invariant: whatever the converter changed (names, row order, shifted norm gains) is taken back here, so that
 //! families and the forward pass know one layout alone. Metadata becomes a config.json ([`config`]), tensors
 //! get their Hugging Face names and rows back ([`names`]); quantized rows are moved as they are stored.
-//! To serve another architecture, add its row to [`config::ARCHITECTURES`].
+//! To serve another architecture, add its row to [`names::ARCHITECTURES`].
 
+pub mod config;
 pub mod header;
+pub mod names;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
