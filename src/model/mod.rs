@@ -13,6 +13,7 @@ pub mod linear;
 pub mod load;
 pub mod mlp;
 pub mod norm;
+pub mod pickle;
 pub mod rope;
 pub mod site;
 pub mod tap;
