@@ -165,7 +165,11 @@ impl Meta<'_> {
             heads,
             kv_heads,
             head_dim,
-            d_mlp: self.needed("feed_forward_length")?,
+            // For some families the converter writes four times the width whatever the tensors have.
+            d_mlp: match self.rows("blk.0.ffn_up.weight") {
+                Some(rows) if matches!(self.architecture.model_type, "gpt2" | "phi") => rows,
+                _ => self.needed("feed_forward_length")?,
+            },
             vocab,
             context: self.needed("context_length")?,
         })
@@ -262,7 +266,11 @@ impl Meta<'_> {
                 let norm = self.flag("expert_weights_norm").unwrap_or(qwen);
                 put("norm_topk_prob", norm.into());
                 put("decoder_sparse_step", 1.into());
-                put("mlp_only_layers", json!([]));
+                let dense = |i: &usize| !self.has(&format!("blk.{i}.ffn_gate_inp.weight"));
+                put(
+                    "mlp_only_layers",
+                    json!((0..s.layers).filter(dense).collect::<Vec<_>>()),
+                );
                 self.check_router()?;
             }
             "gemma" => {

@@ -382,9 +382,12 @@ impl Names {
             return Ok(None);
         };
         let short = tensor.rsplit('.').nth(1).unwrap_or("");
-        let taken_back = if self.architecture.permuted && short == "attn_q" {
+        // The converter leaves OLMo's biases as they are.
+        let permuted = self.architecture.permuted
+            && (self.architecture.name != "olmo" || name.ends_with(".weight"));
+        let taken_back = if permuted && short == "attn_q" {
             unpermute(piece, self.heads)
-        } else if self.architecture.permuted && short == "attn_k" {
+        } else if permuted && short == "attn_k" {
             unpermute(piece, self.kv_heads)
         } else if self.architecture.name == "gptneox" && short == "attn_qkv" {
             interleave(piece, self.heads, self.head_dim)
