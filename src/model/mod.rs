@@ -4,6 +4,7 @@
 //! To add a family see [`families`]; to add a site see [`site`].
 
 pub mod attention;
+pub mod blocks;
 pub mod blueprint;
 pub mod cache;
 pub mod families;
