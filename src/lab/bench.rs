@@ -342,12 +342,28 @@ impl Bench {
         let mut cache = model.cache(rows)?;
         let mut program = Program::default();
         let mut out: Vec<(Vec<u32>, f32)> = vec![(Vec::new(), 0.0); rows];
-        let mut pass = model.tokens(tokens)?.repeat((rows, 1))?;
-        let mut span = Span::prompt(tokens.len());
+        let mut texts = model.tokens(tokens)?.repeat((rows, 1))?;
         for step in 0..count {
+            let total = tokens.len() + step;
+            // Other rotary frequencies: the texts are read again, with their patches.
+            if model.transformer.regime(total) != model.transformer.regime(cache.len().max(1)) {
+                cache.truncate(0);
+            }
+            let start = cache.len();
+            let span = Span {
+                start,
+                len: total - start,
+                prompt: tokens.len(),
+                phase: if start == 0 {
+                    Phase::Prefill
+                } else {
+                    Phase::Decode
+                },
+            };
+            let pass = texts.narrow(1, start, total - start)?.contiguous()?;
             let mut tap = RunTap::new(
                 &mut program,
-                if step == 0 { patches } else { &[] },
+                if start == 0 { patches } else { &[] },
                 &[],
                 Keep::All,
                 &self.cancel,
@@ -375,13 +391,8 @@ impl Bench {
             {
                 break;
             }
-            span = Span {
-                start: tokens.len() + step,
-                len: 1,
-                prompt: tokens.len(),
-                phase: Phase::Decode,
-            };
-            pass = Tensor::from_vec(next, (rows, 1), &model.transformer.device)?;
+            let next = Tensor::from_vec(next, (rows, 1), &model.transformer.device)?;
+            texts = Tensor::cat(&[&texts, &next], 1)?;
         }
         Ok(out)
     }

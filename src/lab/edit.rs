@@ -323,7 +323,7 @@ impl Edit {
     fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
         match spec.axis {
-            Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads => Ok(()),
+            Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
             Axis::Positions => Err(format!(
                 "`{}` has a row a query and cannot be edited by this operation; use z (a head's result) instead",
                 spec.name

@@ -1,12 +1,12 @@
 //! Value cards: what a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680).
 //!
-//! The value vector of neuron i is column i of the MLP's down projection; it is read through the final norm's
-//! gain and the unembedding, without statistics (centred first where the norm centres).
+//! The value vector of neuron i is column i of the MLP's down projection, as the block adds it; it is read through the
+//! final norm's gain and the unembedding, without statistics (centred first where the norm centres).
 //! Invariant: a card depends on the weights alone, so it is made once.
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::sample::top;
 use crate::error::Result;
@@ -19,7 +19,7 @@ pub const SIDE: usize = 8;
 /// What one neuron writes.
 #[derive(Clone, Debug)]
 pub struct ValueCard {
-    /// The value vector through the final norm's gain, `[d_model]`: dot with a row of the unembedding and
+    /// The value vector through the final norm's gain, `[d_model]`: dot with a token's logit direction and
     /// divide by the final scale for a direct effect.
     pub gained: Vec<f32>,
     /// Strongest promoted tokens and their logits per unit of activation.
@@ -36,25 +36,18 @@ pub struct ValueCards {
 }
 
 impl ValueCards {
-    /// ‖v_i‖ for every neuron of every layer.
+    /// ‖v_i‖ for every neuron of every layer, as it is added; none for layers without neurons.
     pub fn norms(&mut self, model: &Model) -> Result<&[Vec<f32>]> {
         if self.norms.is_empty() {
-            let of = |block: &crate::model::transformer::Block| {
-                Ok(block
-                    .mlp
-                    .down
-                    .weight()?
-                    .sqr()?
-                    .sum(0)?
-                    .sqrt()?
-                    .to_vec1::<f32>()?)
+            let layers = model.transformer.neuron_layers();
+            let of = |layer: usize| -> Result<Vec<f32>> {
+                if !layers.contains(&layer) {
+                    return Ok(Vec::new());
+                }
+                let values = model.transformer.value_vectors(layer)?;
+                Ok(values.sqr()?.sum(0)?.sqrt()?.to_vec1()?)
             };
-            self.norms = model
-                .transformer
-                .blocks
-                .iter()
-                .map(of)
-                .collect::<Result<_>>()?;
+            self.norms = (0..model.card.layers).map(of).collect::<Result<_>>()?;
         }
         Ok(&self.norms)
     }
@@ -102,20 +95,13 @@ type Rows = Vec<Vec<f32>>;
 /// Value vectors through the final norm's gain, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
 fn read(model: &Model, neurons: &[(u16, u32)]) -> Result<(Rows, Rows)> {
     let transformer = &model.transformer;
-    let column = |(l, i): &(u16, u32)| {
-        transformer.blocks[usize::from(*l)]
-            .mlp
-            .down
-            .column(*i as usize)
-    };
+    let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
     let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
     let mut values = Tensor::stack(&columns, 0)?;
     if transformer.norm.kind == NormKind::Layer {
         values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
     }
     let gained = values.broadcast_mul(&transformer.norm.gain)?;
-    let logits = transformer
-        .head
-        .product(&gained.to_dtype(transformer.dtype())?)?;
-    Ok((gained.to_vec2()?, logits.to_dtype(DType::F32)?.to_vec2()?))
+    let logits = transformer.promote(&gained)?;
+    Ok((gained.to_vec2()?, logits.to_vec2()?))
 }

@@ -15,9 +15,10 @@ use super::receipt::Receipt;
 use super::run::{Keep, Run, RunTap};
 use super::sample::{Sampling, kl, log_softmax, rank};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::cache::Cache;
 use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span};
+use crate::model::tap::{Phase, Span, Tap};
 
 /// What is read at every new position besides the model's own output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,19 +180,15 @@ impl Writer {
             kl,
         };
 
-        let span = Span {
-            start: position,
-            len: 1,
-            prompt: self.run.prompt,
-            phase: Phase::Decode,
-        };
-        let tokens = bench.model.tokens(&[id])?;
+        let mut text = self.run.tokens.clone();
+        text.push(id);
+        let prompt = self.run.prompt;
         let mut wanted = needs.record.clone();
         wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
         let transformer = &bench.model.transformer;
         let passed = (|| -> Result<_> {
             let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, &bench.cancel);
-            let x = transformer.trunk(&tokens, span, Some(&mut self.cache), &mut tap)?;
+            let x = extend(&bench.model, &text, prompt, &mut self.cache, &mut tap)?;
             let lens = needs
                 .unembed
                 .iter()
@@ -214,7 +211,7 @@ impl Writer {
                 Some(shadow) => {
                     let mut idle = Program::default();
                     let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, &bench.cancel);
-                    let x = transformer.trunk(&tokens, span, Some(&mut shadow.cache), &mut tap)?;
+                    let x = extend(&bench.model, &text, prompt, &mut shadow.cache, &mut tap)?;
                     Some(
                         transformer
                             .read_out(&x, None, &mut tap)?
@@ -343,29 +340,51 @@ impl Writer {
     }
 }
 
+/// Brings a cache to the whole text and returns the last row of the stream, `[1, 1, d_model]`. It reads what the cache
+/// does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or when the text has
+/// just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]).
+fn extend(
+    model: &Model,
+    text: &[u32],
+    prompt: usize,
+    cache: &mut Cache,
+    tap: &mut dyn Tap,
+) -> Result<Tensor> {
+    let transformer = &model.transformer;
+    if transformer.regime(cache.len().max(1)) != transformer.regime(text.len()) {
+        cache.truncate(0);
+    }
+    let start = cache.len();
+    let len = text.len() - start;
+    let phase = if start == 0 {
+        Phase::Prefill
+    } else {
+        Phase::Decode
+    };
+    let span = Span {
+        start,
+        len,
+        prompt,
+        phase,
+    };
+    let x = transformer.trunk(&model.tokens(&text[start..])?, span, Some(cache), tap)?;
+    if len == 1 {
+        return Ok(x);
+    }
+    // What follows reads the last position alone.
+    tap.begin(Span {
+        start: text.len() - 1,
+        len: 1,
+        ..span
+    });
+    Ok(x.narrow(1, len - 1, 1)?.contiguous()?)
+}
+
 /// Reads a run's tokens into a new cache; returns it and the logits after the last one, `[vocab]`, f32.
 fn prefill(bench: &Bench, run: &Run, program: &mut Program) -> Result<(Cache, Tensor)> {
     let mut cache = bench.model.cache(1)?;
-    let tokens = bench.model.tokens(&run.tokens)?;
-    let span = Span {
-        start: 0,
-        len: run.tokens.len(),
-        prompt: run.prompt,
-        phase: Phase::Prefill,
-    };
     let mut tap = RunTap::new(program, &[], &[], Keep::Last, &bench.cancel);
-    let x = bench
-        .model
-        .transformer
-        .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-    let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
-    // Edits at the output see the last position alone, which is what is read.
-    let end = Span {
-        start: span.len - 1,
-        len: 1,
-        ..span
-    };
-    crate::model::tap::Tap::begin(&mut tap, end);
+    let last = extend(&bench.model, &run.tokens, run.prompt, &mut cache, &mut tap)?;
     let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
     Ok((cache, logits.flatten_all()?))
 }

@@ -5,10 +5,11 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::blueprint::Blueprint;
+use super::blueprint::{Blueprint, QkNormOver};
 use super::cache::Cache;
 use super::linear::Linear;
-use super::rope::RopeTable;
+use super::norm::Norm;
+use super::rope::Rotation;
 use super::site::Site::{AttnProbs, AttnScores, K, Q, V, Z};
 use super::tap::{Span, Tap};
 use crate::error::Result;
@@ -24,18 +25,27 @@ pub struct Attention {
     pub v: Linear,
     /// `heads * head_dim -> d_model`.
     pub out: Linear,
+    /// The norms of queries and keys, in families that have them.
+    pub norms: Option<(Norm, Norm)>,
 }
 
 /// What a pass shares between its layers.
 pub struct Pass<'a> {
     /// The architecture.
     pub blueprint: &'a Blueprint,
-    /// Rotation tables, for rotary families.
-    pub rope: Option<&'a RopeTable>,
-    /// `[tokens, positions]`, 0 or -inf, f32; `None` when one query sees everything.
-    pub mask: Option<&'a Tensor>,
+    /// The rotations of these positions, as layers choose among them.
+    pub rotations: Vec<Rotation>,
+    /// `[tokens, positions]`, 0 or -inf, f32, by window; `None` where every query sees everything.
+    pub masks: Vec<(Option<usize>, Option<Tensor>)>,
     /// Which positions.
     pub span: Span,
+}
+
+impl Pass<'_> {
+    fn mask(&self, window: Option<usize>) -> Option<&Tensor> {
+        let found = self.masks.iter().find(|(w, _)| *w == window);
+        found.and_then(|(_, mask)| mask.as_ref())
+    }
 }
 
 impl Attention {
@@ -49,36 +59,29 @@ impl Attention {
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let shape = pass.blueprint;
+        let spec = shape.layers[layer];
         let (batch, tokens, _) = x.dims3()?;
         let (heads, kv_heads, width) = (shape.heads, shape.kv_heads, shape.head_dim);
         let differentiable = tap.differentiable();
+        let norms = self.norms.as_ref();
 
-        let q = tap
-            .visit(
-                Q.at(layer),
-                self.q.forward(x)?.reshape((batch, tokens, heads, width))?,
-            )?
-            .transpose(1, 2)?;
-        let k = tap
-            .visit(
-                K.at(layer),
-                self.k
-                    .forward(x)?
-                    .reshape((batch, tokens, kv_heads, width))?,
-            )?
-            .transpose(1, 2)?;
-        let v = tap
-            .visit(
-                V.at(layer),
-                self.v
-                    .forward(x)?
-                    .reshape((batch, tokens, kv_heads, width))?,
-            )?
-            .transpose(1, 2)?;
-        let (q, k) = match pass.rope {
-            Some(rope) => (
-                rope.rotate(&q, pass.span.start, differentiable)?,
-                rope.rotate(&k, pass.span.start, differentiable)?,
+        let q = self.heads(&self.q, norms.map(|n| &n.0), x, heads, pass, differentiable)?;
+        let q = tap.visit(Q.at(layer), q)?.transpose(1, 2)?;
+        let k = self.heads(
+            &self.k,
+            norms.map(|n| &n.1),
+            x,
+            kv_heads,
+            pass,
+            differentiable,
+        )?;
+        let k = tap.visit(K.at(layer), k)?.transpose(1, 2)?;
+        let v = self.heads(&self.v, None, x, kv_heads, pass, differentiable)?;
+        let v = tap.visit(V.at(layer), v)?.transpose(1, 2)?;
+        let (q, k) = match spec.rope.and_then(|i| pass.rotations.get(i)) {
+            Some(turn) => (
+                turn.apply(&q, differentiable)?,
+                turn.apply(&k, differentiable)?,
             ),
             None => (q, k),
         };
@@ -97,7 +100,11 @@ impl Attention {
         let scores = scores
             .reshape((batch, heads, tokens, positions))?
             .to_dtype(DType::F32)?;
-        let scores = match pass.mask {
+        let scores = match shape.score_cap {
+            Some(cap) => soft_cap(&scores, cap)?,
+            None => scores,
+        };
+        let scores = match pass.mask(spec.window) {
             Some(mask) => scores.broadcast_add(mask)?,
             None => scores,
         };
@@ -120,4 +127,40 @@ impl Attention {
         self.out
             .forward(&z.reshape((batch, tokens, heads * width))?)
     }
+
+    /// One projection as heads, `[batch, tokens, count, head_dim]`: clipped and normed where the family does so.
+    fn heads(
+        &self,
+        projection: &Linear,
+        norm: Option<&Norm>,
+        x: &Tensor,
+        count: usize,
+        pass: &Pass,
+        differentiable: bool,
+    ) -> Result<Tensor> {
+        let shape = pass.blueprint;
+        let (batch, tokens, _) = x.dims3()?;
+        let split = (batch, tokens, count, shape.head_dim);
+        let flat = projection.forward(x)?;
+        let over = shape.qk_norm.map(|n| n.over);
+        let flat = match (norm, over) {
+            (Some(norm), Some(QkNormOver::AllHeads)) => norm.forward(&flat, differentiable)?,
+            _ => flat,
+        };
+        let flat = match shape.clip_qkv {
+            Some(most) => flat.clamp(-most, most)?,
+            None => flat,
+        };
+        let heads = flat.reshape(split)?;
+        Ok(match (norm, over) {
+            (Some(norm), Some(QkNormOver::Head)) => norm.forward(&heads, differentiable)?,
+            (Some(norm), Some(QkNormOver::HeadOwnGain)) => norm.per_head(&heads)?,
+            _ => heads,
+        })
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+pub fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    Ok(((x / cap)?.tanh()? * cap)?)
 }

@@ -5,13 +5,106 @@
 
 use super::rope::Rope;
 
-/// Which normalisation the family uses.
+/// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `gain * x / rms(x)`.
     Rms,
     /// `gain * (x - mean) / std + bias`.
     Layer,
+    /// `x`: where other families have a norm and this one has none.
+    Identity,
+}
+
+/// What a checkpoint stores of a norm's gain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gain {
+    /// The gain itself.
+    Plain,
+    /// The gain minus one, as Gemma does.
+    OnePlus,
+    /// Nothing: the gain is one.
+    None,
+}
+
+/// A normalisation as the family uses it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Which function.
+    pub kind: NormKind,
+    /// What is stored of its gain.
+    pub gain: Gain,
+    /// Whether a bias is stored (LayerNorm only).
+    pub bias: bool,
+    /// Added to the mean square or the variance.
+    pub epsilon: f64,
+}
+
+impl NormSpec {
+    /// RMSNorm with a plain gain.
+    pub fn rms(epsilon: f64) -> Self {
+        Self {
+            kind: NormKind::Rms,
+            gain: Gain::Plain,
+            bias: false,
+            epsilon,
+        }
+    }
+
+    /// LayerNorm with gain and bias.
+    pub fn layer(epsilon: f64) -> Self {
+        Self {
+            kind: NormKind::Layer,
+            gain: Gain::Plain,
+            bias: true,
+            epsilon,
+        }
+    }
+
+    /// As `RMSNorm`, `LayerNorm (no bias)`, ...
+    pub fn describe(&self) -> String {
+        let kind = match self.kind {
+            NormKind::Rms => "RMSNorm",
+            NormKind::Layer => "LayerNorm",
+            NormKind::Identity => return "none".into(),
+        };
+        let gain = match (self.gain, self.kind, self.bias) {
+            (Gain::OnePlus, ..) => ", gain stored as an offset from 1",
+            (Gain::None, ..) => " without gain and bias",
+            (Gain::Plain, NormKind::Layer, false) => " without bias",
+            (Gain::Plain, ..) => "",
+        };
+        format!("{kind}{gain}, epsilon {:e}", self.epsilon)
+    }
+}
+
+/// How a block puts its two sub-layers together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrangement {
+    /// `x + f(norm(x))`, attention first: Llama and most others.
+    PreNorm,
+    /// `x + norm(f(norm(x)))`: Gemma 2 and 3.
+    SandwichNorm,
+    /// `x + norm(f(x))`: OLMo 2.
+    PostNorm,
+    /// `norm(x + f(x))`: the 350M OPT. The residual stream is normed after every write.
+    NormedStream,
+    /// `x + attention(norm_1(x)) + mlp(norm_2(x))`: GPT-NeoX.
+    Parallel,
+    /// `x + attention(norm(x)) + mlp(norm(x))`: Phi, Cohere.
+    ParallelSharedNorm,
+}
+
+impl Arrangement {
+    /// Whether attention and MLP read the same stream, so that there is no `resid_mid`.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Parallel | Self::ParallelSharedNorm)
+    }
+
+    /// Whether a sub-layer's output is normed before it is added.
+    pub fn norms_writes(self) -> bool {
+        matches!(self, Self::SandwichNorm | Self::PostNorm)
+    }
 }
 
 /// The activation of the MLP.
@@ -23,17 +116,36 @@ pub enum Activation {
     Gelu,
     /// Its tanh approximation.
     GeluTanh,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)` squared.
+    ReluSquared,
 }
 
-/// The shape of the MLP.
+/// The shape of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MlpKind {
     /// `down(act(gate(x)) * up(x))`.
     Gated,
     /// `down(act(up(x)))`.
     Plain,
+    /// A router chooses among gated MLPs.
+    Experts,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token visits.
+    pub active: usize,
+    /// Neurons of one expert.
+    pub width: usize,
+    /// Whether the weights of the chosen ones are made to sum to one.
+    pub renormalise: bool,
 }
 
 /// Which matrices carry a bias.
@@ -45,15 +157,51 @@ pub struct Biases {
     pub attn_out: bool,
     /// Gate, up and down.
     pub mlp: bool,
+    /// The unembedding.
+    pub head: bool,
 }
 
 /// How positions enter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
-    /// Queries and keys are rotated.
-    Rotary(Rope),
-    /// A learned vector per position is added to the embedding.
-    Learned,
+    /// Queries and keys are rotated; layers choose among these by [`LayerSpec::rope`].
+    Rotary(Vec<Rope>),
+    /// A learned vector per position is added to the embedding; the table starts with `offset` unused rows.
+    Learned {
+        /// Unused rows before position 0.
+        offset: usize,
+    },
+}
+
+/// Normalisation of queries and keys before the rotation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNorm {
+    /// Which norm.
+    pub norm: NormSpec,
+    /// What it runs over.
+    pub over: QkNormOver,
+}
+
+/// What a norm of queries and keys runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNormOver {
+    /// Each head by itself; one gain `[head_dim]` for all heads.
+    Head,
+    /// Each head by itself; a gain `[heads, head_dim]`.
+    HeadOwnGain,
+    /// All heads at once; a gain `[heads * head_dim]`.
+    AllHeads,
+}
+
+/// What differs between the layers of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// Which of the rotations; none in layers without one.
+    pub rope: Option<usize>,
+    /// How many positions a query sees, itself included; none for all.
+    pub window: Option<usize>,
+    /// The shape of its MLP.
+    pub mlp: MlpKind,
 }
 
 /// Everything the forward pass needs to know about an architecture.
@@ -63,49 +211,84 @@ pub struct Blueprint {
     pub family: &'static str,
     /// Residual width.
     pub d_model: usize,
+    /// Width of the embedding table; where it is not `d_model`, projections lead in and out.
+    pub d_embed: usize,
     /// Blocks.
-    pub layers: usize,
+    pub layers: Vec<LayerSpec>,
     /// Query heads.
     pub heads: usize,
     /// Key-value heads; query head h reads key-value head `h / (heads / kv_heads)`.
     pub kv_heads: usize,
     /// Width of one head, not always `d_model / heads`.
     pub head_dim: usize,
-    /// Neurons in a block.
+    /// Neurons in a block with one MLP.
     pub d_mlp: usize,
+    /// The mixture of the layers that have one.
+    pub experts: Option<Experts>,
     /// Rows of the unembedding.
     pub vocab: usize,
     /// Most positions the model was made for.
     pub context: usize,
-    /// Normalisation.
-    pub norm: NormKind,
-    /// Its epsilon.
-    pub epsilon: f64,
-    /// Shape of the MLP.
-    pub mlp: MlpKind,
-    /// Its activation.
+    /// How sub-layers and norms are put together.
+    pub arrangement: Arrangement,
+    /// The norms of the blocks and the final one.
+    pub norm: NormSpec,
+    /// Whether a norm stands before the unembedding.
+    pub final_norm: bool,
+    /// The norm of queries and keys.
+    pub qk_norm: Option<QkNorm>,
+    /// Queries, keys and values are clipped to plus and minus this.
+    pub clip_qkv: Option<f64>,
+    /// What attention scores are multiplied by before the softmax, usually `1 / sqrt(head_dim)`.
+    pub score_scale: f64,
+    /// `cap * tanh(score / cap)` after the scale.
+    pub score_cap: Option<f64>,
+    /// The activation of the MLPs.
     pub activation: Activation,
     /// How positions enter.
     pub positions: Positions,
     /// Which matrices carry a bias.
     pub biases: Biases,
+    /// What the embedding is multiplied by.
+    pub embed_scale: f64,
+    /// What every write is multiplied by before it is added.
+    pub residual_scale: f64,
+    /// What the unembedding's output is multiplied by.
+    pub logit_scale: f64,
+    /// `cap * tanh(logit / cap)` after that.
+    pub logit_cap: Option<f64>,
     /// Whether the unembedding is the embedding.
     pub tied: bool,
-    /// What attention scores are multiplied by before the softmax, usually `1 / sqrt(head_dim)`.
-    pub score_scale: f64,
 }
 
 impl Blueprint {
     /// How many weights the matrices and tables of this shape have; biases and norms are left out.
     pub fn parameters(&self) -> usize {
         let attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
-        let mlp = self.d_model * self.d_mlp * if self.mlp == MlpKind::Gated { 3 } else { 2 };
-        let positions = if self.positions == Positions::Learned {
-            self.context * self.d_model
-        } else {
-            0
+        let mlp = |kind: MlpKind| match (kind, self.experts) {
+            (MlpKind::Gated, _) => 3 * self.d_model * self.d_mlp,
+            (MlpKind::Plain, _) => 2 * self.d_model * self.d_mlp,
+            (MlpKind::Experts, Some(e)) => self.d_model * e.count * (3 * e.width + 1),
+            (MlpKind::Experts, None) => 0,
         };
-        let tables = self.vocab * self.d_model * if self.tied { 1 } else { 2 };
-        self.layers * (attention + mlp) + tables + positions
+        let blocks: usize = self.layers.iter().map(|l| attention + mlp(l.mlp)).sum();
+        let positions = match self.positions {
+            Positions::Learned { offset } => (self.context + offset) * self.d_model,
+            Positions::Rotary(_) => 0,
+        };
+        let tables = self.vocab * self.d_embed * if self.tied { 1 } else { 2 };
+        let projections = if self.d_embed == self.d_model {
+            0
+        } else {
+            2 * self.d_embed * self.d_model
+        };
+        blocks + tables + projections + positions
+    }
+
+    /// The layers that have one MLP, whose neurons can be addressed.
+    pub fn dense_layers(&self) -> Vec<usize> {
+        (0..self.layers.len())
+            .filter(|l| self.layers[*l].mlp != MlpKind::Experts)
+            .collect()
     }
 }

@@ -37,7 +37,9 @@ impl Cache {
     ) -> Result<Self> {
         let capacity = context.min(128);
         let shape = (batch, blueprint.kv_heads, capacity, blueprint.head_dim);
-        let layers = (0..blueprint.layers)
+        let layers = blueprint
+            .layers
+            .iter()
             .map(|_| {
                 Ok(Layer {
                     keys: Tensor::zeros(shape, dtype, device)?,

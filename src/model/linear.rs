@@ -3,10 +3,11 @@
 //! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored.
 //! To add a faster kernel or another storage, add a variant of `Storage`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Module, Tensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::{DType, Device, Module, Tensor};
 
 use crate::error::Result;
 
@@ -15,7 +16,7 @@ use crate::error::Result;
 enum Storage {
     /// `[out, in]` in the compute dtype.
     Dense(Tensor),
-    /// Blocks of eight bits, multiplied as they are. Gradients do not pass.
+    /// Blocks of few bits, multiplied as they are. Gradients do not pass.
     Quantized(Arc<QMatMul>),
 }
 
@@ -42,10 +43,15 @@ impl Linear {
 
     /// Quantizes `weight` `[out, in]` to Q8_0 (blocks of 32 along the input).
     pub fn quantized(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let out = weight.dim(0)?;
-        let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, GgmlDType::Q8_0)?;
+        let weight = weight.to_dtype(DType::F32)?;
+        Self::blocks(QTensor::quantize(&weight, GgmlDType::Q8_0)?, bias)
+    }
+
+    /// Keeps the blocks of `weight` `[out, in]` as they are.
+    pub fn blocks(weight: QTensor, bias: Option<Tensor>) -> Result<Self> {
+        let out = weight.shape().dims2()?.0;
         Ok(Self {
-            storage: Storage::Quantized(Arc::new(QMatMul::from_qtensor(blocks)?)),
+            storage: Storage::Quantized(Arc::new(QMatMul::from_qtensor(weight)?)),
             bias,
             out,
         })
@@ -80,6 +86,14 @@ impl Linear {
         }
     }
 
+    /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
+    pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(match &self.storage {
+            Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
+            Storage::Quantized(blocks) => blocks.embedding(ids)?.to_dtype(dtype)?,
+        })
+    }
+
     /// The whole weight, `[out, in]`, f32.
     pub fn weight(&self) -> Result<Tensor> {
         match &self.storage {
@@ -104,11 +118,77 @@ impl Linear {
         }
     }
 
-    /// The dense weight `[out, in]`, when there is one in the compute dtype.
-    pub fn as_dense(&self) -> Option<&Tensor> {
-        match &self.storage {
-            Storage::Dense(weight) => Some(weight),
-            Storage::Quantized(_) => None,
+    /// Whether the weight is kept in blocks, through which no gradient passes.
+    pub fn is_quantized(&self) -> bool {
+        matches!(self.storage, Storage::Quantized(_))
+    }
+}
+
+/// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// In the compute dtype, on its device.
+    Dense(Tensor),
+    /// Blocks as a GGUF file stores them, row after row.
+    Blocks {
+        /// The kind of block.
+        kind: GgmlDType,
+        /// Rows.
+        out: usize,
+        /// Columns, a multiple of the block's length.
+        input: usize,
+        /// The rows' bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Matrix {
+    /// Some of the rows, in this order, in storage of their own.
+    pub fn rows(&self, ranges: &[Range<usize>]) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(whole) => Self::Dense(select(whole, ranges)?),
+            Self::Blocks {
+                kind, input, bytes, ..
+            } => {
+                let row = input / kind.block_size() * kind.type_size();
+                let chosen = ranges
+                    .iter()
+                    .flat_map(|r| bytes[r.start * row..r.end * row].iter().copied());
+                Self::Blocks {
+                    kind: *kind,
+                    out: ranges.iter().map(Range::len).sum(),
+                    input: *input,
+                    bytes: chosen.collect(),
+                }
+            }
+        })
+    }
+
+    /// Ends the way: `device` is where blocks go.
+    pub fn into_linear(self, bias: Option<Tensor>, device: &Device) -> Result<Linear> {
+        match self {
+            Self::Dense(weight) => Linear::dense(weight, bias),
+            Self::Blocks {
+                kind,
+                out,
+                input,
+                bytes,
+            } => {
+                let storage = QStorage::from_data(bytes.into(), device, kind)?;
+                Linear::blocks(QTensor::new(storage, (out, input))?, bias)
+            }
         }
     }
+}
+
+/// Rows of a tensor in storage of their own, so that no part keeps the whole alive.
+pub fn select(whole: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
+    let parts = ranges
+        .iter()
+        .map(|r| whole.narrow(0, r.start, r.len()))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(match parts.as_slice() {
+        [one] => one.copy()?,
+        many => Tensor::cat(many, 0)?,
+    })
 }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::Model;
-use super::families::family_of;
+use super::families;
 use super::hub::{Source, resolve};
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -64,8 +64,7 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
-    let family = family_of(&config)?;
-    let blueprint = (family.blueprint)(&config)?;
+    let (family, blueprint) = families::read(&config)?;
     let context = context(options.context, blueprint.context)?;
     let precision = precision(options.dtype.as_deref(), &device)?;
     let weights = match &source {

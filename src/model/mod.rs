@@ -3,10 +3,12 @@
 //! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
 //! To add a family see [`families`]; to add a site see [`site`].
 
+pub mod assemble;
 pub mod attention;
 pub mod blocks;
 pub mod blueprint;
 pub mod cache;
+pub mod experts;
 pub mod families;
 pub mod gguf;
 pub mod hub;
@@ -21,6 +23,7 @@ pub mod tap;
 pub mod template;
 pub mod tokenizer;
 pub mod transformer;
+pub mod values;
 pub mod weights;
 
 use candle_core::{DType, Device, Tensor};
@@ -56,6 +59,10 @@ pub struct Card {
     pub d_model: usize,
     /// Neurons a block.
     pub d_mlp: usize,
+    /// The layers whose neurons can be followed to the logits.
+    pub neuron_layers: Vec<usize>,
+    /// Whether what the MLP writes is normed before it is added.
+    pub norms_writes: bool,
     /// Query heads.
     pub heads: usize,
     /// Rows of the unembedding.
@@ -112,9 +119,11 @@ impl Model {
             dtype: transformer.precision.name(),
             device: device_name(&transformer.device),
             parameters: b.parameters(),
-            layers: b.layers,
+            layers: b.layers.len(),
             d_model: b.d_model,
             d_mlp: b.d_mlp,
+            neuron_layers: transformer.neuron_layers(),
+            norms_writes: transformer.norms_writes(),
             heads: b.heads,
             vocab: b.vocab,
             context,
@@ -131,17 +140,32 @@ impl Model {
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
         site::check_layer(at, self.card.layers)?;
-        if at.site == Site::MlpGate && self.transformer.blueprint.mlp == MlpKind::Plain {
-            let why = format!(
-                "the MLP of {} has no gate. Use mlp_up.{} (before the activation) or mlp_act.{}.",
-                self.card.family, at.layer, at.layer
-            );
-            return Err(Error::Refused {
-                address: at.to_string(),
-                why,
-            });
-        }
-        Ok(())
+        let b = &self.transformer.blueprint;
+        let (family, layer) = (self.card.family, usize::from(at.layer));
+        let mixed = at.site.spec().layered && b.layers[layer].mlp == MlpKind::Experts;
+        let why = match at.site {
+            Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => format!(
+                "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
+            ),
+            Site::MlpGate if b.layers[layer].mlp == MlpKind::Plain => format!(
+                "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
+            ),
+            Site::Router if !mixed => {
+                format!("block {layer} of {family} has one MLP and no router. Use mlp_act.{layer}.")
+            }
+            Site::ResidMid if b.arrangement.is_parallel() => format!(
+                "attention and MLP of {family} read the same stream, so nothing lies between them. Use resid_pre.{layer} or resid_post.{layer}."
+            ),
+            Site::FinalNorm if !b.final_norm => format!(
+                "this {family} has no norm before the unembedding. Use resid_post.{}.",
+                self.card.layers - 1
+            ),
+            _ => return Ok(()),
+        };
+        Err(Error::Refused {
+            address: at.to_string(),
+            why,
+        })
     }
 
     /// The width of a site's last axis, and for heads all of them together; 0 for positions.
@@ -152,6 +176,7 @@ impl Model {
             site::Axis::Mlp => b.d_mlp,
             site::Axis::Heads => b.heads * b.head_dim,
             site::Axis::KvHeads => b.kv_heads * b.head_dim,
+            site::Axis::Experts => b.experts.map_or(0, |e| e.count),
             site::Axis::Positions => 0,
             site::Axis::Vocab => b.vocab,
         }

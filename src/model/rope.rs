@@ -2,6 +2,10 @@
 //!
 //! Invariant: an unknown scaling is refused by name, never ignored; the fused and the plain rotation agree.
 //! To add a scaling, add a variant of [`RopeScaling`], its parsing and its frequencies.
+//!
+//! Two scalings, `dynamic` and `longrope`, change the frequencies of *every* position once a text is longer than
+//! the original context. The reference is one pass over the whole text; a cache holds keys that were rotated with the
+//! old frequencies, so whoever extends one across [`Rope::regime`]'s change reads the text again.
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
@@ -18,6 +22,35 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
+    /// The base grows with the length of the text, once that is longer than the original context.
+    Dynamic {
+        /// How fast.
+        factor: f64,
+        /// The original context.
+        original: usize,
+    },
+    /// YaRN (Peng et al. 2023, 2309.00071): slow frequencies divided by a factor, fast ones kept, a ramp between.
+    Yarn {
+        /// Divides the slow frequencies.
+        factor: f64,
+        /// The original context.
+        original: f64,
+        /// Rotations over the original context above which a frequency is kept.
+        fast: f64,
+        /// Rotations below which it is divided.
+        slow: f64,
+        /// Whether the ends of the ramp are whole dimensions.
+        whole: bool,
+    },
+    /// LongRoPE (Ding et al. 2024, 2402.13753): a divisor a frequency; another list past the original context.
+    Long {
+        /// Divisors up to the original context.
+        short: Vec<f64>,
+        /// Divisors past it.
+        long: Vec<f64>,
+        /// The original context.
+        original: usize,
+    },
     /// Llama 3: long wavelengths divided by a factor, short ones kept, a blend between.
     Llama3 {
         /// Divides the frequencies of long wavelengths.
@@ -29,6 +62,8 @@ pub enum RopeScaling {
         /// The original context.
         original: f64,
     },
+    /// A divisor a frequency, at any length: what GGUF files store instead of Llama 3's four numbers.
+    Divisors(Vec<f64>),
 }
 
 /// A rotary embedding's parameters.
@@ -36,73 +71,151 @@ pub enum RopeScaling {
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
+    /// How many of a head's dimensions are rotated, from the first on.
+    pub width: usize,
+    /// Whether neighbours are rotated against each other (GPT-J, Cohere), not halves.
+    pub interleaved: bool,
     /// Scaling.
     pub scaling: RopeScaling,
+    /// What cosines and sines are multiplied by (YaRN, LongRoPE).
+    pub magnitude: f64,
+}
+
+/// Finds a number under a key of a rope dictionary, or says which one is missing.
+struct Parameters<'a> {
+    kind: &'a str,
+    dictionary: &'a Value,
+}
+
+impl Parameters<'_> {
+    fn optional(&self, key: &str) -> Option<f64> {
+        self.dictionary.get(key).and_then(Value::as_f64)
+    }
+
+    fn positive(&self, key: &str) -> Result<f64> {
+        self.optional(key)
+            .filter(|n| n.is_finite() && *n > 0.0)
+            .ok_or_else(|| Error::Config {
+                what: format!(
+                    "rope scaling `{}` needs the positive number `{key}`",
+                    self.kind
+                ),
+                next: "Compare config.json with the one on the hub.".into(),
+            })
+    }
+
+    fn list(&self, key: &str, length: usize) -> Result<Vec<f64>> {
+        let found = self.dictionary.get(key).and_then(Value::as_array);
+        let numbers: Option<Vec<f64>> =
+            found.and_then(|list| list.iter().map(Value::as_f64).collect());
+        numbers
+            .filter(|n| n.len() == length && n.iter().all(|d| d.is_finite() && *d != 0.0))
+            .ok_or_else(|| Error::Config {
+                what: format!(
+                    "rope scaling `{}` needs `{key}`, a list of {length} numbers that are not zero",
+                    self.kind
+                ),
+                next: "Compare config.json with the one on the hub.".into(),
+            })
+    }
 }
 
 impl Rope {
     /// Reads both dialects of config.json: `rope_theta` + `rope_scaling`, or `rope_parameters`.
-    pub fn from_config(config: &Value) -> Result<Self> {
+    /// `partial` is the family's default for the part of a head that is rotated.
+    pub fn from_config(config: &Value, head_dim: usize, partial: f64) -> Result<Self> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());
-        let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|v| v.is_object()));
-        let theta = parameters
-            .and_then(|p| p.get("rope_theta"))
-            .or_else(|| config.get("rope_theta"));
-        let theta = theta.and_then(Value::as_f64).unwrap_or(10_000.0);
-        let Some(scaling) = scaling else {
-            return Ok(Self {
-                theta,
-                scaling: RopeScaling::None,
-            });
-        };
-        let kind = scaling
-            .get("rope_type")
-            .or_else(|| scaling.get("type"))
-            .and_then(Value::as_str)
-            .unwrap_or("default");
+        let scaling = config.get("rope_scaling").filter(|v| v.is_object());
+        let theta = config.get("rope_theta").and_then(Value::as_f64);
+        Self::read(
+            config,
+            parameters.or(scaling),
+            theta.unwrap_or(10_000.0),
+            head_dim,
+            partial,
+        )
+    }
+
+    /// As [`Rope::from_config`], from the dictionary that belongs to these layers and the base to use where it has none.
+    pub fn read(
+        config: &Value,
+        dictionary: Option<&Value>,
+        theta: f64,
+        head_dim: usize,
+        partial: f64,
+    ) -> Result<Self> {
+        let null = Value::Null;
+        let dictionary = dictionary.unwrap_or(&null);
         let number = |key: &str| {
-            scaling
+            dictionary
                 .get(key)
+                .or_else(|| config.get(key))
                 .and_then(Value::as_f64)
-                .ok_or_else(|| Error::Config {
-                    what: format!("rope scaling `{kind}` needs the number `{key}`"),
-                    next: "Compare config.json with the one on the hub.".into(),
-                })
         };
-        let scaling = match kind {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear {
-                factor: number("factor")?,
-            },
-            "llama3" => RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low: number("low_freq_factor")?,
-                high: number("high_freq_factor")?,
-                original: number("original_max_position_embeddings")?,
-            },
-            other => {
-                return Err(Error::Config {
-                    what: format!(
-                        "rope scaling `{other}` is not served (default, linear and llama3 are)"
-                    ),
-                    next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
-                });
-            }
-        };
-        Ok(Self { theta, scaling })
+        let theta = dictionary
+            .get("rope_theta")
+            .and_then(Value::as_f64)
+            .unwrap_or(theta);
+        let partial = number("partial_rotary_factor").unwrap_or(partial);
+        let width = (head_dim as f64 * partial) as usize;
+        if !(theta.is_finite() && theta > 0.0)
+            || width < 2
+            || width > head_dim
+            || !width.is_multiple_of(2)
+        {
+            return Err(Error::Config {
+                what: format!(
+                    "a rotation of {width} of {head_dim} dimensions with base {theta} makes no sense"
+                ),
+                next: "Compare rope_theta, head_dim and partial_rotary_factor with the config.json on the hub.".into(),
+            });
+        }
+        let (scaling, magnitude) = scaling(config, dictionary, width)?;
+        Ok(Self {
+            theta,
+            width,
+            interleaved: false,
+            scaling,
+            magnitude,
+        })
     }
 
-    /// `[head_dim / 2]` angles per position.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let plain =
-            (0..head_dim / 2).map(|i| 1.0 / self.theta.powf(2.0 * i as f64 / head_dim as f64));
-        plain.map(|f| self.scale(f) as f32).collect()
-    }
-
-    fn scale(&self, frequency: f64) -> f64 {
+    /// Which frequencies a text of `total` tokens has: two lengths with the same number share them.
+    pub fn regime(&self, total: usize) -> usize {
         match self.scaling {
-            RopeScaling::None => frequency,
+            RopeScaling::Dynamic { original, .. } if total > original => total,
+            RopeScaling::Long { original, .. } if total > original => 1,
+            _ => 0,
+        }
+    }
+
+    /// `[width / 2]` angles per position, for a text of `total` tokens.
+    pub fn frequencies(&self, total: usize) -> Vec<f32> {
+        let half = self.width / 2;
+        let width = self.width as f64;
+        let base = match self.scaling {
+            RopeScaling::Dynamic { factor, original } if total > original => {
+                let stretch = factor * total as f64 / original as f64 - (factor - 1.0);
+                self.theta * stretch.powf(width / (width - 2.0))
+            }
+            _ => self.theta,
+        };
+        let plain = |i: usize| 1.0 / base.powf(2.0 * i as f64 / width);
+        (0..half)
+            .map(|i| self.scale(i, plain(i), total) as f32)
+            .collect()
+    }
+
+    fn scale(&self, i: usize, frequency: f64, total: usize) -> f64 {
+        match &self.scaling {
+            RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Divisors(divisors) => frequency / divisors[i],
+            RopeScaling::Long {
+                short,
+                long,
+                original,
+            } => frequency / if total > *original { long[i] } else { short[i] },
             RopeScaling::Llama3 {
                 factor,
                 low,
@@ -119,49 +232,213 @@ impl Rope {
                     (1.0 - blend) * frequency / factor + blend * frequency
                 }
             }
+            RopeScaling::Yarn {
+                factor,
+                original,
+                fast,
+                slow,
+                whole,
+            } => {
+                let width = self.width as f64;
+                // The dimension that turns so often within the original context.
+                let dimension = |turns: f64| {
+                    width * (original / (turns * 2.0 * std::f64::consts::PI)).ln()
+                        / (2.0 * self.theta.ln())
+                };
+                let (mut from, mut to) = (dimension(*fast), dimension(*slow));
+                if *whole {
+                    (from, to) = (from.floor(), to.ceil());
+                }
+                let (from, mut to) = (from.max(0.0), to.min(width - 1.0));
+                if from >= to && to >= from {
+                    to += 0.001;
+                }
+                let ramp = ((i as f64 - from) / (to - from)).clamp(0.0, 1.0);
+                frequency / factor * ramp + frequency * (1.0 - ramp)
+            }
         }
     }
 }
 
-/// Cosines and sines for every position, ready to rotate.
+/// The scaling of a rope dictionary, and what cosines and sines are multiplied by.
+fn scaling(config: &Value, dictionary: &Value, width: usize) -> Result<(RopeScaling, f64)> {
+    let kind = dictionary
+        .get("rope_type")
+        .or_else(|| dictionary.get("type"))
+        .and_then(Value::as_str)
+        .unwrap_or("default");
+    let read = Parameters { kind, dictionary };
+    let whole = |key: &str| config.get(key).and_then(Value::as_f64);
+    let most = whole("max_position_embeddings").unwrap_or(2048.0);
+    let original = read
+        .optional("original_max_position_embeddings")
+        .filter(|n| *n > 0.0);
+    Ok(match kind {
+        "default" => (RopeScaling::None, 1.0),
+        "linear" => {
+            let factor = read.positive("factor")?;
+            (RopeScaling::Linear { factor }, 1.0)
+        }
+        "dynamic" => {
+            let (factor, original) = (read.positive("factor")?, most as usize);
+            (RopeScaling::Dynamic { factor, original }, 1.0)
+        }
+        "llama3" => (
+            RopeScaling::Llama3 {
+                factor: read.positive("factor")?,
+                low: read.positive("low_freq_factor")?,
+                high: read.positive("high_freq_factor")?,
+                original: original.unwrap_or(most),
+            },
+            1.0,
+        ),
+        "yarn" => {
+            let factor = read.positive("factor")?;
+            let growth = |scale: f64| {
+                if factor <= 1.0 {
+                    1.0
+                } else {
+                    0.1 * scale * factor.ln() + 1.0
+                }
+            };
+            let given = |key: &str| read.optional(key).filter(|n| *n != 0.0);
+            let magnitude = read
+                .optional("attention_factor")
+                .or_else(|| Some(growth(given("mscale")?) / growth(given("mscale_all_dim")?)))
+                .unwrap_or_else(|| growth(1.0));
+            let scaling = RopeScaling::Yarn {
+                factor,
+                original: original.unwrap_or(most),
+                fast: given("beta_fast").unwrap_or(32.0),
+                slow: given("beta_slow").unwrap_or(1.0),
+                whole: dictionary
+                    .get("truncate")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(true),
+            };
+            (scaling, magnitude)
+        }
+        "longrope" | "su" => {
+            let outside = whole("original_max_position_embeddings").filter(|n| *n > 0.0);
+            let (start, factor) = match (outside, original) {
+                (Some(outside), _) => (outside, most / outside),
+                (None, Some(inside)) => (inside, read.optional("factor").unwrap_or(most / inside)),
+                (None, None) => (most, read.optional("factor").unwrap_or(1.0)),
+            };
+            let magnitude = read.optional("attention_factor").unwrap_or_else(|| {
+                if factor <= 1.0 {
+                    1.0
+                } else {
+                    (1.0 + factor.ln() / start.ln()).sqrt()
+                }
+            });
+            let scaling = RopeScaling::Long {
+                short: read.list("short_factor", width / 2)?,
+                long: read.list("long_factor", width / 2)?,
+                original: start as usize,
+            };
+            (scaling, magnitude)
+        }
+        "frequency_factors" => (RopeScaling::Divisors(read.list("factors", width / 2)?), 1.0),
+        other => {
+            return Err(Error::Config {
+                what: format!(
+                    "rope scaling `{other}` is not served (default, linear, dynamic, llama3, yarn and longrope are)"
+                ),
+                next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
+            });
+        }
+    })
+}
+
+/// Cosines and sines of a rotation for every position, in its first regime.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    cos: Tensor,
-    sin: Tensor,
+    /// What it was made from.
+    pub rope: Rope,
+    first: Rotation,
+    dtype: DType,
 }
 
 impl RopeTable {
-    /// Builds `[context, head_dim / 2]` tables.
-    pub fn new(
-        rope: &Rope,
-        head_dim: usize,
-        context: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let frequencies = rope.frequencies(head_dim);
-        let half = frequencies.len();
-        let angles: Vec<f32> = (0..context)
-            .flat_map(|p| frequencies.iter().map(move |f| p as f32 * f))
-            .collect();
-        let angles = Tensor::from_vec(angles, (context, half), device)?;
+    /// Builds tables for `context` positions.
+    pub fn new(rope: &Rope, context: usize, dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self {
-            cos: angles.cos()?.to_dtype(dtype)?,
-            sin: angles.sin()?.to_dtype(dtype)?,
+            rope: rope.clone(),
+            first: Rotation::new(rope, 0, context, 0, dtype, device)?,
+            dtype,
         })
     }
 
-    /// Rotates `[batch, heads, tokens, head_dim]`, halves against halves, from position `start` on.
-    pub fn rotate(&self, x: &Tensor, start: usize, differentiable: bool) -> Result<Tensor> {
-        let tokens = x.dim(2)?;
-        let cos = self.cos.narrow(0, start, tokens)?;
-        let sin = self.sin.narrow(0, start, tokens)?;
-        let x = x.contiguous()?;
-        Ok(if differentiable {
-            candle_nn::rotary_emb::rope_slow(&x, &cos, &sin)?
-        } else {
-            candle_nn::rotary_emb::rope(&x, &cos, &sin)?
+    /// The rotation of positions `start..start + tokens` in a text of `start + tokens` tokens.
+    pub fn at(&self, start: usize, tokens: usize) -> Result<Rotation> {
+        let total = start + tokens;
+        if self.rope.regime(total) != 0 {
+            let device = self.first.cos.device();
+            return Rotation::new(&self.rope, start, tokens, total, self.dtype, device);
+        }
+        Ok(Rotation {
+            cos: self.first.cos.narrow(0, start, tokens)?,
+            sin: self.first.sin.narrow(0, start, tokens)?,
+            interleaved: self.rope.interleaved,
         })
+    }
+}
+
+/// Cosines and sines of consecutive positions, ready to rotate.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// `[positions, width / 2]`.
+    cos: Tensor,
+    /// `[positions, width / 2]`.
+    sin: Tensor,
+    interleaved: bool,
+}
+
+impl Rotation {
+    fn new(
+        rope: &Rope,
+        start: usize,
+        count: usize,
+        total: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let frequencies = rope.frequencies(total);
+        let half = frequencies.len();
+        let angles: Vec<f32> = (start..start + count)
+            .flat_map(|p| frequencies.iter().map(move |f| p as f32 * f))
+            .collect();
+        let angles = Tensor::from_vec(angles, (count, half), device)?;
+        let table = |t: Tensor| -> Result<Tensor> { Ok((t * rope.magnitude)?.to_dtype(dtype)?) };
+        Ok(Self {
+            cos: table(angles.cos()?)?,
+            sin: table(angles.sin()?)?,
+            interleaved: rope.interleaved,
+        })
+    }
+
+    /// Rotates the first dimensions of `[batch, heads, tokens, head_dim]`.
+    pub fn apply(&self, x: &Tensor, differentiable: bool) -> Result<Tensor> {
+        use candle_nn::rotary_emb::{rope, rope_i, rope_i_slow, rope_slow};
+        let (width, head_dim) = (2 * self.cos.dim(1)?, x.dim(3)?);
+        let turned = x.narrow(3, 0, width)?.contiguous()?;
+        let turned = match (self.interleaved, differentiable) {
+            (false, false) => rope(&turned, &self.cos, &self.sin)?,
+            (false, true) => rope_slow(&turned, &self.cos, &self.sin)?,
+            (true, false) => rope_i(&turned, &self.cos, &self.sin)?,
+            (true, true) => rope_i_slow(&turned, &self.cos, &self.sin)?,
+        };
+        if width == head_dim {
+            return Ok(turned);
+        }
+        Ok(Tensor::cat(
+            &[
+                &turned,
+                &x.narrow(3, width, head_dim - width)?.contiguous()?,
+            ],
+            3,
+        )?)
     }
 }
 
@@ -170,14 +447,23 @@ impl RopeTable {
 mod tests {
     use super::*;
 
+    fn read(config: &Value) -> Result<Rope> {
+        Rope::from_config(config, 16, 1.0)
+    }
+
     #[test]
     fn unknown_scaling_is_refused_by_name() {
         let config = serde_json::json!({"rope_scaling": {"rope_type": "yarnish", "factor": 2.0}});
+        assert!(read(&config).unwrap_err().to_string().contains("yarnish"));
+    }
+
+    #[test]
+    fn lists_of_the_wrong_length_are_refused() {
+        let config = serde_json::json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0]}});
+        let error = read(&config).unwrap_err().to_string();
         assert!(
-            Rope::from_config(&config)
-                .unwrap_err()
-                .to_string()
-                .contains("yarnish")
+            error.contains("short_factor") && error.contains('8'),
+            "{error}"
         );
     }
 
@@ -185,15 +471,80 @@ mod tests {
     fn llama3_keeps_short_and_stretches_long_wavelengths() {
         let config = serde_json::json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}});
-        let rope = Rope::from_config(&config).unwrap();
-        let plain = Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        }
-        .frequencies(16);
-        let scaled = rope.frequencies(16);
+        let scaled = read(&config).unwrap().frequencies(1);
+        let plain = read(&serde_json::json!({})).unwrap().frequencies(1);
         assert_eq!(plain[0], scaled[0]);
         assert!((scaled[7] - plain[7] / 8.0).abs() < 1e-9);
         assert!(scaled[2] < plain[2] && scaled[2] > plain[2] / 8.0);
+    }
+
+    #[test]
+    fn dynamic_and_long_scalings_change_past_the_original_context() {
+        let dynamic = serde_json::json!({"max_position_embeddings": 32, "rope_scaling": {"type": "dynamic", "factor": 2.0}});
+        let rope = read(&dynamic).unwrap();
+        assert_eq!(
+            (rope.regime(32), rope.regime(33), rope.regime(40)),
+            (0, 33, 40)
+        );
+        assert!(rope.frequencies(40)[3] < rope.frequencies(33)[3]);
+        assert_eq!(rope.frequencies(32), rope.frequencies(5));
+        let long = serde_json::json!({"max_position_embeddings": 128, "original_max_position_embeddings": 32,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+                "long_factor": [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]}});
+        let rope = read(&long).unwrap();
+        assert_eq!(
+            (rope.regime(32), rope.regime(33), rope.regime(100)),
+            (0, 1, 1)
+        );
+        assert!((rope.frequencies(33)[1] * 2.0 - rope.frequencies(32)[1]).abs() < 1e-7);
+        assert!((rope.magnitude - (1.0 + 4f64.ln() / 32f64.ln()).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_fused_and_the_plain_rotation_agree_on_a_part_of_the_head() {
+        let config = serde_json::json!({"partial_rotary_factor": 0.5});
+        let x = Tensor::randn(0f32, 1.0, (1, 2, 5, 16), &Device::Cpu).unwrap();
+        for interleaved in [false, true] {
+            let rope = Rope {
+                interleaved,
+                ..read(&config).unwrap()
+            };
+            let turn = RopeTable::new(&rope, 64, DType::F32, &Device::Cpu)
+                .unwrap()
+                .at(7, 5)
+                .unwrap();
+            let (fused, plain) = (
+                turn.apply(&x, false).unwrap(),
+                turn.apply(&x, true).unwrap(),
+            );
+            let gap = (fused.sub(&plain).unwrap().abs().unwrap())
+                .flatten_all()
+                .unwrap();
+            assert!(gap.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+            let kept = |t: &Tensor| {
+                t.narrow(3, 8, 8)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap()
+            };
+            assert_eq!(kept(&fused), kept(&x));
+            assert_ne!(
+                fused
+                    .narrow(3, 0, 8)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap(),
+                x.narrow(3, 0, 8)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap()
+            );
+        }
     }
 }

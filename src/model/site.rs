@@ -43,6 +43,8 @@ pub enum Site {
     MlpUp,
     /// The neurons.
     MlpAct,
+    /// The weight of every expert, in a mixture.
+    Router,
     /// What the MLP module returns.
     MlpOut,
     /// What the MLP adds to the residual stream.
@@ -68,6 +70,8 @@ pub enum Axis {
     Heads,
     /// Key-value heads times `head_dim`.
     KvHeads,
+    /// Experts of a mixture.
+    Experts,
     /// Attended positions.
     Positions,
     /// The vocabulary.
@@ -101,24 +105,25 @@ macro_rules! rows {
 }
 
 rows! {
-    Embed "embed" "hook_embed" false "[tokens, d_model]" Model "what enters block 0: the embedding, with learned positions where the family has them";
+    Embed "embed" "hook_embed" false "[tokens, d_model]" Model "what enters block 0: the embedding after its multiplier, with learned positions where the family has them";
     ResidPre "resid_pre" "blocks.{}.hook_resid_pre" true "[tokens, d_model]" Model "the residual stream entering block L";
-    AttnIn "attn_in" "blocks.{}.ln1.hook_normalized" true "[tokens, d_model]" Model "the normed input of attention";
-    Q "q" "blocks.{}.attn.hook_q" true "[tokens, heads, head_dim]" Heads "queries, before the rotation";
-    K "k" "blocks.{}.attn.hook_k" true "[tokens, kv_heads, head_dim]" KvHeads "keys, before the rotation";
+    AttnIn "attn_in" "blocks.{}.ln1.hook_normalized" true "[tokens, d_model]" Model "what attention reads: normed, where the family norms it";
+    Q "q" "blocks.{}.attn.hook_q" true "[tokens, heads, head_dim]" Heads "queries as they enter the rotation: after their norm, where the family has one";
+    K "k" "blocks.{}.attn.hook_k" true "[tokens, kv_heads, head_dim]" KvHeads "keys as they enter the rotation: after their norm, where the family has one";
     V "v" "blocks.{}.attn.hook_v" true "[tokens, kv_heads, head_dim]" KvHeads "values";
-    AttnScores "attn_scores" "blocks.{}.attn.hook_attn_scores" true "[heads, tokens, tokens]" Positions "scaled scores before the softmax; masked entries are -inf";
+    AttnScores "attn_scores" "blocks.{}.attn.hook_attn_scores" true "[heads, tokens, tokens]" Positions "scaled and soft-capped scores before the softmax; masked entries are -inf";
     AttnProbs "attn_probs" "blocks.{}.attn.hook_pattern" true "[heads, tokens, tokens]" Positions "attention probabilities, a row a query";
     Z "z" "blocks.{}.attn.hook_z" true "[tokens, heads, head_dim]" Heads "probabilities times values, before the output projection";
     AttnOut "attn_out" "blocks.{}.hook_attn_out" true "[tokens, d_model]" Model "what the attention module returns";
-    AttnAdd "attn_add" "" true "[tokens, d_model]" Model "what attention adds to the residual stream";
-    ResidMid "resid_mid" "blocks.{}.hook_resid_mid" true "[tokens, d_model]" Model "the residual stream between attention and MLP";
-    MlpIn "mlp_in" "blocks.{}.ln2.hook_normalized" true "[tokens, d_model]" Model "the normed input of the MLP";
+    AttnAdd "attn_add" "" true "[tokens, d_model]" Model "what attention adds to the residual stream: after a norm of its output or a multiplier, where there is one";
+    ResidMid "resid_mid" "blocks.{}.hook_resid_mid" true "[tokens, d_model]" Model "the residual stream between attention and MLP (not in parallel blocks)";
+    MlpIn "mlp_in" "blocks.{}.ln2.hook_normalized" true "[tokens, d_model]" Model "what the MLP reads: normed, where the family norms it";
     MlpGate "mlp_gate" "blocks.{}.mlp.hook_pre" true "[tokens, d_mlp]" Mlp "the gate before its activation (gated MLPs)";
     MlpUp "mlp_up" "blocks.{}.mlp.hook_pre_linear" true "[tokens, d_mlp]" Mlp "the up projection; before the activation in MLPs without a gate";
     MlpAct "mlp_act" "blocks.{}.mlp.hook_post" true "[tokens, d_mlp]" Mlp "the neurons: act(gate) * up, or act(up)";
+    Router "router" "blocks.{}.mlp.hook_expert_weights" true "[tokens, experts]" Experts "the weight of every expert in the sum, zero where it is not chosen (mixtures of experts)";
     MlpOut "mlp_out" "blocks.{}.hook_mlp_out" true "[tokens, d_model]" Model "what the MLP module returns";
-    MlpAdd "mlp_add" "" true "[tokens, d_model]" Model "what the MLP adds to the residual stream";
+    MlpAdd "mlp_add" "" true "[tokens, d_model]" Model "what the MLP adds to the residual stream: after a norm of its output or a multiplier, where there is one";
     ResidPost "resid_post" "blocks.{}.hook_resid_post" true "[tokens, d_model]" Model "the residual stream leaving block L";
     FinalNorm "final_norm" "ln_final.hook_normalized" false "[tokens, d_model]" Model "the final norm's output";
     LogitsRaw "logits_raw" "" false "[tokens, vocab]" Vocab "logits before multiplier and soft-cap";

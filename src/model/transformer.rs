@@ -2,13 +2,13 @@
 //!
 //! Invariant: every value that a reader of the blocks can name passes through `tap.visit` exactly once a pass,
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
+//! How a checkpoint becomes a [`Transformer`] is in [`super::assemble`].
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::{Attention, Pass};
-use super::blueprint::{Blueprint, Positions};
+use super::attention::{Attention, Pass, soft_cap};
+use super::blueprint::{Arrangement, Blueprint};
 use super::cache::Cache;
-use super::families::{Family, QkvNames};
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::Norm;
@@ -18,19 +18,30 @@ use super::site::Site::{
     ResidPost, ResidPre,
 };
 use super::tap::{Span, Tap};
-use super::weights::{Precision, Weights};
+use super::weights::Precision;
 use crate::error::Result;
+
+/// The norms around one sub-layer; which of them exist depends on the arrangement.
+#[derive(Clone, Debug, Default)]
+pub struct SubNorms {
+    /// Of what it reads.
+    pub input: Option<Norm>,
+    /// Of what it writes, before that is added.
+    pub output: Option<Norm>,
+    /// Of the stream, after that was added.
+    pub stream: Option<Norm>,
+}
 
 /// One block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// Norm before attention.
-    pub norm_attn: Norm,
+    /// Norms around attention.
+    pub norms_attn: SubNorms,
     /// Attention.
     pub attention: Attention,
-    /// Norm before the MLP.
-    pub norm_mlp: Norm,
-    /// MLP.
+    /// Norms around the MLP.
+    pub norms_mlp: SubNorms,
+    /// MLP, or a mixture of them.
     pub mlp: Mlp,
 }
 
@@ -39,17 +50,22 @@ pub struct Block {
 pub struct Transformer {
     /// What differs between families.
     pub blueprint: Blueprint,
-    /// `[vocab, d_model]`.
-    pub embed: Tensor,
-    /// `[context, d_model]`, where positions are learned.
+    /// `[vocab, d_embed]`.
+    pub embed: Linear,
+    /// `d_embed -> d_model`, where the table is narrower than the stream.
+    pub project_in: Option<Linear>,
+    /// `[context + offset, d_model]`, where positions are learned.
     pub positions: Option<Tensor>,
     /// The blocks.
     pub blocks: Vec<Block>,
     /// Final norm.
     pub norm: Norm,
-    /// `d_model -> vocab`.
+    /// `d_model -> d_embed`, where the table is narrower than the stream.
+    pub project_out: Option<Linear>,
+    /// `d_embed -> vocab`.
     pub head: Linear,
-    rope: Option<RopeTable>,
+    /// The rotations that layers choose among.
+    pub ropes: Vec<RopeTable>,
     /// Where it runs.
     pub device: Device,
     /// How matrices are kept.
@@ -59,66 +75,6 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// Loads every tensor of a family; `context` bounds the position tables.
-    pub fn load(
-        family: &Family,
-        blueprint: Blueprint,
-        weights: Weights,
-        context: usize,
-    ) -> Result<Self> {
-        let names = &family.names;
-        let weights = weights.under(names.prefixes, &format!("{}.weight", names.embed));
-        let b = &blueprint;
-        let embed = weights.get(&format!("{}.weight", names.embed), &[b.vocab, b.d_model])?;
-        let positions = match b.positions {
-            Positions::Learned => Some(weights.get(
-                &format!("{}.weight", names.positions),
-                &[b.context, b.d_model],
-            )?),
-            Positions::Rotary(_) => None,
-        };
-        let blocks = (0..b.layers)
-            .map(|layer| load_block(family, b, &weights, layer))
-            .collect::<Result<Vec<_>>>()?;
-        let norm = Norm::load(b.norm, b.epsilon, b.d_model, &weights, names.norm_final)?;
-        let dtype = weights.precision.compute();
-        let rope = match &b.positions {
-            Positions::Rotary(rope) => Some(RopeTable::new(
-                rope,
-                b.head_dim,
-                context,
-                dtype,
-                &weights.device,
-            )?),
-            Positions::Learned => None,
-        };
-        let (device, precision) = (weights.device.clone(), weights.precision);
-        // A checkpoint may hold a head although the configuration ties it; the configuration decides.
-        let head = if b.tied {
-            Linear::dense(embed.clone(), None)?
-        } else {
-            weights.bare().linear(
-                names.head,
-                b.d_model,
-                b.vocab,
-                super::weights::Layout::OutIn,
-                false,
-            )?
-        };
-        Ok(Self {
-            blueprint,
-            embed,
-            positions,
-            blocks,
-            norm,
-            head,
-            rope,
-            device,
-            precision,
-            context,
-        })
-    }
-
     /// The dtype of the residual stream.
     pub fn dtype(&self) -> DType {
         self.precision.compute()
@@ -153,27 +109,23 @@ impl Transformer {
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
-        let (batch, length) = tokens.dims2()?;
+        let length = tokens.dim(1)?;
         tap.begin(span);
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;
         }
-        let mask = self.mask(span)?;
+        let rotations = self
+            .ropes
+            .iter()
+            .map(|rope| rope.at(span.start, length))
+            .collect::<Result<_>>()?;
         let pass = Pass {
             blueprint: &self.blueprint,
-            rope: self.rope.as_ref(),
-            mask: mask.as_ref(),
+            rotations,
+            masks: self.masks(span)?,
             span,
         };
-        let x = self
-            .embed
-            .index_select(&tokens.flatten_all()?, 0)?
-            .reshape((batch, length, self.blueprint.d_model))?;
-        let x = match &self.positions {
-            Some(positions) => x.broadcast_add(&positions.narrow(0, span.start, length)?)?,
-            None => x,
-        };
-        let mut x = tap.visit(Embed.at(0), x)?;
+        let mut x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
         for (i, block) in self.blocks.iter().enumerate() {
             tap.checkpoint()?;
             x = self.block(i, block, x, &pass, cache.as_deref(), tap)?;
@@ -182,6 +134,24 @@ impl Transformer {
             cache.advance(length);
         }
         Ok(x)
+    }
+
+    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
+    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
+        let (batch, length) = tokens.dims2()?;
+        let x = self.embed.rows(&tokens.flatten_all()?, self.dtype())?;
+        let x = match &self.project_in {
+            Some(projection) => projection.forward(&x)?,
+            None => x,
+        };
+        let x = scaled(x, self.blueprint.embed_scale)?;
+        let x = x.reshape((batch, length, self.blueprint.d_model))?;
+        Ok(match &self.positions {
+            Some(positions) => {
+                x.broadcast_add(&positions.narrow(0, span.start + self.offset(), length)?)?
+            }
+            None => x,
+        })
     }
 
     /// One block, `[batch, tokens, d_model] -> [batch, tokens, d_model]`: nothing but the paper and the sites.
@@ -195,17 +165,37 @@ impl Transformer {
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let gradients = tap.differentiable();
+        let norm = |norm: &Option<Norm>, x: &Tensor| match norm {
+            Some(norm) => norm.forward(x, gradients),
+            None => Ok(x.clone()),
+        };
+        let (attn, mlp) = (&block.norms_attn, &block.norms_mlp);
+        let scale = self.blueprint.residual_scale;
+
         let x = tap.visit(ResidPre.at(i), x)?;
-        let h = tap.visit(AttnIn.at(i), block.norm_attn.forward(&x, gradients)?)?;
+        let read = norm(&attn.input, &x)?;
+        let h = tap.visit(AttnIn.at(i), read.clone())?;
         let a = block.attention.forward(i, &h, pass, cache, tap)?;
         let a = tap.visit(AttnOut.at(i), a)?;
-        let a = tap.visit(AttnAdd.at(i), a)?;
-        let x = tap.visit(ResidMid.at(i), (x + a)?)?;
-        let h = tap.visit(MlpIn.at(i), block.norm_mlp.forward(&x, gradients)?)?;
+        let a = tap.visit(AttnAdd.at(i), scaled(norm(&attn.output, &a)?, scale)?)?;
+        let (x, read) = match self.blueprint.arrangement {
+            // The MLP reads what attention read, before attention wrote.
+            Arrangement::ParallelSharedNorm => ((x + a)?, read),
+            Arrangement::Parallel => {
+                let read = norm(&mlp.input, &x)?;
+                ((x + a)?, read)
+            }
+            _ => {
+                let x = tap.visit(ResidMid.at(i), norm(&attn.stream, &(x + a)?)?)?;
+                let read = norm(&mlp.input, &x)?;
+                (x, read)
+            }
+        };
+        let h = tap.visit(MlpIn.at(i), read)?;
         let m = block.mlp.forward(i, &h, tap)?;
         let m = tap.visit(MlpOut.at(i), m)?;
-        let m = tap.visit(MlpAdd.at(i), m)?;
-        tap.visit(ResidPost.at(i), (x + m)?)
+        let m = tap.visit(MlpAdd.at(i), scaled(norm(&mlp.output, &m)?, scale)?)?;
+        tap.visit(ResidPost.at(i), norm(&mlp.stream, &(x + m)?)?)
     }
 
     /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32.
@@ -232,52 +222,112 @@ impl Transformer {
         let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
         let own = batch * rows;
         let (raw, lens) = match lens {
-            None => (self.head.forward(&y)?, None),
+            None => (self.raw(&y)?, None),
             Some(lens) => {
                 let riders = self.norm.forward(lens, false)?;
-                let all = self
-                    .head
-                    .forward(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
+                let all = self.raw(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
                 let count = all.dim(0)? - own;
-                let rest = all.narrow(0, own, count)?.to_dtype(DType::F32)?;
                 (
                     all.narrow(0, 0, own)?
                         .reshape((batch, rows, self.blueprint.vocab))?,
-                    Some(rest),
+                    Some(self.finish(all.narrow(0, own, count)?)?),
                 )
             }
         };
-        let raw = tap.visit(LogitsRaw.at(0), raw.to_dtype(DType::F32)?)?;
-        let logits = tap.visit(Logits.at(0), raw)?;
+        let raw = tap.visit(LogitsRaw.at(0), raw)?;
+        let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
         Ok((logits, lens))
     }
 
-    /// Final norm (statistics of each row itself) and unembedding: `[n, d_model] -> [n, vocab]`, f32.
+    /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
+    /// `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        self.inside(|| self.raw_logits(rows))
+        self.inside(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
     }
 
-    fn raw_logits(&self, rows: &Tensor) -> Result<Tensor> {
+    /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
+    fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         Ok(self
             .head
-            .forward(&self.norm.forward(rows, false)?)?
+            .forward(&self.projected(normed)?)?
             .to_dtype(DType::F32)?)
     }
 
-    /// `[tokens, start + tokens]`, 0 where a query may look and -inf elsewhere.
-    fn mask(&self, span: Span) -> Result<Option<Tensor>> {
-        if span.len == 1 {
+    fn projected(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.project_out {
+            Some(projection) => projection.forward(x),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// Multiplier and soft-cap.
+    fn finish(&self, raw: Tensor) -> Result<Tensor> {
+        let logits = scaled(raw, self.blueprint.logit_scale)?;
+        match self.blueprint.logit_cap {
+            Some(cap) => soft_cap(&logits, cap),
+            None => Ok(logits),
+        }
+    }
+
+    /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
+    pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
+        let promoted = self
+            .head
+            .product(&self.projected(&rows.to_dtype(self.dtype())?)?)?;
+        scaled(promoted.to_dtype(DType::F32)?, self.blueprint.logit_scale)
+    }
+
+    /// The direction in the normed stream that one unit of a token's logit (before the soft-cap) stands for:
+    /// `[d_model]`, f32.
+    pub fn logit_direction(&self, token: u32) -> Result<Tensor> {
+        let id = Tensor::new(&[token], &self.device)?;
+        let row = self.head.rows(&id, DType::F32)?;
+        let row = match &self.project_out {
+            Some(projection) => row.matmul(&projection.weight()?)?,
+            None => row,
+        };
+        scaled(row.squeeze(0)?, self.blueprint.logit_scale)
+    }
+
+    /// Unused rows before the learned vector of position 0.
+    fn offset(&self) -> usize {
+        match self.blueprint.positions {
+            super::blueprint::Positions::Learned { offset } => offset,
+            super::blueprint::Positions::Rotary(_) => 0,
+        }
+    }
+
+    /// Which frequencies a text of `total` tokens has, over all rotations. A cache made under one regime does not
+    /// serve another: the text is read again.
+    pub fn regime(&self, total: usize) -> usize {
+        self.ropes
+            .iter()
+            .map(|table| table.rope.regime(total))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// For every window that layers use, `[tokens, start + tokens]`: 0 where a query may look and -inf elsewhere.
+    fn masks(&self, span: Span) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
+        let mut windows: Vec<Option<usize>> =
+            self.blueprint.layers.iter().map(|l| l.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+            .into_iter()
+            .map(|window| Ok((window, self.mask(span, window)?)))
+            .collect()
+    }
+
+    fn mask(&self, span: Span, window: Option<usize>) -> Result<Option<Tensor>> {
+        let total = span.start + span.len;
+        let narrow = window.filter(|w| *w < total);
+        if span.len == 1 && narrow.is_none() {
             return Ok(None);
         }
-        let total = span.start + span.len;
-        let rows = (0..span.len).flat_map(|q| {
-            (0..total).map(move |k| {
-                if k <= span.start + q {
-                    0.0
-                } else {
-                    f32::NEG_INFINITY
-                }
-            })
+        let sees = |q: usize, k: usize| k <= q && narrow.is_none_or(|w| k + w > q);
+        let rows = (span.start..total).flat_map(|q| {
+            (0..total).map(move |k| if sees(q, k) { 0.0 } else { f32::NEG_INFINITY })
         });
         Ok(Some(Tensor::from_vec(
             rows.collect::<Vec<f32>>(),
@@ -287,85 +337,11 @@ impl Transformer {
     }
 }
 
-fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -> Result<Block> {
-    let names = &family.names;
-    let base = names.block.replace("{}", &layer.to_string());
-    let name = |part: &str| format!("{base}.{part}");
-    let (q_out, kv_out) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
-    let (q, k, v) = match names.qkv {
-        QkvNames::Split { q, k, v } => (
-            weights.linear(&name(q), b.d_model, q_out, names.layout, b.biases.qkv)?,
-            weights.linear(&name(k), b.d_model, kv_out, names.layout, b.biases.qkv)?,
-            weights.linear(&name(v), b.d_model, kv_out, names.layout, b.biases.qkv)?,
-        ),
-        QkvNames::Fused(fused) => {
-            let mut parts = weights
-                .fused(
-                    &name(fused),
-                    b.d_model,
-                    &[q_out, kv_out, kv_out],
-                    names.layout,
-                    b.biases.qkv,
-                )?
-                .into_iter();
-            match (parts.next(), parts.next(), parts.next()) {
-                (Some(q), Some(k), Some(v)) => (q, k, v),
-                _ => {
-                    return Err(crate::error::Error::MissingTensor {
-                        name: name(fused),
-                        place: "the fused projection".into(),
-                    });
-                }
-            }
-        }
-    };
-    let out = weights.linear(
-        &name(names.attn_out),
-        q_out,
-        b.d_model,
-        names.layout,
-        b.biases.attn_out,
-    )?;
-    let gate = match b.mlp {
-        super::blueprint::MlpKind::Gated => Some(weights.linear(
-            &name(names.gate),
-            b.d_model,
-            b.d_mlp,
-            names.layout,
-            b.biases.mlp,
-        )?),
-        super::blueprint::MlpKind::Plain => None,
-    };
-    let up = weights.linear(
-        &name(names.up),
-        b.d_model,
-        b.d_mlp,
-        names.layout,
-        b.biases.mlp,
-    )?;
-    let down = weights.linear(
-        &name(names.down),
-        b.d_mlp,
-        b.d_model,
-        names.layout,
-        b.biases.mlp,
-    )?;
-    Ok(Block {
-        norm_attn: Norm::load(
-            b.norm,
-            b.epsilon,
-            b.d_model,
-            weights,
-            &name(names.norm_attn),
-        )?,
-        attention: Attention { q, k, v, out },
-        norm_mlp: Norm::load(b.norm, b.epsilon, b.d_model, weights, &name(names.norm_mlp))?,
-        mlp: Mlp {
-            kind: b.mlp,
-            activation: b.activation,
-            gate,
-            up,
-            down,
-        },
-    })
+/// `x * factor`; a factor of exactly one leaves every bit alone.
+fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
+    #[allow(clippy::float_cmp)] // the default is exactly one
+    if factor == 1.0 {
+        return Ok(x);
+    }
+    Ok((x * factor)?)
 }

@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::edit::Schedule;
 use lmscope::lab::run::Run;
+use lmscope::lab::sample::Sampling;
+use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
+use lmscope::model::families::FAMILIES;
 use lmscope::model::load::{Options, load};
-use lmscope::model::site::{Address, SITES};
+use lmscope::model::site::{Address, Axis, SITES, Site};
 use lmscope::model::tap::{NoTap, Phase, Span};
 use lmscope::model::tokenizer::{Bos, Tokenizer};
 
@@ -21,10 +25,41 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// Tensors by the name that the file gives them.
 type Tensors = HashMap<String, Tensor>;
 
-/// Checkpoints with every site.
-const CASES: [&str; 3] = ["llama", "qwen2", "gpt2"];
+/// Checkpoints with every site, one for every way in which families and ropes differ.
+pub const CASES: [&str; 30] = [
+    "llama",
+    "llama_linear",
+    "llama_dynamic",
+    "llama_yarn",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma3",
+    "phi",
+    "phi_qk",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neox_serial",
+    "opt",
+    "opt_350m",
+    "olmo",
+    "olmo2",
+    "olmoe",
+    "starcoder2",
+    "smollm3",
+    "granite",
+    "cohere",
+    "stablelm",
+    "stablelm_parallel",
+];
 
-/// A long prompt and one of a single token.
+/// A prompt past every window and every original context, and one within.
 const PROMPTS: [&str; 2] = ["activations.safetensors", "activations.short.safetensors"];
 
 /// Most that one number may differ, in f32.
@@ -48,29 +83,42 @@ fn model(case: &str, dtype: &str) -> Result<Model, lmscope::error::Error> {
     load(&folder(case).to_string_lossy(), &options)
 }
 
-/// The expected tensors of a prompt, and its token ids.
-fn expected(case: &str, file: &str) -> Result<(Tensors, Vec<u32>), candle_core::Error> {
-    let mut tensors = candle_core::safetensors::load(folder(case).join(file), &Device::Cpu)?;
-    let tokens = tensors
-        .remove("tokens")
-        .map_or_else(|| Tensor::zeros(0, DType::I64, &Device::Cpu), Ok)?;
-    Ok((tensors, tokens.to_dtype(DType::U32)?.to_vec1()?))
+/// What was computed elsewhere for one prompt.
+struct Expected {
+    /// Sites by address, with the rows at `positions`; attention matrices keep those queries.
+    sites: Tensors,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// What greedy decoding goes on with, where it was asked.
+    greedy: Vec<u32>,
 }
 
-/// An address as the references name it: the last queries of an attention matrix end in `.tail`.
-fn address(name: &str) -> Result<Address, lmscope::error::Error> {
-    name.strip_suffix(".tail").unwrap_or(name).parse()
+fn expected(case: &str, file: &str) -> Result<Expected, candle_core::Error> {
+    let mut sites = candle_core::safetensors::load(folder(case).join(file), &Device::Cpu)?;
+    let mut ids = |name: &str| -> Result<Vec<u32>, candle_core::Error> {
+        let Some(found) = sites.remove(name) else {
+            return Ok(Vec::new());
+        };
+        found.to_dtype(DType::U32)?.to_vec1()
+    };
+    Ok(Expected {
+        tokens: ids("tokens")?,
+        positions: ids("positions")?,
+        greedy: ids("greedy")?,
+        sites,
+    })
+}
+
+/// The rows of a whole site that the references keep.
+fn kept(at: Address, whole: &Tensor, positions: &[u32]) -> Result<Tensor, candle_core::Error> {
+    let axis = usize::from(at.site.spec().axis == Axis::Positions);
+    whole
+        .contiguous()?
+        .index_select(&Tensor::new(positions, &Device::Cpu)?, axis)
 }
 
 /// The largest difference between two tensors of one shape; -inf equals -inf, and a NaN differs from all.
 fn difference(name: &str, expected: &Tensor, found: &Tensor) -> Result<f32, Box<dyn Error>> {
-    let found = if name.ends_with(".tail") {
-        let (queries, kept) = (found.dim(1)?, expected.dim(1)?);
-        assert_eq!(found.dim(2)?, queries, "{name} is not whole");
-        found.narrow(1, queries - kept, kept)?
-    } else {
-        found.clone()
-    };
     assert_eq!(
         (found.dims(), found.dtype()),
         (expected.dims(), DType::F32),
@@ -92,16 +140,20 @@ fn difference(name: &str, expected: &Tensor, found: &Tensor) -> Result<f32, Box<
 }
 
 /// Records everything that is expected in one pass; returns what was found, by the expected name.
-fn found(bench: &mut Bench, expected: &Tensors, ids: &[u32]) -> Result<Tensors, Box<dyn Error>> {
+fn found(bench: &mut Bench, expected: &Expected) -> Result<Tensors, Box<dyn Error>> {
     let addresses = expected
+        .sites
         .keys()
-        .map(|name| address(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    let recording = bench.record(&Run::plain(ids.to_vec()), &addresses)?;
-    let named = expected.keys().zip(&addresses);
-    Ok(named
-        .map(|(name, at)| Ok((name.clone(), recording.get(*at)?.clone())))
-        .collect::<Result<_, lmscope::error::Error>>()?)
+        .map(|name| name.parse())
+        .collect::<Result<Vec<Address>, _>>()?;
+    let recording = bench.record(&Run::plain(expected.tokens.clone()), &addresses)?;
+    let named = expected.sites.keys().zip(addresses);
+    named
+        .map(|(name, at)| {
+            let rows = kept(at, recording.get(at)?, &expected.positions)?;
+            Ok((name.clone(), rows))
+        })
+        .collect()
 }
 
 /// All tensors that differ by more than the tolerance, and the largest difference of all.
@@ -126,25 +178,21 @@ fn compare(
 #[test]
 #[allow(clippy::print_stdout)] // shown when a test fails, or with --nocapture
 fn every_site_agrees_with_transformers() -> Outcome {
+    let mut failures = Vec::new();
     for case in CASES {
         let mut bench = Bench::new(model(case, "f32")?);
         for prompt in PROMPTS {
-            let (expected, ids) = expected(case, prompt)?;
+            let expected = expected(case, prompt)?;
             let (wrong, worst) =
-                compare(&expected, &found(&mut bench, &expected, &ids)?, TOLERANCE)?;
-            println!(
-                "{case}, {} tokens, {} tensors: at most {worst:.2e} apart",
-                ids.len(),
-                expected.len()
-            );
-            assert!(
-                wrong.is_empty(),
-                "{case}, {} tokens: {}",
-                ids.len(),
-                wrong.join(", ")
-            );
+                compare(&expected.sites, &found(&mut bench, &expected)?, TOLERANCE)?;
+            let (tokens, sites) = (expected.tokens.len(), expected.sites.len());
+            println!("{case}, {tokens} tokens, {sites} tensors: at most {worst:.2e} apart");
+            if !wrong.is_empty() {
+                failures.push(format!("{case}, {tokens} tokens: {}", wrong.join(", ")));
+            }
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
@@ -153,11 +201,12 @@ fn the_references_leave_no_site_out() -> Outcome {
     for case in CASES {
         let model = model(case, "f32")?;
         for prompt in PROMPTS {
-            let (expected, _) = expected(case, prompt)?;
+            let expected = expected(case, prompt)?;
             let named = expected
+                .sites
                 .keys()
-                .map(|name| address(name))
-                .collect::<Result<Vec<_>, _>>()?;
+                .map(|name| name.parse())
+                .collect::<Result<Vec<Address>, _>>()?;
             for spec in SITES {
                 for layer in 0..if spec.layered { model.card.layers } else { 1 } {
                     let at = spec.site.at(layer);
@@ -173,13 +222,25 @@ fn the_references_leave_no_site_out() -> Outcome {
     Ok(())
 }
 
+/// Every family has a case.
+#[test]
+fn no_family_goes_without_references() -> Outcome {
+    let mut missing: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
+    for case in CASES {
+        let family = model(case, "f32")?.card.family;
+        missing.retain(|name| *name != family);
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    Ok(())
+}
+
 /// A comparison that cannot fail proves nothing.
 #[test]
 fn one_wrong_number_is_seen() -> Outcome {
     for case in CASES {
-        let (right, ids) = expected(case, PROMPTS[0])?;
-        let found = found(&mut Bench::new(model(case, "f32")?), &right, &ids)?;
-        for (name, tensor) in &right {
+        let right = expected(case, PROMPTS[0])?;
+        let found = found(&mut Bench::new(model(case, "f32")?), &right)?;
+        for (name, tensor) in &right.sites {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             let middle = values.len() / 2;
             let finite = (middle..values.len())
@@ -209,6 +270,61 @@ fn one_wrong_number_is_seen() -> Outcome {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// Our own greedy decoding, token by token through the cache and across every change of frequencies.
+#[test]
+fn greedy_decoding_agrees_with_transformers() -> Outcome {
+    for case in CASES {
+        let mut bench = Bench::new(model(case, "f32")?);
+        let expected = expected(case, PROMPTS[1])?;
+        assert!(!expected.greedy.is_empty(), "{case}");
+        let mut writer = Writer::begin(
+            &mut bench,
+            expected.tokens.clone(),
+            Schedule::none(),
+            Sampling::default(),
+        )?;
+        let written = expected
+            .greedy
+            .iter()
+            .map(|_| Ok(writer.step(&mut bench, &Needs::default())?.choice.id))
+            .collect::<Result<Vec<_>, lmscope::error::Error>>()?;
+        assert_eq!(written, expected.greedy, "{case}");
+    }
+    Ok(())
+}
+
+/// A text that grows into other frequencies is read again, so that a step equals one pass over the whole.
+#[test]
+fn steps_past_the_original_context_equal_one_pass() -> Outcome {
+    for (case, regimes) in [("phi3", 2), ("llama_dynamic", 8)] {
+        let mut bench = Bench::new(model(case, "f32")?);
+        let long = expected(case, PROMPTS[0])?.tokens;
+        let original = (1..long.len())
+            .rfind(|n| bench.model.transformer.regime(*n) == 0)
+            .ok_or("a scaled rope has an original context")?;
+        let start = long[..original - 3].to_vec();
+        let mut writer = Writer::begin(&mut bench, start, Schedule::none(), Sampling::default())?;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..10 {
+            let step = writer.step(&mut bench, &Needs::default())?;
+            let whole = bench.last_logits(&Run::plain(step.run.tokens.clone()))?;
+            let worst = whole
+                .iter()
+                .zip(&step.logits)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                worst <= TOLERANCE,
+                "{case} at {}: {worst:.2e}",
+                step.run.tokens.len()
+            );
+            seen.insert(bench.model.transformer.regime(step.run.tokens.len()));
+        }
+        assert_eq!(seen.len(), regimes, "{case}: {seen:?}");
     }
     Ok(())
 }
@@ -252,15 +368,25 @@ fn cached(model: &Model, ids: &[u32], pieces: &[usize]) -> Result<Tensor, Box<dy
 fn cached_decoding_agrees_with_transformers() -> Outcome {
     for case in CASES {
         let model = model(case, "f32")?;
-        let (expected, ids) = expected(case, PROMPTS[0])?;
-        let one_by_one = [&[ids.len() - 8][..], &[1; 8]].concat();
-        let with_a_piece_between = [&[ids.len() - 24, 16][..], &[1; 8]].concat();
-        for pieces in [one_by_one, with_a_piece_between, vec![1; ids.len()]] {
-            let difference = difference(
-                "logits",
-                &expected["logits"],
-                &cached(&model, &ids, &pieces)?,
-            )?;
+        let expected = expected(case, PROMPTS[0])?;
+        let ids = &expected.tokens;
+        // A cache serves one regime of frequencies; growing into another is tested by itself.
+        let stable = (1..ids.len())
+            .find(|n| model.transformer.regime(*n) == model.transformer.regime(ids.len()))
+            .unwrap_or(ids.len());
+        let mut splits = vec![
+            [&[ids.len() - 8][..], &[1; 8]].concat(),
+            [&[ids.len() - 24, 16][..], &[1; 8]].concat(),
+            vec![1; ids.len()],
+        ];
+        splits.retain(|pieces| pieces[0] >= stable);
+        if stable > 1 {
+            splits.push(vec![ids.len()]);
+        }
+        let at = Site::Logits.at(0);
+        for pieces in splits {
+            let found = kept(at, &cached(&model, ids, &pieces)?, &expected.positions)?;
+            let difference = difference("logits", &expected.sites["logits"], &found)?;
             assert!(
                 difference <= CACHED,
                 "{case} in {pieces:?}: {difference:.2e}"
@@ -272,29 +398,28 @@ fn cached_decoding_agrees_with_transformers() -> Outcome {
 
 #[test]
 fn a_cache_that_grows_agrees_with_one_pass() -> Outcome {
-    let model = model("llama", "f32")?;
-    let ids = expected("llama", PROMPTS[0])?.1.repeat(3);
-    let whole = cached(&model, &ids, &[ids.len()])?;
-    let grown = cached(
-        &model,
-        &ids,
-        &[&[100, 20][..], &vec![1; ids.len() - 120]].concat(),
-    )?;
-    let difference = difference("logits", &whole, &grown)?;
-    assert!(difference <= CACHED, "{difference:.2e}");
+    for case in ["llama", "gemma2"] {
+        let model = model(case, "f32")?;
+        let ids = expected(case, PROMPTS[0])?.tokens.repeat(3);
+        let ids = &ids[..ids.len().min(model.card.context)];
+        let whole = cached(&model, ids, &[ids.len()])?;
+        let grown = cached(
+            &model,
+            ids,
+            &[&[100, 20][..], &vec![1; ids.len() - 120]].concat(),
+        )?;
+        let difference = difference("logits", &whole, &grown)?;
+        assert!(difference <= CACHED, "{case}: {difference:.2e}");
+    }
     Ok(())
 }
 
 /// The shards carry a config.json in the spelling of transformers 5, so that is compared as well.
 #[test]
 fn shards_are_the_same_model_bit_for_bit() -> Outcome {
-    let (expected, ids) = expected("llama", PROMPTS[0])?;
-    let single = found(&mut Bench::new(model("llama", "f32")?), &expected, &ids)?;
-    let sharded = found(
-        &mut Bench::new(model("llama_sharded", "f32")?),
-        &expected,
-        &ids,
-    )?;
+    let expected = expected("llama", PROMPTS[0])?;
+    let single = found(&mut Bench::new(model("llama", "f32")?), &expected)?;
+    let sharded = found(&mut Bench::new(model("llama_sharded", "f32")?), &expected)?;
     for (name, tensor) in &single {
         let bits = |t: &Tensor| {
             t.flatten_all()?
@@ -311,10 +436,13 @@ fn shards_are_the_same_model_bit_for_bit() -> Outcome {
 #[test]
 fn sixteen_bit_checkpoints_agree() -> Outcome {
     for case in ["llama_bf16", "gpt2_f16"] {
-        let (expected, ids) = expected(case, PROMPTS[0])?;
+        let mut expected = expected(case, PROMPTS[0])?;
+        if expected.positions.is_empty() {
+            expected.positions = (0..expected.tokens.len() as u32).collect();
+        }
         for (dtype, tolerance) in [("f32", TOLERANCE), ("f16", 5e-2)] {
-            let found = found(&mut Bench::new(model(case, dtype)?), &expected, &ids)?;
-            let (wrong, _) = compare(&expected, &found, tolerance)?;
+            let found = found(&mut Bench::new(model(case, dtype)?), &expected)?;
+            let (wrong, _) = compare(&expected.sites, &found, tolerance)?;
             assert!(wrong.is_empty(), "{case} in {dtype}: {}", wrong.join(", "));
         }
     }
@@ -333,7 +461,7 @@ struct Encoded {
 
 /// What Python says of one tokenizer.
 #[derive(serde::Deserialize)]
-struct Expected {
+struct Vocabulary {
     bos: u32,
     eos: u32,
     size: usize,
@@ -343,7 +471,7 @@ struct Expected {
 #[test]
 fn token_ids_are_those_of_python() -> Outcome {
     let folder = folder("tokenizers");
-    let all: HashMap<String, Expected> =
+    let all: HashMap<String, Vocabulary> =
         serde_json::from_slice(&std::fs::read(folder.join("tokenizers.json"))?)?;
     assert_eq!(all.len(), 2);
     for (name, expected) in all {

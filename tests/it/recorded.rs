@@ -25,6 +25,8 @@ pub fn loaded() -> Update {
         layers: LAYERS,
         d_model: 192,
         d_mlp: 512,
+        neuron_layers: (0..LAYERS).collect(),
+        norms_writes: false,
         heads: 6,
         vocab: 2048,
         context: 512,

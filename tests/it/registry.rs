@@ -6,9 +6,11 @@ use std::path::Path;
 use lmscope::export::FORMATS;
 use lmscope::instruments::INSTRUMENTS;
 use lmscope::lab::edit::OPS;
-use lmscope::model::families::FAMILIES;
+use lmscope::model::families::{FAMILIES, Family};
 use lmscope::model::site::SITES;
 use lmscope::ui::theme::THEMES;
+
+use super::parity::CASES;
 
 fn readme() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
@@ -71,6 +73,23 @@ fn themes_and_their_folder_agree() {
     assert_eq!(files, rows);
 }
 
+/// The reference checkpoints of a family: what holds it.
+fn cases_of(family: &Family) -> Vec<&'static str> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references");
+    let mut cases: Vec<&str> = CASES
+        .into_iter()
+        .filter(|case| {
+            let config = std::fs::read(folder.join(case).join("config.json")).unwrap();
+            let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+            family
+                .model_types
+                .contains(&config["model_type"].as_str().unwrap())
+        })
+        .collect();
+    cases.sort_unstable();
+    cases
+}
+
 #[test]
 fn the_readme_lists_what_there_is() {
     let readme = readme();
@@ -79,7 +98,8 @@ fn the_readme_lists_what_there_is() {
         assert!(readme.contains(&row), "README.md should say\n{row}");
     }
     for family in FAMILIES {
-        let row = format!("| `{}` | {} |", family.name, family.differs);
+        let cases = cases_of(family).join(", ");
+        let row = format!("| `{}` | {} | {cases} |", family.name, family.differs);
         assert!(readme.contains(&row), "README.md should say\n{row}");
     }
     for op in OPS {

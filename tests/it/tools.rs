@@ -17,6 +17,11 @@ pub fn every_family() -> impl Iterator<Item = Bench> {
     FAMILIES.iter().map(tiny)
 }
 
+/// A bench for every family whose blocks all have one MLP, so that neurons can be addressed in each.
+pub fn dense_families() -> impl Iterator<Item = Bench> {
+    every_family().filter(|b| b.model.card.neuron_layers.len() == b.model.card.layers)
+}
+
 /// Some tokens, all different ones, longer than the original length of the scaled rope.
 pub fn prompt(length: usize) -> Vec<u32> {
     (0..length as u32).map(|i| (i * 17 + 5) % 59).collect()

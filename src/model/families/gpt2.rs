@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Names, QkvNames, Reader};
-use crate::error::{Error, Result};
-use crate::model::blueprint::{Biases, Blueprint, MlpKind, NormKind, Positions};
+use super::read::alike;
+use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
+use crate::error::Result;
+use crate::model::blueprint::{Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions};
 use crate::model::weights::Layout;
 
 /// The row of the registry.
@@ -16,16 +17,31 @@ pub const GPT2: Family = Family {
     names: Names {
         prefixes: &["transformer.", ""],
         embed: "wte",
+        project_in: "",
+        project_out: "",
         positions: "wpe",
         block: "h.{}",
         norm_attn: "ln_1",
-        qkv: QkvNames::Fused("attn.c_attn"),
+        norm_attn_out: "",
+        qkv: Qkv::Fused("attn.c_attn"),
+        q_norm: "",
+        k_norm: "",
         attn_out: "attn.c_proj",
         norm_mlp: "ln_2",
-        gate: "",
-        up: "mlp.c_fc",
+        norm_mlp_out: "",
+        gate_up: GateUp::Split {
+            gate: "",
+            up: "mlp.c_fc",
+        },
         down: "mlp.c_proj",
+        experts: ExpertNames {
+            router: "",
+            gate: "",
+            up: "",
+            down: "",
+        },
         norm_final: "ln_f",
+        head_prefixes: &[""],
         head: "lm_head",
         layout: Layout::InOut,
     },
@@ -34,45 +50,55 @@ pub const GPT2: Family = Family {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
-    let refuse = |key: &str| Error::Config {
-        what: format!("`{key}` changes the attention scores and is not served"),
-        next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
-    };
-    if read.flag_or("scale_attn_by_inverse_layer_idx", false) {
-        return Err(refuse("scale_attn_by_inverse_layer_idx"));
-    }
-    if read.flag_or("add_cross_attention", false) {
-        return Err(refuse("add_cross_attention"));
-    }
+    read.refuse_flag(
+        "scale_attn_by_inverse_layer_idx",
+        "attention scores are divided by the layer",
+    )?;
+    read.refuse_flag("add_cross_attention", "blocks attend to a second sequence")?;
     let d_model = read.count(&["n_embd", "hidden_size"])?;
     let heads = read.count(&["n_head", "num_attention_heads"])?;
-    let head_dim = d_model / heads;
+    let head_dim = (d_model / heads).max(1);
+    let scaled = read.flag_or("scale_attn_weights", true);
     Ok(Blueprint {
         family: "gpt2",
         d_model,
-        layers: read.count(&["n_layer", "num_hidden_layers"])?,
+        d_embed: d_model,
+        layers: alike(
+            read.layers(&["n_layer", "num_hidden_layers"])?,
+            None,
+            MlpKind::Plain,
+        ),
         heads,
         kv_heads: heads,
         head_dim,
         d_mlp: read.count_or(&["n_inner"], 4 * d_model)?,
+        experts: None,
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["n_positions", "n_ctx", "max_position_embeddings"], 1024)?,
-        norm: NormKind::Layer,
-        epsilon: read.number_or("layer_norm_epsilon", 1e-5),
-        mlp: MlpKind::Plain,
-        activation: read.activation(&["activation_function"], "gelu_new")?,
-        positions: Positions::Learned,
-        biases: Biases {
-            qkv: true,
-            attn_out: true,
-            mlp: true,
-        },
-        tied: read.flag_or("tie_word_embeddings", true),
-        score_scale: if read.flag_or("scale_attn_weights", true) {
+        arrangement: Arrangement::PreNorm,
+        norm: NormSpec::layer(read.number_or("layer_norm_epsilon", 1e-5)),
+        final_norm: true,
+        qk_norm: None,
+        clip_qkv: None,
+        score_scale: if scaled {
             1.0 / (head_dim as f64).sqrt()
         } else {
             1.0
         },
+        score_cap: None,
+        activation: read.activation(&["activation_function"], "gelu_new")?,
+        positions: Positions::Learned { offset: 0 },
+        biases: Biases {
+            qkv: true,
+            attn_out: true,
+            mlp: true,
+            head: false,
+        },
+        embed_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        tied: read.flag_or("tie_word_embeddings", true),
     })
 }
 

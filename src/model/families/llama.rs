@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Names, QkvNames, Reader};
+use super::read::alike;
+use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint, MlpKind, NormKind, Positions};
+use crate::model::blueprint::{
+    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
+};
 use crate::model::rope::Rope;
 use crate::model::weights::Layout;
 
@@ -22,61 +25,109 @@ pub const LLAMA: Family = Family {
 pub(super) const NAMES: Names = Names {
     prefixes: &["model.", ""],
     embed: "embed_tokens",
+    project_in: "",
+    project_out: "",
     positions: "",
     block: "layers.{}",
     norm_attn: "input_layernorm",
-    qkv: QkvNames::Split {
-        q: "self_attn.q_proj",
-        k: "self_attn.k_proj",
-        v: "self_attn.v_proj",
-    },
+    norm_attn_out: "",
+    qkv: Qkv::Split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
     attn_out: "self_attn.o_proj",
     norm_mlp: "post_attention_layernorm",
-    gate: "mlp.gate_proj",
-    up: "mlp.up_proj",
+    norm_mlp_out: "",
+    gate_up: GateUp::Split {
+        gate: "mlp.gate_proj",
+        up: "mlp.up_proj",
+    },
     down: "mlp.down_proj",
+    experts: ExpertNames {
+        router: "mlp.gate",
+        gate: "mlp.experts.{}.gate_proj",
+        up: "mlp.experts.{}.up_proj",
+        down: "mlp.experts.{}.down_proj",
+    },
     norm_final: "norm",
+    head_prefixes: &[""],
     head: "lm_head",
     layout: Layout::OutIn,
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
+    let mut blueprint = common(config, "llama")?;
     let bias = Reader(config).flag_or("attention_bias", false);
-    let biases = Biases {
+    blueprint.biases = Biases {
         qkv: bias,
         attn_out: bias,
         mlp: Reader(config).flag_or("mlp_bias", false),
+        head: false,
     };
-    common(config, "llama", biases)
+    Ok(blueprint)
 }
 
-/// The keys that the Llama-like families share.
-pub(super) fn common(config: &Value, family: &'static str, biases: Biases) -> Result<Blueprint> {
+/// What the Llama-like families share: no biases, untied, every layer with the same rotation and no window.
+pub(super) fn common(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = Reader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
     let kv_heads = read.count_or(&["num_key_value_heads"], heads)?;
     read.heads(heads, kv_heads)?;
-    let head_dim = read.count_or(&["head_dim"], d_model / heads)?;
+    let head_dim = read.count_or(&["head_dim"], (d_model / heads).max(1))?;
+    let rope = Rope::from_config(config, head_dim, 1.0)?;
     Ok(Blueprint {
         family,
         d_model,
-        layers: read.count(&["num_hidden_layers"])?,
+        d_embed: d_model,
+        layers: alike(read.layers(&["num_hidden_layers"])?, None, MlpKind::Gated),
         heads,
         kv_heads,
         head_dim,
-        d_mlp: read.count(&["intermediate_size"])?,
+        d_mlp: read.count_or(&["intermediate_size"], 4 * d_model)?,
+        experts: None,
         vocab: read.count(&["vocab_size"])?,
-        context: read.count_or(&["max_position_embeddings"], 2048)?,
-        norm: NormKind::Rms,
-        epsilon: read.number_or("rms_norm_eps", 1e-6),
-        mlp: MlpKind::Gated,
-        activation: read.activation(&["hidden_act"], "silu")?,
-        positions: Positions::Rotary(Rope::from_config(config)?),
-        biases,
-        tied: read.flag_or("tie_word_embeddings", false),
+        context: stretched(&rope, read.count_or(&["max_position_embeddings"], 2048)?),
+        arrangement: Arrangement::PreNorm,
+        norm: NormSpec::rms(read.number_or("rms_norm_eps", 1e-6)),
+        final_norm: true,
+        qk_norm: None,
+        clip_qkv: None,
         score_scale: 1.0 / (head_dim as f64).sqrt(),
+        score_cap: None,
+        activation: read.activation(&["hidden_act"], "silu")?,
+        positions: Positions::Rotary(vec![rope]),
+        biases: Biases::default(),
+        embed_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        tied: read.flag_or("tie_word_embeddings", false),
     })
+}
+
+/// The context that a rotation reaches: `dynamic` stretches as a text grows, so its original length is no bound.
+fn stretched(rope: &Rope, positions: usize) -> usize {
+    match rope.scaling {
+        crate::model::rope::RopeScaling::Dynamic { factor, .. } => {
+            (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
+        }
+        _ => positions,
+    }
+}
+
+/// RMSNorm of queries and keys with the epsilon of the other norms.
+pub(super) fn qk_norm(blueprint: &Blueprint, over: QkNormOver) -> Option<QkNorm> {
+    Some(QkNorm {
+        norm: blueprint.norm,
+        over,
+    })
+}
+
+/// Gives a window to the layers that slide.
+pub(super) fn slide(blueprint: &mut Blueprint, window: Option<usize>, sliding: &[bool]) {
+    for (layer, slides) in blueprint.layers.iter_mut().zip(sliding) {
+        layer.window = window.filter(|_| *slides);
+    }
 }
 
 fn tiny() -> Value {

@@ -3,60 +3,117 @@
 //! Invariant: a family holds no forward pass. To add one, write `families/x.rs` with a `pub const` [`Family`]
 //! and add a word to [`FAMILIES`]; loading, sites, instruments and the invariant tests follow.
 
+mod cohere;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
+mod olmo2;
+mod olmoe;
+mod opt;
+mod phi;
+mod phi3;
 mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod read;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use serde_json::Value;
 
-use super::blueprint::{Activation, Blueprint};
+use super::blueprint::Blueprint;
 use super::weights::Layout;
 use crate::error::{Error, Result};
+pub(crate) use read::Reader;
 
 /// How a checkpoint stores queries, keys and values.
 #[derive(Clone, Copy, Debug)]
-pub enum QkvNames {
-    /// Three matrices.
+pub enum Qkv {
+    /// Three matrices: queries, keys, values.
+    Split(&'static str, &'static str, &'static str),
+    /// One matrix: all queries, then all keys, then all values.
+    Fused(&'static str),
+    /// One matrix: for every head its query, its key and its value.
+    FusedByHead(&'static str),
+}
+
+/// How a checkpoint stores gate and up.
+#[derive(Clone, Copy, Debug)]
+pub enum GateUp {
+    /// Two matrices; a plain MLP has only `up`.
     Split {
-        /// Queries.
-        q: &'static str,
-        /// Keys.
-        k: &'static str,
-        /// Values.
-        v: &'static str,
+        /// Gate, where there is one.
+        gate: &'static str,
+        /// Up.
+        up: &'static str,
     },
-    /// One matrix: queries, then keys, then values.
+    /// One matrix: all of the gate, then all of up.
     Fused(&'static str),
 }
 
-/// Tensor names; those of a block are relative to it.
+/// Tensor names of a mixture of experts, relative to the block, with `{}` for the expert.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertNames {
+    /// The router.
+    pub router: &'static str,
+    /// Gate.
+    pub gate: &'static str,
+    /// Up.
+    pub up: &'static str,
+    /// Down.
+    pub down: &'static str,
+}
+
+/// Tensor names; those of a block are relative to it. What a family does not have is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// Prefixes under which whole checkpoints put everything but the head; the first that fits is used.
     pub prefixes: &'static [&'static str],
     /// Embedding, without `.weight`.
     pub embed: &'static str,
+    /// From the embedding's width to the stream's.
+    pub project_in: &'static str,
+    /// From the stream's width to the embedding's.
+    pub project_out: &'static str,
     /// Learned positions, without `.weight`.
     pub positions: &'static str,
     /// A block, with `{}` for the layer.
     pub block: &'static str,
-    /// Norm before attention.
+    /// Norm before attention, or of the stream after it.
     pub norm_attn: &'static str,
+    /// Norm of what attention writes.
+    pub norm_attn_out: &'static str,
     /// Queries, keys and values.
-    pub qkv: QkvNames,
+    pub qkv: Qkv,
+    /// Norm of queries; `{}` for the head where every head has a tensor of its own.
+    pub q_norm: &'static str,
+    /// Norm of keys.
+    pub k_norm: &'static str,
     /// Attention output.
     pub attn_out: &'static str,
-    /// Norm before the MLP.
+    /// Norm before the MLP, or of the stream after it.
     pub norm_mlp: &'static str,
-    /// Gate, where there is one.
-    pub gate: &'static str,
-    /// Up.
-    pub up: &'static str,
+    /// Norm of what the MLP writes.
+    pub norm_mlp_out: &'static str,
+    /// Gate and up.
+    pub gate_up: GateUp,
     /// Down.
     pub down: &'static str,
+    /// The mixture of experts.
+    pub experts: ExpertNames,
     /// Final norm.
     pub norm_final: &'static str,
-    /// Unembedding, outside the prefix, when it is not tied.
+    /// Prefixes of the unembedding.
+    pub head_prefixes: &'static [&'static str],
+    /// Unembedding, when it is not tied.
     pub head: &'static str,
     /// How matrices lie.
     pub layout: Layout,
@@ -75,12 +132,35 @@ pub struct Family {
     pub blueprint: fn(&Value) -> Result<Blueprint>,
     /// Names its tensors.
     pub names: Names,
-    /// A small config.json for tests: two layers, every bias and odd width that the family can have.
+    /// A small config.json for tests: two or three layers, every bias, multiplier and odd width that the family can have.
     pub tiny: fn() -> Value,
 }
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[llama::LLAMA, qwen2::QWEN2, gpt2::GPT2];
+pub const FAMILIES: &[Family] = &[
+    llama::LLAMA,
+    mistral::MISTRAL,
+    mixtral::MIXTRAL,
+    qwen2::QWEN2,
+    qwen3::QWEN3,
+    qwen3_moe::QWEN3_MOE,
+    gemma::GEMMA,
+    gemma2::GEMMA2,
+    gemma3::GEMMA3,
+    phi::PHI,
+    phi3::PHI3,
+    gpt2::GPT2,
+    gpt_neox::GPT_NEOX,
+    opt::OPT,
+    olmo::OLMO,
+    olmo2::OLMO2,
+    olmoe::OLMOE,
+    starcoder2::STARCODER2,
+    smollm3::SMOLLM3,
+    granite::GRANITE,
+    cohere::COHERE,
+    stablelm::STABLELM,
+];
 
 /// The family that serves a config.json.
 pub fn family_of(config: &Value) -> Result<&'static Family> {
@@ -105,74 +185,21 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
         })
 }
 
-/// Reads a config.json with sentences for what is missing.
-pub(crate) struct Reader<'a>(pub &'a Value);
-
-impl Reader<'_> {
-    /// A positive whole number under any of the keys.
-    pub fn count(&self, keys: &[&str]) -> Result<usize> {
-        self.find(keys)
-            .and_then(Value::as_u64)
-            .filter(|n| *n > 0)
-            .map(|n| n as usize)
-            .ok_or_else(|| Error::Config {
-                what: format!("`{}` is missing or no positive number", keys[0]),
-                next: "Compare config.json with the one on the hub.".into(),
-            })
+/// The family of a config.json and its blueprint; what no family can serve is refused here.
+pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
+    let family = family_of(config)?;
+    if let Some(scheme) = config.get("quantization_config").filter(|v| !v.is_null()) {
+        let method = scheme.get("quant_method").and_then(Value::as_str);
+        return Err(Error::Config {
+            what: format!(
+                "the weights are quantized by `{}`, which is not served",
+                method.unwrap_or("an unnamed method")
+            ),
+            next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file.".into(),
+        });
     }
-
-    /// As [`Reader::count`], with a default when the key is absent or null.
-    pub fn count_or(&self, keys: &[&str], default: usize) -> Result<usize> {
-        if self.find(keys).is_none() {
-            Ok(default)
-        } else {
-            self.count(keys)
-        }
-    }
-
-    /// A number, or a default.
-    pub fn number_or(&self, key: &str, default: f64) -> f64 {
-        self.find(&[key]).and_then(Value::as_f64).unwrap_or(default)
-    }
-
-    /// A flag, or a default.
-    pub fn flag_or(&self, key: &str, default: bool) -> bool {
-        self.find(&[key])
-            .and_then(Value::as_bool)
-            .unwrap_or(default)
-    }
-
-    /// The activation under any of the keys; an unknown one is refused by name.
-    pub fn activation(&self, keys: &[&str], default: &str) -> Result<Activation> {
-        match self.find(keys).and_then(Value::as_str).unwrap_or(default) {
-            "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
-            "relu" => Ok(Activation::Relu),
-            other => Err(Error::Config {
-                what: format!(
-                    "activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh and relu are)"
-                ),
-                next: "Replacing it would give wrong numbers, so the model is refused.".into(),
-            }),
-        }
-    }
-
-    /// Heads must divide into key-value heads.
-    pub fn heads(&self, heads: usize, kv_heads: usize) -> Result<()> {
-        if heads.is_multiple_of(kv_heads) {
-            return Ok(());
-        }
-        Err(Error::Config {
-            what: format!("{heads} heads do not divide into {kv_heads} key-value heads"),
-            next: "Compare config.json with the one on the hub.".into(),
-        })
-    }
-
-    fn find(&self, keys: &[&str]) -> Option<&Value> {
-        keys.iter()
-            .find_map(|k| self.0.get(*k).filter(|v| !v.is_null()))
-    }
+    let blueprint = (family.blueprint)(config)?;
+    Ok((family, blueprint))
 }
 
 #[cfg(test)]
@@ -195,15 +222,53 @@ mod tests {
     fn an_unknown_activation_is_refused() {
         for family in FAMILIES {
             let mut config = (family.tiny)();
-            for key in ["hidden_act", "activation_function"] {
+            for key in ["hidden_act", "hidden_activation", "activation_function"] {
                 config[key] = "swoosh".into();
             }
             assert!(
                 (family.blueprint)(&config)
                     .unwrap_err()
                     .to_string()
-                    .contains("swoosh")
+                    .contains("swoosh"),
+                "{}",
+                family.name
             );
         }
+    }
+
+    #[test]
+    fn an_unknown_rope_is_refused() {
+        for family in FAMILIES {
+            let mut config = (family.tiny)();
+            let blueprint = (family.blueprint)(&config).unwrap();
+            if matches!(
+                blueprint.positions,
+                crate::model::blueprint::Positions::Rotary(_)
+            ) {
+                config["rope_scaling"] = serde_json::json!({"rope_type": "twisted"});
+                let error = (family.blueprint)(&config).unwrap_err().to_string();
+                assert!(error.contains("twisted"), "{}: {error}", family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_quantization_is_refused_by_name() {
+        let mut config = (FAMILIES[0].tiny)();
+        config["quantization_config"] = serde_json::json!({"quant_method": "awq"});
+        assert!(read(&config).unwrap_err().to_string().contains("awq"));
+    }
+
+    #[test]
+    fn no_two_families_serve_one_model_type() {
+        let mut all: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|f| f.model_types)
+            .copied()
+            .collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
     }
 }

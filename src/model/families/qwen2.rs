@@ -2,46 +2,47 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, slide};
 use super::{Family, Reader};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::blueprint::{Biases, Blueprint};
 
 /// The row of the registry.
 pub const QWEN2: Family = Family {
     name: "qwen2",
     model_types: &["qwen2"],
-    differs: "biases on q, k and v, none on the attention output or the MLP; small sizes tie the unembedding",
+    differs: "biases on q, k and v, none on the attention output or the MLP; small sizes tie the unembedding; with `use_sliding_window` the layers from `max_window_layers` on slide",
     blueprint: read,
     names: NAMES,
     tiny,
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    if Reader(config).flag_or("use_sliding_window", false) {
-        return Err(Error::Config {
-            what: "`use_sliding_window` is true, and sliding windows are not served for qwen2"
-                .into(),
-            next:
-                "Full attention would give wrong numbers past the window, so the model is refused."
-                    .into(),
-        });
-    }
-    common(
-        config,
-        "qwen2",
-        Biases {
-            qkv: true,
-            attn_out: false,
-            mlp: false,
-        },
-    )
+    let mut blueprint = common(config, "qwen2")?;
+    blueprint.biases = Biases {
+        qkv: true,
+        ..Biases::default()
+    };
+    late_windows(config, &mut blueprint)?;
+    Ok(blueprint)
+}
+
+/// With `use_sliding_window`, `layer_types` says which layers slide, or those from `max_window_layers` on do.
+pub(super) fn late_windows(config: &Value, blueprint: &mut Blueprint) -> Result<()> {
+    let read = Reader(config);
+    let window = read
+        .window()?
+        .filter(|_| read.flag_or("use_sliding_window", false));
+    let from = read.number_or("max_window_layers", 28.0) as usize;
+    let sliding = read.sliding(blueprint.layers.len(), |layer| layer >= from)?;
+    slide(blueprint, window, &sliding);
+    Ok(())
 }
 
 fn tiny() -> Value {
     json!({
         "model_type": "qwen2", "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
         "intermediate_size": 36, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": true, "rope_theta": 1_000_000.0
+        "tie_word_embeddings": true, "rope_theta": 1_000_000.0, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 2
     })
 }

@@ -3,17 +3,24 @@
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
-use std::path::{Path, PathBuf};
+mod map;
+mod random;
+mod safetensors;
 
+use std::ops::Range;
+use std::path::Path;
+
+use ::safetensors::SafeTensors;
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::Distribution;
-use safetensors::SafeTensors;
 
-use super::linear::Linear;
+use self::random::random;
+use self::safetensors::{check_header, files_of, map};
+use super::linear::{Linear, Matrix, select};
 use crate::error::{Error, Result};
+
+pub(crate) use self::map::map_file;
+pub use self::random::normals;
 
 /// Where tensors come from.
 enum Source {
@@ -176,6 +183,21 @@ impl Weights {
         Ok(found.to_dtype(dtype)?.to_device(&self.device)?)
     }
 
+    /// A matrix, `[out, in]` however the file lays it out.
+    pub fn matrix(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+        layout: Layout,
+    ) -> Result<Matrix> {
+        let name = format!("{name}.weight");
+        Ok(Matrix::Dense(match layout {
+            Layout::OutIn => self.get(&name, &[output, input])?,
+            Layout::InOut => self.get(&name, &[input, output])?.t()?.contiguous()?,
+        }))
+    }
+
     /// A matrix `[out, in]` and its bias `[out]`.
     pub fn linear(
         &self,
@@ -185,60 +207,48 @@ impl Weights {
         layout: Layout,
         bias: bool,
     ) -> Result<Linear> {
-        let weight = match layout {
-            Layout::OutIn => self.get(&format!("{name}.weight"), &[output, input])?,
-            Layout::InOut => self
-                .get(&format!("{name}.weight"), &[input, output])?
-                .t()?
-                .contiguous()?,
-        };
+        let matrix = self.matrix(name, input, output, layout)?;
         let bias = bias
             .then(|| self.get(&format!("{name}.bias"), &[output]))
             .transpose()?;
-        self.keep(weight, bias)
+        self.keep(matrix, bias)
     }
 
-    /// A stack of matrices that share one tensor, `parts` outputs each, in order.
+    /// Matrices that share one tensor: each takes these of its rows, in this order.
     pub fn fused(
         &self,
         name: &str,
         input: usize,
-        parts: &[usize],
+        parts: &[Vec<Range<usize>>],
         layout: Layout,
         bias: bool,
     ) -> Result<Vec<Linear>> {
-        let output = parts.iter().sum();
-        let whole = match layout {
-            Layout::OutIn => self.get(&format!("{name}.weight"), &[output, input])?,
-            Layout::InOut => self
-                .get(&format!("{name}.weight"), &[input, output])?
-                .t()?
-                .contiguous()?,
-        };
+        let output = parts.iter().flatten().map(Range::len).sum();
+        let whole = self.matrix(name, input, output, layout)?;
         let whole_bias = bias
             .then(|| self.get(&format!("{name}.bias"), &[output]))
             .transpose()?;
-        let mut start = 0;
         parts
             .iter()
-            .map(|&rows| {
-                // Copies, so that no part keeps the whole tensor alive.
-                let weight = whole.narrow(0, start, rows)?.copy()?;
-                let bias = whole_bias
-                    .as_ref()
-                    .map(|b| b.narrow(0, start, rows)?.copy())
-                    .transpose()?;
-                start += rows;
-                self.keep(weight, bias)
+            .map(|rows| {
+                let bias = whole_bias.as_ref().map(|b| select(b, rows)).transpose()?;
+                self.keep(whole.rows(rows)?, bias)
             })
             .collect()
     }
 
-    fn keep(&self, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
+    /// A table of vectors `[rows, width]`, which may serve as the unembedding as well.
+    pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<Linear> {
+        self.linear(name, width, rows, Layout::OutIn, false)
+    }
+
+    fn keep(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Linear> {
         // Q8_0 blocks are 32 wide; a narrower input stays dense.
-        match self.precision {
-            Precision::Q8 if weight.dim(1)? % 32 == 0 => Linear::quantized(&weight, bias),
-            Precision::Q8 | Precision::Dense(_) => Linear::dense(weight, bias),
+        match (self.precision, &matrix) {
+            (Precision::Q8, Matrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
+                Linear::quantized(weight, bias)
+            }
+            _ => matrix.into_linear(bias, &self.device),
         }
     }
 
@@ -271,140 +281,4 @@ impl Weights {
         }
         digest.finish()
     }
-}
-
-/// The safetensors files of a folder.
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join("model.safetensors.index.json");
-    if !index.exists() {
-        return Err(Error::NotAModel {
-            given: folder.display().to_string(),
-            found: "the folder has neither model.safetensors nor model.safetensors.index.json"
-                .into(),
-        });
-    }
-    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
-    let next = "Download the index again.";
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
-    let map = json
-        .get("weight_map")
-        .and_then(|m| m.as_object())
-        .ok_or_else(|| Error::bad_file(&index, "there is no weight_map", next))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let files: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
-    match files.iter().find(|f| !f.exists()) {
-        Some(gone) => Err(Error::bad_file(
-            gone,
-            "the index names this shard, and it is not there",
-            "Finish the download.",
-        )),
-        None => Ok(files),
-    }
-}
-
-/// Refuses a file whose header does not fit its length: a download that stopped half way.
-fn check_header(file: &Path) -> Result<()> {
-    use std::io::Read;
-    let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
-    let length = reader.metadata().map_err(|e| Error::io(file, e))?.len();
-    let next = "It is truncated or no safetensors file; download it again.";
-    let mut first = [0u8; 8];
-    reader.read_exact(&mut first).map_err(|_| {
-        Error::bad_file(
-            file,
-            format!("it has {length} bytes, too few for a header"),
-            next,
-        )
-    })?;
-    let header = u64::from_le_bytes(first);
-    if header > length.saturating_sub(8) || header > 100_000_000 {
-        return Err(Error::bad_file(
-            file,
-            format!("its header asks for {header} bytes and the file has {length}"),
-            next,
-        ));
-    }
-    let mut text = vec![0u8; header as usize];
-    reader
-        .read_exact(&mut text)
-        .map_err(|e| Error::io(file, e))?;
-    let json: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|e| Error::bad_file(file, format!("its header is no JSON ({e})"), next))?;
-    let end = json
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64())
-        .max()
-        .unwrap_or(0);
-    if 8 + header + end > length {
-        return Err(Error::bad_file(
-            file,
-            format!(
-                "its tensors need {} bytes and the file has {length}",
-                8 + header + end
-            ),
-            next,
-        ));
-    }
-    Ok(())
-}
-
-/// Maps one file: the only way that formats of our own see the bytes of a checkpoint.
-#[allow(unsafe_code)]
-pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    // SAFETY: the file is opened read-only and mapped privately; as for every program that maps a checkpoint,
-    // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))
-}
-
-#[allow(unsafe_code)]
-fn map(files: &[PathBuf]) -> Result<MmapedSafetensors> {
-    // SAFETY: the files are opened read-only and mapped privately; as for every program that maps a checkpoint,
-    // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
-    unsafe { MmapedSafetensors::multi(files) }.map_err(|e| {
-        let place = files.first().cloned().unwrap_or_default();
-        Error::bad_file(
-            place,
-            e.to_string(),
-            "It is no valid safetensors file; download it again.",
-        )
-    })
-}
-
-/// Seeded values: norm gains near one, biases and matrices around zero with non-default size, so that a
-/// forgotten bias or gain changes the numbers.
-fn random(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
-    let mut digest = crate::model::Fingerprint::default();
-    digest.write(&seed.to_le_bytes());
-    digest.write(name.as_bytes());
-    let mut rng = StdRng::seed_from_u64(digest.finish());
-    let count: usize = shape.iter().product();
-    let (centre, spread) = match shape {
-        [_] if name.ends_with("weight") => (1.0, 0.2),
-        [_] => (0.0, 0.2),
-        [_, columns, ..] => (0.0, 1.2 / (*columns as f64).sqrt()),
-        [] => (0.0, 1.0),
-    };
-    let values: Vec<f32> = normals(&mut rng, count)
-        .into_iter()
-        .map(|n| (centre + spread * f64::from(n)) as f32)
-        .collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-}
-
-/// Standard normal numbers.
-pub fn normals(rng: &mut StdRng, count: usize) -> Vec<f32> {
-    rand_distr::StandardNormal
-        .sample_iter(rng)
-        .take(count)
-        .collect()
 }

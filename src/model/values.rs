@@ -1,0 +1,78 @@
+//! What neurons write into the stream: value vectors (Geva et al. 2022, 2203.14680), as they are added.
+//!
+//! Invariant: `mlp_add = Σ_i mlp_act[i] · value_i · factor + bias terms`, where `factor` is 1, or in families that norm
+//! what the MLP writes, that norm's own scale at the position. Layers that are mixtures have no value vectors here.
+
+use candle_core::Tensor;
+
+use super::blueprint::Arrangement;
+use super::norm::Norm;
+use super::transformer::Transformer;
+use crate::error::{Error, Result};
+
+impl Transformer {
+    /// The layers whose neurons can be addressed and followed to the logits: those with one MLP, in a stream that
+    /// is not normed between the blocks.
+    pub fn neuron_layers(&self) -> Vec<usize> {
+        if self.blueprint.arrangement == Arrangement::NormedStream {
+            return Vec::new();
+        }
+        self.blueprint.dense_layers()
+    }
+
+    /// Why [`Transformer::neuron_layers`] is empty.
+    pub fn no_neurons(&self) -> Error {
+        let why = if self.blueprint.arrangement == Arrangement::NormedStream {
+            "the stream is normed after every write, so that no neuron has a direct effect of its own. Use the lens, or record mlp_act."
+        } else {
+            "every block is a mixture of experts, whose neurons live in the experts. Use mlp_out or router."
+        };
+        Error::Refused {
+            address: "mlp_act.*".into(),
+            why: why.into(),
+        }
+    }
+
+    /// All value vectors of a layer, `[d_model, d_mlp]`, f32: through the gain of the norm of what the MLP writes,
+    /// where there is one, and the residual multiplier.
+    pub fn value_vectors(&self, layer: usize) -> Result<Tensor> {
+        let down = self.dense(layer)?.down.weight()?;
+        self.added(layer, down.t()?)?.t().map_err(Error::from)
+    }
+
+    /// One value vector, `[d_model]`, f32, as [`Transformer::value_vectors`] has it.
+    pub fn value_vector(&self, layer: usize, neuron: usize) -> Result<Tensor> {
+        self.added(layer, self.dense(layer)?.down.column(neuron)?)
+    }
+
+    /// The scale that the norm of what the MLP writes had for a row of `mlp_out`; 1 where there is no such norm.
+    pub fn write_factor(&self, layer: usize, mlp_out: &[f32]) -> f32 {
+        self.write_norm(layer)
+            .map_or(1.0, |norm| norm.inverse_scale_of(mlp_out))
+    }
+
+    /// Whether [`Transformer::write_factor`] depends on the position.
+    pub fn norms_writes(&self) -> bool {
+        self.blueprint.arrangement.norms_writes()
+    }
+
+    fn write_norm(&self, layer: usize) -> Option<&Norm> {
+        self.blocks[layer].norms_mlp.output.as_ref()
+    }
+
+    fn dense(&self, layer: usize) -> Result<&super::mlp::DenseMlp> {
+        self.blocks[layer]
+            .mlp
+            .dense()
+            .ok_or_else(|| self.no_neurons())
+    }
+
+    /// `[.., d_model]` as written by the MLP to what is added, without the norm's scale.
+    fn added(&self, layer: usize, written: Tensor) -> Result<Tensor> {
+        let gained = match self.write_norm(layer) {
+            Some(norm) => written.broadcast_mul(&norm.gain)?,
+            None => written,
+        };
+        Ok((gained * self.blueprint.residual_scale)?)
+    }
+}

@@ -1,0 +1,107 @@
+//! Safetensors files: which ones a folder holds, whether they are whole, and their memory map.
+//!
+//! Invariant: a file is mapped only after its header has been found to fit its length.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::MmapedSafetensors;
+
+use crate::error::{Error, Result};
+
+/// The safetensors files of a folder.
+pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let single = folder.join("model.safetensors");
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join("model.safetensors.index.json");
+    if !index.exists() {
+        return Err(Error::NotAModel {
+            given: folder.display().to_string(),
+            found: "the folder has neither model.safetensors nor model.safetensors.index.json"
+                .into(),
+        });
+    }
+    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
+    let next = "Download the index again.";
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|m| m.as_object())
+        .ok_or_else(|| Error::bad_file(&index, "there is no weight_map", next))?;
+    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let files: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
+    match files.iter().find(|f| !f.exists()) {
+        Some(gone) => Err(Error::bad_file(
+            gone,
+            "the index names this shard, and it is not there",
+            "Finish the download.",
+        )),
+        None => Ok(files),
+    }
+}
+
+/// Refuses a file whose header does not fit its length: a download that stopped half way.
+pub(super) fn check_header(file: &Path) -> Result<()> {
+    use std::io::Read;
+    let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+    let length = reader.metadata().map_err(|e| Error::io(file, e))?.len();
+    let next = "It is truncated or no safetensors file; download it again.";
+    let mut first = [0u8; 8];
+    reader.read_exact(&mut first).map_err(|_| {
+        Error::bad_file(
+            file,
+            format!("it has {length} bytes, too few for a header"),
+            next,
+        )
+    })?;
+    let header = u64::from_le_bytes(first);
+    if header > length.saturating_sub(8) || header > 100_000_000 {
+        return Err(Error::bad_file(
+            file,
+            format!("its header asks for {header} bytes and the file has {length}"),
+            next,
+        ));
+    }
+    let mut text = vec![0u8; header as usize];
+    reader
+        .read_exact(&mut text)
+        .map_err(|e| Error::io(file, e))?;
+    let json: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::bad_file(file, format!("its header is no JSON ({e})"), next))?;
+    let end = json
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64())
+        .max()
+        .unwrap_or(0);
+    if 8 + header + end > length {
+        return Err(Error::bad_file(
+            file,
+            format!(
+                "its tensors need {} bytes and the file has {length}",
+                8 + header + end
+            ),
+            next,
+        ));
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+pub(super) fn map(files: &[PathBuf]) -> Result<MmapedSafetensors> {
+    // SAFETY: the files are opened read-only and mapped privately; as for every program that maps a checkpoint,
+    // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
+    unsafe { MmapedSafetensors::multi(files) }.map_err(|e| {
+        let place = files.first().cloned().unwrap_or_default();
+        Error::bad_file(
+            place,
+            e.to_string(),
+            "It is no valid safetensors file; download it again.",
+        )
+    })
+}
