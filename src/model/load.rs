@@ -4,13 +4,15 @@
 //! To add a wish, add a field to [`Options`].
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::Model;
 use super::families;
+use super::gguf::config::describe;
+use super::gguf::{Checkpoint, Gguf, is_later_part};
 use super::hub::{Source, resolve};
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -52,6 +54,9 @@ struct Files {
 
 /// Loads the model that an argument names.
 pub fn load(given: &str, options: &Options) -> Result<Model> {
+    if let Some(file) = gguf_file(Path::new(given)) {
+        return load_gguf(given, &file, options);
+    }
     let source = resolve(given)?;
     let device = device(options.device.as_deref().unwrap_or("auto"))?;
     let files = match &source {
@@ -83,6 +88,43 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
         Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
     model.card.chat = model.template.is_some();
     Ok(model)
+}
+
+/// A GGUF file, or the only one (or the first part of the only one) in a folder without config.json.
+fn gguf_file(given: &Path) -> Option<PathBuf> {
+    let is_gguf = |p: &Path| {
+        p.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+    };
+    if given.is_file() {
+        return is_gguf(given).then(|| given.to_path_buf());
+    }
+    if !given.is_dir() || given.join("config.json").exists() {
+        return None;
+    }
+    let mut models: Vec<PathBuf> = std::fs::read_dir(given)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_gguf(path) && !is_later_part(path))
+        .collect();
+    (models.len() == 1).then(|| models.remove(0))
+}
+
+/// Loads a GGUF file.
+fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
+    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let gguf = Gguf::open(file)?;
+    let (config, names) = describe(&gguf)?;
+    gguf.check_types()?;
+    let (family, blueprint) = families::read(&config)?;
+    let context = context(options.context, blueprint.context)?;
+    let precision = match (options.dtype.as_deref(), gguf.quantization()) {
+        (None, Some(stored)) => Precision::Stored(stored),
+        (given, _) => precision(given, &device)?,
+    };
+    let checkpoint = Checkpoint { gguf, names };
+    let weights = Weights::gguf(checkpoint, precision, &device);
+    Model::assemble(given.to_string(), family, blueprint, weights, context)
 }
 
 /// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.

@@ -60,6 +60,27 @@ impl Kind {
         TYPES.iter().find(|t| t.0 == self.0)?.2
     }
 
+    /// The name of its blocks, as flags and headers write it: `q4_K`; `None` for plain numbers and for what cannot be read.
+    pub fn blocks(self) -> Option<&'static str> {
+        Some(match self.readable()? {
+            GgmlDType::Q4_0 => "q4_0",
+            GgmlDType::Q4_1 => "q4_1",
+            GgmlDType::Q5_0 => "q5_0",
+            GgmlDType::Q5_1 => "q5_1",
+            GgmlDType::Q8_0 => "q8_0",
+            GgmlDType::Q2K => "q2_K",
+            GgmlDType::Q3K => "q3_K",
+            GgmlDType::Q4K => "q4_K",
+            GgmlDType::Q5K => "q5_K",
+            GgmlDType::Q6K => "q6_K",
+            GgmlDType::F32
+            | GgmlDType::F16
+            | GgmlDType::BF16
+            | GgmlDType::Q8_1
+            | GgmlDType::Q8K => return None,
+        })
+    }
+
     /// As llama.cpp prints it: `Q4_K`, `IQ3_S`, `type 77`.
     pub fn name(self) -> String {
         TYPES

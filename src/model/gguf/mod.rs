@@ -18,9 +18,22 @@ use memmap2::Mmap;
 use super::weights::map_file;
 use crate::error::{Error, Result};
 use header::{Cursor, Entry, Header, TensorInfo, width};
+use names::{Names, Piece};
 
 /// What to do about a file that cannot be read.
 const AGAIN: &str = "It is truncated or no GGUF file; download it again.";
+
+/// Mixtures of types that `general.file_type` numbers; `_S`, `_M` and `_L` say how many tensors are of a finer type.
+const FILE_TYPES: &[(u64, &str)] = &[
+    (11, "q3_K_S"),
+    (12, "q3_K_M"),
+    (13, "q3_K_L"),
+    (14, "q4_K_S"),
+    (15, "q4_K_M"),
+    (16, "q5_K_S"),
+    (17, "q5_K_M"),
+    (21, "q2_K_S"),
+];
 
 /// The bytes of one file.
 enum Bytes {
@@ -143,6 +156,24 @@ impl Gguf {
                 ),
                 "Take a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K (such as Q4_K_M).",
             )),
+        }
+    }
+
+    /// How its blocks are called: as `general.file_type` has it (`q4_K_M`) when most bytes are of that type, else that
+    /// type; `None` when most are no blocks.
+    pub fn quantization(&self) -> Option<&'static str> {
+        let mut sizes: BTreeMap<_, usize> = BTreeMap::new();
+        for (_, t) in self.tensors() {
+            *sizes.entry(t.kind).or_default() += t.span.len();
+        }
+        let (most, _) = sizes.into_iter().max_by_key(|(_, size)| *size)?;
+        let plain = most.blocks()?;
+        let said = FILE_TYPES
+            .iter()
+            .find(|t| Some(t.0) == self.u64("general.file_type"));
+        match said {
+            Some((_, name)) if name.starts_with(plain) => Some(name),
+            _ => Some(plain),
         }
     }
 
@@ -270,6 +301,27 @@ impl Gguf {
         // The header checked every span against the first part; an empty slice can only mean a bug there.
         self.parts[0].all().get(span.clone()).unwrap_or(&[])
     }
+}
+
+/// A GGUF file as a checkpoint: its tensors under their Hugging Face names.
+pub struct Checkpoint {
+    /// The file.
+    pub gguf: Gguf,
+    /// What its tensors are called.
+    pub names: Names,
+}
+
+impl Checkpoint {
+    /// A tensor as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
+    pub fn piece(&self, name: &str) -> Result<Option<Piece<'_>>> {
+        self.names.piece(&self.gguf, name)
+    }
+}
+
+/// Whether a file is a part of a split model other than the first.
+pub fn is_later_part(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    split_name(name).is_some() && !name.contains("-00001-of-")
 }
 
 /// `model-00001-of-00003.gguf` is `("model", 3)`.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::weights::map_file;
@@ -62,6 +62,19 @@ pub struct Stored<'a> {
     pub shape: &'a [usize],
     /// Its elements.
     pub bytes: Cow<'a, [u8]>,
+}
+
+impl Stored<'_> {
+    /// As a tensor on the CPU, in its own dtype.
+    pub fn load(&self) -> Result<Tensor> {
+        let (dtype, cpu) = (self.dtype, Device::Cpu);
+        Ok(Tensor::from_raw_buffer(
+            &self.bytes,
+            dtype,
+            self.shape,
+            &cpu,
+        )?)
+    }
 }
 
 /// An open PyTorch checkpoint, single or in shards.

@@ -8,19 +8,38 @@ use candle_core::safetensors::MmapedSafetensors;
 
 use crate::error::{Error, Result};
 
-/// The safetensors files of a folder.
-pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return Ok(vec![single]);
+/// The files that hold a folder's weights.
+pub(super) enum Files {
+    /// `model.safetensors`, or the shards of its index.
+    Safetensors(Vec<PathBuf>),
+    /// `pytorch_model.bin`, or the shards of its index.
+    Pickled(Vec<PathBuf>),
+}
+
+/// The weights of a folder; safetensors are preferred.
+pub(super) fn files_of(folder: &Path) -> Result<Files> {
+    if let Some(files) = one_or_shards(folder, "model.safetensors")? {
+        return Ok(Files::Safetensors(files));
     }
-    let index = folder.join("model.safetensors.index.json");
+    if let Some(files) = one_or_shards(folder, "pytorch_model.bin")? {
+        return Ok(Files::Pickled(files));
+    }
+    Err(Error::NotAModel {
+        given: folder.display().to_string(),
+        found: "the folder has neither model.safetensors nor pytorch_model.bin, and no index (.index.json) of either"
+            .into(),
+    })
+}
+
+/// A file, or the shards that its index names.
+fn one_or_shards(folder: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
+    let single = folder.join(name);
+    if single.exists() {
+        return Ok(Some(vec![single]));
+    }
+    let index = folder.join(format!("{name}.index.json"));
     if !index.exists() {
-        return Err(Error::NotAModel {
-            given: folder.display().to_string(),
-            found: "the folder has neither model.safetensors nor model.safetensors.index.json"
-                .into(),
-        });
+        return Ok(None);
     }
     let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
     let next = "Download the index again.";
@@ -40,7 +59,7 @@ pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
             "the index names this shard, and it is not there",
             "Finish the download.",
         )),
-        None => Ok(files),
+        None => Ok(Some(files)),
     }
 }
 
