@@ -23,7 +23,6 @@ mod pickle;
 mod pty;
 mod recorded;
 mod registry;
-mod scratch;
 mod screens;
 mod scripts;
 mod tools;
