@@ -71,7 +71,7 @@ const CASES: &[(&str, &str, &[(&str, &str)])] = &[
     ("starcoder2", LONG, &[]),
     (
         "smollm3",
-        SHORT,
+        "",
         &[
             ("use_sliding_window", "false"),
             ("no_rope_layers", "[1, 1]"),
