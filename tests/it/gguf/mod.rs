@@ -280,7 +280,7 @@ fn wide(case: &str) -> (Value, Tensors) {
     (config, tensors)
 }
 
-const QUANTIZED: [(GgmlDType, &str); 10] = [
+pub const QUANTIZED: [(GgmlDType, &str); 10] = [
     (GgmlDType::Q8_0, "q8_0"),
     (GgmlDType::Q4_0, "q4_0"),
     (GgmlDType::Q4_1, "q4_1"),
