@@ -26,4 +26,5 @@ mod registry;
 mod scratch;
 mod screens;
 mod scripts;
+mod text;
 mod tools;
