@@ -14,8 +14,8 @@ use super::families;
 use super::gguf::config::describe;
 use super::gguf::{Checkpoint, Gguf, is_later_part};
 use super::hub::{Source, resolve};
-use super::template::Template;
-use super::tokenizer::Tokenizer;
+use super::template::{self, Template};
+use super::tokenizer::{self, Tokenizer};
 use super::weights::{Precision, Weights};
 use crate::error::{Error, Result};
 
@@ -48,8 +48,11 @@ struct Files {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
     tokenizer_config: Option<Cow<'static, [u8]>>,
+    special_tokens_map: Option<Cow<'static, [u8]>>,
     generation: Option<Cow<'static, [u8]>>,
     template: Option<String>,
+    /// The files of `chat_templates/`, by name.
+    named_templates: Vec<(String, String)>,
 }
 
 /// Loads the model that an argument names.
@@ -78,14 +81,20 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     };
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {
-        model.tokenizer = Some(Tokenizer::from_bytes(
+        model.tokenizer = Some(Tokenizer::from_files(&tokenizer::Files {
             tokenizer,
-            files.tokenizer_config.as_deref(),
-            files.generation.as_deref(),
-        )?);
+            tokenizer_config: files.tokenizer_config.as_deref(),
+            special_tokens_map: files.special_tokens_map.as_deref(),
+            generation: files.generation.as_deref(),
+            config: Some(&files.config),
+        })?);
     }
-    model.template =
-        Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
+    model.template = Template::from_sources(&template::Sources {
+        jinja: files.template.as_deref(),
+        named: files.named_templates,
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        special_tokens_map: files.special_tokens_map.as_deref(),
+    })?;
     model.card.chat = model.template.is_some();
     Ok(model)
 }
@@ -216,9 +225,31 @@ fn folder_files(folder: &Path) -> Result<Files> {
         config,
         tokenizer: read("tokenizer.json")?,
         tokenizer_config: read("tokenizer_config.json")?,
+        special_tokens_map: read("special_tokens_map.json")?,
         generation: read("generation_config.json")?,
         template,
+        named_templates: named_templates(&folder.join("chat_templates"))?,
     })
+}
+
+/// The templates of a `chat_templates` folder, where there is one, by name.
+fn named_templates(folder: &Path) -> Result<Vec<(String, String)>> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(Vec::new());
+    };
+    let mut named = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_stem().and_then(|name| name.to_str());
+        if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str())) {
+            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            named.push((
+                name.to_owned(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            ));
+        }
+    }
+    named.sort();
+    Ok(named)
 }
 
 #[cfg(feature = "demo")]
@@ -228,8 +259,10 @@ fn demo_files() -> Result<Files> {
         config: Cow::Borrowed(embedded::CONFIG),
         tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
         tokenizer_config: Some(Cow::Borrowed(embedded::TOKENIZER_CONFIG)),
+        special_tokens_map: None,
         generation: Some(Cow::Borrowed(embedded::GENERATION)),
         template: Some(embedded::TEMPLATE.to_string()),
+        named_templates: Vec::new(),
     })
 }
 

@@ -25,4 +25,5 @@ mod recorded;
 mod registry;
 mod screens;
 mod scripts;
+mod text;
 mod tools;

@@ -1,26 +1,27 @@
 //! Text to token ids, and token ids to the bytes they stand for.
 //!
 //! Invariant: the bytes of the tokens, one after the other, are the text, whatever the tokenizer's kind; how a piece spells
-//! bytes is read from the decoder in `tokenizer.json` once, never guessed from a token.
-//! To add a kind of decoder, add an arm in `steps` and, if it spells pieces in a new way, a `Step`.
+//! bytes is read from the decoder in `tokenizer.json` once, never guessed from a token (`bytes.rs`).
+//! To add a file that says something about tokens, add a field to [`Files`].
 //!
 //! Ids agree with Python's `tokenizer(text)`. A BOS comes from the post-processor in `tokenizer.json`; besides it, an
 //! `add_bos_token: true` in `tokenizer_config.json` is taken at its word. transformers 4 does so for the Llama classes only,
 //! and transformers 5 drops the key beside a `tokenizer.json`: for such a model they start without the BOS that the
 //! configuration asks for. `add_bos_token: false` and `add_eos_token` are not read, as in transformers 5.
 
-use std::collections::HashMap;
+mod bytes;
+mod gguf;
+mod splits;
+
 use std::sync::OnceLock;
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
+use self::bytes::{Pipeline, byte_table};
+use super::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::text;
-
-/// The largest vocabulary that is believed: a wrong id in a file must not ask for all memory.
-const MOST_TOKENS: usize = 1 << 24;
 
 /// Who puts special tokens around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,21 @@ pub enum Bos {
     Add,
     /// Nobody: for text that holds them already, such as a rendered chat template, and for pieces of text.
     Raw,
+}
+
+/// The small files of a folder that say something about its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Files<'a> {
+    /// `tokenizer.json`.
+    pub tokenizer: &'a [u8],
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `special_tokens_map.json`, of older models.
+    pub special_tokens_map: Option<&'a [u8]>,
+    /// `generation_config.json`: the ends of an answer.
+    pub generation: Option<&'a [u8]>,
+    /// `config.json`, for what `generation_config.json` leaves out.
+    pub config: Option<&'a [u8]>,
 }
 
 /// A tokenizer with the bytes of all its tokens.
@@ -50,50 +66,65 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer from the contents of `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`.
-    ///
-    /// Without a `generation_config.json`, pass `config.json` in its place, as Python does: the ids have the same keys.
-    pub fn from_bytes(
-        tokenizer_json: &[u8],
-        config: Option<&[u8]>,
-        generation: Option<&[u8]>,
-    ) -> Result<Self> {
-        let unreadable = |e: &dyn std::fmt::Display| Error::Text {
-            what: format!("tokenizer.json cannot be read: {e}"),
-            next: "Download it again, or save it with a current version of the Python `tokenizers`"
-                .into(),
-        };
+    /// Reads a tokenizer from the small files of a folder.
+    pub fn from_files(files: &Files) -> Result<Self> {
         let pipeline: Pipeline =
-            serde_json::from_slice(tokenizer_json).map_err(|e| unreadable(&e))?;
+            serde_json::from_slice(files.tokenizer).map_err(|e| unreadable(&e))?;
         let mut inner =
-            tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| unreadable(&e))?;
-        let config = parse("tokenizer_config.json", config)?;
-        let generation = parse("generation_config.json", generation)?;
+            tokenizers::Tokenizer::from_bytes(files.tokenizer).map_err(|e| unreadable(&e))?;
+        let config = parse("tokenizer_config.json", files.tokenizer_config)?;
+        let map = parse("special_tokens_map.json", files.special_tokens_map)?;
+        let config = with_special_tokens_map(config, &map);
+        let generation = parse("generation_config.json", files.generation)?;
+        let model = parse("config.json", files.config)?;
 
         // A file may keep the truncation and padding of its training run; Python leaves both out unless asked.
         inner.with_truncation(None).map_err(|e| unreadable(&e))?;
         inner.with_padding(None);
         mark_special(&mut inner, &config).map_err(|e| unreadable(&e))?;
 
-        let (bytes, ends) = byte_table(&inner, &pipeline).map_err(|e| unreadable(&e))?;
-        let mut special = vec![false; ends.len() - 1];
-        for (id, token) in inner.get_added_tokens_decoder() {
-            special[id as usize] = token.special;
-        }
-
         let named =
             |key: &str| token_named(&config, key).and_then(|token| inner.token_to_id(token));
+        // Older models say it in config.json alone; those with several parts, in the text's.
+        let said = |key: &str| {
+            [&generation[key], &model[key], &model["text_config"][key]]
+                .into_iter()
+                .map(ids)
+                .find(|ids| !ids.is_empty())
+                .unwrap_or_default()
+        };
         // Qwen says `bos_token: null` and means it, though its generation config names an id.
         let bos = match config.get("bos_token") {
             Some(_) => named("bos_token"),
-            None => ids(&generation["bos_token_id"]).first().copied(),
+            None => said("bos_token_id").first().copied(),
         };
-        let mut eos = ids(&generation["eos_token_id"]);
+        let mut eos = said("eos_token_id");
         eos.extend(named("eos_token").filter(|id| !eos.contains(id)));
         let around = inner.encode_fast("", true).map_err(|e| unreadable(&e))?;
         let prepend_bos = config["add_bos_token"] == true
             && bos.is_some_and(|bos| !around.get_ids().contains(&bos));
+        Self::new(inner, &pipeline, bos, prepend_bos, eos).map_err(|e| unreadable(&e))
+    }
 
+    /// Reads the tokenizer in the metadata of a GGUF file.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let built = gguf::Vocabulary::read(gguf)?.tokenizer()?;
+        Self::new(built.inner, &built.pipeline, built.bos, false, built.eos)
+            .map_err(|e| unreadable(&e))
+    }
+
+    fn new(
+        inner: tokenizers::Tokenizer,
+        pipeline: &Pipeline,
+        bos: Option<u32>,
+        prepend_bos: bool,
+        eos: Vec<u32>,
+    ) -> Result<Self, String> {
+        let (bytes, ends) = byte_table(&inner, pipeline)?;
+        let mut special = vec![false; ends.len() - 1];
+        for (id, token) in inner.get_added_tokens_decoder() {
+            special[id as usize] = token.special;
+        }
         Ok(Self {
             inner,
             literal: OnceLock::new(),
@@ -209,6 +240,15 @@ impl Tokenizer {
     }
 }
 
+/// Describes a `tokenizer.json` that cannot be used.
+fn unreadable(why: &dyn std::fmt::Display) -> Error {
+    Error::Text {
+        what: format!("tokenizer.json cannot be read: {why}"),
+        next: "Download it again, or save it with a current version of the Python `tokenizers`"
+            .into(),
+    }
+}
+
 /// Encodes, with or without the post-processor's special tokens.
 fn encode(tokenizer: &tokenizers::Tokenizer, text: &str, around: bool) -> Result<Vec<u32>> {
     let encoding = tokenizer
@@ -235,6 +275,21 @@ pub(crate) fn token_named<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
     config[key]
         .as_str()
         .or_else(|| config[key]["content"].as_str())
+}
+
+/// Adds the special tokens of an older model's `special_tokens_map.json` to its `tokenizer_config.json`. As in Python, they
+/// count only where the newer key `added_tokens_decoder` is missing, and win there.
+pub(crate) fn with_special_tokens_map(config: Value, map: &Value) -> Value {
+    let mut config = match config {
+        Value::Object(config) => config,
+        _ => serde_json::Map::new(),
+    };
+    if let Value::Object(map) = map
+        && !config.contains_key("added_tokens_decoder")
+    {
+        config.extend(map.clone());
+    }
+    Value::Object(config)
 }
 
 /// Reads one id or a list of them.
@@ -279,159 +334,14 @@ fn mark_special(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers
     Ok(())
 }
 
-/// The parts of `tokenizer.json` that say how pieces spell bytes.
-#[derive(Deserialize)]
-struct Pipeline {
-    #[serde(default)]
-    decoder: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-}
-
-/// One step from a piece of the vocabulary to bytes.
-enum Step {
-    /// Each character stands for a byte, after GPT-2's table.
-    ByteLevel(HashMap<char, u8>),
-    /// `<0xE2>` is a byte.
-    ByteFallback,
-    /// One string stands for another: `▁` for a space.
-    Replace(String, String),
-    /// A word is written with a space before it, and a part that continues one with this prefix.
-    Prefix(String),
-}
-
-/// Reads the steps from the decoder of `tokenizer.json` or, without one, from what the pre-tokenizer does to the text.
-fn steps(pipeline: &Pipeline) -> Vec<Step> {
-    let source = [&pipeline.decoder, &pipeline.pre_tokenizer]
-        .into_iter()
-        .find(|part| !part.is_null());
-    let mut steps = Vec::new();
-    for part in source.map(flat).unwrap_or_default() {
-        let string = |key: &str| part[key].as_str().map(str::to_owned);
-        match part["type"].as_str() {
-            Some("ByteLevel") => steps.push(Step::ByteLevel(byte_characters())),
-            Some("ByteFallback") => steps.push(Step::ByteFallback),
-            Some("Metaspace") => {
-                steps.push(Step::Replace(
-                    string("replacement").unwrap_or_else(|| "▁".into()),
-                    " ".into(),
-                ));
-            }
-            Some("BPEDecoder") => {
-                steps.extend(string("suffix").map(|suffix| Step::Replace(suffix, " ".into())));
-            }
-            Some("WordPiece") => steps.extend(string("prefix").map(Step::Prefix)),
-            Some("Replace") => {
-                let from = part["pattern"]["String"].as_str().map(str::to_owned);
-                steps.extend(
-                    from.zip(string("content"))
-                        .map(|(from, to)| Step::Replace(from, to)),
-                );
-            }
-            // What follows works on the joined text: Llama's decoder takes the space off its front.
-            Some("Fuse") => break,
-            // A pre-tokenizer's splits, and the decoders of speech models, say nothing about bytes.
-            _ => {}
-        }
-    }
-    steps
-}
-
-/// Lists the parts of a decoder or pre-tokenizer, through all its sequences.
-fn flat(part: &Value) -> Vec<&Value> {
-    match part["decoders"]
-        .as_array()
-        .or_else(|| part["pretokenizers"].as_array())
-    {
-        Some(parts) => parts.iter().flat_map(flat).collect(),
-        None => vec![part],
-    }
-}
-
-/// GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on.
-fn byte_characters() -> HashMap<char, u8> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let others = (0..=255).filter(|byte| !printable(byte));
-    let others = others.zip('\u{100}'..).map(|(byte, c)| (c, byte));
-    (0..=255)
-        .filter(printable)
-        .map(|byte| (char::from(byte), byte))
-        .chain(others)
-        .collect()
-}
-
-/// Spells the bytes of a piece.
-fn spell(piece: &str, steps: &[Step]) -> Vec<u8> {
-    let mut piece = piece.to_owned();
-    for step in steps {
-        match step {
-            Step::ByteLevel(table) => {
-                let bytes: Option<Vec<u8>> =
-                    piece.chars().map(|c| table.get(&c).copied()).collect();
-                return bytes.unwrap_or_else(|| piece.into_bytes());
-            }
-            Step::ByteFallback => {
-                let hex = piece
-                    .strip_prefix("<0x")
-                    .and_then(|rest| rest.strip_suffix('>'))
-                    .filter(|hex| hex.len() == 2);
-                if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-                    return vec![byte];
-                }
-            }
-            Step::Replace(from, to) => piece = piece.replace(from.as_str(), to),
-            Step::Prefix(prefix) => {
-                piece = piece
-                    .strip_prefix(prefix.as_str())
-                    .map_or_else(|| format!(" {piece}"), str::to_owned);
-            }
-        }
-    }
-    piece.into_bytes()
-}
-
-/// Builds the table of all tokens' bytes: the bytes, and where each token ends.
-///
-/// Added tokens stand for their own letters, except those that the model's vocabulary holds as well and that are not
-/// special: Gemma's runs of `▁`.
-fn byte_table(
-    inner: &tokenizers::Tokenizer,
-    pipeline: &Pipeline,
-) -> Result<(Vec<u8>, Vec<usize>), String> {
-    let steps = steps(pipeline);
-    let vocabulary = inner.get_vocab(false);
-    let added = inner.get_added_tokens_decoder();
-    let size = vocabulary
-        .values()
-        .chain(added.keys())
-        .max()
-        .map_or(0, |&id| id as usize + 1);
-    if size > MOST_TOKENS {
-        return Err(format!("it has an id of {}", size - 1));
-    }
-    let mut pieces: Vec<Vec<u8>> = vec![Vec::new(); size];
-    for (piece, &id) in &vocabulary {
-        pieces[id as usize] = spell(piece, &steps);
-    }
-    for (&id, token) in &added {
-        if token.special || vocabulary.get(&token.content) != Some(&id) {
-            pieces[id as usize] = token.content.clone().into_bytes();
-        }
-    }
-    let ends = std::iter::once(0).chain(pieces.iter().scan(0, |end, piece| {
-        *end += piece.len();
-        Some(*end)
-    }));
-    let ends = ends.collect();
-    Ok((pieces.concat(), ends))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use super::bytes::byte_characters;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::collections::HashMap;
 
     /// A special token of `tokenizer.json`.
     fn special(id: usize, content: &str) -> Value {
@@ -497,11 +407,13 @@ mod tests {
 
     fn load(json: &Value, config: &str, generation: &str) -> Tokenizer {
         let json = serde_json::to_vec(json).unwrap();
-        Tokenizer::from_bytes(&json, Some(config.as_bytes()), Some(generation.as_bytes())).unwrap()
-    }
-
-    fn pipeline(json: Value) -> Pipeline {
-        serde_json::from_value(json).unwrap()
+        let files = Files {
+            tokenizer: &json,
+            tokenizer_config: Some(config.as_bytes()),
+            generation: Some(generation.as_bytes()),
+            ..Files::default()
+        };
+        Tokenizer::from_files(&files).unwrap()
     }
 
     fn spelled(tokenizer: &Tokenizer, text: &str, bos: Bos) -> Vec<String> {
@@ -565,41 +477,6 @@ mod tests {
         assert_eq!(t.bytes(t.id("▁▁").unwrap()), b"  ");
         assert_eq!(t.bytes(t.id("<0x0A>").unwrap()), b"\n");
         assert_eq!(t.bytes(t.id("<s>").unwrap()), b"<s>");
-    }
-
-    #[test]
-    fn other_decoders() {
-        let bytes = |decoder: Value, piece: &str| {
-            spell(piece, &steps(&pipeline(json!({"decoder": decoder}))))
-        };
-        assert_eq!(
-            bytes(
-                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}),
-                "▁a"
-            ),
-            b" a"
-        );
-        assert_eq!(
-            bytes(json!({"type": "BPEDecoder", "suffix": "</w>"}), "a</w>"),
-            b"a "
-        );
-        assert_eq!(
-            bytes(
-                json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-                "##a"
-            ),
-            b"a"
-        );
-        assert_eq!(
-            bytes(
-                json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-                "a"
-            ),
-            b" a"
-        );
-        assert_eq!(bytes(Value::Null, "▁a"), "▁a".as_bytes());
-        let only_before = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]}});
-        assert_eq!(spell("Ġa", &steps(&pipeline(only_before))), b" a");
     }
 
     #[test]
@@ -690,28 +567,60 @@ mod tests {
 
     #[test]
     fn broken_files_say_which() {
-        let error = Tokenizer::from_bytes(b"{", None, None)
-            .unwrap_err()
-            .to_string();
+        let error = |files: Files| Tokenizer::from_files(&files).unwrap_err().to_string();
+        let broken = error(Files {
+            tokenizer: b"{",
+            ..Files::default()
+        });
         assert!(
-            error.starts_with("tokenizer.json cannot be read"),
-            "{error}"
+            broken.starts_with("tokenizer.json cannot be read"),
+            "{broken}"
         );
         let mut json = byte_level();
         json["model"]["vocab"]["far"] = json!(4_000_000_000_u32);
-        let json = serde_json::to_vec(&json).unwrap();
-        let error = Tokenizer::from_bytes(&json, None, None)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("an id of 4000000000"), "{error}");
-        let json = serde_json::to_vec(&byte_level()).unwrap();
-        let error = Tokenizer::from_bytes(&json, None, Some(b"["))
-            .unwrap_err()
-            .to_string();
+        let tokenizer = &serde_json::to_vec(&json).unwrap();
+        let far = error(Files {
+            tokenizer,
+            ..Files::default()
+        });
+        assert!(far.contains("an id of 4000000000"), "{far}");
+        let tokenizer = &serde_json::to_vec(&byte_level()).unwrap();
+        let generation = Some(&b"["[..]);
+        let broken = error(Files {
+            tokenizer,
+            generation,
+            ..Files::default()
+        });
         assert!(
-            error.starts_with("generation_config.json is not JSON"),
-            "{error}"
+            broken.starts_with("generation_config.json is not JSON"),
+            "{broken}"
         );
+    }
+
+    #[test]
+    fn ends_of_older_models() {
+        let tokenizer = &serde_json::to_vec(&byte_level()).unwrap();
+        let ends = |generation: &str, config: &str, map: Option<&str>| {
+            let tokenizer = Tokenizer::from_files(&Files {
+                tokenizer,
+                tokenizer_config: None,
+                special_tokens_map: map.map(str::as_bytes),
+                generation: Some(generation.as_bytes()),
+                config: Some(config.as_bytes()),
+            });
+            let tokenizer = tokenizer.unwrap();
+            (tokenizer.bos(), tokenizer.eos().to_vec())
+        };
+        let ids = r#"{"eos_token_id": [97, 98], "bos_token_id": 99}"#;
+        assert_eq!(ends("{}", ids, None), (Some(99), vec![97, 98]));
+        assert_eq!(
+            ends(r#"{"eos_token_id": 7}"#, ids, None),
+            (Some(99), vec![7])
+        );
+        let text = r#"{"text_config": {"eos_token_id": 96}}"#;
+        assert_eq!(ends("{}", text, None), (None, vec![96]));
+        let map = r#"{"eos_token": {"content": "<|end|>"}, "bos_token": "a"}"#;
+        assert_eq!(ends("{}", ids, Some(map)), (Some(97), vec![97, 98, 260]));
     }
 
     proptest! {
