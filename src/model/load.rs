@@ -131,9 +131,20 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
         (None, Some(stored)) => Precision::Stored(stored),
         (given, _) => precision(given, &device)?,
     };
+    // A file without a vocabulary still reads token ids, as a folder without tokenizer.json does.
+    let tokenizer = gguf
+        .keys()
+        .any(|key| key == "tokenizer.ggml.tokens")
+        .then(|| Tokenizer::from_gguf(&gguf))
+        .transpose()?;
+    let template = Template::from_gguf(&gguf);
     let checkpoint = Checkpoint { gguf, names };
     let weights = Weights::gguf(checkpoint, precision, &device);
-    Model::assemble(given.to_string(), family, blueprint, weights, context)
+    let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
+    model.tokenizer = tokenizer;
+    model.card.chat = template.is_some();
+    model.template = template;
+    Ok(model)
 }
 
 /// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.

@@ -103,7 +103,7 @@ pub fn convert(
         .find(|a| a.0 == model_type)
         .ok_or("unknown family")?
         .1;
-    let mut file = metadata(config, model_type, arch, tensors);
+    let mut file = metadata(config, model_type, arch);
     // Experts and the norms of single heads are stacked in the order of their numbers.
     let mut stacks: BTreeMap<String, BTreeMap<usize, Tensor>> = BTreeMap::new();
     let mut all: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -282,12 +282,7 @@ fn factors(config: &Value) -> Vec<(&'static str, Vec<f32>)> {
 }
 
 /// `set_gguf_parameters` of the script's classes.
-fn metadata(
-    config: &Value,
-    model_type: &str,
-    arch: &str,
-    tensors: &HashMap<String, Tensor>,
-) -> File {
+fn metadata(config: &Value, model_type: &str, arch: &str) -> File {
     let mut file = File::default();
     file.put("general.architecture", arch);
     let whole = |keys: &[&str]| {
@@ -437,14 +432,5 @@ fn metadata(
         }
         _ => {}
     }
-    let vocab = tensors
-        .iter()
-        .find(|(n, _)| n.contains("embed_tokens") || n.contains("wte") || n.contains("embed_in"));
-    let vocab = vocab.and_then(|(_, t)| t.dim(0).ok()).unwrap_or(0);
-    file.put("tokenizer.ggml.model", "gpt2");
-    file.put(
-        "tokenizer.ggml.tokens",
-        Meta::Texts((0..vocab).map(|i| format!("t{i}")).collect()),
-    );
     file
 }
