@@ -64,6 +64,18 @@ impl Precision {
             Self::Stored(name) => name,
         }
     }
+
+    /// Refuses gradients where weights are in blocks, which no gradient passes.
+    pub fn check_gradients(self) -> Result<()> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Q8 | Self::Stored(_) => Err(Error::argument(
+                "--dtype",
+                self.name(),
+                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
+            )),
+        }
+    }
 }
 
 /// Named tensors, on their way to a device in a dtype.

@@ -13,12 +13,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
+use lmscope::instruments::{Arguments, INSTRUMENTS};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::model::Model;
 use lmscope::model::gguf::Gguf;
 use lmscope::model::gguf::config::describe;
 use lmscope::model::load::{Options, load};
+use lmscope::model::tap::{GradientTap, NoTap, Span};
+use lmscope::model::tokenizer::Bos;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -549,5 +552,130 @@ fn parts_open_together() -> Outcome {
     std::fs::remove_file(path(2))?;
     let wrong = open(&path(1), None).map(|_| ()).unwrap_err().to_string();
     assert!(wrong.contains("part 2 of 2"), "{wrong}");
+    Ok(())
+}
+
+const FACT: &str = "The capital of France is";
+
+/// The demo model as a file of a type, with its tokenizer and chat template inside.
+#[cfg(feature = "demo")]
+fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
+    let json = |name: &str| -> Result<Value, Box<dyn std::error::Error>> {
+        Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?)
+    };
+    let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu)?;
+    let mut file = convert(&json("config.json")?, &tensors, |_| dtype)?;
+    let tokenizer = json("tokenizer.json")?;
+    let vocab = tokenizer["model"]["vocab"]
+        .as_object()
+        .ok_or("no vocabulary")?;
+    let added = tokenizer["added_tokens"]
+        .as_array()
+        .ok_or("no added tokens")?;
+    let mut pieces = vec![(String::new(), 1); 2048];
+    for (piece, id) in vocab {
+        pieces[id.as_u64().ok_or("no id")? as usize]
+            .0
+            .clone_from(piece);
+    }
+    for token in added {
+        let text = token["content"].as_str().ok_or("no text")?;
+        pieces[token["id"].as_u64().ok_or("no id")? as usize] = (text.into(), 3);
+    }
+    let merges = tokenizer["model"]["merges"].as_array().ok_or("no merges")?;
+    let merge = |m: &Value| Some(format!("{} {}", m[0].as_str()?, m[1].as_str()?));
+    file.put("tokenizer.ggml.model", "gpt2");
+    file.put("tokenizer.ggml.pre", "gpt-2");
+    file.put(
+        "tokenizer.ggml.merges",
+        Meta::Texts(merges.iter().filter_map(merge).collect()),
+    );
+    let (texts, kinds) = pieces.into_iter().unzip();
+    file.put("tokenizer.ggml.tokens", Meta::Texts(texts));
+    file.put("tokenizer.ggml.token_type", Meta::Ints(kinds));
+    file.put("tokenizer.ggml.bos_token_id", 0usize);
+    file.put("tokenizer.ggml.eos_token_id", 3usize);
+    file.put("tokenizer.ggml.add_bos_token", true);
+    let template = std::fs::read_to_string(folder.join("chat_template.jinja"))?;
+    file.put("tokenizer.chat_template", template.as_str());
+    Ok(file)
+}
+
+#[test]
+#[cfg(feature = "demo")]
+fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
+    use lmscope::lab::edit::Schedule;
+    use lmscope::lab::sample::Sampling;
+    use lmscope::lab::writer::{Needs, Writer};
+
+    let original = open(Path::new("demo"), Some("f32"))?;
+    let ids = original.encode(FACT, false)?;
+    let chat = original.encode(FACT, true)?;
+    let write =
+        |bench: &mut Bench, edits: &[&str]| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+            let edits = edits
+                .iter()
+                .map(|e| e.parse())
+                .collect::<Result<Vec<_>, _>>()?;
+            let mut writer = Writer::begin(
+                bench,
+                ids.clone(),
+                Schedule::always(edits),
+                Sampling::default(),
+            )?;
+            (0..4)
+                .map(|_| Ok(writer.step(bench, &Needs::default())?.choice.id))
+                .collect()
+        };
+    let expected = write(&mut Bench::new(original), &[])?;
+    for (dtype, name) in [(GgmlDType::Q8_0, "q8_0"), (GgmlDType::Q5_1, "q5_1")] {
+        let opened = model(&demo(dtype)?, None)?;
+        assert_eq!((opened.card.dtype, opened.card.chat), (name, true));
+        assert_eq!(opened.encode(FACT, false)?, ids);
+        assert_eq!(opened.encode(FACT, true)?, chat);
+        assert_eq!(opened.tokenizer()?.encode(FACT, Bos::Raw)?, ids[1..]);
+        let mut bench = Bench::new(opened);
+        assert_eq!(write(&mut bench, &[])?, expected, "{name}");
+        let edited = write(
+            &mut bench,
+            &["zero@mlp_out.4", "zero@attn_out.5", "zero@mlp_out.6"],
+        )?;
+        assert_ne!(edited, expected, "{name}: edits change what is written");
+        for of in INSTRUMENTS {
+            let figure = of.observe(&Run::plain(ids.clone()), &Arguments::default(), &mut bench)?;
+            assert_eq!(figure.provenance.dtype, name, "{}", of.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_are_refused_with_the_reason() -> Outcome {
+    let (config, weights) = wide("llama");
+    let file = convert(&config, &weights, |_| GgmlDType::Q4K)?;
+    let quantized = model(&file, None)?;
+    let tokens = quantized.tokens(&[1, 2, 3])?;
+    let trunk = &quantized.transformer;
+    assert!(
+        trunk
+            .trunk(&tokens, Span::prompt(3), None, &mut NoTap)
+            .is_ok()
+    );
+    let wrong = trunk
+        .trunk(&tokens, Span::prompt(3), None, &mut GradientTap)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        wrong.contains("q4_K") && wrong.contains("f32") && wrong.contains("gradient"),
+        "{wrong}"
+    );
+    let dense = model(&file, Some("f32"))?;
+    assert!(
+        dense
+            .transformer
+            .trunk(&tokens, Span::prompt(3), None, &mut GradientTap)
+            .is_ok()
+    );
     Ok(())
 }
