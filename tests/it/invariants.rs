@@ -323,6 +323,7 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
 
 #[test]
 fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
+    let mut windows = 0;
     for mut bench in every_family() {
         let (tokens, layer) = (40, 1);
         let recording = bench
@@ -372,8 +373,21 @@ fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
                 (0..tokens).all(|q| (q + 1..tokens).all(|k| grid[q][k] == 0.0)),
                 "nobody looks ahead"
             );
+            if let Some(window) = blueprint.layers[layer].window {
+                windows += 1;
+                assert!(
+                    (0..tokens).all(|q| (0..tokens).all(|k| k + window > q || grid[q][k] == 0.0)),
+                    "nobody looks past the window"
+                );
+                let oldest = |q: usize| grid[q][q + 1 - window];
+                assert!(
+                    (window..tokens).all(|q| oldest(q) > 0.0),
+                    "the whole window is seen"
+                );
+            }
         }
     }
+    assert!(windows > 0);
 }
 
 #[test]

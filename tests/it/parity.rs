@@ -14,7 +14,7 @@ use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
-use lmscope::model::families::FAMILIES;
+use lmscope::model::families::{self, FAMILIES};
 use lmscope::model::load::{Options, load};
 use lmscope::model::site::{Address, Axis, SITES, Site};
 use lmscope::model::tap::{NoTap, Phase, Span};
@@ -231,6 +231,20 @@ fn no_family_goes_without_references() -> Outcome {
         missing.retain(|name| *name != family);
     }
     assert!(missing.is_empty(), "{missing:?}");
+    Ok(())
+}
+
+/// transformers 4 and 5 spell one configuration differently (`rope_scaling` and `rope_parameters`, `torch_dtype` and `dtype`,
+/// window rules and `layer_types`); both mean one blueprint.
+#[test]
+fn both_dialects_of_config_json_mean_the_same() -> Outcome {
+    for case in CASES {
+        let read = |name: &str| -> Result<_, Box<dyn Error>> {
+            let config = serde_json::from_slice(&std::fs::read(folder(case).join(name))?)?;
+            Ok(families::read(&config)?.1)
+        };
+        assert_eq!(read("config.json")?, read("config.v5.json")?, "{case}");
+    }
     Ok(())
 }
 
