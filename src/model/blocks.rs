@@ -186,7 +186,7 @@ fn rounding(kind: GgmlDType, out: usize, input: usize) -> Result<Option<GgmlDTyp
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
 

@@ -171,7 +171,7 @@ fn sharing_costs_nothing() {
     let wrong = open(&zip(&[("a/data.pkl", bomb)], 0)).unwrap_err();
     assert!(wrong.contains("no dict"), "{wrong}");
     // And a deep nest is no deep recursion.
-    let deep = [b"\x80\x02)".as_slice(), &[0x85; 1_000_000], b"."].concat();
+    let deep = [b"\x80\x02)".as_slice(), &vec![0x85; 1_000_000], b"."].concat();
     assert!(open(&zip(&[("a/data.pkl", deep)], 0)).is_err());
 }
 

@@ -137,7 +137,7 @@ impl Header {
         match at.u32("the version")? {
             2 | 3 => {}
             1 => return Err("it is of GGUF version 1, which no current tool writes".into()),
-            v if v & 0xffff == 0 => {
+            v if v.trailing_zeros() >= 16 => {
                 return Err("it is a big-endian GGUF; only little-endian files are read".into());
             }
             v => return Err(format!("it is of GGUF version {v}; 2 and 3 are read")),

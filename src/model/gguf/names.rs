@@ -250,7 +250,7 @@ pub struct Piece<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-impl<'a> Piece<'a> {
+impl Piece<'_> {
     /// One matrix of a stack, or one row of a matrix.
     fn nth(self, index: usize) -> Option<Self> {
         let (&count, shape) = self.shape.split_first()?;

@@ -190,7 +190,7 @@ impl<'a> Machine<'a> {
 
     fn fill_dict(&mut self, items: &[Ref]) -> Result<(), String> {
         match self.last()? {
-            Node::Dict(pairs) if items.len() % 2 == 0 => {
+            Node::Dict(pairs) if items.len().is_multiple_of(2) => {
                 pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
                 Ok(())
             }

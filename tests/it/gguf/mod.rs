@@ -31,6 +31,8 @@ use file::{File, Meta, Stored};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Tensors = HashMap<String, Tensor>;
+/// Keys of a config.json and the JSON that stands there instead.
+type Instead = &'static [(&'static str, &'static str)];
 
 const LONG: &str = "activations.safetensors";
 const SHORT: &str = "activations.short.safetensors";
@@ -40,7 +42,7 @@ const TOLERANCE: f32 = 5e-5;
 
 /// A reference, and the keys of its config.json that GGUF cannot say, with what it says instead.
 /// Where they matter only past the window, the short prompt is compared with transformers.
-const CASES: &[(&str, &str, &[(&str, &str)])] = &[
+const CASES: &[(&str, &str, Instead)] = &[
     ("llama", LONG, &[]),
     ("llama_linear", LONG, &[]),
     (
