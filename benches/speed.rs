@@ -6,9 +6,9 @@
 
 use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument, lens::Lens, neurons::Neurons};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Schedule;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
 

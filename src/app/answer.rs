@@ -246,14 +246,14 @@ impl App {
         let Known { name, about, .. } = known;
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
-        if !self.edits.edits().iter().any(|e| e.direction == *name) {
+        if !self.edits.edits().iter().any(|e| e.direction() == name) {
             self.edits.offer(ready(known));
         }
         let number = self
             .edits
             .edits()
             .iter()
-            .position(|e| e.direction == *name)
+            .position(|e| e.direction() == name)
             .map_or(0, |i| i + 1);
         self.inform(format!(
             "the direction {name} is ready ({about}); {number} switches it on"

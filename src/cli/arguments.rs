@@ -9,8 +9,9 @@ use super::interrupt;
 use super::output;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
-use crate::lab::edit::{Edit, Schedule};
+use crate::lab::edit::Edit;
 use crate::lab::run::Run;
+use crate::lab::schedule::Schedule;
 use crate::model::load::Options;
 
 /// Names that an instrument's parameter cannot take as its flag.

@@ -14,8 +14,8 @@ use super::{Subcommand, arguments, doctor, models, output};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::bench::Bench;
-use crate::lab::edit::Schedule;
 use crate::lab::sample::Sampling;
+use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Needs, Writer};
 
 /// The row.

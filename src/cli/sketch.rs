@@ -8,9 +8,9 @@ use clap::ArgMatches;
 use super::{arguments, output};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, Instrument, lens::Lens};
-use crate::lab::edit::Schedule;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::sample::Sampling;
+use crate::lab::schedule::Schedule;
 use crate::lab::writer::Writer;
 use crate::text;
 

@@ -1,17 +1,20 @@
 //! Edits at work: from lines of text to operations on tensors, with a tally of what they did.
 //!
-//! Formulas are those of [`Op`]. Invariants: a neutral edit is never applied; values at positions or
+//! Formulas are in [`super::change`]. Invariants: a neutral edit is never applied; values at positions or
 //! units outside an edit keep their bits; tallies are read back after the pass, never inside it.
-//! To add an operation, add an arm in [`Program::compile`] and in `Change::on`.
+//! To add an operation, add an arm in `prepare`.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor};
 
+use super::change::Change;
 use super::direction::{random_like, unit};
-use super::edit::{Edit, Op, Schedule};
+use super::edit::{Edit, What};
+use super::op::Op;
 use super::receipt::Receipt;
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::{Address, Axis};
@@ -23,6 +26,8 @@ pub trait Lookup {
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>>;
     /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)>;
+    /// An address on another text, `[positions, width]`, f32, and which text that was.
+    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)>;
 }
 
 /// One edit at one address.
@@ -32,25 +37,6 @@ struct Act {
     receipt: usize,
     span: Range<usize>,
     change: Change,
-}
-
-/// The prepared operation; vectors are f32 on the model's device.
-#[derive(Debug)]
-enum Change {
-    /// `x + v`, strength already inside.
-    Add(Tensor),
-    /// `x + c·‖x‖·v̂`.
-    AddUnitNorm(Tensor, f64),
-    /// `x − c·(x·v̂)·v̂`.
-    ProjectOut(Tensor, f64),
-    /// Units: `x + c·(target − x)`, where the mask is 1.
-    Towards {
-        mask: Tensor,
-        target: Tensor,
-        strength: f64,
-    },
-    /// Units: `x·c`, where the mask is 1.
-    Times { mask: Tensor, factor: f64 },
 }
 
 /// What one edit did so far.
@@ -163,7 +149,7 @@ impl Program {
             if count == 0 {
                 continue;
             }
-            let changed = act.change.on(&flat)?;
+            let changed = act.change.on(&flat, span.start)?;
             let next = if count == tokens {
                 changed
             } else {
@@ -240,45 +226,6 @@ fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
     Ok(ratio.flatten_all()?)
 }
 
-impl Change {
-    /// The whole of `x` changed, `[batch, tokens, width]`; computed in f32, returned in the dtype of `x`.
-    fn on(&self, x: &Tensor) -> Result<Tensor> {
-        let dtype = x.dtype();
-        let wide = x.to_dtype(DType::F32)?;
-        let out = match self {
-            Self::Add(v) => wide.broadcast_add(v)?,
-            Self::AddUnitNorm(v, c) => {
-                let length = wide.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
-                (&wide + (length.broadcast_mul(v)? * *c)?)?
-            }
-            Self::ProjectOut(v, c) => {
-                let along = wide.broadcast_mul(v)?.sum_keepdim(D::Minus1)?;
-                (&wide - (along.broadcast_mul(v)? * *c)?)?
-            }
-            Self::Towards {
-                mask,
-                target,
-                strength,
-            } => {
-                let moved =
-                    (&wide + (target.broadcast_as(wide.shape())?.sub(&wide)? * *strength)?)?;
-                // At full strength the target itself, not a rounding of it.
-                #[allow(clippy::float_cmp)] // exactly full strength
-                let moved = if *strength == 1.0 {
-                    target.broadcast_as(wide.shape())?.contiguous()?
-                } else {
-                    moved
-                };
-                mask.broadcast_as(wide.shape())?.where_cond(&moved, &wide)?
-            }
-            Self::Times { mask, factor } => mask
-                .broadcast_as(wide.shape())?
-                .where_cond(&(&wide * *factor)?, &wide)?,
-        };
-        Ok(out.to_dtype(dtype)?)
-    }
-}
-
 fn prepare(
     edit: &Edit,
     at: Address,
@@ -290,12 +237,11 @@ fn prepare(
     let width = model.width(at.site);
     let c = f64::from(edit.strength);
     let mut note = String::new();
-    if edit.op.directed() {
-        let mut vector = lookup.direction(&edit.direction, at)?;
+    let mut direction = |name: &str| -> Result<Vec<f32>> {
+        let vector = lookup.direction(name, at)?;
         if vector.len() != width {
             let why = format!(
-                "direction `{}` has {} numbers and {at} has {width}",
-                edit.direction,
+                "direction `{name}` has {} numbers and {at} has {width}",
                 vector.len()
             );
             return Err(Error::BadEdit {
@@ -303,52 +249,84 @@ fn prepare(
                 why,
             });
         }
-        if let Null::Random(seed) = null {
+        Ok(match null {
             // One vector for all addresses, as the direction itself is one.
-            vector = random_like(&vector, seed);
-        }
-        let change = match edit.op {
-            Op::Add => Change::Add(Tensor::new(
-                vector
-                    .iter()
-                    .map(|v| v * edit.strength)
-                    .collect::<Vec<f32>>(),
-                device,
-            )?),
-            Op::AddUnitNorm => {
-                if c.abs() > 1.0 {
-                    note = "the strength is capped at once the local norm".into();
+            Null::Random(seed) => random_like(&vector, seed),
+            Null::No => vector,
+        })
+    };
+    let tensor = |v: Vec<f32>| Tensor::new(v, device);
+    let scaled = |v: Vec<f32>| tensor(v.iter().map(|x| x * edit.strength).collect());
+    let change = match &edit.what {
+        What::Direction(name) => {
+            let vector = direction(name)?;
+            match edit.op {
+                Op::Add => Change::Add(scaled(vector)?),
+                Op::AddRenorm => Change::AddRenorm(scaled(vector)?),
+                Op::Icv => Change::Icv(tensor(unit(&vector))?, c),
+                Op::AddUnitNorm => {
+                    if c.abs() > 1.0 {
+                        note = "the strength is capped at once the local norm".into();
+                    }
+                    Change::AddUnitNorm(tensor(unit(&vector))?, c.clamp(-1.0, 1.0))
                 }
-                Change::AddUnitNorm(Tensor::new(unit(&vector), device)?, c.clamp(-1.0, 1.0))
+                Op::ScaleAlong => Change::ProjectOut(tensor(unit(&vector))?, 1.0 - c),
+                Op::Replace => Change::Towards {
+                    mask: Tensor::ones(width, DType::U8, device)?,
+                    target: tensor(vector)?,
+                    strength: c,
+                },
+                _ => Change::ProjectOut(tensor(unit(&vector))?, c),
             }
-            Op::ProjectOut | Op::Zero | Op::Mean | Op::Scale | Op::Set => {
-                Change::ProjectOut(Tensor::new(unit(&vector), device)?, c)
-            }
-        };
-        return Ok((change, note));
-    }
-    let mask = mask(edit, at, model, null)?;
-    let change = match edit.op {
-        Op::Scale => Change::Times { mask, factor: c },
-        Op::Mean => {
-            let (mean, from) = lookup.mean(at)?;
+        }
+        What::DirectionTo(name, value) => {
+            Change::SetAlong(tensor(unit(&direction(name)?))?, f64::from(*value), c)
+        }
+        What::DirectionWithin(name, low, high) => Change::ClampAlong {
+            unit: tensor(unit(&direction(name)?))?,
+            low: f64::from(*low),
+            high: f64::from(*high),
+            strength: c,
+        },
+        What::Swap(from, to) => Change::Swap {
+            from: tensor(unit(&direction(from)?))?,
+            to: tensor(unit(&direction(to)?))?,
+            strength: c,
+        },
+        What::UnitsTo(_, value) => Change::Towards {
+            mask: mask(edit, at, model, null)?,
+            target: Tensor::full(*value, width, device)?,
+            strength: c,
+        },
+        What::UnitsFrom(_, text) => {
+            let (target, from) = lookup.other(text, at)?;
             note = from;
             Change::Towards {
-                mask,
-                target: Tensor::new(mean, device)?,
+                mask: mask(edit, at, model, null)?,
+                target,
                 strength: c,
             }
         }
-        Op::Set => Change::Towards {
-            mask,
-            target: Tensor::full(edit.value, width, device)?,
-            strength: c,
-        },
-        Op::Zero | Op::Add | Op::AddUnitNorm | Op::ProjectOut => Change::Towards {
-            mask,
-            target: Tensor::zeros(width, DType::F32, device)?,
-            strength: c,
-        },
+        What::Units(_) => {
+            let mask = mask(edit, at, model, null)?;
+            match edit.op {
+                Op::Scale => Change::Times { mask, factor: c },
+                Op::Mean => {
+                    let (mean, from) = lookup.mean(at)?;
+                    note = from;
+                    Change::Towards {
+                        mask,
+                        target: tensor(mean)?,
+                        strength: c,
+                    }
+                }
+                _ => Change::Towards {
+                    mask,
+                    target: Tensor::zeros(width, DType::F32, device)?,
+                    strength: c,
+                },
+            }
+        }
     };
     Ok((change, note))
 }
@@ -363,7 +341,7 @@ fn mask(edit: &Edit, at: Address, model: &Model, null: Null) -> Result<Tensor> {
         1
     };
     let count = width / size;
-    let mut units = edit.units.clone();
+    let mut units = edit.units().to_vec();
     if let Some(bad) = units.iter().find(|u| **u as usize >= count) {
         let why = format!(
             "unit {bad} is past the end; {at} has {count}, 0 to {}",

@@ -10,13 +10,16 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::apply::{Lookup, Null, Program};
+use super::apply::{Null, Program};
 use super::direction::{Direction, Origin};
-use super::edit::Schedule;
+use super::edit::What;
 use super::figure::Provenance;
+use super::op::Op;
 use super::receipt::Receipt;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
 use super::sample::{kl, log_softmax, log_sum_exp, top};
+use super::schedule::Schedule;
+use super::shelf::Shelf;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -220,16 +223,19 @@ impl Bench {
             .iter()
             .map(|t| self.model.bytes(*t))
             .collect();
-        // Means need a pass of their own, so they are looked up before the model is borrowed for compiling.
-        let mut means = HashMap::new();
-        for edit in schedule
-            .spans()
-            .flat_map(|(_, edits)| edits)
-            .filter(|e| e.active() && e.op == super::edit::Op::Mean)
-        {
+        // Means and other texts need passes of their own, before the model is borrowed for compiling.
+        let (mut means, mut others) = (HashMap::new(), HashMap::new());
+        let active = schedule.spans().flat_map(|(_, edits)| edits);
+        for edit in active.filter(|e| e.active()) {
             for at in edit.place.addresses(self.model.card.layers)? {
-                if let std::collections::hash_map::Entry::Vacant(free) = means.entry(at) {
-                    free.insert(self.mean(at, &tokens[..prompt.min(tokens.len())])?);
+                match &edit.what {
+                    What::Units(_) if edit.op == Op::Mean && !means.contains_key(&at) => {
+                        means.insert(at, self.mean(at, &tokens[..prompt.min(tokens.len())])?);
+                    }
+                    What::UnitsFrom(_, text) => {
+                        others.insert((text.clone(), at), self.other(text, at)?);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -237,8 +243,18 @@ impl Bench {
             directions: &self.directions,
             model: &self.model,
             means: &means,
+            others: &others,
         };
         Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
+    }
+
+    /// An address on another text, unedited, `[positions, width]`, f32.
+    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)> {
+        let tokens = self.model.encode(text, false)?;
+        let count = tokens.len();
+        let recording = self.record(&Run::plain(tokens), &[at])?;
+        let rows = recording.get(at)?.to_dtype(DType::F32)?.flatten_from(1)?;
+        Ok((rows, format!("values of another text of {count} tokens")))
     }
 
     /// The mean of an address over an unedited prompt, its first token left out when there are others.
@@ -297,7 +313,7 @@ impl Bench {
                 .stages
                 .iter()
                 .flat_map(|s| &s.edits)
-                .all(|e| !e.op.directed() && e.units.is_empty());
+                .all(|e| !e.op.directed() && e.units().is_empty());
             receipt.null = if whole {
                 None
             } else {
@@ -491,46 +507,5 @@ pub fn reading(row: &[f32], known: usize, k: usize) -> Reading {
             .into_iter()
             .map(|(id, z)| (id, (z - total).exp()))
             .collect(),
-    }
-}
-
-/// Directions and means, for the compiler.
-struct Shelf<'a> {
-    directions: &'a HashMap<String, Direction>,
-    model: &'a Model,
-    means: &'a HashMap<Address, (Vec<f32>, String)>,
-}
-
-impl Lookup for Shelf<'_> {
-    fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        if let Some(held) = self.directions.get(name) {
-            held.check(&self.model.card)?;
-            return Ok(held.at(at)?.to_vec());
-        }
-        let path = std::path::Path::new(name);
-        if !path.exists() {
-            let mut known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            let known = if known.is_empty() {
-                "none is loaded".to_string()
-            } else {
-                format!("loaded are {}", known.join(", "))
-            };
-            return Err(Error::argument(
-                "direction",
-                name,
-                format!("a file, or a loaded direction ({known})"),
-            ));
-        }
-        let loaded = Direction::load(path)?;
-        loaded.check(&self.model.card)?;
-        Ok(loaded.at(at)?.to_vec())
-    }
-
-    fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        self.means
-            .get(&at)
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
     }
 }

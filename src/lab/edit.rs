@@ -2,111 +2,16 @@
 //!
 //! `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH]`, for example `zero:17,52@mlp_act.3` or
 //! `add:refusal@resid_pre.3:prompt*1.5`. Invariant: printing and parsing are inverse.
-//! To add an operation, add a variant of [`Op`], a row in [`OPS`], and its arm in `lab/apply.rs`.
+//! Operations are in [`super::op`]; to add a kind of argument, add a variant of [`What`].
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
+use super::op::{OPS, Op, Takes};
 use super::positions::Positions;
 use crate::error::{Error, Result};
-use crate::model::Fingerprint;
 use crate::model::site::{Address, Axis, SITES, Site, check_layer, site_named};
 use crate::model::tap::Phase;
-
-/// What an edit does to the value at its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// `x + c·v`, the direction as it is.
-    Add,
-    /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
-    AddUnitNorm,
-    /// `x − c·(x·v̂)·v̂`.
-    ProjectOut,
-    /// Units towards 0: `x·(1 − c)`.
-    Zero,
-    /// Units towards their mean over the prompt (first token excluded): `x + c·(μ − x)`.
-    Mean,
-    /// Units times `c`.
-    Scale,
-    /// Units towards a value: `x + c·(value − x)`.
-    Set,
-}
-
-/// One row of [`OPS`].
-pub struct OpSpec {
-    /// The operation.
-    pub op: Op,
-    /// Its name.
-    pub name: &'static str,
-    /// What comes after the first colon.
-    pub what: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-}
-
-/// Every operation.
-pub const OPS: &[OpSpec] = &[
-    OpSpec {
-        op: Op::Add,
-        name: "add",
-        what: "DIRECTION",
-        about: "adds strength times a direction, unnormalised",
-    },
-    OpSpec {
-        op: Op::AddUnitNorm,
-        name: "add_unit_norm",
-        what: "DIRECTION",
-        about: "adds a direction scaled to the local norm, at most once that norm",
-    },
-    OpSpec {
-        op: Op::ProjectOut,
-        name: "project_out",
-        what: "DIRECTION",
-        about: "removes the component along a direction",
-    },
-    OpSpec {
-        op: Op::Zero,
-        name: "zero",
-        what: "[UNITS]",
-        about: "sets units (neurons, heads, coordinates; all without a list) to 0",
-    },
-    OpSpec {
-        op: Op::Mean,
-        name: "mean",
-        what: "[UNITS]",
-        about: "sets units to their mean over the prompt, first token excluded",
-    },
-    OpSpec {
-        op: Op::Scale,
-        name: "scale",
-        what: "[UNITS]",
-        about: "multiplies units by the strength",
-    },
-    OpSpec {
-        op: Op::Set,
-        name: "set",
-        what: "[UNITS]=VALUE",
-        about: "sets units to a value",
-    },
-];
-
-impl Op {
-    /// Its row.
-    pub fn spec(self) -> &'static OpSpec {
-        &OPS[self as usize]
-    }
-
-    /// Whether it needs a direction.
-    pub fn directed(self) -> bool {
-        matches!(self, Self::Add | Self::AddUnitNorm | Self::ProjectOut)
-    }
-
-    /// The strength at which it does nothing.
-    pub fn neutral(self) -> f32 {
-        if self == Self::Scale { 1.0 } else { 0.0 }
-    }
-}
 
 /// Where an edit acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +47,8 @@ impl Place {
         Ok(out)
     }
 
-    fn site(&self) -> Site {
+    /// The site it is about; `writes` begin with the block inputs.
+    pub fn site(&self) -> Site {
         match self {
             Self::At(address) => address.site,
             Self::Layers(site, ..) | Self::Every(site) => *site,
@@ -151,17 +57,32 @@ impl Place {
     }
 }
 
+/// What an operation works with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// A direction's name or file.
+    Direction(String),
+    /// A direction and where its component goes.
+    DirectionTo(String, f32),
+    /// A direction and the bounds of its component.
+    DirectionWithin(String, f32, f32),
+    /// The direction that is taken and the one that is given.
+    Swap(String, String),
+    /// Units; empty means all of them. Heads at `q`, `k`, `v` and `z`.
+    Units(Vec<u32>),
+    /// Units and their value.
+    UnitsTo(Vec<u32>, f32),
+    /// Units and the text whose values they take.
+    UnitsFrom(Vec<u32>, String),
+}
+
 /// One intervention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Edit {
     /// What it does.
     pub op: Op,
-    /// The direction's name or file; empty for operations on units.
-    pub direction: String,
-    /// Units; empty means all of them. Heads at `q`, `k`, `v` and `z`.
-    pub units: Vec<u32>,
-    /// The value of `set`.
-    pub value: f32,
+    /// With what.
+    pub what: What,
     /// Where.
     pub place: Place,
     /// Which positions.
@@ -179,14 +100,31 @@ impl Edit {
     pub fn ablate(op: Op, layer: usize, neuron: u32) -> Self {
         Self {
             op,
-            direction: String::new(),
-            units: vec![neuron],
-            value: 0.0,
+            what: What::Units(vec![neuron]),
             place: Place::At(Site::MlpAct.at(layer)),
             positions: Positions::All,
             phase: None,
             strength: 1.0,
             on: true,
+        }
+    }
+
+    /// The direction it is about; empty for operations on units.
+    pub fn direction(&self) -> &str {
+        match &self.what {
+            What::Direction(name)
+            | What::DirectionTo(name, _)
+            | What::DirectionWithin(name, ..)
+            | What::Swap(name, _) => name,
+            What::Units(_) | What::UnitsTo(..) | What::UnitsFrom(..) => "",
+        }
+    }
+
+    /// Its units; none for directions, and none when it is about all of them.
+    pub fn units(&self) -> &[u32] {
+        match &self.what {
+            What::Units(units) | What::UnitsTo(units, _) | What::UnitsFrom(units, _) => units,
+            _ => &[],
         }
     }
 
@@ -208,21 +146,30 @@ impl Edit {
     }
 }
 
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |units: &[u32]| {
+            let units: Vec<String> = units.iter().map(u32::to_string).collect();
+            units.join(",")
+        };
+        match self {
+            Self::Direction(name) => f.write_str(name),
+            Self::DirectionTo(name, value) => write!(f, "{name}={value}"),
+            Self::DirectionWithin(name, low, high) => write!(f, "{name}={low}..{high}"),
+            Self::Swap(from, to) => write!(f, "{from}>{to}"),
+            Self::Units(units) => f.write_str(&list(units)),
+            Self::UnitsTo(units, value) => write!(f, "{}={value}", list(units)),
+            Self::UnitsFrom(units, text) => write!(f, "{}={text}", list(units)),
+        }
+    }
+}
+
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op.spec().name)?;
-        let units = self
-            .units
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
-        if self.op.directed() {
-            write!(f, ":{}", self.direction)?;
-        } else if self.op == Op::Set {
-            write!(f, ":{units}={}", self.value)?;
-        } else if !units.is_empty() {
-            write!(f, ":{units}")?;
+        match &self.what {
+            What::Units(units) if units.is_empty() => {}
+            what => write!(f, ":{what}")?,
         }
         match &self.place {
             Place::At(address) => write!(f, "@{address}")?,
@@ -273,11 +220,9 @@ impl FromStr for Edit {
         let (address, positions) = tail.split_once(':').unwrap_or((tail, "all"));
         let place = place(address)?;
         let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
-        let mut edit = Self {
+        let edit = Self {
             op: spec.op,
-            direction: String::new(),
-            units: Vec::new(),
-            value: 0.0,
+            what: read_what(name.trim(), spec.takes, what, address).map_err(&bad)?,
             place,
             positions,
             phase,
@@ -285,37 +230,74 @@ impl FromStr for Edit {
             on: true,
         };
         edit.check_site().map_err(&bad)?;
-        if spec.op.directed() {
-            if what.is_empty() {
-                return Err(bad(format!(
-                    "`{name}` needs a direction: {name}:NAME@{address}"
-                )));
-            }
-            edit.direction = what.to_string();
-            return Ok(edit);
-        }
-        let units = if spec.op == Op::Set {
-            let (units, value) = what
-                .split_once('=')
-                .ok_or_else(|| bad("`set` needs a value: set:17=3.5@mlp_act.2".into()))?;
-            edit.value = value
-                .trim()
-                .parse()
-                .ok()
-                .filter(|v: &f32| v.is_finite())
-                .ok_or_else(|| bad(format!("`{value}` is no number")))?;
-            units
-        } else {
-            what
-        };
-        for unit in units.split(',').map(str::trim).filter(|u| !u.is_empty()) {
-            edit.units.push(
-                unit.parse()
-                    .map_err(|_| bad(format!("`{unit}` is no unit number")))?,
-            );
-        }
         Ok(edit)
     }
+}
+
+/// Reads what an operation works with; says what is missing.
+fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, String> {
+    let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
+    let number = |text: &str| {
+        let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
+        value.ok_or_else(|| format!("`{text}` is no number"))
+    };
+    let named = |name: &str, example: &str| match name.trim() {
+        "" => Err(wants("a direction", example)),
+        name => Ok(name.to_string()),
+    };
+    let split = |why: &str, example: &str| {
+        let parts = text.rsplit_once('=');
+        parts.ok_or_else(|| wants(why, example))
+    };
+    Ok(match takes {
+        Takes::Direction => What::Direction(named(text, "NAME")?),
+        Takes::DirectionTo => {
+            let (name, value) = split("a direction and a value", "NAME=2.5")?;
+            What::DirectionTo(named(name, "NAME=2.5")?, number(value)?)
+        }
+        Takes::DirectionWithin => {
+            let example = "NAME=-1..2.5";
+            let (name, bounds) = split("a direction and bounds", example)?;
+            let (low, high) = bounds
+                .split_once("..")
+                .ok_or_else(|| wants("bounds", example))?;
+            let (low, high) = (number(low)?, number(high)?);
+            if low > high {
+                return Err(format!("the bounds {low}..{high} are the wrong way round"));
+            }
+            What::DirectionWithin(named(name, example)?, low, high)
+        }
+        Takes::TwoDirections => {
+            let example = "FROM>TO";
+            let (from, to) = text
+                .split_once('>')
+                .ok_or_else(|| wants("two directions", example))?;
+            What::Swap(named(from, example)?, named(to, example)?)
+        }
+        Takes::Units => What::Units(units(text)?),
+        Takes::UnitsTo => {
+            let (list, value) = split("a value", "17=3.5")?;
+            What::UnitsTo(units(list)?, number(value)?)
+        }
+        Takes::UnitsFrom => {
+            let (list, from) = text
+                .split_once('=')
+                .filter(|(_, from)| !from.is_empty())
+                .ok_or_else(|| wants("a text", "17=another text"))?;
+            What::UnitsFrom(units(list)?, from.to_string())
+        }
+    })
+}
+
+fn units(list: &str) -> Result<Vec<u32>, String> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|u| !u.is_empty())
+        .map(|unit| {
+            unit.parse()
+                .map_err(|_| format!("`{unit}` is no unit number"))
+        })
+        .collect()
 }
 
 impl Edit {
@@ -377,111 +359,6 @@ fn place(text: &str) -> Result<Place> {
     text.parse::<Address>().map(Place::At)
 }
 
-/// A set of edits and since which position it has been in force.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Stage {
-    /// The first position it applies to.
-    pub since: usize,
-    /// The edits, on and off.
-    pub edits: Vec<Edit>,
-}
-
-/// Which edits were in force at which positions: one stage under `as if always`, one more for every
-/// change made `from now`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Schedule {
-    /// Stages, by rising `since`.
-    pub stages: Vec<Stage>,
-}
-
-impl Schedule {
-    /// The same edits from the first position on.
-    pub fn always(edits: Vec<Edit>) -> Self {
-        Self {
-            stages: vec![Stage { since: 0, edits }],
-        }
-    }
-
-    /// Nothing.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// The edits in force from `position` on are these.
-    pub fn change(&mut self, position: usize, edits: Vec<Edit>) {
-        self.stages.retain(|s| s.since < position);
-        self.stages.push(Stage {
-            since: position,
-            edits,
-        });
-    }
-
-    /// Forgets changes at or after a position (a rewind); the latest edits stay in force from there.
-    pub fn rewind(&mut self, position: usize) {
-        if let Some(last) = self.stages.last().cloned().filter(|s| s.since > position) {
-            self.change(position, last.edits);
-        }
-    }
-
-    /// Whether nothing is ever changed.
-    pub fn is_idle(&self) -> bool {
-        !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
-    }
-
-    /// Whether any active edit acts at a site.
-    pub fn acts_at(&self, site: Site) -> bool {
-        let edits = self.stages.iter().flat_map(|s| &s.edits);
-        edits
-            .filter(|e| e.active())
-            .any(|e| e.place != Place::Writes && e.place.site() == site)
-    }
-
-    /// The edits now in force.
-    pub fn latest(&self) -> &[Edit] {
-        self.stages.last().map_or(&[], |s| &s.edits)
-    }
-
-    /// Every stage with the positions it covers.
-    pub fn spans(&self) -> impl Iterator<Item = (Range<usize>, &[Edit])> {
-        self.stages.iter().enumerate().map(|(i, stage)| {
-            let end = self.stages.get(i + 1).map_or(usize::MAX, |next| next.since);
-            (stage.since..end, stage.edits.as_slice())
-        })
-    }
-
-    /// Active edits as they print, with `since N` where they began later.
-    pub fn lines(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        for (span, edits) in self.spans() {
-            for edit in edits.iter().filter(|e| e.active()) {
-                out.push(if span.start == 0 {
-                    edit.to_string()
-                } else {
-                    format!("{edit} since {}", span.start)
-                });
-            }
-        }
-        out
-    }
-
-    /// A digest that names the edits of a run; 0 when nothing is changed.
-    pub fn digest(&self) -> u64 {
-        let lines = self.lines();
-        if lines.is_empty() {
-            return 0;
-        }
-        let mut hash = Fingerprint::default();
-        for (span, edits) in self.spans() {
-            hash.write(&span.start.to_le_bytes());
-            edits
-                .iter()
-                .filter(|e| e.active())
-                .for_each(|e| hash.write(format!("{e}\n").as_bytes()));
-        }
-        hash.finish()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -499,6 +376,14 @@ mod tests {
             "mean:3@z.1:generated",
             "scale:1@mlp_act.0:2..5/prefill*0",
             "set:9=3.5@mlp_act.2:token:\" x\"/decode*2",
+            "add_renorm:calm@resid_post.3*0.5",
+            "icv:calm@mlp_out.**0.1",
+            "scale_along:calm@resid_pre.2*-1",
+            "clamp_along:calm=-1.5..2@resid_pre.2:last",
+            "set_along:calm=3@writes",
+            "swap:red>blue@resid_post.1",
+            "replace:calm@resid_post.1:4*0.5",
+            "resample:3,4=The capital of Italy: is@mlp_act.0",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -518,27 +403,13 @@ mod tests {
             ("zero@mlp_akt.0", "mlp_act"),
             ("zero:1@mlp_act.0*huge", "no strength"),
             ("set:1@mlp_act.0", "needs a value"),
+            ("set_along:d@resid_pre.0", "and a value"),
+            ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),
+            ("swap:d@resid_pre.0", "two directions"),
+            ("resample:1@mlp_act.0", "needs a text"),
         ] {
             let error = text.parse::<Edit>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn schedules_know_since_when() {
-        let edit: Edit = "zero@mlp_out.0".parse().unwrap();
-        let mut schedule = Schedule::always(vec![]);
-        assert_eq!(schedule.digest(), 0);
-        schedule.change(5, vec![edit.clone()]);
-        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 5"]);
-        assert_ne!(
-            schedule.digest(),
-            Schedule::always(vec![edit.clone()]).digest()
-        );
-        schedule.rewind(3);
-        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
-        let mut off = edit;
-        off.strength = 0.0;
-        assert!(Schedule::always(vec![off]).is_idle());
     }
 }

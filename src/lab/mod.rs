@@ -1,16 +1,20 @@
 //! The lab: a model under edits, recorded.
 //!
 //! Invariant: whatever is shown was measured on a [`run::Run`] that can be repeated. To add an operation see
-//! [`edit`]; to add a position rule see [`positions`]; to add a figure shape see [`figure`].
+//! [`op`]; to add a position rule see [`positions`]; to add a figure shape see [`figure`].
 
 pub mod apply;
 pub mod bench;
+mod change;
 pub mod direction;
 pub mod edit;
 pub mod figure;
+pub mod op;
 pub mod positions;
 pub mod receipt;
 pub mod run;
 pub mod sample;
+pub mod schedule;
+mod shelf;
 pub mod value_card;
 pub mod writer;

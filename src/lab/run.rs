@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Tensor;
 
 use super::apply::Program;
-use super::edit::Schedule;
 use super::receipt::Receipt;
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
 use crate::model::site::Address;

@@ -9,11 +9,12 @@ use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::{Edit, Schedule};
+use super::edit::Edit;
 use super::figure::Check;
 use super::receipt::Receipt;
 use super::run::{Keep, Run, RunTap};
 use super::sample::{Sampling, kl, log_softmax, rank};
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::cache::Cache;

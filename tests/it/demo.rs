@@ -5,9 +5,9 @@ use std::fmt::Write;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, norm, random_like};
 use lmscope::lab::edit::Edit;
-use lmscope::lab::edit::Schedule;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::site::Site;
@@ -299,4 +299,52 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
         assert!(dot / (norm(&made) * norm(&held)) > 0.9999, "{name}");
         assert!((norm(&made) / norm(&held) - 1.0).abs() < 1e-3, "{name}");
     }
+}
+
+/// Resampling from the prompt itself changes no bit; from another prompt it brings that prompt's values, position by
+/// position.
+#[test]
+fn resampled_units_take_the_values_of_another_text() {
+    let mut bench = demo();
+    let (own, other) = ("The capital of France is", "The capital of Italy is");
+    let tokens = bench.model.encode(own, false).unwrap();
+    let at = Site::MlpAct.at(3);
+    let record = |bench: &mut Bench, tokens: Vec<u32>, edits: &[String]| {
+        let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
+        let run = Run {
+            schedule: Schedule::always(edits),
+            ..Run::plain(tokens)
+        };
+        let found = bench.record(&run, &[at, Site::Logits.at(0)]).unwrap();
+        let rows = |at| found.get(at).unwrap().to_vec2::<f32>().unwrap();
+        (rows(at), rows(Site::Logits.at(0)))
+    };
+    let (plain, logits) = record(&mut bench, tokens.clone(), &[]);
+    let same = record(
+        &mut bench,
+        tokens.clone(),
+        &[format!("resample:={own}@mlp_act.3")],
+    );
+    assert!(same.0 == plain && same.1 == logits);
+    let foreign = bench.model.encode(other, false).unwrap();
+    let (expected, _) = record(&mut bench, foreign, &[]);
+    let (mixed, _) = record(
+        &mut bench,
+        tokens,
+        &[format!("resample:5,9={other}@mlp_act.3")],
+    );
+    for (position, row) in mixed.iter().enumerate() {
+        for (unit, value) in row.iter().enumerate() {
+            let from = if unit == 5 || unit == 9 {
+                &expected
+            } else {
+                &plain
+            };
+            assert_eq!(
+                value.to_bits(),
+                from[position.min(from.len() - 1)][unit].to_bits()
+            );
+        }
+    }
+    assert_ne!(mixed, plain);
 }

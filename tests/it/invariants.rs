@@ -7,10 +7,11 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, Origin, norm};
-use lmscope::lab::edit::{Edit, Schedule};
+use lmscope::lab::edit::Edit;
 use lmscope::lab::figure::{Body, Entry};
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::{Sampling, log_softmax};
+use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::blueprint::NormKind;
 use lmscope::model::mlp::Mlp;
@@ -546,22 +547,76 @@ fn i6_a_neutral_strength_changes_no_bit_and_fires_nowhere() {
         let plain = logits(&mut bench, &Run::plain(prompt(10)));
         for text in [
             "add:d@resid_pre.1*0",
-            "add_unit_norm:d@resid_pre.*",
+            "add_unit_norm:d@resid_pre.*:all*0",
+            "add_renorm:d@resid_pre.*:all*0",
+            "icv:d@mlp_out.*:all*0",
             "project_out:d@writes*0",
+            "scale_along:d@resid_pre.1",
+            "clamp_along:d=-1..1@resid_pre.1*0",
+            "set_along:d=2@resid_pre.1*0",
+            "swap:d>d@resid_pre.1*0",
+            "replace:d@resid_pre.1*0",
             "zero:1@mlp_act.0*0",
             "mean:1@mlp_act.0*0",
             "scale:1@z.1",
             "set:2=4@mlp_act.1*0",
         ] {
-            let text = if text.starts_with("add_unit") {
-                "add_unit_norm:d@resid_pre.*:all*0"
-            } else {
-                text
-            };
             let run = edited(prompt(10), &[text]);
             assert!(same_bits(&plain, &logits(&mut bench, &run)), "{text}");
             assert_eq!(bench.receipts(&run).unwrap()[0].fired, 0, "{text}");
         }
+    }
+}
+
+/// What the operations along a direction promise of the component, and those that keep the norm of it.
+#[test]
+fn i7_operations_along_a_direction_keep_their_word() {
+    for bench in every_family() {
+        let (mut bench, vector) = with_direction(bench);
+        let unit: Vec<f32> = vector.iter().map(|v| v / norm(&vector)).collect();
+        let unit = Tensor::new(unit, &Device::Cpu).unwrap();
+        let at = Site::ResidPre.at(1);
+        let mut after = |text: &str| {
+            let run = if text.is_empty() {
+                Run::plain(prompt(12))
+            } else {
+                edited(prompt(12), &[text])
+            };
+            bench.record(&run, &[at]).unwrap().get(at).unwrap().clone()
+        };
+        let along = |x: &Tensor| values(&x.broadcast_mul(&unit).unwrap().sum(D::Minus1).unwrap());
+        let lengths =
+            |x: &Tensor| values(&x.sqr().unwrap().sum(D::Minus1).unwrap().sqrt().unwrap());
+        let plain = after("");
+        let (before, sizes, near) = (
+            along(&plain),
+            lengths(&plain),
+            1e-5 * reach(&plain).max(1.0),
+        );
+        let held = |found: Vec<f32>, expected: &dyn Fn(usize) -> f32| {
+            (0..found.len()).all(|i| (found[i] - expected(i)).abs() < near * 4.0)
+        };
+        assert!(held(along(&after("set_along:d=0.7@resid_pre.1")), &|_| 0.7));
+        assert!(held(along(&after("scale_along:d@resid_pre.1*-1")), &|i| {
+            -before[i]
+        }));
+        assert!(held(
+            along(&after("clamp_along:d=-0.1..0.2@resid_pre.1")),
+            &|i| before[i].clamp(-0.1, 0.2)
+        ));
+        let inside = format!(
+            "clamp_along:d=-{0}..{0}@resid_pre.1",
+            10.0 * sizes.iter().sum::<f32>()
+        );
+        assert!(same_bits(&after(&inside), &plain));
+        assert!(held(lengths(&after("add_renorm:d@resid_pre.1*2")), &|i| {
+            sizes[i]
+        }));
+        assert!(held(lengths(&after("icv:d@resid_pre.1*0.3")), &|i| sizes[i]));
+        assert!(held(along(&after("swap:d>d@resid_pre.1")), &|i| before[i]));
+        let replaced = after("replace:d@resid_pre.1:3");
+        assert_eq!(values(&replaced.get(3).unwrap()), vector);
+        assert!(same_bits(&replaced.get(2).unwrap(), &plain.get(2).unwrap()));
     }
 }
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Schedule;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
 use lmscope::model::families::{self, FAMILIES};

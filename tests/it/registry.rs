@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lmscope::export::FORMATS;
 use lmscope::instruments::INSTRUMENTS;
-use lmscope::lab::edit::OPS;
+use lmscope::lab::op::OPS;
 use lmscope::model::families::{FAMILIES, Family};
 use lmscope::model::site::SITES;
 use lmscope::ui::theme::THEMES;

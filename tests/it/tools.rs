@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Tensor};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::{Edit, Schedule};
+use lmscope::lab::edit::Edit;
 use lmscope::lab::run::Run;
+use lmscope::lab::schedule::Schedule;
 use lmscope::model::Model;
 use lmscope::model::families::{FAMILIES, Family};
 

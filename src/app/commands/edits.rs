@@ -6,8 +6,9 @@
 use super::{Command, Context, Outcome, Why, always, has_model};
 use crate::app::{App, palette};
 use crate::engine::{Known, Mode, Request};
-use crate::lab::edit::{Edit, Op, Place};
+use crate::lab::edit::{Edit, Place, What};
 use crate::lab::figure::Unit;
+use crate::lab::op::Op;
 use crate::lab::positions::Positions;
 use crate::model::site::Site;
 
@@ -324,9 +325,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
 pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
     Edit {
         op: Op::Add,
-        direction: direction.to_string(),
-        units: Vec::new(),
-        value: 0.0,
+        what: What::Direction(direction.to_string()),
         place,
         positions: Positions::All,
         phase: None,
@@ -343,25 +342,34 @@ fn edit(app: &mut App, text: &str) -> Outcome {
     add(app, edit)
 }
 
+/// The next operation that works with the same thing: with a direction, or with units.
 fn operation(app: &mut App, _: &str) -> Outcome {
     let index = app.edits.selected;
-    let home = app.edits.current().and_then(|e| app.home_of(&e.direction));
-    let known = app
-        .edits
-        .current()
-        .and_then(|e| app.directions.iter().find(|d| d.name == e.direction));
+    let Some(edit) = app.edits.current().cloned() else {
+        return Ok(Vec::new());
+    };
+    let home = app.home_of(edit.direction());
+    let known = app.directions.iter().find(|d| d.name == edit.direction());
     let strength = known.map_or(1.0, |d| d.strength);
+    let place = home.unwrap_or(edit.place.clone());
+    let (op, place, strength) = match (&edit.what, edit.op) {
+        (What::Direction(_), Op::Add) => (Op::ProjectOut, Place::Writes, 1.0),
+        (What::Direction(_), Op::ProjectOut) => (Op::AddUnitNorm, place, 0.5),
+        (What::Direction(_), Op::AddUnitNorm) => (Op::AddRenorm, place, strength),
+        (What::Direction(_), _) => (Op::Add, place, strength),
+        (What::Units(_), Op::Zero) => (Op::Mean, edit.place.clone(), 1.0),
+        (What::Units(_), _) => (Op::Zero, edit.place.clone(), 1.0),
+        _ => {
+            let name = edit.op.spec().name;
+            return Err(Why(format!(
+                "no other operation takes what {name} takes; e writes an edit"
+            )));
+        }
+    };
     Ok(app.edit(|edits| {
-        let Some(edit) = edits.get_mut(index) else {
-            return;
-        };
-        (edit.op, edit.place, edit.strength) = match edit.op {
-            Op::Add => (Op::ProjectOut, Place::Writes, 1.0),
-            Op::ProjectOut => (Op::AddUnitNorm, home.unwrap_or(Place::Writes), 0.5),
-            Op::AddUnitNorm | Op::Zero | Op::Mean | Op::Scale | Op::Set => {
-                (Op::Add, home.unwrap_or(edit.place.clone()), strength)
-            }
-        };
+        if let Some(edit) = edits.get_mut(index) {
+            (edit.op, edit.place, edit.strength) = (op, place, strength);
+        }
     }))
 }
 

@@ -6,7 +6,7 @@ use super::Worker;
 use super::tokens::written_token;
 use crate::engine::{Token, Update};
 use crate::error::{Error, Result};
-use crate::lab::edit::Schedule;
+use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Needs, Writer};
 
 /// An unedited continuation in the making.

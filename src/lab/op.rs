@@ -1,0 +1,146 @@
+//! Operations: what an edit may do to the value at its address, as names, arguments and sentences.
+//!
+//! Invariant: [`OPS`] is in the order of [`Op`]. To add an operation, add a variant, a row, and its arms in
+//! `lab/apply.rs` (what it needs) and `lab/change.rs` (its formula).
+
+/// What an edit does to the value `x` at its address; `c` is the strength, `v̂` a unit vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `x + c·v`, the direction as it is.
+    Add,
+    /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
+    AddUnitNorm,
+    /// `y·‖x‖/‖y‖` with `y = x + c·v` (repeng's `normalize`).
+    AddRenorm,
+    /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)` (in-context vectors, Liu et al. 2023, 2311.06668).
+    Icv,
+    /// `x − c·(x·v̂)·v̂`.
+    ProjectOut,
+    /// `x + (c − 1)·(x·v̂)·v̂`: 0 ablates, 1 changes nothing, −1 reflects.
+    ScaleAlong,
+    /// Moves `x·v̂` to the nearer bound where it lies outside; `c` of the way.
+    ClampAlong,
+    /// Moves `x·v̂` to a value; `c` of the way.
+    SetAlong,
+    /// `x − (x·ŝ)·ŝ + (x·ŝ)·t̂`; `c` of the way.
+    Swap,
+    /// `x + c·(v − x)`.
+    Replace,
+    /// Units towards 0: `x·(1 − c)`.
+    Zero,
+    /// Units towards their mean over the prompt (first token excluded): `x + c·(μ − x)`.
+    Mean,
+    /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
+    Resample,
+    /// Units times `c`.
+    Scale,
+    /// Units towards a value: `x + c·(value − x)`.
+    Set,
+}
+
+/// What comes after an operation's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// `DIRECTION`
+    Direction,
+    /// `DIRECTION=VALUE`
+    DirectionTo,
+    /// `DIRECTION=LOW..HIGH`
+    DirectionWithin,
+    /// `FROM>TO`
+    TwoDirections,
+    /// `[UNITS]`
+    Units,
+    /// `[UNITS]=VALUE`
+    UnitsTo,
+    /// `[UNITS]=TEXT`
+    UnitsFrom,
+}
+
+impl Takes {
+    /// As help spells it.
+    pub fn spelled(self) -> &'static str {
+        match self {
+            Self::Direction => "DIRECTION",
+            Self::DirectionTo => "DIRECTION=VALUE",
+            Self::DirectionWithin => "DIRECTION=LOW..HIGH",
+            Self::TwoDirections => "FROM>TO",
+            Self::Units => "[UNITS]",
+            Self::UnitsTo => "[UNITS]=VALUE",
+            Self::UnitsFrom => "[UNITS]=TEXT",
+        }
+    }
+}
+
+/// One row of [`OPS`].
+pub struct OpSpec {
+    /// The operation.
+    pub op: Op,
+    /// Its name.
+    pub name: &'static str,
+    /// What comes after the first colon.
+    pub takes: Takes,
+    /// One sentence.
+    pub about: &'static str,
+}
+
+macro_rules! rows {
+    ($($op:ident $name:literal $takes:ident $about:literal;)*) => {
+        /// Every operation.
+        pub const OPS: &[OpSpec] = &[$(OpSpec { op: Op::$op, name: $name, takes: Takes::$takes, about: $about }),*];
+    };
+}
+
+rows! {
+    Add "add" Direction "adds strength times a direction, unnormalised";
+    AddUnitNorm "add_unit_norm" Direction "adds a direction scaled to the local norm, at most once that norm";
+    AddRenorm "add_renorm" Direction "adds strength times a direction, then restores the norm";
+    Icv "icv" Direction "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)";
+    ProjectOut "project_out" Direction "removes the component along a direction";
+    ScaleAlong "scale_along" Direction "multiplies the component along a direction by the strength";
+    ClampAlong "clamp_along" DirectionWithin "moves the component along a direction into bounds where it lies outside";
+    SetAlong "set_along" DirectionTo "sets the component along a direction";
+    Swap "swap" TwoDirections "turns the component along one direction into one along another";
+    Replace "replace" Direction "puts a vector in the value's place";
+    Zero "zero" Units "sets units (neurons, heads, coordinates; all without a list) to 0";
+    Mean "mean" Units "sets units to their mean over the prompt, first token excluded";
+    Resample "resample" UnitsFrom "sets units to what they are on another text, at the same position";
+    Scale "scale" Units "multiplies units by the strength";
+    Set "set" UnitsTo "sets units to a value";
+}
+
+impl Op {
+    /// Its row.
+    pub fn spec(self) -> &'static OpSpec {
+        &OPS[self as usize]
+    }
+
+    /// Whether it needs a direction.
+    pub fn directed(self) -> bool {
+        !matches!(
+            self.spec().takes,
+            Takes::Units | Takes::UnitsTo | Takes::UnitsFrom
+        )
+    }
+
+    /// The strength at which it does nothing.
+    pub fn neutral(self) -> f32 {
+        if matches!(self, Self::Scale | Self::ScaleAlong) {
+            1.0
+        } else {
+            0.0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_in_the_order_of_the_operations() {
+        for (i, spec) in OPS.iter().enumerate() {
+            assert_eq!(spec.op as usize, i, "{}", spec.name);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Schedules: which edits were in force at which positions.
+//!
+//! Invariant: stages rise by `since`; under `as if always` there is one, and every change made `from now` adds one.
+//! To add another way for edits to change over a text, add it to [`Schedule::spans`], which everything reads.
+
+use std::ops::Range;
+
+use super::edit::{Edit, Place};
+use crate::model::Fingerprint;
+use crate::model::site::Site;
+
+/// A set of edits and since which position it has been in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// The first position it applies to.
+    pub since: usize,
+    /// The edits, on and off.
+    pub edits: Vec<Edit>,
+}
+
+/// Which edits were in force at which positions: one stage under `as if always`, one more for every
+/// change made `from now`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Schedule {
+    /// Stages, by rising `since`.
+    pub stages: Vec<Stage>,
+}
+
+impl Schedule {
+    /// The same edits from the first position on.
+    pub fn always(edits: Vec<Edit>) -> Self {
+        Self {
+            stages: vec![Stage { since: 0, edits }],
+        }
+    }
+
+    /// Nothing.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The edits in force from `position` on are these.
+    pub fn change(&mut self, position: usize, edits: Vec<Edit>) {
+        self.stages.retain(|s| s.since < position);
+        self.stages.push(Stage {
+            since: position,
+            edits,
+        });
+    }
+
+    /// Forgets changes at or after a position (a rewind); the latest edits stay in force from there.
+    pub fn rewind(&mut self, position: usize) {
+        if let Some(last) = self.stages.last().cloned().filter(|s| s.since > position) {
+            self.change(position, last.edits);
+        }
+    }
+
+    /// Whether nothing is ever changed.
+    pub fn is_idle(&self) -> bool {
+        !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
+    }
+
+    /// Whether any active edit acts at a site.
+    pub fn acts_at(&self, site: Site) -> bool {
+        let edits = self.stages.iter().flat_map(|s| &s.edits);
+        edits
+            .filter(|e| e.active())
+            .any(|e| e.place != Place::Writes && e.place.site() == site)
+    }
+
+    /// The edits now in force.
+    pub fn latest(&self) -> &[Edit] {
+        self.stages.last().map_or(&[], |s| &s.edits)
+    }
+
+    /// Every stage with the positions it covers.
+    pub fn spans(&self) -> impl Iterator<Item = (Range<usize>, &[Edit])> {
+        self.stages.iter().enumerate().map(|(i, stage)| {
+            let end = self.stages.get(i + 1).map_or(usize::MAX, |next| next.since);
+            (stage.since..end, stage.edits.as_slice())
+        })
+    }
+
+    /// Active edits as they print, with `since N` where they began later.
+    pub fn lines(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (span, edits) in self.spans() {
+            for edit in edits.iter().filter(|e| e.active()) {
+                out.push(if span.start == 0 {
+                    edit.to_string()
+                } else {
+                    format!("{edit} since {}", span.start)
+                });
+            }
+        }
+        out
+    }
+
+    /// A digest that names the edits of a run; 0 when nothing is changed.
+    pub fn digest(&self) -> u64 {
+        let lines = self.lines();
+        if lines.is_empty() {
+            return 0;
+        }
+        let mut hash = Fingerprint::default();
+        for (span, edits) in self.spans() {
+            hash.write(&span.start.to_le_bytes());
+            edits
+                .iter()
+                .filter(|e| e.active())
+                .for_each(|e| hash.write(format!("{e}\n").as_bytes()));
+        }
+        hash.finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_know_since_when() {
+        let edit: Edit = "zero@mlp_out.0".parse().unwrap();
+        let mut schedule = Schedule::always(vec![]);
+        assert_eq!(schedule.digest(), 0);
+        schedule.change(5, vec![edit.clone()]);
+        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 5"]);
+        assert_ne!(
+            schedule.digest(),
+            Schedule::always(vec![edit.clone()]).digest()
+        );
+        schedule.rewind(3);
+        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
+        let mut off = edit;
+        off.strength = 0.0;
+        assert!(Schedule::always(vec![off]).is_idle());
+    }
+}
