@@ -607,7 +607,7 @@ fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
 #[test]
 #[cfg(feature = "demo")]
 fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
-    use lmscope::lab::edit::Schedule;
+    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
     use lmscope::lab::writer::{Needs, Writer};
 
