@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::apply::{Null, Program};
-use super::direction::{Direction, Origin};
+use super::direction::Direction;
 use super::edit::What;
 use super::figure::Provenance;
 use super::op::Op;
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     /// One pass over a run's tokens without a cache, `batch` times side by side.
-    fn pass(
+    pub(super) fn pass(
         &self,
         run: &Run,
         program: &mut Program,
@@ -411,68 +411,6 @@ impl Bench {
             texts = Tensor::cat(&[&texts, &next], 1)?;
         }
         Ok(out)
-    }
-
-    /// A direction by difference of means of `resid_pre` at the last prompt token (Arditi et al. 2024,
-    /// 2406.11717), for the given layers; means in f64.
-    pub fn difference_of_means(
-        &mut self,
-        plus: &[String],
-        minus: &[String],
-        chat: bool,
-        layers: &[usize],
-    ) -> Result<Direction> {
-        if plus.is_empty() || minus.is_empty() {
-            return Err(Error::argument(
-                "prompts",
-                format!("{} and {}", plus.len(), minus.len()),
-                "at least one prompt on each side",
-            ));
-        }
-        let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPre.at(*l)).collect();
-        let total = (plus.len() + minus.len()) as f32;
-        let mut done = 0.0;
-        let mut side = |bench: &mut Self, prompts: &[String]| -> Result<Vec<Vec<f64>>> {
-            let mut sums = vec![vec![0f64; bench.model.card.d_model]; wanted.len()];
-            for prompt in prompts {
-                done += 1.0;
-                bench.report(done / total)?;
-                let run = Run::plain(bench.model.encode(prompt, chat)?);
-                let recording = bench.pass(&run, &mut Program::default(), &[], &wanted, 1)?;
-                for (sum, at) in sums.iter_mut().zip(&wanted) {
-                    let row = recording
-                        .get(*at)?
-                        .narrow(0, run.tokens.len() - 1, 1)?
-                        .squeeze(0)?
-                        .to_dtype(DType::F32)?
-                        .to_vec1::<f32>()?;
-                    sum.iter_mut()
-                        .zip(row)
-                        .for_each(|(s, v)| *s += f64::from(v) / prompts.len() as f64);
-                }
-            }
-            Ok(sums)
-        };
-        let (a, b) = (side(self, plus)?, side(self, minus)?);
-        let rows = wanted
-            .iter()
-            .zip(a.iter().zip(&b))
-            .map(|(at, (a, b))| (*at, a.iter().zip(b).map(|(a, b)| (a - b) as f32).collect()));
-        let card = &self.model.card;
-        let origin = Origin {
-            model: card.name.clone(),
-            revision: card.revision.clone(),
-            method: "difference of means".into(),
-            positions: "last prompt token".into(),
-            prompts: (plus.len(), minus.len()),
-            dtype: card.dtype.into(),
-            strength: 1.0,
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
-        Ok(Direction {
-            rows: rows.collect(),
-            origin,
-        })
     }
 
     /// A token alone, as safe visible text.

@@ -24,6 +24,8 @@ pub enum Positions {
     Generated,
     /// Positions `a` to `b`, `b` excluded.
     Span(usize, usize),
+    /// The n-th prompt token from its end; 1 is the last.
+    FromEnd(usize),
     /// The last token of the last occurrence of a text in the prompt; resolved to a span before a run.
     Token(String),
 }
@@ -38,6 +40,7 @@ impl Positions {
             Self::Prompt => position < prompt,
             Self::Generated => position >= prompt,
             Self::Span(a, b) => (*a..*b).contains(&position),
+            Self::FromEnd(n) => position + n == prompt,
             Self::Token(_) => false,
         }
     }
@@ -81,6 +84,7 @@ impl fmt::Display for Positions {
             Self::Generated => f.write_str("generated"),
             Self::Span(a, b) if *b == a + 1 => write!(f, "{a}"),
             Self::Span(a, b) => write!(f, "{a}..{b}"),
+            Self::FromEnd(n) => write!(f, "-{n}"),
             Self::Token(text) => write!(f, "token:{text:?}"),
         }
     }
@@ -94,7 +98,7 @@ impl FromStr for Positions {
             Error::argument(
                 "positions",
                 s,
-                "all, all-but-bos, last, prompt, generated, N, A..B or token:\"text\"",
+                "all, all-but-bos, last, prompt, generated, N, -N (from the prompt's end), A..B or token:\"text\"",
             )
         };
         Ok(match s {
@@ -118,6 +122,11 @@ impl FromStr for Positions {
                         Ok(Self::Span(a, b))
                     } else {
                         Err(bad())
+                    }
+                } else if let Some(n) = s.strip_prefix('-') {
+                    match n.parse() {
+                        Ok(n) if n > 0 => Ok(Self::FromEnd(n)),
+                        Ok(_) | Err(_) => Err(bad()),
                     }
                 } else {
                     let at: usize = s.parse().map_err(|_| bad())?;
@@ -143,11 +152,12 @@ mod tests {
             "generated",
             "7",
             "3..9",
+            "-2",
             "token:\" Paris\"",
         ] {
             assert_eq!(text.parse::<Positions>().unwrap().to_string(), text);
         }
-        for text in ["", "9..3", "token:", "some"] {
+        for text in ["", "9..3", "token:", "some", "-0", "-"] {
             assert!(text.parse::<Positions>().is_err(), "{text}");
         }
     }
@@ -170,6 +180,9 @@ mod tests {
         let covered = |p: Positions| (0..5).filter(|i| p.covers(*i, 3)).collect::<Vec<_>>();
         assert_eq!(covered(Positions::AllButBos), [1, 2, 3, 4]);
         assert_eq!(covered(Positions::Last), [2]);
+        assert_eq!(covered(Positions::FromEnd(1)), [2]);
+        assert_eq!(covered(Positions::FromEnd(3)), [0]);
+        assert!(covered(Positions::FromEnd(4)).is_empty());
         assert_eq!(covered(Positions::Generated), [3, 4]);
         assert_eq!(covered(Positions::Span(1, 3)), [1, 2]);
     }

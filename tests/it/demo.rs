@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use lmscope::lab::bench::Bench;
+use lmscope::lab::contrast::{Contrast, Measure, Method};
 use lmscope::lab::direction::{Direction, norm, random_like};
 use lmscope::lab::edit::Edit;
+use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::schedule::Schedule;
@@ -286,14 +288,10 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
         let vector = &plants["vectors"][name];
         let shipped = bench.directions[name].clone();
         let (at, held) = shipped.rows[0].clone();
-        let made = bench
-            .difference_of_means(
-                &texts(&vector["plus"]),
-                &texts(&vector["minus"]),
-                vector["form"] == "chat",
-                &[usize::from(at.layer)],
-            )
-            .unwrap();
+        let measure = Measure::last(usize::from(at.layer), vector["form"] == "chat");
+        let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
+        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(Method::Mean, &bench).unwrap();
         let made = made.at(at).unwrap().to_vec();
         let dot: f32 = made.iter().zip(&held).map(|(a, b)| a * b).sum();
         assert!(dot / (norm(&made) * norm(&held)) > 0.9999, "{name}");
@@ -347,4 +345,53 @@ fn resampled_units_take_the_values_of_another_text() {
         }
     }
     assert_ne!(mixed, plain);
+}
+
+/// Every method of making a direction decides the mood of held-out stories, in both ways.
+#[test]
+fn every_method_of_contrast_steers_the_mood() {
+    let mut bench = demo();
+    let plants = plants();
+    let mood = &plants["vectors"]["mood"];
+    let (plus, minus) = (texts(&mood["plus"]), texts(&mood["minus"]));
+    let every = (0..bench.model.card.layers).collect::<Vec<_>>();
+    for (method, layers, site, edit) in [
+        (
+            Method::Mean,
+            vec![4],
+            Site::ResidPre,
+            "add:v@resid_pre.4*0.5",
+        ),
+        (Method::Pca, vec![4], Site::ResidPre, "add:v@resid_pre.4*4"),
+        (
+            Method::Icv,
+            every,
+            Site::ResidPost,
+            "icv:v@mlp_out.*:all*0.4",
+        ),
+    ] {
+        let measure = Measure {
+            site,
+            layers,
+            positions: Positions::Last,
+            chat: false,
+        };
+        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(method, &bench).unwrap();
+        bench.directions.insert("v".into(), made);
+        let against = edit
+            .replace('*', "*-")
+            .replace("mlp_out.*-:all", "mlp_out.*:all");
+        for (edit, wanted) in [(edit.to_string(), "plus"), (against, "minus")] {
+            let words = texts(&mood["look_for"][wanted]);
+            let prompts = &texts(&mood["test"])[..8];
+            let hits = prompts.iter().filter(|prompt| {
+                let tokens = bench.model.encode(prompt, false).unwrap();
+                let said = reply(&mut bench, tokens, &[&edit], 1);
+                words.iter().any(|w| said.contains(w.trim()))
+            });
+            let hits = hits.count();
+            assert!(hits >= 7, "{method} {wanted}: {hits} of 8 under {edit}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use super::{Ending, Known, Loaded, Mode, Prompt, Question, Request, Slot, Update
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
+use crate::lab::contrast::{Contrast, Measure, Method};
 use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
 use crate::lab::figure::Check;
@@ -515,9 +516,9 @@ impl Worker {
                 done,
             });
         }));
-        let made = bench.difference_of_means(plus, minus, chat, &[layer]);
+        let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));
         bench.progress = None;
-        let made = made?;
+        let made = contrast?.direction(Method::Mean, bench)?;
         if let Some(path) = &save {
             made.save(path)?;
         }
