@@ -607,8 +607,8 @@ fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
 #[test]
 #[cfg(feature = "demo")]
 fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
-    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
+    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::{Needs, Writer};
 
     let original = open(Path::new("demo"), Some("f32"))?;
