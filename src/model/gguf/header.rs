@@ -3,7 +3,7 @@
 //! Invariant: every count, length and offset is checked against the bytes that are there before it is used, so a
 //! file that lies yields a sentence: never a panic, a loop without end, or an allocation larger than its own size
 //! justifies. Strings and lists stay in the file; the header keeps where they lie.
-//! To read a new tensor type, add its row to [`TYPES`].
+//! To read a new tensor type, add its row to `TYPES`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

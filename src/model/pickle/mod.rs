@@ -1,10 +1,10 @@
 //! `pytorch_model.bin`: tensors out of a PyTorch checkpoint, without Python and without running anything.
 //!
-//! Invariant: a pickle is a program; here it is only read ([`machine`]), and what it asks to call is refused by name
+//! Invariant: a pickle is a program; here it is only read (`machine.rs`), and what it asks to call is refused by name
 //! unless tensors are written with it. Every tensor lies inside its file before it is listed.
 //! candle has a reader of its own; it copies values at every mention, indexes arguments unchecked and prints, so a
 //! file that lies could exhaust memory or end the program.
-//! To read another element type, add its row to [`STORAGES`].
+//! To read another element type, add its row to `STORAGES`.
 
 mod archive;
 mod machine;
