@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// The model argument names nothing that can be loaded.
     #[error(
-        "`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, or a hub id whose files are already in the local cache."
+        "`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B."
     )]
     NotAModel {
         /// What the user wrote.
@@ -17,6 +17,17 @@ pub enum Error {
         /// What was there instead.
         found: String,
     },
+    /// The hub or its cache does not give what is needed.
+    #[error("{what}. {next}")]
+    Hub {
+        /// What was asked for and what came.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+    /// The user stopped a download; what is kept.
+    #[error("{0}. The same command goes on from there.")]
+    DownloadStopped(String),
     /// A `model_type` that no family serves.
     #[error(
         "No family serves model_type `{found}`. Known: {known}. A new family is one file in src/model/families."

@@ -1,4 +1,4 @@
-//! Token bytes to safe visible text, and how wide text is in a terminal.
+//! Token bytes to safe visible text, how wide text is in a terminal, and how large numbers are spelled.
 //!
 //! Invariant: nothing that comes out of here can move the cursor, reverse the reading direction or hide: every
 //! control, format and invisible character has a visible stand-in, and this is the only place where that is
@@ -15,6 +15,30 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 /// Marks a cut.
 const CUT: &str = "…";
+
+/// A number of bytes, for people: `7.3 MiB`.
+pub fn size(n: u64) -> String {
+    scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB"])
+}
+
+/// A number of things, for people: `3.6M`.
+pub fn count(n: u64) -> String {
+    scaled(n, 1000.0, &["", "K", "M", "B", "T"])
+}
+
+fn scaled(n: u64, step: f64, units: &[&str]) -> String {
+    let mut n = n as f64;
+    let mut i = 0;
+    while n >= step && i + 1 < units.len() {
+        n /= step;
+        i += 1;
+    }
+    if i == 0 {
+        format!("{n:.0}{}", units[0])
+    } else {
+        format!("{n:.1}{}", units[i])
+    }
+}
 
 /// Spells bytes as prose: spaces and newlines stay, what is unsafe or invisible gets a stand-in.
 ///
@@ -258,6 +282,13 @@ fn blank(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn large_numbers_are_short() {
+        assert_eq!(size(12), "12 B");
+        assert_eq!(size(7_654_321), "7.3 MiB");
+        assert_eq!(count(3_600_000), "3.6M");
+    }
 
     /// Bytes that are often, but not always, UTF-8, with a liking for the dangerous.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {

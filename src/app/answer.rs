@@ -261,6 +261,11 @@ impl App {
     }
 
     fn failed(&mut self, slot: Option<Slot>, message: String) {
+        // What was asked of a model that never came; why it did not is shown already.
+        let echo = slot.is_none()
+            && self.model.is_none()
+            && self.loading.is_none()
+            && self.notices.shown().is_some();
         if let Some(slot) = slot {
             self.with(slot, |s| {
                 s.working = None;
@@ -273,7 +278,9 @@ impl App {
                 self.loading = None;
             }
         }
-        self.notices.say(self.now, Level::Error, message);
+        if !echo {
+            self.notices.say(self.now, Level::Error, message);
+        }
     }
 
     /// Where a direction was measured.

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::{Known, Loaded, Mode, Request, Slot, Token, Update};
+use crate::engine::{Known, Loaded, Loading, Mode, Request, Slot, Token, Update};
 use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
@@ -247,7 +247,9 @@ pub struct App {
     /// The loaded model.
     pub model: Option<Loaded>,
     /// What the engine says while loading.
-    pub loading: Option<String>,
+    pub loading: Option<Loading>,
+    /// When that began.
+    pub loading_since: Duration,
     /// Directions that edits can name, with where they were measured.
     pub directions: Vec<Known>,
     /// The text.
@@ -344,7 +346,8 @@ impl App {
             size: (0, 0),
             named: settings.model.clone(),
             model: None,
-            loading: Some("starting".into()),
+            loading: None,
+            loading_since: Duration::ZERO,
             directions: Vec::new(),
             transcript: Transcript::default(),
             last: None,
@@ -400,12 +403,19 @@ impl App {
         for warning in warnings {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
         }
-        let load = Request::Load {
-            model: app.start.model.clone(),
-            options: app.start.options.clone(),
-        };
-        let effects = vec![app.ask(load)];
+        let effects = app.load();
         (app, effects)
+    }
+
+    /// Asks for the model.
+    pub(super) fn load(&mut self) -> Vec<Effect> {
+        self.loading = Some("starting".into());
+        self.loading_since = self.now;
+        let load = Request::Load {
+            model: self.start.model.clone(),
+            options: self.start.options.clone(),
+        };
+        vec![self.ask(load)]
     }
 
     /// Takes an event and says what is to be done.

@@ -314,6 +314,9 @@ impl App {
 
     /// Ctrl-c: stop the work, then clear what is being written, then leave.
     pub(super) fn interrupt(&mut self) -> Vec<Effect> {
+        if self.downloading() {
+            return vec![Effect::Cancel];
+        }
         let working = self.transcript.busy()
             || self.baseline_asked
             || self.shown.values().any(|s| s.working.is_some());
@@ -362,6 +365,11 @@ impl App {
         }
         effects.push(Effect::Quit);
         effects
+    }
+
+    /// Whether a model is on its way over the network.
+    fn downloading(&self) -> bool {
+        self.loading.as_ref().is_some_and(|l| l.download.is_some())
     }
 
     /// What the footer can honestly offer: keys and words, this pane's own first.
@@ -432,7 +440,7 @@ impl App {
                 .unwrap_or(FIRST.len())
         });
         let mut out = Vec::new();
-        if self.transcript.busy() {
+        if self.transcript.busy() || self.downloading() {
             out.push(pair("ctrl-c", "stop"));
         }
         for row in rows {

@@ -5,7 +5,7 @@
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
-use super::interrupt;
+use super::loading;
 use super::output;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
@@ -62,7 +62,7 @@ pub fn model(command: Command) -> Command {
     let model = Arg::new("model")
         .value_name("MODEL")
         .required(true)
-        .help("`demo`, a folder in Hugging Face layout, or a hub id of the local cache");
+        .help("`demo`, a folder in Hugging Face layout, a .gguf file, or a hub id: OWNER/NAME[/FILE.gguf][@REVISION]");
     command.arg(model).args(loading())
 }
 
@@ -145,11 +145,13 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
         })
 }
 
-/// Loads the model; Ctrl-C stops its work from here on.
+/// Loads the model, and downloads it first where it must; Ctrl-C stops the download, and the model's work from then on.
 pub fn open(matches: &ArgMatches) -> Result<Bench> {
     threads(matches)?;
-    let bench = Bench::open(model_name(matches), &options(matches))?;
-    interrupt::raise(bench.cancel.clone())?;
+    let (mut bench, interrupt) = loading::watched(|watch| {
+        Bench::open_watched(model_name(matches), &options(matches), watch)
+    })?;
+    bench.cancel = interrupt.asked;
     Ok(bench)
 }
 

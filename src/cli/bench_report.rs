@@ -5,7 +5,6 @@
 
 use serde_json::{Value, json};
 
-use super::models;
 use crate::model::Card;
 use crate::text;
 
@@ -84,7 +83,7 @@ impl Report {
                     "{}, {}, {} parameters, {} on {}",
                     card.name,
                     card.family,
-                    models::count(card.parameters as u64),
+                    text::count(card.parameters as u64),
                     card.dtype,
                     card.device
                 ),
@@ -127,7 +126,7 @@ impl Report {
             (
                 "peak memory",
                 self.peak_memory
-                    .map_or_else(|| "unknown".into(), models::bytes),
+                    .map_or_else(|| "unknown".into(), text::size),
             ),
             (
                 "measured",

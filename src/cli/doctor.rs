@@ -12,6 +12,7 @@ use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::{Options, device};
+use crate::text;
 
 /// The row.
 pub const DOCTOR: Subcommand = Subcommand {
@@ -164,11 +165,9 @@ pub fn kilobytes(file: &str, key: &str) -> Option<u64> {
 fn memory() -> String {
     let read = |key: &str| kilobytes("/proc/meminfo", key);
     match (read("MemTotal"), read("MemAvailable")) {
-        (Some(total), Some(free)) => format!(
-            "{} available of {}",
-            models::bytes(free),
-            models::bytes(total)
-        ),
+        (Some(total), Some(free)) => {
+            format!("{} available of {}", text::size(free), text::size(total))
+        }
         _ => "unknown".into(),
     }
 }

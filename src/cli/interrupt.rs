@@ -1,28 +1,48 @@
-//! Ctrl-C: the first one raises a flag that the model looks at in every layer, a second one ends the process.
+//! Ctrl-C: the first one raises a flag that work looks at in every layer and every moment of a download, a second one
+//! ends the process. While nobody looks at the flag (weights are read from the disk), the first one ends it.
 //!
 //! Invariant: work that was asked to stop says what it has and exits with 130. To react to another signal, add it
-//! to the wait in [`raise`].
+//! to the wait in [`watch`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::output;
 use crate::error::{Error, Result};
 
 /// The exit code of interrupted work.
 const INTERRUPTED: i32 = 130;
 
-/// Raises `flag` at Ctrl-C (SIGINT); the next one exits at once.
-pub fn raise(flag: Arc<AtomicBool>) -> Result<()> {
+/// What Ctrl-C has done, and what it may do.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt {
+    /// Raised by Ctrl-C.
+    pub asked: Arc<AtomicBool>,
+    /// Whether somebody looks at it.
+    pub heeded: Arc<AtomicBool>,
+}
+
+/// Watches for Ctrl-C (SIGINT) from here on.
+pub fn watch() -> Result<Interrupt> {
     let fail =
         |e: std::io::Error| Error::Engine(format!("waiting for Ctrl-C is not possible: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(fail)?;
+    // Registered before this returns, so that none is missed.
+    let mut signals = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(fail)?
+    };
+    let interrupt = Interrupt::default();
+    let Interrupt { asked, heeded } = interrupt.clone();
     let watch = move || {
         runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if flag.swap(true, Ordering::Relaxed) {
+            while signals.recv().await.is_some() {
+                let again = asked.swap(true, Ordering::Relaxed);
+                if again || !heeded.load(Ordering::Relaxed) {
+                    output::clear_status();
                     std::process::exit(INTERRUPTED);
                 }
             }
@@ -31,6 +51,6 @@ pub fn raise(flag: Arc<AtomicBool>) -> Result<()> {
     std::thread::Builder::new()
         .name("lmscope-signals".into())
         .spawn(watch)
-        .map(drop)
+        .map(|_| interrupt)
         .map_err(fail)
 }

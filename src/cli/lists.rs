@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::app::commands::commands;
 use crate::error::Result;
-use crate::model::load::load;
+use crate::model::load::load_watched;
 use crate::model::site;
 use crate::ui::theme::{Theme, Variant};
 
@@ -48,7 +48,11 @@ fn build_sites(command: Command) -> Command {
 
 fn sites(matches: &ArgMatches) -> Result<()> {
     let model = match matches.get_one::<String>("model") {
-        Some(given) => Some(load(given, &arguments::options(matches))?),
+        Some(given) => {
+            let options = arguments::options(matches);
+            let (model, _) = super::loading::watched(|watch| load_watched(given, &options, watch))?;
+            Some(model)
+        }
         None => None,
     };
     let mut columns = vec!["site", "transformer_lens", "shape", "about"];

@@ -14,6 +14,7 @@ pub mod generate;
 pub mod instrument;
 pub mod interrupt;
 pub mod lists;
+pub mod loading;
 pub mod log;
 pub mod models;
 pub mod output;
@@ -66,7 +67,7 @@ pub fn command() -> Command {
         .subcommand_precedence_over_arg(true)
         .disable_help_subcommand(true)
         .arg(Arg::new("log-level").long("log-level").value_name("LEVEL").global(true).env("LMSCOPE_LOG").hide_env_values(true).help("Writes a log to the state folder: error, warn, info, debug, trace, or a filter"))
-        .arg(Arg::new("model").value_name("MODEL").help("Opens the screen on `demo` (the default), a folder in Hugging Face layout, or a hub id of the local cache"))
+        .arg(Arg::new("model").value_name("MODEL").help("Opens the screen on `demo` (the default), a folder in Hugging Face layout, a .gguf file, or a hub id"))
         .args(arguments::loading());
     command = screen::arguments(command);
     for of in INSTRUMENTS {
@@ -106,12 +107,13 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        Error::Cancelled => 130,
+        Error::Cancelled | Error::DownloadStopped(_) => 130,
         Error::BadArgument { .. }
         | Error::BadEdit { .. }
         | Error::UnknownSite { .. }
         | Error::EmptyPrompt => 2,
         Error::NotAModel { .. }
+        | Error::Hub { .. }
         | Error::UnknownFamily { .. }
         | Error::Config { .. }
         | Error::MissingTensor { .. }

@@ -5,16 +5,17 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::{Subcommand, output};
+use super::{Subcommand, doctor, output};
 use crate::error::Result;
 use crate::model::families::family_of;
-use crate::model::hub::{cache_folder, cached_models};
+use crate::model::hub::{Cached, cache_folder, cached_models};
 use crate::model::load::{Options, load};
+use crate::text;
 
 /// The row.
 pub const MODELS: Subcommand = Subcommand {
@@ -24,7 +25,16 @@ pub const MODELS: Subcommand = Subcommand {
     run,
 };
 
-const COLUMNS: &[&str] = &["id", "family", "parameters", "dtype", "size", "folder"];
+const COLUMNS: &[&str] = &[
+    "id",
+    "family",
+    "parameters",
+    "dtype",
+    "size",
+    "fits",
+    "missing",
+    "folder",
+];
 
 /// The longest header that is believed; those of the largest models have a few megabytes.
 const LONGEST_HEADER: u64 = 100 << 20;
@@ -66,32 +76,65 @@ fn run(matches: &ArgMatches) -> Result<()> {
         rows.push(vec![
             json!("demo"),
             json!(card.family),
-            quantity(card.parameters as u64, json, count),
+            quantity(card.parameters as u64, json, text::count),
             json!(card.dtype),
             size,
+            if json { json!(true) } else { json!("yes") },
+            Value::Null,
             Value::Null,
         ]);
     }
-    for (id, folder) in cached_models() {
-        let weights = Weights::of(&folder);
-        let parameters = quantity(weights.parameters, json, count);
-        rows.push(vec![
-            json!(id),
-            json!(family(&folder)),
-            parameters,
-            json!(weights.dtypes()),
-            quantity(weights.bytes, json, bytes),
-            json!(folder.display().to_string()),
-        ]);
+    for cached in cached_models() {
+        rows.push(row(&cached, json));
     }
     output::listing(COLUMNS, &rows, json)?;
     if rows.len() < 2 {
         output::note(&format!(
-            "no other model in {}. `hf download OWNER/NAME` puts one there; a folder in Hugging Face layout works as it is.",
+            "no other model in {}. `lmscope OWNER/NAME` downloads one; a folder in Hugging Face layout works as it is.",
             cache_folder().display()
         ));
     }
     Ok(())
+}
+
+/// The row of a model of the cache.
+fn row(cached: &Cached, json: bool) -> Vec<Value> {
+    let weights = Weights::of(&cached.path);
+    let family = if cached.path.is_file() {
+        "gguf".to_string()
+    } else if cached.missing.as_deref() == Some("config.json") {
+        String::new()
+    } else {
+        family(&cached.path)
+    };
+    let parameters = match weights.parameters {
+        0 => Value::Null,
+        n => quantity(n, json, text::count),
+    };
+    let fits = fits(&weights).filter(|_| cached.missing.is_none());
+    vec![
+        json!(cached.id),
+        json!(family),
+        parameters,
+        json!(weights.dtypes()),
+        quantity(weights.bytes, json, text::size),
+        match fits {
+            None => Value::Null,
+            Some(fits) if json => json!(fits),
+            Some(fits) => json!(if fits { "yes" } else { "no" }),
+        },
+        match &cached.missing {
+            Some(part) if !json => json!(format!("incomplete: {part}")),
+            part => json!(part),
+        },
+        json!(cached.path.display().to_string()),
+    ]
+}
+
+/// Whether the weights, as they are stored, fit into the memory that is free now; none where that is not known.
+fn fits(weights: &Weights) -> Option<bool> {
+    let free = doctor::kilobytes("/proc/meminfo", "MemAvailable")?;
+    Some(weights.bytes <= free)
 }
 
 fn quantity(n: u64, raw: bool, spell: fn(u64) -> String) -> Value {
@@ -118,25 +161,45 @@ fn family(folder: &Path) -> String {
     }
 }
 
-/// What the headers of a folder's safetensors files say.
+/// The weights of a model: their bytes, and what the headers of safetensors files say of them.
 #[derive(Default)]
 struct Weights {
     parameters: u64,
     bytes: u64,
     dtypes: Vec<(String, u64)>,
+    kind: &'static str,
 }
 
 impl Weights {
-    fn of(folder: &Path) -> Self {
+    /// Of a snapshot folder, or of one file.
+    fn of(path: &Path) -> Self {
         let mut out = Self::default();
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        for path in entries
-            .map(|e| e.path())
-            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        let mut files: Vec<PathBuf> = if path.is_file() {
+            vec![path.to_path_buf()]
+        } else {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|e| e.path()).collect()
+        };
+        let ends = |path: &PathBuf, with: &str| path.extension().is_some_and(|e| e == with);
+        // A snapshot that has both was made for the first.
+        let kinds = [
+            ("safetensors", "safetensors"),
+            ("bin", "pytorch"),
+            ("gguf", "gguf"),
+        ];
+        if let Some((extension, kind)) = kinds
+            .into_iter()
+            .find(|(extension, _)| files.iter().any(|f| ends(f, extension)))
         {
-            // Snapshots link to blobs, so the size is that of what the link leads to.
-            out.bytes += std::fs::metadata(&path).map_or(0, |m| m.len());
-            out.add(&path);
+            files.retain(|f| ends(f, extension));
+            out.kind = kind;
+            for file in &files {
+                // Snapshots link to blobs, so the size is that of what the link leads to.
+                out.bytes += std::fs::metadata(file).map_or(0, |m| m.len());
+                if kind == "safetensors" {
+                    out.add(file);
+                }
+            }
         }
         out.dtypes.sort_by_key(|d| std::cmp::Reverse(d.1));
         out
@@ -175,51 +238,12 @@ impl Weights {
         Some(())
     }
 
-    /// Every dtype of the weights, the commonest first.
+    /// Every dtype of the weights, the commonest first; the kind of file where its header is not read.
     fn dtypes(&self) -> String {
         if self.dtypes.is_empty() {
-            "no safetensors".into()
-        } else {
-            self.dtypes
-                .iter()
-                .map(|(d, _)| d.as_str())
-                .collect::<Vec<_>>()
-                .join("+")
+            return self.kind.to_string();
         }
-    }
-}
-
-/// A number of weights, for people: `3.6M`.
-pub fn count(n: u64) -> String {
-    scaled(n as f64, 1000.0, &["", "K", "M", "B", "T"])
-}
-
-/// A number of bytes, for people: `7.3 MiB`.
-pub fn bytes(n: u64) -> String {
-    scaled(n as f64, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB"])
-}
-
-fn scaled(mut n: f64, step: f64, units: &[&str]) -> String {
-    let mut i = 0;
-    while n >= step && i + 1 < units.len() {
-        n /= step;
-        i += 1;
-    }
-    if i == 0 {
-        format!("{n:.0}{}", units[0])
-    } else {
-        format!("{n:.1}{}", units[i])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!(bytes(12), "12 B");
-        assert_eq!(bytes(7_654_321), "7.3 MiB");
-        assert_eq!(count(3_600_000), "3.6M");
+        let names: Vec<&str> = self.dtypes.iter().map(|(d, _)| d.as_str()).collect();
+        names.join("+")
     }
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::site::expand;
+use crate::text;
 
 /// The row.
 pub const TRACE: Subcommand = Subcommand {
@@ -60,7 +61,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         "{} tensors over {} tokens, {}, in {}",
         wanted.len(),
         run.tokens.len(),
-        super::models::bytes(bytes as u64),
+        text::size(bytes as u64),
         path.display()
     ));
     Ok(())

@@ -19,6 +19,7 @@ use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::receipt::Receipt;
 use crate::lab::sample::Sampling;
+use crate::model::hub::Progress;
 use crate::model::load::Options;
 
 /// Which pane a figure is for: the name of the instrument that fills it.
@@ -149,6 +150,24 @@ pub struct Known {
     pub strength: f32,
 }
 
+/// How far the loading of a model is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loading {
+    /// What is being done, in a few words.
+    pub phase: String,
+    /// How far the download is, while there is one.
+    pub download: Option<Progress>,
+}
+
+impl From<&str> for Loading {
+    fn from(phase: &str) -> Self {
+        Self {
+            phase: phase.into(),
+            download: None,
+        }
+    }
+}
+
 /// What a loaded model offers the screen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
@@ -178,7 +197,7 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// A model is being loaded.
-    Loading(String),
+    Loading(Loading),
     /// It is there.
     Loaded(Box<Loaded>),
     /// A new text began with these tokens.

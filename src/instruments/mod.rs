@@ -7,6 +7,7 @@
 pub mod lens;
 pub mod neurons;
 pub mod patchscope;
+pub mod sweep;
 
 use std::collections::BTreeMap;
 
@@ -196,8 +197,12 @@ impl Arguments {
 }
 
 /// Every instrument.
-pub const INSTRUMENTS: &[&dyn Instrument] =
-    &[&lens::Lens, &neurons::Neurons, &patchscope::Patchscope];
+pub const INSTRUMENTS: &[&dyn Instrument] = &[
+    &lens::Lens,
+    &neurons::Neurons,
+    &patchscope::Patchscope,
+    &sweep::Sweep,
+];
 
 /// Finds an instrument by name.
 pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {

@@ -23,7 +23,8 @@ use super::shelf::Shelf;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::load::Options;
+use crate::model::hub::Watch;
+use crate::model::load::{Options, load_watched};
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
 use crate::text;
@@ -78,7 +79,16 @@ impl Bench {
 
     /// Loads the model that an argument names, with the directions that come with it.
     pub fn open(given: &str, options: &Options) -> Result<Self> {
-        let mut bench = Self::new(crate::model::load::load(given, options)?);
+        Self::with(crate::model::load::load(given, options)?)
+    }
+
+    /// The same, watched: a model that the cache lacks is downloaded first.
+    pub fn open_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Self> {
+        Self::with(load_watched(given, options, watch)?)
+    }
+
+    fn with(model: Model) -> Result<Self> {
+        let mut bench = Self::new(model);
         for (name, bytes) in super::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == bench.model.card.revision {
@@ -411,6 +421,11 @@ impl Bench {
             texts = Tensor::cat(&[&texts, &next], 1)?;
         }
         Ok(out)
+    }
+
+    /// The direction of a name: a loaded one, or a file.
+    pub fn direction(&self, name: &str) -> Result<Direction> {
+        super::shelf::find(&self.directions, &self.model, name)
     }
 
     /// A token alone, as safe visible text.

@@ -34,6 +34,20 @@ impl Schedule {
         }
     }
 
+    /// The same with one more edit, in force from the first position on.
+    #[must_use]
+    pub fn and(&self, edit: &Edit) -> Self {
+        let mut stages = self.stages.clone();
+        if stages.first().is_none_or(|first| first.since > 0) {
+            let edits = Vec::new();
+            stages.insert(0, Stage { since: 0, edits });
+        }
+        for stage in &mut stages {
+            stage.edits.push(edit.clone());
+        }
+        Self { stages }
+    }
+
     /// Nothing.
     pub fn none() -> Self {
         Self::default()
@@ -132,6 +146,16 @@ mod tests {
         );
         schedule.rewind(3);
         assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
+        let more: Edit = "zero:1@mlp_act.0".parse().unwrap();
+        assert_eq!(
+            schedule.and(&more).lines(),
+            [
+                "zero:1@mlp_act.0",
+                "zero@mlp_out.0 since 3",
+                "zero:1@mlp_act.0 since 3"
+            ]
+        );
+        assert_eq!(Schedule::none().and(&more), Schedule::always(vec![more]));
         let mut off = edit;
         off.strength = 0.0;
         assert!(Schedule::always(vec![off]).is_idle());

@@ -24,28 +24,7 @@ pub(super) struct Shelf<'a> {
 
 impl Lookup for Shelf<'_> {
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        if let Some(held) = self.directions.get(name) {
-            held.check(&self.model.card)?;
-            return Ok(held.at(at)?.to_vec());
-        }
-        let path = std::path::Path::new(name);
-        if !path.exists() {
-            let mut known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            let known = if known.is_empty() {
-                "none is loaded".to_string()
-            } else {
-                format!("loaded are {}", known.join(", "))
-            };
-            return Err(Error::argument(
-                "direction",
-                name,
-                format!("a file, or a loaded direction ({known})"),
-            ));
-        }
-        let loaded = Direction::load(path)?;
-        loaded.check(&self.model.card)?;
-        Ok(loaded.at(at)?.to_vec())
+        Ok(find(self.directions, self.model, name)?.at(at)?.to_vec())
     }
 
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
@@ -61,4 +40,29 @@ impl Lookup for Shelf<'_> {
             .cloned()
             .ok_or_else(|| Error::Engine(format!("no other text was prepared for {at}")))
     }
+}
+
+/// The direction of a name: a loaded one, or a file.
+pub(super) fn find(
+    loaded: &HashMap<String, Direction>,
+    model: &Model,
+    name: &str,
+) -> Result<Direction> {
+    let found = match loaded.get(name) {
+        Some(held) => held.clone(),
+        None if std::path::Path::new(name).exists() => Direction::load(std::path::Path::new(name))?,
+        None => {
+            let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let known = if known.is_empty() {
+                "none is loaded".to_string()
+            } else {
+                format!("loaded are {}", known.join(", "))
+            };
+            let expected = format!("a file, or a loaded direction ({known})");
+            return Err(Error::argument("direction", name, expected));
+        }
+    };
+    found.check(&model.card)?;
+    Ok(found)
 }

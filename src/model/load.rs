@@ -13,7 +13,7 @@ use super::Model;
 use super::families;
 use super::gguf::config::describe;
 use super::gguf::{Checkpoint, Gguf, is_later_part};
-use super::hub::{Source, resolve};
+use super::hub::{Source, Watch, is_gguf, resolve};
 use super::template::{self, Template};
 use super::tokenizer::{self, Tokenizer};
 use super::weights::{Precision, Weights};
@@ -55,29 +55,40 @@ struct Files {
     named_templates: Vec<(String, String)>,
 }
 
-/// Loads the model that an argument names.
+/// Loads the model that an argument names, unwatched.
 pub fn load(given: &str, options: &Options) -> Result<Model> {
-    if let Some(file) = gguf_file(Path::new(given)) {
-        return load_gguf(given, &file, options);
-    }
-    let source = resolve(given)?;
-    let device = device(options.device.as_deref().unwrap_or("auto"))?;
-    let files = match &source {
-        Source::Demo => demo_files()?,
-        Source::Folder(folder) => folder_files(folder)?,
+    let mut watch = Watch {
+        show: &mut |_| (),
+        cancelled: &|| false,
     };
-    let place = match &source {
-        Source::Demo => "(embedded demo model)".into(),
-        Source::Folder(folder) => folder.join("config.json"),
+    load_watched(given, options, &mut watch)
+}
+
+/// Loads the model that an argument names; downloads it first when the cache lacks it.
+pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Model> {
+    let source = resolve(given, watch)?;
+    watch.reading(given);
+    let folder = match source {
+        Source::Demo => None,
+        Source::Gguf(file) => return load_gguf(given, &file, options),
+        Source::Folder(folder) => match only_gguf(&folder) {
+            Some(file) => return load_gguf(given, &file, options),
+            None => Some(folder),
+        },
+    };
+    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let (files, place) = match &folder {
+        None => (demo_files()?, "(embedded demo model)".into()),
+        Some(folder) => (folder_files(folder)?, folder.join("config.json")),
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
     let (family, blueprint) = families::read(&config)?;
     let context = context(options.context, blueprint.context)?;
     let precision = precision(options.dtype.as_deref(), &device)?;
-    let weights = match &source {
-        Source::Demo => demo_weights(precision, &device)?,
-        Source::Folder(folder) => Weights::open(folder, precision, &device)?,
+    let weights = match &folder {
+        None => demo_weights(precision, &device)?,
+        Some(folder) => Weights::open(folder, precision, &device)?,
     };
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {
@@ -99,19 +110,12 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     Ok(model)
 }
 
-/// A GGUF file, or the only one (or the first part of the only one) in a folder without config.json.
-fn gguf_file(given: &Path) -> Option<PathBuf> {
-    let is_gguf = |p: &Path| {
-        p.extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-    };
-    if given.is_file() {
-        return is_gguf(given).then(|| given.to_path_buf());
-    }
-    if !given.is_dir() || given.join("config.json").exists() {
+/// The only GGUF file (or the first part of the only one) of a folder without config.json.
+fn only_gguf(folder: &Path) -> Option<PathBuf> {
+    if folder.join("config.json").exists() {
         return None;
     }
-    let mut models: Vec<PathBuf> = std::fs::read_dir(given)
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| is_gguf(path) && !is_later_part(path))

@@ -15,6 +15,7 @@ use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
 use crate::app::{App, Overlay};
 use crate::engine::Mode;
+use crate::model::hub::Progress;
 use crate::text;
 
 /// An area of the layout as the terminal library says it.
@@ -110,15 +111,16 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             left.push(dot());
             left.push(span(part, Role::Muted));
         }
-    } else if let Some(phase) = &app.loading {
+    } else if let Some(loading) = &app.loading {
         left.push(dot());
-        let seconds = app.now.as_secs();
-        let elapsed = if seconds >= 1 {
-            format!(", {seconds} s")
-        } else {
-            String::new()
+        let seconds = app.now.saturating_sub(app.loading_since).as_secs();
+        let share = loading.download.as_ref().and_then(Progress::share);
+        let how_far = match share {
+            Some(share) => format!(" {:.0} %", (share * 100.0).floor()),
+            None if seconds >= 1 => format!(", {seconds} s"),
+            None => String::new(),
         };
-        left.push(span(format!("{phase}{elapsed}"), Role::Accent));
+        left.push(span(format!("{}{how_far}", loading.phase), Role::Accent));
     } else {
         left.push(dot());
         left.push(span("not loaded".into(), Role::Error));
@@ -242,8 +244,11 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     let Some(token) = app.token() else {
         let first = match (&app.model, &app.loading) {
             (Some(_), _) => " Enter runs the selected prompt; i writes your own.",
+            (None, Some(loading)) if loading.download.is_some() => {
+                " The model is being downloaded; prompts can be chosen already."
+            }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
-            (None, None) => " No model is loaded. q leaves; start again with one that exists.",
+            (None, None) => " No model is loaded. L tries once more, q leaves.",
         };
         return vec![span(first.into(), Role::Muted)];
     };

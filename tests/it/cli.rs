@@ -34,7 +34,10 @@ fn lmscope(arguments: &[&str]) -> Command {
     ] {
         command.env_remove(name);
     }
-    command.env("HOME", home).args(arguments);
+    command
+        .env("HOME", home)
+        .env("HF_HUB_OFFLINE", "1")
+        .args(arguments);
     command
 }
 

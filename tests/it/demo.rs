@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::contrast::{Contrast, Measure, Method};
 use lmscope::lab::direction::{Direction, norm, random_like};
 use lmscope::lab::edit::Edit;
+use lmscope::lab::figure::Body;
 use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
@@ -394,4 +396,54 @@ fn every_method_of_contrast_steers_the_mood() {
             assert!(hits >= 7, "{method} {wanted}: {hits} of 8 under {edit}");
         }
     }
+}
+
+/// The sweep finds where the mood vector works, its null finds nothing, and strength 0 is the model itself.
+#[test]
+fn the_sweep_tells_a_vector_from_chance() {
+    let mut bench = demo();
+    let plants = plants();
+    let mood = &plants["vectors"]["mood"];
+    let answers = texts(&mood["look_for"]["plus"]).join("|");
+    let prompt = &texts(&mood["test"])[0];
+    let run = Run::plain(bench.model.encode(prompt, false).unwrap());
+    let arguments = Arguments::default()
+        .with("direction", "mood")
+        .with("answers", &answers)
+        .with("strengths", "-0.5,0,0.5");
+    let mut grid = |null: &str, measure: &str| {
+        let arguments = arguments
+            .clone()
+            .with("null", null)
+            .with("measure", measure);
+        let figure = instrument("sweep")
+            .unwrap()
+            .observe(&run, &arguments, &mut bench)
+            .unwrap();
+        let Body::Grid(grid) = figure.body else {
+            panic!("a grid")
+        };
+        grid.cells
+            .iter()
+            .map(|column| column.iter().map(|c| c.value).collect::<Vec<f32>>())
+            .collect::<Vec<_>>()
+    };
+    let (real, null, moved) = (
+        grid("no", "answers"),
+        grid("random", "answers"),
+        grid("no", "kl"),
+    );
+    assert!(
+        real[2][4] > 0.6 && real[0][4] < real[1][4] - 0.05,
+        "{real:?}"
+    );
+    assert!((null[2][4] - null[1][4]).abs() < 0.1, "{null:?}");
+    assert!(
+        real[1].windows(2).all(|w| w[0] == w[1]),
+        "strength 0 is one model"
+    );
+    assert!(
+        moved[1].iter().all(|kl| *kl == 0.0) && moved[2][4] > 0.01,
+        "{moved:?}"
+    );
 }

@@ -17,6 +17,7 @@ mod cli;
 mod demo;
 mod engine;
 mod gguf;
+mod hub;
 mod invariants;
 mod parity;
 mod pickle;

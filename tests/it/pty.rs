@@ -11,7 +11,7 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 /// Longest wait for anything; generous, because machines that test are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Terminal {
+pub struct Terminal {
     master: Box<dyn MasterPty + Send>,
     child: Box<dyn Child + Send + Sync>,
     keys: Box<dyn Write + Send>,
@@ -22,7 +22,7 @@ struct Terminal {
     _home: tempfile::TempDir,
 }
 
-fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str]) -> Terminal {
+pub fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str]) -> Terminal {
     let pair = native_pty_system()
         .openpty(PtySize {
             rows,
@@ -83,16 +83,16 @@ fn open(rows: u16, columns: u16, environment: &[(&str, &str)], arguments: &[&str
 }
 
 impl Terminal {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    fn press(&mut self, keys: &str) {
+    pub fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
         self.keys.flush().unwrap();
     }
 
-    fn wait(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+    pub fn wait(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();
         loop {
             let text = self.text();
@@ -120,7 +120,7 @@ impl Terminal {
     }
 
     /// Waits for the end of the program; the terminal must be as it was found.
-    fn ended(&mut self) -> u32 {
+    pub fn ended(&mut self) -> u32 {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -3,9 +3,11 @@
 //! To review a change: `INSTA_UPDATE=always cargo test screens`, then read the difference.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use lmscope::app::{App, Event};
-use lmscope::engine::Update;
+use lmscope::engine::{Loading, Update};
+use lmscope::model::hub::{Phase, Progress};
 use lmscope::ui::theme::{Depth, Theme};
 use lmscope::ui::{Memory, draw};
 use proptest::prelude::*;
@@ -88,6 +90,39 @@ fn loading() {
     at_both(
         "loading",
         || vec![Update::Loading("loading demo".into())],
+        "",
+    );
+}
+
+#[test]
+fn downloading() {
+    let progress = || Progress {
+        phase: Phase::Downloading,
+        file: "model-00002-of-00004.safetensors".into(),
+        number: 3,
+        files: 9,
+        done: 2_040_109_465,
+        total: 4_831_838_208,
+        before: 1 << 30,
+        rate: 24_222_105.6,
+        left: Some(Duration::from_secs(116)),
+        ..Progress::of("Qwen/Qwen3-4B")
+    };
+    let told = |progress: Progress| {
+        vec![Update::Loading(Loading {
+            phase: progress.word().into(),
+            download: Some(progress),
+        })]
+    };
+    at_both("downloading", || told(progress()), "");
+    let waiting = Progress {
+        phase: Phase::Waiting(12),
+        ..progress()
+    };
+    at_both("download_waits", || told(waiting.clone()), "");
+    at_both(
+        "download_begins",
+        || told(Progress::of("Qwen/Qwen3-4B")),
         "",
     );
 }

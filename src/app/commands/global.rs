@@ -30,6 +30,16 @@ pub(super) const ROWS: &[Command] = &[
         run: palette,
     },
     Command {
+        name: "load",
+        about: "tries once more to load the model; a download goes on where it stopped",
+        keys: &["L"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "load",
+        enabled: lacks_model,
+        run: |app, _| Ok(app.load()),
+    },
+    Command {
         name: "quit",
         about: "leaves the program; the session is kept",
         keys: &["q"],
@@ -130,6 +140,14 @@ pub(super) const ROWS: &[Command] = &[
         run: panic,
     },
 ];
+
+fn lacks_model(app: &App) -> Result<(), Why> {
+    match (&app.model, &app.loading) {
+        (Some(_), _) => Err("a model is loaded; another one needs another lmscope".into()),
+        (None, Some(_)) => Err("it is being loaded".into()),
+        (None, None) => Ok(()),
+    }
+}
 
 fn panic(_: &mut App, _: &str) -> Outcome {
     Ok(vec![Effect::Ask(Request::Panic)])

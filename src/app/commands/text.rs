@@ -173,7 +173,7 @@ fn choosing(app: &App) -> Result<(), Why> {
 /// A model is there, or on its way.
 fn can_load(app: &App) -> Result<(), Why> {
     if app.model.is_none() && app.loading.is_none() {
-        return Err("no model is loaded; q leaves, then start with one that exists".into());
+        return Err("no model is loaded; L tries once more, q leaves".into());
     }
     Ok(())
 }

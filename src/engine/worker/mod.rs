@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Known, Loaded, Mode, Prompt, Question, Request, Slot, Update};
+use super::{Ending, Known, Loaded, Loading, Mode, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
@@ -24,6 +24,7 @@ use crate::lab::figure::Check;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Needs, Writer};
+use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
 use tokens::{prompt_tokens, written_token};
@@ -33,6 +34,21 @@ struct Goal {
     left: usize,
     written: usize,
     since: Instant,
+}
+
+/// What the screen is told of a model that is on its way.
+fn loading(progress: &Progress) -> Loading {
+    match progress.phase {
+        Phase::Reading => format!("loading {}", progress.model).as_str().into(),
+        Phase::Asking
+        | Phase::Downloading
+        | Phase::Checking
+        | Phase::Waiting(_)
+        | Phase::Queued => Loading {
+            phase: progress.word().into(),
+            download: Some(progress.clone()),
+        },
+    }
 }
 
 /// The thread's state.
@@ -248,9 +264,21 @@ impl Worker {
     }
 
     fn load(&mut self, model: &str, options: &Options) -> Result<()> {
-        self.tell(Update::Loading(format!("loading {model}")));
         let since = Instant::now();
-        let mut bench = Bench::open(model, options)?;
+        let (deliver, cancel) = (self.deliver.clone(), self.cancel.clone());
+        let mut show = |progress: &Progress| {
+            // A listener that is gone ends the loop at the next receive.
+            let _listening = deliver(Update::Loading(loading(progress)));
+        };
+        let mut watch = Watch {
+            show: &mut show,
+            cancelled: &|| cancel.load(Ordering::Relaxed),
+        };
+        let opened = Bench::open_watched(model, options, &mut watch);
+        if matches!(opened, Err(Error::DownloadStopped(_))) {
+            self.cancel.store(false, Ordering::Relaxed);
+        }
+        let mut bench = opened?;
         bench.cancel = self.cancel.clone();
         let mut directions: Vec<Known> =
             bench.directions.iter().map(|(n, d)| known(n, d)).collect();

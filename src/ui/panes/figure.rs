@@ -110,6 +110,10 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     let live = app.model.as_ref().is_some_and(|m| {
         instrument(slot).is_ok_and(|i| i.live(&m.card, &shown.arguments).is_some())
     });
+    let download = app.loading.as_ref().and_then(|l| l.download.as_ref());
+    if let Some(progress) = download {
+        return super::download::lines(canvas, progress, width);
+    }
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
         (Some(why), _) => (
             why.clone(),

@@ -611,9 +611,14 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
     use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::{Needs, Writer};
 
-    let original = open(Path::new("demo"), Some("f32"))?;
-    let ids = original.encode(FACT, false)?;
-    let chat = original.encode(FACT, true)?;
+    let options = Options {
+        dtype: Some("f32".into()),
+        device: Some("cpu".into()),
+        ..Options::default()
+    };
+    let mut original = Bench::open("demo", &options)?;
+    let ids = original.model.encode(FACT, false)?;
+    let chat = original.model.encode(FACT, true)?;
     let write =
         |bench: &mut Bench, edits: &[&str]| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
             let edits = edits
@@ -630,7 +635,7 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
                 .map(|_| Ok(writer.step(bench, &Needs::default())?.choice.id))
                 .collect()
         };
-    let expected = write(&mut Bench::new(original), &[])?;
+    let expected = write(&mut original, &[])?;
     for (dtype, name) in [(GgmlDType::Q8_0, "q8_0"), (GgmlDType::Q5_1, "q5_1")] {
         let opened = model(&demo(dtype)?, None)?;
         assert_eq!((opened.card.dtype, opened.card.chat), (name, true));
@@ -638,6 +643,14 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
         assert_eq!(opened.encode(FACT, true)?, chat);
         assert_eq!(opened.tokenizer()?.encode(FACT, Bos::Raw)?, ids[1..]);
         let mut bench = Bench::new(opened);
+        // The demo's directions, as measured on this file.
+        bench.directions.clone_from(&original.directions);
+        for direction in bench.directions.values_mut() {
+            direction
+                .origin
+                .revision
+                .clone_from(&bench.model.card.revision);
+        }
         assert_eq!(write(&mut bench, &[])?, expected, "{name}");
         let edited = write(
             &mut bench,

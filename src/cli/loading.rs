@@ -1,0 +1,128 @@
+//! Loading a model under the eyes of somebody at a terminal, or of a log.
+//!
+//! Invariant: one status line, rewritten, on a terminal; elsewhere a line at the beginning, one at the end, and between them
+//! one a tenth of the way, never two within a few seconds. A model that is there is loaded without a word.
+//! To say more, add it to `Teller::hear`.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::interrupt::{self, Interrupt};
+use super::output;
+use crate::error::Result;
+use crate::model::hub::{Phase, Progress, Watch, cache_folder, duration};
+use crate::text;
+
+/// The shortest time between two lines of a log.
+const SPARSE: Duration = Duration::from_secs(5);
+
+/// Opens something that may be downloaded first. Ctrl-C stops the download, and from then on what raises the flag.
+pub fn watched<T>(open: impl FnOnce(&mut Watch<'_>) -> Result<T>) -> Result<(T, Interrupt)> {
+    let interrupt = interrupt::watch()?;
+    let mut teller = Teller::new(output::stderr_is_terminal());
+    let mut show = |progress: &Progress| {
+        interrupt
+            .heeded
+            .store(progress.phase != Phase::Reading, Ordering::Relaxed);
+        teller.hear(progress);
+    };
+    let mut watch = Watch {
+        show: &mut show,
+        cancelled: &|| interrupt.asked.load(Ordering::Relaxed),
+    };
+    let opened = open(&mut watch);
+    teller.end();
+    interrupt.heeded.store(true, Ordering::Relaxed);
+    opened.map(|opened| (opened, interrupt))
+}
+
+/// What was said so far.
+struct Teller {
+    terminal: bool,
+    began: Instant,
+    /// When the last line was written, and at which tenth of the way.
+    said: Option<(Instant, u64)>,
+    waiting: bool,
+    last: Option<Progress>,
+}
+
+impl Teller {
+    fn new(terminal: bool) -> Self {
+        Self {
+            terminal,
+            began: Instant::now(),
+            said: None,
+            waiting: false,
+            last: None,
+        }
+    }
+
+    fn hear(&mut self, progress: &Progress) {
+        match progress.phase {
+            Phase::Reading => self.finished(progress),
+            _ if self.terminal => {
+                let columns = crossterm::terminal::size().map_or(80, |(w, _)| usize::from(w));
+                let words = text::plain(progress.words().as_bytes());
+                output::status(&text::clip(&words, columns.saturating_sub(1)));
+                self.last = Some(progress.clone());
+            }
+            phase => {
+                self.log(progress, phase);
+                self.last = Some(progress.clone());
+            }
+        }
+    }
+
+    fn log(&mut self, progress: &Progress, phase: Phase) {
+        let waits = matches!(phase, Phase::Waiting(_) | Phase::Queued);
+        if waits && !self.waiting {
+            output::note(&format!("{}.", progress.doing()));
+        }
+        self.waiting = waits;
+        if progress.number == 0 {
+            return;
+        }
+        let tenth = progress.share().map_or(0, |s| (s * 10.0) as u64);
+        match self.said {
+            None => {
+                let there = if progress.before > 0 {
+                    format!(", of which {} are there", text::size(progress.before))
+                } else {
+                    String::new()
+                };
+                output::note(&format!(
+                    "downloading {}: {} files, {}{there}.",
+                    progress.model,
+                    progress.files,
+                    text::size(progress.total)
+                ));
+                self.said = Some((Instant::now(), tenth));
+            }
+            Some((at, before)) if tenth > before && at.elapsed() >= SPARSE => {
+                output::note(&text::plain(progress.words().as_bytes()));
+                self.said = Some((Instant::now(), tenth));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The model is there; says so when that took a download.
+    fn finished(&mut self, progress: &Progress) {
+        let came = self.last.take().filter(|p| p.number > 0);
+        if let Some(came) = came {
+            output::note(&format!(
+                "{} is in the cache {}: {} in {}.",
+                progress.model,
+                cache_folder().display(),
+                text::size(came.total - came.before),
+                duration(self.began.elapsed())
+            ));
+        }
+    }
+
+    fn end(&mut self) {
+        if self.terminal {
+            output::clear_status();
+        }
+    }
+}

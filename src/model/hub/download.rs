@@ -1,0 +1,419 @@
+//! A download: what is asked in which order, and how a file comes in.
+//!
+//! Invariant: bytes go to `blobs/<etag>.incomplete`, where the next download goes on, ours or Python's; the blob gets its
+//! name when its length is right and, where its name is a SHA-256, its content too.
+//! To check more of a file, add it to `Remainder::finish`.
+
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::cache::Repository;
+use super::progress::{Meter, Phase, Watch};
+use super::remote::{Body, Meta, Remote, Trouble, attend};
+use super::settings::Settings;
+use super::{Reference, Source, failure, files};
+use crate::error::{Error, Result};
+use crate::model::families;
+
+/// A connection that carried at least so much before it broke is replaced by itself: long downloads live through the night.
+/// One that broke sooner ends the download with a sentence, because the next would likely break as well.
+const WORTHWHILE: u64 = 16 << 20;
+
+/// The file that decides whether the others are wanted.
+const CONFIG: &str = "config.json";
+
+/// How often a lock that somebody holds is tried.
+const QUEUE: Duration = Duration::from_millis(300);
+
+/// Bytes that are left free on the disk.
+const SPARE: u64 = 1 << 20;
+
+/// Downloads what a reference lacks, and says where it is.
+pub fn fetch(
+    given: &str,
+    reference: &Reference,
+    settings: &Settings,
+    repository: &Repository,
+    watch: &mut Watch<'_>,
+) -> Result<Source> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("the network", e))?;
+    let mut meter = Meter::new(given, watch);
+    let outcome = runtime.block_on(Box::pin(run(reference, settings, repository, &mut meter)));
+    // What still looks up a name or waits for a server is not waited for.
+    runtime.shutdown_background();
+    outcome.map_err(|trouble| failure::sentence(trouble, reference, settings, &meter.now))
+}
+
+/// A file to fetch, with how much of it was there when that was looked at.
+struct Item {
+    meta: Meta,
+    there: u64,
+}
+
+async fn run(
+    reference: &Reference,
+    settings: &Settings,
+    repository: &Repository,
+    meter: &mut Meter<'_, '_>,
+) -> Result<Source, Trouble> {
+    let remote = Remote::open(settings, &reference.id)?;
+    let found = remote.repository(meter, &reference.revision).await?;
+    let commit = found.commit;
+    if !files::is_safe(&commit) || commit.contains('/') {
+        return Err(Trouble::Odd("its commit is no commit".into()));
+    }
+    let mut names = files::choose(reference, &found.names)?;
+    repository.prepare(&commit)?;
+    repository.note(&reference.revision, &commit)?;
+    let snapshot = repository.snapshot(&commit);
+    if let Some(index) = names.last().filter(|n| files::is_index(n)).cloned() {
+        if !snapshot.join(&index).is_file() {
+            let meta = remote.describe(meter, &commit, &index).await?;
+            let item = Item { meta, there: 0 };
+            file(&remote, repository, &commit, &item, meter).await?;
+        }
+        names.extend(files::shards(&snapshot.join(&index))?);
+    }
+    meter.phase(Phase::Asking);
+    let (items, present) = plan(&remote, repository, &commit, &names, meter).await?;
+    room(&settings.cache, &items)?;
+    meter.now.files = names.len();
+    meter.now.number = present;
+    served(&snapshot)?;
+    for item in &items {
+        meter.file(&item.meta.name);
+        file(&remote, repository, &commit, item, meter).await?;
+        if item.meta.name == CONFIG {
+            served(&snapshot)?;
+        }
+    }
+    repository
+        .find(&Reference {
+            revision: commit,
+            ..reference.clone()
+        })
+        .ok_or_else(|| Trouble::Odd(format!("the files of {} do not make a model", reference.id)))
+}
+
+/// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.
+fn served(snapshot: &Path) -> Result<(), Trouble> {
+    let path = snapshot.join(CONFIG);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Ok(());
+    };
+    let config = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::bad_file(
+            &path,
+            e.to_string(),
+            "It comes like that from the hub; tell its owners.",
+        )
+    })?;
+    Ok(families::read(&config).map(drop)?)
+}
+
+/// Asks for name and length of every file that the snapshot lacks; counts the others.
+async fn plan(
+    remote: &Remote,
+    repository: &Repository,
+    commit: &str,
+    names: &[String],
+    meter: &mut Meter<'_, '_>,
+) -> Result<(Vec<Item>, usize), Trouble> {
+    let length = |path: &Path| std::fs::metadata(path).map(|m| m.len()).ok();
+    let (mut items, mut present, mut total, mut before) = (Vec::new(), 0, 0, 0);
+    for name in names {
+        if let Some(size) = length(&repository.snapshot(commit).join(name)) {
+            present += 1;
+            total += size;
+            before += size;
+            continue;
+        }
+        let meta = remote.describe(meter, commit, name).await?;
+        let there = length(&repository.blob(&meta.etag))
+            .or_else(|| length(&repository.incomplete(&meta.etag)))
+            .unwrap_or(0);
+        // What is longer than the file is of no use.
+        let there = if meta.size.is_some_and(|s| there > s) {
+            0
+        } else {
+            there
+        };
+        total += meta.size.unwrap_or(there);
+        before += there;
+        items.push(Item { meta, there });
+    }
+    meter.now.total = total;
+    meter.now.done = 0;
+    meter.now.before = 0;
+    meter.reuse(before);
+    Ok((items, present))
+}
+
+/// Refuses when the disk has no room for what is missing.
+fn room(cache: &Path, items: &[Item]) -> Result<(), Trouble> {
+    let missing = |i: &Item| i.meta.size.unwrap_or(0).saturating_sub(i.there);
+    let needed: u64 = items.iter().map(missing).sum();
+    // A file system that does not say is given the benefit of the doubt.
+    let Ok(disk) = rustix::fs::statvfs(cache) else {
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if needed > 0 && free < needed.saturating_add(SPARE) {
+        return Err(Trouble::Full { needed, free });
+    }
+    Ok(())
+}
+
+/// Brings one file into the cache and links it.
+async fn file(
+    remote: &Remote,
+    repository: &Repository,
+    commit: &str,
+    item: &Item,
+    meter: &mut Meter<'_, '_>,
+) -> Result<(), Trouble> {
+    let meta = &item.meta;
+    let _held = queue(repository, meta, meter).await?;
+    let mut counted = item.there;
+    if !repository.blob(&meta.etag).is_file() {
+        let mut afresh = false;
+        loop {
+            let mut rest = Remainder::open(repository, meta, meter, &mut counted).await?;
+            let began = rest.length;
+            match rest.receive(remote, commit, meter, &mut counted).await {
+                Ok(()) => {}
+                // Bytes of an earlier download may be what is wrong: once more from the first one.
+                Err(Trouble::Damaged { .. }) if began > 0 && !afresh => {
+                    afresh = true;
+                    continue;
+                }
+                Err(other) => return Err(other),
+            }
+            break;
+        }
+    } else if let Some(size) = meta.size {
+        // Somebody else has finished it meanwhile.
+        meter.reuse(size.saturating_sub(counted));
+    }
+    Ok(repository.link(commit, &meta.name, &meta.etag)?)
+}
+
+/// Waits until nobody else downloads the file. Where files cannot be locked, nobody is waited for.
+async fn queue(
+    repository: &Repository,
+    meta: &Meta,
+    meter: &mut Meter<'_, '_>,
+) -> Result<Option<File>, Trouble> {
+    let Ok(lock) = repository.lock(&meta.etag) else {
+        return Ok(None);
+    };
+    loop {
+        match lock.try_lock() {
+            Ok(()) => {
+                meter.phase(Phase::Downloading);
+                return Ok(Some(lock));
+            }
+            Err(TryLockError::WouldBlock) => {
+                meter.phase(Phase::Queued);
+                attend(meter, tokio::time::sleep(QUEUE)).await?;
+            }
+            Err(TryLockError::Error(_)) => return Ok(None),
+        }
+    }
+}
+
+/// A file that is coming in.
+struct Remainder<'a> {
+    meta: &'a Meta,
+    path: PathBuf,
+    blob: PathBuf,
+    file: File,
+    length: u64,
+    /// Of what is there, when the blob's name is one.
+    digest: Option<Sha256>,
+}
+
+impl<'a> Remainder<'a> {
+    /// Opens what is there of a file, and reads it for the digest.
+    async fn open(
+        repository: &Repository,
+        meta: &'a Meta,
+        meter: &mut Meter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<Self, Trouble> {
+        let path = repository.incomplete(&meta.etag);
+        let file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(|e| (path.clone(), e))?;
+        let length = file.metadata().map_err(|e| (path.clone(), e))?.len();
+        let named = meta.etag.len() == 64 && meta.etag.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut out = Self {
+            meta,
+            blob: repository.blob(&meta.etag),
+            path,
+            file,
+            length,
+            digest: named.then(Sha256::new),
+        };
+        if meta.size.is_some_and(|size| length > size) {
+            out.empty(meter, counted)?;
+        }
+        // Another process may have gone on since it was counted.
+        if out.length > *counted {
+            meter.reuse(out.length - *counted);
+        } else {
+            meter.discard(*counted - out.length);
+        }
+        *counted = out.length;
+        out.read_again(meter).await?;
+        Ok(out)
+    }
+
+    async fn read_again(&mut self, meter: &mut Meter<'_, '_>) -> Result<(), Trouble> {
+        let Some(digest) = self.digest.as_mut().filter(|_| self.length > 0) else {
+            return Ok(());
+        };
+        meter.phase(Phase::Checking);
+        let fail = |e| (self.path.clone(), e);
+        self.file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        let mut buffer = vec![0u8; 1 << 20];
+        loop {
+            // So that a stop is noticed.
+            attend(meter, tokio::task::yield_now()).await?;
+            match self.file.read(&mut buffer).map_err(fail)? {
+                0 => break,
+                n => digest.update(&buffer[..n]),
+            }
+        }
+        meter.phase(Phase::Downloading);
+        Ok(())
+    }
+
+    /// Throws away what is there.
+    fn empty(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
+        if self.length > 0 {
+            self.file.set_len(0).map_err(|e| (self.path.clone(), e))?;
+        }
+        meter.discard(*counted);
+        *counted = 0;
+        self.length = 0;
+        self.digest = self.digest.take().map(|_| Sha256::new());
+        Ok(())
+    }
+
+    /// Fetches what is missing, and gives the blob its name.
+    async fn receive(
+        &mut self,
+        remote: &Remote,
+        commit: &str,
+        meter: &mut Meter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<(), Trouble> {
+        while self.meta.size != Some(self.length) {
+            let from = self.length;
+            let body = remote.bytes(meter, commit, &self.meta.name, from).await?;
+            meter.phase(Phase::Downloading);
+            let mut response = match body {
+                Body::Rest(response) => response,
+                Body::Whole(response) => {
+                    self.empty(meter, counted)?;
+                    response
+                }
+                Body::Beyond => {
+                    self.empty(meter, counted)?;
+                    continue;
+                }
+            };
+            let from = self.length;
+            let broken = loop {
+                match attend(meter, response.chunk()).await? {
+                    Ok(Some(chunk)) => self.take(&chunk, meter, counted)?,
+                    Ok(None) => break None,
+                    Err(e) => break Some(Trouble::from(e)),
+                }
+            };
+            let broken = match (broken, self.meta.size) {
+                (None, None) => break,
+                (None, Some(size)) if size == self.length => break,
+                (None, Some(_)) => Trouble::Lost {
+                    why: "the answer ended too early".into(),
+                    passing: true,
+                },
+                (Some(broken), _) => broken,
+            };
+            if self.length - from < WORTHWHILE {
+                return Err(broken);
+            }
+            tracing::info!("going on with {} from byte {}", self.meta.name, self.length);
+        }
+        self.finish(meter, counted)
+    }
+
+    fn take(
+        &mut self,
+        chunk: &[u8],
+        meter: &mut Meter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<(), Trouble> {
+        let length = self.length + chunk.len() as u64;
+        if self.meta.size.is_some_and(|size| length > size) {
+            return self.damaged("it is longer than announced", meter, counted);
+        }
+        self.file
+            .write_all(chunk)
+            .map_err(|e| (self.path.clone(), e))?;
+        if let Some(digest) = &mut self.digest {
+            digest.update(chunk);
+        }
+        self.length = length;
+        *counted = length;
+        meter.add(chunk.len() as u64);
+        Ok(())
+    }
+
+    fn finish(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
+        if let Some(digest) = self.digest.take() {
+            let mut found = String::with_capacity(64);
+            for byte in digest.finalize() {
+                found.extend(
+                    [byte >> 4, byte & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or('?')),
+                );
+            }
+            if !found.eq_ignore_ascii_case(&self.meta.etag) {
+                return self.damaged(
+                    "its SHA-256 is not the one that was announced",
+                    meter,
+                    counted,
+                );
+            }
+        }
+        std::fs::rename(&self.path, &self.blob).map_err(|e| Trouble::from((self.blob.clone(), e)))
+    }
+
+    fn damaged(
+        &mut self,
+        why: &str,
+        meter: &mut Meter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<(), Trouble> {
+        self.empty(meter, counted)?;
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err((self.path.clone(), e).into()),
+            _ => {}
+        }
+        Err(Trouble::Damaged {
+            file: self.meta.name.clone(),
+            why: why.to_string(),
+        })
+    }
+}

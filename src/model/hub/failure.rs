@@ -1,0 +1,253 @@
+//! What can go wrong with the hub, in sentences that end in the next step.
+//!
+//! Invariant: a sentence about a download that broke off says what is kept; words of a server are made safe and short.
+//! To tell a situation apart, add an arm in [`sentence`].
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::Reference;
+use super::cache::Repository;
+use super::progress::Progress;
+use super::remote::Trouble;
+use super::settings::Settings;
+use crate::error::Error;
+use crate::text;
+
+/// Where tokens are made.
+const TOKENS: &str = "https://huggingface.co/settings/tokens";
+
+/// Not in the cache, and asking is forbidden.
+pub fn offline(
+    reference: &Reference,
+    settings: &Settings,
+    repository: &Repository,
+    variable: &str,
+) -> Error {
+    let what = match repository.lacks(reference) {
+        Some(part) => format!(
+            "`{}` is only partly in the cache {} ({part} is missing), and {variable} forbids to fetch the rest",
+            reference.id,
+            settings.cache.display(),
+        ),
+        None => format!(
+            "`{}` is neither a folder here nor in the cache {}, and {variable} forbids to fetch it",
+            reference.id,
+            settings.cache.display(),
+        ),
+    };
+    Error::Hub {
+        what,
+        next: format!(
+            "Unset {variable}, or fetch it with the same HF_HOME: `{}`.",
+            reference.by_hand()
+        ),
+    }
+}
+
+/// The sentence for a trouble, with what is kept.
+pub fn sentence(
+    trouble: Trouble,
+    reference: &Reference,
+    settings: &Settings,
+    now: &Progress,
+) -> Error {
+    let id = &reference.id;
+    let kept = if now.done == 0 {
+        String::new()
+    } else {
+        format!("; {} are in the cache", now.amount())
+    };
+    let (what, next) = match trouble {
+        Trouble::Said(error) => return error,
+        Trouble::Stopped => {
+            return Error::DownloadStopped(if now.done == 0 {
+                format!("Stopped before anything of `{id}` was there")
+            } else {
+                format!("Stopped{kept}")
+            });
+        }
+        Trouble::Lost { why, .. } if now.done == 0 => (
+            format!(
+                "`{id}` is not in the cache, and {} cannot be reached ({})",
+                settings.endpoint,
+                short(&why)
+            ),
+            format!(
+                "Check the network, the proxy and HF_ENDPOINT, or fetch it elsewhere: `{}`.",
+                reference.by_hand()
+            ),
+        ),
+        Trouble::Lost { why, .. } => (
+            format!(
+                "The connection to {} was lost ({}){kept}",
+                settings.endpoint,
+                short(&why)
+            ),
+            "Run the same command again: it goes on from there.".into(),
+        ),
+        Trouble::Refused {
+            status,
+            code,
+            message,
+            after,
+        } => refused(status, &code, &message, after, reference, settings, &kept),
+        Trouble::Odd(why) => (
+            format!(
+                "{} does not answer as a model hub does: {}",
+                settings.endpoint,
+                short(&why)
+            ),
+            "Check HF_ENDPOINT, or try again later.".into(),
+        ),
+        Trouble::Damaged { file, why } => (
+            format!("{file} of `{id}` arrived damaged ({why}), and was thrown away{kept}"),
+            format!(
+                "Run the same command again; if it happens again, fetch it with `{}`.",
+                reference.by_hand()
+            ),
+        ),
+        Trouble::Full { needed, free } => full(&settings.cache, Some((needed, free)), &kept),
+        Trouble::Disk(_, error)
+            if [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&error.kind()) =>
+        {
+            let missing = now.total.saturating_sub(now.done);
+            let needed = (missing > 0).then_some((missing, 0));
+            full(&settings.cache, needed, &kept)
+        }
+        Trouble::Disk(path, error) => (
+            format!(
+                "The cache cannot be written at {} ({error}){kept}",
+                path.display()
+            ),
+            format!(
+                "Make sure that you may write to {}, or set HF_HUB_CACHE to a folder where you may.",
+                settings.cache.display()
+            ),
+        ),
+    };
+    Error::Hub { what, next }
+}
+
+fn full(cache: &Path, needed: Option<(u64, u64)>, kept: &str) -> (String, String) {
+    let what = match needed {
+        Some((needed, free)) => format!(
+            "The disk of {} is too full: {} are needed and {} are free{kept}",
+            cache.display(),
+            text::size(needed),
+            text::size(free),
+        ),
+        None => format!("The disk of {} is full{kept}", cache.display()),
+    };
+    (
+        what,
+        "Make room (`hf cache delete` removes models), or set HF_HUB_CACHE to a folder on a larger disk; the same command goes on.".into(),
+    )
+}
+
+fn refused(
+    status: u16,
+    code: &str,
+    message: &str,
+    after: Option<u64>,
+    reference: &Reference,
+    settings: &Settings,
+    kept: &str,
+) -> (String, String) {
+    let (id, revision) = (&reference.id, &reference.revision);
+    let page = settings.page(id);
+    let signed = settings.token.is_some();
+    let bad_token = message.contains("credentials") || message.contains("token");
+    match (status, code) {
+        (404, "RevisionNotFound") => (
+            format!("`{id}` has no revision `{revision}`"),
+            format!(
+                "{page}/tree/main lists its branches and tags; without @{revision} the newest is taken."
+            ),
+        ),
+        (404, "EntryNotFound") => (
+            format!("The hub lists a file of `{id}` that it does not have"),
+            format!("Look at {page}/tree/{revision}, and try again later."),
+        ),
+        (_, "GatedRepo") | (403, "") if signed => (
+            format!("`{id}` is gated, and the account of your token may not read it"),
+            format!(
+                "Accept the terms at {page} with that account, wait for the approval where there is one, and run this again."
+            ),
+        ),
+        (_, "GatedRepo") => (
+            format!("`{id}` is gated: its owners want to know who uses it"),
+            format!(
+                "Accept the terms at {page}, make a token at {TOKENS}, and set HF_TOKEN to it or run `hf auth login`."
+            ),
+        ),
+        (401, _) if signed && (bad_token || code.is_empty()) => (
+            "The hub does not accept your token".into(),
+            format!(
+                "Set HF_TOKEN to a valid one from {TOKENS} (or `hf auth login`); public models need none."
+            ),
+        ),
+        (404, _) | (401, "RepoNotFound") => (
+            format!(
+                "There is neither a folder `{id}` here nor a model of that name at {}",
+                settings.endpoint
+            ),
+            if signed {
+                format!(
+                    "Check the spelling; a private model needs a token of somebody who may read it, see {TOKENS}."
+                )
+            } else {
+                "Check the spelling; a private model needs HF_TOKEN.".into()
+            },
+        ),
+        (401 | 403, _) => (
+            format!(
+                "`{id}` is gated or private, and the hub does not show it to {} ({status})",
+                if signed { "your account" } else { "strangers" }
+            ),
+            format!(
+                "Accept the terms at {page}, and set HF_TOKEN to a token of an account that may read it, from {TOKENS}."
+            ),
+        ),
+        (429, _) => (
+            match after {
+                Some(after) => format!(
+                    "The hub limits how often it is asked (429) and wants {after} s of silence{kept}"
+                ),
+                None => format!("The hub limits how often it is asked (429){kept}"),
+            },
+            format!(
+                "Run the same command again {}: it goes on from there.{}",
+                after.map_or("in a few minutes".into(), |a| format!("in {a} s")),
+                if signed {
+                    ""
+                } else {
+                    " With HF_TOKEN set, the limit is higher."
+                }
+            ),
+        ),
+        (500.., _) => (
+            format!(
+                "The hub at {} has trouble ({status}){kept}",
+                settings.endpoint
+            ),
+            "Run the same command again in a few minutes: it goes on from there.".into(),
+        ),
+        (_, _) => (
+            format!(
+                "{} refused `{id}` with status {status} {}{kept}",
+                settings.endpoint,
+                short(message)
+            ),
+            format!("Look at {page}, and check HF_ENDPOINT and the token."),
+        ),
+    }
+}
+
+/// A server's or library's words, safe and short.
+fn short(words: &str) -> String {
+    let first = words.lines().next().unwrap_or_default().trim();
+    text::fit(&text::plain(first.as_bytes()), 120)
+        .trim_end()
+        .to_string()
+}

@@ -1,0 +1,190 @@
+//! Where a model argument leads: the demo, a folder, a file, or a hub id, which is downloaded when the cache lacks it.
+//!
+//! `owner/name`, `owner/name@revision` and `owner/name/file.gguf` are hub ids. The cache is the one that Python fills, in
+//! its layout, so that `hf`, transformers and lmscope reuse each other's downloads. A snapshot that is complete is used
+//! without any request; `cache` says what complete means.
+//!
+//! Who asks: `hf-hub` describes the repository (its commit, its files); the bytes come over plain HTTP with ranges, from
+//! `/resolve/`, because that resumes, and `hf-hub` 1.0 starts a broken file again from its first byte. Files that are
+//! stored in Xet come that way too: the hub serves every one of them at `/resolve/`, and the Xet protocol would add a
+//! second cache, threads of its own and downloads that cannot go on in Python. `hf-hub`'s own file description is not used
+//! either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a blob has in the cache.
+//!
+//! Invariant: nothing but the files that a model is made of is downloaded; a blob has its final name only when it is whole.
+//! To add a kind of source, add a variant to [`Source`]; to fetch another small file, a name to `files::SMALL`.
+
+mod cache;
+mod download;
+mod failure;
+mod files;
+mod progress;
+mod remote;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use cache::Repository;
+pub use cache::{Cached, cached_models};
+pub use progress::{Phase, Progress, Watch, duration};
+use settings::Settings;
+pub use settings::cache_folder;
+
+/// A resolved model argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The model in the binary.
+    Demo,
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+}
+
+/// A hub id, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reference {
+    /// `owner/name`; only a name for old models of the cache.
+    id: String,
+    /// A branch, a tag or a commit.
+    revision: String,
+    /// One GGUF file of the repository.
+    file: Option<String>,
+}
+
+impl Reference {
+    /// Reads `owner/name[/file.gguf][@revision]`.
+    fn parse(given: &str) -> Option<Self> {
+        let (path, revision) = given.split_once('@').unwrap_or((given, "main"));
+        let mut parts = path.splitn(3, '/');
+        let (owner, name, file) = (parts.next()?, parts.next(), parts.next());
+        let id = match name {
+            Some(name) => format!("{owner}/{name}"),
+            None => owner.to_string(),
+        };
+        let named = id.split('/').all(|part| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty()
+                && !part.starts_with(['.', '-'])
+                && !part.contains("..")
+                && part.chars().all(plain)
+        });
+        let fits = file.is_none_or(|f| is_gguf(Path::new(f)) && files::is_safe(f));
+        (named && fits && files::is_safe(revision)).then(|| Self {
+            id,
+            revision: revision.to_string(),
+            file: file.map(str::to_string),
+        })
+    }
+
+    /// The line that fetches it with Python's tool.
+    fn by_hand(&self) -> String {
+        let file = self.file.as_ref().map(|f| format!(" {f}"));
+        let revision = (self.revision != "main").then(|| format!(" --revision {}", self.revision));
+        let (file, revision) = (file.unwrap_or_default(), revision.unwrap_or_default());
+        format!("hf download {}{file}{revision}", self.id)
+    }
+}
+
+/// Whether a name is that of a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+}
+
+/// Resolves `demo`, a folder, a file, or a hub id, and downloads what the cache lacks.
+pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
+    if given == "demo" {
+        return Ok(Source::Demo);
+    }
+    let refuse = |found: &str| {
+        Err(Error::NotAModel {
+            given: given.into(),
+            found: found.into(),
+        })
+    };
+    let path = Path::new(given);
+    if path.is_dir() {
+        return Ok(Source::Folder(path.to_path_buf()));
+    }
+    if path.is_file() {
+        if is_gguf(path) {
+            return Ok(Source::Gguf(path.to_path_buf()));
+        }
+        return refuse("it is a file, and its name does not end in .gguf");
+    }
+    let Some(reference) = Reference::parse(given) else {
+        return refuse("there is no such folder or file");
+    };
+    let repository = Repository::new(&cache_folder(), &reference.id);
+    if let Some(source) = repository.find(&reference) {
+        return Ok(source);
+    }
+    if !reference.id.contains('/') {
+        return refuse(
+            "there is no such folder, and a hub id has an owner, as in openai-community/gpt2",
+        );
+    }
+    let settings = Settings::read()?;
+    if let Some(variable) = settings.offline {
+        return Err(failure::offline(
+            &reference,
+            &settings,
+            &repository,
+            variable,
+        ));
+    }
+    download::fetch(given, &reference, &settings, &repository, watch)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parts(given: &str) -> Option<(String, String, Option<String>)> {
+        Reference::parse(given).map(|r| (r.id, r.revision, r.file))
+    }
+
+    #[test]
+    fn ids_have_an_owner_a_revision_and_perhaps_a_file() {
+        let of = |id: &str, revision: &str, file: Option<&str>| {
+            Some((id.into(), revision.into(), file.map(String::from)))
+        };
+        assert_eq!(parts("a/b"), of("a/b", "main", None));
+        assert_eq!(parts("a/b@refs/pr/1"), of("a/b", "refs/pr/1", None));
+        assert_eq!(
+            parts("a/b/q/x.Q4_0.gguf@v1"),
+            of("a/b", "v1", Some("q/x.Q4_0.gguf"))
+        );
+        assert_eq!(parts("gpt2"), of("gpt2", "main", None));
+        for bad in [
+            "",
+            "/a/b",
+            "./a/b",
+            "../b",
+            "a/../b",
+            "a/b/c",
+            "a/b@",
+            "a/b@../../x",
+            "a b/c",
+            "a/b@/x",
+            "a/b/../x.gguf",
+            "~/x",
+            "-a/b",
+            "a/b@x\\..",
+        ] {
+            assert_eq!(parts(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_line_for_python_names_file_and_revision() {
+        let line = |given| Reference::parse(given).unwrap().by_hand();
+        assert_eq!(line("a/b"), "hf download a/b");
+        assert_eq!(
+            line("a/b/x.gguf@v1"),
+            "hf download a/b x.gguf --revision v1"
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! How far a download is, and who listens: [`Progress`] in numbers and words, [`Watch`] to hear it and to stop it.
+//!
+//! Invariant: bytes only grow, and never past the total; whoever listens is told at most ten times a second, and at every
+//! change of phase. To tell something else, add a field to [`Progress`] and its words to [`Progress::words`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::text;
+
+/// How often a listener is told, and how often a wait looks whether it was cancelled.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// The time over which the rate is measured.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The hub is asked what there is.
+    Asking,
+    /// A file comes in.
+    Downloading,
+    /// The part that was there is read again, to check the whole.
+    Checking,
+    /// The hub wants to be left alone for so many seconds.
+    Waiting(u64),
+    /// Another process downloads the same file.
+    Queued,
+    /// Everything is there; the model is read from the disk.
+    Reading,
+}
+
+/// How far a download is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The model argument.
+    pub model: String,
+    /// What is being done.
+    pub phase: Phase,
+    /// The file in work; empty before the first.
+    pub file: String,
+    /// Its number, from 1; 0 before the first.
+    pub number: usize,
+    /// How many files there are.
+    pub files: usize,
+    /// Bytes of all files that are there.
+    pub done: u64,
+    /// Bytes of all files; 0 when they are not known yet.
+    pub total: u64,
+    /// Bytes that were there before this download.
+    pub before: u64,
+    /// Bytes a second, over the last few seconds.
+    pub rate: f64,
+    /// The time left at this rate.
+    pub left: Option<Duration>,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    pub fn of(model: &str) -> Self {
+        Self {
+            model: model.to_string(),
+            phase: Phase::Asking,
+            file: String::new(),
+            number: 0,
+            files: 0,
+            done: 0,
+            total: 0,
+            before: 0,
+            rate: 0.0,
+            left: None,
+        }
+    }
+
+    /// The share that is there, 0 to 1; none while the total is not known.
+    pub fn share(&self) -> Option<f64> {
+        (self.total > 0).then(|| self.done as f64 / self.total as f64)
+    }
+
+    /// The phase in a word or two.
+    pub fn doing(&self) -> String {
+        match self.phase {
+            Phase::Asking => "asking the hub".into(),
+            Phase::Downloading => "downloading".into(),
+            Phase::Checking => "checking what is there".into(),
+            Phase::Waiting(seconds) => {
+                format!("the hub limits requests, going on in {seconds} s")
+            }
+            Phase::Queued => "waiting for another process that downloads it".into(),
+            Phase::Reading => "reading".into(),
+        }
+    }
+
+    /// The phase in one word.
+    pub fn word(&self) -> &'static str {
+        match self.phase {
+            Phase::Asking => "asking",
+            Phase::Downloading => "downloading",
+            Phase::Checking => "checking",
+            Phase::Waiting(_) | Phase::Queued => "waiting",
+            Phase::Reading => "reading",
+        }
+    }
+
+    /// `file 3 of 9`.
+    pub fn count(&self) -> String {
+        format!("file {} of {}", self.number, self.files)
+    }
+
+    /// `1.9 GiB of 4.5 GiB`.
+    pub fn amount(&self) -> String {
+        if self.total == 0 {
+            text::size(self.done)
+        } else {
+            format!("{} of {}", text::size(self.done), text::size(self.total))
+        }
+    }
+
+    /// `23.1 MiB/s, 1 min 53 s left`; empty while nothing comes in.
+    pub fn speed(&self) -> String {
+        if self.rate <= 0.0 || self.phase != Phase::Downloading {
+            return String::new();
+        }
+        let rate = format!("{}/s", text::size(self.rate as u64));
+        match self.left {
+            Some(left) => format!("{rate}, {} left", duration(left)),
+            None => rate,
+        }
+    }
+
+    /// Everything on one line, the most wanted first.
+    pub fn words(&self) -> String {
+        if self.phase == Phase::Reading {
+            return format!("reading {}", self.model);
+        }
+        if self.number == 0 {
+            return format!("{} about {}", self.doing(), self.model);
+        }
+        let amount = match self.share() {
+            Some(share) => format!("{:.0} %, {}", (share * 100.0).floor(), self.amount()),
+            None => self.amount(),
+        };
+        let first = format!("{} {amount}", self.doing());
+        let parts = [first, self.speed(), self.count(), self.file.clone()];
+        let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        parts.join(", ")
+    }
+}
+
+/// `53 s`, `1 min 53 s`, `2 h 5 min`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+/// Who hears of a download, and who may stop it.
+pub struct Watch<'a> {
+    /// Told how far it is.
+    pub show: &'a mut dyn FnMut(&Progress),
+    /// Asked ten times a second whether to stop.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+impl Watch<'_> {
+    /// Says that the model is read from the disk now.
+    pub fn reading(&mut self, model: &str) {
+        let progress = Progress {
+            phase: Phase::Reading,
+            ..Progress::of(model)
+        };
+        (self.show)(&progress);
+    }
+}
+
+/// Counts what comes in and tells the watch.
+pub(super) struct Meter<'a, 'w> {
+    /// What is told.
+    pub now: Progress,
+    watch: &'a mut Watch<'w>,
+    told: Instant,
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl<'a, 'w> Meter<'a, 'w> {
+    pub fn new(model: &str, watch: &'a mut Watch<'w>) -> Self {
+        let mut meter = Self {
+            now: Progress::of(model),
+            watch,
+            told: Instant::now(),
+            samples: VecDeque::new(),
+        };
+        meter.tell();
+        meter
+    }
+
+    /// Stops when the user asked for it.
+    pub fn check(&self) -> Result<()> {
+        if (self.watch.cancelled)() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Enters a phase.
+    pub fn phase(&mut self, phase: Phase) {
+        if self.now.phase != phase {
+            self.now.phase = phase;
+            self.tell();
+        }
+    }
+
+    /// Begins the next file.
+    pub fn file(&mut self, name: &str) {
+        self.now.number += 1;
+        self.now.file = name.to_string();
+        self.tell();
+    }
+
+    /// Counts bytes that were there already.
+    pub fn reuse(&mut self, bytes: u64) {
+        self.now.before += bytes;
+        self.now.done += bytes;
+    }
+
+    /// Takes bytes back that turned out to be of no use.
+    pub fn discard(&mut self, bytes: u64) {
+        self.now.done = self.now.done.saturating_sub(bytes);
+        self.now.before = self.now.before.min(self.now.done);
+        self.samples.clear();
+    }
+
+    /// Counts bytes that came in.
+    pub fn add(&mut self, bytes: u64) {
+        self.now.done += bytes;
+        self.tick();
+    }
+
+    /// Tells when it is time to.
+    pub fn tick(&mut self) {
+        if self.told.elapsed() >= TICK {
+            self.measure();
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        self.told = Instant::now();
+        (self.watch.show)(&self.now);
+    }
+
+    fn measure(&mut self) {
+        let now = Instant::now();
+        self.samples.push_back((now, self.now.done));
+        while self.samples.len() > 2
+            && self
+                .samples
+                .front()
+                .is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
+        {
+            self.samples.pop_front();
+        }
+        let Some((since, from)) = self.samples.front() else {
+            return;
+        };
+        let seconds = now.duration_since(*since).as_secs_f64();
+        if seconds < 0.2 {
+            return;
+        }
+        self.now.rate = self.now.done.saturating_sub(*from) as f64 / seconds;
+        let missing = self.now.total.saturating_sub(self.now.done);
+        self.now.left = (self.now.rate > 0.0 && self.now.total > 0)
+            .then(|| Duration::from_secs((missing as f64 / self.now.rate).min(1e7).ceil() as u64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let spelled = |s| duration(Duration::from_secs(s));
+        assert_eq!(spelled(53), "53 s");
+        assert_eq!(spelled(113), "1 min 53 s");
+        assert_eq!(spelled(7500), "2 h 5 min");
+    }
+
+    #[test]
+    fn a_line_says_how_far_how_fast_and_how_long() {
+        let progress = Progress {
+            phase: Phase::Downloading,
+            file: "model-00003-of-00004.safetensors".into(),
+            number: 3,
+            files: 9,
+            done: 3 << 30,
+            total: 4 << 30,
+            rate: f64::from(32 << 20),
+            left: Some(Duration::from_secs(32)),
+            ..Progress::of("a/b")
+        };
+        assert_eq!(
+            progress.words(),
+            "downloading 75 %, 3.0 GiB of 4.0 GiB, 32.0 MiB/s, 32 s left, file 3 of 9, model-00003-of-00004.safetensors"
+        );
+        assert_eq!(Progress::of("a/b").words(), "asking the hub about a/b");
+    }
+
+    #[test]
+    fn a_meter_stops_when_asked_and_takes_useless_bytes_back() {
+        let mut told = Vec::new();
+        let mut show = |p: &Progress| told.push(p.done);
+        let stop = std::cell::Cell::new(false);
+        let cancelled = || stop.get();
+        let mut watch = Watch {
+            show: &mut show,
+            cancelled: &cancelled,
+        };
+        let mut meter = Meter::new("a/b", &mut watch);
+        meter.reuse(10);
+        meter.file("x");
+        meter.discard(4);
+        meter.file("y");
+        assert!(meter.check().is_ok());
+        stop.set(true);
+        assert!(matches!(meter.check(), Err(Error::Cancelled)));
+        assert_eq!((meter.now.before, meter.now.number), (6, 2));
+        assert_eq!(told, [0, 10, 6]);
+    }
+}

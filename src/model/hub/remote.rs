@@ -1,0 +1,552 @@
+//! The hub over the network: what a repository holds, what a file is called and how long it is, its bytes from a position on.
+//!
+//! A request that is refused for its rate (429), or because the hub has trouble (5xx), is tried again after the time that
+//! the answer names, as long as the waits of one request stay under [`PATIENCE`]; anything else comes back at once.
+//! The token goes to the hub alone: redirects to another host lose it.
+//!
+//! Invariant: every wait looks ten times a second whether it was cancelled. To ask something else, add a method to [`Remote`].
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hf_hub::{HFClient, HFError, split_id};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION,
+    RANGE, RETRY_AFTER,
+};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
+use serde_json::Value;
+
+use super::progress::{Meter, Phase, TICK};
+use super::settings::Settings;
+use crate::error::Error;
+
+/// The longest that one request waits for the hub's permission, all waits together.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a wait is shown.
+const SECOND: Duration = Duration::from_secs(1);
+/// How often a request is tried.
+const TRIES: u32 = 4;
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(15);
+/// How long nothing may come over a connection.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Most redirects inside the hub.
+const REDIRECTS: usize = 10;
+
+/// What went wrong on the way to a file.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The user stopped it.
+    Stopped,
+    /// No connection, or a broken one; whether asking again at once may help.
+    Lost { why: String, passing: bool },
+    /// The hub said no.
+    Refused {
+        status: u16,
+        /// The hub's own name for the situation, such as `GatedRepo`.
+        code: String,
+        /// Its words.
+        message: String,
+        /// Seconds to wait.
+        after: Option<u64>,
+    },
+    /// The answer is not that of a hub.
+    Odd(String),
+    /// The bytes are not those that were announced.
+    Damaged { file: String, why: String },
+    /// The cache cannot be written.
+    Disk(PathBuf, std::io::Error),
+    /// The disk has less room than is needed.
+    Full { needed: u64, free: u64 },
+    /// A refusal that is a sentence already.
+    Said(Error),
+}
+
+impl From<(PathBuf, std::io::Error)> for Trouble {
+    fn from((path, error): (PathBuf, std::io::Error)) -> Self {
+        Self::Disk(path, error)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Cancelled => Self::Stopped,
+            other => Self::Said(other),
+        }
+    }
+}
+
+impl From<reqwest::Error> for Trouble {
+    fn from(error: reqwest::Error) -> Self {
+        // The innermost cause says it best: "Connection refused", "unexpected EOF".
+        let mut inner: &dyn std::error::Error = &error;
+        while let Some(source) = inner.source() {
+            inner = source;
+        }
+        let why = if error.is_timeout() {
+            "nothing came for too long".to_string()
+        } else {
+            inner.to_string()
+        };
+        Self::Lost {
+            why,
+            passing: !error.is_timeout(),
+        }
+    }
+}
+
+impl From<HFError> for Trouble {
+    fn from(error: HFError) -> Self {
+        let (context, after) = match error {
+            HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context }
+            | HFError::RepoNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::RevisionNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::EntryNotFound {
+                context: Some(context),
+                ..
+            } => (context, None),
+            HFError::RateLimited {
+                retry_after,
+                context,
+            } => (context, retry_after),
+            HFError::Request { source, .. } if !source.is_decode() => return source.into(),
+            other => return Self::Odd(other.to_string()),
+        };
+        Self::Refused {
+            status: context.status.as_u16(),
+            code: context.error_code.unwrap_or_default(),
+            message: context.server_message.unwrap_or_default(),
+            after: after.map(|a| a.as_secs()),
+        }
+    }
+}
+
+impl Trouble {
+    /// How long to wait before the request is tried again, when that may help.
+    fn pause(&self, tries: u32) -> Option<Duration> {
+        match self {
+            Self::Refused {
+                status: 429, after, ..
+            } => Some(after.map_or(Duration::from_secs(1 << tries), Duration::from_secs)),
+            Self::Refused {
+                status: 408 | 500 | 502..=504,
+                after,
+                ..
+            } => Some(after.map_or(Duration::from_millis(250 << tries), Duration::from_secs)),
+            Self::Lost { passing: true, .. } if tries < 3 => {
+                Some(Duration::from_millis(150 << tries))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a repository holds at a revision.
+#[derive(Debug)]
+pub struct Repo {
+    /// The commit.
+    pub commit: String,
+    /// The names of its files.
+    pub names: Vec<String>,
+}
+
+/// A file of the hub.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    /// Its name in the repository.
+    pub name: String,
+    /// The name of its blob.
+    pub etag: String,
+    /// Its length, where the hub says it.
+    pub size: Option<u64>,
+}
+
+/// The bytes of a file.
+#[derive(Debug)]
+pub enum Body {
+    /// From the position that was asked for.
+    Rest(Response),
+    /// From the first byte, whatever was asked for.
+    Whole(Response),
+    /// The position lies behind the end.
+    Beyond,
+}
+
+/// The connection to a hub, and one repository in it.
+pub struct Remote {
+    hub: HFClient,
+    http: Client,
+    heads: Client,
+    endpoint: String,
+    token: Option<String>,
+    id: String,
+}
+
+impl Remote {
+    pub fn open(settings: &Settings, id: &str) -> Result<Self, Trouble> {
+        let agent = concat!("lmscope/", env!("CARGO_PKG_VERSION"));
+        let client = || {
+            Client::builder()
+                .user_agent(agent)
+                .connect_timeout(CONNECT)
+                .read_timeout(SILENCE)
+        };
+        let http = client().build()?;
+        let heads = client().redirect(redirect::Policy::none()).build()?;
+        let mut hub = HFClient::builder()
+            .endpoint(&settings.endpoint)
+            .cache_dir(&settings.cache)
+            .client(http.clone())
+            // We do that, where it can be seen and stopped.
+            .retry_max_attempts(0);
+        if let Some(token) = &settings.token {
+            hub = hub.token(token);
+        }
+        Ok(Self {
+            hub: hub.build()?,
+            http,
+            heads,
+            endpoint: settings.endpoint.clone(),
+            token: settings.token.clone(),
+            id: id.to_string(),
+        })
+    }
+
+    /// What the repository holds at a revision.
+    pub async fn repository(
+        &self,
+        meter: &mut Meter<'_, '_>,
+        revision: &str,
+    ) -> Result<Repo, Trouble> {
+        let (owner, name) = split_id(&self.id);
+        let model = self.hub.model(owner, name);
+        let asked = persist(meter, async || {
+            let info = Box::pin(model.info().revision(revision).send()).await?;
+            let names = info.siblings.unwrap_or_default();
+            let commit = info
+                .sha
+                .ok_or_else(|| Trouble::Odd("it names no commit".into()))?;
+            Ok(Repo {
+                commit,
+                names: names.into_iter().map(|s| s.rfilename).collect(),
+            })
+        })
+        .await;
+        match asked {
+            // hf-hub reads every field of the description and fails at one it does not expect; two are enough.
+            Err(Trouble::Odd(why)) => {
+                let mut url = self.url(&["api", "models"])?;
+                append(
+                    &mut url,
+                    &self
+                        .id
+                        .split('/')
+                        .chain(["revision", revision])
+                        .collect::<Vec<_>>(),
+                )?;
+                let read = persist(meter, async || {
+                    let answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
+                    let value: Value =
+                        answer.json().await.map_err(|_| Trouble::Odd(why.clone()))?;
+                    described(&value).ok_or_else(|| Trouble::Odd(why.clone()))
+                });
+                read.await
+            }
+            // An answer without a name for what is missing: repository or revision?
+            Err(Trouble::Refused {
+                status: 404,
+                code,
+                message,
+                after,
+            }) if code.is_empty() => {
+                let there = persist(meter, async || Ok(Box::pin(model.info().send()).await?)).await;
+                let code = match there {
+                    Ok(_) => "RevisionNotFound",
+                    Err(Trouble::Stopped) => return Err(Trouble::Stopped),
+                    Err(_) => "RepoNotFound",
+                };
+                Err(Trouble::Refused {
+                    status: 404,
+                    code: code.into(),
+                    message,
+                    after,
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Name and length of a file. What the hub says counts, not the storage host that it redirects to.
+    pub async fn describe(
+        &self,
+        meter: &mut Meter<'_, '_>,
+        commit: &str,
+        name: &str,
+    ) -> Result<Meta, Trouble> {
+        let start = self.file(commit, name)?;
+        persist(meter, async || {
+            let mut url = start.clone();
+            for _ in 0..REDIRECTS {
+                let mut request = self
+                    .heads
+                    .head(url.clone())
+                    .header(ACCEPT_ENCODING, "identity");
+                if url.origin() == start.origin() {
+                    request = self.signed(request);
+                }
+                let answer = request.send().await?;
+                let headers = answer.headers().clone();
+                let etag =
+                    header(&headers, "x-linked-etag").or_else(|| header(&headers, ETAG.as_str()));
+                if answer.status().is_redirection() {
+                    let next = header(&headers, LOCATION.as_str()).and_then(|l| url.join(&l).ok());
+                    let next = next
+                        .ok_or_else(|| Trouble::Odd(format!("a redirect of {name} to nowhere")))?;
+                    // A renamed repository redirects inside the hub, and only the last answer describes the file.
+                    if next.origin() == url.origin() || etag.is_none() {
+                        url = next;
+                        continue;
+                    }
+                } else {
+                    checked(answer)?;
+                }
+                let etag = etag.as_deref().and_then(blob_name);
+                let etag =
+                    etag.ok_or_else(|| Trouble::Odd(format!("no usable ETag for {name}")))?;
+                let size = header(&headers, "x-linked-size")
+                    .or_else(|| header(&headers, CONTENT_LENGTH.as_str()));
+                return Ok(Meta {
+                    name: name.to_string(),
+                    etag,
+                    size: size.and_then(|s| s.parse().ok()),
+                });
+            }
+            Err(Trouble::Odd(format!(
+                "more than {REDIRECTS} redirects of {name}"
+            )))
+        })
+        .await
+    }
+
+    /// The bytes of a file from a position on.
+    pub async fn bytes(
+        &self,
+        meter: &mut Meter<'_, '_>,
+        commit: &str,
+        name: &str,
+        from: u64,
+    ) -> Result<Body, Trouble> {
+        let url = self.file(commit, name)?;
+        let send = async || {
+            let mut request = self
+                .signed(self.http.get(url.clone()))
+                .header(ACCEPT_ENCODING, "identity");
+            if from > 0 {
+                request = request.header(RANGE, format!("bytes={from}-"));
+            }
+            let answer = request.send().await?;
+            match answer.status() {
+                StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Ok(Body::Beyond),
+                StatusCode::PARTIAL_CONTENT if from > 0 => {
+                    let range =
+                        header(answer.headers(), CONTENT_RANGE.as_str()).unwrap_or_default();
+                    return if range.starts_with(&format!("bytes {from}-")) {
+                        Ok(Body::Rest(answer))
+                    } else {
+                        Err(Trouble::Odd(format!(
+                            "asked for {name} from byte {from}, and got {range:?}"
+                        )))
+                    };
+                }
+                _ => {}
+            }
+            checked(answer).map(Body::Whole)
+        };
+        persist(meter, send).await
+    }
+
+    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn file(&self, commit: &str, name: &str) -> Result<Url, Trouble> {
+        let parts: Vec<&str> = self
+            .id
+            .split('/')
+            .chain(["resolve", commit])
+            .chain(name.split('/'))
+            .collect();
+        self.url(&parts)
+    }
+
+    fn url(&self, parts: &[&str]) -> Result<Url, Trouble> {
+        let mut url = Url::parse(&self.endpoint).map_err(|e| Trouble::Odd(e.to_string()))?;
+        append(&mut url, parts)?;
+        Ok(url)
+    }
+}
+
+/// Adds parts to a path, each encoded as one segment.
+fn append(url: &mut Url, parts: &[&str]) -> Result<(), Trouble> {
+    let mut path = url
+        .path_segments_mut()
+        .map_err(|()| Trouble::Odd("its address has no path".into()))?;
+    path.pop_if_empty().extend(parts);
+    Ok(())
+}
+
+/// Commit and names of a repository's description.
+fn described(value: &Value) -> Option<Repo> {
+    let names = value.get("siblings")?.as_array()?;
+    Some(Repo {
+        commit: value.get("sha")?.as_str()?.to_string(),
+        names: names
+            .iter()
+            .filter_map(|s| Some(s.get("rfilename")?.as_str()?.to_string()))
+            .collect(),
+    })
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.trim().to_string())
+}
+
+/// The blob's name in an ETag, without quotes and the mark of weak ones.
+fn blob_name(etag: &str) -> Option<String> {
+    let name = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=200).contains(&name.len()) && !name.starts_with('.') && name.chars().all(plain);
+    good.then(|| name.to_string())
+}
+
+/// An answer that is a success, or what it refuses.
+fn checked(answer: Response) -> Result<Response, Trouble> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let word = |name: &str| header(answer.headers(), name);
+    let (code, message) = (word("x-error-code"), word("x-error-message"));
+    // The hub's own way to say it: `RateLimit: "resolvers";r=0;t=55`.
+    let limit = word("ratelimit");
+    let until = limit
+        .as_deref()
+        .and_then(|l| l.split(';').find_map(|p| p.trim().strip_prefix("t=")));
+    let after = word(RETRY_AFTER.as_str());
+    let after = after.as_deref().or(until).and_then(|s| s.parse().ok());
+    Err(Trouble::Refused {
+        status: status.as_u16(),
+        code: code.unwrap_or_default(),
+        message: message.unwrap_or_default(),
+        after,
+    })
+}
+
+/// Asks until there is an answer, the patience is at its end, or asking again does not help.
+async fn persist<T>(
+    meter: &mut Meter<'_, '_>,
+    ask: impl AsyncFn() -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    let mut waited = Duration::ZERO;
+    let mut tries = 0;
+    loop {
+        let trouble = match attend(meter, ask()).await? {
+            Ok(answer) => return Ok(answer),
+            Err(trouble) => trouble,
+        };
+        tries += 1;
+        let pause = trouble
+            .pause(tries)
+            .filter(|p| tries < TRIES && waited + *p <= PATIENCE);
+        let Some(pause) = pause else {
+            return Err(trouble);
+        };
+        tracing::info!("trying again in {pause:?}: {trouble:?}");
+        waited += pause;
+        let phase = meter.now.phase;
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            if matches!(trouble, Trouble::Refused { status: 429, .. }) {
+                meter.phase(Phase::Waiting(left.as_secs_f64().ceil() as u64));
+            }
+            attend(meter, tokio::time::sleep(left.min(SECOND))).await?;
+        }
+        meter.phase(phase);
+    }
+}
+
+/// Waits for something; gives it up when the user asks for that.
+pub async fn attend<T>(
+    meter: &mut Meter<'_, '_>,
+    work: impl Future<Output = T>,
+) -> Result<T, Trouble> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        meter.check()?;
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(TICK) => meter.tick(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etags_become_names_or_nothing() {
+        assert_eq!(blob_name("\"abc123\"").as_deref(), Some("abc123"));
+        assert_eq!(blob_name("W/\"a-b\"").as_deref(), Some("a-b"));
+        for bad in ["", "\"\"", "../x", "a/b", ".hidden", "a b"] {
+            assert_eq!(blob_name(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let refused = |status, after| Trouble::Refused {
+            status,
+            code: String::new(),
+            message: String::new(),
+            after,
+        };
+        assert_eq!(refused(429, Some(7)).pause(1), Some(Duration::from_secs(7)));
+        assert_eq!(refused(429, None).pause(1), Some(Duration::from_secs(2)));
+        assert!(refused(503, None).pause(1).is_some());
+        for status in [400, 401, 403, 404, 416] {
+            assert_eq!(refused(status, None).pause(1), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_encoded_by_segment() {
+        let mut url = Url::parse("http://h/hub/").unwrap();
+        append(&mut url, &["a", "b", "resolve", "refs/pr/1", "x y.json"]).unwrap();
+        assert_eq!(
+            url.as_str(),
+            "http://h/hub/a/b/resolve/refs%2Fpr%2F1/x%20y.json"
+        );
+    }
+}
