@@ -6,7 +6,7 @@
 //! To add a family, add its reference to [`CASES`] and its names to [`convert`].
 
 pub mod convert;
-mod file;
+pub mod file;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -607,8 +607,8 @@ fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
 #[test]
 #[cfg(feature = "demo")]
 fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
-    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
+    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::{Needs, Writer};
 
     let original = open(Path::new("demo"), Some("f32"))?;
