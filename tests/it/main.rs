@@ -12,12 +12,17 @@
     clippy::manual_midpoint
 )]
 
+/// Counts allocations, for the files that lie.
+#[global_allocator]
+static GUARD: lies::Guard = lies::Guard;
+
 mod architecture;
 mod cli;
 mod demo;
 mod engine;
 mod gguf;
 mod invariants;
+mod lies;
 mod parity;
 mod pickle;
 mod pty;
