@@ -12,6 +12,10 @@
     clippy::manual_midpoint
 )]
 
+/// Counts allocations, for the files that lie.
+#[global_allocator]
+static GUARD: lies::Guard = lies::Guard;
+
 mod architecture;
 mod cli;
 mod demo;
@@ -19,6 +23,7 @@ mod engine;
 mod gguf;
 mod hub;
 mod invariants;
+mod lies;
 mod parity;
 mod pickle;
 mod pty;

@@ -20,8 +20,20 @@ use super::gguf::Gguf;
 use super::tokenizer::{parse, token_named, with_special_tokens_map};
 use crate::error::{Error, Result};
 
-/// How much a template may do for one rendering: instructions, and the data it makes at 64 bytes each.
-const FUEL: u64 = 2_000_000;
+/// How much a template may do for one rendering (instructions, and the data it makes at 64 bytes each): for itself, for
+/// every message, and for every byte of what was said (some templates go through it by letters). Some methods cost time that no fuel pays for, up to the square
+/// of this.
+const FUEL: u64 = 200_000;
+const FUEL_PER_MESSAGE: u64 = 10_000;
+const FUEL_PER_BYTE: u64 = 16;
+
+/// The stack for a template, most of it never touched: its longest source, nested at every byte, fits.
+const STACK: usize = 256 << 20;
+
+/// The longest source, in bytes (the engine counts columns in 16 bits), and the longest tag, whose every byte may nest:
+/// real ones have up to 20 000, and 1 000.
+const LONGEST: usize = 65_000;
+const LONGEST_TAG: usize = 16_000;
 
 /// The only template of an environment; no file ending, so nothing is escaped.
 const NAME: &str = "chat";
@@ -137,7 +149,10 @@ impl Template {
 
     fn new(source: Result<&str, String>, specials: Vec<(&'static str, String)>) -> Self {
         Self {
-            environment: source.and_then(|source| compile(source).map_err(|e| told(&e))),
+            environment: source.and_then(|source| {
+                let compiled = apart(|| compile(source).map_err(|e| told(&e)));
+                compiled.unwrap_or_else(|| Err("its compiler failed".into()))
+            }),
             specials,
         }
     }
@@ -164,9 +179,20 @@ impl Template {
             next: "Leave --chat out and write the turns into the prompt, or correct chat_template.jinja"
                 .into(),
         })?;
-        let rendered = environment
-            .get_template(NAME)
-            .and_then(|template| template.render(context));
+        let said: usize = messages.iter().map(|turn| turn.content.len()).sum();
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * said as u64;
+        let mut environment = environment.clone();
+        environment.set_fuel(Some(fuel));
+        let rendered = apart(|| {
+            let template = environment.get_template(NAME)?;
+            template.render(&context)
+        });
+        let rendered = rendered.unwrap_or_else(|| {
+            Err(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                "its engine failed",
+            ))
+        });
         rendered.map_err(|e| match e.kind() {
             ErrorKind::OutOfFuel => Error::Text {
                 what: "The chat template did not come to an end".into(),
@@ -208,17 +234,38 @@ fn default_of<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<&'a
     ))
 }
 
+/// Runs a step of the engine on a stack that its recursion cannot exhaust: it goes as deep as expressions and values nest.
+/// `None` when the engine panics.
+fn apart<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, step);
+        thread.ok()?.join().ok()
+    })
+}
+
 /// Compiles a source in the environment that Python's transformers gives to templates.
 fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let (source, tag) = source::prepare(source);
+    for (what, found, most) in [
+        ("it", source.len(), LONGEST),
+        ("a tag of it", tag, LONGEST_TAG),
+    ] {
+        if found > most {
+            let what = format!("{what} has {found} bytes; {most} is the most");
+            return Err(minijinja::Error::new(ErrorKind::SyntaxError, what));
+        }
+    }
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .lstrip_blocks(true)
         .trim_blocks(true)
         .build()?;
     environment.set_syntax(syntax);
-    environment.set_fuel(Some(FUEL));
     python::add_to(&mut environment);
-    environment.add_template_owned(NAME, source::prepare(source))?;
+    environment.add_template_owned(NAME, source)?;
     Ok(environment)
 }
 

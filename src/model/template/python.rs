@@ -4,6 +4,7 @@
 //! numbers in a template come from a download.
 //! To add a method of strings, add an arm in [`string_method`]; to add a filter, test or function, a line in [`add_to`].
 
+use std::collections::HashSet;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,10 @@ use super::dates::strftime;
 /// The widest field that a template may ask for: a width is written in a few digits and costs as many bytes as it says.
 const WIDEST: usize = 4096;
 
+/// The most lists in lists, and parts in all, of a value that is kept.
+const DEEPEST: usize = 64;
+const MOST_PARTS: u64 = 100_000;
+
 fn refusal(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
@@ -28,6 +33,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_filter("iterated", iterated);
+    environment.add_filter("bounded", bounded);
     environment.add_filter("percent", percent);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
@@ -66,6 +72,39 @@ fn iterated(value: Value) -> Result<Value, Error> {
         return Err(refusal("'NoneType' object is not iterable"));
     }
     Ok(value)
+}
+
+/// Refuses values whose parts, each counted as often as it is reached, are more than any conversation needs.
+fn bounded(state: &State, value: Value) -> Result<Value, Error> {
+    let mut parts = 0;
+    if count(&value, 0, &mut parts) {
+        state.consume_fuel(parts / 8)?;
+        return Ok(value);
+    }
+    Err(refusal(
+        "a value has too many parts, or parts in too many parts",
+    ))
+}
+
+/// Counts the parts of a value; false when there are too many, or too deep.
+fn count(value: &Value, depth: usize, parts: &mut u64) -> bool {
+    *parts += 1;
+    if depth > DEEPEST || *parts > MOST_PARTS {
+        return false;
+    }
+    match value.kind() {
+        // An iterator that does not know its length makes its items one by one, and may make them only once.
+        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => value
+            .try_iter()
+            .is_ok_and(|mut items| items.all(|item| count(&item, depth + 1, parts))),
+        ValueKind::Map => value.try_iter().is_ok_and(|mut keys| {
+            keys.all(|key| {
+                let part = value.get_item(&key).unwrap_or_default();
+                count(&key, depth + 1, parts) && count(&part, depth + 1, parts)
+            })
+        }),
+        _ => true,
+    }
 }
 
 /// `format % values`.
@@ -128,7 +167,11 @@ fn method(
         ValueKind::String => value
             .as_str()
             .map_or(Ok(None), |text| string_method(state, text, name, arguments))?,
-        ValueKind::Seq if name == "index" => {
+        ValueKind::Seq if matches!(name, "index" | "count") => {
+            state.consume_fuel(value.len().unwrap_or_default() as u64)?;
+            if name == "count" {
+                return unknown_method_callback(state, value, name, arguments);
+            }
             let [what] = arguments else {
                 return Err(refusal("index takes one argument"));
             };
@@ -269,8 +312,9 @@ fn right_words(text: &str, most: usize) -> Vec<&str> {
 
 /// `strip` and its halves; Python's white space has four control characters more than Unicode's.
 fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a str {
-    let goes = |c: char| match chars {
-        Some(chars) => chars.contains(c),
+    let chars = chars.map(|chars| chars.chars().collect::<HashSet<char>>());
+    let goes = |c: char| match &chars {
+        Some(chars) => chars.contains(&c),
         None => c.is_whitespace() || matches!(c, '\x1c'..='\x1f'),
     };
     let text = if left {

@@ -13,11 +13,15 @@ use std::borrow::Cow;
 ///   white space control and its scope.
 /// - `{% raw %}` keeps the line end behind it: jinja2 does not count it among the blocks that it trims.
 /// - `{% for x in tools %}` refuses none, which the engine would take for an empty list.
+/// - What `{% set %}` keeps is bounded: lists in lists in lists, doubled at each level, would cost more than any fuel.
 /// - `'%s' % x` becomes the filter that formats.
-pub(super) fn prepare(source: &str) -> String {
+///
+/// Also says how long the longest tag is, in bytes.
+pub(super) fn prepare(source: &str) -> (String, usize) {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + source.len() / 16);
     let mut rest = source.as_str();
+    let mut longest = 0;
     while let Some(start) = rest.find('{') {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
@@ -27,12 +31,14 @@ pub(super) fn prepare(source: &str) -> String {
                 end + 2
             }),
             Some(b'{') => closing(tag, "}}").map(|end| {
+                longest = longest.max(end);
                 out.push_str(&expression(&tag[..end]));
                 out.push_str("}}");
                 end + 2
             }),
             Some(b'%') => closing(tag, "%}").map(|end| {
                 let inside = &tag[2..end];
+                longest = longest.max(end);
                 if bare(inside) != "raw" {
                     out.push_str(&block(inside));
                     return end + 2;
@@ -51,15 +57,14 @@ pub(super) fn prepare(source: &str) -> String {
                 Some(1)
             }
         };
-        match taken {
-            Some(length) => rest = &tag[length..],
-            None => {
-                rest = tag;
-                break;
-            }
-        }
+        let Some(length) = taken else {
+            rest = tag;
+            break;
+        };
+        rest = &tag[length..];
     }
-    out + rest
+    longest = longest.max(if rest.starts_with('{') { rest.len() } else { 0 });
+    (out + rest, longest)
 }
 
 /// Where a tag ends, strings in it skipped.
@@ -124,6 +129,7 @@ fn block(inside: &str) -> String {
         "generation" => Cow::Owned(inside.replace("generation", "with")),
         "endgeneration" => Cow::Owned(inside.replace("endgeneration", "endwith")),
         words if words.starts_with("for ") => looped(inside),
+        words if words.starts_with("set ") => kept(inside),
         _ => Cow::Borrowed(inside),
     };
     format!("{{%{}%}}", expression(&inside))
@@ -151,6 +157,27 @@ fn looped(inside: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(inside)
     }
+}
+
+/// Bounds what a `set` keeps.
+fn kept(inside: &str) -> Cow<'_, str> {
+    let mut at = 0;
+    while let Some(c) = inside[at..].chars().next() {
+        match c {
+            '"' | '\'' => match string_length(&inside[at..], c) {
+                Some(length) => at += length,
+                None => return Cow::Borrowed(inside),
+            },
+            '=' => {
+                let (left, right) = (&inside[..=at], &inside[at + 1..]);
+                let end = right.trim_end_matches(['-', '+']).len();
+                let (value, control) = right.split_at(end);
+                return Cow::Owned(format!("{left} ({})|bounded {control}", value.trim()));
+            }
+            _ => at += c.len_utf8(),
+        }
+    }
+    Cow::Borrowed(inside)
 }
 
 /// Turns `'%s' % x` into a filter; everything else stays.
@@ -223,7 +250,9 @@ fn bracket_length(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    fn prepare(source: &str) -> String {
+        super::prepare(source).0
+    }
 
     #[test]
     fn generation_marks_vanish_and_keep_their_white_space_control() {
@@ -233,7 +262,7 @@ mod tests {
         );
         assert_eq!(
             prepare("{# {% generation %} #}{% set generation = 1 %}{% x"),
-            "{# {% generation %} #}{% set generation = 1 %}{% x"
+            "{# {% generation %} #}{% set generation = (1)|bounded %}{% x"
         );
     }
 
@@ -242,7 +271,7 @@ mod tests {
         for same in [
             "{{ '{% generation %}' }}{{ \"%}\" }}",
             "{% raw %}{% generation %}{{ 'a' % 1 }}{% endraw %}",
-            "{% set x = {'a': {'b': 1}} %}{{ {'a': {}} }}",
+            "{% if x == {'a': {'b': 1}} %}{{ {'a': {}} }}{% set x %}",
             "{{ '}}' }}{ {",
             "{{ 7 % 2 }}{{ 'a' }} % {{ 'b'",
             "{% for x in range(3) %}{% for k, v in d.items() %}",
@@ -264,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded() {
+        assert_eq!(
+            prepare("{%- set a, b = 1, 'x=y' -%}"),
+            "{%- set a, b = (1, 'x=y')|bounded -%}"
+        );
+        assert_eq!(
+            prepare("{% set ns.x = ns.x + [1] if a == 1 else 2 %}"),
+            "{% set ns.x = (ns.x + [1] if a == 1 else 2)|bounded %}"
+        );
+    }
+
+    #[test]
     fn loops_and_formats() {
         assert_eq!(
             prepare("{%- for t in tools -%}"),
@@ -277,5 +318,14 @@ mod tests {
             prepare("{{ '%s' % (a, ')') ~ 'x%' % b.c[0] + 1 }}"),
             "{{ '%s'|percent((a, ')')) ~ 'x%'|percent(b.c[0]) + 1 }}"
         );
+    }
+
+    #[test]
+    fn the_longest_tag_is_told() {
+        assert_eq!(
+            super::prepare("{{ 1 }}{% if 1234 %}x{# 123456789 #}{% endif %}").1,
+            11
+        );
+        assert_eq!(super::prepare("{{ '123").1, 7);
     }
 }

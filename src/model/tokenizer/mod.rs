@@ -10,6 +10,7 @@
 //! configuration asks for. `add_bos_token: false` and `add_eos_token` are not read, as in transformers 5.
 
 mod bytes;
+mod check;
 mod gguf;
 mod splits;
 
@@ -70,6 +71,10 @@ impl Tokenizer {
     pub fn from_files(files: &Files) -> Result<Self> {
         let pipeline: Pipeline =
             serde_json::from_slice(files.tokenizer).map_err(|e| unreadable(&e))?;
+        let suspects = serde_json::from_slice(files.tokenizer).map_err(|e| unreadable(&e))?;
+        if let Some(why) = check::refusal(&suspects) {
+            return Err(unreadable(&why));
+        }
         let mut inner =
             tokenizers::Tokenizer::from_bytes(files.tokenizer).map_err(|e| unreadable(&e))?;
         let config = parse("tokenizer_config.json", files.tokenizer_config)?;

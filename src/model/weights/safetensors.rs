@@ -98,13 +98,11 @@ pub(super) fn check_header(file: &Path) -> Result<()> {
         .filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64())
         .max()
         .unwrap_or(0);
-    if 8 + header + end > length {
+    let needed = (8 + header).saturating_add(end);
+    if needed > length {
         return Err(Error::bad_file(
             file,
-            format!(
-                "its tensors need {} bytes and the file has {length}",
-                8 + header + end
-            ),
+            format!("its tensors need {needed} bytes and the file has {length}"),
             next,
         ));
     }

@@ -6,7 +6,7 @@
 //! To add a family, add its reference to [`CASES`] and its names to [`convert`].
 
 pub mod convert;
-mod file;
+pub mod file;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
