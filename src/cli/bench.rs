@@ -215,6 +215,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         prefill_tokens: long.len(),
         prefill: median(&mut reads),
         peak_memory: doctor::kilobytes("/proc/self/status", "VmHWM"),
+        estimated_memory: bench.model.need.total(),
     })
 }
 

@@ -41,6 +41,8 @@ pub struct Report {
     pub prefill: f64,
     /// The most memory this process held, bytes; none where the system does not tell.
     pub peak_memory: Option<u64>,
+    /// The most that it was estimated to hold, before the model was loaded and with a full context, bytes.
+    pub estimated_memory: u64,
 }
 
 impl Report {
@@ -67,6 +69,7 @@ impl Report {
             "prompt_tokens_per_second": self.prefill,
             "prefill_tokens": self.prefill_tokens,
             "peak_memory_bytes": self.peak_memory,
+            "estimated_memory_bytes": self.estimated_memory,
             "prompt_tokens": self.prompt_tokens,
             "tokens": self.tokens,
             "rounds": self.rounds,
@@ -125,8 +128,12 @@ impl Report {
             ),
             (
                 "peak memory",
-                self.peak_memory
-                    .map_or_else(|| "unknown".into(), text::size),
+                format!(
+                    "{} (estimated {} with a full context)",
+                    self.peak_memory
+                        .map_or_else(|| "unknown".into(), text::size),
+                    text::size(self.estimated_memory)
+                ),
             ),
             (
                 "measured",

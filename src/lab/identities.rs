@@ -198,7 +198,7 @@ fn slack(model: &Model, exact: f32) -> f32 {
         Precision::Dense(DType::F32 | DType::F64) => exact,
         Precision::Dense(DType::BF16) => 1e-1,
         // Blocks: kernels round the activations too, and not every number of rows alike.
-        _ => 2e-2,
+        Precision::Dense(_) | Precision::Q8 | Precision::Stored(_) => 2e-2,
     }
 }
 

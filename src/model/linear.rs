@@ -4,11 +4,11 @@
 //! To add a faster kernel or another storage, add a variant of `Storage`.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
 
+use super::blocks::Blocks;
 use crate::error::Result;
 
 /// How a weight matrix is kept.
@@ -17,7 +17,7 @@ enum Storage {
     /// `[out, in]` in the compute dtype.
     Dense(Tensor),
     /// Blocks of few bits, multiplied as they are. Gradients do not pass.
-    Quantized(Arc<QMatMul>),
+    Quantized(Blocks),
 }
 
 /// A weight matrix and its bias.
@@ -43,18 +43,19 @@ impl Linear {
 
     /// Quantizes `weight` `[out, in]` to Q8_0 (blocks of 32 along the input).
     pub fn quantized(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let weight = weight.to_dtype(DType::F32)?;
-        Self::blocks(QTensor::quantize(&weight, GgmlDType::Q8_0)?, bias)
+        Ok(Self::blocks(
+            Blocks::quantize(weight, GgmlDType::Q8_0)?,
+            bias,
+        ))
     }
 
-    /// Keeps the blocks of `weight` `[out, in]` as they are.
-    pub fn blocks(weight: QTensor, bias: Option<Tensor>) -> Result<Self> {
-        let out = weight.shape().dims2()?.0;
-        Ok(Self {
-            storage: Storage::Quantized(Arc::new(QMatMul::from_qtensor(weight)?)),
+    /// Keeps the blocks of a weight `[out, in]` as they are.
+    pub fn blocks(weight: Blocks, bias: Option<Tensor>) -> Self {
+        Self {
+            out: weight.out(),
+            storage: Storage::Quantized(weight),
             bias,
-            out,
-        })
+        }
     }
 
     /// `[.., in] -> [.., out]`.
@@ -77,12 +78,7 @@ impl Linear {
                 dims.push(self.out);
                 Ok(y.reshape(dims)?)
             }
-            Storage::Quantized(blocks) => {
-                let dtype = x.dtype();
-                Ok(blocks
-                    .forward(&x.to_dtype(DType::F32)?.contiguous()?)?
-                    .to_dtype(dtype)?)
-            }
+            Storage::Quantized(blocks) => blocks.product(x),
         }
     }
 
@@ -90,7 +86,7 @@ impl Linear {
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(match &self.storage {
             Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
-            Storage::Quantized(blocks) => blocks.embedding(ids)?.to_dtype(dtype)?,
+            Storage::Quantized(blocks) => blocks.rows(ids)?.to_dtype(dtype)?,
         })
     }
 
@@ -98,9 +94,7 @@ impl Linear {
     pub fn weight(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Dense(weight) => Ok(weight.to_dtype(DType::F32)?),
-            Storage::Quantized(blocks) => Ok(blocks
-                .dequantize_f16()
-                .and_then(|t| t.to_dtype(DType::F32))?),
+            Storage::Quantized(blocks) => blocks.unpack(),
         }
     }
 
@@ -112,9 +106,7 @@ impl Linear {
                 .squeeze(1)?
                 .to_dtype(DType::F32)?
                 .contiguous()?),
-            Storage::Quantized(_) => {
-                Ok(self.weight()?.narrow(1, i, 1)?.squeeze(1)?.contiguous()?)
-            }
+            Storage::Quantized(blocks) => blocks.column(i),
         }
     }
 
@@ -174,8 +166,8 @@ impl Matrix {
                 input,
                 bytes,
             } => {
-                let storage = QStorage::from_data(bytes.into(), device, kind)?;
-                Linear::blocks(QTensor::new(storage, (out, input))?, bias)
+                let blocks = Blocks::from_bytes(kind, (out, input), &bytes, device)?;
+                Ok(Linear::blocks(blocks, bias))
             }
         }
     }

@@ -4,17 +4,20 @@
 //! To add a wish, add a field to [`Options`].
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::Model;
+use super::blueprint::Blueprint;
 use super::families;
-use super::hub::{Source, Watch, resolve};
+use super::gguf::config::describe;
+use super::gguf::{Checkpoint, Gguf, is_later_part};
+use super::hub::{Source, Watch, is_gguf, resolve};
 use super::memory::{self, Plan};
-use super::template::Template;
-use super::tokenizer::Tokenizer;
+use super::template::{self, Template};
+use super::tokenizer::{self, Tokenizer};
 use super::weights::{Precision, Weights};
 use crate::error::{Error, Result};
 
@@ -49,8 +52,11 @@ struct Files {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
     tokenizer_config: Option<Cow<'static, [u8]>>,
+    special_tokens_map: Option<Cow<'static, [u8]>>,
     generation: Option<Cow<'static, [u8]>>,
     template: Option<String>,
+    /// The files of `chat_templates/`, by name.
+    named_templates: Vec<(String, String)>,
 }
 
 /// Loads the model that an argument names, unwatched.
@@ -66,20 +72,18 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
 pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Model> {
     let source = resolve(given, watch)?;
     watch.reading(given);
-    if let Source::Gguf(path) = &source {
-        return Err(Error::NotAModel {
-            given: path.display().to_string(),
-            found: "this version reads no GGUF files".into(),
-        });
-    }
-    let device = device(options.device.as_deref().unwrap_or("auto"))?;
-    let files = match &source {
-        Source::Demo => demo_files()?,
-        Source::Gguf(folder) | Source::Folder(folder) => folder_files(folder)?,
+    let folder = match source {
+        Source::Demo => None,
+        Source::Gguf(file) => return load_gguf(given, &file, options),
+        Source::Folder(folder) => match only_gguf(&folder) {
+            Some(file) => return load_gguf(given, &file, options),
+            None => Some(folder),
+        },
     };
-    let place = match &source {
-        Source::Demo => "(embedded demo model)".into(),
-        Source::Gguf(folder) | Source::Folder(folder) => folder.join("config.json"),
+    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let (files, place) = match &folder {
+        None => (demo_files()?, "(embedded demo model)".into()),
+        Some(folder) => (folder_files(folder)?, folder.join("config.json")),
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
@@ -87,32 +91,78 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
     let context = context(options.context, blueprint.context)?;
     let asked = asked(options.dtype.as_deref(), &device)?;
     let f32 = Precision::Dense(DType::F32);
-    let mut weights = match &source {
-        Source::Demo => demo_weights(f32, &device)?,
-        Source::Gguf(folder) | Source::Folder(folder) => Weights::open(folder, f32, &device)?,
+    let mut weights = match &folder {
+        None => demo_weights(f32, &device)?,
+        Some(folder) => Weights::open(folder, f32, &device)?,
     };
-    let plan = Plan {
-        name: given,
-        blueprint: &blueprint,
-        context,
-        place: memory::place(&device),
-        available: options.memory.or_else(|| memory::available(&device)),
-        stored: None,
-    };
+    let plan = plan(given, options, &blueprint, context, &device);
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
+    let need = plan.need(precision);
     weights.precision = precision;
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     if let Some(tokenizer) = &files.tokenizer {
-        model.tokenizer = Some(Tokenizer::from_bytes(
+        model.tokenizer = Some(Tokenizer::from_files(&tokenizer::Files {
             tokenizer,
-            files.tokenizer_config.as_deref(),
-            files.generation.as_deref(),
-        )?);
+            tokenizer_config: files.tokenizer_config.as_deref(),
+            special_tokens_map: files.special_tokens_map.as_deref(),
+            generation: files.generation.as_deref(),
+            config: Some(&files.config),
+        })?);
     }
-    model.template =
-        Template::from_sources(files.template.as_deref(), files.tokenizer_config.as_deref())?;
+    model.template = Template::from_sources(&template::Sources {
+        jinja: files.template.as_deref(),
+        named: files.named_templates,
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        special_tokens_map: files.special_tokens_map.as_deref(),
+    })?;
     model.card.chat = model.template.is_some();
-    model.notes.extend(note);
+    (model.need, model.notes) = (need, note.into_iter().collect());
+    Ok(model)
+}
+
+/// The only GGUF file (or the first part of the only one) of a folder without config.json.
+fn only_gguf(folder: &Path) -> Option<PathBuf> {
+    if folder.join("config.json").exists() {
+        return None;
+    }
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_gguf(path) && !is_later_part(path))
+        .collect();
+    (models.len() == 1).then(|| models.remove(0))
+}
+
+/// Loads a GGUF file.
+fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
+    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let gguf = Gguf::open(file)?;
+    let (config, names) = describe(&gguf)?;
+    gguf.check_types()?;
+    let (family, blueprint) = families::read(&config)?;
+    let context = context(options.context, blueprint.context)?;
+    let asked = asked(options.dtype.as_deref(), &device)?;
+    let asked = asked.or_else(|| gguf.quantization().map(Precision::Stored));
+    let stored = gguf.tensors().map(|(_, t)| t.span.len() as u64).sum();
+    // A file without a vocabulary still reads token ids, as a folder without tokenizer.json does.
+    let tokenizer = gguf
+        .keys()
+        .any(|key| key == "tokenizer.ggml.tokens")
+        .then(|| Tokenizer::from_gguf(&gguf))
+        .transpose()?;
+    let template = Template::from_gguf(&gguf);
+    let checkpoint = Checkpoint { gguf, names };
+    let mut weights = Weights::gguf(checkpoint, Precision::Dense(DType::F32), &device);
+    let mut plan = plan(given, options, &blueprint, context, &device);
+    plan.stored = Some(stored);
+    let (precision, note) = plan.settle(asked, || weights.within_f16())?;
+    let need = plan.need(precision);
+    weights.precision = precision;
+    let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
+    model.tokenizer = tokenizer;
+    model.card.chat = template.is_some();
+    model.template = template;
+    (model.need, model.notes) = (need, note.into_iter().collect());
     Ok(model)
 }
 
@@ -152,6 +202,24 @@ fn accelerator(number: usize) -> Option<Device> {
         Device::new_metal(number).ok()
     } else {
         None
+    }
+}
+
+/// What there is for a model on a device.
+fn plan<'a>(
+    given: &'a str,
+    options: &Options,
+    blueprint: &'a Blueprint,
+    context: usize,
+    device: &Device,
+) -> Plan<'a> {
+    Plan {
+        name: given,
+        blueprint,
+        context,
+        place: memory::place(device),
+        available: options.memory.or_else(|| memory::available(device)),
+        stored: None,
     }
 }
 
@@ -202,9 +270,31 @@ fn folder_files(folder: &Path) -> Result<Files> {
         config,
         tokenizer: read("tokenizer.json")?,
         tokenizer_config: read("tokenizer_config.json")?,
+        special_tokens_map: read("special_tokens_map.json")?,
         generation: read("generation_config.json")?,
         template,
+        named_templates: named_templates(&folder.join("chat_templates"))?,
     })
+}
+
+/// The templates of a `chat_templates` folder, where there is one, by name.
+fn named_templates(folder: &Path) -> Result<Vec<(String, String)>> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(Vec::new());
+    };
+    let mut named = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_stem().and_then(|name| name.to_str());
+        if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str())) {
+            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            named.push((
+                name.to_owned(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            ));
+        }
+    }
+    named.sort();
+    Ok(named)
 }
 
 #[cfg(feature = "demo")]
@@ -214,8 +304,10 @@ fn demo_files() -> Result<Files> {
         config: Cow::Borrowed(embedded::CONFIG),
         tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
         tokenizer_config: Some(Cow::Borrowed(embedded::TOKENIZER_CONFIG)),
+        special_tokens_map: None,
         generation: Some(Cow::Borrowed(embedded::GENERATION)),
         template: Some(embedded::TEMPLATE.to_string()),
+        named_templates: Vec::new(),
     })
 }
 

@@ -78,7 +78,7 @@ pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<
     let copies = match precision {
         Precision::Dense(DType::F32) => 4 + wide,
         Precision::Dense(_) => 2 * wide,
-        _ => 4 + 2 * wide,
+        Precision::Q8 | Precision::Stored(_) => 4 + 2 * wide,
     };
     Need {
         weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
@@ -134,8 +134,10 @@ fn kept(b: &Blueprint, precision: Precision) -> u64 {
         let row = match precision {
             Precision::Dense(_) => m.columns * wide,
             // Blocks are 32 wide; a narrower input stays dense.
-            _ if m.columns.is_multiple_of(32) => m.columns / 32 * 34,
-            _ => m.columns * wide,
+            Precision::Q8 | Precision::Stored(_) if m.columns.is_multiple_of(32) => {
+                m.columns / 32 * 34
+            }
+            Precision::Q8 | Precision::Stored(_) => m.columns * wide,
         };
         m.rows * row * m.count
     };
@@ -204,11 +206,12 @@ pub struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn need(&self, precision: Precision) -> Need {
+    /// What it needs when its matrices are kept so.
+    pub fn need(&self, precision: Precision) -> Need {
         // Blocks that are unpacked or made anew are counted like any others.
         let stored = match precision {
             Precision::Dense(_) | Precision::Q8 => None,
-            _ => self.stored,
+            Precision::Stored(_) => self.stored,
         };
         need(self.blueprint, precision, self.context, stored)
     }
@@ -389,4 +392,222 @@ fn system() -> Option<u64> {
     // its own is what counts.
     let limit = system.cgroup_limits();
     Some(limit.map_or(free, |l| free.min(l.total_memory.saturating_sub(l.rss))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const GIB: u64 = 1 << 30;
+
+    /// Llama 2 7B: 6.74 billion weights, a cache of 1 MiB a token in f32.
+    fn seven() -> Value {
+        json!({
+            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": false
+        })
+    }
+
+    fn plan(blueprint: &Blueprint, available: u64) -> Plan<'_> {
+        Plan {
+            name: "seven",
+            blueprint,
+            context: 4096,
+            place: Place::Cpu,
+            available: Some(available),
+            stored: None,
+        }
+    }
+
+    fn named(config: &Value) -> Blueprint {
+        families::read(config).unwrap().1
+    }
+
+    #[test]
+    fn a_seven_billion_llama_takes_what_people_know_it_to_take() {
+        let b = named(&seven());
+        let weights = |p| need(&b, p, 4096, None).weights as f64 / 1e9;
+        assert!((weights(Precision::Dense(DType::F32)) - 26.95).abs() < 0.1);
+        assert!((weights(Precision::Dense(DType::F16)) - 13.48).abs() < 0.1);
+        assert!((weights(Precision::Q8) - 7.16).abs() < 0.1);
+        let full = need(&b, Precision::Dense(DType::F32), 4096, None);
+        assert_eq!(
+            full.cache,
+            4 * GIB,
+            "2 x 32 layers x 4096 wide x 4096 tokens x 4 bytes"
+        );
+        assert_eq!(
+            need(&b, Precision::Dense(DType::F16), 1024, None).cache,
+            GIB / 2
+        );
+        assert!(
+            full.pass > 32 * 1024 * 1024 * 4 && full.pass < 3 * GIB / 4,
+            "{}",
+            full.pass
+        );
+        let stored = need(&b, Precision::Stored("q4_K_M"), 4096, Some(4 * GIB));
+        assert!(stored.weights > 4 * GIB && stored.weights < 4 * GIB + (16 << 20));
+    }
+
+    #[test]
+    fn odd_rows_stay_dense_and_every_part_is_counted() {
+        let mut config = seven();
+        config["hidden_size"] = 1000.into();
+        config["num_attention_heads"] = 10.into();
+        config["num_key_value_heads"] = 5.into();
+        let b = named(&config);
+        let (q8, full) = (
+            need(&b, Precision::Q8, 128, None).weights,
+            need(&b, Precision::Dense(DType::F32), 128, None).weights,
+        );
+        // Only what reads 11008 or 1000 wide rows: the second are no multiple of 32.
+        let down = 32 * 11008 * 1000u64;
+        assert_eq!(full - q8, down * 4 - down / 32 * 34);
+        for family in families::FAMILIES {
+            let b = (family.blueprint)(&(family.tiny)()).unwrap();
+            let weights = need(&b, Precision::Dense(DType::F32), b.context, None).weights;
+            let matrices = 4 * b.parameters() as u64;
+            assert!(weights >= matrices, "{}: {weights} {matrices}", family.name);
+            assert!(
+                weights < 2 * matrices + 20_000,
+                "{}: {weights} {matrices}",
+                family.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_default_is_f32_where_it_fits_twice_then_f16_where_that_is_safe_then_q8_0() {
+        let b = named(&seven());
+        let taken = |free: u64, safe: bool| {
+            let (precision, note) = choose(&plan(&b, free * GIB), || safe);
+            (precision.name(), note.is_some())
+        };
+        assert_eq!(taken(80, true), ("f32", false));
+        assert_eq!(taken(60, true), ("f16", true), "once is not twice");
+        assert_eq!(taken(60, false), ("q8_0", true), "a weight is out of range");
+        assert_eq!(taken(20, true), ("f16", true));
+        assert_eq!(taken(14, true), ("q8_0", true));
+        let (_, note) = choose(&plan(&b, 60 * GIB), || true);
+        let note = note.unwrap();
+        assert!(
+            note.contains("f16") && note.contains("60.0 GiB") && note.contains("--dtype f32"),
+            "{note}"
+        );
+        let (_, note) = choose(&plan(&b, 20 * GIB), || true);
+        assert!(
+            !note.unwrap().contains("--dtype f32"),
+            "it would be refused"
+        );
+        // Nobody can tell how much there is.
+        let unknown = Plan {
+            available: None,
+            ..plan(&b, 0)
+        };
+        assert_eq!(choose(&unknown, || true).0.name(), "f32");
+        unknown.check(Precision::Dense(DType::F32)).unwrap();
+    }
+
+    #[test]
+    fn families_that_overflow_f16_are_never_given_it() {
+        for name in OVERFLOWING {
+            let family = families::FAMILIES.iter().find(|f| f.name == *name).unwrap();
+            let b = (family.blueprint)(&(family.tiny)()).unwrap();
+            let full = need(&b, Precision::Dense(DType::F32), b.context, None).total();
+            let tight = Plan {
+                context: b.context,
+                ..plan(&b, full + full / 2)
+            };
+            assert_eq!(choose(&tight, || true).0, Precision::Q8, "{name}");
+            let old = Plan {
+                place: Place::Cuda { bf16: false },
+                ..tight
+            };
+            assert_eq!(choose(&old, || true).0.name(), "f32", "{name}");
+        }
+    }
+
+    #[test]
+    fn cuda_takes_bf16_and_before_ampere_f16() {
+        let b = named(&seven());
+        let on = |bf16: bool| {
+            choose(
+                &Plan {
+                    place: Place::Cuda { bf16 },
+                    ..plan(&b, 40 * GIB)
+                },
+                || true,
+            )
+        };
+        assert_eq!((on(true).0.name(), on(false).0.name()), ("bf16", "f16"));
+        assert_eq!(on(true).1, None);
+    }
+
+    #[test]
+    fn a_refusal_has_the_numbers_and_only_ways_that_fit() {
+        let b = named(&seven());
+        let refused = |free: u64, asked: Option<Precision>| {
+            plan(&b, free * GIB)
+                .settle(asked, || true)
+                .unwrap_err()
+                .to_string()
+        };
+        let full = Some(Precision::Dense(DType::F32));
+        let told = refused(28, full);
+        for part in [
+            "seven needs about",
+            "in f32",
+            "28.0 GiB are free",
+            "25.1 GiB",
+            "4096 tokens 4.0 GiB",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        for way in ["--dtype f16", "--dtype q8_0", "--context 1024", "Q4_K_M"] {
+            assert!(told.contains(way), "{way}: {told}");
+        }
+        let told = refused(14, full);
+        assert!(
+            told.contains("--dtype q8_0") && !told.contains("--dtype f16"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("--context"),
+            "weights alone are more: {told}"
+        );
+        // By default Q8_0 would be made; 6 GiB take that with no context, and a GGUF's weights with a short one.
+        let told = refused(10, None);
+        assert!(
+            told.contains("in q8_0") && !told.contains("--dtype"),
+            "{told}"
+        );
+        assert!(
+            told.contains("--context 2048") && told.contains("Q4_K_M"),
+            "{told}"
+        );
+        let told = refused(2, None);
+        assert!(told.contains("smaller model"), "{told}");
+        // What is named does fit.
+        let shorter = Plan {
+            context: 2048,
+            ..plan(&b, 10 * GIB)
+        };
+        shorter.check(Precision::Q8).unwrap();
+    }
+
+    #[test]
+    fn a_configuration_alone_says_whether_it_fits() {
+        assert_eq!(fits(&seven(), 4096, 14 * GIB), Some(true));
+        assert_eq!(fits(&seven(), 4096, 6 * GIB), Some(false));
+        assert_eq!(fits(&json!({"model_type": "mamba"}), 4096, GIB), None);
+    }
+
+    #[test]
+    fn this_machine_has_some_memory_left() {
+        let free = available(&Device::Cpu).unwrap();
+        assert!(free > 64 << 20, "{free}");
+    }
 }

@@ -5,16 +5,19 @@
 
 pub mod assemble;
 pub mod attention;
+pub mod blocks;
 pub mod blueprint;
 pub mod cache;
 pub mod experts;
 pub mod families;
+pub mod gguf;
 pub mod hub;
 pub mod linear;
 pub mod load;
 pub mod memory;
 pub mod mlp;
 pub mod norm;
+pub mod pickle;
 pub mod rope;
 pub mod site;
 pub mod tap;
@@ -83,6 +86,8 @@ pub struct Model {
     pub template: Option<Template>,
     /// What a reader should know of how it was loaded, in sentences.
     pub notes: Vec<String>,
+    /// How much memory it was estimated to need before it was loaded; nothing for models that are made up.
+    pub need: memory::Need,
 }
 
 impl Model {
@@ -135,6 +140,7 @@ impl Model {
             tokenizer: None,
             template: None,
             notes: Vec::new(),
+            need: memory::Need::default(),
         })
     }
 

@@ -110,6 +110,9 @@ impl Transformer {
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let length = tokens.dim(1)?;
+        if tap.differentiable() {
+            self.precision.check_gradients()?;
+        }
         tap.begin(span);
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;

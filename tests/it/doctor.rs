@@ -294,3 +294,109 @@ fn json_says_the_same_and_a_damaged_model_exits_with_one() {
         }
     }
 }
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_read_and_what_fits_once_is_made_smaller() {
+    let folder = reference("llama");
+    let open = |memory: u64, dtype: Option<&str>| {
+        let options = Options {
+            dtype: dtype.map(Into::into),
+            device: Some("cpu".into()),
+            memory: Some(memory),
+            ..Options::default()
+        };
+        lmscope::model::load::load(folder.to_str().unwrap(), &options)
+    };
+    let roomy = open(1 << 40, None).unwrap();
+    assert_eq!((roomy.card.dtype, roomy.notes.len()), ("f32", 0));
+    let total = roomy.need.total();
+    let tight = open(total + total / 2, None).unwrap();
+    assert_eq!((tight.card.dtype, tight.notes.len()), ("f16", 1));
+    assert!(tight.notes[0].contains("--dtype f32"), "{:?}", tight.notes);
+    assert_eq!(
+        open(total, Some("f32")).unwrap().card.dtype,
+        "f32",
+        "it was asked for, and fits once"
+    );
+    let refused = open(total / 2, None).err().unwrap().to_string();
+    assert!(
+        refused.contains("llama") && refused.contains("free"),
+        "{refused}"
+    );
+}
+
+/// The estimate against what a process really takes. The weights are 40 MB, so that they count.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
+    use lmscope::model::memory::need;
+    use lmscope::model::weights::Precision;
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "model_type": "phi3", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 4096, "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "pad_token_id": 0
+    });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut tensors = std::collections::HashMap::new();
+    let mut add = |name: String, shape: &[usize]| {
+        let spread = if shape.len() == 1 { 0.0 } else { 0.02 };
+        let mean = if shape.len() == 1 { 1.0f32 } else { 0.0 };
+        let t = Tensor::randn(mean, spread, shape, &Device::Cpu).unwrap();
+        tensors.insert(name, t.to_dtype(DType::F16).unwrap());
+    };
+    add("model.embed_tokens.weight".into(), &[4096, 512]);
+    add("lm_head.weight".into(), &[4096, 512]);
+    add("model.norm.weight".into(), &[512]);
+    for layer in 0..8 {
+        for (name, shape) in [
+            ("input_layernorm", &[512][..]),
+            ("post_attention_layernorm", &[512]),
+            ("self_attn.qkv_proj", &[1536, 512]),
+            ("self_attn.o_proj", &[512, 512]),
+            ("mlp.gate_up_proj", &[4096, 512]),
+            ("mlp.down_proj", &[512, 2048]),
+        ] {
+            add(format!("model.layers.{layer}.{name}.weight"), shape);
+        }
+    }
+    candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+    let (_, b) = lmscope::model::families::read(&config).unwrap();
+    let bench = |arguments: &[&str]| -> (u64, u64) {
+        let output = Command::new(env!("CARGO_BIN_EXE_lmscope"))
+            .args(["bench", "--format", "json", "-n", "2"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |key: &str| report[key].as_u64().unwrap();
+        (
+            number("peak_memory_bytes"),
+            number("estimated_memory_bytes"),
+        )
+    };
+    let path = folder.path().to_str().unwrap();
+    for (dtype, precision) in [
+        ("f32", Precision::Dense(DType::F32)),
+        ("f16", Precision::Dense(DType::F16)),
+        ("q8_0", Precision::Q8),
+    ] {
+        let (peak, estimate) = bench(&[path, "--dtype", dtype]);
+        assert_eq!(estimate, need(&b, precision, 256, None).total());
+        println!(
+            "{dtype}: peak {peak}, estimated {estimate}, weights {}",
+            need(&b, precision, 256, None).weights
+        );
+        assert!(
+            peak < estimate * 5 / 4 && peak > estimate / 2,
+            "{dtype}: {peak} against {estimate}"
+        );
+    }
+    let (peak, estimate) = bench(&["demo"]);
+    println!("demo: peak {peak}, estimated {estimate}");
+    assert!(
+        peak < estimate * 2 && peak > estimate / 4,
+        "the demo: {peak} against {estimate}"
+    );
+}

@@ -14,6 +14,7 @@ use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::blueprint::NormKind;
+use lmscope::model::linear::Linear;
 use lmscope::model::mlp::Mlp;
 use lmscope::model::site::{Address, SITES, Site};
 use lmscope::model::tap::{GradientTap, NoTap, Span, Tap};
@@ -662,6 +663,77 @@ fn i7_projecting_out_twice_is_once_and_leaves_no_component() {
                 < 1e-6 * reach(one.get(at).unwrap()).max(1.0)
         );
     }
+}
+
+/// Weights that cannot write along a direction any more: `W − r̂ r̂ᵀ W` for everything that writes into the stream, biases
+/// and learned positions included; the unembedding keeps its own copy.
+fn orthogonalised(bench: &mut Bench, unit: &Tensor) {
+    let column = unit.unsqueeze(1).unwrap();
+    // `[d_model, n]`, every column without its component.
+    let clean = |w: &Tensor| {
+        let along = column.t().unwrap().matmul(w).unwrap();
+        (w - column.matmul(&along).unwrap()).unwrap()
+    };
+    let linear = |l: &Linear| {
+        let bias = l
+            .bias
+            .as_ref()
+            .map(|b| clean(&b.unsqueeze(1).unwrap()).squeeze(1).unwrap());
+        Linear::dense(clean(&l.weight().unwrap()).contiguous().unwrap(), bias).unwrap()
+    };
+    let table = |t: &Tensor| {
+        clean(&t.t().unwrap().contiguous().unwrap())
+            .t()
+            .unwrap()
+            .contiguous()
+            .unwrap()
+    };
+    let transformer = &mut bench.model.transformer;
+    match &mut transformer.project_in {
+        Some(projection) => *projection = linear(projection),
+        None => {
+            transformer.embed =
+                Linear::dense(table(&transformer.embed.weight().unwrap()), None).unwrap();
+        }
+    }
+    transformer.positions = transformer.positions.as_ref().map(table);
+    for block in &mut transformer.blocks {
+        block.attention.out = linear(&block.attention.out);
+        match &mut block.mlp {
+            Mlp::Dense(mlp) => mlp.down = linear(&mlp.down),
+            Mlp::Experts(mixture) => mixture
+                .experts
+                .iter_mut()
+                .for_each(|e| e.down = linear(&e.down)),
+        }
+    }
+}
+
+#[test]
+fn i8_ablating_a_direction_equals_orthogonalised_weights() {
+    let mut seen = 0;
+    for bench in every_family() {
+        // Where writes are normed, what is added is no linear image of the weights.
+        if bench.model.card.norms_writes {
+            continue;
+        }
+        seen += 1;
+        let (mut bench, vector) = with_direction(bench);
+        let unit: Vec<f32> = vector.iter().map(|v| v / norm(&vector)).collect();
+        let plain = logits(&mut bench, &Run::plain(prompt(20)));
+        let ablated = logits(&mut bench, &edited(prompt(20), &["project_out:d@writes"]));
+        orthogonalised(&mut bench, &Tensor::new(unit, &Device::Cpu).unwrap());
+        let mut fresh = Bench::new(bench.model);
+        let changed = logits(&mut fresh, &Run::plain(prompt(20)));
+        let (apart, effect) = (gap(&ablated, &changed), gap(&ablated, &plain));
+        assert!(
+            apart < 1e-5 * reach(&plain).max(1.0),
+            "{}: {apart}",
+            fresh.model.card.name
+        );
+        assert!(effect > 1e-2, "{}: {effect}", fresh.model.card.name);
+    }
+    assert!(seen >= 15, "{seen}");
 }
 
 #[test]

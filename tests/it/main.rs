@@ -12,17 +12,25 @@
     clippy::manual_midpoint
 )]
 
+/// Counts allocations, for the files that lie.
+#[global_allocator]
+static GUARD: lies::Guard = lies::Guard;
+
 mod architecture;
 mod cli;
 mod demo;
 mod doctor;
 mod engine;
+mod gguf;
 mod hub;
 mod invariants;
+mod lies;
 mod parity;
+mod pickle;
 mod pty;
 mod recorded;
 mod registry;
 mod screens;
 mod scripts;
+mod text;
 mod tools;

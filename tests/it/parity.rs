@@ -18,7 +18,7 @@ use lmscope::model::families::{self, FAMILIES};
 use lmscope::model::load::{Options, load};
 use lmscope::model::site::{Address, Axis, SITES, Site};
 use lmscope::model::tap::{NoTap, Phase, Span};
-use lmscope::model::tokenizer::{Bos, Tokenizer};
+use lmscope::model::tokenizer::{self, Bos, Tokenizer};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -490,11 +490,11 @@ fn token_ids_are_those_of_python() -> Outcome {
     assert_eq!(all.len(), 2);
     for (name, expected) in all {
         let file = |file: &str| std::fs::read(folder.join(&name).join(file));
-        let tokenizer = Tokenizer::from_bytes(
-            &file("tokenizer.json")?,
-            Some(&file("tokenizer_config.json")?),
-            None,
-        )?;
+        let tokenizer = Tokenizer::from_files(&tokenizer::Files {
+            tokenizer: &file("tokenizer.json")?,
+            tokenizer_config: Some(&file("tokenizer_config.json")?),
+            ..tokenizer::Files::default()
+        })?;
         assert_eq!(
             (tokenizer.bos(), tokenizer.eos()),
             (Some(expected.bos), &[expected.eos][..]),

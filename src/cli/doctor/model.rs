@@ -10,7 +10,9 @@ use crate::model::blueprint::{
     Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, Positions, QkNormOver,
 };
 use crate::model::families::FAMILIES;
+use crate::model::memory::available;
 use crate::model::rope::{Rope, RopeScaling};
+use crate::text::size;
 
 /// What is found, by name.
 pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
@@ -83,6 +85,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
             "attention",
             "scores, mask and softmax one after the other, in f32; the same kernel whether or not anybody looks".into(),
         ),
+        ("memory", memory(model)),
         ("fingerprint", card.revision.clone()),
     ]);
     facts
@@ -328,6 +331,19 @@ fn biases(of: Biases) -> String {
     } else {
         there.join(", ")
     }
+}
+
+fn memory(model: &Model) -> String {
+    let need = &model.need;
+    let free = available(&model.transformer.device);
+    format!(
+        "about {} with a full context (weights {}, keys and values {}, to work with {}), {} free",
+        size(need.total()),
+        size(need.weights),
+        size(need.cache),
+        size(need.work()),
+        free.map_or_else(|| "an unknown amount".into(), size)
+    )
 }
 
 fn tokenizer(model: &Model) -> String {

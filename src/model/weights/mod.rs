@@ -1,8 +1,9 @@
-//! Weights: named tensors from memory-mapped safetensors, from bytes in the binary, or from a seed.
+//! Weights: named tensors from memory-mapped safetensors, PyTorch and GGUF files, from bytes in the binary, or from a seed.
 //!
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
+mod map;
 mod random;
 mod range;
 mod safetensors;
@@ -11,20 +12,27 @@ use std::ops::Range;
 use std::path::Path;
 
 use ::safetensors::SafeTensors;
-use candle_core::safetensors::{Load, MmapedSafetensors};
+use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 
 use self::random::random;
-use self::safetensors::{check_header, files_of, map};
+use self::safetensors::{Files, Mapped, check_header, files_of};
+use super::gguf::Checkpoint;
 use super::linear::{Linear, Matrix, select};
+use super::pickle::Pickled;
 use crate::error::{Error, Result};
 
+pub(crate) use self::map::{map_file, release};
 pub use self::random::normals;
 
 /// Where tensors come from.
 enum Source {
-    Mapped(MmapedSafetensors),
+    Mapped(Mapped),
     Embedded(SafeTensors<'static>),
+    /// A PyTorch checkpoint.
+    Pickled(Pickled),
+    /// A GGUF file, whose matrices lie `[out, in]` for every family.
+    Gguf(Checkpoint),
     /// Every tensor asked for exists, with values that depend on the seed and the name alone.
     Random(u64),
 }
@@ -36,6 +44,8 @@ pub enum Precision {
     Dense(DType),
     /// Q8_0 blocks; activations in f32.
     Q8,
+    /// The blocks that the file has, named as llama.cpp names such a file; activations in f32.
+    Stored(&'static str),
 }
 
 impl Precision {
@@ -43,7 +53,7 @@ impl Precision {
     pub fn compute(self) -> DType {
         match self {
             Self::Dense(dtype) => dtype,
-            Self::Q8 => DType::F32,
+            Self::Q8 | Self::Stored(_) => DType::F32,
         }
     }
 
@@ -52,6 +62,19 @@ impl Precision {
         match self {
             Self::Dense(dtype) => dtype.as_str(),
             Self::Q8 => "q8_0",
+            Self::Stored(name) => name,
+        }
+    }
+
+    /// Refuses gradients where weights are in blocks, which no gradient passes.
+    pub fn check_gradients(self) -> Result<()> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Q8 | Self::Stored(_) => Err(Error::argument(
+                "--dtype",
+                self.name(),
+                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
+            )),
         }
     }
 }
@@ -77,20 +100,25 @@ pub enum Layout {
 }
 
 impl Weights {
-    /// Maps the safetensors files of a folder: `model.safetensors`, or the shards its index names.
+    /// Maps the weights of a folder: `model.safetensors`, or the shards its index names, or where there is neither,
+    /// `pytorch_model.bin` likewise.
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
-        let files = files_of(folder)?;
-        for file in &files {
-            check_header(file)?;
-        }
-        let source = map(&files)?;
+        let (source, files) = match files_of(folder)? {
+            Files::Safetensors(files) => {
+                for file in &files {
+                    check_header(file)?;
+                }
+                (Source::Mapped(Mapped::open(&files)?), files)
+            }
+            Files::Pickled(files) => (Source::Pickled(Pickled::open(&files)?), files),
+        };
         let place = files
             .iter()
             .map(|f| f.display().to_string())
             .collect::<Vec<_>>()
             .join(", ");
         Ok(Self {
-            source: Source::Mapped(source),
+            source,
             place,
             prefix: "",
             precision,
@@ -114,6 +142,17 @@ impl Weights {
             precision,
             device: device.clone(),
         })
+    }
+
+    /// Takes the tensors of a GGUF file.
+    pub fn gguf(checkpoint: Checkpoint, precision: Precision, device: &Device) -> Self {
+        Self {
+            place: checkpoint.gguf.path().display().to_string(),
+            source: Source::Gguf(checkpoint),
+            prefix: "",
+            precision,
+            device: device.clone(),
+        }
     }
 
     /// Makes up every tensor from a seed, for tests.
@@ -145,8 +184,10 @@ impl Weights {
 
     fn exists(&self, full: &str) -> bool {
         match &self.source {
-            Source::Mapped(m) => m.get(full).is_ok(),
+            Source::Mapped(m) => m.get(full).is_some(),
             Source::Embedded(s) => s.tensor(full).is_ok(),
+            Source::Pickled(p) => p.contains(full),
+            Source::Gguf(g) => g.names.exists(&g.gguf, full),
             Source::Random(_) => true,
         }
     }
@@ -168,8 +209,10 @@ impl Weights {
             place: self.place.clone(),
         };
         let found = match &self.source {
-            Source::Mapped(m) => m.get(&full).map_err(|_| missing())?.load(&Device::Cpu)?,
+            Source::Mapped(m) => m.get(&full).ok_or_else(missing)?.load(&Device::Cpu)?,
             Source::Embedded(s) => s.tensor(&full).map_err(|_| missing())?.load(&Device::Cpu)?,
+            Source::Pickled(p) => p.get(&full)?.ok_or_else(missing)?.load()?,
+            Source::Gguf(g) => g.piece(&full)?.ok_or_else(missing)?.unpack()?,
             Source::Random(seed) => random(*seed, &full, shape)?,
         };
         if found.dims() != shape {
@@ -179,7 +222,22 @@ impl Weights {
                 found: found.dims().to_vec(),
             });
         }
+        self.release(found.elem_count());
         Ok(found.to_dtype(dtype)?.to_device(&self.device)?)
+    }
+
+    /// Gives back what a file's map holds once so many numbers have been copied out of it; it is not worth the call for a
+    /// few.
+    fn release(&self, numbers: usize) {
+        if numbers < 1 << 18 {
+            return;
+        }
+        match &self.source {
+            Source::Mapped(m) => m.release(),
+            Source::Pickled(p) => p.release(),
+            Source::Gguf(g) => g.gguf.release(),
+            Source::Embedded(_) | Source::Random(_) => {}
+        }
     }
 
     /// A matrix, `[out, in]` however the file lays it out.
@@ -191,10 +249,36 @@ impl Weights {
         layout: Layout,
     ) -> Result<Matrix> {
         let name = format!("{name}.weight");
+        if let Some(blocks) = self.stored_blocks(&name, input, output)? {
+            return Ok(blocks);
+        }
+        let turned = matches!(self.source, Source::Gguf(_));
         Ok(Matrix::Dense(match layout {
+            Layout::InOut if turned => self.get(&name, &[output, input])?,
             Layout::OutIn => self.get(&name, &[output, input])?,
             Layout::InOut => self.get(&name, &[input, output])?.t()?.contiguous()?,
         }))
+    }
+
+    /// The blocks of a matrix, when the file has some and they are to be kept.
+    fn stored_blocks(&self, name: &str, input: usize, output: usize) -> Result<Option<Matrix>> {
+        let (Precision::Stored(_), Source::Gguf(checkpoint)) = (self.precision, &self.source)
+        else {
+            return Ok(None);
+        };
+        let full = format!("{}{name}", self.prefix);
+        // What is missing or of another shape is left to `get`, which says so.
+        let blocks = checkpoint
+            .piece(&full)?
+            .filter(|p| p.dtype.block_size() > 1 && p.shape == [output, input])
+            .map(|piece| Matrix::Blocks {
+                kind: piece.dtype,
+                out: output,
+                input,
+                bytes: piece.bytes.into_owned(),
+            });
+        self.release(output * input);
+        Ok(blocks)
     }
 
     /// A matrix `[out, in]` and its bias `[out]`.
@@ -262,13 +346,9 @@ impl Weights {
             digest.write(&data[data.len() - edge..]);
         };
         match &self.source {
-            Source::Mapped(m) => {
-                let mut views = m.tensors();
-                views.sort_by(|a, b| a.0.cmp(&b.0));
-                views
-                    .iter()
-                    .for_each(|(name, view)| take(name, view.shape(), view.data()));
-            }
+            Source::Mapped(m) => m
+                .tensors()
+                .for_each(|(name, view)| take(name, view.shape(), view.data())),
             Source::Embedded(s) => {
                 let mut views = s.tensors();
                 views.sort_by(|a, b| a.0.cmp(&b.0));
@@ -276,6 +356,14 @@ impl Weights {
                     .iter()
                     .for_each(|(name, view)| take(name, view.shape(), view.data()));
             }
+            Source::Pickled(p) => p.names().for_each(|name| {
+                if let Some((shape, data)) = p.sample(name) {
+                    take(name, shape, data);
+                }
+            }),
+            Source::Gguf(g) => g.gguf.tensors().for_each(|(name, info)| {
+                take(name, &info.shape, g.gguf.bytes(name).unwrap_or(&[]));
+            }),
             Source::Random(seed) => digest.write(&seed.to_le_bytes()),
         }
         digest.finish()

@@ -4,6 +4,8 @@
 //! not. To serve another source, add its arm in [`Weights::within_f16`].
 
 use ::safetensors::Dtype;
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use super::{Source, Weights};
@@ -17,6 +19,25 @@ impl Weights {
         match &self.source {
             Source::Mapped(m) => m.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
             Source::Embedded(s) => s.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
+            Source::Pickled(p) => p.names().all(|name| match p.get(name) {
+                Ok(Some(stored)) => match stored.dtype {
+                    DType::F16 => true,
+                    DType::BF16 => within(Dtype::BF16, &stored.bytes),
+                    DType::F32 => within(Dtype::F32, &stored.bytes),
+                    _ => false,
+                },
+                // Whole numbers, which no model weight has.
+                _ => true,
+            }),
+            Source::Gguf(g) => g.gguf.tensors().all(|(name, t)| {
+                let bytes = g.gguf.bytes(name).unwrap_or_default();
+                match t.kind.readable() {
+                    Some(GgmlDType::F16) => true,
+                    Some(GgmlDType::BF16) => within(Dtype::BF16, bytes),
+                    Some(GgmlDType::F32) => within(Dtype::F32, bytes),
+                    _ => false,
+                }
+            }),
             Source::Random(_) => true,
         }
     }

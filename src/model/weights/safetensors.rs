@@ -2,25 +2,49 @@
 //!
 //! Invariant: a file is mapped only after its header has been found to fit its length.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::MmapedSafetensors;
+use ::safetensors::tensor::TensorView;
+use ::safetensors::{Dtype, SafeTensors};
+use memmap2::Mmap;
 
+use super::map::{map_file, release};
 use crate::error::{Error, Result};
 
-/// The safetensors files of a folder.
-pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return Ok(vec![single]);
+/// The files that hold a folder's weights.
+pub(super) enum Files {
+    /// `model.safetensors`, or the shards of its index.
+    Safetensors(Vec<PathBuf>),
+    /// `pytorch_model.bin`, or the shards of its index.
+    Pickled(Vec<PathBuf>),
+}
+
+/// The weights of a folder; safetensors are preferred.
+pub(super) fn files_of(folder: &Path) -> Result<Files> {
+    if let Some(files) = one_or_shards(folder, "model.safetensors")? {
+        return Ok(Files::Safetensors(files));
     }
-    let index = folder.join("model.safetensors.index.json");
+    if let Some(files) = one_or_shards(folder, "pytorch_model.bin")? {
+        return Ok(Files::Pickled(files));
+    }
+    Err(Error::NotAModel {
+        given: folder.display().to_string(),
+        found: "the folder has neither model.safetensors nor pytorch_model.bin, and no index (.index.json) of either"
+            .into(),
+    })
+}
+
+/// A file, or the shards that its index names.
+fn one_or_shards(folder: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
+    let single = folder.join(name);
+    if single.exists() {
+        return Ok(Some(vec![single]));
+    }
+    let index = folder.join(format!("{name}.index.json"));
     if !index.exists() {
-        return Err(Error::NotAModel {
-            given: folder.display().to_string(),
-            found: "the folder has neither model.safetensors nor model.safetensors.index.json"
-                .into(),
-        });
+        return Ok(None);
     }
     let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
     let next = "Download the index again.";
@@ -40,7 +64,7 @@ pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
             "the index names this shard, and it is not there",
             "Finish the download.",
         )),
-        None => Ok(files),
+        None => Ok(Some(files)),
     }
 }
 
@@ -79,29 +103,77 @@ pub(super) fn check_header(file: &Path) -> Result<()> {
         .filter_map(|(_, t)| t.get("data_offsets")?.get(1)?.as_u64())
         .max()
         .unwrap_or(0);
-    if 8 + header + end > length {
+    let needed = (8 + header).saturating_add(end);
+    if needed > length {
         return Err(Error::bad_file(
             file,
-            format!(
-                "its tensors need {} bytes and the file has {length}",
-                8 + header + end
-            ),
+            format!("its tensors need {needed} bytes and the file has {length}"),
             next,
         ));
     }
     Ok(())
 }
 
-#[allow(unsafe_code)]
-pub(super) fn map(files: &[PathBuf]) -> Result<MmapedSafetensors> {
-    // SAFETY: the files are opened read-only and mapped privately; as for every program that maps a checkpoint,
-    // truncating the file while it is loaded is outside the contract. Tensors are copied out of the map.
-    unsafe { MmapedSafetensors::multi(files) }.map_err(|e| {
-        let place = files.first().cloned().unwrap_or_default();
-        Error::bad_file(
-            place,
-            e.to_string(),
-            "It is no valid safetensors file; download it again.",
-        )
-    })
+/// Where a tensor lies.
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    span: Range<usize>,
+}
+
+/// Mapped files and the tensors in them.
+pub(super) struct Mapped {
+    maps: Vec<Mmap>,
+    tensors: BTreeMap<String, Place>,
+}
+
+impl Mapped {
+    /// Maps files whose headers have been checked.
+    pub fn open(files: &[PathBuf]) -> Result<Self> {
+        let mut mapped = Self {
+            maps: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        for (file, path) in files.iter().enumerate() {
+            let map = map_file(path)?;
+            let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+                let next = "It is no valid safetensors file; download it again.";
+                Error::bad_file(path, e.to_string(), next)
+            })?;
+            for (name, info) in metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                let place = Place {
+                    file,
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    span: 8 + header + start..8 + header + end,
+                };
+                mapped.tensors.insert(name, place);
+            }
+            mapped.maps.push(map);
+        }
+        Ok(mapped)
+    }
+
+    /// A tensor, if it is there.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.view(self.tensors.get(name)?)
+    }
+
+    fn view(&self, place: &Place) -> Option<TensorView<'_>> {
+        let bytes = self.maps.get(place.file)?.get(place.span.clone())?;
+        TensorView::new(place.dtype, place.shape.clone(), bytes).ok()
+    }
+
+    /// Every tensor, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
+        let all = self.tensors.iter();
+        all.filter_map(|(name, place)| Some((name.as_str(), self.view(place)?)))
+    }
+
+    /// Gives back the pages that were read.
+    pub fn release(&self) {
+        self.maps.iter().for_each(release);
+    }
 }

@@ -1,0 +1,539 @@
+//! Metadata as a config.json, in Hugging Face's keys.
+//!
+//! Invariant: a family file cannot tell the result from a config.json on the hub. What GGUF has no key for takes
+//! the constant that every published model of the family has; what GGUF knows and the family cannot honour is refused.
+//! To serve another architecture, add its arm to `own_keys` and its row to `names.rs`.
+
+use serde_json::{Map, Value, json};
+
+use super::Gguf;
+use super::names::{Architecture, Names, Piece, architecture_of};
+use crate::error::{Error, Result};
+
+/// What to do about a file whose metadata does not hang together.
+const OTHER: &str = "Take another file, or the model's safetensors files.";
+
+/// The config.json of a file, and how its tensors are named.
+pub fn describe(gguf: &Gguf) -> Result<(Value, Names)> {
+    let architecture = architecture_of(gguf)?;
+    let meta = Meta { gguf, architecture };
+    let shape = meta.shape()?;
+    let mut config = Map::new();
+    meta.common(&shape, &mut config)?;
+    meta.own_keys(&shape, &mut config)?;
+    let scaling = meta.rope_scaling(&shape, &mut config)?;
+    config.insert("rope_scaling".into(), scaling);
+    Ok((
+        Value::Object(config),
+        Names {
+            architecture,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+        },
+    ))
+}
+
+/// The sizes that everything else follows.
+struct Shape {
+    layers: usize,
+    d_model: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    d_mlp: usize,
+    vocab: usize,
+    context: usize,
+}
+
+struct Meta<'a> {
+    gguf: &'a Gguf,
+    architecture: &'static Architecture,
+}
+
+impl Meta<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture.name)
+    }
+
+    fn wrong(&self, what: impl Into<String>) -> Error {
+        Error::bad_file(self.gguf.path(), what, OTHER)
+    }
+
+    fn number(&self, name: &str) -> Option<f64> {
+        self.gguf.number(&self.key(name))
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.gguf.bool(&self.key(name))
+    }
+
+    /// A whole number; a list (one a layer) is served when its entries agree.
+    fn count(&self, name: &str) -> Result<Option<usize>> {
+        let key = self.key(name);
+        if let Some(n) = self.gguf.u64(&key) {
+            return Ok(usize::try_from(n).ok());
+        }
+        let Some(list) = self.gguf.integers(&key) else {
+            return Ok(None);
+        };
+        match list.split_first() {
+            Some((first, rest)) if rest.iter().all(|n| n == first) => {
+                Ok(usize::try_from(*first).ok())
+            }
+            _ => Err(self.wrong(format!(
+                "`{key}` differs between layers, which no family here serves"
+            ))),
+        }
+    }
+
+    fn needed(&self, name: &str) -> Result<usize> {
+        match self.count(name)? {
+            Some(n) if n > 0 => Ok(n),
+            _ => Err(self.wrong(format!(
+                "`{}` is missing or no positive number",
+                self.key(name)
+            ))),
+        }
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.gguf.tensor(tensor).is_some()
+    }
+
+    fn rows(&self, tensor: &str) -> Option<usize> {
+        self.gguf.tensor(tensor)?.shape.first().copied()
+    }
+
+    /// A small tensor of numbers, such as rope factors.
+    fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>> {
+        let (Some(info), Some(bytes)) = (self.gguf.tensor(tensor), self.gguf.bytes(tensor)) else {
+            return Ok(None);
+        };
+        let Some(dtype) = info.kind.readable() else {
+            return Ok(None);
+        };
+        let piece = Piece {
+            dtype,
+            shape: info.shape.clone(),
+            bytes: bytes.into(),
+        };
+        Ok(Some(piece.unpack()?.flatten_all()?.to_vec1()?))
+    }
+
+    fn shape(&self) -> Result<Shape> {
+        let layers = self.needed("block_count")?;
+        // Every block has tensors, so a count beyond theirs is a lie that would cost memory.
+        if layers > self.gguf.tensors().count() {
+            return Err(self.wrong(format!(
+                "`{}` is {layers}, more than the file has tensors",
+                self.key("block_count")
+            )));
+        }
+        let d_model = self.needed("embedding_length")?;
+        let heads = self.needed("attention.head_count")?;
+        let kv_heads = self.count("attention.head_count_kv")?.unwrap_or(heads);
+        let head_dim = match self.count("attention.key_length")? {
+            Some(n) => n,
+            None => d_model / heads,
+        };
+        if let Some(value) = self.count("attention.value_length")?
+            && value != head_dim
+        {
+            return Err(self.wrong(format!(
+                "values are {value} wide and keys {head_dim}, which no family here serves"
+            )));
+        }
+        if head_dim == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(self.wrong(format!(
+                "{heads} heads, {kv_heads} key-value heads and a width of {d_model} do not fit together"
+            )));
+        }
+        // Products of these are formed when rows are cut.
+        if [heads, head_dim, d_model].iter().any(|n| *n > 1 << 24) {
+            return Err(self.wrong("its sizes are larger than any model's"));
+        }
+        let Some(vocab) = self.rows("token_embd.weight") else {
+            return Err(self.wrong("it has no tensor `token_embd.weight`"));
+        };
+        if self.flag("attention.causal") == Some(false) {
+            return Err(self.wrong("its attention looks both ways; it does not write text"));
+        }
+        Ok(Shape {
+            layers,
+            d_model,
+            heads,
+            kv_heads,
+            head_dim,
+            // For some families the converter writes four times the width whatever the tensors have.
+            d_mlp: match self.rows("blk.0.ffn_up.weight") {
+                Some(rows) if matches!(self.architecture.model_type, "gpt2" | "phi") => rows,
+                _ => self.needed("feed_forward_length")?,
+            },
+            vocab,
+            context: self.needed("context_length")?,
+        })
+    }
+
+    fn common(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<()> {
+        let mut put = |key: &str, value: Value| {
+            config.insert(key.into(), value);
+        };
+        put("model_type", self.architecture.model_type.into());
+        put("hidden_size", s.d_model.into());
+        put("num_hidden_layers", s.layers.into());
+        put("num_attention_heads", s.heads.into());
+        put("num_key_value_heads", s.kv_heads.into());
+        put("head_dim", s.head_dim.into());
+        put("intermediate_size", s.d_mlp.into());
+        put("vocab_size", s.vocab.into());
+        put("max_position_embeddings", s.context.into());
+        put(
+            "rope_theta",
+            self.number("rope.freq_base").unwrap_or(10_000.0).into(),
+        );
+        put("tie_word_embeddings", (!self.has("output.weight")).into());
+        put("attention_bias", self.has("blk.0.attn_q.bias").into());
+        put("mlp_bias", self.has("blk.0.ffn_up.bias").into());
+        if let Some(epsilon) = self.number("attention.layer_norm_rms_epsilon") {
+            put("rms_norm_eps", epsilon.into());
+        }
+        if let Some(epsilon) = self.number("attention.layer_norm_epsilon") {
+            for key in ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"] {
+                put(key, epsilon.into());
+            }
+        }
+        let rotated = self.count("rope.dimension_count")?.unwrap_or(s.head_dim);
+        if rotated != s.head_dim {
+            let partial = match self.architecture.model_type {
+                "phi" | "phi3" | "stablelm" => "partial_rotary_factor",
+                "gpt_neox" => "rotary_pct",
+                _ => {
+                    return Err(self.wrong(format!(
+                        "it rotates {rotated} of {} dimensions, and {} rotates all",
+                        s.head_dim, self.architecture.model_type
+                    )));
+                }
+            };
+            put(partial, fraction(rotated, s.head_dim).into());
+        } else if self.architecture.model_type == "gpt_neox" {
+            put("rotary_pct", 1.0.into());
+        } else {
+            put("partial_rotary_factor", 1.0.into());
+        }
+        Ok(())
+    }
+
+    /// What differs between the families.
+    fn own_keys(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<()> {
+        let mut put = |key: &str, value: Value| {
+            config.insert(key.into(), value);
+        };
+        let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
+        match self.architecture.model_type {
+            "llama" | "qwen3" | "smollm3" => {
+                put("hidden_act", "silu".into());
+                if self.architecture.model_type == "smollm3" {
+                    // Every fourth layer has no rope; the format has no key for it.
+                    let rope: Vec<u8> = (1..=s.layers).map(|n| u8::from(n % 4 != 0)).collect();
+                    put("no_rope_layers", json!(rope));
+                    put("use_sliding_window", false.into());
+                }
+            }
+            "qwen2" => {
+                put("hidden_act", "silu".into());
+                put("use_sliding_window", false.into());
+            }
+            "mixtral" => {
+                put("hidden_act", "silu".into());
+                put("num_local_experts", self.needed("expert_count")?.into());
+                put(
+                    "num_experts_per_tok",
+                    self.needed("expert_used_count")?.into(),
+                );
+                self.check_router()?;
+            }
+            "qwen3_moe" | "olmoe" => {
+                put("hidden_act", "silu".into());
+                let width = self.count("expert_feed_forward_length")?.unwrap_or(s.d_mlp);
+                put("moe_intermediate_size", width.into());
+                put("num_experts", self.needed("expert_count")?.into());
+                put(
+                    "num_experts_per_tok",
+                    self.needed("expert_used_count")?.into(),
+                );
+                let qwen = self.architecture.model_type == "qwen3_moe";
+                let norm = self.flag("expert_weights_norm").unwrap_or(qwen);
+                put("norm_topk_prob", norm.into());
+                put("decoder_sparse_step", 1.into());
+                let dense = |i: &usize| !self.has(&format!("blk.{i}.ffn_gate_inp.weight"));
+                put(
+                    "mlp_only_layers",
+                    json!((0..s.layers).filter(dense).collect::<Vec<_>>()),
+                );
+                self.check_router()?;
+            }
+            "gemma" => {
+                put("hidden_act", "gelu_pytorch_tanh".into());
+                put("hidden_activation", "gelu_pytorch_tanh".into());
+            }
+            "gemma2" => {
+                put("hidden_activation", "gelu_pytorch_tanh".into());
+                put("sliding_window", window.unwrap_or(4096).into());
+                put("layer_types", layer_types(s.layers, |i| i % 2 == 0));
+                let cap = |key, default| self.number(key).unwrap_or(default);
+                put(
+                    "attn_logit_softcapping",
+                    cap("attn_logit_softcapping", 50.0).into(),
+                );
+                put(
+                    "final_logit_softcapping",
+                    cap("final_logit_softcapping", 30.0).into(),
+                );
+                // The 27B model divides by the width over the heads, the others by the head's own width.
+                put("query_pre_attn_scalar", self.scalar(s, 46).into());
+            }
+            "gemma3_text" => {
+                put("hidden_activation", "gelu_pytorch_tanh".into());
+                put("query_pre_attn_scalar", self.scalar(s, 62).into());
+                put(
+                    "final_logit_softcapping",
+                    json!(self.number("final_logit_softcapping")),
+                );
+                put("attn_logit_softcapping", Value::Null);
+                let local = self.number("rope.freq_base_swa").unwrap_or(10_000.0);
+                put("rope_local_base_freq", local.into());
+                let theta = self.number("rope.freq_base").unwrap_or(1_000_000.0);
+                put("rope_theta", theta.into());
+                put("sliding_window", json!(window));
+                let key = self.key("attention.sliding_window_pattern");
+                let listed = self.gguf.integers(&key);
+                let every = self.gguf.u64(&key).unwrap_or(6).max(1) as usize;
+                let slides = |i: usize| match (window, &listed) {
+                    (None, _) => false,
+                    (_, Some(list)) => list.get(i).is_some_and(|n| *n != 0),
+                    (_, None) => i % every < every - 1,
+                };
+                put("layer_types", layer_types(s.layers, slides));
+            }
+            "phi" => {
+                put("hidden_act", "gelu_new".into());
+                put("qk_layernorm", self.has("blk.0.attn_q_norm.weight").into());
+            }
+            "phi3" => {
+                put("hidden_act", "silu".into());
+                put("sliding_window", json!(window));
+                let original = self.count("rope.scaling.original_context_length")?;
+                put(
+                    "original_max_position_embeddings",
+                    original.unwrap_or(s.context).into(),
+                );
+            }
+            "gpt2" => {
+                put("n_embd", s.d_model.into());
+                put("n_layer", s.layers.into());
+                put("n_head", s.heads.into());
+                put("n_inner", s.d_mlp.into());
+                put("n_positions", s.context.into());
+                put("activation_function", "gelu_new".into());
+            }
+            "gpt_neox" => {
+                put("hidden_act", "gelu".into());
+                let parallel = self.flag("use_parallel_residual").unwrap_or(true);
+                put("use_parallel_residual", parallel.into());
+                put("attention_bias", self.has("blk.0.attn_qkv.bias").into());
+                let theta = self.number("rope.freq_base").unwrap_or(10_000.0);
+                put("rotary_emb_base", theta.into());
+            }
+            "olmo" => {
+                put("hidden_act", "silu".into());
+                put(
+                    "clip_qkv",
+                    json!(self.number("attention.clamp_kqv").filter(|c| *c > 0.0)),
+                );
+            }
+            "olmo2" => {
+                put("hidden_act", "silu".into());
+                if window.is_some() {
+                    return Err(self.wrong(
+                        "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served",
+                    ));
+                }
+            }
+            "starcoder2" => {
+                put("hidden_act", "gelu_pytorch_tanh".into());
+                put("use_bias", self.has("blk.0.attn_q.bias").into());
+                put("sliding_window", json!(window));
+            }
+            "granite" => {
+                put("hidden_act", "silu".into());
+                let scale = |key| self.number(key).filter(|x| *x != 0.0);
+                put(
+                    "embedding_multiplier",
+                    scale("embedding_scale").unwrap_or(1.0).into(),
+                );
+                put(
+                    "residual_multiplier",
+                    scale("residual_scale").unwrap_or(1.0).into(),
+                );
+                put("logits_scaling", scale("logit_scale").unwrap_or(1.0).into());
+                let plain = 1.0 / (s.head_dim as f64).sqrt();
+                put(
+                    "attention_multiplier",
+                    scale("attention.scale").unwrap_or(plain).into(),
+                );
+                if self.flag("rope.scaling.finetuned") == Some(false) {
+                    return Err(self.wrong("it is a Granite without rope, which is not served"));
+                }
+            }
+            "cohere" => {
+                put("hidden_act", "silu".into());
+                put("use_qk_norm", self.has("blk.0.attn_q_norm.weight").into());
+                let scale = self.number("logit_scale").filter(|x| *x != 0.0);
+                put("logit_scale", scale.unwrap_or(1.0).into());
+            }
+            "stablelm" => {
+                put("hidden_act", "silu".into());
+                put("use_qkv_bias", self.has("blk.0.attn_q.bias").into());
+                put("qk_layernorm", self.has("blk.0.attn_q_norm.weight").into());
+                // What llama.cpp goes by too: a parallel block has no norm of its own before the MLP.
+                put(
+                    "use_parallel_residual",
+                    (!self.has("blk.0.ffn_norm.weight")).into(),
+                );
+            }
+            other => return Err(self.wrong(format!("`{other}` has no configuration here"))),
+        }
+        Ok(())
+    }
+
+    /// What Gemma divides its scores by: the head's width, and in the one size with `layers` blocks the width
+    /// over the heads.
+    fn scalar(&self, s: &Shape, layers: usize) -> usize {
+        if s.layers == layers {
+            s.d_model / s.heads
+        } else {
+            s.head_dim
+        }
+    }
+
+    /// Experts are weighted by a softmax in the families here.
+    fn check_router(&self) -> Result<()> {
+        let key = "expert_gating_func";
+        match self.count(key)? {
+            None | Some(0 | 1) => Ok(()),
+            Some(n) => Err(self.wrong(format!(
+                "`{}` is {n}, and only softmax (1) is served",
+                self.key(key)
+            ))),
+        }
+    }
+
+    /// `rope_scaling`, from the keys and from the tensors that hold factors.
+    fn rope_scaling(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<Value> {
+        let kind = self.gguf.string(&self.key("rope.scaling.type"));
+        if let Some(factors) = self.values("rope_freqs.weight")? {
+            // What Llama 3's rope comes to: every frequency has its own divisor.
+            return Ok(json!({"rope_type": "frequency_factors", "factors": factors}));
+        }
+        let long = self.values("rope_factors_long.weight")?;
+        let short = self.values("rope_factors_short.weight")?;
+        if let (Some(long), Some(short)) = (long, short) {
+            let original = self.count("rope.scaling.original_context_length")?;
+            let original = original.unwrap_or(s.context);
+            config.insert("original_max_position_embeddings".into(), original.into());
+            let mut scaling = json!({
+                "rope_type": "longrope", "long_factor": long, "short_factor": short,
+                "factor": s.context as f64 / original.max(1) as f64,
+                "original_max_position_embeddings": original,
+            });
+            if let Some(attention) = self.number("rope.scaling.attn_factor") {
+                scaling["attention_factor"] = attention.into();
+            }
+            return Ok(scaling);
+        }
+        let factor = self
+            .number("rope.scaling.factor")
+            .or_else(|| self.number("rope.scale_linear"))
+            .filter(|f| *f > 0.0);
+        match (kind, factor) {
+            (Some("none"), _) | (None | Some("linear"), None) => Ok(Value::Null),
+            (None | Some("linear"), Some(factor)) if (factor - 1.0).abs() < f64::EPSILON => {
+                Ok(Value::Null)
+            }
+            (None | Some("linear"), Some(factor)) => {
+                Ok(json!({"rope_type": "linear", "factor": factor}))
+            }
+            (Some("yarn"), Some(factor)) => {
+                for (key, plain) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
+                    let key = format!("rope.scaling.{key}");
+                    if self.number(&key).is_some_and(|x| (x - plain).abs() > 1e-9) {
+                        return Err(self.wrong(format!("`{}` is not served", self.key(&key))));
+                    }
+                }
+                let mut scaling = json!({"rope_type": "yarn", "factor": factor});
+                if let Some(original) = self.count("rope.scaling.original_context_length")? {
+                    scaling["original_max_position_embeddings"] = original.into();
+                }
+                for (key, ours) in [
+                    ("attn_factor", "attention_factor"),
+                    ("yarn_attn_factor", "attention_factor"),
+                    ("yarn_beta_fast", "beta_fast"),
+                    ("yarn_beta_slow", "beta_slow"),
+                ] {
+                    if let Some(x) = self.number(&format!("rope.scaling.{key}")) {
+                        scaling[ours] = x.into();
+                    }
+                }
+                Ok(scaling)
+            }
+            (Some("longrope"), _) => Err(self.wrong(
+                "its rope is `longrope`, and the factors (`rope_factors_long.weight`) are missing",
+            )),
+            (Some("yarn"), None) => Err(self.wrong(format!(
+                "`{}` is missing, and the rope is `yarn`",
+                self.key("rope.scaling.factor")
+            ))),
+            (Some(other), _) => {
+                Err(self.wrong(format!("its rope scaling `{other}` is not served")))
+            }
+        }
+    }
+}
+
+fn layer_types(layers: usize, slides: impl Fn(usize) -> bool) -> Value {
+    (0..layers)
+        .map(|i| {
+            if slides(i) {
+                "sliding_attention"
+            } else {
+                "full_attention"
+            }
+        })
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// `part / whole`, such that `whole` times it does not fall below `part` when it is cut to a whole number.
+fn fraction(part: usize, whole: usize) -> f64 {
+    let ratio = part as f64 / whole as f64;
+    if ((ratio * whole as f64) as usize) < part {
+        ratio.next_up()
+    } else {
+        ratio
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fraction;
+
+    #[test]
+    fn fractions_give_their_part_back() {
+        for whole in 1..300 {
+            for part in 1..=whole {
+                assert_eq!((fraction(part, whole) * whole as f64) as usize, part);
+            }
+        }
+    }
+}

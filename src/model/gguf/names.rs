@@ -1,0 +1,623 @@
+//! Hugging Face names of the tensors of a GGUF file, with what the converter did to their rows taken back.
+//!
+//! Invariant: a [`Piece`] holds the rows that the Hugging Face checkpoint has under that name, in its order, in the
+//! type of the file; moving rows never unpacks them, because blocks run along the input. Matrices lie `[out, in]`,
+//! also where the Hugging Face checkpoint keeps them `[in, out]` (GPT-2).
+//! To serve another architecture, add its row to [`ARCHITECTURES`] and its configuration to `config.rs`.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+
+use super::Gguf;
+use crate::error::{Error, Result};
+
+/// A name and where GGUF keeps it, both without `.weight` or `.bias`; `{}` is the number of an expert or a head,
+/// which GGUF stacks along the first axis.
+type Row = (&'static str, &'static str);
+
+/// What an architecture's file is read as.
+#[derive(Debug)]
+pub struct Architecture {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// The `model_type` it is presented as.
+    pub model_type: &'static str,
+    /// What stands before every name but the head.
+    prefix: &'static str,
+    /// What stands before the layer's number.
+    block: &'static str,
+    /// Embedding, positions and final norm, relative to the prefix.
+    outer: &'static [Row],
+    /// Names inside a block; the first list that knows a name decides.
+    inner: &'static [&'static [Row]],
+    /// The unembedding.
+    head: &'static str,
+    /// Queries and keys were reordered for rotation by neighbours instead of halves.
+    permuted: bool,
+    /// Norm gains are stored as `1 + gain`.
+    shifted: bool,
+}
+
+const LLAMA_OUTER: &[Row] = &[("embed_tokens", "token_embd"), ("norm", "output_norm")];
+
+/// Names that most blocks share.
+const COMMON: &[Row] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+const EXPERTS: &[Row] = &[
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.experts.{}.gate_proj", "ffn_gate_exps"),
+    ("mlp.experts.{}.up_proj", "ffn_up_exps"),
+    ("mlp.experts.{}.down_proj", "ffn_down_exps"),
+];
+
+const MIXTRAL: &[Row] = &[
+    ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("block_sparse_moe.experts.{}.w1", "ffn_gate_exps"),
+    ("block_sparse_moe.experts.{}.w3", "ffn_up_exps"),
+    ("block_sparse_moe.experts.{}.w2", "ffn_down_exps"),
+];
+
+/// Norms behind the sublayers.
+const POST_NORMS: &[Row] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+const PHI: &[Row] = &[
+    ("self_attn.dense", "attn_output"),
+    ("self_attn.q_layernorm", "attn_q_norm"),
+    ("self_attn.k_layernorm", "attn_k_norm"),
+    ("mlp.fc1", "ffn_up"),
+    ("mlp.fc2", "ffn_down"),
+];
+
+const PHI3: &[Row] = &[
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_up_proj", "ffn_up"),
+];
+
+const STARCODER2: &[Row] = &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")];
+
+const STABLELM: &[Row] = &[
+    ("self_attn.q_layernorm.norms.{}", "attn_q_norm"),
+    ("self_attn.k_layernorm.norms.{}", "attn_k_norm"),
+];
+
+const GPT2: &[Row] = &[
+    ("ln_1", "attn_norm"),
+    ("attn.c_attn", "attn_qkv"),
+    ("attn.c_proj", "attn_output"),
+    ("ln_2", "ffn_norm"),
+    ("mlp.c_fc", "ffn_up"),
+    ("mlp.c_proj", "ffn_down"),
+];
+
+const GPT_NEOX: &[Row] = &[
+    ("attention.query_key_value", "attn_qkv"),
+    ("attention.dense", "attn_output"),
+    ("mlp.dense_h_to_4h", "ffn_up"),
+    ("mlp.dense_4h_to_h", "ffn_down"),
+];
+
+/// An architecture laid out like Llama's.
+const fn like_llama(name: &'static str, model_type: &'static str) -> Architecture {
+    Architecture {
+        name,
+        model_type,
+        prefix: "model.",
+        block: "layers.",
+        outer: LLAMA_OUTER,
+        inner: &[COMMON],
+        head: "lm_head",
+        permuted: false,
+        shifted: false,
+    }
+}
+
+const fn permuted(name: &'static str, model_type: &'static str) -> Architecture {
+    Architecture {
+        permuted: true,
+        ..like_llama(name, model_type)
+    }
+}
+
+const fn with(
+    name: &'static str,
+    model_type: &'static str,
+    inner: &'static [&'static [Row]],
+) -> Architecture {
+    Architecture {
+        inner,
+        ..like_llama(name, model_type)
+    }
+}
+
+const fn gemma(name: &'static str, inner: &'static [&'static [Row]]) -> Architecture {
+    let model_type = match name.as_bytes() {
+        b"gemma3" => "gemma3_text",
+        _ => name,
+    };
+    Architecture {
+        inner,
+        shifted: true,
+        ..like_llama(name, model_type)
+    }
+}
+
+/// Every architecture that is read. Mixtral shares llama's name in GGUF and comes first: it is taken when
+/// the file has experts.
+pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        inner: &[MIXTRAL, COMMON],
+        ..permuted("llama", "mixtral")
+    },
+    permuted("llama", "llama"),
+    like_llama("qwen2", "qwen2"),
+    like_llama("qwen3", "qwen3"),
+    with("qwen3moe", "qwen3_moe", &[EXPERTS, COMMON]),
+    gemma("gemma", &[COMMON]),
+    gemma("gemma2", &[POST_NORMS, COMMON]),
+    gemma("gemma3", &[POST_NORMS, COMMON]),
+    Architecture {
+        outer: &[
+            ("embed_tokens", "token_embd"),
+            ("final_layernorm", "output_norm"),
+        ],
+        ..with("phi2", "phi", &[PHI, COMMON])
+    },
+    with("phi3", "phi3", &[PHI3, COMMON]),
+    Architecture {
+        prefix: "transformer.",
+        block: "h.",
+        outer: &[
+            ("wte", "token_embd"),
+            ("wpe", "position_embd"),
+            ("ln_f", "output_norm"),
+        ],
+        ..with("gpt2", "gpt2", &[GPT2])
+    },
+    Architecture {
+        prefix: "gpt_neox.",
+        outer: &[
+            ("embed_in", "token_embd"),
+            ("final_layer_norm", "output_norm"),
+        ],
+        head: "embed_out",
+        ..with("gptneox", "gpt_neox", &[GPT_NEOX, COMMON])
+    },
+    permuted("olmo", "olmo"),
+    with("olmo2", "olmo2", &[POST_NORMS, COMMON]),
+    with("olmoe", "olmoe", &[EXPERTS, COMMON]),
+    with("starcoder2", "starcoder2", &[STARCODER2, COMMON]),
+    permuted("smollm3", "smollm3"),
+    permuted("granite", "granite"),
+    like_llama("command-r", "cohere"),
+    with("stablelm", "stablelm", &[STABLELM, COMMON]),
+];
+
+/// The architecture that a file says it has.
+pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
+    let next = "Take the model's safetensors files instead.";
+    let Some(name) = gguf.string("general.architecture") else {
+        return Err(Error::bad_file(
+            gguf.path(),
+            "it names no `general.architecture`",
+            "Is this a language model? A file for another tool cannot be opened.",
+        ));
+    };
+    let experts = gguf.u64(&format!("{name}.expert_count")).unwrap_or(0) > 0;
+    ARCHITECTURES
+        .iter()
+        .find(|a| a.name == name && (a.model_type != "mixtral" || experts))
+        .ok_or_else(|| {
+            let mut known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
+            known.dedup();
+            Error::bad_file(
+                gguf.path(),
+                format!(
+                    "its architecture `{name}` is not served ({} are)",
+                    known.join(", ")
+                ),
+                next,
+            )
+        })
+}
+
+/// A tensor as the file stores it: rows of blocks.
+#[derive(Clone, Debug)]
+pub struct Piece<'a> {
+    /// The type of its blocks.
+    pub dtype: GgmlDType,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Its rows.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Piece<'_> {
+    /// One matrix of a stack, or one row of a matrix.
+    fn nth(self, index: usize) -> Option<Self> {
+        let (&count, shape) = self.shape.split_first()?;
+        if index >= count {
+            return None;
+        }
+        let size = self.bytes.len() / count;
+        Some(Self {
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            bytes: slice(self.bytes, index * size..(index + 1) * size),
+        })
+    }
+
+    /// Some of the rows.
+    pub fn rows(self, range: Range<usize>) -> Option<Self> {
+        let (&count, rest) = self.shape.split_first()?;
+        if range.end > count || range.start > range.end || !self.rows_are_whole() {
+            return None;
+        }
+        let size = self.bytes.len() / count.max(1);
+        let mut shape = vec![range.len()];
+        shape.extend(rest);
+        Some(Self {
+            dtype: self.dtype,
+            shape,
+            bytes: slice(self.bytes, range.start * size..range.end * size),
+        })
+    }
+
+    /// The same rows in another order: row `i` is what `from(i)` was.
+    fn reorder(self, from: impl Fn(usize) -> usize) -> Option<Self> {
+        let count = *self.shape.first()?;
+        if !self.rows_are_whole() {
+            return None;
+        }
+        let size = self.bytes.len() / count.max(1);
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for i in 0..count {
+            let at = from(i) * size;
+            bytes.extend_from_slice(self.bytes.get(at..at + size)?);
+        }
+        Some(Self {
+            dtype: self.dtype,
+            shape: self.shape,
+            bytes: Cow::Owned(bytes),
+        })
+    }
+
+    /// Whether blocks end where rows end: a vector of blocks has no rows to move.
+    fn rows_are_whole(&self) -> bool {
+        self.shape.len() > 1 || self.dtype.block_size() == 1
+    }
+
+    /// Unpacks it, f32, on the CPU.
+    pub fn unpack(&self) -> Result<Tensor> {
+        let cpu = Device::Cpu;
+        let dense = match self.dtype {
+            GgmlDType::F32 => Some(DType::F32),
+            GgmlDType::F16 => Some(DType::F16),
+            GgmlDType::BF16 => Some(DType::BF16),
+            _ => None,
+        };
+        Ok(match dense {
+            Some(dtype) => Tensor::from_raw_buffer(&self.bytes, dtype, &self.shape, &cpu)?
+                .to_dtype(DType::F32)?,
+            None => self.blocks(&cpu)?.dequantize(&cpu)?,
+        })
+    }
+
+    /// Keeps its blocks as they are, on a device.
+    pub fn blocks(&self, device: &Device) -> Result<QTensor> {
+        let storage = QStorage::from_data(Cow::Borrowed(&self.bytes), device, self.dtype)?;
+        Ok(QTensor::new(storage, self.shape.as_slice())?)
+    }
+}
+
+fn slice(bytes: Cow<'_, [u8]>, range: Range<usize>) -> Cow<'_, [u8]> {
+    match bytes {
+        Cow::Borrowed(all) => Cow::Borrowed(&all[range]),
+        Cow::Owned(all) => Cow::Owned(all[range].to_vec()),
+    }
+}
+
+/// Answers for Hugging Face names.
+#[derive(Clone, Copy, Debug)]
+pub struct Names {
+    /// How the file is laid out.
+    pub architecture: &'static Architecture,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Names {
+    /// Where GGUF keeps a name: its tensor, and which slice of a stack.
+    fn locate(&self, name: &str) -> Option<(String, Option<usize>)> {
+        let a = self.architecture;
+        let (name, part) = name.rsplit_once('.')?;
+        if !matches!(part, "weight" | "bias") {
+            return None;
+        }
+        if name == a.head {
+            return Some((format!("output.{part}"), None));
+        }
+        let name = name.strip_prefix(a.prefix)?;
+        if let Some((_, gguf)) = a.outer.iter().find(|(hf, _)| *hf == name) {
+            return Some((format!("{gguf}.{part}"), None));
+        }
+        let (layer, name) = name.strip_prefix(a.block)?.split_once('.')?;
+        let layer: usize = layer.parse().ok()?;
+        a.inner.iter().copied().flatten().find_map(|(hf, gguf)| {
+            let index = fits(hf, name)?;
+            Some((format!("blk.{layer}.{gguf}.{part}"), index))
+        })
+    }
+
+    /// Whether the file has it.
+    pub fn exists(&self, gguf: &Gguf, name: &str) -> bool {
+        self.find(gguf, name).is_some()
+    }
+
+    /// The tensor, as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
+    pub fn piece<'a>(&self, gguf: &'a Gguf, name: &str) -> Result<Option<Piece<'a>>> {
+        let Some((tensor, piece)) = self.find(gguf, name) else {
+            return Ok(None);
+        };
+        let short = tensor.rsplit('.').nth(1).unwrap_or("");
+        // The converter leaves OLMo's biases as they are.
+        let permuted = self.architecture.permuted
+            && (self.architecture.name != "olmo" || name.ends_with(".weight"));
+        let taken_back = if permuted && short == "attn_q" {
+            unpermute(piece, self.heads)
+        } else if permuted && short == "attn_k" {
+            unpermute(piece, self.kv_heads)
+        } else if self.architecture.name == "gptneox" && short == "attn_qkv" {
+            interleave(piece, self.heads, self.head_dim)
+        } else if self.architecture.shifted && name.ends_with("norm.weight") {
+            return Ok(Some(shift(&piece)?));
+        } else {
+            Some(piece)
+        };
+        taken_back.map(Some).ok_or_else(|| {
+            Error::bad_file(
+                gguf.path(),
+                format!("the rows of tensor `{tensor}` do not divide into the heads that the metadata names"),
+                "The file is damaged or was made by a tool that lmscope does not know; take another.",
+            )
+        })
+    }
+
+    /// The stored rows of a name and the tensor they are named after.
+    fn find<'a>(&self, gguf: &'a Gguf, name: &str) -> Option<(String, Piece<'a>)> {
+        let (tensor, index) = self.locate(name)?;
+        if let Some(whole) = stored(gguf, &tensor) {
+            return match index {
+                Some(index) => whole.nth(index).map(|p| (tensor, p)),
+                None => Some((tensor, whole)),
+            };
+        }
+        let (blk, rest) = tensor
+            .rsplit_once('.')
+            .map(|(t, part)| (t, part.to_string()))?;
+        let (block, short) = blk.rsplit_once('.')?;
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        // What newer converters fuse on request, and what older ones kept apart.
+        match (short, index) {
+            ("attn_q", _) => stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(0..q),
+            ("attn_k", _) => stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(q..q + kv),
+            ("attn_v", _) => {
+                stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(q + kv..q + 2 * kv)
+            }
+            ("ffn_gate_exps" | "ffn_up_exps" | "ffn_down_exps", Some(index)) => {
+                let fused = stored(gguf, &format!("{block}.ffn_gate_up_exps.{rest}"));
+                match (fused.and_then(|f| f.nth(index)), short) {
+                    (Some(both), "ffn_gate_exps") => {
+                        let half = both.shape.first()? / 2;
+                        both.rows(0..half)
+                    }
+                    (Some(both), "ffn_up_exps") => {
+                        let all = *both.shape.first()?;
+                        both.rows(all / 2..all)
+                    }
+                    _ => stored(
+                        gguf,
+                        &format!("{block}.{}.{index}.{rest}", short.trim_end_matches("_exps")),
+                    ),
+                }
+            }
+            _ => None,
+        }
+        .map(|piece| (tensor, piece))
+    }
+}
+
+/// Whether a name fits a pattern, and the number in it.
+#[allow(clippy::option_option)] // no match, a match without a number, a match with one
+fn fits(pattern: &str, name: &str) -> Option<Option<usize>> {
+    match pattern.split_once("{}") {
+        None => (pattern == name).then_some(None),
+        Some((before, after)) => name
+            .strip_prefix(before)?
+            .strip_suffix(after)?
+            .parse()
+            .ok()
+            .map(Some),
+    }
+}
+
+fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
+    let info = gguf.tensor(tensor)?;
+    Some(Piece {
+        dtype: info.kind.readable()?,
+        shape: info.shape.clone(),
+        bytes: Cow::Borrowed(gguf.bytes(tensor)?),
+    })
+}
+
+/// Takes back `LlamaModel.permute` of llama.cpp's converter, which turns the two halves of each head into
+/// neighbouring pairs.
+fn unpermute(piece: Piece<'_>, heads: usize) -> Option<Piece<'_>> {
+    let rows = *piece.shape.first()?;
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
+        return None;
+    }
+    let width = rows / heads;
+    let half = width / 2;
+    piece.reorder(|row| {
+        let (head, at) = (row / width, row % width);
+        head * width + 2 * (at % half) + at / half
+    })
+}
+
+/// Takes back GPT-NeoX's reordering: stored are all queries, all keys, all values; the checkpoint has them head
+/// by head.
+fn interleave(piece: Piece<'_>, heads: usize, head_dim: usize) -> Option<Piece<'_>> {
+    let rows = *piece.shape.first()?;
+    if rows != 3 * heads * head_dim {
+        return None;
+    }
+    piece.reorder(|row| {
+        let (head, at) = (row / (3 * head_dim), row % (3 * head_dim));
+        (at / head_dim) * heads * head_dim + head * head_dim + at % head_dim
+    })
+}
+
+/// Takes one off a norm gain that is stored as `1 + gain`, f32.
+fn shift(piece: &Piece<'_>) -> Result<Piece<'static>> {
+    let gain = (piece.unpack()? - 1.0)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(Piece {
+        dtype: GgmlDType::F32,
+        shape: piece.shape.clone(),
+        bytes: Cow::Owned(gain.iter().flat_map(|g| g.to_le_bytes()).collect()),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn piece(rows: usize) -> Piece<'static> {
+        // Row i of two f32 columns holds i and -i.
+        let values: Vec<u8> = (0..rows)
+            .flat_map(|i| [i as f32, -(i as f32)])
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        Piece {
+            dtype: GgmlDType::F32,
+            shape: vec![rows, 2],
+            bytes: Cow::Owned(values),
+        }
+    }
+
+    fn first_column(piece: &Piece<'_>) -> Vec<f32> {
+        let t = piece.unpack().unwrap();
+        t.narrow(1, 0, 1)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    }
+
+    #[test]
+    fn permuted_heads_come_back() {
+        // The converter's own order for 2 heads of 6 rows: reshape(2, 2, 3).swapaxes(1, 2).
+        let stored: [usize; 12] = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11];
+        let converted = piece(12).reorder(|i| stored[i]).unwrap();
+        let back = unpermute(converted, 2).unwrap();
+        assert_eq!(
+            first_column(&back),
+            (0..12).map(|i| i as f32).collect::<Vec<_>>()
+        );
+        assert!(unpermute(piece(10), 4).is_none());
+    }
+
+    #[test]
+    fn interleaved_heads_come_back() {
+        // 2 heads of 2: head by head q q k k v v; stored all q, all k, all v.
+        let stored: [usize; 12] = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11];
+        let converted = piece(12).reorder(|i| stored[i]).unwrap();
+        let back = interleave(converted, 2, 2).unwrap();
+        assert_eq!(
+            first_column(&back),
+            (0..12).map(|i| i as f32).collect::<Vec<_>>()
+        );
+        assert!(interleave(piece(12), 3, 2).is_none());
+    }
+
+    #[test]
+    fn names_find_their_tensors() {
+        let of = |model_type: &str, name: &str| {
+            let names = Names {
+                architecture: ARCHITECTURES
+                    .iter()
+                    .find(|a| a.model_type == model_type)
+                    .unwrap(),
+                heads: 1,
+                kv_heads: 1,
+                head_dim: 1,
+            };
+            names.locate(name)
+        };
+        let at = |s: &str, i: Option<usize>| Some((s.to_string(), i));
+        assert_eq!(of("llama", "lm_head.weight"), at("output.weight", None));
+        assert_eq!(
+            of("llama", "model.layers.3.self_attn.q_proj.bias"),
+            at("blk.3.attn_q.bias", None)
+        );
+        assert_eq!(
+            of("gemma2", "model.layers.0.post_attention_layernorm.weight"),
+            at("blk.0.post_attention_norm.weight", None)
+        );
+        assert_eq!(
+            of(
+                "mixtral",
+                "model.layers.1.block_sparse_moe.experts.5.w3.weight"
+            ),
+            at("blk.1.ffn_up_exps.weight", Some(5))
+        );
+        assert_eq!(
+            of(
+                "stablelm",
+                "model.layers.1.self_attn.q_layernorm.norms.2.weight"
+            ),
+            at("blk.1.attn_q_norm.weight", Some(2))
+        );
+        assert_eq!(
+            of("gpt2", "transformer.h.0.attn.c_attn.weight"),
+            at("blk.0.attn_qkv.weight", None)
+        );
+        assert_eq!(
+            of(
+                "gpt_neox",
+                "gpt_neox.layers.0.post_attention_layernorm.bias"
+            ),
+            at("blk.0.ffn_norm.bias", None)
+        );
+        assert_eq!(
+            of("gpt_neox", "embed_out.weight"),
+            at("output.weight", None)
+        );
+        assert_eq!(of("llama", "model.layers.x.mlp.up_proj.weight"), None);
+        assert_eq!(of("llama", "model.rotary.inv_freq"), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! How the pieces of a vocabulary spell bytes.
+//!
+//! Invariant: how a piece spells bytes is read from the decoder once, never guessed from a token.
+//! To add a kind of decoder, add an arm in [`steps`] and, if it spells pieces in a new way, a [`Step`].
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The most ids without a piece that a small vocabulary is believed to have: a wrong id in a file must not ask for all
+/// memory.
+const MOST_GAPS: usize = 1 << 18;
+
+/// The parts of `tokenizer.json` that say how pieces spell bytes.
+#[derive(Deserialize)]
+pub(super) struct Pipeline {
+    #[serde(default)]
+    pub decoder: Value,
+    #[serde(default)]
+    pub pre_tokenizer: Value,
+    /// Whether an added token stands for its own letters even if the vocabulary holds it.
+    #[serde(skip)]
+    pub added_are_letters: bool,
+}
+
+/// One step from a piece of the vocabulary to bytes.
+enum Step {
+    /// Each character stands for a byte, after GPT-2's table.
+    ByteLevel(HashMap<char, u8>),
+    /// `<0xE2>` is a byte.
+    ByteFallback,
+    /// One string stands for another: `▁` for a space.
+    Replace(String, String),
+    /// A word is written with a space before it, and a part that continues one with this prefix.
+    Prefix(String),
+}
+
+/// Reads the steps from the decoder of `tokenizer.json` or, without one, from what the pre-tokenizer does to the text.
+fn steps(pipeline: &Pipeline) -> Vec<Step> {
+    let source = [&pipeline.decoder, &pipeline.pre_tokenizer]
+        .into_iter()
+        .find(|part| !part.is_null());
+    let mut steps = Vec::new();
+    for part in source.map(flat).unwrap_or_default() {
+        let string = |key: &str| part[key].as_str().map(str::to_owned);
+        match part["type"].as_str() {
+            Some("ByteLevel") => steps.push(Step::ByteLevel(byte_characters())),
+            Some("ByteFallback") => steps.push(Step::ByteFallback),
+            Some("Metaspace") => {
+                steps.push(Step::Replace(
+                    string("replacement").unwrap_or_else(|| "▁".into()),
+                    " ".into(),
+                ));
+            }
+            Some("BPEDecoder") => {
+                steps.extend(string("suffix").map(|suffix| Step::Replace(suffix, " ".into())));
+            }
+            Some("WordPiece") => steps.extend(string("prefix").map(Step::Prefix)),
+            Some("Replace") => {
+                let from = part["pattern"]["String"].as_str().map(str::to_owned);
+                steps.extend(
+                    from.zip(string("content"))
+                        .map(|(from, to)| Step::Replace(from, to)),
+                );
+            }
+            // What follows works on the joined text: Llama's decoder takes the space off its front.
+            Some("Fuse") => break,
+            // A pre-tokenizer's splits, and the decoders of speech models, say nothing about bytes.
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// Lists the parts of a decoder or pre-tokenizer, through all its sequences.
+fn flat(part: &Value) -> Vec<&Value> {
+    match part["decoders"]
+        .as_array()
+        .or_else(|| part["pretokenizers"].as_array())
+    {
+        Some(parts) => parts.iter().flat_map(flat).collect(),
+        None => vec![part],
+    }
+}
+
+/// GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on.
+pub(super) fn byte_characters() -> HashMap<char, u8> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let others = (0..=255).filter(|byte| !printable(byte));
+    let others = others.zip('\u{100}'..).map(|(byte, c)| (c, byte));
+    (0..=255)
+        .filter(printable)
+        .map(|byte| (char::from(byte), byte))
+        .chain(others)
+        .collect()
+}
+
+/// Spells the bytes of a piece.
+fn spell(piece: &str, steps: &[Step]) -> Vec<u8> {
+    let mut piece = piece.to_owned();
+    for step in steps {
+        match step {
+            Step::ByteLevel(table) => {
+                let bytes: Option<Vec<u8>> =
+                    piece.chars().map(|c| table.get(&c).copied()).collect();
+                return bytes.unwrap_or_else(|| piece.into_bytes());
+            }
+            Step::ByteFallback => {
+                let hex = piece
+                    .strip_prefix("<0x")
+                    .and_then(|rest| rest.strip_suffix('>'))
+                    .filter(|hex| hex.len() == 2);
+                if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    return vec![byte];
+                }
+            }
+            Step::Replace(from, to) => piece = piece.replace(from.as_str(), to),
+            Step::Prefix(prefix) => {
+                piece = piece
+                    .strip_prefix(prefix.as_str())
+                    .map_or_else(|| format!(" {piece}"), str::to_owned);
+            }
+        }
+    }
+    piece.into_bytes()
+}
+
+/// Builds the table of all tokens' bytes: the bytes, and where each token ends.
+///
+/// Added tokens stand for their own letters, except those that the model's vocabulary holds as well and that are not
+/// special: Gemma's runs of `▁`.
+pub(super) fn byte_table(
+    inner: &tokenizers::Tokenizer,
+    pipeline: &Pipeline,
+) -> Result<(Vec<u8>, Vec<usize>), String> {
+    let steps = steps(pipeline);
+    let vocabulary = inner.get_vocab(false);
+    let added = inner.get_added_tokens_decoder();
+    let size = vocabulary
+        .values()
+        .chain(added.keys())
+        .max()
+        .map_or(0, |&id| id as usize + 1);
+    // Ids have gaps, but not more of them than pieces.
+    if size > MOST_GAPS + 8 * (vocabulary.len() + added.len()) {
+        return Err(format!("it has an id of {}", size - 1));
+    }
+    let mut pieces: Vec<Vec<u8>> = vec![Vec::new(); size];
+    for (piece, &id) in &vocabulary {
+        pieces[id as usize] = spell(piece, &steps);
+    }
+    for (&id, token) in &added {
+        if token.special
+            || pipeline.added_are_letters
+            || vocabulary.get(&token.content) != Some(&id)
+        {
+            pieces[id as usize] = token.content.clone().into_bytes();
+        }
+    }
+    let ends = std::iter::once(0).chain(pieces.iter().scan(0, |end, piece| {
+        *end += piece.len();
+        Some(*end)
+    }));
+    let ends = ends.collect();
+    Ok((pieces.concat(), ends))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pipeline(json: Value) -> Pipeline {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn other_decoders() {
+        let bytes = |decoder: Value, piece: &str| {
+            spell(piece, &steps(&pipeline(json!({"decoder": decoder}))))
+        };
+        assert_eq!(
+            bytes(
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}),
+                "▁a"
+            ),
+            b" a"
+        );
+        assert_eq!(
+            bytes(json!({"type": "BPEDecoder", "suffix": "</w>"}), "a</w>"),
+            b"a "
+        );
+        assert_eq!(
+            bytes(
+                json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+                "##a"
+            ),
+            b"a"
+        );
+        assert_eq!(
+            bytes(
+                json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+                "a"
+            ),
+            b" a"
+        );
+        assert_eq!(bytes(Value::Null, "▁a"), "▁a".as_bytes());
+        let only_before = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]}});
+        assert_eq!(spell("Ġa", &steps(&pipeline(only_before))), b" a");
+    }
+}

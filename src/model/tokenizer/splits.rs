@@ -1,0 +1,296 @@
+//! How byte-level vocabularies split a text before they merge, by the name that GGUF files give it.
+//!
+//! Invariant: a name that is not here is refused: another split gives other ids without anybody noticing. The patterns are
+//! those of the models' own `tokenizer.json`, where known; the names are llama.cpp's (`src/llama-vocab.cpp`).
+//! To add a name, add it to its row, or add a row.
+
+/// One way to split.
+pub(super) struct Split {
+    /// What `tokenizer.ggml.pre` may say; old files without that key are looked up by their architecture.
+    pub names: &'static [&'static str],
+    /// The patterns, applied one after the other; each match stands alone.
+    pub patterns: &'static [&'static str],
+    /// Whether the text is composed (NFC) first.
+    pub nfc: bool,
+    /// Whether a part that is a token as a whole is taken without merging.
+    pub ignore_merges: bool,
+    /// Whether a BOS goes first when the file does not say.
+    pub bos: bool,
+}
+
+/// A split with nothing special about it.
+const PLAIN: Split = Split {
+    names: &[],
+    patterns: &[],
+    nfc: false,
+    ignore_merges: false,
+    bos: false,
+};
+
+/// GPT-2's words, numbers and signs, each with the space before it.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Llama 3's: numbers in groups of three digits.
+const THREE_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Qwen 2's: every digit alone.
+const ONE_DIGIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// GPT-4o's: words end where their case says so.
+const CASED: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// All of them.
+#[allow(clippy::unicode_not_nfc)] // a class of letters holds what composes to others, too
+pub(super) const SPLITS: &[Split] = &[
+    Split {
+        names: &[
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+        ],
+        patterns: &[THREE_DIGITS],
+        ignore_merges: true,
+        bos: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["dbrx", "smaug-bpe", "chatglm-bpe"],
+        patterns: &[THREE_DIGITS],
+        ..PLAIN
+    },
+    Split {
+        names: &["glm4", "glm5"],
+        patterns: &[THREE_DIGITS],
+        ignore_merges: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["minicpm5"],
+        patterns: &[
+            r"\p{N}{1,3}",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ignore_merges: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"],
+        patterns: &[ONE_DIGIT],
+        nfc: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["stablelm2", "hunyuan", "solar-open", "grok-2"],
+        patterns: &[ONE_DIGIT],
+        ..PLAIN
+    },
+    Split {
+        names: &["laguna"],
+        patterns: &[r"[^\n]+|[\n]+", ONE_DIGIT],
+        ..PLAIN
+    },
+    Split {
+        names: &["ufakzeka"],
+        patterns: &[
+            r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["qwen35"],
+        patterns: &[
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["exaone-moe"],
+        patterns: &[
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["seed-coder"],
+        patterns: &[
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
+        patterns: &[
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["tekken"],
+        patterns: &[
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ignore_merges: true,
+        bos: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
+        patterns: &[CASED],
+        ..PLAIN
+    },
+    Split {
+        names: &["tiny_aya", "cohere2moe"],
+        patterns: &[r"\d{1,3}(?=(?:\d{3})*\b)", CASED],
+        nfc: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["youtu"],
+        patterns: &[
+            r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        ignore_merges: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["deepseek-llm"],
+        patterns: &[
+            r"[\r\n]",
+            r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            r"[一-龥ࠀ-一가-퟿]+",
+            r"\p{N}",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["deepseek-coder"],
+        patterns: &[
+            r"[\r\n]",
+            r"\s?\p{L}+",
+            r"\s?\p{P}+",
+            r"[一-龥ࠀ-一가-퟿]+",
+            r"\p{N}",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
+        patterns: &[
+            r"\p{N}{1,3}",
+            r"[一-龥぀-ゟ゠-ヿ]+",
+            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &["falcon"],
+        patterns: &[
+            r"[\p{P}\$\+<=>\^~\|`]+",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+            r"[0-9][0-9][0-9]",
+        ],
+        ..PLAIN
+    },
+    Split {
+        names: &[
+            "gpt-2",
+            "phi-2",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "exaone4",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gpt2",
+            "gptneox",
+            "phi2",
+        ],
+        patterns: &[GPT2],
+        ..PLAIN
+    },
+    Split {
+        names: &["mpt", "olmo"],
+        patterns: &[GPT2],
+        nfc: true,
+        ..PLAIN
+    },
+    Split {
+        names: &[
+            "starcoder",
+            "refact",
+            "smollm",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
+        ],
+        patterns: &[r"\p{N}", GPT2],
+        ..PLAIN
+    },
+    Split {
+        names: &["command-r"],
+        patterns: &[r"\p{N}", GPT2],
+        nfc: true,
+        ..PLAIN
+    },
+    Split {
+        names: &["poro-chat", "bloom", "gpt3-finnish"],
+        patterns: &[r" ?[^(\s|.,!?…。，、।۔،)]+"],
+        ..PLAIN
+    },
+    Split {
+        names: &["viking"],
+        patterns: &[r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"],
+        ..PLAIN
+    },
+    Split {
+        names: &["superbpe"],
+        patterns: &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+        ..PLAIN
+    },
+    Split {
+        names: &["default"],
+        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
+        ..PLAIN
+    },
+];
+
+/// Finds a split by its name.
+pub(super) fn split(name: &str) -> Option<&'static Split> {
+    SPLITS.iter().find(|split| split.names.contains(&name))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_there_once_and_patterns_compile() {
+        let mut names: Vec<&str> = SPLITS
+            .iter()
+            .flat_map(|split| split.names)
+            .copied()
+            .collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        for split in SPLITS {
+            for pattern in split.patterns {
+                let found = tokenizers::utils::SysRegex::new(pattern);
+                assert!(found.is_ok(), "{:?}: {pattern}", split.names);
+            }
+        }
+        assert!(split("qwen2").unwrap().nfc && split("no such").is_none());
+    }
+}

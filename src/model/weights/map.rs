@@ -1,0 +1,34 @@
+//! Memory maps: the only way in which formats of our own see the bytes of a checkpoint.
+//!
+//! Invariant: files are mapped read-only; what a model keeps is copied out of the map, and then the map's own pages are
+//! given back ([`release`]), so that loading never holds the weights twice.
+
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// Maps one file.
+#[allow(unsafe_code)]
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    // SAFETY: the file is opened read-only and mapped privately; as for every program that maps a checkpoint,
+    // truncating the file while it is loaded is outside the contract.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
+}
+
+/// Gives the pages of a map that were read back to the system: they no longer count as this process's memory.
+pub(crate) fn release(map: &Mmap) {
+    #[cfg(unix)]
+    {
+        #[allow(unsafe_code)]
+        // SAFETY: the map is read-only and of a file, so pages that are dropped are read from it again when they are
+        // looked at; nothing that was written can be lost.
+        let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        // It is advice: where it is not taken, memory stays taken until the map is closed.
+        let _ignored = advised;
+    }
+    #[cfg(not(unix))]
+    let _kept = map;
+}

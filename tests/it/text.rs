@@ -1,0 +1,466 @@
+//! Chat templates against Python's jinja2, construct by construct; tokenizers in the shapes of real models.
+//!
+//! To compare templates of your own, write a file like tests/references/templates/templates.json and name it in
+//! LMSCOPE_TEMPLATES: every case whose rendering differs is listed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use lmscope::model::gguf::Gguf;
+use lmscope::model::template::{Message, Sources, Template};
+use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::gguf::file::{File, Meta};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+pub fn references() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references")
+}
+
+/// One template and what Python makes of it.
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    template: String,
+    expected: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Templates {
+    messages: Vec<Turn>,
+    specials: Value,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    role: String,
+    content: String,
+}
+
+/// What jinja2 does and this engine does not, each rarer than the last: methods as values, floats in `e` notation, a
+/// slash after a backslash, the arguments that a macro did not name, and filters that no chat template has.
+const DIFFERENT: [&str; 10] = [
+    "'a'.upper is defined",
+    "'é'.encode is defined",
+    "'abc' | attr('upper') is defined",
+    "1.5e-7",
+    "1e16",
+    r"'\\d \t \x41 \u00e9 \/'",
+    "'a b' | urlencode",
+    "'one two three four' | truncate(9)",
+    "cycler('a', 'b').next()",
+    "macro_kwargs",
+];
+
+#[test]
+fn templates_render_as_in_python() -> Outcome {
+    let own = std::env::var_os("LMSCOPE_TEMPLATES").map(PathBuf::from);
+    let file = own
+        .clone()
+        .unwrap_or_else(|| references().join("templates/templates.json"));
+    let all: Templates = serde_json::from_slice(&std::fs::read(file)?)?;
+    let turns: Vec<Message> = all
+        .messages
+        .into_iter()
+        .map(|turn| Message::new(turn.role, turn.content))
+        .collect();
+    let config = serde_json::to_vec(&all.specials)?;
+    let mut wrong = Vec::new();
+    for case in &all.cases {
+        let template = Template::from_sources(&Sources {
+            jinja: Some(&case.template),
+            tokenizer_config: Some(&config),
+            ..Sources::default()
+        })?;
+        let found = template.ok_or("no template")?.render(&turns, true);
+        let right = match (&found, &case.expected, &case.error) {
+            (Ok(found), Some(expected), _) => found == expected,
+            // A template's own refusal keeps its words; of other errors only that there is one.
+            (Err(found), None, Some(error)) => match error.strip_prefix("TemplateError: ") {
+                Some(words) => found.to_string().contains(words.trim_end_matches('.')),
+                None => true,
+            },
+            _ => false,
+        };
+        if right == (own.is_none() && DIFFERENT.contains(&case.name.as_str())) {
+            wrong.push(format!(
+                "{}: Python {:?}{:?}, here {found:?}",
+                case.name, case.expected, case.error
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        all.cases.len(),
+        wrong.join("\n")
+    );
+    assert!(own.is_some() || all.cases.len() > 380);
+    Ok(())
+}
+
+/// What Python says of the tokenizers in `tokenizers_more`.
+#[derive(Deserialize)]
+struct Shapes {
+    texts: Vec<String>,
+    tokenizers: HashMap<String, Shape>,
+}
+
+#[derive(Deserialize)]
+struct Shape {
+    bos: Option<u32>,
+    eos: u32,
+    size: usize,
+    /// What stands before and after every text.
+    first: Vec<u32>,
+    last: Vec<u32>,
+    /// The ids of each text.
+    ids: Vec<Vec<u32>>,
+    /// Whether Python decodes them to the text again.
+    decoded: Vec<bool>,
+}
+
+impl Shapes {
+    fn read() -> Result<Self, Box<dyn std::error::Error>> {
+        let file = references().join("tokenizers_more/expected.json");
+        Ok(serde_json::from_slice(&std::fs::read(file)?)?)
+    }
+
+    /// Lists the texts whose ids or bytes are others than Python's.
+    fn differences(&self, name: &str, tokenizer: &Tokenizer) -> Vec<String> {
+        let shape = &self.tokenizers[name];
+        let mut wrong = Vec::new();
+        for ((text, ids), decoded) in self.texts.iter().zip(&shape.ids).zip(&shape.decoded) {
+            let raw = tokenizer.encode(text, Bos::Raw).unwrap();
+            let whole = tokenizer.encode(text, Bos::Add).unwrap();
+            if raw != *ids || whole != [&shape.first[..], ids, &shape.last].concat() {
+                wrong.push(format!(
+                    "{name} {text:?}: Python {ids:?}, here {raw:?}, {whole:?}"
+                ));
+            }
+            let bytes = tokenizer.join(&raw);
+            let spaced = bytes.strip_prefix(b" ").unwrap_or(&bytes);
+            if *decoded && bytes != text.as_bytes() && spaced != text.as_bytes() {
+                wrong.push(format!(
+                    "{name} {text:?}: joined {:?}",
+                    tokenizer.text(&raw)
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+fn from_folder(folder: &Path) -> Result<Tokenizer, Box<dyn std::error::Error>> {
+    Ok(Tokenizer::from_files(&Files {
+        tokenizer: &std::fs::read(folder.join("tokenizer.json"))?,
+        tokenizer_config: Some(&std::fs::read(folder.join("tokenizer_config.json"))?),
+        ..Files::default()
+    })?)
+}
+
+#[test]
+fn tokenizers_in_the_shapes_of_real_models() -> Outcome {
+    let shapes = Shapes::read()?;
+    assert_eq!(
+        (shapes.tokenizers.len(), shapes.texts.len() > 50),
+        (9, true)
+    );
+    let mut wrong = Vec::new();
+    for (name, shape) in &shapes.tokenizers {
+        let tokenizer = from_folder(&references().join("tokenizers_more").join(name))?;
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.eos(), tokenizer.vocab_size()),
+            (shape.bos, &[shape.eos][..], shape.size),
+            "{name}"
+        );
+        wrong.extend(shapes.differences(name, &tokenizer));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The same vocabulary as a converter writes it into a GGUF file. What such a file cannot say is lost: `lstrip` and
+/// `rstrip`, and which of several merges leads to a piece of SentencePiece's.
+pub fn as_gguf(
+    folder: &Path,
+    model: &'static str,
+    pre: &'static str,
+    more: &[(&'static str, Meta)],
+) -> Vec<u8> {
+    let read = |file: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap()
+    };
+    let (json, config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    let mut pieces: Vec<(u64, String)> = json["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(piece, id)| (id.as_u64().unwrap(), piece.clone()))
+        .collect();
+    let mut kinds: HashMap<u64, i32> = HashMap::new();
+    for token in json["added_tokens"].as_array().unwrap() {
+        let (id, content) = (
+            token["id"].as_u64().unwrap(),
+            token["content"].as_str().unwrap(),
+        );
+        let kind = match token["special"].as_bool().unwrap() {
+            true if content == "<unk>" => 2,
+            true => 3,
+            false => 4,
+        };
+        kinds.insert(id, kind);
+        if !pieces.iter().any(|(known, _)| *known == id) {
+            pieces.push((id, content.to_owned()));
+        }
+    }
+    pieces.sort();
+    let merges: Vec<String> = json["model"]["merges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|merge| match merge.as_array() {
+            Some(pair) => format!(
+                "{} {}",
+                pair[0].as_str().unwrap(),
+                pair[1].as_str().unwrap()
+            ),
+            None => merge.as_str().unwrap().to_owned(),
+        })
+        .collect();
+    let rank = |piece: &str| {
+        merges
+            .iter()
+            .position(|merge| merge.replace(' ', "") == piece)
+    };
+    let scores = pieces
+        .iter()
+        .map(|(_, piece)| rank(piece).map_or(-1e6, |rank| -(rank as f32)));
+    let kinds = pieces.iter().map(|(id, piece)| match kinds.get(id) {
+        Some(kind) => *kind,
+        None if piece.starts_with("<0x") => 6,
+        None => 1,
+    });
+    let id = |key: &str| {
+        let token = config[key]
+            .as_str()
+            .or_else(|| config[key]["content"].as_str())?;
+        let found = pieces.iter().find(|(_, piece)| piece == token)?;
+        Some(Meta::U32(found.0 as u32))
+    };
+    let mut entries = vec![
+        ("tokenizer.ggml.model", Meta::Text(model.into())),
+        ("tokenizer.ggml.pre", Meta::Text(pre.into())),
+        (
+            "tokenizer.ggml.tokens",
+            Meta::Texts(pieces.iter().map(|(_, piece)| piece.clone()).collect()),
+        ),
+        ("tokenizer.ggml.token_type", Meta::Ints(kinds.collect())),
+    ];
+    entries.push(match model {
+        "llama" => ("tokenizer.ggml.scores", Meta::Floats(scores.collect())),
+        _ => ("tokenizer.ggml.merges", Meta::Texts(merges.clone())),
+    });
+    let ids = [
+        ("tokenizer.ggml.bos_token_id", "bos_token"),
+        ("tokenizer.ggml.eos_token_id", "eos_token"),
+        ("tokenizer.ggml.unknown_token_id", "unk_token"),
+    ];
+    entries.extend(
+        ids.into_iter()
+            .filter_map(|(key, name)| Some((key, id(name)?))),
+    );
+    entries.extend(more.iter().cloned());
+    gguf_of(&entries)
+}
+
+fn gguf_of(entries: &[(&'static str, Meta)]) -> Vec<u8> {
+    let metadata = entries
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()));
+    File {
+        metadata: metadata.collect(),
+        tensors: Vec::new(),
+    }
+    .bytes()
+}
+
+fn from_gguf(bytes: Vec<u8>) -> Tokenizer {
+    Tokenizer::from_gguf(&Gguf::from_bytes(bytes).unwrap()).unwrap()
+}
+
+#[test]
+fn gguf_vocabularies_give_the_ids_of_python() -> Outcome {
+    let shapes = Shapes::read()?;
+    let more = references().join("tokenizers_more");
+    let bos = [("tokenizer.ggml.add_bos_token", Meta::Bool(true))];
+    let no_prefix = [("tokenizer.ggml.add_space_prefix", Meta::Bool(false))];
+    let rows: [(&str, &str, &str, &[_]); 7] = [
+        ("llama_3", "gpt2", "llama-bpe", &[]),
+        ("qwen_2", "gpt2", "qwen2", &[]),
+        ("gpt_2", "gpt2", "gpt-2", &[]),
+        ("neox", "gpt2", "olmo", &[]),
+        ("deepseek", "gpt2", "deepseek-v3", &bos),
+        ("llama_2", "llama", "default", &[]),
+        ("gemma", "llama", "default", &no_prefix),
+    ];
+    let mut wrong = Vec::new();
+    for (name, model, pre, entries) in rows {
+        let tokenizer = from_gguf(as_gguf(&more.join(name), model, pre, entries));
+        let shape = &shapes.tokenizers[name];
+        assert_eq!(
+            (tokenizer.eos()[0], tokenizer.vocab_size()),
+            (shape.eos, shape.size),
+            "{name}"
+        );
+        assert!(
+            shape.bos.is_none() || shape.bos == tokenizer.bos(),
+            "{name}"
+        );
+        wrong.extend(shapes.differences(name, &tokenizer));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The two tokenizers whose ids the other references hold.
+#[test]
+fn gguf_vocabularies_of_the_first_references() -> Outcome {
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+        raw: Vec<u32>,
+    }
+    let folder = references().join("tokenizers");
+    let all: Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizers.json"))?)?;
+    let bos = [("tokenizer.ggml.add_bos_token", Meta::Bool(true))];
+    let mut seen = 0;
+    for (name, model, pre) in [
+        ("byte_level", "gpt2", "dbrx"),
+        ("sentence_piece", "llama", "default"),
+    ] {
+        let tokenizer = from_gguf(as_gguf(&folder.join(name), model, pre, &bos));
+        for case in all[name]["cases"].as_array().unwrap() {
+            let case: Case = serde_json::from_value(case.clone())?;
+            // These two take the spaces around them, which a GGUF file cannot say.
+            if name == "byte_level" && ["<|pad|>", "</tool>"].iter().any(|t| case.text.contains(t))
+            {
+                continue;
+            }
+            seen += 1;
+            assert_eq!(
+                tokenizer.encode(&case.text, Bos::Raw)?,
+                case.raw,
+                "{name} {:?}",
+                case.text
+            );
+            assert_eq!(
+                tokenizer.encode(&case.text, Bos::Add)?,
+                case.ids,
+                "{name} {:?}",
+                case.text
+            );
+        }
+    }
+    assert!(seen > 60, "{seen}");
+    Ok(())
+}
+
+#[test]
+fn gguf_vocabularies_that_are_not_served_are_named() {
+    let folder = references().join("tokenizers_more/gpt_2");
+    let refused = |bytes: Vec<u8>| {
+        Tokenizer::from_gguf(&Gguf::from_bytes(bytes).unwrap())
+            .unwrap_err()
+            .to_string()
+    };
+    let split = refused(as_gguf(&folder, "gpt2", "kimi-k2", &[]));
+    assert!(
+        split.contains("`kimi-k2`") && split.contains("tokenizer.ggml.pre"),
+        "{split}"
+    );
+    let kind = refused(as_gguf(&folder, "t5", "default", &[]));
+    assert!(kind.contains("`t5`"), "{kind}");
+    let none = refused(gguf_of(&[(
+        "tokenizer.ggml.model",
+        Meta::Text("gpt2".into()),
+    )]));
+    assert!(none.contains("no list of tokens"), "{none}");
+    let few = gguf_of(&[
+        ("tokenizer.ggml.model", Meta::Text("llama".into())),
+        (
+            "tokenizer.ggml.tokens",
+            Meta::Texts(vec!["a".into(), "b".into()]),
+        ),
+        ("tokenizer.ggml.scores", Meta::Floats(vec![0.0])),
+    ]);
+    let few = refused(few);
+    assert!(
+        few.contains("`tokenizer.ggml.scores` has 1 entries for 2 tokens"),
+        "{few}"
+    );
+}
+
+#[test]
+fn gguf_ends_and_templates() {
+    let folder = references().join("tokenizers_more/llama_3");
+    let more = [
+        (
+            "tokenizer.chat_template",
+            Meta::Text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}".into()),
+        ),
+        ("tokenizer.ggml.add_bos_token", Meta::Bool(false)),
+        ("tokenizer.ggml.add_eos_token", Meta::Bool(true)),
+    ];
+    let gguf = Gguf::from_bytes(as_gguf(&folder, "gpt2", "llama-bpe", &more)).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let id = |piece: &str| tokenizer.id(piece).unwrap();
+    assert_eq!(
+        tokenizer.eos(),
+        [id("<|eot_id|>"), id("<|im_end|>")],
+        "the second by its text"
+    );
+    assert!(tokenizer.is_special(id("<|im_end|>")));
+    assert_eq!(
+        tokenizer.encode("a", Bos::Add).unwrap(),
+        [id("a"), id("<|eot_id|>")]
+    );
+    let template = Template::from_gguf(&gguf).unwrap();
+    let said = template
+        .render(&[Message::new("user", "hi")], true)
+        .unwrap();
+    assert_eq!(said, "<|begin_of_text|>hi<|eot_id|>");
+    assert!(Template::from_gguf(&Gguf::from_bytes(gguf_of(&[])).unwrap()).is_none());
+}
+
+static BYTES: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let folder = references().join("tokenizers_more/llama_3");
+    from_gguf(as_gguf(&folder, "gpt2", "llama-bpe", &[]))
+});
+static PIECES: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let folder = references().join("tokenizers_more/llama_2");
+    from_gguf(as_gguf(&folder, "llama", "default", &[]))
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gguf_tokens_are_the_text(given in "[^▁](\\PC|[ \n\t]|<\\|eot_id\\|>| the|👍){0,24}") {
+        for ids in [BYTES.encode(&given, Bos::Raw)?, BYTES.encode_literal(&given)?] {
+            prop_assert_eq!(BYTES.join(&ids), given.as_bytes());
+        }
+        let given = given.replace('▁', " ");
+        let ids = PIECES.encode_literal(&given)?;
+        prop_assert_eq!(PIECES.join(&ids), format!(" {given}").into_bytes());
+    }
+}
