@@ -70,7 +70,7 @@ fn identities_hold_on_every_reference_checkpoint_in_every_dtype() {
 
 #[test]
 fn what_was_reached_is_said() {
-    let mut said = |case: &str, name: &str| {
+    let said = |case: &str, name: &str| {
         let mut bench = open(case, "f32");
         let tokens = text(&bench).unwrap();
         let found = measure(&mut bench, &Run::plain(tokens)).unwrap();
@@ -80,7 +80,7 @@ fn what_was_reached_is_said() {
     assert!(said("llama_dynamic", "cache on = off").contains("read again 32 times"));
     assert!(said("opt_350m", "parts = stream").contains("normed"));
     let mut short = open("gemma2", "f32");
-    let found = measure(&mut short, &Run::plain(prompt(9))).unwrap();
+    let found = measure(&mut short, &Run::plain((1..10).collect())).unwrap();
     assert!(
         named(&found, "masks")
             .what
@@ -95,7 +95,7 @@ fn a_fault_breaks_its_identity_in_every_family() {
         ("zero:1@final_norm", "lens = logits"),
         ("zero:1@resid_pre.1", "parts = stream"),
         ("zero:1@attn_out.0", "heads = attention"),
-        ("zero:1@mlp_out.0", "neurons = MLP"),
+        ("zero:1@mlp_out.*", "neurons = MLP"),
         ("zero:0@z.1", "probabilities x values = heads"),
         ("zero:1@mlp_out.0/decode", "cache on = off"),
     ] {
@@ -389,7 +389,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
             need(&b, precision, 256, None).weights
         );
         assert!(
-            peak < estimate * 5 / 4 && peak > estimate / 2,
+            peak < estimate * 3 / 2 && peak > estimate / 2,
             "{dtype}: {peak} against {estimate}"
         );
     }

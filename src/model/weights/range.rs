@@ -17,7 +17,11 @@ impl Weights {
     /// Reads every number that is not stored in f16 already.
     pub fn within_f16(&self) -> bool {
         match &self.source {
-            Source::Mapped(m) => m.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
+            Source::Mapped(m) => m.tensors().all(|(_, t)| {
+                let all = within(t.dtype(), t.data());
+                m.release();
+                all
+            }),
             Source::Embedded(s) => s.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
             Source::Pickled(p) => p.names().all(|name| match p.get(name) {
                 Ok(Some(stored)) => match stored.dtype {
