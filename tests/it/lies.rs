@@ -296,6 +296,7 @@ impl Workshop {
                     special_tokens_map: Some(bytes),
                     generation: Some(bytes),
                     config: Some(bytes),
+                    older: None,
                 };
                 if let Ok(tokenizer) = Tokenizer::from_files(&files) {
                     speak(&tokenizer);
