@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 struct Pieces {
     /// `gpt2` or `llama`, as GGUF says it.
     model: &'static str,
-    pieces: Vec<String>,
+    texts: Vec<String>,
     scores: Vec<f32>,
     kinds: Vec<i64>,
     merges: Option<Vec<String>>,
@@ -120,7 +120,7 @@ fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<
             _ => {}
         }
     }
-    if pieces.pieces.is_empty() {
+    if pieces.texts.is_empty() {
         return Err(bad("it holds no pieces"));
     }
     pieces.add(added, config)?;
@@ -130,7 +130,7 @@ fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<
 impl Pieces {
     /// Puts pieces at their ids; ids must leave no hole larger than the list itself.
     fn place(&mut self, table: HashMap<String, u32>, kind_of: i64, file: &str) -> Result<()> {
-        let most = self.pieces.len() + 2 * table.len() + 1024;
+        let most = self.texts.len() + 2 * table.len() + 1024;
         for (piece, id) in table {
             let id = id as usize;
             if id >= most {
@@ -139,11 +139,11 @@ impl Pieces {
                     format!("`{piece}` has the id {id}, far past the others"),
                 ));
             }
-            if id >= self.pieces.len() {
-                self.pieces.resize(id + 1, String::new());
+            if id >= self.texts.len() {
+                self.texts.resize(id + 1, String::new());
                 self.kinds.resize(id + 1, kind::UNUSED);
             }
-            self.pieces[id] = piece;
+            self.texts[id] = piece;
             self.kinds[id] = kind_of;
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Pieces {
         };
         self.place(table, kind::USER_DEFINED, "added_tokens.json")?;
         if !self.scores.is_empty() {
-            self.scores.resize(self.pieces.len(), 0.0);
+            self.scores.resize(self.texts.len(), 0.0);
         }
         let find = |pieces: &[String], text: &str| pieces.iter().position(|p| p == text);
         let more = config["additional_special_tokens"].as_array();
@@ -169,11 +169,11 @@ impl Pieces {
         let named = |key: &str| token_named(config, key);
         let keys = ["bos_token", "eos_token", "unk_token", "pad_token"];
         for text in keys.into_iter().filter_map(named).chain(more) {
-            if let Some(id) = find(&self.pieces, text) {
+            if let Some(id) = find(&self.texts, text) {
                 self.kinds[id] = kind::CONTROL;
             }
         }
-        let id = |key: &str| Some(find(&self.pieces, named(key)?)? as u32);
+        let id = |key: &str| Some(find(&self.texts, named(key)?)? as u32);
         self.bos = id("bos_token").or(self.bos);
         self.eos = id("eos_token").or(self.eos);
         self.unknown = id("unk_token").or(self.unknown);
@@ -193,7 +193,7 @@ impl Pieces {
                 _ => {}
             }
         }
-        self.pieces.push(text);
+        self.texts.push(text);
         self.scores.push(score);
         self.kinds.push(kind_of);
         Ok(())
@@ -242,7 +242,7 @@ impl Pieces {
         let vocabulary = Vocabulary {
             model: self.model,
             pre: Some(pre),
-            pieces: self.pieces.iter().map(String::as_str).collect(),
+            pieces: self.texts.iter().map(String::as_str).collect(),
             scores: self.scores,
             kinds: self.kinds,
             merges: self
