@@ -98,44 +98,49 @@ impl Instrument for Sweep {
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
-        let strengths = self.strengths(arguments)?;
-        let mut direction = self.direction(arguments, bench)?;
         let mut base = bench.last_logits(run)?;
-        let answers = self.answers(arguments, bench, &base)?;
+        let plan = Plan {
+            direction: self.direction(arguments, bench)?,
+            strengths: self.strengths(arguments)?,
+            answers: self.answers(arguments, bench, &base)?,
+            by_kl: arguments.text(self, "measure") == "kl",
+        };
         log_softmax(&mut base);
-        let by_kl = arguments.text(self, "measure") == "kl";
+        let mut name = plan.direction.as_str();
         if arguments.text(self, "null") == "random" {
-            let mut null = bench.direction(&direction)?;
+            let mut null = bench.direction(name)?;
             for (_, vector) in &mut null.rows {
                 *vector = random_like(vector, run.seed);
             }
             bench.directions.insert(NULL.into(), null);
-            direction = NULL.into();
+            name = NULL;
         }
-        let cells = self.cells(run, arguments, bench, &direction, &strengths, &|logits| {
-            if by_kl {
-                kl(&base, logits)
-            } else {
-                answers.iter().map(|a| logits[*a as usize].exp()).sum()
-            }
-        });
+        let cells = self.cells(run, arguments, bench, name, &plan, &base);
         bench.directions.remove(NULL);
-        let name = self.direction(arguments, bench)?;
-        Ok(self.figure(run, arguments, bench, &name, &strengths, &answers, cells?))
+        Ok(self.figure(run, arguments, bench, &plan, cells?))
     }
 }
 
+/// What a sweep is about, read from its arguments.
+struct Plan {
+    direction: String,
+    strengths: Vec<f32>,
+    answers: Vec<u32>,
+    by_kl: bool,
+}
+
 impl Sweep {
-    /// Cells by strength, then layer; `measure` reads natural log-probabilities.
+    /// Cells by strength, then layer; `base` are the run's own log-probabilities.
     fn cells(
         &self,
         run: &Run,
         arguments: &Arguments,
         bench: &mut Bench,
         direction: &str,
-        strengths: &[f32],
-        measure: &dyn Fn(&[f32]) -> f32,
+        plan: &Plan,
+        base: &[f32],
     ) -> Result<Vec<Vec<Cell>>> {
+        let strengths = &plan.strengths;
         let (layers, last) = (bench.model.card.layers, run.tokens.len() - 1);
         let known = bench.model.known_tokens();
         let mut cells = Vec::with_capacity(strengths.len());
@@ -157,7 +162,11 @@ impl Sweep {
                 let mut logits = bench.last_logits(&edited)?;
                 let read = reading(&logits, known, 5);
                 log_softmax(&mut logits);
-                let value = measure(&logits);
+                let value = if plan.by_kl {
+                    kl(base, &logits)
+                } else {
+                    plan.answers.iter().map(|a| logits[*a as usize].exp()).sum()
+                };
                 let more: Vec<(String, f32)> = read
                     .top
                     .iter()
@@ -229,14 +238,11 @@ impl Sweep {
         run: &Run,
         arguments: &Arguments,
         bench: &Bench,
-        direction: &str,
-        strengths: &[f32],
-        answers: &[u32],
+        plan: &Plan,
         cells: Vec<Vec<Cell>>,
     ) -> Figure {
-        let by_kl = arguments.text(self, "measure") == "kl";
-        let names: Vec<String> = answers.iter().map(|a| bench.visible(*a)).collect();
-        let (value, what) = if by_kl {
+        let names: Vec<String> = plan.answers.iter().map(|a| bench.visible(*a)).collect();
+        let (value, what) = if plan.by_kl {
             (
                 "KL in nats",
                 "KL(run ‖ edited) after the last token".to_string(),
@@ -254,7 +260,7 @@ impl Sweep {
             _ => String::new(),
         };
         Figure {
-            title: format!("sweep · {} {}{null}", arguments.text(self, "op"), text::visible(direction.as_bytes())),
+            title: format!("sweep · {} {}{null}", arguments.text(self, "op"), text::visible(plan.direction.as_bytes())),
             body: Body::Grid(Grid {
                 row_axis: "layer".into(),
                 column_axis: "strength".into(),
@@ -265,7 +271,8 @@ impl Sweep {
                         anchor: Anchor::layer(l),
                     })
                     .collect(),
-                columns: strengths
+                columns: plan
+                    .strengths
                     .iter()
                     .map(|s| Header {
                         label: s.to_string(),
@@ -273,7 +280,7 @@ impl Sweep {
                     })
                     .collect(),
                 cells,
-                scale: if by_kl {
+                scale: if plan.by_kl {
                     Scale::Range { lo: 0.0, hi: peak }
                 } else {
                     Scale::Unit

@@ -1,6 +1,6 @@
 //! Edits at work: from lines of text to operations on tensors, with a tally of what they did.
 //!
-//! Formulas are in [`super::change`]. Invariants: a neutral edit is never applied; values at positions or
+//! Formulas are in `lab/change.rs`. Invariants: a neutral edit is never applied; values at positions or
 //! units outside an edit keep their bits; tallies are read back after the pass, never inside it.
 //! To add an operation, add an arm in `prepare`.
 

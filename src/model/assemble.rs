@@ -182,7 +182,7 @@ fn load_attention(
         }
         Qkv::Fused(whole) => {
             let (k, v) = (q_out + kv_out, q_out + 2 * kv_out);
-            fused(whole, [vec![0..q_out], vec![q_out..k], vec![k..v]])?
+            fused(whole, [one(0..q_out), one(q_out..k), one(k..v)])?
         }
         Qkv::FusedByHead(whole) => {
             let part = |i: usize| {
@@ -219,6 +219,11 @@ fn load_attention(
         out,
         norms: norms.transpose()?,
     })
+}
+
+/// Rows that lie together.
+fn one(rows: Range<usize>) -> Vec<Range<usize>> {
+    std::iter::once(rows).collect()
 }
 
 /// A norm with a gain of its own for every head: one tensor `[heads, head_dim]`, or where the name has a `{}`, one
@@ -261,7 +266,7 @@ fn load_mlp(
         (MlpKind::Plain, GateUp::Split { up, .. } | GateUp::Fused(up)) => (None, into(up)?),
         (_, GateUp::Split { gate, up }) => (Some(into(gate)?), into(up)?),
         (_, GateUp::Fused(whole)) => {
-            let parts = [vec![0..b.d_mlp], vec![b.d_mlp..2 * b.d_mlp]];
+            let parts = [one(0..b.d_mlp), one(b.d_mlp..2 * b.d_mlp)];
             let loaded =
                 weights.fused(&name(whole), b.d_model, &parts, names.layout, b.biases.mlp)?;
             let [gate, up] = <[Linear; 2]>::try_from(loaded).map_err(|_| Error::MissingTensor {

@@ -150,6 +150,7 @@ pub struct Experts {
 
 /// Which matrices carry a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent facts of a checkpoint, in every combination
 pub struct Biases {
     /// Queries, keys and values.
     pub qkv: bool,

@@ -17,7 +17,7 @@ use super::gguf::{Checkpoint, Gguf, is_later_part};
 use super::hub::{Source, Watch, is_gguf, resolve};
 use super::memory::{self, Plan};
 use super::template::{self, Template};
-use super::tokenizer::{self, Tokenizer};
+use super::tokenizer::{self, Older, Tokenizer};
 use super::weights::{Precision, Weights};
 use crate::error::{Error, Result};
 
@@ -47,10 +47,35 @@ mod embedded {
     pub const TEMPLATE: &str = include_str!("../../demo/model/chat_template.jinja");
 }
 
+/// What folders without a `tokenizer.json` may have in its place.
+#[derive(Default)]
+struct OlderFiles {
+    vocab: Option<Vec<u8>>,
+    merges: Option<Vec<u8>>,
+    sentence_piece: Option<Vec<u8>>,
+    added: Option<Vec<u8>>,
+}
+
+impl OlderFiles {
+    fn found(&self) -> Option<Older<'_>> {
+        let added = self.added.as_deref();
+        match (&self.vocab, &self.merges, &self.sentence_piece) {
+            (Some(vocab), Some(merges), _) => Some(Older::ByteLevel {
+                vocab,
+                merges,
+                added,
+            }),
+            (_, _, Some(model)) => Some(Older::SentencePiece { model, added }),
+            _ => None,
+        }
+    }
+}
+
 /// The small files beside the weights.
 struct Files {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
+    older: OlderFiles,
     tokenizer_config: Option<Cow<'static, [u8]>>,
     special_tokens_map: Option<Cow<'static, [u8]>>,
     generation: Option<Cow<'static, [u8]>>,
@@ -100,9 +125,11 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
     let need = plan.need(precision);
     weights.precision = precision;
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
-    if let Some(tokenizer) = &files.tokenizer {
+    let older = files.older.found().filter(|_| files.tokenizer.is_none());
+    if files.tokenizer.is_some() || older.is_some() {
         model.tokenizer = Some(Tokenizer::from_files(&tokenizer::Files {
-            tokenizer,
+            tokenizer: files.tokenizer.as_deref().unwrap_or_default(),
+            older,
             tokenizer_config: files.tokenizer_config.as_deref(),
             special_tokens_map: files.special_tokens_map.as_deref(),
             generation: files.generation.as_deref(),
@@ -265,10 +292,22 @@ fn folder_files(folder: &Path) -> Result<Files> {
         given: folder.display().to_string(),
         found: "the folder has no config.json".into(),
     })?;
+    let tokenizer = read("tokenizer.json")?;
+    let mut older = OlderFiles::default();
+    if tokenizer.is_none() {
+        let owned = |name: &str| Ok::<_, Error>(read(name)?.map(Cow::into_owned));
+        older = OlderFiles {
+            vocab: owned("vocab.json")?,
+            merges: owned("merges.txt")?,
+            sentence_piece: owned("tokenizer.model")?,
+            added: owned("added_tokens.json")?,
+        };
+    }
     let template = read("chat_template.jinja")?.map(|b| String::from_utf8_lossy(&b).into_owned());
     Ok(Files {
         config,
-        tokenizer: read("tokenizer.json")?,
+        tokenizer,
+        older,
         tokenizer_config: read("tokenizer_config.json")?,
         special_tokens_map: read("special_tokens_map.json")?,
         generation: read("generation_config.json")?,
@@ -303,6 +342,7 @@ fn demo_files() -> Result<Files> {
     Ok(Files {
         config: Cow::Borrowed(embedded::CONFIG),
         tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
+        older: OlderFiles::default(),
         tokenizer_config: Some(Cow::Borrowed(embedded::TOKENIZER_CONFIG)),
         special_tokens_map: None,
         generation: Some(Cow::Borrowed(embedded::GENERATION)),

@@ -250,8 +250,8 @@ impl Model {
     /// The tokenizer, or a sentence.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| Error::Text {
-            what: format!("{} has no tokenizer.json", self.card.name),
-            next: "Put tokenizer.json beside config.json, or give token ids with --ids.".into(),
+            what: format!("{} has no tokenizer", self.card.name),
+            next: "Put tokenizer.json (or vocab.json and merges.txt, or tokenizer.model) beside config.json, or give token ids with --ids.".into(),
         })
     }
 

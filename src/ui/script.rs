@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Quiet for so long means that nothing more comes.
 const QUIET: Duration = Duration::from_millis(250);
 /// The longest wait for one step.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 struct Stage<'a> {
     app: App,
@@ -64,7 +64,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
         stage.settle()?;
     }
     // What was said on the way is not part of the picture.
-    stage.app.update(Event::Tick(Duration::from_secs(3600)));
+    stage.app.update(Event::Tick(Duration::from_hours(1)));
     let done = stage.picture(&shot.path).map(|_| ());
     stage.engine.close();
     done

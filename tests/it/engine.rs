@@ -35,7 +35,7 @@ impl Session {
         loop {
             let update = self
                 .updates
-                .recv_timeout(Duration::from_secs(60))
+                .recv_timeout(Duration::from_mins(1))
                 .unwrap_or_else(|_| panic!("nothing fitting came; saw {seen:#?}"));
             let done = fits(&update);
             seen.push(update);

@@ -399,14 +399,15 @@ fn i5_heads_and_neurons_sum_to_their_modules() {
         let recording = bench
             .record(
                 &Run::plain(prompt(20)),
-                &match bench.model.card.neuron_layers.contains(&layer) {
-                    true => vec![
+                &if bench.model.card.neuron_layers.contains(&layer) {
+                    vec![
                         Site::Z.at(layer),
                         Site::AttnOut.at(layer),
                         Site::MlpAct.at(layer),
                         Site::MlpOut.at(layer),
-                    ],
-                    false => vec![Site::Z.at(layer), Site::AttnOut.at(layer)],
+                    ]
+                } else {
+                    vec![Site::Z.at(layer), Site::AttnOut.at(layer)]
                 },
             )
             .unwrap();

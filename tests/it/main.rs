@@ -14,7 +14,7 @@
 
 /// Counts allocations, for the files that lie.
 #[global_allocator]
-static GUARD: lies::Guard = lies::Guard;
+static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
 mod cli;

@@ -543,7 +543,7 @@ proptest! {
 #[test]
 fn idle_time_changes_nothing() {
     let mut app = recorded::app((120, 40), session());
-    app.update(Event::Tick(std::time::Duration::from_secs(60)));
+    app.update(Event::Tick(std::time::Duration::from_mins(1)));
     let revision = app.revision;
     assert_eq!(app.deadline(), None, "nothing will change by itself");
     for second in 61..90 {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use lmscope::model::gguf::Gguf;
 use lmscope::model::template::{Message, Sources, Template};
-use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
+use lmscope::model::tokenizer::{Bos, Files, Older, Tokenizer};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -188,14 +188,16 @@ fn tokenizers_in_the_shapes_of_real_models() -> Outcome {
     Ok(())
 }
 
-/// The same vocabulary as a converter writes it into a GGUF file. What such a file cannot say is lost: `lstrip` and
-/// `rstrip`, and which of several merges leads to a piece of SentencePiece's.
-pub fn as_gguf(
-    folder: &Path,
-    model: &'static str,
-    pre: &'static str,
-    more: &[(&'static str, Meta)],
-) -> Vec<u8> {
+/// A vocabulary as a list: pieces with their ids, merges by rank, kinds and scores as SentencePiece has them.
+struct Listed {
+    pieces: Vec<(u64, String)>,
+    merges: Vec<String>,
+    kinds: Vec<i32>,
+    scores: Vec<f32>,
+    config: Value,
+}
+
+fn listed(folder: &Path) -> Listed {
     let read = |file: &str| -> Value {
         serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap()
     };
@@ -243,12 +245,40 @@ pub fn as_gguf(
     };
     let scores = pieces
         .iter()
-        .map(|(_, piece)| rank(piece).map_or(-1e6, |rank| -(rank as f32)));
-    let kinds = pieces.iter().map(|(id, piece)| match kinds.get(id) {
-        Some(kind) => *kind,
-        None if piece.starts_with("<0x") => 6,
-        None => 1,
-    });
+        .map(|(_, piece)| rank(piece).map_or(-1e6, |rank| -(rank as f32)))
+        .collect();
+    let kinds = pieces
+        .iter()
+        .map(|(id, piece)| match kinds.get(id) {
+            Some(kind) => *kind,
+            None if piece.starts_with("<0x") => 6,
+            None => 1,
+        })
+        .collect();
+    Listed {
+        pieces,
+        merges,
+        kinds,
+        scores,
+        config,
+    }
+}
+
+/// The same vocabulary as a converter writes it into a GGUF file. What such a file cannot say is lost: `lstrip` and
+/// `rstrip`, and which of several merges leads to a piece of SentencePiece's.
+pub fn as_gguf(
+    folder: &Path,
+    model: &'static str,
+    pre: &'static str,
+    more: &[(&'static str, Meta)],
+) -> Vec<u8> {
+    let Listed {
+        pieces,
+        merges,
+        kinds,
+        scores,
+        config,
+    } = listed(folder);
     let id = |key: &str| {
         let token = config[key]
             .as_str()
@@ -263,10 +293,10 @@ pub fn as_gguf(
             "tokenizer.ggml.tokens",
             Meta::Texts(pieces.iter().map(|(_, piece)| piece.clone()).collect()),
         ),
-        ("tokenizer.ggml.token_type", Meta::Ints(kinds.collect())),
+        ("tokenizer.ggml.token_type", Meta::Ints(kinds)),
     ];
     entries.push(match model {
-        "llama" => ("tokenizer.ggml.scores", Meta::Floats(scores.collect())),
+        "llama" => ("tokenizer.ggml.scores", Meta::Floats(scores)),
         _ => ("tokenizer.ggml.merges", Meta::Texts(merges.clone())),
     });
     let ids = [
@@ -291,6 +321,119 @@ fn gguf_of(entries: &[(&'static str, Meta)]) -> Vec<u8> {
         tensors: Vec::new(),
     }
     .bytes()
+}
+
+/// A SentencePiece model of the same pieces, as its protocol buffer.
+fn as_sentence_piece(list: &Listed, dummy_prefix: bool) -> Vec<u8> {
+    fn number(out: &mut Vec<u8>, mut n: u64) {
+        while n > 0x7f {
+            out.push((n & 0x7f) as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+    }
+    fn bytes(out: &mut Vec<u8>, field: u64, content: &[u8]) {
+        number(out, field << 3 | 2);
+        number(out, content.len() as u64);
+        out.extend(content);
+    }
+    let mut out = Vec::new();
+    for (((_, text), score), kind) in list.pieces.iter().zip(&list.scores).zip(&list.kinds) {
+        let mut piece = Vec::new();
+        bytes(&mut piece, 1, text.as_bytes());
+        number(&mut piece, 2 << 3 | 5);
+        piece.extend(score.to_le_bytes());
+        number(&mut piece, 3 << 3);
+        number(&mut piece, u64::from(kind.unsigned_abs()));
+        bytes(&mut out, 1, &piece);
+    }
+    let mut trainer = Vec::new();
+    number(&mut trainer, 3 << 3);
+    number(&mut trainer, 2); // BPE
+    bytes(&mut out, 2, &trainer);
+    let mut normalizer = Vec::new();
+    for (field, flag) in [(3, dummy_prefix), (4, false), (5, true)] {
+        number(&mut normalizer, field << 3);
+        number(&mut normalizer, u64::from(flag));
+    }
+    bytes(&mut out, 3, &normalizer);
+    out
+}
+
+/// Folders of older models have other files than `tokenizer.json`; they give the same ids.
+#[test]
+fn older_files_give_the_ids_of_python() -> Outcome {
+    let shapes = Shapes::read()?;
+    let mut wrong = Vec::new();
+    for (name, class) in [
+        ("gpt_2", "GPT2Tokenizer"),
+        ("qwen_2", "Qwen2Tokenizer"),
+        ("llama_2", "LlamaTokenizer"),
+    ] {
+        let mut list = listed(&references().join("tokenizers_more").join(name));
+        list.config["tokenizer_class"] = class.into();
+        let (plain, added): (Vec<_>, Vec<_>) = list
+            .pieces
+            .iter()
+            .zip(&list.kinds)
+            .partition(|(_, kind)| !(3..=4).contains(*kind));
+        let table = |rows: &[(&(u64, String), &i32)]| {
+            let rows = rows
+                .iter()
+                .map(|((id, piece), _)| (piece.clone(), Value::from(*id)));
+            serde_json::to_vec(&rows.collect::<serde_json::Map<_, _>>()).unwrap()
+        };
+        let (vocab, more) = (table(&plain), table(&added));
+        let merges = format!("#version: 0.2\n{}\n", list.merges.join("\n"));
+        let model = as_sentence_piece(&list, true);
+        // What is special and no BOS or EOS is named in the configuration.
+        let special = list
+            .pieces
+            .iter()
+            .zip(&list.kinds)
+            .filter(|(_, kind)| **kind == 3);
+        list.config["additional_special_tokens"] =
+            special.map(|((_, piece), _)| piece.clone()).collect();
+        let older = if class == "LlamaTokenizer" {
+            Older::SentencePiece {
+                model: &model,
+                added: None,
+            }
+        } else {
+            Older::ByteLevel {
+                vocab: &vocab,
+                merges: merges.as_bytes(),
+                added: Some(&more),
+            }
+        };
+        let tokenizer = Tokenizer::from_files(&Files {
+            older: Some(older),
+            tokenizer_config: Some(&serde_json::to_vec(&list.config)?),
+            ..Files::default()
+        })?;
+        let shape = &shapes.tokenizers[name];
+        assert_eq!(
+            (tokenizer.eos()[0], tokenizer.vocab_size()),
+            (shape.eos, shape.size),
+            "{name}"
+        );
+        wrong.extend(shapes.differences(name, &tokenizer));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // A Unigram model, and a file that ends half way.
+    let refusal = |model: &[u8]| {
+        let older = Some(Older::SentencePiece { model, added: None });
+        let files = Files {
+            older,
+            ..Files::default()
+        };
+        Tokenizer::from_files(&files).unwrap_err().to_string()
+    };
+    assert!(refusal(&[0x12, 2, 0x18, 1]).contains("Unigram"));
+    let list = listed(&references().join("tokenizers_more/llama_2"));
+    let whole = as_sentence_piece(&list, true);
+    assert!(refusal(&whole[..whole.len() / 2]).contains("tokenizer.model"));
+    Ok(())
 }
 
 fn from_gguf(bytes: Vec<u8>) -> Tokenizer {

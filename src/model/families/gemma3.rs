@@ -57,7 +57,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let config = &text;
     let read = Reader(config);
     let mut blueprint = sandwiched(config, "gemma3_text")?;
-    blueprint.qk_norm = qk_norm(&blueprint, QkNormOver::Head);
+    blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     blueprint.score_cap = None;
     let pattern = read.count_or(&["sliding_window_pattern"], 6)?;
     let sliding = read.sliding(blueprint.layers.len(), |layer| {

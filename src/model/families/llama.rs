@@ -116,11 +116,11 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
 }
 
 /// RMSNorm of queries and keys with the epsilon of the other norms.
-pub(super) fn qk_norm(blueprint: &Blueprint, over: QkNormOver) -> Option<QkNorm> {
-    Some(QkNorm {
+pub(super) fn qk_norm(blueprint: &Blueprint, over: QkNormOver) -> QkNorm {
+    QkNorm {
         norm: blueprint.norm,
         over,
-    })
+    }
 }
 
 /// Gives a window to the layers that slide.

@@ -28,7 +28,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "olmo2")?;
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
     blueprint.arrangement = Arrangement::PostNorm;
-    blueprint.qk_norm = qk_norm(&blueprint, QkNormOver::AllHeads);
+    blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));
     let bias = read.flag_or("attention_bias", false);
     blueprint.biases = Biases {
         qkv: bias,
@@ -41,6 +41,6 @@ fn read(config: &Value) -> Result<Blueprint> {
 fn tiny() -> Value {
     json!({
         "model_type": "olmo2", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 40, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-6, "rope_theta": 500000.0
+        "intermediate_size": 40, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-6, "rope_theta": 500_000.0
     })
 }

@@ -21,7 +21,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let mut blueprint = common(config, "olmoe")?;
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
-    blueprint.qk_norm = qk_norm(&blueprint, QkNormOver::AllHeads);
+    blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));
     blueprint.clip_qkv = read.positive("clip_qkv")?;
     blueprint.experts = Some(Experts {
         count: read.count_or(&["num_experts", "num_local_experts"], 64)?,

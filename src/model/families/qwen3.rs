@@ -33,7 +33,7 @@ pub(super) fn normed_heads(config: &Value, family: &'static str) -> Result<Bluep
         attn_out: bias,
         ..Biases::default()
     };
-    blueprint.qk_norm = qk_norm(&blueprint, QkNormOver::Head);
+    blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     Ok(blueprint)
 }
 

@@ -61,7 +61,7 @@ fn read(config: &Value) -> Result<Blueprint> {
 fn tiny() -> Value {
     json!({
         "model_type": "smollm3", "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 40, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-6, "rope_theta": 5000000.0,
+        "intermediate_size": 40, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-6, "rope_theta": 5_000_000.0,
         "no_rope_layers": [1, 0, 1], "attention_bias": true, "mlp_bias": true, "use_sliding_window": true, "sliding_window": 9
     })
 }

@@ -22,6 +22,9 @@ pub const SMALL: &[&str] = &[
     "tokenizer.json",
 ];
 
+/// What is fetched where there is no `tokenizer.json`.
+const OLDER: [&str; 3] = ["vocab.json", "merges.txt", "tokenizer.model"];
+
 /// The weights, the best first: whole, or as an index of shards.
 pub const WEIGHTS: &[&str] = &[
     "model.safetensors",
@@ -70,7 +73,10 @@ pub fn choose(reference: &Reference, names: &[String]) -> Result<Vec<String>> {
     match (has("config.json"), weights) {
         (true, Some(weights)) => {
             let small = SMALL.iter().filter(|s| has(s));
-            Ok(small.chain([weights]).map(ToString::to_string).collect())
+            let bare = !has("tokenizer.json");
+            let older = OLDER.iter().filter(|o| bare && has(o));
+            let all = small.chain(older).chain([weights]);
+            Ok(all.map(ToString::to_string).collect())
         }
         (_, None) if !quantized.is_empty() => refuse(
             format!("`{id}` holds GGUF files, and one of them must be chosen"),

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
 
 /// What `tokenizer.ggml.token_type` says of a piece (llama.cpp, `llama_token_type`).
-mod kind {
+pub(super) mod kind {
     pub const UNKNOWN: i64 = 2;
     pub const CONTROL: i64 = 3;
     pub const USER_DEFINED: i64 = 4;

@@ -12,6 +12,7 @@
 mod bytes;
 mod check;
 mod gguf;
+mod legacy;
 mod splits;
 
 use std::sync::OnceLock;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use self::bytes::{Pipeline, byte_table};
+pub use self::legacy::Older;
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::text;
@@ -39,6 +41,8 @@ pub enum Bos {
 pub struct Files<'a> {
     /// `tokenizer.json`.
     pub tokenizer: &'a [u8],
+    /// What older folders have in its place; then `tokenizer` is not read.
+    pub older: Option<Older<'a>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
     /// `special_tokens_map.json`, of older models.
@@ -69,17 +73,16 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a tokenizer from the small files of a folder.
     pub fn from_files(files: &Files) -> Result<Self> {
-        let pipeline: Pipeline =
-            serde_json::from_slice(files.tokenizer).map_err(|e| unreadable(&e))?;
-        let suspects = serde_json::from_slice(files.tokenizer).map_err(|e| unreadable(&e))?;
-        if let Some(why) = check::refusal(&suspects) {
-            return Err(unreadable(&why));
-        }
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(files.tokenizer).map_err(|e| unreadable(&e))?;
         let config = parse("tokenizer_config.json", files.tokenizer_config)?;
         let map = parse("special_tokens_map.json", files.special_tokens_map)?;
         let config = with_special_tokens_map(config, &map);
+        let (mut inner, pipeline) = match &files.older {
+            Some(older) => {
+                let built = older.read(&config)?;
+                (built.inner, built.pipeline)
+            }
+            None => from_json(files.tokenizer)?,
+        };
         let generation = parse("generation_config.json", files.generation)?;
         let model = parse("config.json", files.config)?;
 
@@ -259,6 +262,17 @@ impl Tokenizer {
 }
 
 /// Describes a `tokenizer.json` that cannot be used.
+/// A `tokenizer.json`, and how its pieces spell bytes.
+fn from_json(json: &[u8]) -> Result<(tokenizers::Tokenizer, Pipeline)> {
+    let pipeline: Pipeline = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
+    let suspects = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
+    if let Some(why) = check::refusal(&suspects) {
+        return Err(unreadable(&why));
+    }
+    let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| unreadable(&e))?;
+    Ok((inner, pipeline))
+}
+
 fn unreadable(why: &dyn std::fmt::Display) -> Error {
     Error::Text {
         what: format!("tokenizer.json cannot be read: {why}"),
@@ -625,6 +639,7 @@ mod tests {
                 special_tokens_map: map.map(str::as_bytes),
                 generation: Some(generation.as_bytes()),
                 config: Some(config.as_bytes()),
+                older: None,
             });
             let tokenizer = tokenizer.unwrap();
             (tokenizer.bos(), tokenizer.eos().to_vec())
