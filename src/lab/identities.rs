@@ -637,4 +637,24 @@ mod tests {
             "no number is far from every number"
         );
     }
+
+    #[test]
+    fn one_wrong_logit_breaks_the_cache_s_identity() {
+        let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
+        let mut bench = Bench::new(Model::tiny(llama, 7).unwrap());
+        let run = Run::plain((1..11).collect());
+        let whole = pass(&mut bench, &run, &[]).unwrap().logits;
+        assert!(cache(&mut bench, &run, &whole).unwrap().passed());
+        let vocab = whole.dim(1).unwrap();
+        // The rows before the last of the half that is read at once are not written by the cache.
+        for row in 4..10 {
+            let wrong = bent(&whole, row * vocab + 7, 1e-2);
+            assert!(
+                !cache(&mut bench, &run, &wrong).unwrap().passed(),
+                "row {row}"
+            );
+        }
+        let found = cache(&mut bench, &Run::plain(vec![3]), &whole).unwrap();
+        assert_eq!(found.measured, None, "{}", found.what);
+    }
 }

@@ -97,7 +97,6 @@ fn a_fault_breaks_its_identity_in_every_family() {
         ("zero:1@attn_out.0", "heads = attention"),
         ("zero:1@mlp_out.*", "neurons = MLP"),
         ("zero:0@z.1", "probabilities x values = heads"),
-        ("zero:1@mlp_out.0/decode", "cache on = off"),
     ] {
         for mut bench in every_family() {
             let run = edited(prompt(24), &[edit]);
