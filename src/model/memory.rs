@@ -32,7 +32,7 @@ const ROWS: u64 = 64;
 const PROGRAM: u64 = 48 << 20;
 const TOKEN: u64 = 512;
 
-/// What the allocator keeps of the wide matrices that were made into blocks; measured.
+/// What the allocator keeps of matrices and values that were given back to it, at the most that was measured.
 const HELD_BACK: u64 = 32 << 20;
 
 /// What a model will take, in bytes.
@@ -83,16 +83,12 @@ pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<
         Precision::Dense(_) => 2 * wide,
         Precision::Q8 | Precision::Stored(_) => 4 + 3 * wide,
     };
-    let held_back = match precision {
-        Precision::Dense(_) => 0,
-        Precision::Q8 | Precision::Stored(_) => HELD_BACK,
-    };
     Need {
         weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
         cache: layers * 2 * kv * context * wide,
         pass: streams + scores.max(2 * rows * vocab * 4),
         loading: largest.unwrap_or(0).max(fused) * copies,
-        program: PROGRAM + TOKEN * vocab + held_back,
+        program: PROGRAM + HELD_BACK + TOKEN * vocab,
     }
 }
 

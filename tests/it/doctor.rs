@@ -13,6 +13,8 @@ use lmscope::model::families::FAMILIES;
 use lmscope::model::load::Options;
 use serde_json::Value;
 
+use super::gguf::convert::convert;
+use super::gguf::{QUANTIZED, model, wide};
 use super::parity::CASES;
 use super::tools::{edited, every_family, prompt, tiny};
 
@@ -64,6 +66,32 @@ fn identities_hold_on_every_reference_checkpoint_in_every_dtype() {
                 );
                 assert_eq!(refused, expected, "{case}: {identity:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn identities_hold_on_quantized_files_of_every_type() {
+    for case in ["llama", "mixtral"] {
+        let (config, weights) = wide(case);
+        for (kind, name) in QUANTIZED {
+            let file = convert(&config, &weights, |_| kind).unwrap();
+            let mut bench = Bench::new(model(&file, None).unwrap());
+            let tokens = text(&bench).unwrap();
+            let found = measure(&mut bench, &Run::plain(tokens)).unwrap();
+            for identity in &found {
+                println!("{case} {name}: {} {:?}", identity.name, identity.measured);
+            }
+            assert!(
+                failed(&found).is_empty(),
+                "{case} in {name}: {:?}",
+                failed(&found)
+            );
+            let need = &bench.model.need;
+            assert!(
+                need.weights > file.bytes().len() as u64 * 9 / 10,
+                "{case} in {name}: {need:?}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `lmscope doctor`: without a model, what this build, machine and terminal offer and whether the demo works here; with
 //! one, what the engine makes of it, and the identities of [`crate::lab::identities`] measured on it.
 //!
-//! Invariant: it only looks; nothing is written or changed. To add a fact about the machine, add a row in [`machine`];
-//! about a model, in [`model`]; to add an identity, see the lab.
+//! Invariant: it only looks; nothing is written or changed. To add a fact about the machine, add a row in `machine`;
+//! about a model, in `model`; to add an identity, see the lab.
 
 mod machine;
 mod model;

@@ -114,7 +114,7 @@ fn open(path: &Path, dtype: Option<&str>) -> Result<Model, lmscope::error::Error
 }
 
 /// Writes a file and opens it.
-fn model(file: &File, dtype: Option<&str>) -> Result<Model, Box<dyn std::error::Error>> {
+pub fn model(file: &File, dtype: Option<&str>) -> Result<Model, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, file.bytes())?;
@@ -224,7 +224,7 @@ fn sixteen_bit_files_agree() -> Outcome {
 }
 
 /// A checkpoint wide enough for blocks of 256, from a seed.
-fn wide(case: &str) -> (Value, Tensors) {
+pub fn wide(case: &str) -> (Value, Tensors) {
     let config = match case {
         "llama" => json!({
             "model_type": "llama", "vocab_size": 96, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
