@@ -134,13 +134,15 @@ fn matrices(b: &Blueprint) -> Vec<Matrix> {
 fn kept(b: &Blueprint, precision: Precision) -> u64 {
     let wide = precision.compute().size_in_bytes() as u64;
     let matrix = |m: &Matrix| {
-        let row = match precision {
-            Precision::Dense(_) => m.columns * wide,
-            // Blocks are 32 wide; a narrower input stays dense.
-            Precision::Q8 | Precision::Stored(_) if m.columns.is_multiple_of(32) => {
-                m.columns / 32 * 34
-            }
-            Precision::Q8 | Precision::Stored(_) => m.columns * wide,
+        // Blocks are 32 wide; a narrower input stays dense.
+        let packed = match precision {
+            Precision::Dense(_) => false,
+            Precision::Q8 | Precision::Stored(_) => m.columns.is_multiple_of(32),
+        };
+        let row = if packed {
+            m.columns / 32 * 34
+        } else {
+            m.columns * wide
         };
         m.rows * row * m.count
     };

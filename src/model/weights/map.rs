@@ -26,9 +26,10 @@ pub(crate) fn release(map: &Mmap) {
         // SAFETY: the map is read-only and of a file, so pages that are dropped are read from it again when they are
         // looked at; nothing that was written can be lost.
         let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-        // It is advice: where it is not taken, memory stays taken until the map is closed.
-        let _ignored = advised;
+        if let Err(error) = advised {
+            tracing::debug!("pages of a checkpoint stay until its map is closed: {error}");
+        }
     }
     #[cfg(not(unix))]
-    let _kept = map;
+    let _: &Mmap = map; // there is no such advice
 }
