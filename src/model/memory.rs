@@ -40,6 +40,8 @@ const HELD_BACK: u64 = 32 << 20;
 pub struct Need {
     /// Matrices, tables, biases and norms, as they are kept.
     pub weights: u64,
+    /// The second arrangement of blocks that candle keeps for its fast kernels, made at the first product.
+    pub arranged: u64,
     /// Keys and values of a full context.
     pub cache: u64,
     /// The largest values that one pass holds at a time, for a prompt of at most 1024 tokens; recordings aside.
@@ -53,7 +55,7 @@ pub struct Need {
 impl Need {
     /// The most that is held at one time.
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.work()
+        self.weights + self.arranged + self.cache + self.work()
     }
 
     /// What is held besides weights and cache.
@@ -84,6 +86,7 @@ pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<
         Precision::Q8 | Precision::Stored(_) => 4 + 3 * wide,
     };
     Need {
+        arranged: 0,
         weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
         cache: layers * 2 * kv * context * wide,
         pass: streams + scores.max(2 * rows * vocab * 4),
@@ -182,8 +185,11 @@ fn tables(b: &Blueprint, context: u64, wide: u64) -> u64 {
 /// Where a model is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The processor.
-    Cpu,
+    /// The processor; whether candle keeps a second, tiled arrangement of blocks for its kernels.
+    Cpu {
+        /// Where there are vector instructions for products of bytes.
+        tiles: bool,
+    },
     /// An NVIDIA card; whether it computes in bf16 (Ampere and later).
     Cuda {
         /// Compute capability 8 or more.
@@ -218,7 +224,23 @@ impl Plan<'_> {
             Precision::Dense(_) | Precision::Q8 => None,
             Precision::Stored(_) => self.stored,
         };
-        need(self.blueprint, precision, self.context, stored)
+        self.arranged(
+            need(self.blueprint, precision, self.context, stored),
+            precision,
+        )
+    }
+
+    /// Adds the second arrangement where blocks are multiplied on a processor: candle 0.11 repacks Q8_0 into as many
+    /// bytes again, Q4_K and Q6_K into 1.3 and 1.5 times as many.
+    fn arranged(&self, mut need: Need, precision: Precision) -> Need {
+        if self.place == (Place::Cpu { tiles: true }) {
+            need.arranged = match precision {
+                Precision::Dense(_) => 0,
+                Precision::Q8 => need.weights,
+                Precision::Stored(_) => need.weights * 13 / 10,
+            };
+        }
+        need
     }
 
     fn fits(&self, precision: Precision, times: u64) -> bool {
@@ -253,7 +275,7 @@ impl Plan<'_> {
                 "{} in {} (weights {}, a cache of {} tokens {}, working memory {})",
                 size(need.total()),
                 precision.name(),
-                size(need.weights),
+                size(need.weights + need.arranged),
                 self.context,
                 size(need.cache),
                 size(need.work()),
@@ -290,7 +312,9 @@ impl Plan<'_> {
         }
         // Q4_K_M comes to 4.85 bits a weight.
         let stored = (self.blueprint.parameters() as f64 * 4.85 / 8.0) as u64;
-        let gguf = need(self.blueprint, Precision::Q8, self.context, Some(stored));
+        let kind = Precision::Stored("q4_K_M");
+        let gguf = need(self.blueprint, kind, self.context, Some(stored));
+        let gguf = self.arranged(gguf, kind);
         if matches!(precision, Precision::Dense(_) | Precision::Q8) && gguf.total() <= free {
             ways.push(format!("a GGUF of it in Q4_K_M ({})", size(gguf.total())));
         }
@@ -317,8 +341,8 @@ pub fn choose(plan: &Plan, within_f16: impl FnOnce() -> bool) -> (Precision, Opt
             let safe = plan.family_is_safe() && within_f16();
             (if safe { half } else { full }, None)
         }
-        Place::Cpu if plan.fits(full, 2) => (full, None),
-        Place::Cpu => {
+        Place::Cpu { .. } if plan.fits(full, 2) => (full, None),
+        Place::Cpu { .. } => {
             let safe = plan.family_is_safe() && plan.fits(half, 1) && within_f16();
             let taken = if safe { half } else { Precision::Q8 };
             let wish = if plan.fits(full, 1) {
@@ -346,7 +370,7 @@ pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
         name: "",
         blueprint: &blueprint,
         context: context.min(blueprint.context),
-        place: Place::Cpu,
+        place: place(&Device::Cpu),
         available: Some(available),
         stored: None,
     };
@@ -354,10 +378,22 @@ pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
     Some(plan.fits(precision, 1))
 }
 
+/// Whether this processor makes candle repack blocks.
+fn tiles() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::is_x86_feature_detected!("avx2")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        cfg!(target_arch = "aarch64")
+    }
+}
+
 /// Where a device computes.
 pub fn place(device: &Device) -> Place {
     match device {
-        Device::Cpu => Place::Cpu,
+        Device::Cpu => Place::Cpu { tiles: tiles() },
         Device::Metal(_) => Place::Metal,
         #[cfg(feature = "cuda")]
         Device::Cuda(card) => Place::Cuda {
@@ -423,7 +459,7 @@ mod tests {
             name: "seven",
             blueprint,
             context: 4096,
-            place: Place::Cpu,
+            place: Place::Cpu { tiles: false },
             available: Some(available),
             stored: None,
         }
@@ -607,9 +643,29 @@ mod tests {
 
     #[test]
     fn a_configuration_alone_says_whether_it_fits() {
-        assert_eq!(fits(&seven(), 4096, 14 * GIB), Some(true));
+        // With a second arrangement of the blocks it takes twice 7 GiB, and a cache.
+        assert_eq!(fits(&seven(), 4096, 24 * GIB), Some(true));
         assert_eq!(fits(&seven(), 4096, 6 * GIB), Some(false));
         assert_eq!(fits(&json!({"model_type": "mamba"}), 4096, GIB), None);
+    }
+
+    #[test]
+    fn a_second_arrangement_of_blocks_is_counted() {
+        let b = named(&seven());
+        let once = plan(&b, 14 * GIB);
+        let tiled = Plan {
+            place: Place::Cpu { tiles: true },
+            ..once
+        };
+        let total = |plan: &Plan, precision| plan.need(precision).total();
+        let weights = need(&b, Precision::Q8, once.context, None).weights;
+        assert_eq!(
+            total(&tiled, Precision::Q8) - total(&once, Precision::Q8),
+            weights
+        );
+        let full = Precision::Dense(DType::F32);
+        assert_eq!(total(&tiled, full), total(&once, full));
+        assert!(once.check(Precision::Q8).is_ok() && tiled.check(Precision::Q8).is_err());
     }
 
     #[test]

@@ -356,7 +356,7 @@ fn what_does_not_fit_is_refused_before_it_is_read_and_what_fits_once_is_made_sma
 #[cfg(target_os = "linux")]
 #[test]
 fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
-    use lmscope::model::memory::need;
+    use lmscope::model::memory::{Plan, need, place};
     use lmscope::model::weights::Precision;
 
     let folder = tempfile::tempdir().unwrap();
@@ -410,7 +410,15 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
         ("q8_0", Precision::Q8),
     ] {
         let (peak, estimate) = bench(&[path, "--dtype", dtype]);
-        assert_eq!(estimate, need(&b, precision, 256, None).total());
+        let plan = Plan {
+            name: "",
+            blueprint: &b,
+            context: 256,
+            place: place(&Device::Cpu),
+            available: None,
+            stored: None,
+        };
+        assert_eq!(estimate, plan.need(precision).total());
         println!(
             "{dtype}: peak {peak}, estimated {estimate}, weights {}",
             need(&b, precision, 256, None).weights
