@@ -7,14 +7,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::{Subcommand, doctor, output};
+use super::{Subcommand, output};
 use crate::error::Result;
 use crate::model::families::family_of;
 use crate::model::hub::{Cached, cache_folder, cached_models};
-use crate::model::load::{Options, load};
+use crate::model::load::{DEFAULT_CONTEXT, Options, load};
+use crate::model::memory;
 use crate::text;
 
 /// The row.
@@ -111,7 +113,7 @@ fn row(cached: &Cached, json: bool) -> Vec<Value> {
         0 => Value::Null,
         n => quantity(n, json, text::count),
     };
-    let fits = fits(&weights).filter(|_| cached.missing.is_none());
+    let fits = fits(&cached.path, &weights).filter(|_| cached.missing.is_none());
     vec![
         json!(cached.id),
         json!(family),
@@ -131,10 +133,17 @@ fn row(cached: &Cached, json: bool) -> Vec<Value> {
     ]
 }
 
-/// Whether the weights, as they are stored, fit into the memory that is free now; none where that is not known.
-fn fits(weights: &Weights) -> Option<bool> {
-    let free = doctor::kilobytes("/proc/meminfo", "MemAvailable")?;
-    Some(weights.bytes <= free)
+/// Whether the model fits into the memory that is free now, as it would be loaded by default; where its configuration does
+/// not say (a GGUF file, a family that is not served), whether its weights do. None where free memory is not known.
+fn fits(path: &Path, weights: &Weights) -> Option<bool> {
+    let free = memory::available(&Device::Cpu)?;
+    let by_shape = configuration(path).and_then(|c| memory::fits(&c, DEFAULT_CONTEXT, free));
+    by_shape.or(Some(weights.bytes <= free))
+}
+
+fn configuration(folder: &Path) -> Option<Value> {
+    let bytes = std::fs::read(folder.join("config.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn quantity(n: u64, raw: bool, spell: fn(u64) -> String) -> Value {
@@ -143,10 +152,7 @@ fn quantity(n: u64, raw: bool, spell: fn(u64) -> String) -> Value {
 
 /// The family, or the `model_type` that none serves.
 fn family(folder: &Path) -> String {
-    let config: Option<Value> = std::fs::read(folder.join("config.json"))
-        .ok()
-        .and_then(|b| serde_json::from_slice(&b).ok());
-    let Some(config) = config else {
+    let Some(config) = configuration(folder) else {
         return "unreadable config.json".into();
     };
     match family_of(&config) {

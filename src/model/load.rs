@@ -35,7 +35,7 @@ pub struct Options {
 }
 
 /// The context that is used when none is asked for and the model allows more.
-const DEFAULT_CONTEXT: usize = 8192;
+pub const DEFAULT_CONTEXT: usize = 8192;
 
 #[cfg(feature = "demo")]
 mod embedded {
