@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, flagged_biases};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{
-    Arrangement, Biases, Blueprint, Gain, NormKind, NormSpec, Positions, QkNorm, QkNormOver,
+    Arrangement, Blueprint, Gain, NormKind, NormSpec, Positions, QkNorm, QkNormOver,
 };
 use crate::model::rope::Rope;
 
@@ -41,12 +41,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.positions = Positions::Rotary(vec![rope]);
     blueprint.logit_scale = read.number_or("logit_scale", 0.0625);
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 

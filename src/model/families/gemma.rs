@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, flagged_biases};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint, Gain};
+use crate::model::blueprint::{Blueprint, Gain};
 
 /// The row of the registry.
 pub const GEMMA: Family = Family {
@@ -30,12 +30,7 @@ pub(super) fn offset_gains(config: &Value, family: &'static str) -> Result<Bluep
     blueprint.norm.gain = Gain::OnePlus;
     blueprint.embed_scale = (blueprint.d_model as f64).sqrt();
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 

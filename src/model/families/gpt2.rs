@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::read::alike;
-use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
+use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions};
 use crate::model::weights::Layout;
@@ -17,33 +17,21 @@ pub const GPT2: Family = Family {
     names: Names {
         prefixes: &["transformer.", ""],
         embed: "wte",
-        project_in: "",
-        project_out: "",
         positions: "wpe",
         block: "h.{}",
         norm_attn: "ln_1",
-        norm_attn_out: "",
         qkv: Qkv::Fused("attn.c_attn"),
-        q_norm: "",
-        k_norm: "",
         attn_out: "attn.c_proj",
         norm_mlp: "ln_2",
-        norm_mlp_out: "",
         gate_up: GateUp::Split {
             gate: "",
             up: "mlp.c_fc",
         },
         down: "mlp.c_proj",
-        experts: ExpertNames {
-            router: "",
-            gate: "",
-            up: "",
-            down: "",
-        },
         norm_final: "ln_f",
-        head_prefixes: &[""],
         head: "lm_head",
         layout: Layout::InOut,
+        ..NAMELESS
     },
     tiny,
 };

@@ -3,11 +3,10 @@
 use serde_json::{Value, json};
 
 use super::read::alike;
-use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
+use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions};
 use crate::model::rope::Rope;
-use crate::model::weights::Layout;
 
 /// The row of the registry.
 pub const GPT_NEOX: Family = Family {
@@ -18,33 +17,19 @@ pub const GPT_NEOX: Family = Family {
     names: Names {
         prefixes: &["gpt_neox.", ""],
         embed: "embed_in",
-        project_in: "",
-        project_out: "",
-        positions: "",
         block: "layers.{}",
         norm_attn: "input_layernorm",
-        norm_attn_out: "",
         qkv: Qkv::FusedByHead("attention.query_key_value"),
-        q_norm: "",
-        k_norm: "",
         attn_out: "attention.dense",
         norm_mlp: "post_attention_layernorm",
-        norm_mlp_out: "",
         gate_up: GateUp::Split {
             gate: "",
             up: "mlp.dense_h_to_4h",
         },
         down: "mlp.dense_4h_to_h",
-        experts: ExpertNames {
-            router: "",
-            gate: "",
-            up: "",
-            down: "",
-        },
         norm_final: "final_layer_norm",
-        head_prefixes: &[""],
         head: "embed_out",
-        layout: Layout::OutIn,
+        ..NAMELESS
     },
     tiny,
 };

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, flagged_biases};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint};
+use crate::model::blueprint::Blueprint;
 
 /// The row of the registry.
 pub const GRANITE: Family = Family {
@@ -20,13 +20,7 @@ pub const GRANITE: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let mut blueprint = common(config, "granite")?;
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        mlp: read.flag_or("mlp_bias", false),
-        head: false,
-    };
+    blueprint.biases = flagged_biases(config);
     blueprint.embed_scale = read.number_or("embedding_multiplier", 1.0);
     blueprint.score_scale = read.number_or("attention_multiplier", 1.0);
     blueprint.residual_scale = read.number_or("residual_multiplier", 1.0);

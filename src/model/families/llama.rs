@@ -56,13 +56,7 @@ pub(super) const NAMES: Names = Names {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "llama")?;
-    let bias = Reader(config).flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        mlp: Reader(config).flag_or("mlp_bias", false),
-        head: false,
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 
@@ -112,6 +106,19 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
             (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
         }
         _ => positions,
+    }
+}
+
+/// A bias on queries, keys, values and the attention output where `attention_bias` says so, and on the MLP where
+/// `mlp_bias` does.
+pub(super) fn flagged_biases(config: &Value) -> Biases {
+    let read = Reader(config);
+    let bias = read.flag_or("attention_bias", false);
+    Biases {
+        qkv: bias,
+        attn_out: bias,
+        mlp: read.flag_or("mlp_bias", false),
+        head: false,
     }
 }
 

@@ -119,6 +119,36 @@ pub struct Names {
     pub layout: Layout,
 }
 
+/// Names of nothing: what families outside Llama's naming fill in.
+const NAMELESS: Names = Names {
+    prefixes: &[""],
+    embed: "",
+    project_in: "",
+    project_out: "",
+    positions: "",
+    block: "",
+    norm_attn: "",
+    norm_attn_out: "",
+    qkv: Qkv::Fused(""),
+    q_norm: "",
+    k_norm: "",
+    attn_out: "",
+    norm_mlp: "",
+    norm_mlp_out: "",
+    gate_up: GateUp::Fused(""),
+    down: "",
+    experts: ExpertNames {
+        router: "",
+        gate: "",
+        up: "",
+        down: "",
+    },
+    norm_final: "",
+    head_prefixes: &[""],
+    head: "",
+    layout: Layout::OutIn,
+};
+
 /// One row of [`FAMILIES`].
 #[derive(Debug)]
 pub struct Family {

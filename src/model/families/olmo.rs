@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, flagged_biases};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint, Gain, NormKind, NormSpec};
+use crate::model::blueprint::{Blueprint, Gain, NormKind, NormSpec};
 
 /// The row of the registry.
 pub const OLMO: Family = Family {
@@ -27,12 +27,7 @@ fn read(config: &Value) -> Result<Blueprint> {
         epsilon: 1e-5,
     };
     blueprint.clip_qkv = read.positive("clip_qkv")?;
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 

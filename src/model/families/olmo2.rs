@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, qk_norm};
+use super::llama::{NAMES, common, flagged_biases, qk_norm};
 use super::{Family, Names, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Arrangement, Biases, Blueprint, NormSpec, QkNormOver};
+use crate::model::blueprint::{Arrangement, Blueprint, NormSpec, QkNormOver};
 
 /// The row of the registry.
 pub const OLMO2: Family = Family {
@@ -29,12 +29,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
     blueprint.arrangement = Arrangement::PostNorm;
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 

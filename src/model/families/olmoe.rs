@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, qk_norm};
+use super::llama::{NAMES, common, flagged_biases, qk_norm};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint, Experts, MlpKind, NormSpec, QkNormOver};
+use crate::model::blueprint::{Blueprint, Experts, MlpKind, NormSpec, QkNormOver};
 
 /// The row of the registry.
 pub const OLMOE: Family = Family {
@@ -32,12 +32,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     for layer in &mut blueprint.layers {
         layer.mlp = MlpKind::Experts;
     }
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     Ok(blueprint)
 }
 

@@ -3,12 +3,11 @@
 use serde_json::{Value, json};
 
 use super::read::alike;
-use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
+use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{
     Arrangement, Biases, Blueprint, Gain, MlpKind, NormKind, NormSpec, Positions,
 };
-use crate::model::weights::Layout;
 
 /// The row of the registry.
 pub const OPT: Family = Family {
@@ -24,28 +23,17 @@ pub const OPT: Family = Family {
         positions: "embed_positions",
         block: "layers.{}",
         norm_attn: "self_attn_layer_norm",
-        norm_attn_out: "",
         qkv: Qkv::Split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        q_norm: "",
-        k_norm: "",
         attn_out: "self_attn.out_proj",
         norm_mlp: "final_layer_norm",
-        norm_mlp_out: "",
         gate_up: GateUp::Split {
             gate: "",
             up: "fc1",
         },
         down: "fc2",
-        experts: ExpertNames {
-            router: "",
-            gate: "",
-            up: "",
-            down: "",
-        },
         norm_final: "final_layer_norm",
-        head_prefixes: &[""],
         head: "lm_head",
-        layout: Layout::OutIn,
+        ..NAMELESS
     },
     tiny,
 };

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, qk_norm};
+use super::Family;
+use super::llama::{NAMES, common, flagged_biases, qk_norm};
 use super::qwen2::late_windows;
-use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Biases, Blueprint, QkNormOver};
+use crate::model::blueprint::{Blueprint, QkNormOver};
 
 /// The row of the registry.
 pub const QWEN3: Family = Family {
@@ -27,12 +27,7 @@ fn read(config: &Value) -> Result<Blueprint> {
 /// What the dense and the sparse Qwen3 share.
 pub(super) fn normed_heads(config: &Value, family: &'static str) -> Result<Blueprint> {
     let mut blueprint = common(config, family)?;
-    let bias = Reader(config).flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
-    };
+    blueprint.biases = flagged_biases(config);
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     Ok(blueprint)
 }

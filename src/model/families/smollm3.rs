@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, flagged_biases, slide};
 use super::{Family, Reader};
 use crate::error::{Error, Result};
-use crate::model::blueprint::{Biases, Blueprint, Positions};
+use crate::model::blueprint::{Blueprint, Positions};
 use crate::model::rope::Rope;
 
 /// The row of the registry.
@@ -23,13 +23,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "smollm3")?;
     let layers = blueprint.layers.len();
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    let bias = read.flag_or("attention_bias", false);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        mlp: read.flag_or("mlp_bias", false),
-        head: false,
-    };
+    blueprint.biases = flagged_biases(config);
     if read.find(&["rope_theta", "rope_parameters"]).is_none() {
         let scaling = read.find(&["rope_scaling"]);
         let rope = Rope::read(config, scaling, 2e6, blueprint.head_dim, 1.0)?;
