@@ -109,11 +109,6 @@ impl Linear {
             Storage::Quantized(blocks) => blocks.column(i),
         }
     }
-
-    /// Whether the weight is kept in blocks, through which no gradient passes.
-    pub fn is_quantized(&self) -> bool {
-        matches!(self.storage, Storage::Quantized(_))
-    }
 }
 
 /// A weight matrix `[out, in]` on its way from a file into a [`Linear`].

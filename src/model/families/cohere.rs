@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases};
+use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{
@@ -41,7 +41,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.positions = Positions::Rotary(vec![rope]);
     blueprint.logit_scale = read.number_or("logit_scale", 0.0625);
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }
 

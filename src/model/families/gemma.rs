@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases};
+use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Blueprint, Gain};
@@ -30,7 +30,7 @@ pub(super) fn offset_gains(config: &Value, family: &'static str) -> Result<Bluep
     blueprint.norm.gain = Gain::OnePlus;
     blueprint.embed_scale = (blueprint.d_model as f64).sqrt();
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases};
+use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::Blueprint;
@@ -20,7 +20,8 @@ pub const GRANITE: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let mut blueprint = common(config, "granite")?;
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
+    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
     blueprint.embed_scale = read.number_or("embedding_multiplier", 1.0);
     blueprint.score_scale = read.number_or("attention_multiplier", 1.0);
     blueprint.residual_scale = read.number_or("residual_multiplier", 1.0);

@@ -56,7 +56,8 @@ pub(super) const NAMES: Names = Names {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "llama")?;
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
+    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
     Ok(blueprint)
 }
 
@@ -109,16 +110,13 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
     }
 }
 
-/// A bias on queries, keys, values and the attention output where `attention_bias` says so, and on the MLP where
-/// `mlp_bias` does.
-pub(super) fn flagged_biases(config: &Value) -> Biases {
-    let read = Reader(config);
-    let bias = read.flag_or("attention_bias", false);
+/// A bias on queries, keys, values and the attention output where `attention_bias` says so.
+pub(super) fn attention_biases(config: &Value) -> Biases {
+    let bias = Reader(config).flag_or("attention_bias", false);
     Biases {
         qkv: bias,
         attn_out: bias,
-        mlp: read.flag_or("mlp_bias", false),
-        head: false,
+        ..Biases::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases};
+use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Blueprint, Gain, NormKind, NormSpec};
@@ -27,7 +27,7 @@ fn read(config: &Value) -> Result<Blueprint> {
         epsilon: 1e-5,
     };
     blueprint.clip_qkv = read.positive("clip_qkv")?;
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }
 

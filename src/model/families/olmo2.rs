@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases, qk_norm};
+use super::llama::{NAMES, attention_biases, common, qk_norm};
 use super::{Family, Names, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Blueprint, NormSpec, QkNormOver};
@@ -29,7 +29,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
     blueprint.arrangement = Arrangement::PostNorm;
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }
 

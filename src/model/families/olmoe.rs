@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases, qk_norm};
+use super::llama::{NAMES, attention_biases, common, qk_norm};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Blueprint, Experts, MlpKind, NormSpec, QkNormOver};
@@ -32,7 +32,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     for layer in &mut blueprint.layers {
         layer.mlp = MlpKind::Experts;
     }
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Family;
-use super::llama::{NAMES, common, flagged_biases, qk_norm};
+use super::llama::{NAMES, attention_biases, common, qk_norm};
 use super::qwen2::late_windows;
 use crate::error::Result;
 use crate::model::blueprint::{Blueprint, QkNormOver};
@@ -27,7 +27,7 @@ fn read(config: &Value) -> Result<Blueprint> {
 /// What the dense and the sparse Qwen3 share.
 pub(super) fn normed_heads(config: &Value, family: &'static str) -> Result<Blueprint> {
     let mut blueprint = common(config, family)?;
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     Ok(blueprint)
 }

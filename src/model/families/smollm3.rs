@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, flagged_biases, slide};
+use super::llama::{NAMES, attention_biases, common, slide};
 use super::{Family, Reader};
 use crate::error::{Error, Result};
 use crate::model::blueprint::{Blueprint, Positions};
@@ -23,7 +23,8 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "smollm3")?;
     let layers = blueprint.layers.len();
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    blueprint.biases = flagged_biases(config);
+    blueprint.biases = attention_biases(config);
+    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
     if read.find(&["rope_theta", "rope_parameters"]).is_none() {
         let scaling = read.find(&["rope_scaling"]);
         let rope = Rope::read(config, scaling, 2e6, blueprint.head_dim, 1.0)?;

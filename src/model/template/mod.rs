@@ -17,7 +17,7 @@ use minijinja::{Environment, ErrorKind};
 use serde::Serialize;
 
 use super::gguf::Gguf;
-use super::tokenizer::{parse, token_named, with_special_tokens_map};
+use super::tokenizer::{SPECIALS, parse, token_named, with_special_tokens_map};
 use crate::error::{Error, Result};
 
 /// How much a template may do for one rendering (instructions, and the data it makes at 64 bytes each): for itself, for
@@ -38,18 +38,7 @@ const LONGEST_TAG: usize = 16_000;
 /// The only template of an environment; no file ending, so nothing is escaped.
 const NAME: &str = "chat";
 
-/// The special tokens that a template may print.
-const SPECIALS: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "pad_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
-];
-
-/// The same, as GGUF files name their ids (one of them misspelt).
+/// [`SPECIALS`], as GGUF files name their ids (one of them misspelt).
 const SPECIALS_IN_GGUF: [&str; 7] = [
     "bos",
     "eos",

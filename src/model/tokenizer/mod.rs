@@ -26,6 +26,17 @@ use super::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::text;
 
+/// The special tokens that a configuration may name, and a template may print.
+pub(crate) const SPECIALS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+];
+
 /// Who puts special tokens around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bos {
@@ -336,17 +347,8 @@ fn ids(value: &Value) -> Vec<u32> {
 /// Marks the pieces that the configuration calls special, as Python does; a name without a piece gets no new id, for the
 /// model would have no row for it.
 fn mark_special(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers::Result<()> {
-    let keys = [
-        "bos_token",
-        "eos_token",
-        "unk_token",
-        "pad_token",
-        "sep_token",
-        "cls_token",
-        "mask_token",
-    ];
     let more = ["additional_special_tokens", "extra_special_tokens"];
-    let named = keys.iter().filter_map(|key| token_named(config, key));
+    let named = SPECIALS.iter().filter_map(|key| token_named(config, key));
     let listed = more
         .iter()
         .filter_map(|key| config[key].as_array())
