@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Known, Loaded, Loading, Mode, Prompt, Question, Request, Slot, Update};
+use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
