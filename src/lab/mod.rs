@@ -14,6 +14,7 @@ pub mod figure;
 pub mod identities;
 pub mod op;
 pub mod positions;
+pub mod preset;
 pub mod receipt;
 pub mod run;
 pub mod sample;

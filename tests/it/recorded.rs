@@ -264,7 +264,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             note: String::new(),
         }
     };
-    app.edits.edits().iter().map(one).collect()
+    app.history.edits().iter().map(one).collect()
 }
 
 /// An app of a size that has taken these updates in.
@@ -328,6 +328,7 @@ fn ask(request: &Request) -> String {
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),
         Request::Rewind { position } => format!("rewind {position}"),
+        Request::Restore(number) => format!("restore {number}"),
         Request::Sampling(s) => format!("sampling {} {}", s.temperature, s.seed),
         Request::Edits { edits, mode } => {
             let on: Vec<String> = edits

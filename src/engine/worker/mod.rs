@@ -4,6 +4,7 @@
 //! older one; a panic or a cancellation leaves the model loaded and the text as it was before the turn.
 
 mod baseline;
+mod kept;
 mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,7 @@ use crate::lab::writer::{Needs, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
+use kept::Kept;
 use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
@@ -66,6 +68,7 @@ pub(super) struct Worker {
     baseline: Option<Shadow>,
     receipts_due: bool,
     check: Option<Check>,
+    kept: Kept,
 }
 
 impl Worker {
@@ -88,6 +91,7 @@ impl Worker {
             baseline: None,
             receipts_due: false,
             check: None,
+            kept: Kept::default(),
         }
     }
 
@@ -226,6 +230,7 @@ impl Worker {
                 Ok(())
             }
             Request::Rewind { position } => self.rewind(position),
+            Request::Restore(number) => self.restore(number),
             Request::Sampling(sampling) => {
                 self.sampling = sampling;
                 if let Some(writer) = &mut self.writer {
@@ -290,6 +295,7 @@ impl Worker {
         };
         self.bench = Some(bench);
         self.writer = None;
+        self.kept = Kept::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
     }
@@ -328,6 +334,7 @@ impl Worker {
         };
         let writer = Writer::begin(bench, tokens, Schedule::always(edits), sampling)?;
         let tokens = prompt_tokens(bench, &writer.run);
+        self.keep();
         self.writer = Some(writer);
         self.check = None;
         self.tell(Update::Began(tokens));
@@ -472,9 +479,11 @@ impl Worker {
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.goal = None;
         let (writer, bench) = self.writer()?;
+        let before = writer.run.clone();
         writer.rewind(bench, position)?;
         let left = writer.run.tokens.len();
         let receipts = writer.receipts().to_vec();
+        self.shelve(before);
         self.tell(Update::Rewound(left));
         self.tell(Update::Receipts(receipts));
         self.refresh();
