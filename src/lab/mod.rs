@@ -19,6 +19,7 @@ mod measure;
 pub mod op;
 pub mod positions;
 mod prepare;
+pub mod preset;
 pub mod receipt;
 pub mod run;
 pub mod sample;
