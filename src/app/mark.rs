@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::edit::{Edit, Place, What};
+use crate::lab::edit::{Edit, Place, What, Which};
 use crate::lab::figure::{Anchor, Unit};
 use crate::lab::op::Op;
 use crate::lab::positions::Positions;
@@ -46,11 +46,12 @@ pub fn edits(op: Op, marks: &[Mark]) -> Vec<Edit> {
     }
     let edit = |(at, units): (Address, Vec<u32>)| Edit {
         op,
-        what: What::Units(units),
+        what: What::Units(Which::List(units)),
         place: Place::At(at),
         positions: Positions::All,
         phase: None,
         strength: 1.0,
+        when: None,
         on: true,
     };
     places.into_iter().map(edit).collect()
