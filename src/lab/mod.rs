@@ -25,6 +25,7 @@ pub mod run;
 pub mod sample;
 pub mod schedule;
 mod shelf;
+pub mod step;
 pub mod unit_set;
 pub mod value_card;
 mod watch;

@@ -67,7 +67,16 @@ impl Lookup for Shelf<'_> {
         held.ok_or_else(|| Self::missing("size of units", at))
     }
 
+    /// `#17` is token 17 itself.
     fn token(&mut self, text: &str) -> Result<u32> {
+        if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
+            let vocab = self.bench.model.card.vocab;
+            let known = (id as usize) < vocab;
+            let expected = format!("a token from #0 to #{}", vocab - 1);
+            return known
+                .then_some(id)
+                .ok_or_else(|| Error::argument("token", text, expected));
+        }
         let tokens = self.bench.model.tokenizer()?.encode(text, Bos::Raw)?;
         tokens
             .first()

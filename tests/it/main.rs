@@ -23,6 +23,7 @@ mod doctor;
 mod engine;
 mod experiment;
 mod gguf;
+mod honest;
 mod hub;
 mod invariants;
 mod lies;
