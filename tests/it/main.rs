@@ -21,6 +21,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod engine;
+mod experiment;
 mod gguf;
 mod honest;
 mod hub;

@@ -10,6 +10,7 @@ use super::Worker;
 use crate::engine::Update;
 use crate::error::{Error, Result};
 use crate::lab::run::Run;
+use crate::lab::writer::Beside;
 
 /// The most texts kept; the oldest goes first.
 const MOST: usize = 512;
@@ -56,15 +57,27 @@ impl Worker {
                 "a text that is still kept; the oldest ones are forgotten",
             ));
         };
+        let beside = self.beside;
         let (writer, bench) = self.writer()?;
-        let before = std::mem::replace(&mut writer.run, run);
-        let length = writer.run.tokens.len();
-        if let Err(error) = writer.rewind(bench, length) {
+        let before = writer.run.clone();
+        let swapped = (|| {
+            if beside.is_lockstep() {
+                // The unedited run's own text belongs to the text that goes.
+                writer.set_beside(bench, Beside::Nothing)?;
+            }
+            let length = run.tokens.len();
+            writer.run = run;
+            writer.rewind(bench, length)?;
+            writer.set_beside(bench, beside)
+        })();
+        if let Err(error) = swapped {
             writer.run = before;
             self.cancel.store(false, Ordering::Relaxed);
             self.recover()?;
+            let (writer, bench) = self.writer()?;
+            writer.set_beside(bench, beside)?;
             let why = match error {
-                Error::Cancelled => "it was stopped; undo tries again".into(),
+                Error::Cancelled => "it was stopped; undo tries again.".into(),
                 error => error.to_string(),
             };
             self.tell(Update::Failed {
@@ -74,6 +87,7 @@ impl Worker {
             return Ok(());
         }
         let receipts = writer.receipts().to_vec();
+        let fired = writer.fired().to_vec();
         let edits = writer.run.schedule.latest().to_vec();
         self.edits = edits;
         self.kept.runs.remove(&number);
@@ -81,6 +95,8 @@ impl Worker {
         self.check = None;
         self.tell(Update::Restored(number));
         self.tell(Update::Receipts(receipts));
+        self.tell(Update::Fired(fired));
+        self.tell_beside();
         self.refresh();
         self.receipts_due = self
             .writer
