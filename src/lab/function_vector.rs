@@ -62,6 +62,18 @@ impl HeadMeans {
         })
     }
 
+    /// What heads are at the last token of one run.
+    pub fn of_run(bench: &mut Bench, run: &Run) -> Result<Self> {
+        let layers = bench.model.card.layers;
+        let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
+        let fork = bench.fork(run, &wanted)?;
+        Ok(Self {
+            values: wanted.iter().map(|at| fork.value(*at).to_vec()).collect(),
+            scales: vec![1.0; layers],
+            width: bench.model.transformer.blueprint.head_dim,
+        })
+    }
+
     /// What a head was on average, `[head_dim]`.
     pub fn head(&self, (layer, head): Head) -> &[f32] {
         &self.values[layer][head * self.width..(head + 1) * self.width]
@@ -109,6 +121,25 @@ impl Effects {
         Ok(total.averaged())
     }
 
+    /// The average indirect effect of one head.
+    pub fn at(
+        bench: &mut Bench,
+        asks: &[Ask],
+        means: &HeadMeans,
+        (layer, head): Head,
+    ) -> Result<f64> {
+        let at = Site::Z.at(layer);
+        let mut sum = 0.0;
+        for (done, ask) in asks.iter().enumerate() {
+            bench.report(done as f32 / asks.len() as f32)?;
+            let mut fork = bench.fork(&Run::plain(ask.tokens.clone()), &[at])?;
+            let base = probability(&fork.logits, ask.answer);
+            let branch = put(fork.value(at), head, means.head((layer, head)));
+            sum += changes(bench, &mut fork, &[(at, branch)], ask.answer, base)?[0];
+        }
+        Ok(sum / asks.len().max(1) as f64)
+    }
+
     /// What one run's answer loses or wins when each head's output at its last token is put to `value`, `[head_dim]`.
     pub fn of(
         bench: &mut Bench,
@@ -117,7 +148,6 @@ impl Effects {
         value: impl Fn(Head) -> Vec<f32>,
     ) -> Result<Self> {
         let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
-        let width = bench.model.transformer.blueprint.head_dim;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
         let mut fork = bench.fork(run, &wanted)?;
         let mut out = Self::none(bench);
@@ -126,11 +156,7 @@ impl Effects {
         for layer in 0..layers {
             let at = Site::Z.at(layer);
             let branches: Vec<(Address, Vec<f32>)> = (0..heads)
-                .map(|head| {
-                    let mut z = fork.value(at).to_vec();
-                    z[head * width..(head + 1) * width].copy_from_slice(&value((layer, head)));
-                    (at, z)
-                })
+                .map(|head| (at, put(fork.value(at), head, &value((layer, head)))))
                 .collect();
             out.values[layer] = changes(bench, &mut fork, &branches, answer, out.base)?;
         }
@@ -171,6 +197,13 @@ impl Effects {
         all.truncate(count);
         all
     }
+}
+
+/// All heads' outputs with one of them put to `value`.
+fn put(z: &[f32], head: usize, value: &[f32]) -> Vec<f32> {
+    let mut z = z.to_vec();
+    z[head * value.len()..(head + 1) * value.len()].copy_from_slice(value);
+    z
 }
 
 fn changes(

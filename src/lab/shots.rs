@@ -371,3 +371,65 @@ pub fn split(pairs: &[Pair], held: f32, seed: u64) -> Result<(Vec<Pair>, Vec<Pai
     let rest = shuffled.split_off(count);
     Ok((rest, shuffled))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str) -> Result<Vec<Pair>> {
+        parse(text, Path::new("demos"))
+    }
+
+    #[test]
+    fn demonstrations_are_read_in_every_spelling() {
+        let expected = [pair("hot", "cold"), pair("big cat", "small cat")];
+        for text in [
+            "hot\tcold\n\nbig cat\t small cat\nhot\tcold\n",
+            r#"[{"input": "hot", "output": "cold"}, {"input": "big cat", "output": "small cat"}]"#,
+            r#"[["hot", "cold"], ["big cat", "small cat"]]"#,
+            r#"{"hot": "cold", "big cat": "small cat"}"#,
+        ] {
+            assert_eq!(pairs(text).unwrap(), expected, "{text}");
+        }
+        for (text, why) in [
+            ("hot cold\n", "line 1"),
+            ("hot\tcold\nbig\t\n", "line 2"),
+            ("a\tb\tc", "line 1"),
+            ("\n", "no pair"),
+            ("[1", "JSON"),
+            (r#"[{"input": "hot"}]"#, "pair 1"),
+            (
+                r#"[{"input": "hot", "output": ["cold", "cool"]}]"#,
+                "pair 1",
+            ),
+        ] {
+            let error = pairs(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_layout_moves_the_space_to_the_answer() {
+        let layout = Layout::new("Q: {x}\\nA: {y}.", "\\n\\n").unwrap();
+        assert_eq!(layout.example("hot", "cold"), "Q: hot\nA: cold.\n\n");
+        let (prompt, answer) = layout.query(&pair("hot", "cold"));
+        assert_eq!((prompt.as_str(), answer.as_str()), ("Q: hot\nA:", " cold"));
+        for bad in ["{x}", "{y} {x}", "{x} {y} {y}", "{x} {x} {y}", ""] {
+            assert!(Layout::new(bad, "").is_err(), "{bad}");
+        }
+        assert_eq!(unescaped(r"a\\n\n\t\q"), "a\\n\n\t\\q");
+    }
+
+    #[test]
+    fn a_split_keeps_both_sides() {
+        let all: Vec<Pair> = (0..10).map(|i| pair(&i.to_string(), "x")).collect();
+        for (share, sizes) in [(0.0, (9, 1)), (0.3, (7, 3)), (0.99, (1, 9))] {
+            let (made, held) = split(&all, share, 1).unwrap();
+            assert_eq!((made.len(), held.len()), sizes);
+            assert!(held.iter().all(|p| !made.contains(p)));
+        }
+        assert!(split(&all[..1], 0.3, 1).is_err());
+        assert!(split(&all, 1.5, 1).is_err());
+    }
+}

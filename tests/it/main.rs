@@ -23,6 +23,7 @@ mod doctor;
 mod engine;
 mod gguf;
 mod hub;
+mod in_context;
 mod invariants;
 mod lies;
 mod parity;

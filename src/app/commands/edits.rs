@@ -10,7 +10,7 @@ use crate::lab::edit::{Edit, Place, What};
 use crate::lab::figure::Unit;
 use crate::lab::op::Op;
 use crate::lab::positions::Positions;
-use crate::model::site::Site;
+use crate::model::site::{Address, Site};
 
 pub(super) const ROWS: &[Command] = &[
     Command {
@@ -65,22 +65,22 @@ pub(super) const ROWS: &[Command] = &[
     },
     Command {
         name: "ablate",
-        about: "sets the neuron under the cursor to zero",
+        about: "sets the neuron or head under the cursor to zero",
         keys: &["x"],
         context: Context::Anywhere,
         arguments: "",
         hint: "ablate",
-        enabled: has_neuron,
+        enabled: has_unit,
         run: |app, _| ablate(app, Op::Zero),
     },
     Command {
         name: "ablate-mean",
-        about: "sets the neuron under the cursor to its mean over the prompt",
+        about: "sets the neuron or head under the cursor to its mean over the prompt",
         keys: &["X"],
         context: Context::Anywhere,
         arguments: "",
         hint: "",
-        enabled: has_neuron,
+        enabled: has_unit,
         run: |app, _| ablate(app, Op::Mean),
     },
     Command {
@@ -190,18 +190,21 @@ fn has_directions(app: &App) -> Result<(), Why> {
     }
 }
 
-fn neuron(app: &App) -> Result<(usize, u32), Why> {
+/// The site and the unit under the cursor: a neuron, or a head's result.
+fn unit(app: &App) -> Result<(Address, u32), Why> {
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
+    let at = |site: Site, layer: u16| site.at(usize::from(layer));
     match (anchor.layer, anchor.unit) {
-        (Some(layer), Some(Unit::Neuron(neuron))) => Ok((usize::from(layer), neuron)),
+        (Some(layer), Some(Unit::Neuron(neuron))) => Ok((at(Site::MlpAct, layer), neuron)),
+        (Some(layer), Some(Unit::Head(head))) => Ok((at(Site::Z, layer), head)),
         (_, None | Some(Unit::Neuron(_) | Unit::Head(_) | Unit::Token(_))) => {
-            Err("x needs a neuron under the cursor; f turns to the neurons".into())
+            Err("x needs a neuron or a head under the cursor; f turns to the neurons".into())
         }
     }
 }
 
-fn has_neuron(app: &App) -> Result<(), Why> {
-    neuron(app).map(|_| ())
+fn has_unit(app: &App) -> Result<(), Why> {
+    unit(app).map(|_| ())
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
@@ -283,8 +286,12 @@ fn add(app: &mut App, edit: Edit) -> Outcome {
 }
 
 fn ablate(app: &mut App, op: Op) -> Outcome {
-    let (layer, neuron) = neuron(app)?;
-    add(app, Edit::ablate(op, layer, neuron))
+    let (at, unit) = unit(app)?;
+    let edit = Edit {
+        place: Place::At(at),
+        ..Edit::ablate(op, usize::from(at.layer), unit)
+    };
+    add(app, edit)
 }
 
 fn steer(app: &mut App, text: &str) -> Outcome {

@@ -218,13 +218,12 @@ fn show(
         number("shots"),
     ];
     let mut figure = verdict.figure(bench, name, seed, parameters);
-    let notes = direction
-        .origin
-        .notes
-        .iter()
-        .filter(|n| !figure.notes.contains(n));
-    let notes: Vec<String> = notes.cloned().collect();
-    figure.notes.extend(notes);
+    let kept = direction.origin.notes.iter();
+    let kept: Vec<String> = kept
+        .filter(|note| !figure.notes.contains(note))
+        .map(|note| format!("of the vector: {note}"))
+        .collect();
+    figure.notes.extend(kept);
     if let Some((at, vector)) = direction.rows.first() {
         let device = &bench.model.transformer.device;
         let row = candle_core::Tensor::new(vector.as_slice(), device)?

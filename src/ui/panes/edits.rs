@@ -33,7 +33,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return;
     }
     if app.edits.edits().is_empty() {
-        let words = "No edits. s steers at the cursor's layer, x ablates the neuron under the cursor, e writes one.";
+        let words = "No edits. s steers at the cursor's layer, x ablates the neuron or head under the cursor, e writes one.";
         let lines: Vec<Line> = fold(words, usize::from(inner.width))
             .into_iter()
             .map(|l| Line::from(canvas.span(l, Role::Muted)))
