@@ -229,6 +229,10 @@ def main():
     for name, vector in data["vectors"].items():
         for side in ("plus", "minus"):
             (lists / f"{name}_{side}.txt").write_text("\n".join(vector[side]) + "\n", encoding="utf-8")
+    tasks = {"antonyms": world.ANTONYMS, "plurals": world.PLURALS, "capitals": capitals}
+    tasks |= {world.LANGUAGES[i].lower(): world.translation_pairs(0, i) for i in (1, 2)}
+    for name, pairs in tasks.items():  # what `lmscope direction --demos` reads, input and output with a tab between
+        (lists / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

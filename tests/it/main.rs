@@ -25,6 +25,7 @@ mod experiment;
 mod gguf;
 mod honest;
 mod hub;
+mod in_context;
 mod invariants;
 mod lies;
 mod parity;
