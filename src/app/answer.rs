@@ -45,6 +45,10 @@ impl App {
             Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
+            Update::Fired(fired) => self.transcript.refire(&fired),
+            // The screen of a lockstep reads these from the tokens themselves.
+            Update::Beside { .. } => {}
+            Update::Grouped(name) => self.inform(format!("kept as {{{name}}}")),
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
             Update::Direction(known) => self.direction_came(&known),
             Update::Failed { slot, message } => self.failed(slot, message),
@@ -314,16 +318,21 @@ impl App {
     }
 }
 
-/// Receipts that come with every token lack the KL that was measured before; it is kept while the edit is the same.
+/// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is
+/// the same.
 fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
-    let known = |r: &Receipt| before.iter().find(|b| b.edit == r.edit).and_then(|b| b.kl);
-    after
-        .into_iter()
-        .map(|r| Receipt {
-            kl: r.kl.or_else(|| known(&r)),
+    let known = |r: Receipt| match before.iter().find(|b| b.edit == r.edit) {
+        Some(held) if r.kl.is_none() => Receipt {
+            kl: held.kl,
+            null: held.null,
+            elsewhere: held.elsewhere,
+            seed: held.seed,
+            positions: held.positions.clone(),
             ..r
-        })
-        .collect()
+        },
+        _ => r,
+    };
+    after.into_iter().map(known).collect()
 }
 
 /// The places a direction was measured at, out of a sentence about it.

@@ -76,6 +76,11 @@ fn line(request: &Request) -> Option<Value> {
         Request::Direction {
             name, layer, chat, ..
         } => json!({ "request": "direction", "name": name, "layer": layer, "chat": chat }),
+        Request::Beside(beside) => json!({ "request": "beside", "beside": beside }),
+        Request::Group { name, set, .. } => {
+            let units: Vec<String> = set.units.iter().map(|(l, u)| format!("{l}/{u}")).collect();
+            json!({ "request": "group", "name": name, "site": set.site.spec().name, "units": units })
+        }
         Request::Stop | Request::Live(_) | Request::Baseline | Request::Panic => return None,
     })
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::{Ending, Token};
+use crate::lab::receipt::Fired;
 use crate::text;
 
 /// What the engine is doing with the text.
@@ -107,6 +108,16 @@ impl Transcript {
         tokens.into_iter().take(count).for_each(|t| self.add(t));
         self.boundaries.retain(|b| *b < count);
         self.prompt = self.prompt.min(count);
+    }
+
+    /// Takes in what the edits did at every position of a text that was read again.
+    pub fn refire(&mut self, fired: &[Fired]) {
+        self.tokens.iter_mut().for_each(|t| t.fired.clear());
+        for fired in fired {
+            if let Some(token) = self.tokens.get_mut(fired.position) {
+                token.fired.push(*fired);
+            }
+        }
     }
 
     /// Notes that edits changed from a position on.
@@ -265,6 +276,8 @@ mod tests {
             logprob: None,
             rank: None,
             kl: None,
+            fired: Vec::new(),
+            other: None,
         }
     }
 

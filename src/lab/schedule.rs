@@ -74,6 +74,17 @@ impl Schedule {
         !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
     }
 
+    /// The first position at which any edit was in force.
+    pub fn began(&self) -> usize {
+        let active = self
+            .spans()
+            .filter(|(_, edits)| edits.iter().any(Edit::active));
+        active
+            .map(|(span, _)| span.start)
+            .min()
+            .unwrap_or(usize::MAX)
+    }
+
     /// Whether any active edit acts at a site.
     pub fn acts_at(&self, site: Site) -> bool {
         let edits = self.stages.iter().flat_map(|s| &s.edits);

@@ -18,6 +18,7 @@ pub mod load;
 pub mod memory;
 pub mod mlp;
 pub mod norm;
+pub mod overlay;
 pub mod pickle;
 pub mod rope;
 pub mod site;

@@ -22,6 +22,7 @@ mod demo;
 mod doctor;
 mod engine;
 mod gguf;
+mod honest;
 mod hub;
 mod in_context;
 mod invariants;

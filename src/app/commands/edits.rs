@@ -337,6 +337,7 @@ pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
         positions: Positions::All,
         phase: None,
         strength: 1.0,
+        when: None,
         on: true,
     }
 }

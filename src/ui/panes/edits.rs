@@ -155,6 +155,9 @@ fn head(
 }
 
 fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'static>> {
+    if !receipt.active {
+        return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
+    }
     if receipt.idle() && waiting {
         return vec![canvas.span(
             "from the next token on: c goes on, R starts anew",
@@ -162,10 +165,12 @@ fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'stati
         )];
     }
     if receipt.idle() {
-        return vec![canvas.span("on, but it never fired: nothing was changed", Role::Error)];
-    }
-    if !receipt.active {
-        return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
+        let words = if receipt.fired == 0 {
+            "never fired"
+        } else {
+            "changed nothing"
+        };
+        return vec![canvas.span(format!("on, but {words}: {}", receipt.why), Role::Error)];
     }
     let kl = receipt.kl.map_or_else(
         || " KL …".to_string(),
