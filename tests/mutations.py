@@ -1,6 +1,7 @@
 """Plants one fault after another in the source and says which tests notice.
 
-    python3 tests/mutations.py            about ten minutes on two cores, with a warm build
+    python3 tests/mutations.py            about twenty minutes on two cores, with a warm build
+    python3 tests/mutations.py i8 i9      only the faults whose test's name begins so
 
 Every fault should be killed by the test that it names; a fault that survives names a test that
 does not test. Run it on a clean checkout: files are put back from memory, whatever happens.
@@ -8,6 +9,7 @@ does not test. Run it on a clean checkout: files are put back from memory, whate
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,27 +48,46 @@ FAULTS = [
     ("parity", "src/model/rope.rs", "(true, false) => rope_i(", "(true, false) => rope("),
     ("parity", "src/model/families/opt.rs", "Positions::Learned { offset: 2 }", "Positions::Learned { offset: 0 }"),
     ("parity", "src/model/families/smollm3.rs", "layer.rope = rotates.then_some(0)", "layer.rope = Some(0)"),
+    # Vectors from demonstrations.
+    ("in_context::t12", "src/lab/task_vector.rs", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();"),
+    ("in_context::t13", "src/lab/function_vector.rs", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;\n        let added: Vec<f32> = added.iter().map(|v| v / heads.len() as f32).collect();"),
+    ("in_context::t14", "src/model/heads.rs", "weight.narrow(1, head * width, width)", "weight.narrow(1, head / 2 * width, width)"),
+    ("in_context::t14", "src/model/heads.rs", "f64::from(g) * factor", "factor"),
+    ("in_context::t14", "src/model/heads.rs", "let factor = self.blueprint.residual_scale;", "let factor = 1.0;"),
+    ("in_context::the_effect", "src/lab/fork.rs", "cache.truncate(length - 1);", "cache.truncate(length);"),
+    ("in_context::the_effect", "src/lab/fork.rs", "let mut tap = RunTap::new(&mut self.program, &patches,", "self.program = Program::default();\n            let mut tap = RunTap::new(&mut self.program, &patches,"),
+    ("in_context::the_average", "src/lab/function_vector.rs", "let count = self.prompts.max(1) as f64;", "let count = 1.0;"),
+    ("in_context::prompts", "src/lab/shots.rs", ".filter(|p| !without_label || p.output != query.output)", ""),
+    ("in_context::prompts", "src/lab/shots.rs", ".filter(|p| p.input != query.input)", ""),
+    ("in_context::the_verdict", "src/lab/judge.rs", ".map(|(x, v)| x + v)", ".map(|(x, v)| x - v)"),
+    ("in_context::t15", "src/lab/judge.rs", "random_like(vector, hash.finish())", "vector.clone()"),
+    ("in_context::sums", "src/lab/combine.rs", "terms.push((factor * number, name.to_string()));", "terms.push((number, name.to_string()));"),
+    ("in_context::answer", "src/lab/contrast.rs", "Self::Icv | Self::Caa => Site::ResidPost,", "Self::Icv => Site::ResidPost,\n            Self::Caa => Site::ResidPre,"),
     ("parity", "src/lab/writer.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
 ]
 
 
 def main():
     survived = []
+    wanted = sys.argv[1:]
     for test, name, there, planted in FAULTS:
+        if wanted and not any(test.startswith(w) for w in wanted):
+            continue
         path = ROOT / name
         source = path.read_text(encoding="utf-8")
         if there not in source:
             survived.append(test)
             print(f"{test}: {name} has changed, plant this fault anew")
             continue
+        modules = ["in_context::"] if test.startswith("in_context") else ["invariants::", "parity::"]
         path.write_text(source.replace(there, planted, 1), encoding="utf-8")
         try:
-            run = subprocess.run(["cargo", "test", "--test", "it", "--", "invariants::", "parity::"], cwd=ROOT, capture_output=True, text=True)
+            run = subprocess.run(["cargo", "test", "--test", "it", "--", *modules], cwd=ROOT, capture_output=True, text=True)
         finally:
             path.write_text(source, encoding="utf-8")
         failed = re.findall(r"test (\S+) \.\.\. FAILED", run.stdout)
         print(f"{test}: {'killed by ' + ', '.join(failed) if failed else 'SURVIVED'}", flush=True)
-        own = "parity::" if test == "parity" else f"invariants::{test}_"
+        own = test if "::" in test else "parity::" if test == "parity" else f"invariants::{test}_"
         if not any(f.startswith(own) for f in failed):
             survived.append(test)
     raise SystemExit(f"not killed by their own test: {survived}" if survived else 0)
