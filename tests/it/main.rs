@@ -28,6 +28,7 @@ mod hub;
 mod in_context;
 mod invariants;
 mod lies;
+mod memories;
 mod parity;
 mod pickle;
 mod pty;
