@@ -40,7 +40,7 @@ fn build(command: Command) -> Command {
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"))
         .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
         .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present("name").value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present("name").value_parser(value_parser!(PathBuf)).help("The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them"))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -80,8 +80,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
     output::clear_status();
     let mut direction = contrast?.direction(method, &bench)?;
     direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
-    direction.save(&path)?;
+    let lost = direction.save(&path)?;
     let file = path.display();
+    if !lost.is_empty() {
+        output::note(&format!("{file}: {lost}."));
+    }
     let usage = if method == Method::Icv {
         format!("--edit 'icv:{file}@mlp_out.*:all*0.1'")
     } else {

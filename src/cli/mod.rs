@@ -22,6 +22,7 @@ pub mod screen;
 pub mod sketch;
 pub mod threads;
 pub mod trace;
+pub mod vectors;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
     direction::DIRECTION,
+    vectors::VECTORS,
     bench::BENCH,
     models::MODELS,
     lists::SITES,

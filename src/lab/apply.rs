@@ -15,6 +15,7 @@ use super::edit::{Edit, What};
 use super::op::Op;
 use super::receipt::Receipt;
 use super::schedule::Schedule;
+use super::shelf::places;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::{Address, Axis};
@@ -24,6 +25,10 @@ use crate::model::tap::Span;
 pub trait Lookup {
     /// The direction's vector for an address, checked against the model.
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>>;
+    /// Whether the direction has a vector for an address.
+    fn has(&mut self, name: &str, at: Address) -> Result<bool>;
+    /// What to know about the direction before it is used; empty where there is nothing.
+    fn caution(&mut self, name: &str) -> Result<String>;
     /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)>;
     /// An address on another text, `[positions, width]`, f32, and which text that was.
@@ -89,12 +94,12 @@ impl Program {
                 let receipt = program.receipt_for(edit);
                 let mut resolved = edit.clone();
                 resolved.positions = edit.positions.resolve(pieces)?;
-                for at in edit.place.addresses(model.card.layers)? {
+                let (places, caution) = places(edit, model.card.layers, lookup)?;
+                program.receipts[receipt].remark(&caution);
+                for at in places {
                     model.offers(at)?;
                     let (change, note) = prepare(&resolved, at, model, lookup, null)?;
-                    if !note.is_empty() {
-                        program.receipts[receipt].note = note;
-                    }
+                    program.receipts[receipt].remark(&note);
                     program.acts.entry(at).or_default().push(Act {
                         edit: resolved.clone(),
                         receipt,
@@ -241,7 +246,7 @@ fn prepare(
         let vector = lookup.direction(name, at)?;
         if vector.len() != width {
             let why = format!(
-                "direction `{name}` has {} numbers and {at} has {width}",
+                "direction `{name}` has {} numbers and {at} has {width}: it was made for another model or site",
                 vector.len()
             );
             return Err(Error::BadEdit {

@@ -254,6 +254,7 @@ impl Bench {
             model: &self.model,
             means: &means,
             others: &others,
+            opened: HashMap::new(),
         };
         Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
     }

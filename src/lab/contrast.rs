@@ -204,7 +204,9 @@ impl Contrast {
                 prompts: (a, b),
                 dtype: card.dtype.into(),
                 strength: 1.0,
+                family: card.family.into(),
                 version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
             },
         })
     }

@@ -25,6 +25,17 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Adds a caution, once.
+    pub fn remark(&mut self, words: &str) {
+        if words.is_empty() || self.note.contains(words) {
+            return;
+        }
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(words);
+    }
+
     /// Whether the edit should have done something and did nothing.
     pub fn idle(&self) -> bool {
         self.active && self.fired == 0

@@ -558,7 +558,10 @@ impl Worker {
 }
 
 fn known(name: &str, direction: &Direction) -> Known {
-    let about = format!("{}, length {:.2}", direction.places(), direction.norm());
+    let mut about = format!("{}, length {:.2}", direction.places(), direction.norm());
+    if !direction.origin.note.is_empty() {
+        about = format!("{about}; {}", direction.origin.note);
+    }
     Known {
         name: name.to_string(),
         about,
