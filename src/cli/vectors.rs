@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::error::{Error, Result};
 use crate::lab::direction::{Direction, FORMATS, format_named, format_of, norm};
-use crate::model::site::{Address, site_named};
 
 /// The row.
 pub const VECTORS: Subcommand = Subcommand {
@@ -22,7 +21,7 @@ pub const VECTORS: Subcommand = Subcommand {
 };
 
 const COLUMNS: &[&str] = &[
-    "file", "format", "at", "width", "length", "made by", "model", "note",
+    "file", "format", "at", "width", "length", "made by", "model", "cautions", "notes",
 ];
 
 fn build(command: Command) -> Command {
@@ -74,7 +73,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         })?;
         let place = arguments::text(matches, "at");
         if !place.is_empty() {
-            put(&mut direction, place)?;
+            direction = direction.placed(place)?;
         }
         if let Some(path) = target {
             let lost = direction.save(path)?;
@@ -85,41 +84,20 @@ fn run(matches: &ArgMatches) -> Result<()> {
                 output::note(&format!("{file}: {lost}."));
             }
         }
-        if !as_json && !direction.origin.note.is_empty() {
-            output::note(&format!("{name}: {}.", direction.origin.note));
+        let origin = &direction.origin;
+        for said in origin
+            .cautions
+            .iter()
+            .chain(&origin.notes)
+            .filter(|_| !as_json)
+        {
+            output::note(&format!("{name}: {said}."));
         }
         rows.push(row(name, &direction, as_json));
     }
     // People read notes on standard error, above.
     let columns = if as_json { COLUMNS } else { &COLUMNS[..7] };
     output::listing(columns, &rows, as_json)
-}
-
-/// Says where vectors belong: the address of one, the site of several.
-fn put(direction: &mut Direction, place: &str) -> Result<()> {
-    let one = direction.rows.len() == 1;
-    if let (true, Ok(address)) = (one, place.parse::<Address>()) {
-        direction.rows[0].0 = address;
-        if direction.origin.anywhere {
-            direction.origin.anywhere = false;
-            direction.origin.note = format!("put at {address} by --at; its file did not say");
-        }
-        return Ok(());
-    }
-    let several = !direction.origin.anywhere;
-    let site = site_named(place.trim_end_matches(".*")).ok();
-    let Some(site) = site.filter(|s| s.spec().layered && several) else {
-        let expected = match (one, several) {
-            (_, false) => "an address such as resid_post.10",
-            (true, true) => "an address such as resid_post.10, or a site such as attn_out",
-            (false, true) => "a site such as attn_out: every vector keeps its layer",
-        };
-        return Err(Error::argument("--at", place, expected));
-    };
-    for (at, _) in &mut direction.rows {
-        *at = site.at(usize::from(at.layer));
-    }
-    Ok(())
 }
 
 fn row(name: &str, direction: &Direction, as_json: bool) -> Vec<Value> {
@@ -154,6 +132,7 @@ fn row(name: &str, direction: &Direction, as_json: bool) -> Vec<Value> {
         length,
         json!(origin.method),
         json!(model),
-        json!(origin.note),
+        json!(origin.cautions),
+        json!(origin.notes),
     ]
 }

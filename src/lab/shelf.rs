@@ -5,34 +5,37 @@
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
-
 use super::apply::Lookup;
+use super::bench::Bench;
+use super::compile::Measured;
 use super::direction::{Direction, resolve};
 use super::edit::{Edit, Place, What};
+use super::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::Address;
+use crate::model::tokenizer::Bos;
 
-/// Directions and means, for the compiler.
+/// What edits name, for the compiler.
 pub(super) struct Shelf<'a> {
-    pub(super) directions: &'a HashMap<String, Direction>,
-    pub(super) model: &'a Model,
-    pub(super) means: &'a HashMap<Address, (Vec<f32>, String)>,
-    /// Addresses on other texts, and which texts.
-    pub(super) others: &'a HashMap<(String, Address), (Tensor, String)>,
-    /// What was found so far, so that a file is read once.
+    pub(super) bench: &'a Bench,
+    pub(super) measured: &'a Measured,
+    /// Directions found so far, so that a file is read once.
     pub(super) opened: HashMap<String, Direction>,
 }
 
 impl Shelf<'_> {
     fn get(&mut self, name: &str) -> Result<&Direction> {
         if !self.opened.contains_key(name) {
-            let found = find(self.directions, self.model, name)?;
+            let found = self.bench.direction(name)?;
             self.opened.insert(name.to_string(), found);
         }
         let held = self.opened.get(name);
         held.ok_or_else(|| Error::Engine(format!("the direction {name} was lost")))
+    }
+
+    fn missing(what: &str, at: Address) -> Error {
+        Error::Engine(format!("no {what} was prepared for {at}"))
     }
 }
 
@@ -46,22 +49,60 @@ impl Lookup for Shelf<'_> {
     }
 
     fn caution(&mut self, name: &str) -> Result<String> {
-        let card = &self.model.card;
+        let card = &self.bench.model.card;
         Ok(self.get(name)?.caution(card))
     }
 
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        self.means
-            .get(&at)
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
+        let held = self.measured.means.get(&at).cloned();
+        held.ok_or_else(|| Self::missing("mean", at))
     }
 
-    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)> {
-        self.others
-            .get(&(text.to_string(), at))
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no other text was prepared for {at}")))
+    fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
+        Err(Error::argument(
+            "statistics",
+            file,
+            format!("a file with {at}"),
+        ))
+    }
+
+    fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
+        let held = self.measured.others.get(&(text.to_string(), at)).cloned();
+        held.ok_or_else(|| Self::missing("other text", at))
+    }
+
+    fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
+        let set = self.bench.unit_set(set)?;
+        if set.site != at.site {
+            let has = set.site.spec().name;
+            return Err(Error::Refused {
+                address: at.to_string(),
+                why: format!("the set has units of `{has}`. Edit those, or choose another set."),
+            });
+        }
+        Ok(set.at(at.layer))
+    }
+
+    fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
+        let held = self.measured.sizes.get(&at).cloned();
+        held.ok_or_else(|| Self::missing("size of units", at))
+    }
+
+    /// `#17` is token 17 itself.
+    fn token(&mut self, text: &str) -> Result<u32> {
+        if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
+            let vocab = self.bench.model.card.vocab;
+            let known = (id as usize) < vocab;
+            let expected = format!("a token from #0 to #{}", vocab - 1);
+            return known
+                .then_some(id)
+                .ok_or_else(|| Error::argument("token", text, expected));
+        }
+        let tokens = self.bench.model.tokenizer()?.encode(text, Bos::Raw)?;
+        tokens
+            .first()
+            .copied()
+            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
     }
 }
 
@@ -73,7 +114,7 @@ pub(super) fn find(
 ) -> Result<Direction> {
     let found = resolve(name, &|name| match loaded.get(name) {
         Some(held) => Ok(Some(held.clone())),
-        None => Direction::open(name),
+        None => Direction::at_path(name),
     })?;
     let Some(found) = found else {
         let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
@@ -92,18 +133,18 @@ pub(super) fn find(
 
 /// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
 /// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
-/// error when it is compiled.
+/// error when it is prepared.
 pub(super) fn places(
     edit: &Edit,
     layers: usize,
     lookup: &mut dyn Lookup,
 ) -> Result<(Vec<Address>, String)> {
     let all = edit.place.addresses(layers)?;
-    let names: Vec<&str> = match &edit.what {
-        What::Swap(from, to) => vec![from, to],
+    let mut names = match &edit.what {
+        What::Swap(from, to) => vec![from.as_str(), to.as_str()],
         _ => vec![edit.direction()],
     };
-    let names: Vec<&str> = names.into_iter().filter(|n| !n.is_empty()).collect();
+    names.retain(|name| !name.is_empty());
     let mut cautions: Vec<String> = Vec::new();
     for name in &names {
         let caution = lookup.caution(name)?;
@@ -123,15 +164,42 @@ pub(super) fn places(
             missing.push(at.to_string());
         }
     }
-    let skips = matches!(edit.place, Place::Every(_)) && !held.is_empty();
-    if !skips {
+    if !matches!(edit.place, Place::Every(_)) || held.is_empty() {
         return Ok((all, cautions.join("; ")));
     }
     if !missing.is_empty() {
-        cautions.push(format!(
-            "no vector for {}, left as it is",
-            missing.join(", ")
-        ));
+        let missing = missing.join(", ");
+        cautions.push(format!("no vector for {missing}, left as it is"));
     }
     Ok((held, cautions.join("; ")))
+}
+
+impl Bench {
+    /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
+    pub fn direction(&self, name: &str) -> Result<Direction> {
+        find(&self.directions, &self.model, name)
+    }
+
+    /// The unit set of a name: a kept one, or a file.
+    pub fn unit_set(&self, name: &str) -> Result<UnitSet> {
+        let found = match self.sets.get(name) {
+            Some(held) => held.clone(),
+            None if std::path::Path::new(name).exists() => {
+                UnitSet::load(std::path::Path::new(name))?
+            }
+            None => {
+                let mut known: Vec<&str> = self.sets.keys().map(String::as_str).collect();
+                known.sort_unstable();
+                let known = if known.is_empty() {
+                    "none is kept".to_string()
+                } else {
+                    format!("kept are {}", known.join(", "))
+                };
+                let expected = format!("a file, or a kept unit set ({known})");
+                return Err(Error::argument("unit set", name, expected));
+            }
+        };
+        found.check(&self.model.card)?;
+        Ok(found)
+    }
 }

@@ -642,6 +642,8 @@ fn bench_says_what_the_contract_promises() {
         "bare_tokens_per_second",
         "live_tokens_per_second",
         "live_ratio",
+        "edited_ratio",
+        "accompanied_ratio",
         "prompt_tokens_per_second",
     ] {
         assert!(

@@ -96,8 +96,8 @@ fn read(path: &Path) -> Result<Direction> {
     if origin.method.is_empty() {
         origin.method = "ds4 directional steering".into();
     }
-    if origin.note.is_empty() {
-        origin.note = NOTE.into();
+    if origin.cautions.is_empty() {
+        origin.cautions.push(NOTE.into());
     }
     Ok(Direction { rows, origin })
 }
@@ -134,7 +134,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     put(path, &bytes)?;
     let origin = Origin {
-        note: NOTE.into(),
+        cautions: vec![NOTE.into()],
         ..direction.origin.clone()
     };
     let theirs = json!({

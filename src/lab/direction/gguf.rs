@@ -32,7 +32,7 @@ const NEXT: &str = "A control vector holds `direction.N` in F32, one vector a la
 const ORIGIN: &str = "lmscope.direction";
 
 /// What is known of a file whose count of layers is signed.
-const OFFSET: &str = "the file looks made by llama-cvector-generator, which names the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name puts them back";
+pub(super) const OFFSET: &str = "the file looks made by llama-cvector-generator, which names the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name puts them back";
 
 fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     let bad = |what: String| Error::bad_file(path, what, NEXT);
@@ -77,8 +77,8 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     let mut origin = origin(gguf).map_err(bad)?;
     for (what, layers) in [("summed, as llama.cpp does", summed), ("zero", empty)] {
         if !layers.is_empty() {
-            let join = if origin.note.is_empty() { "" } else { "; " };
-            origin.note += &format!("{join}its vectors of layer {layers} are {what}");
+            let caution = format!("its vectors of layer {layers} are {what}");
+            origin.cautions.push(caution);
         }
     }
     Ok(Direction {
@@ -123,15 +123,15 @@ fn origin(gguf: &Gguf) -> Result<Origin, String> {
     if let Some(own) = gguf.string(ORIGIN) {
         return serde_json::from_str(own).map_err(|e| format!("its provenance is damaged ({e})"));
     }
-    let (maker, note) = match gguf.signed("controlvector.layer_count") {
-        Some(true) => ("llama-cvector-generator", OFFSET),
-        Some(false) => ("repeng", ""),
-        None => ("an unknown maker", ""),
+    let (maker, cautions) = match gguf.signed("controlvector.layer_count") {
+        Some(true) => ("llama-cvector-generator", vec![OFFSET.to_string()]),
+        Some(false) => ("repeng", Vec::new()),
+        None => ("an unknown maker", Vec::new()),
     };
     Ok(Origin {
         family: gguf.string("controlvector.model_hint").unwrap_or("").into(),
         method: format!("control vector, by its layout of {maker}"),
-        note: note.into(),
+        cautions,
         ..Origin::default()
     })
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::model::Card;
 use crate::model::gguf::names::ARCHITECTURES;
-use crate::model::site::{Address, Site};
+use crate::model::site::{Address, Site, site_named};
 use crate::model::weights::normals;
 
 /// One row of [`FORMATS`].
@@ -107,9 +107,12 @@ pub struct Origin {
     /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
-    /// What to know before it is used; empty where there is nothing.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub note: String,
+    /// What to know before it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cautions: Vec<String>,
+    /// What else a reader should know, in sentences: which heads, which layer was chosen and on what.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// The version of this program.
     pub version: String,
 }
@@ -130,7 +133,8 @@ impl Default for Origin {
             dtype: String::new(),
             strength: one(),
             anywhere: false,
-            note: String::new(),
+            cautions: Vec::new(),
+            notes: Vec::new(),
             version: String::new(),
         }
     }
@@ -218,11 +222,8 @@ impl Direction {
 
     /// What to know before it is used on a model; empty where there is nothing.
     pub fn caution(&self, card: &Card) -> String {
-        let mut all = Vec::new();
         let origin = &self.origin;
-        if !origin.note.is_empty() {
-            all.push(origin.note.clone());
-        }
+        let mut all = origin.cautions.clone();
         if origin.revision.is_empty() && !serves(&origin.family, card.family) {
             all.push(format!(
                 "its file says it was made for `{}`, and this model is `{}`",
@@ -266,12 +267,43 @@ impl Direction {
         });
         let mut origin = self.origin.clone();
         if by != 0 {
-            origin.note = format!("moved by {by:+} layers, as `#{by:+}` after its name asks");
+            // Who moves it has read it.
+            origin.cautions.retain(|c| c != gguf::OFFSET);
+            let note = format!("moved by {by:+} layers, as `#{by:+}` after its name asks");
+            origin.notes.push(note);
         }
         Ok(Self {
             rows: rows.collect::<Result<_>>()?,
             origin,
         })
+    }
+
+    /// The same vectors at another place: one at an address, several at a site, each at its layer.
+    pub fn placed(&self, place: &str) -> Result<Self> {
+        let mut moved = self.clone();
+        let one = self.rows.len() == 1;
+        if let (true, Ok(address)) = (one, place.parse::<Address>()) {
+            moved.rows[0].0 = address;
+            moved.origin.anywhere = false;
+            moved.origin.cautions.retain(|c| c != sidecar::ANYWHERE);
+        } else {
+            let site = site_named(place.trim_end_matches(".*")).ok();
+            let known = site.filter(|s| s.spec().layered && !self.origin.anywhere);
+            let Some(site) = known else {
+                let expected = match (one, self.origin.anywhere) {
+                    (_, true) => "an address such as resid_post.10",
+                    (true, false) => "an address such as resid_post.10, or a site such as attn_out",
+                    (false, false) => "a site such as attn_out: every vector keeps its layer",
+                };
+                return Err(Error::argument("place", place, expected));
+            };
+            for (at, _) in &mut moved.rows {
+                *at = site.at(usize::from(at.layer));
+            }
+        }
+        let note = format!("put at {place}; its file said {}", self.span());
+        moved.origin.notes.push(note);
+        Ok(moved)
     }
 
     /// Writes a file of the format that its name speaks of, safetensors without an extension; says what that format
@@ -296,12 +328,15 @@ impl Direction {
         (format_of(path)?.read)(path)
     }
 
+    /// Reads a file where there is one.
+    pub fn at_path(name: &str) -> Result<Option<Self>> {
+        let path = Path::new(name);
+        path.exists().then(|| Self::load(path)).transpose()
+    }
+
     /// Reads the file of a name; `calm.gguf#-1` moves its vectors by that many layers. `None` where no such file is.
     pub fn open(name: &str) -> Result<Option<Self>> {
-        resolve(name, &|name| {
-            let path = Path::new(name);
-            path.exists().then(|| Self::load(path)).transpose()
-        })
+        resolve(name, &Self::at_path)
     }
 
     /// Reads the bytes of a safetensors file that [`Direction::save`] wrote; `path` is for messages.

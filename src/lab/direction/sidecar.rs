@@ -16,6 +16,10 @@ use crate::model::site::{Address, Site, site_named};
 const EXAMPLE: &str =
     r#"Write for example {"site": "resid_post", "layer": 10} into the JSON file beside it."#;
 
+/// What is said of a vector whose file leaves its place open.
+pub(super) const ANYWHERE: &str =
+    "its file does not say where it was measured, so that it serves wherever it is put";
+
 /// The JSON beside a file.
 pub(super) struct Sidecar {
     path: PathBuf,
@@ -154,7 +158,7 @@ pub(super) fn table(
             let place = sidecar.map(Sidecar::address).transpose()?.flatten();
             if place.is_none() {
                 origin.anywhere = true;
-                origin.note = "its file does not say where it was measured, so that it serves wherever it is put".into();
+                origin.cautions.push(ANYWHERE.into());
             }
             let at = place.unwrap_or_else(|| Site::ResidPost.at(0));
             Ok(Direction {
