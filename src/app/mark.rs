@@ -57,6 +57,20 @@ pub fn edits(op: Op, marks: &[Mark]) -> Vec<Edit> {
     places.into_iter().map(edit).collect()
 }
 
+/// An edit that ablates a named group, switched off.
+pub fn group(name: &str, site: Site) -> Edit {
+    Edit {
+        op: Op::Zero,
+        what: What::Units(Which::Set(name.into())),
+        place: Place::Every(site),
+        positions: Positions::All,
+        phase: None,
+        strength: 1.0,
+        when: None,
+        on: false,
+    }
+}
+
 /// What marks are, in words: `3 neurons, 1 head`.
 pub fn count(marks: &[Mark]) -> String {
     let heads = marks.iter().filter(|m| m.at.site == Site::Z).count();
