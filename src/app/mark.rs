@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use crate::lab::edit::{Edit, Place, What, Which};
 use crate::lab::figure::{Anchor, Unit};
 use crate::lab::op::Op;
-use crate::lab::positions::Positions;
 use crate::model::site::{Address, Site};
 
 /// A neuron or a head.
@@ -44,30 +43,16 @@ pub fn edits(op: Op, marks: &[Mark]) -> Vec<Edit> {
     for mark in marks {
         places.entry(mark.at).or_default().push(mark.unit);
     }
-    let edit = |(at, units): (Address, Vec<u32>)| Edit {
-        op,
-        what: What::Units(Which::List(units)),
-        place: Place::At(at),
-        positions: Positions::All,
-        phase: None,
-        strength: 1.0,
-        when: None,
-        on: true,
-    };
+    let edit = |(at, units)| Edit::units(op, units, at);
     places.into_iter().map(edit).collect()
 }
 
 /// An edit that ablates a named group, switched off.
 pub fn group(name: &str, site: Site) -> Edit {
+    let units = What::Units(Which::Set(name.into()));
     Edit {
-        op: Op::Zero,
-        what: What::Units(Which::Set(name.into())),
-        place: Place::Every(site),
-        positions: Positions::All,
-        phase: None,
-        strength: 1.0,
-        when: None,
         on: false,
+        ..Edit::new(Op::Zero, units, Place::Every(site))
     }
 }
 

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{arguments, output};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
 use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::lab::run::Run;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
@@ -26,6 +27,10 @@ pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
 pub fn build(of: &'static dyn Instrument) -> Command {
     let mut command =
         arguments::edits(arguments::prompt(arguments::model(Command::new(of.name()))));
+    if !of.always_needs_prompt() {
+        // Whether it needs one depends on its parameters; see `run`.
+        command = command.mut_group("start", |start| start.required(false));
+    }
     command = command
         .about(of.about())
         .after_help(format!("Source: {}", of.source()));
@@ -111,7 +116,21 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let format = export::format_named(named)?;
 
     let mut bench = arguments::open(matches)?;
-    let run = arguments::run(matches, &bench, edits)?;
+    let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
+    let run = if prompted || of.needs_prompt(&given) {
+        arguments::run(matches, &bench, edits)?
+    } else if edits.is_empty() {
+        Run {
+            seed: arguments::seed(matches),
+            ..Run::default()
+        }
+    } else {
+        return Err(Error::argument(
+            "--edit",
+            edits[0].to_string(),
+            "a prompt beside it that it can act on; without one nothing of the user's runs",
+        ));
+    };
     arguments::show_progress(&mut bench, of.name());
     let figure = of.observe(&run, &given, &mut bench);
     bench.progress = None;

@@ -4,10 +4,16 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod dose;
+pub mod fact;
+pub mod heads;
 pub mod lens;
 pub mod neurons;
 pub mod patchscope;
+pub mod promoters;
 pub mod sweep;
+pub mod triggers;
+pub mod value;
 
 use std::collections::BTreeMap;
 
@@ -179,6 +185,14 @@ pub trait Instrument: Sync {
     fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
         Err(Error::Engine(format!("{} has no live form", self.name())))
     }
+    /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none.
+    fn needs_prompt(&self, _arguments: &Arguments) -> bool {
+        true
+    }
+    /// Whether it reads the run's own text under any arguments.
+    fn always_needs_prompt(&self) -> bool {
+        true
+    }
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
 }
@@ -202,6 +216,12 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &sweep::Sweep,
+    &heads::Heads,
+    &value::Value,
+    &triggers::Triggers,
+    &promoters::Promoters,
+    &fact::Fact,
+    &dose::Dose,
 ];
 
 /// Finds an instrument by name.

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod experts;
 pub mod families;
 pub mod gguf;
+pub mod heads;
 pub mod hub;
 pub mod linear;
 pub mod load;

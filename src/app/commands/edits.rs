@@ -9,7 +9,6 @@ use crate::app::{App, Effect, palette};
 use crate::engine::{Known, Request};
 use crate::lab::edit::{Edit, Place, What};
 use crate::lab::op::Op;
-use crate::lab::positions::Positions;
 use crate::model::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
@@ -300,16 +299,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
 
 /// Adds a direction at a place, everywhere in the text.
 pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
-    Edit {
-        op: Op::Add,
-        what: What::Direction(direction.to_string()),
-        place,
-        positions: Positions::All,
-        phase: None,
-        strength: 1.0,
-        when: None,
-        on: true,
-    }
+    Edit::new(Op::Add, What::Direction(direction.to_string()), place)
 }
 
 fn edit(app: &mut App, text: &str) -> Outcome {
