@@ -49,6 +49,8 @@ pub struct Transcript {
     pub rate: Option<f32>,
     /// When the present writing began, and how many tokens it has brought.
     pub since: Option<(Duration, usize)>,
+    /// The prompt as it was written, and whether it went through the chat template.
+    pub source: Option<(String, bool)>,
     open: text::Stream,
 }
 

@@ -10,6 +10,7 @@ pub mod bench_report;
 pub mod completions;
 pub mod direction;
 pub mod doctor;
+pub mod edit_value;
 pub mod generate;
 pub mod instrument;
 pub mod interrupt;
@@ -48,6 +49,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
     direction::DIRECTION,
+    edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,
     lists::SITES,

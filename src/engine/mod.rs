@@ -24,6 +24,8 @@ use crate::lab::writer::Beside;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
 
+pub use crate::lab::schedule::Mode;
+
 /// Which pane a figure is for: the name of the instrument that fills it.
 pub type Slot = &'static str;
 
@@ -36,15 +38,6 @@ pub enum Prompt {
     Chat(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
-}
-
-/// What a change of edits means for what was already computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Keep the cache: the change holds from the next position on.
-    FromNow,
-    /// Read the whole text again under the edits; the tokens stay.
-    AsIfAlways,
 }
 
 /// A question to an instrument about the current run.
@@ -87,6 +80,8 @@ pub enum Request {
         /// The first position to forget; at least 1.
         position: usize,
     },
+    /// Bring a kept text back, by the number that [`Update::Kept`] gave it; the present one is kept instead.
+    Restore(u64),
     /// Change temperature, seed and cuts; holds from the next token.
     Sampling(Sampling),
     /// Replace the edits.
@@ -250,8 +245,12 @@ pub enum Update {
         /// Tokens a second, wall time.
         rate: f32,
     },
+    /// The text is about to be cut or replaced, and is kept whole under this number for [`Request::Restore`].
+    Kept(u64),
     /// The text was cut: this many tokens are left.
     Rewound(usize),
+    /// The text that was kept under this number is back, as it was.
+    Restored(u64),
     /// The edits in force; `boundary` is the first position of a change made from now.
     Edited {
         /// Where a boundary belongs in the transcript.

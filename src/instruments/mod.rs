@@ -4,11 +4,16 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod dose;
+pub mod fact;
 pub mod heads;
 pub mod lens;
 pub mod neurons;
 pub mod patchscope;
+pub mod promoters;
 pub mod sweep;
+pub mod triggers;
+pub mod value;
 
 use std::collections::BTreeMap;
 
@@ -212,6 +217,11 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &sweep::Sweep,
     &heads::Heads,
+    &value::Value,
+    &triggers::Triggers,
+    &promoters::Promoters,
+    &fact::Fact,
+    &dose::Dose,
 ];
 
 /// Finds an instrument by name.

@@ -108,18 +108,23 @@ pub struct Edit {
 }
 
 impl Edit {
-    /// Ablates one neuron.
-    pub fn ablate(op: Op, layer: usize, neuron: u32) -> Self {
+    /// An edit that is on everywhere in the text, at strength 1.
+    pub fn new(op: Op, what: What, place: Place) -> Self {
         Self {
             op,
-            what: What::Units(Which::List(vec![neuron])),
-            place: Place::At(Site::MlpAct.at(layer)),
+            what,
+            place,
             positions: Positions::All,
             phase: None,
             strength: 1.0,
             when: None,
             on: true,
         }
+    }
+
+    /// The same done to a few units of an address.
+    pub fn units(op: Op, units: Vec<u32>, at: Address) -> Self {
+        Self::new(op, What::Units(Which::List(units)), Place::At(at))
     }
 
     /// The direction it is about; empty for operations on units.

@@ -239,7 +239,7 @@ fn units(
 
 /// As many other units, each near in rank to one of these by how large they were: a null must not compare a loud
 /// neuron with silent ones. `sizes` has one number a unit.
-fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
+pub(super) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     use rand::SeedableRng;
     use rand::seq::IndexedRandom;
     let mut order: Vec<u32> = (0..sizes.len() as u32).collect();

@@ -167,10 +167,12 @@ impl Writer {
     fn texts(&self) -> Vec<Vec<u32>> {
         let mut rows = vec![self.run.tokens.clone()];
         if !self.program.is_idle() && self.beside != Beside::Nothing {
+            // Of another length, it is that of a text that was replaced.
+            let length = self.run.tokens.len();
             let own = self
                 .companion
                 .as_ref()
-                .filter(|_| self.beside.is_lockstep());
+                .filter(|c| self.beside.is_lockstep() && c.tokens.len() == length);
             rows.push(own.map_or_else(|| self.run.tokens.clone(), |c| c.tokens.clone()));
         }
         rows

@@ -824,3 +824,38 @@ fn ctrl_c_ends_the_work_with_130() {
     assert_eq!(words, ["lmscope: Stopped."]);
     assert!(!Path::new(&path("d")).exists(), "nothing half-done");
 }
+
+/// A lockstep says at every token what the unedited model chose, what each edit did, and where the two texts part.
+#[test]
+fn a_lockstep_is_told_in_lines_and_in_words() {
+    let prompt = "Once upon a time there was a pony named Tom. It was a";
+    let base = ["generate", "demo", "-p", prompt, "-n", "12"];
+    let edit = ["--edit", "add:mood@resid_pre.4*-0.5"];
+    let tokens = |more: &[&str]| lines(&[&base[..], more, &["--format", "jsonl"]].concat());
+    let ids = |tokens: &[Value]| -> Vec<u64> {
+        tokens.iter().map(|t| t["id"].as_u64().unwrap()).collect()
+    };
+    let (plain, _) = tokens(&[]);
+    let (alone, summary) = tokens(&[&edit[..], &["--alone"]].concat());
+    assert_eq!(summary["beside"], "nothing");
+    assert!(alone.iter().all(|t| t["kl"].is_null()));
+    let (own, summary) = tokens(&[&edit[..], &["--lockstep"]].concat());
+    assert_eq!(ids(&own), ids(&alone));
+    let others: Vec<u64> = own
+        .iter()
+        .map(|t| t["other"]["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(others, ids(&plain), "the unedited run writes its own text");
+    let parted = own.iter().find(|t| t["other"]["id"] != t["id"]).unwrap();
+    assert_eq!(summary["diverged"], parted["pos"]);
+    assert!(
+        own.iter()
+            .all(|t| t["edits"][0]["relative"].as_f64().unwrap() > 0.0)
+    );
+    let receipt = &summary["receipts"][0];
+    assert!(receipt["positions"].as_array().unwrap().len() > 12);
+    let (forced, _) = tokens(&[&edit[..], &["--forced"]].concat());
+    assert_eq!(ids(&forced), ids(&plain));
+    let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
+    assert!(said.contains("they part at position"), "{said}");
+}

@@ -729,7 +729,12 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
     let mut app = recorded::app((120, 40), recorded::session());
     app.update(Event::Engine(recorded::shown("heads", figure.clone())));
     recorded::press(&mut app, "f f f f l j x");
-    let lines: Vec<String> = app.edits.edits().iter().map(ToString::to_string).collect();
+    let lines: Vec<String> = app
+        .history
+        .edits()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let line = lines.last().map(String::as_str).unwrap_or_default();
     assert!(line.starts_with("zero:1@z."), "{lines:?}");
     // From demonstrations: no text is read, and the null has effects of its own.

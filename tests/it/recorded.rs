@@ -271,7 +271,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             ..Receipt::default()
         }
     };
-    app.edits.edits().iter().map(one).collect()
+    app.history.edits().iter().map(one).collect()
 }
 
 /// An app of a size that has taken these updates in.
@@ -335,6 +335,7 @@ fn ask(request: &Request) -> String {
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),
         Request::Rewind { position } => format!("rewind {position}"),
+        Request::Restore(number) => format!("restore {number}"),
         Request::Sampling(s) => format!("sampling {} {}", s.temperature, s.seed),
         Request::Edits { edits, mode } => {
             let on: Vec<String> = edits

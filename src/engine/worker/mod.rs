@@ -5,6 +5,7 @@
 
 mod baseline;
 mod changes;
+mod kept;
 mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,7 @@ use crate::lab::writer::{Beside, Needs, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
+use kept::Kept;
 use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
@@ -68,6 +70,7 @@ pub(super) struct Worker {
     /// What runs beside a text.
     beside: Beside,
     check: Option<Check>,
+    kept: Kept,
 }
 
 impl Worker {
@@ -91,6 +94,7 @@ impl Worker {
             receipts_due: false,
             beside: Beside::default(),
             check: None,
+            kept: Kept::default(),
         }
     }
 
@@ -229,6 +233,7 @@ impl Worker {
                 Ok(())
             }
             Request::Rewind { position } => self.rewind(position),
+            Request::Restore(number) => self.restore(number),
             Request::Sampling(sampling) => {
                 self.sampling = sampling;
                 if let Some(writer) = &mut self.writer {
@@ -295,6 +300,7 @@ impl Worker {
         };
         self.bench = Some(bench);
         self.writer = None;
+        self.kept = Kept::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
     }
@@ -334,6 +340,7 @@ impl Worker {
         let schedule = Schedule::always(edits);
         let writer = Writer::begin_beside(bench, tokens, schedule, sampling, beside)?;
         let tokens = prompt_tokens(bench, &writer);
+        self.keep();
         self.writer = Some(writer);
         self.check = None;
         self.tell(Update::Began(tokens));
@@ -478,10 +485,12 @@ impl Worker {
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.goal = None;
         let (writer, bench) = self.writer()?;
+        let before = writer.run.clone();
         writer.rewind(bench, position)?;
         let left = writer.run.tokens.len();
         let receipts = writer.receipts().to_vec();
         let fired = writer.fired().to_vec();
+        self.shelve(before);
         self.tell(Update::Rewound(left));
         self.tell(Update::Receipts(receipts));
         self.tell(Update::Fired(fired));

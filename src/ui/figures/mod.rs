@@ -15,11 +15,12 @@ use crate::lab::figure::{Anchor, Body, Figure};
 use crate::ui::theme::Theme;
 
 pub use crate::app::Density;
+use crate::app::mark::Mark;
 pub use crate::export::number::{compact, significant};
 
 /// How a figure is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct View<'a> {
     /// The cell under the cursor; without one, the newest columns show.
     pub cursor: Option<Anchor>,
     /// Whether the pane has the keys; elsewhere the cursor is shown, but not loudly.
@@ -34,6 +35,16 @@ pub struct View {
     pub first_column: Option<usize>,
     /// The first line drawn of a text, and of a table without a cursor row.
     pub first_line: usize,
+    /// What is marked, sorted.
+    pub marks: &'a [Mark],
+}
+
+impl View<'_> {
+    /// Whether a cell stands for something that is marked.
+    fn marked(&self, anchor: Anchor) -> bool {
+        !self.marks.is_empty()
+            && Mark::of(anchor).is_some_and(|mark| self.marks.binary_search(&mark).is_ok())
+    }
 }
 
 /// Where things were drawn.
@@ -101,7 +112,7 @@ mod tests {
         assert_eq!(Density::Colour.more().more().more(), Density::Full);
     }
 
-    fn views() -> impl Strategy<Value = View> {
+    fn views() -> impl Strategy<Value = View<'static>> {
         let cursor = proptest::option::of((0_usize..6, 0_usize..8, 0_u32..30));
         let density = prop_oneof![
             Just(Density::Full),
@@ -126,6 +137,7 @@ mod tests {
                     flip,
                     first_column,
                     first_line,
+                    marks: &[],
                 },
             )
     }

@@ -55,6 +55,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             .copied()
             .filter(|_| !app.cursor.follow),
         first_line: spot.map_or(0, |s| s.row),
+        marks: app.history.marks(),
     };
     let hits = figures::draw(figure, &view, canvas.theme, inner, canvas.buf);
     if let Some(first) = hits.first_column {
