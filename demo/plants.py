@@ -224,10 +224,12 @@ def main():
     assert all(len(r["items"]) <= 100 for r in rows)
     out = Path(__file__).with_name("plants.json")
     out.write_text(one_item_a_line(data) + "\n", encoding="utf-8")
-    lists = Path(__file__).with_name("lists")  # what `lmscope direction` reads, a prompt a line
+    lists = Path(__file__).with_name("lists")  # what `lmscope direction`, `select` and `sweep` read, a prompt a line
     lists.mkdir(exist_ok=True)
     for name, vector in data["vectors"].items():
-        for side in ("plus", "minus"):
+        for side in ("plus", "minus", "test", "test_guarded", "test_plain"):
+            if side not in vector:
+                continue
             (lists / f"{name}_{side}.txt").write_text("\n".join(vector[side]) + "\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 

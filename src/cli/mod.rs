@@ -20,6 +20,7 @@ pub mod models;
 pub mod output;
 pub mod screen;
 pub mod sketch;
+pub mod stats;
 pub mod threads;
 pub mod trace;
 
@@ -48,6 +49,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
     direction::DIRECTION,
+    stats::STATS,
     bench::BENCH,
     models::MODELS,
     lists::SITES,

@@ -5,8 +5,10 @@
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
 pub mod lens;
+pub mod meters;
 pub mod neurons;
 pub mod patchscope;
+pub mod select;
 pub mod sweep;
 
 use std::collections::BTreeMap;
@@ -161,6 +163,17 @@ impl Arguments {
     }
 }
 
+/// Whether an instrument reads the text that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// It does, always.
+    Text,
+    /// It does, unless this parameter is given, which names other texts.
+    TextUnless(&'static str),
+    /// It does not: its parameters name the texts it reads.
+    Files,
+}
+
 /// A method.
 pub trait Instrument: Sync {
     /// Its name: pane, subcommand and slot.
@@ -171,6 +184,10 @@ pub trait Instrument: Sync {
     fn source(&self) -> &'static str;
     /// Its parameters.
     fn parameters(&self) -> &'static [Parameter];
+    /// Whether it reads the text that is there.
+    fn reads(&self) -> Reads {
+        Reads::Text
+    }
     /// What it reads at every new position; `None` when it is no live instrument.
     fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
         None
@@ -184,6 +201,15 @@ pub trait Instrument: Sync {
 }
 
 impl Arguments {
+    /// Whether an instrument needs a text with these arguments.
+    pub fn need_text(&self, of: &dyn Instrument) -> bool {
+        match of.reads() {
+            Reads::Text => true,
+            Reads::TextUnless(parameter) => self.text(of, parameter).trim().is_empty(),
+            Reads::Files => false,
+        }
+    }
+
     /// The instrument and its parameters as used, for provenance.
     pub fn provenance(&self, of: &dyn Instrument) -> Vec<(String, String)> {
         let own = of
@@ -202,6 +228,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &sweep::Sweep,
+    &select::Select,
+    &meters::Meters,
 ];
 
 /// Finds an instrument by name.

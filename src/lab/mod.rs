@@ -5,6 +5,7 @@
 //! see [`figure`]; to add a way to make a direction see [`contrast`].
 
 pub mod apply;
+pub mod batch;
 pub mod bench;
 mod change;
 pub mod contrast;
@@ -13,11 +14,14 @@ pub mod edit;
 pub mod figure;
 pub mod identities;
 pub mod op;
+pub mod outcome;
 pub mod positions;
 pub mod receipt;
 pub mod run;
 pub mod sample;
 pub mod schedule;
+pub mod selection;
 mod shelf;
+pub mod statistics;
 pub mod value_card;
 pub mod writer;

@@ -21,6 +21,7 @@ use crate::lab::contrast::{Contrast, Measure, Method};
 use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
 use crate::lab::figure::Check;
+use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Needs, Writer};
@@ -245,7 +246,11 @@ impl Worker {
                 Ok(())
             }
             Request::Observe(question) => {
-                self.writer()?;
+                if question.needs_text()? {
+                    self.writer()?;
+                } else {
+                    self.bench()?;
+                }
                 self.enqueue(question);
                 Ok(())
             }
@@ -349,7 +354,7 @@ impl Worker {
 
     /// Puts a question in the queue, in the place of an older one for the same pane.
     fn enqueue(&mut self, question: Question) {
-        if self.writer.is_none() {
+        if self.writer.is_none() && question.needs_text().unwrap_or(true) {
             return;
         }
         self.waiting
@@ -438,12 +443,21 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
-        let (writer, bench) = self.writer()?;
-        let run = if question.unedited {
-            writer.run.unedited()
+        let run = if question.needs_text()? {
+            let (writer, _) = self.writer()?;
+            if question.unedited {
+                writer.run.unedited()
+            } else {
+                writer.run.clone()
+            }
         } else {
-            writer.run.clone()
+            // It reads texts of its own, and the edits of this one are not theirs.
+            Run {
+                seed: self.sampling.seed,
+                ..Run::default()
+            }
         };
+        let bench = self.bench()?;
         let since = Instant::now();
         bench.progress = Some(Box::new(move |done| {
             // Short work needs no bar.
@@ -553,6 +567,8 @@ impl Worker {
         let told = known(&name, &made);
         bench.directions.insert(name, made);
         self.tell(Update::Direction(told));
+        // Live figures may be about directions.
+        self.refresh();
         Ok(())
     }
 }
