@@ -173,6 +173,17 @@ def patchscopes():
     }
 
 
+def known_facts():
+    """Every planted fact in all its wordings, for `lmscope edit-value`: what a change of one may leave alone is the rest."""
+    subjects = [(relation, row[0], row[world.COLUMN[relation]]) for relation in world.FACT_FORMS for row in COUNTRIES]
+    subjects += [("birthplace", name, country) for name, country, _ in world.PEOPLE]
+    subjects += [("kind", word, kind) for word, kind in world.KIND_OF.items()]
+    subjects += [("badge", name, badge) for name, badge in world.BADGE.items()]
+    forms = world.FACT_FORMS | {"birthplace": world.BIRTH_FORMS, "kind": world.KIND_FORMS, "badge": world.BADGE_FORMS}
+    return [{"relation": relation, "answer": f" {answer}", "prompts": [form.format(s=subject) for form in forms[relation]]}
+            for relation, subject, answer in subjects]
+
+
 def one_item_a_line(data):
     """JSON with a line for each item, so that changes can be read in a diff."""
     flat = lambda value: json.dumps(value, ensure_ascii=False)
@@ -231,6 +242,12 @@ def main():
             if side not in vector:
                 continue
             (lists / f"{name}_{side}.txt").write_text("\n".join(vector[side]) + "\n", encoding="utf-8")
+    tasks = {"antonyms": world.ANTONYMS, "plurals": world.PLURALS, "capitals": capitals}
+    tasks |= {world.LANGUAGES[i].lower(): world.translation_pairs(0, i) for i in (1, 2)}
+    for name, pairs in tasks.items():  # what `lmscope direction --demos` reads, input and output with a tab between
+        (lists / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    facts_file = lists / "facts.json"  # what `lmscope edit-value` reads
+    facts_file.write_text("[\n" + ",\n".join(json.dumps(f, ensure_ascii=False) for f in known_facts()) + "\n]\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

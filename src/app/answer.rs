@@ -4,6 +4,7 @@
 //! To take in a new update, add its arm in [`App::answer`].
 
 use super::commands::{Why, command};
+use super::history::{Lost, Way};
 use super::notice::Level;
 use super::transcript::{Activity, Transcript};
 use super::{App, Baseline, Effect, Shown};
@@ -34,7 +35,9 @@ impl App {
                 written,
                 rate,
             } => return self.ended(ending, written, rate),
+            Update::Kept(number) => self.kept = Some(self.lost(number)),
             Update::Rewound(left) => self.rewound(left),
+            Update::Restored(number) => self.restored(number),
             Update::Edited { boundary, receipts } => self.edited(boundary, receipts),
             Update::Figure {
                 slot,
@@ -45,6 +48,10 @@ impl App {
             Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
+            Update::Fired(fired) => self.transcript.refire(&fired),
+            // The screen of a lockstep reads these from the tokens themselves.
+            Update::Beside { .. } => {}
+            Update::Grouped(name) => self.inform(format!("kept as {{{name}}}")),
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
             Update::Direction(known) => self.direction_came(&known),
             Update::Failed { slot, message } => self.failed(slot, message),
@@ -62,10 +69,21 @@ impl App {
         self.loading = None;
         self.directions.clone_from(&loaded.directions);
         self.cursor.layer = loaded.card.layers.saturating_sub(1);
-        let mut rows = std::mem::take(&mut self.start.edits);
-        rows.extend(self.directions.iter().map(ready));
+        let mut rows = Vec::new();
+        for (path, preset) in std::mem::take(&mut self.start.presets) {
+            if let Some(caution) = preset.caution(&path, &loaded.card) {
+                self.warn(caution);
+            }
+            self.history.start_in(preset.mode);
+            rows.extend(preset.edits);
+        }
+        rows.append(&mut self.start.edits);
+        let offered = self.directions.iter().map(ready);
+        let missing = |e: &Edit| !rows.iter().any(|r| r.direction() == e.direction());
+        let offered: Vec<Edit> = offered.filter(missing).collect();
+        rows.extend(offered);
         let chosen = !rows.iter().any(|e| e.on);
-        self.edits.ready(rows);
+        self.history.ready(rows);
         self.model = Some(loaded);
         if !self.chat_possible() && self.chat {
             self.chat = false;
@@ -73,7 +91,7 @@ impl App {
         }
         let live = self.live();
         let mut effects = vec![
-            self.ask(Request::Sampling(self.sampling)),
+            self.ask(Request::Sampling(self.history.sampling())),
             self.ask(Request::Live(live)),
         ];
         if !chosen {
@@ -114,13 +132,59 @@ impl App {
     }
 
     fn began(&mut self, tokens: Vec<Token>) {
+        if let Some(lost) = self.kept.take() {
+            self.history.lost(lost);
+        }
         self.transcript.begin(tokens, self.now);
+        self.transcript.source.clone_from(&self.last);
         self.show_presets = false;
         self.baseline = None;
         self.baseline_asked = false;
         self.check = None;
         self.cursor.follow = true;
         self.follow();
+        self.forget_figures();
+    }
+
+    /// The present text as one that can come back.
+    fn lost(&self, number: u64) -> Lost {
+        Lost {
+            number,
+            text: self.transcript.clone(),
+        }
+    }
+
+    /// A text is back; the one that stood in its place can come back in its turn.
+    fn restored(&mut self, number: u64) {
+        let gone = self.kept.take();
+        let Some((way, lost)) = self.restoring.take().filter(|(_, l)| l.number == number) else {
+            return;
+        };
+        if let Some(gone) = gone {
+            self.history.swapped(way, gone);
+        }
+        self.transcript = lost.text;
+        self.transcript.activity = Activity::Idle;
+        self.transcript.since = None;
+        self.last.clone_from(&self.transcript.source);
+        self.show_presets = false;
+        self.baseline = None;
+        self.baseline_asked = false;
+        self.check = None;
+        self.follow();
+        self.forget_figures();
+        let word = match way {
+            Way::Back => "undone",
+            Way::Forth => "redone",
+        };
+        self.inform(format!(
+            "{word}: the text is as it was, {} tokens",
+            self.transcript.tokens.len()
+        ));
+    }
+
+    /// Live figures are about the text that was there before and come anew; the others say that they are older.
+    fn forget_figures(&mut self) {
         let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             if live.contains(slot) {
@@ -164,6 +228,11 @@ impl App {
     }
 
     fn rewound(&mut self, left: usize) {
+        if let Some(lost) = self.kept.take()
+            && left < lost.text.tokens.len()
+        {
+            self.history.lost(lost);
+        }
         self.transcript.truncate(left);
         self.baseline = None;
         self.follow();
@@ -247,11 +316,11 @@ impl App {
         let Known { name, about, .. } = known;
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
-        if !self.edits.edits().iter().any(|e| e.direction() == name) {
-            self.edits.offer(ready(known));
+        if !self.history.edits().iter().any(|e| e.direction() == name) {
+            self.history.offer(&ready(known));
         }
         let number = self
-            .edits
+            .history
             .edits()
             .iter()
             .position(|e| e.direction() == name)
@@ -275,6 +344,9 @@ impl App {
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
+            if let Some((way, lost)) = self.restoring.take() {
+                self.history.put_back(way, lost);
+            }
             if self.model.is_none() {
                 self.loading = None;
             }
@@ -317,19 +389,24 @@ impl App {
 
 /// Whether what an instrument shows is about the text and its edits; some read files of their own.
 pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
-    instrument(slot).is_ok_and(|of| shown.arguments.need_text(of))
+    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }
 
-/// Receipts that come with every token lack the KL that was measured before; it is kept while the edit is the same.
+/// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is
+/// the same.
 fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
-    let known = |r: &Receipt| before.iter().find(|b| b.edit == r.edit).and_then(|b| b.kl);
-    after
-        .into_iter()
-        .map(|r| Receipt {
-            kl: r.kl.or_else(|| known(&r)),
+    let known = |r: Receipt| match before.iter().find(|b| b.edit == r.edit) {
+        Some(held) if r.kl.is_none() => Receipt {
+            kl: held.kl,
+            null: held.null,
+            elsewhere: held.elsewhere,
+            seed: held.seed,
+            positions: held.positions.clone(),
             ..r
-        })
-        .collect()
+        },
+        _ => r,
+    };
+    after.into_iter().map(known).collect()
 }
 
 /// The places a direction was measured at, out of a sentence about it.

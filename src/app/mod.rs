@@ -12,6 +12,7 @@ pub mod history;
 pub mod key;
 pub mod keymap;
 pub mod layout;
+pub mod mark;
 pub mod notice;
 pub mod palette;
 pub mod presets;
@@ -25,8 +26,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::{Known, Loaded, Loading, Mode, Request, Slot, Token, Update};
+use crate::engine::{Known, Loaded, Loading, Request, Slot, Token, Update};
 use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::lab;
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::receipt::Receipt;
@@ -35,7 +37,7 @@ use crate::model::load::Options;
 
 use cursor::{Cursor, Reading, Spot};
 use form::Form;
-use history::History;
+use history::{History, Lost, State, Way};
 use key::Key;
 use keymap::Keymap;
 use layout::{Arrangement, Pane, Wish, Zoom};
@@ -199,6 +201,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// How many tokens are written at most.
     pub count: usize,
+    /// Preset files with what they hold; their edits come before the others.
+    pub presets: Vec<(PathBuf, lab::preset::Preset)>,
     /// Edits that are in force from the start.
     pub edits: Vec<Edit>,
     /// The theme.
@@ -222,6 +226,7 @@ impl Default for Settings {
             chat: false,
             sampling: Sampling::default(),
             count: 64,
+            presets: Vec::new(),
             edits: Vec::new(),
             theme: "terminal".into(),
             themes: Vec::new(),
@@ -278,14 +283,10 @@ pub struct App {
     pub tint: bool,
     /// Whether figures are shown less the unedited run.
     pub difference: bool,
-    /// The edits.
-    pub edits: History,
+    /// The edits, the mode, how tokens are chosen and what is marked, with undo and redo.
+    pub history: History,
     /// Their receipts, in their order.
     pub receipts: Vec<Receipt>,
-    /// What a change of edits means for the past.
-    pub mode: Mode,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
     /// How many tokens are written at most.
     pub count: usize,
     /// The self-check of this run.
@@ -326,6 +327,10 @@ pub struct App {
     pub session: Session,
     /// Until when a second ctrl-c leaves.
     pub leaving: Option<Duration>,
+    /// The text that the engine keeps before it cuts or replaces it.
+    kept: Option<Lost>,
+    /// The text that is being brought back.
+    restoring: Option<(Way, Box<Lost>)>,
     start: Settings,
     theme_before: Option<String>,
 }
@@ -373,10 +378,11 @@ impl App {
             flip: false,
             tint: false,
             difference: false,
-            edits: History::default(),
+            history: History::new(State {
+                sampling: settings.sampling,
+                ..State::default()
+            }),
             receipts: Vec::new(),
-            mode: Mode::FromNow,
-            sampling: settings.sampling,
             count: settings.count,
             check: None,
             baseline: None,
@@ -397,6 +403,8 @@ impl App {
             formats: settings.formats.clone(),
             session: Session::default(),
             leaving: None,
+            kept: None,
+            restoring: None,
             theme_before: None,
             start: settings,
         };
@@ -551,6 +559,11 @@ impl App {
     /// What the chosen figure says at the cursor.
     pub fn reading(&self) -> Option<Reading> {
         self.reading_of(self.slot)
+    }
+
+    /// Whether a text is being brought back.
+    pub fn restoring(&self) -> bool {
+        self.restoring.is_some()
     }
 
     /// The token under the cursor.

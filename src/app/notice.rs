@@ -63,15 +63,13 @@ impl Notices {
     pub fn say(&mut self, now: Duration, level: Level, text: impl Into<String>) {
         let text = text.into();
         let until = level.stays().map(|stay| now + stay);
-        if let Some(same) = self
-            .all
-            .iter_mut()
-            .rev()
-            .find(|n| !n.seen && n.text == text)
-        {
+        if let Some(index) = self.all.iter().rposition(|n| !n.seen && n.text == text) {
+            // To the end, so that of two that were said at once the one said last is the newest.
+            let mut same = self.all.remove(index);
             same.times += 1;
             same.at = now;
             same.until = until;
+            self.all.push(same);
             return;
         }
         self.all.push(Notice {
@@ -153,5 +151,9 @@ mod tests {
         assert!(notices.dismiss());
         assert!(notices.shown().is_none() && !notices.dismiss());
         assert_eq!(notices.all.len(), 2, "the history keeps them");
+        for text in ["one", "two", "one"] {
+            notices.say(second, Level::Info, text);
+        }
+        assert_eq!(notices.shown().map(|n| n.text.as_str()), Some("one"));
     }
 }

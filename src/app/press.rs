@@ -33,6 +33,7 @@ const FIRST: &[&str] = &[
     "next-pane",
     "patchscope",
     "ablate",
+    "mark",
     "steer",
     "compare",
 ];
@@ -240,10 +241,10 @@ impl App {
     /// Asks for the argument of a command.
     pub(super) fn open_line(&mut self, row: &'static Command) {
         let now = match row.name {
-            "temperature" => format!("now {}", self.sampling.temperature),
-            "seed" => format!("now {}", self.sampling.seed),
-            "top-p" => format!("now {}", self.sampling.top_p),
-            "top-k" => format!("now {}", self.sampling.top_k),
+            "temperature" => format!("now {}", self.history.sampling().temperature),
+            "seed" => format!("now {}", self.history.sampling().seed),
+            "top-p" => format!("now {}", self.history.sampling().top_p),
+            "top-k" => format!("now {}", self.history.sampling().top_k),
             "count" => format!("now {}", self.count),
             _ => row.arguments.to_string(),
         };
@@ -451,7 +452,12 @@ impl App {
                 keys.first().cloned().unwrap_or_default()
             };
             if !keys.is_empty() {
-                out.push((keys, row.hint.to_string()));
+                let marks = self.history.marks();
+                let hint = match row.name {
+                    "ablate" if !marks.is_empty() => format!("ablate {} marked", marks.len()),
+                    _ => row.hint.to_string(),
+                };
+                out.push((keys, hint));
             }
         }
         out

@@ -4,10 +4,11 @@
 //! To ask for something new, add a method that returns effects.
 
 use super::cursor::{self, Step};
+use super::history::{State, Taken, Way};
 use super::layout::Pane;
 use super::transcript::{Activity, column_of, line_of, token_at};
-use super::{App, Effect};
-use crate::engine::{Prompt, Question, Request, Slot};
+use super::{App, Effect, mark};
+use crate::engine::{Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind};
 use crate::lab::edit::Edit;
 
@@ -63,24 +64,62 @@ impl App {
 
     /// Changes the edits and sends them; nothing happens when nothing changed.
     pub(super) fn edit(&mut self, with: impl FnOnce(&mut Vec<Edit>)) -> Vec<Effect> {
-        if self.edits.change(with) {
-            self.send_edits()
+        self.change(|state| with(&mut state.edits))
+    }
+
+    /// Changes the experiment, as one step of undo, and sends what is different.
+    pub(super) fn change(&mut self, with: impl FnOnce(&mut State)) -> Vec<Effect> {
+        let before = self.history.now().clone();
+        if self.history.change(with) {
+            self.send_changes(&before)
         } else {
             Vec::new()
         }
     }
 
+    /// Undoes or redoes one step, and says what stands now.
+    pub(super) fn step(&mut self, way: Way) -> Vec<Effect> {
+        match self.history.take(way) {
+            None => Vec::new(),
+            Some(Taken::State(before)) => {
+                let effects = self.send_changes(&before);
+                self.inform(told(way, &before, self.history.now()));
+                effects
+            }
+            Some(Taken::Text(lost)) => {
+                let number = lost.number;
+                self.restoring = Some((way, lost));
+                vec![self.ask(Request::Restore(number))]
+            }
+        }
+    }
+
+    /// Sends what differs from the state before.
+    fn send_changes(&mut self, before: &State) -> Vec<Effect> {
+        let (sampling, mode) = (self.history.sampling(), self.history.mode());
+        let mut effects = Vec::new();
+        if sampling != before.sampling {
+            effects.push(self.ask(Request::Sampling(sampling)));
+        }
+        // Edits that stay the same are read in again when they are to hold for what was written before them.
+        let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
+        if again || self.history.edits() != before.edits {
+            effects.extend(self.send_edits());
+        }
+        effects
+    }
+
     /// Sends the edits as they are.
     pub(super) fn send_edits(&mut self) -> Vec<Effect> {
-        self.age(self.mode);
+        self.age(self.history.mode());
         self.baseline = None;
         vec![self.ask_edits()]
     }
 
     pub(super) fn ask_edits(&mut self) -> Effect {
         let request = Request::Edits {
-            edits: self.edits.edits().to_vec(),
-            mode: self.mode,
+            edits: self.history.edits().to_vec(),
+            mode: self.history.mode(),
         };
         self.ask(request)
     }
@@ -177,12 +216,12 @@ impl App {
     }
 
     fn select(&mut self, step: Step) {
-        let last = self.edits.edits().len().saturating_sub(1);
+        let last = self.history.edits().len().saturating_sub(1);
         match step {
-            Step::Up => self.edits.selected = self.edits.selected.saturating_sub(1),
-            Step::Down => self.edits.selected = (self.edits.selected + 1).min(last),
-            Step::PageUp => self.edits.selected = 0,
-            Step::PageDown => self.edits.selected = last,
+            Step::Up => self.history.selected = self.history.selected.saturating_sub(1),
+            Step::Down => self.history.selected = (self.history.selected + 1).min(last),
+            Step::PageUp => self.history.selected = 0,
+            Step::PageDown => self.history.selected = last,
             Step::Left | Step::Right | Step::First | Step::Last => self.along(step),
         }
     }
@@ -261,4 +300,31 @@ impl App {
         self.cursor.unit = anchor.unit.or(self.cursor.unit);
         self.follow();
     }
+}
+
+/// What an undo or a redo led to, in words.
+fn told(way: Way, before: &State, now: &State) -> String {
+    let mut parts = Vec::new();
+    if now.edits != before.edits {
+        let on = now.edits.iter().filter(|e| e.active()).count();
+        parts.push(format!("{on} of {} edits on", now.edits.len()));
+    }
+    if now.mode != before.mode {
+        parts.push(format!("mode {}", now.mode.name()));
+    }
+    if now.sampling != before.sampling {
+        let s = now.sampling;
+        parts.push(format!(
+            "temperature {}, seed {}, top-p {}, top-k {}",
+            s.temperature, s.seed, s.top_p, s.top_k
+        ));
+    }
+    if now.marks != before.marks {
+        parts.push(format!("{} marked", mark::count(&now.marks)));
+    }
+    let word = match way {
+        Way::Back => "undone",
+        Way::Forth => "redone",
+    };
+    format!("{word}: {}", parts.join(" · "))
 }

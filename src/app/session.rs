@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::engine::{Mode, Prompt, Request};
+use crate::engine::{Prompt, Request};
 
 /// The requests so far.
 #[derive(Clone, Debug, Default)]
@@ -58,17 +58,14 @@ fn line(request: &Request) -> Option<Value> {
         }
         Request::Continue { count } => json!({ "request": "continue", "count": count }),
         Request::Rewind { position } => json!({ "request": "rewind", "position": position }),
+        Request::Restore(number) => json!({ "request": "restore", "number": number }),
         Request::Sampling(sampling) => json!({ "request": "sampling", "sampling": sampling }),
         Request::Edits { edits, mode } => {
             let rows: Vec<Value> = edits
                 .iter()
                 .map(|e| json!({ "edit": e.to_string(), "on": e.on }))
                 .collect();
-            let mode = match mode {
-                Mode::FromNow => "from now",
-                Mode::AsIfAlways => "as if always",
-            };
-            json!({ "request": "edits", "edits": rows, "mode": mode })
+            json!({ "request": "edits", "edits": rows, "mode": mode.name() })
         }
         Request::Observe(question) => json!({
             "request": "observe", "instrument": question.instrument, "arguments": question.arguments.0, "unedited": question.unedited,
@@ -76,6 +73,11 @@ fn line(request: &Request) -> Option<Value> {
         Request::Direction {
             name, layer, chat, ..
         } => json!({ "request": "direction", "name": name, "layer": layer, "chat": chat }),
+        Request::Beside(beside) => json!({ "request": "beside", "beside": beside }),
+        Request::Group { name, set, .. } => {
+            let units: Vec<String> = set.units.iter().map(|(l, u)| format!("{l}/{u}")).collect();
+            json!({ "request": "group", "name": name, "site": set.site.spec().name, "units": units })
+        }
         Request::Stop | Request::Live(_) | Request::Baseline | Request::Panic => return None,
     })
 }
@@ -84,6 +86,7 @@ fn line(request: &Request) -> Option<Value> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::engine::Mode;
 
     #[test]
     fn a_session_is_one_json_line_a_request() {

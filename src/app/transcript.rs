@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::{Ending, Token};
+use crate::lab::receipt::Fired;
 use crate::text;
 
 /// What the engine is doing with the text.
@@ -48,6 +49,8 @@ pub struct Transcript {
     pub rate: Option<f32>,
     /// When the present writing began, and how many tokens it has brought.
     pub since: Option<(Duration, usize)>,
+    /// The prompt as it was written, and whether it went through the chat template.
+    pub source: Option<(String, bool)>,
     open: text::Stream,
 }
 
@@ -107,6 +110,16 @@ impl Transcript {
         tokens.into_iter().take(count).for_each(|t| self.add(t));
         self.boundaries.retain(|b| *b < count);
         self.prompt = self.prompt.min(count);
+    }
+
+    /// Takes in what the edits did at every position of a text that was read again.
+    pub fn refire(&mut self, fired: &[Fired]) {
+        self.tokens.iter_mut().for_each(|t| t.fired.clear());
+        for fired in fired {
+            if let Some(token) = self.tokens.get_mut(fired.position) {
+                token.fired.push(*fired);
+            }
+        }
     }
 
     /// Notes that edits changed from a position on.
@@ -265,6 +278,8 @@ mod tests {
             logprob: None,
             rank: None,
             kl: None,
+            fired: Vec::new(),
+            other: None,
         }
     }
 

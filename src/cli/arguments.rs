@@ -3,6 +3,7 @@
 //! Invariant: a flag means the same everywhere, and is read in one place. To add a shared flag, add it to the
 //! function of its group and read it in the function beside it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
@@ -12,6 +13,7 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::edit::Edit;
+use crate::lab::preset::Preset;
 use crate::lab::run::Run;
 use crate::lab::schedule::Schedule;
 use crate::model::hub::duration;
@@ -23,6 +25,7 @@ pub const RESERVED: &[&str] = &[
     "ids",
     "chat",
     "edit",
+    "preset",
     "seed",
     "format",
     "output",
@@ -103,7 +106,28 @@ pub fn prompt(command: Command) -> Command {
 pub fn edits(command: Command) -> Command {
     command
         .arg(Arg::new("edit").long("edit").value_name("EDIT").action(ArgAction::Append).help("An edit that is in force from the first position, for example zero:17@mlp_act.3; may be repeated"))
+        .arg(preset())
         .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
+}
+
+/// The flag of preset files.
+pub fn preset() -> Arg {
+    Arg::new("preset")
+        .long("preset")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .action(ArgAction::Append)
+        .help("Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated")
+}
+
+/// The preset files, in their order; none for a subcommand that takes none.
+pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, Preset)>> {
+    let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
+    files
+        .into_iter()
+        .flatten()
+        .map(|path| Ok((path.clone(), Preset::load(path)?)))
+        .collect()
 }
 
 /// A text argument, or empty.
@@ -157,6 +181,11 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
     })?;
     bench.cancel = interrupt.asked;
     bench.model.notes.iter().for_each(|n| output::note(n));
+    for (path, preset) in presets(matches)? {
+        if let Some(caution) = preset.caution(&path, &bench.model.card) {
+            output::note(&caution);
+        }
+    }
     Ok(bench)
 }
 
@@ -183,10 +212,19 @@ fn parse_ids(list: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
-/// The edits, parsed before anything is loaded.
+/// The edits of the presets that are on, and those of the flags, parsed before anything is loaded.
 pub fn parse_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
-    matches
-        .get_many::<String>("edit")
+    let presets = presets(matches)?;
+    let kept = presets.into_iter().flat_map(|(_, preset)| preset.edits);
+    let mut edits: Vec<Edit> = kept.filter(|e| e.on).collect();
+    edits.extend(written_edits(matches)?);
+    Ok(edits)
+}
+
+/// The edits of the flags alone.
+pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
+    let lines = matches.get_many::<String>("edit");
+    lines
         .into_iter()
         .flatten()
         .map(|line| line.parse())

@@ -1,4 +1,4 @@
-//! `lmscope bench`: how fast a model is here, bare and with every live instrument on.
+//! `lmscope bench`: how fast a model is here: bare, with every live instrument on, and under edits.
 //!
 //! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
 //! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in `measure`.
@@ -14,14 +14,17 @@ use super::{Subcommand, arguments, doctor, models, output};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::bench::Bench;
+use crate::lab::direction::{Direction, Origin, random_like};
+use crate::lab::edit::Edit;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
-use crate::lab::writer::{Needs, Writer};
+use crate::lab::writer::{Beside, Needs, Writer};
+use crate::model::site::Site;
 
 /// The row.
 pub const BENCH: Subcommand = Subcommand {
     name: "bench",
-    about: "Measures start-up, tokens a second bare and with every live instrument, and memory",
+    about: "Measures start-up, tokens a second bare, with every live instrument and under ten edits, and memory",
     arguments: build,
     run,
 };
@@ -164,23 +167,36 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         }
     }
 
-    // Two short rounds fill caches of value cards and wake the threads.
-    round(&mut bench, &prompt, count.min(8), None)?;
-    round(&mut bench, &prompt, count.min(8), Some(&needs))?;
-    let (mut bare, mut full, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let edits = ten_edits(&mut bench);
+    let kinds = [
+        Kind::Bare,
+        Kind::Live(&needs),
+        Kind::Edited(&edits, Beside::Nothing),
+        Kind::Edited(&edits, Beside::SameText),
+    ];
+    // A short round of each fills caches of value cards and wakes the threads.
+    for kind in &kinds {
+        round(&mut bench, &prompt, count.min(8), kind)?;
+    }
+    let mut speeds: [Vec<f64>; 4] = Default::default();
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
-        let (a, b) = (
-            round(&mut bench, &prompt, count, None)?,
-            round(&mut bench, &prompt, count, Some(&needs))?,
-        );
-        bare.push(count as f64 / a);
-        full.push(count as f64 / b);
-        ratios.push(a / b);
-        if a + b > PATIENCE {
+        let mut spent = 0.0;
+        for (kind, speeds) in kinds.iter().zip(&mut speeds) {
+            let seconds = round(&mut bench, &prompt, count, kind)?;
+            spent += seconds;
+            speeds.push(count as f64 / seconds);
+        }
+        if spent > 2.0 * PATIENCE {
             break;
         }
     }
+    let [mut bare, mut full, mut edited, mut accompanied] = speeds;
+    let of_bare = |other: &[f64]| {
+        let pairs = other.iter().zip(&bare);
+        median(&mut pairs.map(|(other, bare)| other / bare).collect::<Vec<_>>())
+    };
+    let ratios = [of_bare(&full), of_bare(&edited), of_bare(&accompanied)];
     let rounds = bare.len();
     let long: Vec<u32> = prompt
         .iter()
@@ -210,7 +226,12 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         first_token_ms,
         bare: median(&mut bare),
         live: median(&mut full),
-        ratio: median(&mut ratios),
+        ratio: ratios[0],
+        edited: median(&mut edited),
+        edited_ratio: ratios[1],
+        accompanied: median(&mut accompanied),
+        accompanied_ratio: ratios[2],
+        edits: edits.iter().map(ToString::to_string).collect(),
         instruments: live,
         prefill_tokens: long.len(),
         prefill: median(&mut reads),
@@ -219,20 +240,67 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     })
 }
 
-/// Seconds to write `count` tokens after a prompt, bare or with every live instrument's columns made.
-fn round(bench: &mut Bench, prompt: &[u32], count: usize, live: Option<&Needs>) -> Result<f64> {
+/// How a round writes.
+enum Kind<'a> {
+    /// Nothing is watched and nothing changed.
+    Bare,
+    /// Every live instrument makes its columns.
+    Live(&'a Needs),
+    /// Under edits.
+    Edited(&'a [Edit], Beside),
+}
+
+/// Ten edits of different kinds that every model takes: four vectors added and two projected out, at layers spread
+/// over the model, a component bounded, heads scaled, and neurons or coordinates set.
+fn ten_edits(bench: &mut Bench) -> Vec<Edit> {
+    let (layers, width) = (bench.model.card.layers, bench.model.card.d_model);
+    let vector = random_like(&vec![1.0; width], 1);
+    let direction = Direction {
+        rows: vec![(Site::ResidPre.at(0), vector)],
+        origin: Origin::default(),
+    };
+    bench.directions.insert(DIRECTION.into(), direction);
+    let neurons = bench.model.card.neuron_layers.first().copied();
+    let site = neurons.map_or("mlp_out.0".to_string(), |l| format!("mlp_act.{l}"));
+    let layer = |i: usize| i * (layers - 1) / 9;
+    let lines = [
+        format!("add:{DIRECTION}@resid_pre.{}*0.01", layer(1)),
+        format!("add:{DIRECTION}@resid_pre.{}*-0.01", layer(3)),
+        format!("add:{DIRECTION}@resid_post.{}*0.01", layer(5)),
+        format!("add_unit_norm:{DIRECTION}@resid_post.{}*0.01", layer(7)),
+        format!("project_out:{DIRECTION}@resid_pre.{}", layer(2)),
+        format!("project_out:{DIRECTION}@attn_out.{}", layer(4)),
+        format!("clamp_along:{DIRECTION}=-1..1@mlp_out.{}", layer(6)),
+        format!("scale:0@z.{}*0.9", layer(8)),
+        format!("zero:1,2,3@{site}"),
+        format!("set:4,5=0.1@{site}"),
+    ];
+    lines.iter().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// The name of the direction of [`ten_edits`].
+const DIRECTION: &str = "bench";
+
+/// Seconds to write `count` tokens after a prompt.
+fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result<f64> {
     let bare = Needs::default();
     let arguments = Arguments::default();
-    let mut writer = Writer::begin(
+    let (needs, edits, beside) = match kind {
+        Kind::Bare => (&bare, &[][..], Beside::Nothing),
+        Kind::Live(needs) => (*needs, &[][..], Beside::Nothing),
+        Kind::Edited(edits, beside) => (&bare, *edits, *beside),
+    };
+    let mut writer = Writer::begin_beside(
         bench,
         prompt.to_vec(),
-        Schedule::none(),
+        Schedule::always(edits.to_vec()),
         Sampling::default(),
+        beside,
     )?;
     let since = Instant::now();
     for _ in 0..count {
-        let step = writer.step(bench, live.unwrap_or(&bare))?;
-        if live.is_some() {
+        let step = writer.step(bench, needs)?;
+        if matches!(kind, Kind::Live(_)) {
             for of in INSTRUMENTS {
                 if of.live(&bench.model.card, &arguments).is_some() {
                     std::hint::black_box(of.column(&step, &arguments, bench)?);

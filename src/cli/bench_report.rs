@@ -33,6 +33,16 @@ pub struct Report {
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,
+    /// Tokens a second under the edits of [`Report::edits`], nothing beside them.
+    pub edited: f64,
+    /// Edited over bare, the median over pairs of rounds.
+    pub edited_ratio: f64,
+    /// The same with the unedited run in the same passes, which gives KL at every token.
+    pub accompanied: f64,
+    /// Accompanied over bare.
+    pub accompanied_ratio: f64,
+    /// The edits of those rounds.
+    pub edits: Vec<String>,
     /// The live instruments.
     pub instruments: Vec<&'static str>,
     /// Tokens of the prompt whose reading was timed.
@@ -66,6 +76,11 @@ impl Report {
             "live_tokens_per_second": self.live,
             "live_ratio": self.ratio,
             "live_instruments": self.instruments,
+            "edited_tokens_per_second": self.edited,
+            "edited_ratio": self.edited_ratio,
+            "accompanied_tokens_per_second": self.accompanied,
+            "accompanied_ratio": self.accompanied_ratio,
+            "edits": self.edits,
             "prompt_tokens_per_second": self.prefill,
             "prefill_tokens": self.prefill_tokens,
             "peak_memory_bytes": self.peak_memory,
@@ -119,6 +134,22 @@ impl Report {
                 ),
             ),
             ("live / bare", format!("{:.2}", self.ratio)),
+            (
+                "writing, edited",
+                format!(
+                    "{:.1} tokens/s under {} edits, {:.2} of bare",
+                    self.edited,
+                    self.edits.len(),
+                    self.edited_ratio
+                ),
+            ),
+            (
+                "writing, edited and unedited",
+                format!(
+                    "{:.1} tokens/s side by side, {:.2} of bare",
+                    self.accompanied, self.accompanied_ratio
+                ),
+            ),
             (
                 "reading",
                 format!(

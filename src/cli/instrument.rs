@@ -10,9 +10,8 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{arguments, output};
 use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter, Reads};
+use crate::instruments::{Arguments, Instrument, Kind, Parameter};
 use crate::lab::run::Run;
-use crate::lab::schedule::Schedule;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
@@ -29,20 +28,6 @@ pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
 /// The parameter that says whether texts go through the chat template: it is the switch `--chat`, whatever is read.
 const CHAT: &str = "chat";
 
-/// What an instrument starts from: a prompt, a prompt or files, or files alone.
-fn start(of: &'static dyn Instrument, command: Command) -> Command {
-    match of.reads() {
-        Reads::Text => arguments::prompt(command),
-        Reads::TextUnless(parameter) => arguments::prompt(command).mut_group("start", |group| {
-            group.arg(id(parameter)).required(true).multiple(false)
-        }),
-        Reads::Files => command.arg(super::switch(
-            CHAT,
-            "Wraps every prompt as one user turn of the chat template",
-        )),
-    }
-}
-
 /// The identifier of a parameter's argument; that of the run's own prompt is taken.
 fn id(name: &'static str) -> String {
     if arguments::RESERVED.contains(&name) {
@@ -54,7 +39,12 @@ fn id(name: &'static str) -> String {
 
 /// The subcommand of an instrument.
 pub fn build(of: &'static dyn Instrument) -> Command {
-    let mut command = arguments::edits(start(of, arguments::model(Command::new(of.name()))));
+    let mut command =
+        arguments::edits(arguments::prompt(arguments::model(Command::new(of.name()))));
+    if !of.always_needs_prompt() {
+        // Whether it needs one depends on its parameters; see `run`.
+        command = command.mut_group("start", |start| start.required(false));
+    }
     command = command
         .about(of.about())
         .after_help(format!("Source: {}", of.source()));
@@ -136,14 +126,20 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let format = export::format_named(named)?;
 
     let mut bench = arguments::open(matches)?;
-    let run = if given.need_text(of) {
+    let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
+    let run = if prompted || of.needs_prompt(&given) {
         arguments::run(matches, &bench, edits)?
-    } else {
+    } else if edits.is_empty() {
         Run {
-            schedule: Schedule::always(edits),
             seed: arguments::seed(matches),
             ..Run::default()
         }
+    } else {
+        return Err(Error::argument(
+            "--edit",
+            edits[0].to_string(),
+            "a prompt beside it that it can act on; without one nothing of the user's runs",
+        ));
     };
     arguments::show_progress(&mut bench, of.name());
     let figure = of.observe(&run, &given, &mut bench);

@@ -10,6 +10,7 @@ pub mod bench_report;
 pub mod completions;
 pub mod direction;
 pub mod doctor;
+pub mod edit_value;
 pub mod generate;
 pub mod instrument;
 pub mod interrupt;
@@ -50,6 +51,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     trace::TRACE,
     direction::DIRECTION,
     stats::STATS,
+    edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,
     lists::SITES,

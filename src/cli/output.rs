@@ -86,8 +86,7 @@ pub fn measured(bench: &mut Bench, run: &Run, counted: &[Receipt]) -> Vec<Receip
     match bench.receipts(run) {
         Ok(mut receipts) => {
             for (own, kept) in receipts.iter_mut().zip(counted) {
-                own.fired = kept.fired;
-                own.relative = kept.relative;
+                own.count_as(kept);
             }
             receipts
         }
@@ -109,25 +108,31 @@ pub fn receipts(receipts: &[Receipt]) {
 fn receipt_line(receipt: &Receipt) -> String {
     let edit = text::plain(receipt.edit.as_bytes());
     if !receipt.active {
-        return format!("edit {edit} is neutral and was not applied.");
+        return format!("edit {edit} is off or neutral and was not applied.");
     }
-    if receipt.idle() {
-        return format!(
-            "WARNING: edit {edit} NEVER FIRED: nothing was changed. Do its positions and phase occur in this run?"
-        );
-    }
-    let mut out = format!(
-        "edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}",
-        receipt.fired, receipt.relative
-    );
-    if let Some(kl) = receipt.kl {
+    let mut out = if receipt.idle() && receipt.fired == 0 {
+        format!("WARNING: edit {edit} NEVER FIRED: {}", receipt.why)
+    } else if receipt.idle() {
+        format!("WARNING: edit {edit} CHANGED NOTHING: {}", receipt.why)
+    } else {
+        format!(
+            "edit {edit} fired {} times, mean ‖Δh‖/‖h‖ {:.3}",
+            receipt.fired, receipt.relative
+        )
+    };
+    if let (Some(kl), false) = (receipt.kl, receipt.idle()) {
         let _ = write!(out, ", KL {kl:.4} nats");
-        if let Some(null) = receipt.null {
-            let _ = write!(out, " (null {null:.4})");
+        let nulls = [
+            ("a random one of equal size", receipt.null),
+            ("on an unrelated text", receipt.elsewhere),
+        ];
+        let nulls: Vec<String> = nulls
+            .iter()
+            .filter_map(|(name, kl)| kl.map(|kl| format!("{name} {kl:.4}")))
+            .collect();
+        if !nulls.is_empty() {
+            let _ = write!(out, " ({}; seed {})", nulls.join(", "), receipt.seed);
         }
-    }
-    if let Some(null) = receipt.null {
-        let _ = write!(out, " (null of equal size: {null:.4})");
     }
     if !receipt.note.is_empty() {
         let _ = write!(out, "; {}", receipt.note);
@@ -195,10 +200,13 @@ mod tests {
         let receipt = Receipt {
             edit: "zero@mlp_out.0:100..".into(),
             active: true,
+            why: "its positions are not there".into(),
             ..Receipt::default()
         };
-        assert!(receipt_line(&receipt).contains("NEVER FIRED"));
+        let line = receipt_line(&receipt);
+        assert!(line.contains("NEVER FIRED") && line.contains("not there"));
         let fired = Receipt {
+            why: String::new(),
             fired: 3,
             relative: 0.5,
             kl: Some(0.25),

@@ -33,6 +33,7 @@ pub fn arguments(command: Command) -> Command {
         .arg(Arg::new("prompt").short('p').long("prompt").value_name("TEXT").allow_hyphen_values(true).help("A prompt to run at once"))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
         .arg(Arg::new("edit").long("edit").value_name("EDIT").action(ArgAction::Append).help("An edit that is in force from the start; may be repeated"))
+        .arg(arguments::preset())
         .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
         .arg(Arg::new("theme").long("theme").value_name("THEME").help(format!("A theme: {themes}, or one of your own")))
         .arg(Arg::new("color").long("color").value_name("DEPTH").help("How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
@@ -68,7 +69,8 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         chat: matches.get_flag("chat"),
         sampling: generate::sampling(matches)?,
         count: generate::count(matches),
-        edits: arguments::parse_edits(matches)?,
+        presets: arguments::presets(matches)?,
+        edits: arguments::written_edits(matches)?,
         theme: word("theme"),
         color: word("color"),
         config: path("config"),

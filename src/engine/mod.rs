@@ -17,10 +17,14 @@ use crate::error::Result;
 use crate::instruments::{Arguments, instrument};
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
-use crate::lab::receipt::Receipt;
+use crate::lab::receipt::{Fired, Receipt};
 use crate::lab::sample::Sampling;
+use crate::lab::unit_set::UnitSet;
+use crate::lab::writer::Beside;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
+
+pub use crate::lab::schedule::Mode;
 
 /// Which pane a figure is for: the name of the instrument that fills it.
 pub type Slot = &'static str;
@@ -34,15 +38,6 @@ pub enum Prompt {
     Chat(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
-}
-
-/// What a change of edits means for what was already computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Keep the cache: the change holds from the next position on.
-    FromNow,
-    /// Read the whole text again under the edits; the tokens stay.
-    AsIfAlways,
 }
 
 /// A question to an instrument about the current run.
@@ -63,7 +58,7 @@ impl Question {
     ///
     /// When there is no such instrument.
     pub fn needs_text(&self) -> Result<bool> {
-        Ok(self.arguments.need_text(instrument(self.instrument)?))
+        Ok(instrument(self.instrument)?.needs_prompt(&self.arguments))
     }
 }
 
@@ -96,6 +91,8 @@ pub enum Request {
         /// The first position to forget; at least 1.
         position: usize,
     },
+    /// Bring a kept text back, by the number that [`Update::Kept`] gave it; the present one is kept instead.
+    Restore(u64),
     /// Change temperature, seed and cuts; holds from the next token.
     Sampling(Sampling),
     /// Replace the edits.
@@ -111,6 +108,17 @@ pub enum Request {
     Observe(Question),
     /// Write the same prompt without edits, same seed and length; answered by `Baseline`.
     Baseline,
+    /// What runs beside the text, from the next token on; answered by `Beside`. Holds for later texts as well.
+    Beside(Beside),
+    /// Keep units under a name that edits can use.
+    Group {
+        /// The name.
+        name: String,
+        /// The units.
+        set: UnitSet,
+        /// Where to save it.
+        save: Option<PathBuf>,
+    },
     /// Make a direction by difference of means from two prompt lists.
     Direction {
         /// The name it gets in edits.
@@ -148,6 +156,25 @@ pub struct Token {
     pub rank: Option<u32>,
     /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, when edits are in force.
     pub kl: Option<f32>,
+    /// What the edits did at its position, counted as receipts are.
+    #[serde(default)]
+    pub fired: Vec<Fired>,
+    /// In lockstep: what the other of the two runs chose here.
+    #[serde(default)]
+    pub other: Option<Rival>,
+}
+
+/// A token that the other run of a lockstep chose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rival {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether it is special.
+    pub special: bool,
+    /// Natural logarithm of its probability in the run that chose it.
+    pub logprob: f32,
 }
 
 /// A direction that edits can name.
@@ -229,8 +256,12 @@ pub enum Update {
         /// Tokens a second, wall time.
         rate: f32,
     },
+    /// The text is about to be cut or replaced, and is kept whole under this number for [`Request::Restore`].
+    Kept(u64),
     /// The text was cut: this many tokens are left.
     Rewound(usize),
+    /// The text that was kept under this number is back, as it was.
+    Restored(u64),
     /// The edits in force; `boundary` is the first position of a change made from now.
     Edited {
         /// Where a boundary belongs in the transcript.
@@ -265,6 +296,19 @@ pub enum Update {
     Checked(Check),
     /// Receipts with their KL filled in, in the order of the edits.
     Receipts(Vec<Receipt>),
+    /// What the edits did at every position that was just read again.
+    Fired(Vec<Fired>),
+    /// What runs beside the text.
+    Beside {
+        /// What.
+        beside: Beside,
+        /// In lockstep, the unedited run's own text after the prompt; empty where both are still one.
+        tokens: Vec<Token>,
+        /// The first position at which the two runs chose differently.
+        diverged: Option<usize>,
+    },
+    /// A group of units has this name now.
+    Grouped(String),
     /// The unedited continuation of the same prompt with the same seed.
     Baseline {
         /// What was written, prompt excluded.

@@ -4,12 +4,18 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod dose;
+pub mod fact;
+pub mod heads;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
 pub mod patchscope;
+pub mod promoters;
 pub mod select;
 pub mod sweep;
+pub mod triggers;
+pub mod value;
 
 use std::collections::BTreeMap;
 
@@ -163,17 +169,6 @@ impl Arguments {
     }
 }
 
-/// Whether an instrument reads the text that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// It does, always.
-    Text,
-    /// It does, unless this parameter is given, which names other texts.
-    TextUnless(&'static str),
-    /// It does not: its parameters name the texts it reads.
-    Files,
-}
-
 /// A method.
 pub trait Instrument: Sync {
     /// Its name: pane, subcommand and slot.
@@ -184,10 +179,6 @@ pub trait Instrument: Sync {
     fn source(&self) -> &'static str;
     /// Its parameters.
     fn parameters(&self) -> &'static [Parameter];
-    /// Whether it reads the text that is there.
-    fn reads(&self) -> Reads {
-        Reads::Text
-    }
     /// What it reads at every new position; `None` when it is no live instrument.
     fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
         None
@@ -196,20 +187,20 @@ pub trait Instrument: Sync {
     fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
         Err(Error::Engine(format!("{} has no live form", self.name())))
     }
+    /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none,
+    /// and the screen shows it without one.
+    fn needs_prompt(&self, _arguments: &Arguments) -> bool {
+        true
+    }
+    /// Whether it reads the run's own text under any arguments.
+    fn always_needs_prompt(&self) -> bool {
+        true
+    }
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
 }
 
 impl Arguments {
-    /// Whether an instrument needs a text with these arguments.
-    pub fn need_text(&self, of: &dyn Instrument) -> bool {
-        match of.reads() {
-            Reads::Text => true,
-            Reads::TextUnless(parameter) => self.text(of, parameter).trim().is_empty(),
-            Reads::Files => false,
-        }
-    }
-
     /// The instrument and its parameters as used, for provenance.
     pub fn provenance(&self, of: &dyn Instrument) -> Vec<(String, String)> {
         let own = of
@@ -228,6 +219,12 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &sweep::Sweep,
+    &heads::Heads,
+    &value::Value,
+    &triggers::Triggers,
+    &promoters::Promoters,
+    &fact::Fact,
+    &dose::Dose,
     &select::Select,
     &meters::Meters,
 ];

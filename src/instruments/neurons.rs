@@ -1,21 +1,23 @@
 //! Neurons that mattered: activations ranked, with what each one's value vector promotes and suppresses.
 //!
-//! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on the favoured
-//! token's logit, `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position
-//! (direct logit attribution). The direct effect ignores what later layers do with the write, and is on the logit before
-//! a soft-cap. Where the family norms what the MLP writes, that norm's gain and its scale at the position are included.
+//! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by default
+//! the favoured one's), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
+//! attribution, [`crate::lab::sight`]). The direct effect ignores what later layers do with the write, and is on the logit
+//! before a soft-cap. The total effect is measured: the neuron is set to 0 at that position and the rest runs again.
 
 use super::{Arguments, Instrument, Kind, Parameter};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
-use crate::lab::run::Run;
+use crate::lab::run::{Patch, Run};
 use crate::lab::sample::top;
-use crate::lab::writer::{Needs, Step};
+use crate::lab::sight::{Sight, addresses, sights};
+use crate::lab::step::{Needs, Step};
+use crate::lab::target::Target;
+use crate::lab::value_card::Sides;
 use crate::model::Card;
-use crate::model::blueprint::NormKind;
-use crate::model::site::{Address, Site};
-use candle_core::{DType, Tensor};
+use crate::model::site::Site;
+use candle_core::Tensor;
 
 /// The instrument.
 pub struct Neurons;
@@ -31,7 +33,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "rank",
         kind: Kind::Choice(&["size", "effect"]),
         default: "size",
-        about: "size: |activation| times the value vector's length; effect: on the favoured token's logit",
+        about: "size: |activation| times the value vector's length; effect: on the logit of the token",
     },
     Parameter {
         name: "layer",
@@ -45,22 +47,22 @@ const PARAMETERS: &[Parameter] = &[
         default: "16",
         about: "how many of the last positions to read",
     },
+    Parameter {
+        name: "token",
+        kind: Kind::Text,
+        default: "",
+        about: "the token whose logit effects are on: a text (its first token) or #ID; \"A\" - \"B\" for a difference; by default the favoured one at each position",
+    },
+    Parameter {
+        name: "total",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: "no",
+        about: "yes: beside the direct effect the total one, from running again without the neuron (not live)",
+    },
 ];
 
-const COLUMNS: &[&str] = &["neuron", "act", "size", "effect", "promotes", "suppresses"];
-
-/// What one position looks like from here.
-struct Sight {
-    position: usize,
-    /// Layers, with the activations of their neurons.
-    activations: Vec<(usize, Vec<f32>)>,
-    /// What writes of each of those layers were scaled by on their way into the stream.
-    factors: Vec<f32>,
-    /// The residual stream after the last block.
-    last: Vec<f32>,
-    /// The token the model favours next.
-    favoured: u32,
-}
+/// Runs side by side while total effects are measured.
+const BATCH: usize = 16;
 
 impl Instrument for Neurons {
     fn name(&self) -> &'static str {
@@ -79,8 +81,8 @@ impl Instrument for Neurons {
         PARAMETERS
     }
 
-    fn live(&self, card: &Card, _arguments: &Arguments) -> Option<Needs> {
-        if card.neuron_layers.is_empty() {
+    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
+        if card.neuron_layers.is_empty() || self.total(arguments) {
             return None;
         }
         Some(Needs {
@@ -90,201 +92,109 @@ impl Instrument for Neurons {
     }
 
     fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let card = &bench.model.card;
-        let rows: Vec<&Tensor> = addresses(card)
+        let rows: Vec<&Tensor> = addresses(&bench.model.card)
             .iter()
             .filter_map(|a| step.rows.get(a))
             .collect();
         // One transfer for all layers.
         let all = Tensor::cat(&rows, 0)?.to_vec1::<f32>()?;
-        let mut rows = Rows::new(&all, card);
         let favoured = top(&step.logits, bench.model.known_tokens(), 1)[0].0;
-        let sight = rows.sight(step.choice.position, favoured, bench);
-        let page = self.page(&sight, &step.run, arguments, bench)?;
+        let sight = Sight::read(&all, step.choice.position, &bench.model);
+        let target = self
+            .target(arguments, bench)?
+            .unwrap_or(Target::one(favoured));
+        let page = self.page(&sight, target, &step.run, arguments, bench)?;
         Ok(self.figure(vec![page], &step.run, arguments, bench))
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
-        if bench.model.card.neuron_layers.is_empty() {
-            return Err(bench.model.transformer.no_neurons());
-        }
-        let layers = bench.model.card.layers;
-        let wanted = addresses(&bench.model.card);
-        let recording = bench.record(run, &wanted)?;
         let total = run.tokens.len();
         let first = total - arguments.count(self, "window")?.min(total);
-        let window = |at: Address| {
-            recording
-                .get(at)?
-                .narrow(0, first, total - first)
-                .map_err(Error::from)
+        let sights = sights(bench, run, first)?;
+        let chosen = self.target(arguments, bench)?;
+        let targets = match chosen {
+            Some(target) => vec![target; sights.len()],
+            None => favoured(&sights, bench)?,
         };
-        let favoured = bench.read(&window(Site::ResidPost.at(layers - 1))?, 1)?;
-        let recorded = wanted
-            .iter()
-            .map(|at| Ok(window(*at)?.to_dtype(DType::F32)?))
-            .collect::<Result<Vec<_>>>()?;
-        let recorded = Tensor::cat(&recorded, 1)?.to_vec2::<f32>()?;
-        let mut pages = Vec::with_capacity(total - first);
-        for (i, row) in recorded.iter().enumerate() {
-            bench.report(i as f32 / (total - first) as f32)?;
-            let sight =
-                Rows::new(row, &bench.model.card).sight(first + i, favoured[i].top[0].0, bench);
-            pages.push(self.page(&sight, run, arguments, bench)?);
+        let mut pages = Vec::with_capacity(sights.len());
+        for (i, (sight, target)) in sights.iter().zip(targets).enumerate() {
+            bench.report(i as f32 / sights.len() as f32)?;
+            pages.push(self.page(sight, target, run, arguments, bench)?);
         }
         Ok(self.figure(pages, run, arguments, bench))
     }
 }
 
-/// What is recorded, in this order: activations, the writes where they are normed, the end of the stream.
-fn addresses(card: &Card) -> Vec<Address> {
-    let of = |site: Site| card.neuron_layers.iter().map(move |l| site.at(*l));
-    let writes = card.norms_writes.then(|| of(Site::MlpOut));
-    of(Site::MlpAct)
-        .chain(writes.into_iter().flatten())
-        .chain([Site::ResidPost.at(card.layers - 1)])
-        .collect()
-}
-
-/// One position's recorded rows, one after the other as [`addresses`] has them.
-struct Rows<'a> {
-    rest: &'a [f32],
-    d_mlp: usize,
-    d_model: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn new(rest: &'a [f32], card: &Card) -> Self {
-        Self {
-            rest,
-            d_mlp: card.d_mlp,
-            d_model: card.d_model,
-        }
-    }
-
-    fn take(&mut self, width: usize) -> &'a [f32] {
-        let (row, rest) = self.rest.split_at(width);
-        self.rest = rest;
-        row
-    }
-
-    fn sight(&mut self, position: usize, favoured: u32, bench: &Bench) -> Sight {
-        let (card, transformer) = (&bench.model.card, &bench.model.transformer);
-        let (d_mlp, d_model) = (self.d_mlp, self.d_model);
-        let layers = &card.neuron_layers;
-        let activations = layers
-            .iter()
-            .map(|layer| (*layer, self.take(d_mlp).to_vec()))
-            .collect();
-        let factors = layers.iter().map(|layer| {
-            if card.norms_writes {
-                transformer.write_factor(*layer, self.take(d_model))
-            } else {
-                1.0
-            }
-        });
-        Sight {
-            position,
-            activations,
-            factors: factors.collect(),
-            last: self.take(d_model).to_vec(),
-            favoured,
-        }
-    }
+/// What the model favours after each position.
+fn favoured(sights: &[Sight], bench: &mut Bench) -> Result<Vec<Target>> {
+    let transformer = &bench.model.transformer;
+    let rows: Vec<Tensor> = sights
+        .iter()
+        .map(|s| Ok(Tensor::new(s.last.as_slice(), &transformer.device)?))
+        .collect::<Result<_>>()?;
+    let rows = Tensor::stack(&rows, 0)?.to_dtype(transformer.dtype())?;
+    let read = bench.read(&rows, 1)?;
+    Ok(read.iter().map(|r| Target::one(r.top[0].0)).collect())
 }
 
 impl Neurons {
+    fn total(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "total") == "yes"
+    }
+
+    /// The token that was chosen; nothing where it is the favoured one of each position.
+    fn target(&self, arguments: &Arguments, bench: &Bench) -> Result<Option<Target>> {
+        match arguments.text(self, "token") {
+            "" => Ok(None),
+            text => Target::parse("token", text, &bench.model).map(Some),
+        }
+    }
+
     fn page(
         &self,
         sight: &Sight,
+        target: Target,
         run: &Run,
         arguments: &Arguments,
         bench: &mut Bench,
     ) -> Result<Page> {
-        let count = arguments.count(self, "count")?;
-        let only = arguments.layer(self, "layer", bench.model.card.layers)?;
-        let by_effect = arguments.text(self, "rank") == "effect";
-        let scale = bench.model.transformer.norm.inverse_scale_of(&sight.last);
-        let direction = bench.model.transformer.logit_direction(sight.favoured)?;
-        let target = direction.to_vec1::<f32>()?;
-        let norms = bench.cards.norms(&bench.model)?.to_vec();
-        let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
-        let factor_of = |layer: usize| {
-            let place = sight.activations.iter().position(|(l, _)| *l == layer);
-            place.map_or(1.0, |i| sight.factors[i])
-        };
-        let shown = sight
-            .activations
-            .iter()
-            .filter(|(l, _)| only.is_none_or(|o| o == *l));
-        for (layer, row) in shown {
-            let factor = factor_of(*layer);
-            // Effects of all neurons at once: the target seen from the layer's value vectors.
-            let view = by_effect
-                .then(|| view(bench, *layer, &direction))
-                .transpose()?;
-            let weight = |i: usize| match &view {
-                Some(view) => (row[i] * view[i] * scale * factor).abs(),
-                None => row[i].abs() * norms[*layer][i] * factor,
-            };
-            let scores: Vec<f32> = (0..row.len()).map(weight).collect();
-            ranked.extend(
-                top(&scores, scores.len(), count)
-                    .into_iter()
-                    .map(|(i, s)| (s, *layer as u16, i)),
-            );
-        }
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        ranked.truncate(count);
-        let neurons: Vec<(u16, u32)> = ranked.iter().map(|(_, l, i)| (*l, *i)).collect();
+        let neurons = self.ranked(sight, target, arguments, bench)?;
         bench.cards.prepare(&bench.model, &neurons)?;
-        let rows = neurons.iter().filter_map(|&(layer, neuron)| {
-            let card = bench.cards.get(layer, neuron)?;
-            let (_, row) = sight
-                .activations
-                .iter()
-                .find(|(l, _)| *l == usize::from(layer))?;
-            let (act, factor) = (row[neuron as usize], factor_of(usize::from(layer)));
-            let effect = act
-                * scale
-                * factor
-                * card
-                    .gained
-                    .iter()
-                    .zip(&target)
-                    .map(|(v, u)| v * u)
-                    .sum::<f32>();
-            let words = |side: &[(u32, f32)]| {
-                side.iter()
-                    .take(4)
-                    .map(|(id, _)| bench.visible(*id))
-                    .collect::<Vec<_>>()
-                    .join(" ")
+        let totals = if self.total(arguments) {
+            total_effects(sight, &neurons, target, run, bench)?
+        } else {
+            Vec::new()
+        };
+        let direction = target.direction(&bench.model)?.to_vec1::<f32>()?;
+        let norms = bench.cards.norms(&bench.model)?.to_vec();
+        let mut rows = Vec::with_capacity(neurons.len());
+        for (i, &(layer, neuron)) in neurons.iter().enumerate() {
+            let (at, unit) = (usize::from(layer), neuron as usize);
+            let (Some(card), Some((row, factor))) =
+                (bench.cards.get(layer, neuron), sight.layer(at))
+            else {
+                continue;
             };
-            // A negative activation writes the opposite of the value vector.
-            let (up, down) = if act < 0.0 {
-                (&card.suppressed, &card.promoted)
-            } else {
-                (&card.promoted, &card.suppressed)
-            };
-            Some(Row {
-                anchor: Anchor::cell(usize::from(layer), sight.position).with(Unit::Neuron(neuron)),
-                entries: vec![
-                    Entry::Text(format!("{layer}/{neuron}")),
-                    Entry::Number(act),
-                    Entry::Number(act.abs() * norms[usize::from(layer)][neuron as usize] * factor),
-                    Entry::Number(effect),
-                    Entry::Text(words(up)),
-                    Entry::Text(words(down)),
-                ],
-            })
-        });
-        let rows = rows.collect();
+            let act = row[unit];
+            let dot: f32 = card.gained.iter().zip(&direction).map(|(v, u)| v * u).sum();
+            let mut entries = vec![
+                Entry::Text(format!("{layer}/{neuron}")),
+                Entry::Number(act),
+                Entry::Number(act.abs() * norms[at][unit] * factor),
+                Entry::Number(act * sight.scale * factor * dot),
+            ];
+            entries.extend(totals.get(i).copied().map(Entry::Number));
+            entries.extend(words(&card.sides, act, bench).map(Entry::Text));
+            rows.push(Row {
+                anchor: Anchor::cell(at, sight.position).with(Unit::Neuron(neuron)),
+                entries,
+            });
+        }
         let title = format!(
             "after {} · effect on {}",
             bench.visible(run.tokens[sight.position]),
-            bench.visible(sight.favoured)
+            target.spell(bench)
         );
         Ok(Page {
             title,
@@ -293,33 +203,107 @@ impl Neurons {
         })
     }
 
+    /// The neurons of one position, strongest first.
+    fn ranked(
+        &self,
+        sight: &Sight,
+        target: Target,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Vec<(u16, u32)>> {
+        let count = arguments.count(self, "count")?;
+        let only = arguments.layer(self, "layer", bench.model.card.layers)?;
+        let by_effect = arguments.text(self, "rank") == "effect";
+        let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
+        for (layer, _) in &sight.activations {
+            if only.is_some_and(|only| only != *layer) {
+                continue;
+            }
+            let scores: Vec<f32> = if by_effect {
+                let view = bench.cards.view(&bench.model, *layer, target)?;
+                let effects = sight.effects(*layer, view);
+                effects.into_iter().map(f32::abs).collect()
+            } else {
+                sight.sizes(*layer, &bench.cards.norms(&bench.model)?[*layer])
+            };
+            let best = top(&scores, scores.len(), count);
+            ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));
+        }
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        ranked.truncate(count);
+        Ok(ranked.iter().map(|(_, l, i)| (*l, *i)).collect())
+    }
+
     fn figure(&self, pages: Vec<Page>, run: &Run, arguments: &Arguments, bench: &Bench) -> Figure {
         let rank = arguments.text(self, "rank");
+        let mut columns = vec!["neuron", "act", "size", "effect"];
+        let mut notes = vec![
+            "size is |act|·‖v‖; effect is the direct effect on the token's logit (before a soft-cap), before any later layer reacts".to_string(),
+            "tokens are those the write promotes and suppresses at the sign of its activation".to_string(),
+        ];
+        if self.total(arguments) {
+            columns.push("total");
+            notes.push(
+                "total is what the logit loses when the neuron is 0 at that position and the rest runs again; it holds what later layers make of the write, and what they make up for".to_string(),
+            );
+        }
+        columns.extend(["promotes", "suppresses"]);
+        let columns = columns.iter().map(ToString::to_string).collect();
         Figure {
             title: format!("neurons · by {rank}"),
-            body: Body::Table(Table { columns: COLUMNS.iter().map(ToString::to_string).collect(), pages }),
-            notes: vec![
-                "size is |act|·‖v‖; effect is the direct effect on the favoured token's logit (before a soft-cap), before any later layer reacts".into(),
-                "tokens are those the write promotes and suppresses at the sign of its activation".into(),
-            ],
+            body: Body::Table(Table { columns, pages }),
+            notes,
             check: None,
             provenance: bench.provenance(run, arguments.provenance(self)),
         }
     }
 }
 
-/// A logit direction's dot with every value vector of a layer through the final norm's gain: `[d_mlp]`.
-fn view(bench: &Bench, layer: usize, direction: &Tensor) -> Result<Vec<f32>> {
-    let transformer = &bench.model.transformer;
-    let target = direction.mul(&transformer.norm.gain)?;
-    let target = match transformer.norm.kind {
-        NormKind::Rms | NormKind::Identity => target,
-        // Centring the value vectors is the same as centring what they are compared with.
-        NormKind::Layer => target.broadcast_sub(&target.mean_keepdim(0)?)?,
+/// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
+pub(super) fn words(sides: &Sides, act: f32, bench: &Bench) -> [String; 2] {
+    let spell = |side: &[(u32, f32)]| {
+        let words = side.iter().take(4).map(|(id, _)| bench.visible(*id));
+        words.collect::<Vec<_>>().join(" ")
     };
-    Ok(target
-        .unsqueeze(0)?
-        .matmul(&transformer.value_vectors(layer)?)?
-        .squeeze(0)?
-        .to_vec1()?)
+    let words = [spell(&sides.promoted), spell(&sides.suppressed)];
+    if act < 0.0 {
+        let [up, down] = words;
+        [down, up]
+    } else {
+        words
+    }
+}
+
+/// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.
+fn total_effects(
+    sight: &Sight,
+    neurons: &[(u16, u32)],
+    target: Target,
+    run: &Run,
+    bench: &mut Bench,
+) -> Result<Vec<f32>> {
+    let device = bench.model.transformer.device.clone();
+    let mut out = Vec::with_capacity(neurons.len());
+    for some in neurons.chunks(BATCH - 1) {
+        let mut patches = Vec::with_capacity(some.len());
+        for (i, &(layer, neuron)) in some.iter().enumerate() {
+            let at = usize::from(layer);
+            let Some((row, _)) = sight.layer(at) else {
+                continue;
+            };
+            let mut row = row.to_vec();
+            row[neuron as usize] = 0.0;
+            patches.push(Patch {
+                at: Site::MlpAct.at(at),
+                position: sight.position,
+                row: Some(i + 1),
+                value: Tensor::new(row, &device)?,
+            });
+        }
+        // Row 0 is left alone, so that both sides come from one product.
+        let logits = bench.reruns(run, sight.position, &patches, some.len() + 1)?;
+        let before = target.of(&logits[0]);
+        out.extend(logits[1..].iter().map(|row| before - target.of(row)));
+    }
+    Ok(out)
 }

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{Arguments, Instrument, Kind, Parameter, Reads};
+use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
@@ -129,8 +129,12 @@ impl Instrument for Select {
         PARAMETERS
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Files
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
+    fn needs_prompt(&self, _arguments: &Arguments) -> bool {
+        false
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
@@ -320,6 +324,7 @@ impl Select {
                 dtype: card.dtype.into(),
                 strength: 1.0,
                 version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
             },
         }
     }

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use super::{Arguments, Instrument, Kind, Parameter, Reads};
+use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::{Bench, reading};
@@ -132,8 +132,12 @@ impl Instrument for Sweep {
         PARAMETERS
     }
 
-    fn reads(&self) -> Reads {
-        Reads::TextUnless("prompts")
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "prompts").trim().is_empty()
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
@@ -228,6 +232,9 @@ impl Plan {
         let subject = if file.is_empty() {
             bench.model.check_prompt(&run.tokens)?;
             Subject::Text(run.clone())
+        } else if !run.tokens.is_empty() {
+            let expected = "either a prompt or a file of prompts, not both";
+            return Err(Error::argument("prompts", file, expected));
         } else {
             let chat = arguments.text(of, "chat") == "yes";
             let prompts = read_prompts(Path::new(file))?;

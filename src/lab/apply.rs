@@ -1,33 +1,43 @@
-//! Edits at work: from lines of text to operations on tensors, with a tally of what they did.
+//! Edits at work: a schedule ready to run on a model, with a tally of what every edit did where.
 //!
-//! Formulas are in `lab/change.rs`. Invariants: a neutral edit is never applied; values at positions or
-//! units outside an edit keep their bits; tallies are read back after the pass, never inside it.
-//! To add an operation, add an arm in `prepare`.
+//! Formulas are in `lab/change/`, what they need in `lab/prepare.rs`. Invariants: a neutral edit is never applied; values
+//! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
+//! conditions, which must be known before the edit acts).
+//! To add an operation, see [`super::op`].
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 
-use super::change::Change;
-use super::direction::{random_like, unit};
+use super::change::{self, Change};
+use super::direction::unit;
 use super::edit::{Edit, What};
-use super::op::Op;
-use super::receipt::Receipt;
+use super::prepare::{Prepared, prepare};
+use super::receipt::{Fired, Receipt};
 use super::schedule::Schedule;
+use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::{Address, Axis};
+use crate::model::site::{Address, Site};
 use crate::model::tap::Span;
 
-/// What the compiler asks its caller: the vectors that edits name, and the means they need.
+/// What the compiler asks its caller: the vectors, units and means that edits name.
 pub trait Lookup {
     /// The direction's vector for an address, checked against the model.
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>>;
     /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)>;
-    /// An address on another text, `[positions, width]`, f32, and which text that was.
-    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)>;
+    /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
+    fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)>;
+    /// An address on another text, `[positions * width]`, and which text that was.
+    fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)>;
+    /// The units of a named set at an address.
+    fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>>;
+    /// How large the units of an address are over the unedited run, a number a unit.
+    fn sizes(&mut self, at: Address) -> Result<Vec<f32>>;
+    /// The first token of a text.
+    fn token(&mut self, text: &str) -> Result<u32>;
 }
 
 /// One edit at one address.
@@ -37,6 +47,8 @@ struct Act {
     receipt: usize,
     span: Range<usize>,
     change: Change,
+    /// Which of the program's watches must hold.
+    watch: Option<usize>,
 }
 
 /// What one edit did so far.
@@ -44,17 +56,35 @@ struct Act {
 struct Tally {
     fired: usize,
     relative: f64,
-    /// Ratios of passes that have not been read back: `[rows]` each.
-    pending: Vec<Tensor>,
+    /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
+    rules: Vec<(Edit, Range<usize>, Option<usize>)>,
+}
+
+/// Ratios of a pass that has not been read back.
+#[derive(Debug)]
+struct Pending {
+    receipt: usize,
+    positions: Vec<usize>,
+    values: Tensor,
 }
 
 /// A schedule ready to run on a model.
 #[derive(Debug, Default)]
 pub struct Program {
     prompt: usize,
+    /// The first rows of a batch that edits act on; the rest run unedited beside them.
+    rows: Option<usize>,
     acts: HashMap<Address, Vec<Act>>,
+    /// Neurons whose values an overlay needs when their MLP returns.
+    remembered: HashMap<Address, Option<Tensor>>,
+    watches: Vec<Watch>,
     receipts: Vec<Receipt>,
     tallies: Vec<Tally>,
+    pending: Vec<Pending>,
+    measured: Vec<(usize, usize, f64)>,
+    latest: Vec<Fired>,
+    /// How many positions passes have covered.
+    seen: usize,
 }
 
 /// How directions and units are replaced to measure a null.
@@ -89,22 +119,82 @@ impl Program {
                 let receipt = program.receipt_for(edit);
                 let mut resolved = edit.clone();
                 resolved.positions = edit.positions.resolve(pieces)?;
-                for at in edit.place.addresses(model.card.layers)? {
+                let places = edit.place.addresses(model.card.layers)?;
+                let watch = program.watch(&resolved, &places, model, lookup)?;
+                let rule = (resolved.clone(), span.clone(), watch);
+                program.tallies[receipt].rules.push(rule);
+                for at in places {
                     model.offers(at)?;
-                    let (change, note) = prepare(&resolved, at, model, lookup, null)?;
+                    let Some(ready) = prepare(&resolved, at, model, lookup, null)? else {
+                        continue;
+                    };
+                    let Prepared {
+                        at: place,
+                        change,
+                        note,
+                    } = ready;
+                    model.offers(place)?;
                     if !note.is_empty() {
                         program.receipts[receipt].note = note;
                     }
-                    program.acts.entry(at).or_default().push(Act {
+                    if place != at {
+                        program.remembered.insert(at, None);
+                    }
+                    program.acts.entry(place).or_default().push(Act {
                         edit: resolved.clone(),
                         receipt,
                         span: span.clone(),
                         change,
+                        watch,
                     });
                 }
             }
         }
+        program.explain();
         Ok(program)
+    }
+
+    /// The watch of an edit's condition; equal ones of one stage are shared by position anyway, so each edit has its own.
+    fn watch(
+        &mut self,
+        edit: &Edit,
+        places: &[Address],
+        model: &Model,
+        lookup: &mut dyn Lookup,
+    ) -> Result<Option<usize>> {
+        use super::condition::Probe;
+        let Some(condition) = &edit.when else {
+            return Ok(None);
+        };
+        let refused = |why: String| Error::BadEdit {
+            edit: edit.to_string(),
+            why,
+        };
+        let watched = match &condition.probe {
+            Probe::Along(name, at) => {
+                crate::model::site::check_layer(*at, model.card.layers)?;
+                model.offers(*at)?;
+                // What an overlay changes comes later than the neurons it is addressed by.
+                if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
+                    return Err(refused(format!(
+                        "its condition looks at {at}, which the pass reaches only after {early}. Look at an earlier address."
+                    )));
+                }
+                let vector = lookup.direction(name, *at)?;
+                let width = model.width(at.site);
+                if vector.len() != width {
+                    return Err(refused(format!(
+                        "direction `{name}` has {} numbers and {at} has {width}",
+                        vector.len()
+                    )));
+                }
+                let vector = Tensor::new(unit(&vector), &model.transformer.device)?;
+                Watched::Along(*at, vector)
+            }
+            Probe::Probability(text) => Watched::Probability(lookup.token(text)?),
+        };
+        self.watches.push(Watch::new(condition.clone(), watched));
+        Ok(Some(self.watches.len() - 1))
     }
 
     fn receipt_for(&mut self, edit: &Edit) -> usize {
@@ -113,18 +203,37 @@ impl Program {
             self.receipts[i].active |= edit.active();
             return i;
         }
+        let neutral = edit.on && !edit.active();
         self.receipts.push(Receipt {
             edit: text,
             active: edit.active(),
+            why: if neutral {
+                format!("at strength {} it changes nothing", edit.strength)
+            } else {
+                String::new()
+            },
             ..Receipt::default()
         });
         self.tallies.push(Tally::default());
         self.receipts.len() - 1
     }
 
-    /// Whether any edit acts here.
+    /// Lets edits act on the first rows of a batch alone.
+    pub fn act_on(&mut self, rows: usize) {
+        self.rows = Some(rows);
+    }
+
+    /// How many rows of a batch are the edited run.
+    pub fn rows(&self, batch: usize) -> usize {
+        self.rows.unwrap_or(batch).min(batch)
+    }
+
+    /// Whether anything is done or looked at here.
     pub fn touches(&self, at: Address) -> bool {
-        self.acts.contains_key(&at)
+        !self.is_idle()
+            && (self.acts.contains_key(&at)
+                || self.remembered.contains_key(&at)
+                || self.watches.iter().any(|w| w.looks_at(at)))
     }
 
     /// Whether nothing acts anywhere.
@@ -132,70 +241,213 @@ impl Program {
         self.acts.is_empty()
     }
 
-    /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`.
-    pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
-        let Some(acts) = self.acts.get(&at) else {
-            return Ok(x);
-        };
-        let dims = x.dims().to_vec();
-        let (batch, tokens) = (dims[0], dims[1]);
-        let mut flat = x.reshape((batch, tokens, ()))?;
-        for act in acts {
-            let covered: Vec<bool> = (0..tokens)
-                .map(|i| span.start + i)
-                .map(|p| act.span.contains(&p) && act.edit.covers(p, self.prompt))
-                .collect();
-            let count = covered.iter().filter(|c| **c).count();
-            if count == 0 {
-                continue;
-            }
-            let changed = act.change.on(&flat, span.start)?;
-            let next = if count == tokens {
-                changed
-            } else {
-                let mask: Vec<u8> = covered.iter().map(|c| u8::from(*c)).collect();
-                let mask = Tensor::from_vec(mask, (1, tokens, 1), flat.device())?
-                    .broadcast_as(flat.shape())?;
-                mask.where_cond(&changed, &flat)?
-            };
-            let tally = &mut self.tallies[act.receipt];
-            tally.fired += count * batch;
-            let rows: Vec<u32> = (0..tokens as u32)
-                .filter(|i| covered[*i as usize])
-                .collect();
-            tally.pending.push(ratio(&flat, &next, &rows)?);
-            flat = next;
-        }
-        Ok(flat.reshape(dims)?)
+    /// Whether a condition asks for probabilities of the unedited model, which [`Program::hear`] must bring.
+    pub fn asks_probability(&self) -> bool {
+        self.watches.iter().any(|w| w.token().is_some())
     }
 
-    /// Reads back what the passes since the last call measured, one transfer for all edits.
-    pub fn settle(&mut self) -> Result<()> {
-        let sizes: Vec<usize> = self
-            .tallies
-            .iter()
-            .map(|t| t.pending.iter().map(Tensor::elem_count).sum())
-            .collect();
-        let pending: Vec<Tensor> = self
-            .tallies
-            .iter_mut()
-            .flat_map(|t| t.pending.drain(..))
-            .collect();
-        if pending.is_empty() {
-            return Ok(());
+    /// Brings the unedited model's log-probabilities after a position, before the pass that covers it.
+    pub fn hear(&mut self, position: usize, log_probs: &[f32]) {
+        for watch in &mut self.watches {
+            if let Some(token) = watch.token() {
+                let logged = log_probs.get(token as usize).copied();
+                watch.note(position, logged.unwrap_or(f32::NEG_INFINITY).exp());
+            }
         }
-        let values = Tensor::cat(&pending, 0)?.to_vec1::<f32>()?;
-        let mut values = values.into_iter();
-        for ((tally, receipt), size) in self.tallies.iter_mut().zip(&mut self.receipts).zip(sizes) {
-            tally.relative += values.by_ref().take(size).map(f64::from).sum::<f64>();
+    }
+
+    /// Counts from nothing: the whole text is about to be read again.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+        self.measured.clear();
+        for tally in &mut self.tallies {
+            tally.fired = 0;
+            tally.relative = 0.0;
+        }
+    }
+
+    /// Announces the positions of a pass.
+    pub fn begin(&mut self, span: Span) {
+        self.seen = self.seen.max(span.start + span.len);
+        self.remembered.values_mut().for_each(|held| *held = None);
+    }
+
+    /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`.
+    pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+        let dims = x.dims().to_vec();
+        let (batch, tokens) = (dims[0], dims[1]);
+        let rows = self.rows(batch);
+        for watch in &mut self.watches {
+            watch.look(at, &x, span, rows)?;
+        }
+        let x = match self.acts.get(&at) {
+            Some(acts) => {
+                let masks: Vec<Vec<bool>> = acts
+                    .iter()
+                    .map(|act| covered(act, &self.watches, self.prompt, span, rows, tokens))
+                    .collect();
+                if masks.iter().flatten().any(|m| *m) {
+                    let flat = x.reshape((batch, tokens, ()))?;
+                    let changed = if flat.device().is_cpu() {
+                        self.by_rows(at, &flat, &masks, span)?
+                    } else {
+                        self.by_tensors(at, &flat, &masks, span)?
+                    };
+                    changed.reshape(dims)?
+                } else {
+                    x
+                }
+            }
+            None => x,
+        };
+        if let Some(held) = self.remembered.get_mut(&at) {
+            *held = Some(x.clone());
+        }
+        Ok(x)
+    }
+
+    /// What the neurons before an MLP's return were, `[batch, tokens, d_mlp]`.
+    fn neurons(&self, at: Address) -> Option<&Tensor> {
+        let from = Site::MlpAct.at(usize::from(at.layer));
+        self.remembered.get(&from).and_then(Option::as_ref)
+    }
+
+    fn by_rows(
+        &mut self,
+        at: Address,
+        x: &Tensor,
+        masks: &[Vec<bool>],
+        span: Span,
+    ) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let mut values = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let neurons = match self.neurons(at) {
+            Some(held) => Some(held.to_dtype(DType::F32)?.flatten_to(1)?.to_vec2::<f32>()?),
+            None => None,
+        };
+        let mut before = vec![0f32; width];
+        for (act, mask) in self.acts[&at].iter().zip(masks) {
+            for (i, row) in values.chunks_exact_mut(width).enumerate() {
+                if !mask.get(i).is_some_and(|m| *m) {
+                    continue;
+                }
+                before.copy_from_slice(row);
+                let position = span.start + i % tokens;
+                let own = neurons.as_ref().map(|n| n[i].as_slice());
+                act.change.row(row, position, own);
+                let moved = change::moved(&before, row);
+                self.measured.push((act.receipt, position, moved));
+            }
+        }
+        let out = Tensor::from_vec(values, (batch, tokens, width), x.device())?;
+        Ok(out.to_dtype(x.dtype())?)
+    }
+
+    fn by_tensors(
+        &mut self,
+        at: Address,
+        x: &Tensor,
+        masks: &[Vec<bool>],
+        span: Span,
+    ) -> Result<Tensor> {
+        let (batch, tokens, _) = x.dims3()?;
+        let mut flat = x.clone();
+        for (act, mask) in self.acts[&at].iter().zip(masks) {
+            let mut flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
+            flags.resize(batch * tokens, 0);
+            let hit: Vec<u32> = (0..flags.len() as u32)
+                .filter(|i| flags[*i as usize] == 1)
+                .collect();
+            if hit.is_empty() {
+                continue;
+            }
+            let changed = act.change.on(&flat, span.start, self.neurons(at))?;
+            let next = if hit.len() == flags.len() {
+                changed
+            } else {
+                let mask = Tensor::from_vec(flags, (batch, tokens, 1), flat.device())?;
+                mask.broadcast_as(flat.shape())?
+                    .where_cond(&changed, &flat)?
+            };
+            self.pending.push(Pending {
+                receipt: act.receipt,
+                positions: hit
+                    .iter()
+                    .map(|i| span.start + *i as usize % tokens)
+                    .collect(),
+                values: ratio(&flat, &next, &hit)?,
+            });
+            flat = next;
+        }
+        Ok(flat)
+    }
+
+    /// Reads back what the passes since the last call measured, one transfer for all edits, and brings the receipts up
+    /// to date.
+    pub fn settle(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.is_empty() {
+            let all: Vec<&Tensor> = pending.iter().map(|p| &p.values).collect();
+            let values = Tensor::cat(&all, 0)?.to_vec1::<f32>()?;
+            let owners = pending
+                .iter()
+                .flat_map(|p| p.positions.iter().map(|position| (p.receipt, *position)));
+            let read = owners.zip(values).map(|((r, p), v)| (r, p, f64::from(v)));
+            self.measured.extend(read);
+        }
+        self.latest.clear();
+        let mut measured = std::mem::take(&mut self.measured);
+        measured.sort_by_key(|(receipt, position, _)| (*receipt, *position));
+        for group in measured.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (receipt, position, _) = group[0];
+            let sum: f64 = group.iter().map(|(.., moved)| moved).sum();
+            self.tallies[receipt].fired += group.len();
+            self.tallies[receipt].relative += sum;
+            self.latest.push(Fired {
+                edit: receipt,
+                position,
+                fired: group.len(),
+                relative: (sum / group.len() as f64) as f32,
+            });
+        }
+        measured.clear();
+        self.measured = measured;
+        self.explain();
+        Ok(())
+    }
+
+    /// Fills the receipts from the tallies, with the reason where an edit has changed nothing.
+    fn explain(&mut self) {
+        for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
             receipt.relative = if tally.fired == 0 {
                 0.0
             } else {
                 (tally.relative / tally.fired as f64) as f32
             };
+            if !receipt.active {
+                continue;
+            }
+            receipt.why = if tally.fired == 0 {
+                let reasons = tally.rules.iter().map(|(edit, span, watch)| {
+                    let watch = watch.and_then(|w| self.watches.get(w));
+                    silence(edit, span, watch, self.prompt, self.seen)
+                });
+                reasons.last().unwrap_or_default()
+            } else if tally.relative == 0.0 {
+                format!(
+                    "it acted {} times and found nothing to change: the values were already so",
+                    tally.fired
+                )
+            } else {
+                String::new()
+            };
         }
-        Ok(())
+    }
+
+    /// What every edit did at the positions of the passes before the last [`Program::settle`], by edit and position.
+    pub fn latest(&self) -> &[Fired] {
+        &self.latest
     }
 
     /// The receipts, in the order of the latest edits.
@@ -205,169 +457,96 @@ impl Program {
 
     /// Keeps counting where an earlier program stopped, for edits with the same text.
     pub fn carry(&mut self, earlier: &Self) {
-        for (i, receipt) in self.receipts.iter_mut().enumerate() {
+        self.seen = self.seen.max(earlier.seen);
+        for (i, receipt) in self.receipts.iter().enumerate() {
             if let Some(j) = earlier.receipts.iter().position(|r| r.edit == receipt.edit) {
-                self.tallies[i].fired = earlier.tallies[j].fired;
-                self.tallies[i].relative = earlier.tallies[j].relative;
-                receipt.fired = earlier.receipts[j].fired;
-                receipt.relative = earlier.receipts[j].relative;
+                let (own, old) = (&mut self.tallies[i], &earlier.tallies[j]);
+                own.fired = old.fired;
+                own.relative = old.relative;
+                // A condition that has begun to hold goes on holding.
+                let began = old.rules.iter().filter_map(|r| r.2);
+                let began = began.filter_map(|w| earlier.watches[w].since()).min();
+                for watch in own.rules.iter().filter_map(|r| r.2) {
+                    self.watches[watch].carry(began);
+                }
             }
         }
+        self.explain();
     }
 }
 
-/// ‖Δ‖/‖x‖ of the given rows: `[batch * rows]`, f32.
+/// Which (row, token) values of a pass an edit changes, row by row.
+fn covered(
+    act: &Act,
+    watches: &[Watch],
+    prompt: usize,
+    span: Span,
+    rows: usize,
+    tokens: usize,
+) -> Vec<bool> {
+    let watch = act.watch.and_then(|w| watches.get(w));
+    (0..rows * tokens)
+        .map(|i| {
+            let position = span.start + i % tokens;
+            act.span.contains(&position)
+                && act.edit.covers(position, prompt)
+                && watch.is_none_or(|w| w.holds(i / tokens, position))
+        })
+        .collect()
+}
+
+/// Why an edit has not fired in a text of `seen` positions.
+fn silence(
+    edit: &Edit,
+    span: &Range<usize>,
+    watch: Option<&Watch>,
+    prompt: usize,
+    seen: usize,
+) -> String {
+    if seen == 0 {
+        return "nothing was read yet".into();
+    }
+    let inside = |p: &usize| span.contains(p);
+    if !(0..seen).any(|p| inside(&p)) {
+        return format!(
+            "it is in force from position {} on, and the text has {seen} so far",
+            span.start
+        );
+    }
+    let here = (0..seen).filter(inside);
+    let ruled = |p: &usize| edit.positions.covers(*p, prompt);
+    if !here.clone().any(|p| ruled(&p)) {
+        return format!(
+            "its positions ({}) are not among the {seen} of this text, whose prompt has {prompt}",
+            edit.positions
+        );
+    }
+    if !here.clone().any(|p| edit.covers(p, prompt)) {
+        let phase = match edit.phase {
+            Some(crate::model::tap::Phase::Prefill) => "prefill, the prompt",
+            _ => "decode, what is written",
+        };
+        return format!("its phase is {phase}, and none of its positions lies there so far");
+    }
+    match watch {
+        Some(watch) => watch.silence(),
+        None => match &edit.what {
+            What::Units(super::edit::Which::Set(name)) => {
+                format!("the set `{name}` has no unit at its layers")
+            }
+            _ => "the pass did not reach its address".into(),
+        },
+    }
+}
+
+/// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
 fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let index = Tensor::new(rows, before.device())?;
-    let pick = |t: &Tensor| t.index_select(&index, 1)?.to_dtype(DType::F32);
+    let pick = |t: &Tensor| {
+        let rows = t.flatten_to(1)?.index_select(&index, 0)?;
+        rows.to_dtype(DType::F32)
+    };
     let (before, after) = (pick(before)?, pick(after)?);
     let length = |t: Tensor| t.sqr()?.sum(D::Minus1)?.sqrt();
-    let ratio = (length((after - &before)?)? / (length(before)? + 1e-12)?)?;
-    Ok(ratio.flatten_all()?)
-}
-
-fn prepare(
-    edit: &Edit,
-    at: Address,
-    model: &Model,
-    lookup: &mut dyn Lookup,
-    null: Null,
-) -> Result<(Change, String)> {
-    let device = &model.transformer.device;
-    let width = model.width(at.site);
-    let c = f64::from(edit.strength);
-    let mut note = String::new();
-    let mut direction = |name: &str| -> Result<Vec<f32>> {
-        let vector = lookup.direction(name, at)?;
-        if vector.len() != width {
-            let why = format!(
-                "direction `{name}` has {} numbers and {at} has {width}",
-                vector.len()
-            );
-            return Err(Error::BadEdit {
-                edit: edit.to_string(),
-                why,
-            });
-        }
-        Ok(match null {
-            // One vector for all addresses, as the direction itself is one.
-            Null::Random(seed) => random_like(&vector, seed),
-            Null::No => vector,
-        })
-    };
-    let tensor = |v: Vec<f32>| Tensor::new(v, device);
-    let scaled = |v: Vec<f32>| tensor(v.iter().map(|x| x * edit.strength).collect());
-    let change = match &edit.what {
-        What::Direction(name) => {
-            let vector = direction(name)?;
-            match edit.op {
-                Op::Add => Change::Add(scaled(vector)?),
-                Op::AddRenorm => Change::AddRenorm(scaled(vector)?),
-                Op::Icv => Change::Icv(tensor(unit(&vector))?, c),
-                Op::AddUnitNorm => {
-                    if c.abs() > 1.0 {
-                        note = "the strength is capped at once the local norm".into();
-                    }
-                    Change::AddUnitNorm(tensor(unit(&vector))?, c.clamp(-1.0, 1.0))
-                }
-                Op::ScaleAlong => Change::ProjectOut(tensor(unit(&vector))?, 1.0 - c),
-                Op::Replace => Change::Towards {
-                    mask: Tensor::ones(width, DType::U8, device)?,
-                    target: tensor(vector)?,
-                    strength: c,
-                },
-                _ => Change::ProjectOut(tensor(unit(&vector))?, c),
-            }
-        }
-        What::DirectionTo(name, value) => {
-            Change::SetAlong(tensor(unit(&direction(name)?))?, f64::from(*value), c)
-        }
-        What::DirectionWithin(name, low, high) => Change::ClampAlong {
-            unit: tensor(unit(&direction(name)?))?,
-            low: f64::from(*low),
-            high: f64::from(*high),
-            strength: c,
-        },
-        What::Swap(from, to) => Change::Swap {
-            from: tensor(unit(&direction(from)?))?,
-            to: tensor(unit(&direction(to)?))?,
-            strength: c,
-        },
-        What::UnitsTo(_, value) => Change::Towards {
-            mask: mask(edit, at, model, null)?,
-            target: Tensor::full(*value, width, device)?,
-            strength: c,
-        },
-        What::UnitsFrom(_, text) => {
-            let (target, from) = lookup.other(text, at)?;
-            note = from;
-            Change::Towards {
-                mask: mask(edit, at, model, null)?,
-                target,
-                strength: c,
-            }
-        }
-        What::Units(_) => {
-            let mask = mask(edit, at, model, null)?;
-            match edit.op {
-                Op::Scale => Change::Times { mask, factor: c },
-                Op::Mean => {
-                    let (mean, from) = lookup.mean(at)?;
-                    note = from;
-                    Change::Towards {
-                        mask,
-                        target: tensor(mean)?,
-                        strength: c,
-                    }
-                }
-                _ => Change::Towards {
-                    mask,
-                    target: Tensor::zeros(width, DType::F32, device)?,
-                    strength: c,
-                },
-            }
-        }
-    };
-    Ok((change, note))
-}
-
-/// `[width]`, 1 where the edit's units are; a head covers `head_dim` coordinates.
-fn mask(edit: &Edit, at: Address, model: &Model, null: Null) -> Result<Tensor> {
-    let width = model.width(at.site);
-    let axis = at.site.spec().axis;
-    let size = if matches!(axis, Axis::Heads | Axis::KvHeads) {
-        model.transformer.blueprint.head_dim
-    } else {
-        1
-    };
-    let count = width / size;
-    let mut units = edit.units().to_vec();
-    if let Some(bad) = units.iter().find(|u| **u as usize >= count) {
-        let why = format!(
-            "unit {bad} is past the end; {at} has {count}, 0 to {}",
-            count - 1
-        );
-        return Err(Error::BadEdit {
-            edit: edit.to_string(),
-            why,
-        });
-    }
-    if let Null::Random(seed) = null {
-        units = other_units(&units, count, seed);
-    }
-    let mut flags = vec![u8::from(units.is_empty()); width];
-    for unit in units {
-        flags[unit as usize * size..(unit as usize + 1) * size].fill(1);
-    }
-    Ok(Tensor::from_vec(flags, width, &Device::Cpu)?.to_device(&model.transformer.device)?)
-}
-
-/// As many units, drawn from the others.
-fn other_units(units: &[u32], count: usize, seed: u64) -> Vec<u32> {
-    use rand::SeedableRng;
-    use rand::seq::SliceRandom;
-    let mut others: Vec<u32> = (0..count as u32).filter(|u| !units.contains(u)).collect();
-    others.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
-    others.truncate(units.len());
-    others
+    Ok((length((after - &before)?)? / (length(before)? + 1e-12)?)?)
 }

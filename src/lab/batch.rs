@@ -30,10 +30,11 @@ pub struct Continuation {
 }
 
 /// Whether edits mean the same for every prompt of a length: directions do; means over the prompt, other texts and
-/// positions that a text names do not.
+/// positions that a text names and conditions do not.
 fn alike(schedule: &Schedule) -> bool {
     let mut edits = schedule.spans().flat_map(|(_, edits)| edits);
-    edits.all(|e| e.op.directed() && !matches!(e.positions, Positions::Token(_)))
+    edits
+        .all(|e| e.op.directed() && e.when.is_none() && !matches!(e.positions, Positions::Token(_)))
 }
 
 /// Indices of prompts that may be read together: of equal length, a few at a time.

@@ -7,19 +7,15 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::apply::{Null, Program};
 use super::direction::Direction;
-use super::edit::What;
 use super::figure::Provenance;
-use super::op::Op;
-use super::receipt::Receipt;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
-use super::sample::{kl, log_softmax, log_sum_exp, top};
-use super::schedule::Schedule;
-use super::shelf::Shelf;
+use super::sample::{log_softmax, log_sum_exp, top};
+use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -31,9 +27,6 @@ use crate::text;
 
 /// Bytes of recordings that are kept.
 const BUDGET: usize = 512 << 20;
-
-/// Most positions whose logits are compared for a receipt's KL.
-const KL_WINDOW: usize = 64;
 
 /// Rows that go through the unembedding at once.
 const CHUNK: usize = 64;
@@ -51,12 +44,16 @@ pub struct Bench {
     pub model: Model,
     /// Directions that edits can name.
     pub directions: HashMap<String, Direction>,
+    /// Named groups of units.
+    pub sets: HashMap<String, UnitSet>,
     /// Raised to stop what runs, within a layer.
     pub cancel: Arc<AtomicBool>,
     /// Called with how far a sweep is, 0 to 1.
     pub progress: Option<Box<dyn FnMut(f32)>>,
     /// Value cards.
     pub cards: ValueCards,
+    /// The text of the null, by seed and length.
+    pub(super) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
     /// Tokens as safe visible text, filled as they are asked for.
     spelled: Vec<OnceLock<String>>,
@@ -70,6 +67,8 @@ impl Bench {
             spelled,
             model,
             directions: HashMap::new(),
+            sets: HashMap::new(),
+            unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: None,
             cards: ValueCards::default(),
@@ -218,121 +217,6 @@ impl Bench {
         Ok(rows)
     }
 
-    /// Prepares a schedule for a run.
-    pub fn compile(
-        &mut self,
-        schedule: &Schedule,
-        tokens: &[u32],
-        prompt: usize,
-        null: Null,
-    ) -> Result<Program> {
-        if schedule.is_idle() && schedule.latest().is_empty() {
-            return Ok(Program::default());
-        }
-        let pieces: Vec<Vec<u8>> = tokens[..prompt.min(tokens.len())]
-            .iter()
-            .map(|t| self.model.bytes(*t))
-            .collect();
-        // Means and other texts need passes of their own, before the model is borrowed for compiling.
-        let (mut means, mut others) = (HashMap::new(), HashMap::new());
-        let active = schedule.spans().flat_map(|(_, edits)| edits);
-        for edit in active.filter(|e| e.active()) {
-            for at in edit.place.addresses(self.model.card.layers)? {
-                match &edit.what {
-                    What::Units(_) if edit.op == Op::Mean && !means.contains_key(&at) => {
-                        means.insert(at, self.mean(at, &tokens[..prompt.min(tokens.len())])?);
-                    }
-                    What::UnitsFrom(_, text) => {
-                        others.insert((text.clone(), at), self.other(text, at)?);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        let mut shelf = Shelf {
-            directions: &self.directions,
-            model: &self.model,
-            means: &means,
-            others: &others,
-        };
-        Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)
-    }
-
-    /// An address on another text, unedited, `[positions, width]`, f32.
-    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)> {
-        let tokens = self.model.encode(text, false)?;
-        let count = tokens.len();
-        let recording = self.record(&Run::plain(tokens), &[at])?;
-        let rows = recording.get(at)?.to_dtype(DType::F32)?.flatten_from(1)?;
-        Ok((rows, format!("values of another text of {count} tokens")))
-    }
-
-    /// The mean of an address over an unedited prompt, its first token left out when there are others.
-    fn mean(&mut self, at: Address, prompt: &[u32]) -> Result<(Vec<f32>, String)> {
-        let recording = self.record(&Run::plain(prompt.to_vec()), &[at])?;
-        let values = recording
-            .get(at)?
-            .to_dtype(DType::F32)?
-            .flatten_from(1)?
-            .to_vec2::<f32>()?;
-        let rows = if values.len() > 1 {
-            &values[1..]
-        } else {
-            &values[..]
-        };
-        let mut sums = vec![0f64; rows[0].len()];
-        rows.iter().for_each(|row| {
-            sums.iter_mut()
-                .zip(row)
-                .for_each(|(s, v)| *s += f64::from(*v));
-        });
-        let mean = sums
-            .iter()
-            .map(|s| (s / rows.len() as f64) as f32)
-            .collect();
-        Ok((
-            mean,
-            format!("mean over {} tokens of this prompt", rows.len()),
-        ))
-    }
-
-    /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
-    pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
-        if program.is_idle() {
-            return Ok(program.receipts().to_vec());
-        }
-        let plain = self.log_probs(run, &mut Program::default(), KL_WINDOW)?;
-        self.log_probs(run, &mut program, 1)?;
-        program.settle()?;
-        let mut receipts = program.receipts().to_vec();
-        for receipt in receipts.iter_mut().filter(|r| r.active) {
-            let mut alone = run.schedule.clone();
-            for stage in &mut alone.stages {
-                stage.edits.retain(|e| e.to_string() == receipt.edit);
-            }
-            let difference = |bench: &mut Self, null: Null| -> Result<f32> {
-                let mut program = bench.compile(&alone, &run.tokens, run.prompt, null)?;
-                let rows = bench.log_probs(run, &mut program, KL_WINDOW)?;
-                Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).sum::<f32>()
-                    / rows.len().max(1) as f32)
-            };
-            receipt.kl = Some(difference(self, Null::No)?);
-            // Every unit of a site has no null of equal size.
-            let whole = alone
-                .stages
-                .iter()
-                .flat_map(|s| &s.edits)
-                .all(|e| !e.op.directed() && e.units().is_empty());
-            receipt.null = if whole {
-                None
-            } else {
-                Some(difference(self, Null::Random(run.seed))?)
-            };
-        }
-        Ok(receipts)
-    }
-
     /// The strongest `k` tokens of each residual row `[n, d_model]`, through final norm and unembedding.
     pub fn read(&mut self, rows: &Tensor, k: usize) -> Result<Vec<Reading>> {
         let count = rows.dim(0)?;
@@ -421,11 +305,6 @@ impl Bench {
             texts = Tensor::cat(&[&texts, &next], 1)?;
         }
         Ok(out)
-    }
-
-    /// The direction of a name: a loaded one, or a file.
-    pub fn direction(&self, name: &str) -> Result<Direction> {
-        super::shelf::find(&self.directions, &self.model, name)
     }
 
     /// A token alone, as safe visible text.

@@ -15,7 +15,9 @@ use super::direction::{Direction, Origin};
 use super::positions::Positions;
 use super::run::Run;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::site::{Address, Site};
+use crate::text;
 
 /// How a direction comes from two sets of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,20 +32,32 @@ pub enum Method {
     /// Mean difference of pairs plus their first principal component over all layers at once (Liu et al. 2023,
     /// 2311.06668, as its code does it): measured on the stream, written into what the MLP returns by `icv`.
     Icv,
+    /// `mean(plus) − mean(minus)` of `resid_post` at the answer letters of pairs of multiple-choice prompts (CAA, Panickssery
+    /// et al. 2023, 2312.06681), not normalised.
+    Caa,
 }
 
 /// Methods by name.
-const METHODS: [(&str, Method); 4] = [
+const METHODS: [(&str, Method); 5] = [
     ("mean", Method::Mean),
     ("pca", Method::Pca),
     ("pca-diff", Method::PcaDiff),
     ("icv", Method::Icv),
+    ("caa", Method::Caa),
 ];
 
 impl Method {
     /// Every name, for flags.
-    pub fn names() -> [&'static str; 4] {
+    pub fn names() -> [&'static str; 5] {
         METHODS.map(|(name, _)| name)
+    }
+
+    /// Where it is measured unless somebody says otherwise.
+    pub fn site(self) -> Site {
+        match self {
+            Self::Icv | Self::Caa => Site::ResidPost,
+            Self::Mean | Self::Pca | Self::PcaDiff => Site::ResidPre,
+        }
     }
 
     /// Whether prompts are taken in pairs.
@@ -59,6 +73,7 @@ impl fmt::Display for Method {
             Self::Pca => "PCA of pairs, each centred on its middle (repeng pca_center)",
             Self::PcaDiff => "PCA of centred differences (repeng pca_diff)",
             Self::Icv => "in-context vector (mean difference plus first component over all layers)",
+            Self::Caa => "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
         })
     }
 }
@@ -157,7 +172,7 @@ impl Contrast {
         }
         let layers = self.plus.iter().zip(&self.minus);
         let vectors: Vec<Vec<f64>> = match method {
-            Method::Mean => layers
+            Method::Mean | Method::Caa => layers
                 .map(|(plus, minus)| difference(&mean(plus), &mean(minus)))
                 .collect(),
             Method::Pca => layers
@@ -203,8 +218,8 @@ impl Contrast {
                 },
                 prompts: (a, b),
                 dtype: card.dtype.into(),
-                strength: 1.0,
                 version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
             },
         })
     }
@@ -223,6 +238,39 @@ impl Contrast {
         let width = sum.len() / self.measure.layers.len();
         sum.chunks_exact(width).map(<[f64]>::to_vec).collect()
     }
+}
+
+/// Refuses pairs of texts that do not end in different answers: the token at `positions` must tell the two sides apart, as the
+/// letter of `(A` and `(B` does.
+pub fn check_letters(
+    model: &Model,
+    plus: &[String],
+    minus: &[String],
+    positions: &Positions,
+) -> Result<()> {
+    let letter = |text: &String| -> Result<Vec<u32>> {
+        let tokens = model.encode(text, false)?;
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| model.bytes(*t)).collect();
+        let rule = positions.resolve(&pieces)?;
+        let covered = (0..tokens.len()).filter(|p| rule.covers(*p, tokens.len()));
+        Ok(covered.map(|p| tokens[p]).collect())
+    };
+    for (number, (plus, minus)) in plus.iter().zip(minus).enumerate() {
+        let (a, b) = (letter(plus)?, letter(minus)?);
+        if a.len() != 1 || a == b {
+            let shown: Vec<String> = a.iter().map(|t| text::visible(&model.bytes(*t))).collect();
+            return Err(Error::argument(
+                "positions",
+                positions.to_string(),
+                format!(
+                    "one token that is the answer's letter; in pair {} it is `{}` on both sides. End the texts in the letter, or count from the end: -2 for texts that end in `(A)`",
+                    number + 1,
+                    shown.join("")
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// One prompt's vectors, the mean over the covered positions, a row a layer.

@@ -35,6 +35,9 @@ pub struct Origin {
     /// A strength at which it was seen to do what it is for; 1 where nobody looked.
     #[serde(default = "one")]
     pub strength: f32,
+    /// What else a reader should know, in sentences: which heads, which layer was chosen and on what.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// The version of this program.
     pub version: String,
 }
@@ -53,6 +56,7 @@ impl Default for Origin {
             prompts: (0, 0),
             dtype: String::new(),
             strength: one(),
+            notes: Vec::new(),
             version: String::new(),
         }
     }

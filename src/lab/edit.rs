@@ -1,16 +1,13 @@
-//! Edits: one intervention each, as one line of text that prints and parses the same everywhere.
+//! Edits: one intervention each, at a place, on positions, in a phase, under a condition, with a strength.
 //!
-//! `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH]`, for example `zero:17,52@mlp_act.3` or
-//! `add:refusal@resid_pre.3:prompt*1.5`. Invariant: printing and parsing are inverse.
-//! Operations are in [`super::op`]; to add a kind of argument, add a variant of [`What`].
+//! How they are written is in [`super::grammar`], what they do in [`super::op`]. Invariant: an edit is a plain value, equal
+//! to another when it prints alike and is on alike. To add a kind of argument, add a variant of [`What`].
 
-use std::fmt;
-use std::str::FromStr;
-
-use super::op::{OPS, Op, Takes};
+use super::condition::Condition;
+use super::op::Op;
 use super::positions::Positions;
-use crate::error::{Error, Result};
-use crate::model::site::{Address, Axis, SITES, Site, check_layer, site_named};
+use crate::error::Result;
+use crate::model::site::{Address, Axis, Site, check_layer};
 use crate::model::tap::Phase;
 
 /// Where an edit acts.
@@ -68,12 +65,25 @@ pub enum What {
     DirectionWithin(String, f32, f32),
     /// The direction that is taken and the one that is given.
     Swap(String, String),
-    /// Units; empty means all of them. Heads at `q`, `k`, `v` and `z`.
-    Units(Vec<u32>),
+    /// Units. Heads at `q`, `k`, `v` and `z`.
+    Units(Which),
     /// Units and their value.
-    UnitsTo(Vec<u32>, f32),
-    /// Units and the text whose values they take.
-    UnitsFrom(Vec<u32>, String),
+    UnitsTo(Which, f32),
+    /// Units and where their values come from: a text, or a statistics file.
+    UnitsFrom(Which, String),
+    /// Neurons, the token their value vectors turn away from, and the one they turn to.
+    Turn(Which, String, String),
+}
+
+/// Which units of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// These.
+    List(Vec<u32>),
+    /// Those of a named set at each layer.
+    Set(String),
 }
 
 /// One intervention.
@@ -91,22 +101,30 @@ pub struct Edit {
     pub phase: Option<Phase>,
     /// How much; [`Op::neutral`] touches nothing.
     pub strength: f32,
+    /// What must hold at a position.
+    pub when: Option<Condition>,
     /// Whether it is in force. Not part of the text.
     pub on: bool,
 }
 
 impl Edit {
-    /// Ablates one neuron.
-    pub fn ablate(op: Op, layer: usize, neuron: u32) -> Self {
+    /// An edit that is on everywhere in the text, at strength 1.
+    pub fn new(op: Op, what: What, place: Place) -> Self {
         Self {
             op,
-            what: What::Units(vec![neuron]),
-            place: Place::At(Site::MlpAct.at(layer)),
+            what,
+            place,
             positions: Positions::All,
             phase: None,
             strength: 1.0,
+            when: None,
             on: true,
         }
+    }
+
+    /// The same done to a few units of an address.
+    pub fn units(op: Op, units: Vec<u32>, at: Address) -> Self {
+        Self::new(op, What::Units(Which::List(units)), Place::At(at))
     }
 
     /// The direction it is about; empty for operations on units.
@@ -116,15 +134,30 @@ impl Edit {
             | What::DirectionTo(name, _)
             | What::DirectionWithin(name, ..)
             | What::Swap(name, _) => name,
-            What::Units(_) | What::UnitsTo(..) | What::UnitsFrom(..) => "",
+            What::Units(_) | What::UnitsTo(..) | What::UnitsFrom(..) | What::Turn(..) => "",
         }
     }
 
-    /// Its units; none for directions, and none when it is about all of them.
-    pub fn units(&self) -> &[u32] {
+    /// Its units; none for operations on directions.
+    pub fn which(&self) -> Option<&Which> {
         match &self.what {
-            What::Units(units) | What::UnitsTo(units, _) | What::UnitsFrom(units, _) => units,
-            _ => &[],
+            What::Units(which)
+            | What::UnitsTo(which, _)
+            | What::UnitsFrom(which, _)
+            | What::Turn(which, ..) => Some(which),
+            What::Direction(_)
+            | What::DirectionTo(..)
+            | What::DirectionWithin(..)
+            | What::Swap(..) => None,
+        }
+    }
+
+    /// The same without a condition: what it would do wherever its rules allow.
+    #[must_use]
+    pub fn unconditional(&self) -> Self {
+        Self {
+            when: None,
+            ..self.clone()
         }
     }
 
@@ -146,164 +179,16 @@ impl Edit {
     }
 }
 
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |units: &[u32]| {
-            let units: Vec<String> = units.iter().map(u32::to_string).collect();
-            units.join(",")
-        };
-        match self {
-            Self::Direction(name) => f.write_str(name),
-            Self::DirectionTo(name, value) => write!(f, "{name}={value}"),
-            Self::DirectionWithin(name, low, high) => write!(f, "{name}={low}..{high}"),
-            Self::Swap(from, to) => write!(f, "{from}>{to}"),
-            Self::Units(units) => f.write_str(&list(units)),
-            Self::UnitsTo(units, value) => write!(f, "{}={value}", list(units)),
-            Self::UnitsFrom(units, text) => write!(f, "{}={text}", list(units)),
-        }
-    }
-}
-
-impl fmt::Display for Edit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.op.spec().name)?;
-        match &self.what {
-            What::Units(units) if units.is_empty() => {}
-            what => write!(f, ":{what}")?,
-        }
-        match &self.place {
-            Place::At(address) => write!(f, "@{address}")?,
-            Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
-            Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
-            Place::Writes => f.write_str("@writes")?,
-        }
-        if self.positions != Positions::All {
-            write!(f, ":{}", self.positions)?;
-        }
-        match self.phase {
-            Some(Phase::Prefill) => f.write_str("/prefill")?,
-            Some(Phase::Decode) => f.write_str("/decode")?,
-            None => {}
-        }
-        #[allow(clippy::float_cmp)] // 1 is what is left out
-        if self.strength != 1.0 {
-            write!(f, "*{}", self.strength)?;
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Edit {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        let bad = |why: String| Error::BadEdit {
-            edit: s.to_string(),
-            why,
-        };
-        let (head, tail) = s
-            .rsplit_once('@')
-            .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
-        let (name, what) = head.split_once(':').unwrap_or((head, ""));
-        let spec = OPS.iter().find(|o| o.name == name.trim()).ok_or_else(|| {
-            bad(format!(
-                "`{name}` is no operation; they are {}",
-                OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
-            ))
-        })?;
-        let (tail, strength) = strength(tail).map_err(&bad)?;
-        let (tail, phase) = match tail.rsplit_once('/') {
-            Some((t, "prefill")) => (t, Some(Phase::Prefill)),
-            Some((t, "decode")) => (t, Some(Phase::Decode)),
-            Some(_) | None => (tail, None),
-        };
-        let (address, positions) = tail.split_once(':').unwrap_or((tail, "all"));
-        let place = place(address)?;
-        let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
-        let edit = Self {
-            op: spec.op,
-            what: read_what(name.trim(), spec.takes, what, address).map_err(&bad)?,
-            place,
-            positions,
-            phase,
-            strength,
-            on: true,
-        };
-        edit.check_site().map_err(&bad)?;
-        Ok(edit)
-    }
-}
-
-/// Reads what an operation works with; says what is missing.
-fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, String> {
-    let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
-    let number = |text: &str| {
-        let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
-        value.ok_or_else(|| format!("`{text}` is no number"))
-    };
-    let named = |name: &str, example: &str| match name.trim() {
-        "" => Err(wants("a direction", example)),
-        name => Ok(name.to_string()),
-    };
-    let split = |why: &str, example: &str| {
-        let parts = text.rsplit_once('=');
-        parts.ok_or_else(|| wants(why, example))
-    };
-    Ok(match takes {
-        Takes::Direction => What::Direction(named(text, "NAME")?),
-        Takes::DirectionTo => {
-            let (name, value) = split("a direction and a value", "NAME=2.5")?;
-            What::DirectionTo(named(name, "NAME=2.5")?, number(value)?)
-        }
-        Takes::DirectionWithin => {
-            let example = "NAME=-1..2.5";
-            let (name, bounds) = split("a direction and bounds", example)?;
-            let (low, high) = bounds
-                .split_once("..")
-                .ok_or_else(|| wants("bounds", example))?;
-            let (low, high) = (number(low)?, number(high)?);
-            if low > high {
-                return Err(format!("the bounds {low}..{high} are the wrong way round"));
-            }
-            What::DirectionWithin(named(name, example)?, low, high)
-        }
-        Takes::TwoDirections => {
-            let example = "FROM>TO";
-            let (from, to) = text
-                .split_once('>')
-                .ok_or_else(|| wants("two directions", example))?;
-            What::Swap(named(from, example)?, named(to, example)?)
-        }
-        Takes::Units => What::Units(units(text)?),
-        Takes::UnitsTo => {
-            let (list, value) = split("a value", "17=3.5")?;
-            What::UnitsTo(units(list)?, number(value)?)
-        }
-        Takes::UnitsFrom => {
-            let (list, from) = text
-                .split_once('=')
-                .filter(|(_, from)| !from.is_empty())
-                .ok_or_else(|| wants("a text", "17=another text"))?;
-            What::UnitsFrom(units(list)?, from.to_string())
-        }
-    })
-}
-
-fn units(list: &str) -> Result<Vec<u32>, String> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|u| !u.is_empty())
-        .map(|unit| {
-            unit.parse()
-                .map_err(|_| format!("`{unit}` is no unit number"))
-        })
-        .collect()
-}
-
 impl Edit {
-    /// Refuses sites that no operation can act on, with the reason.
-    fn check_site(&self) -> Result<(), String> {
+    /// Refuses sites that its operation cannot act on, with the reason.
+    pub(super) fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
+        if self.op == Op::Rewrite && spec.site != Site::MlpAct {
+            return Err(format!(
+                "`rewrite` changes what neurons write and is addressed by them: rewrite:17=\"A\">\"B\"@mlp_act.L, not {}",
+                spec.name
+            ));
+        }
         match spec.axis {
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
             Axis::Positions => Err(format!(
@@ -314,102 +199,6 @@ impl Edit {
                 "`{}` is the model's output; edit final_norm or a residual site instead",
                 spec.name
             )),
-        }
-    }
-}
-
-/// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
-fn strength(tail: &str) -> Result<(&str, f32), String> {
-    let Some((rest, number)) = tail.rsplit_once('*') else {
-        return Ok((tail, 1.0));
-    };
-    if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
-        return Ok((tail, 1.0));
-    }
-    match number.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok((rest, value)),
-        Ok(_) | Err(_) => Err(format!(
-            "`{number}` is no strength; write a number after `*`"
-        )),
-    }
-}
-
-fn place(text: &str) -> Result<Place> {
-    if text == "writes" {
-        return Ok(Place::Writes);
-    }
-    if let Ok(address) = text.parse::<Address>() {
-        return Ok(Place::At(address));
-    }
-    if let Some((name, range)) = text.split_once('.')
-        && SITES.iter().any(|s| s.name == name && s.layered)
-    {
-        let site = site_named(name)?;
-        if range == "*" {
-            return Ok(Place::Every(site));
-        }
-        if let Some((Ok(a), Ok(b))) = range
-            .split_once('-')
-            .map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
-            && a <= b
-        {
-            return Ok(Place::Layers(site, a, b));
-        }
-    }
-    text.parse::<Address>().map(Place::At)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits_print_and_parse_inversely() {
-        for text in [
-            "zero:17,52@mlp_act.3",
-            "add:calm.gguf@resid_post.4-9*1.5",
-            "project_out:refusal.safetensors@writes",
-            "add_unit_norm:a/b@c:d@resid_pre.0:last*-0.5",
-            "zero@attn_out.*",
-            "zero@attn_out.*:prompt",
-            "mean:3@z.1:generated",
-            "scale:1@mlp_act.0:2..5/prefill*0",
-            "set:9=3.5@mlp_act.2:token:\" x\"/decode*2",
-            "add_renorm:calm@resid_post.3*0.5",
-            "icv:calm@mlp_out.**0.1",
-            "scale_along:calm@resid_pre.2*-1",
-            "clamp_along:calm=-1.5..2@resid_pre.2:last",
-            "set_along:calm=3@writes",
-            "swap:red>blue@resid_post.1",
-            "replace:calm@resid_post.1:4*0.5",
-            "resample:3,4=The capital of Italy: is@mlp_act.0",
-        ] {
-            let edit: Edit = text.parse().unwrap();
-            assert_eq!(edit.to_string(), text);
-            assert_eq!(edit.to_string().parse::<Edit>().unwrap(), edit);
-        }
-    }
-
-    #[test]
-    fn bad_edits_say_why() {
-        for (text, why) in [
-            ("zero:17", "@ADDRESS"),
-            ("zap:1@mlp_act.0", "no operation"),
-            ("zero:x@mlp_act.0", "no unit"),
-            ("add@resid_pre.0", "needs a direction"),
-            ("zero@attn_probs.0", "z (a head"),
-            ("zero@logits", "model's output"),
-            ("zero@mlp_akt.0", "mlp_act"),
-            ("zero:1@mlp_act.0*huge", "no strength"),
-            ("set:1@mlp_act.0", "needs a value"),
-            ("set_along:d@resid_pre.0", "and a value"),
-            ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),
-            ("swap:d@resid_pre.0", "two directions"),
-            ("resample:1@mlp_act.0", "needs a text"),
-        ] {
-            let error = text.parse::<Edit>().unwrap_err().to_string();
-            assert!(error.contains(why), "{text}: {error}");
         }
     }
 }

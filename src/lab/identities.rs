@@ -519,7 +519,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         let held = cache.len();
         let transformer = &bench.model.transformer;
         let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, &bench.cancel);
-        let x = extend(&bench.model, text, first, &mut cache, &mut tap)?;
+        let x = extend(&bench.model, &[text.to_vec()], first, &mut cache, &mut tap)?;
         let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
         let logits = logits.flatten_all()?;
         if held > 0 && transformer.regime(held) != transformer.regime(length) {

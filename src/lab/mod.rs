@@ -2,26 +2,50 @@
 //!
 //! Invariant: whatever is shown was measured on a [`run::Run`] that can be repeated. To add an operation see
 //! [`op`]; to add a position rule see [`positions`]; to add a figure shape
-//! see [`figure`]; to add a way to make a direction see [`contrast`].
+//! see [`figure`]; to add a way to make a direction see [`contrast`] (two lists of
+//! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
 pub mod batch;
 pub mod bench;
 mod change;
+pub mod combine;
+mod compile;
+pub mod condition;
 pub mod contrast;
 pub mod direction;
 pub mod edit;
+pub mod fact_neurons;
+pub mod facts;
 pub mod figure;
+pub mod fork;
+pub mod function_vector;
+pub mod grammar;
 pub mod identities;
+pub mod judge;
+mod measure;
+pub mod null_units;
 pub mod op;
 pub mod outcome;
 pub mod positions;
+mod prepare;
+pub mod preset;
 pub mod receipt;
+mod rerun;
 pub mod run;
 pub mod sample;
 pub mod schedule;
 pub mod selection;
 mod shelf;
+pub mod shots;
+pub mod sight;
 pub mod statistics;
+pub mod step;
+pub mod target;
+pub mod task_vector;
+pub mod triggers;
+pub mod unit_set;
 pub mod value_card;
+pub mod value_edit;
+mod watch;
 pub mod writer;

@@ -28,7 +28,7 @@ pub enum Op {
     Replace,
     /// Units towards 0: `x·(1 − c)`.
     Zero,
-    /// Units towards their mean over the prompt (first token excluded): `x + c·(μ − x)`.
+    /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
     Mean,
     /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
     Resample,
@@ -36,6 +36,9 @@ pub enum Op {
     Scale,
     /// Units towards a value: `x + c·(value − x)`.
     Set,
+    /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
+    /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
+    Rewrite,
 }
 
 /// What comes after an operation's name.
@@ -51,10 +54,14 @@ pub enum Takes {
     TwoDirections,
     /// `[UNITS]`
     Units,
+    /// `[UNITS][=STATISTICS]`
+    UnitsMean,
     /// `[UNITS]=VALUE`
     UnitsTo,
     /// `[UNITS]=TEXT`
     UnitsFrom,
+    /// `[UNITS]=FROM>TO`
+    UnitsTurn,
 }
 
 impl Takes {
@@ -68,6 +75,8 @@ impl Takes {
             Self::Units => "[UNITS]",
             Self::UnitsTo => "[UNITS]=VALUE",
             Self::UnitsFrom => "[UNITS]=TEXT",
+            Self::UnitsMean => "[UNITS][=STATISTICS]",
+            Self::UnitsTurn => "[UNITS]=FROM>TO",
         }
     }
 }
@@ -103,10 +112,11 @@ rows! {
     Swap "swap" TwoDirections "turns the component along one direction into one along another";
     Replace "replace" Direction "puts a vector in the value's place";
     Zero "zero" Units "sets units (neurons, heads, coordinates; all without a list) to 0";
-    Mean "mean" Units "sets units to their mean over the prompt, first token excluded";
+    Mean "mean" UnitsMean "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded";
     Resample "resample" UnitsFrom "sets units to what they are on another text, at the same position";
     Scale "scale" Units "multiplies units by the strength";
     Set "set" UnitsTo "sets units to a value";
+    Rewrite "rewrite" UnitsTurn "turns what neurons write from one token to another, as an overlay on the weights";
 }
 
 impl Op {
@@ -117,9 +127,9 @@ impl Op {
 
     /// Whether it needs a direction.
     pub fn directed(self) -> bool {
-        !matches!(
+        matches!(
             self.spec().takes,
-            Takes::Units | Takes::UnitsTo | Takes::UnitsFrom
+            Takes::Direction | Takes::DirectionTo | Takes::DirectionWithin | Takes::TwoDirections
         )
     }
 

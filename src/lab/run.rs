@@ -203,6 +203,7 @@ impl<'a> RunTap<'a> {
 impl Tap for RunTap<'_> {
     fn begin(&mut self, span: Span) {
         self.span = span;
+        self.program.begin(span);
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
@@ -217,6 +218,13 @@ impl Tap for RunTap<'_> {
             self.patch(at, x)?
         };
         if self.wanted.contains(&at) {
+            // Rows that run beside the edited ones are nobody's recording.
+            let (batch, own) = (x.dim(0)?, self.program.rows(x.dim(0)?));
+            let x = if own == batch {
+                x.clone()
+            } else {
+                x.narrow(0, 0, own)?
+            };
             let kept = match self.keep {
                 Keep::All => x.clone(),
                 // A copy, or the slice would keep the whole tensor alive.

@@ -9,6 +9,35 @@ use super::edit::{Edit, Place};
 use crate::model::Fingerprint;
 use crate::model::site::Site;
 
+/// What a change of edits means for what was already computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Keep the cache: the change holds from the next position on.
+    #[default]
+    FromNow,
+    /// Read the whole text again under the edits; the tokens stay.
+    AsIfAlways,
+}
+
+impl Mode {
+    /// Its name on the screen and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FromNow => "from now",
+            Self::AsIfAlways => "as if always",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::FromNow => Self::AsIfAlways,
+            Self::AsIfAlways => Self::FromNow,
+        }
+    }
+}
+
 /// A set of edits and since which position it has been in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
@@ -72,6 +101,17 @@ impl Schedule {
     /// Whether nothing is ever changed.
     pub fn is_idle(&self) -> bool {
         !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
+    }
+
+    /// The first position at which any edit was in force.
+    pub fn began(&self) -> usize {
+        let active = self
+            .spans()
+            .filter(|(_, edits)| edits.iter().any(Edit::active));
+        active
+            .map(|(span, _)| span.start)
+            .min()
+            .unwrap_or(usize::MAX)
     }
 
     /// Whether any active edit acts at a site.

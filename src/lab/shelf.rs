@@ -5,40 +5,83 @@
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
-
 use super::apply::Lookup;
+use super::bench::Bench;
+use super::compile::Measured;
 use super::direction::Direction;
+use super::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::Address;
+use crate::model::tokenizer::Bos;
 
-/// Directions and means, for the compiler.
+/// What edits name, for the compiler.
 pub(super) struct Shelf<'a> {
-    pub(super) directions: &'a HashMap<String, Direction>,
-    pub(super) model: &'a Model,
-    pub(super) means: &'a HashMap<Address, (Vec<f32>, String)>,
-    /// Addresses on other texts, and which texts.
-    pub(super) others: &'a HashMap<(String, Address), (Tensor, String)>,
+    pub(super) bench: &'a Bench,
+    pub(super) measured: &'a Measured,
+}
+
+impl Shelf<'_> {
+    fn missing(what: &str, at: Address) -> Error {
+        Error::Engine(format!("no {what} was prepared for {at}"))
+    }
 }
 
 impl Lookup for Shelf<'_> {
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        Ok(find(self.directions, self.model, name)?.at(at)?.to_vec())
+        Ok(self.bench.direction(name)?.at(at)?.to_vec())
     }
 
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        self.means
-            .get(&at)
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no mean was prepared for {at}")))
+        let held = self.measured.means.get(&at).cloned();
+        held.ok_or_else(|| Self::missing("mean", at))
     }
 
-    fn other(&mut self, text: &str, at: Address) -> Result<(Tensor, String)> {
-        self.others
-            .get(&(text.to_string(), at))
-            .cloned()
-            .ok_or_else(|| Error::Engine(format!("no other text was prepared for {at}")))
+    fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
+        Err(Error::argument(
+            "statistics",
+            file,
+            format!("a file with {at}"),
+        ))
+    }
+
+    fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
+        let held = self.measured.others.get(&(text.to_string(), at)).cloned();
+        held.ok_or_else(|| Self::missing("other text", at))
+    }
+
+    fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
+        let set = self.bench.unit_set(set)?;
+        if set.site != at.site {
+            let has = set.site.spec().name;
+            return Err(Error::Refused {
+                address: at.to_string(),
+                why: format!("the set has units of `{has}`. Edit those, or choose another set."),
+            });
+        }
+        Ok(set.at(at.layer))
+    }
+
+    fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
+        let held = self.measured.sizes.get(&at).cloned();
+        held.ok_or_else(|| Self::missing("size of units", at))
+    }
+
+    /// `#17` is token 17 itself.
+    fn token(&mut self, text: &str) -> Result<u32> {
+        if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
+            let vocab = self.bench.model.card.vocab;
+            let known = (id as usize) < vocab;
+            let expected = format!("a token from #0 to #{}", vocab - 1);
+            return known
+                .then_some(id)
+                .ok_or_else(|| Error::argument("token", text, expected));
+        }
+        let tokens = self.bench.model.tokenizer()?.encode(text, Bos::Raw)?;
+        tokens
+            .first()
+            .copied()
+            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
     }
 }
 
@@ -65,4 +108,34 @@ pub(super) fn find(
     };
     found.check(&model.card)?;
     Ok(found)
+}
+
+impl Bench {
+    /// The direction of a name: a loaded one, or a file.
+    pub fn direction(&self, name: &str) -> Result<Direction> {
+        find(&self.directions, &self.model, name)
+    }
+
+    /// The unit set of a name: a kept one, or a file.
+    pub fn unit_set(&self, name: &str) -> Result<UnitSet> {
+        let found = match self.sets.get(name) {
+            Some(held) => held.clone(),
+            None if std::path::Path::new(name).exists() => {
+                UnitSet::load(std::path::Path::new(name))?
+            }
+            None => {
+                let mut known: Vec<&str> = self.sets.keys().map(String::as_str).collect();
+                known.sort_unstable();
+                let known = if known.is_empty() {
+                    "none is kept".to_string()
+                } else {
+                    format!("kept are {}", known.join(", "))
+                };
+                let expected = format!("a file, or a kept unit set ({known})");
+                return Err(Error::argument("unit set", name, expected));
+            }
+        };
+        found.check(&self.model.card)?;
+        Ok(found)
+    }
 }

@@ -1,20 +1,43 @@
 //! Value cards: what a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680).
 //!
 //! The value vector of neuron i is column i of the MLP's down projection, as the block adds it; it is read through the
-//! final norm's gain and the unembedding, without statistics (centred first where the norm centres).
-//! Invariant: a card depends on the weights alone, so it is made once.
+//! unembedding, either as it is (Geva et al., LM-Debugger) or through the final norm's gain, without statistics (centred
+//! first where the norm centres). Invariant: a card depends on the weights alone, so each of its parts is made once.
+//! To add a way of reading, add a variant of [`Reading`].
 
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 
 use super::sample::top;
+use super::target::Target;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::blueprint::NormKind;
 
 /// Tokens kept on each side.
-pub const SIDE: usize = 8;
+pub const SIDE: usize = 30;
+
+/// Views kept: every layer of a few targets.
+const VIEWS: usize = 1024;
+
+/// How a value vector becomes logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// `W_U (γ ⊙ v)`, centred first where the norm centres.
+    Gained,
+    /// `W_U v`.
+    Raw,
+}
+
+/// The ends of a row of logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sides {
+    /// Strongest promoted tokens and their logits per unit of activation, strongest first.
+    pub promoted: Vec<(u32, f32)>,
+    /// Strongest suppressed tokens, strongest first.
+    pub suppressed: Vec<(u32, f32)>,
+}
 
 /// What one neuron writes.
 #[derive(Clone, Debug)]
@@ -22,17 +45,17 @@ pub struct ValueCard {
     /// The value vector through the final norm's gain, `[d_model]`: dot with a token's logit direction and
     /// divide by the final scale for a direct effect.
     pub gained: Vec<f32>,
-    /// Strongest promoted tokens and their logits per unit of activation.
-    pub promoted: Vec<(u32, f32)>,
-    /// Strongest suppressed tokens.
-    pub suppressed: Vec<(u32, f32)>,
+    /// What it promotes and suppresses, read so.
+    pub sides: Sides,
 }
 
-/// Cards made so far, and the lengths of all value vectors.
+/// Cards made so far, the lengths of all value vectors, and how targets see them.
 #[derive(Debug, Default)]
 pub struct ValueCards {
     cards: HashMap<(u16, u32), ValueCard>,
+    raw: HashMap<(u16, u32), Sides>,
     norms: Vec<Vec<f32>>,
+    views: HashMap<(Target, usize), Vec<f32>>,
 }
 
 impl ValueCards {
@@ -52,6 +75,21 @@ impl ValueCards {
         Ok(&self.norms)
     }
 
+    /// What each neuron of a layer adds to a target's logit for one unit of activation, before the final scale:
+    /// `[d_mlp]`. One product a layer.
+    pub fn view(&mut self, model: &Model, layer: usize, target: Target) -> Result<&[f32]> {
+        if self.views.len() >= VIEWS && !self.views.contains_key(&(target, layer)) {
+            self.views.clear();
+        }
+        Ok(match self.views.entry((target, layer)) {
+            std::collections::hash_map::Entry::Occupied(held) => held.into_mut(),
+            std::collections::hash_map::Entry::Vacant(free) => {
+                let direction = target.direction(model)?;
+                free.insert(model.transformer.value_view(layer, &direction)?)
+            }
+        })
+    }
+
     /// Makes the cards that are missing, all in one product.
     pub fn prepare(&mut self, model: &Model, neurons: &[(u16, u32)]) -> Result<()> {
         let missing: Vec<(u16, u32)> = neurons
@@ -62,23 +100,11 @@ impl ValueCards {
         if missing.is_empty() {
             return Ok(());
         }
-        let (gained, logits) = model.transformer.inside(|| read(model, &missing))?;
+        let (gained, logits) = read(model, &missing, Reading::Gained)?;
         let known = model.known_tokens();
-        for ((key, gained), mut logits) in missing.into_iter().zip(gained).zip(logits) {
-            let promoted = top(&logits, known, SIDE);
-            logits.iter_mut().for_each(|z| *z = -*z);
-            let suppressed = top(&logits, known, SIDE)
-                .into_iter()
-                .map(|(id, z)| (id, -z))
-                .collect();
-            self.cards.insert(
-                key,
-                ValueCard {
-                    gained,
-                    promoted,
-                    suppressed,
-                },
-            );
+        for ((key, gained), logits) in missing.into_iter().zip(gained).zip(logits) {
+            let sides = sides(logits, known);
+            self.cards.insert(key, ValueCard { gained, sides });
         }
         Ok(())
     }
@@ -87,21 +113,62 @@ impl ValueCards {
     pub fn get(&self, layer: u16, neuron: u32) -> Option<&ValueCard> {
         self.cards.get(&(layer, neuron))
     }
+
+    /// What one neuron promotes and suppresses, either way.
+    pub fn sides(&mut self, model: &Model, neuron: (u16, u32), reading: Reading) -> Result<Sides> {
+        let held = match reading {
+            Reading::Gained => self.cards.get(&neuron).map(|card| &card.sides),
+            Reading::Raw => self.raw.get(&neuron),
+        };
+        if let Some(held) = held {
+            return Ok(held.clone());
+        }
+        let (mut gained, mut logits) = read(model, &[neuron], reading)?;
+        let sides = sides(logits.remove(0), model.known_tokens());
+        match reading {
+            Reading::Gained => {
+                let card = ValueCard {
+                    gained: gained.remove(0),
+                    sides: sides.clone(),
+                };
+                self.cards.insert(neuron, card);
+            }
+            Reading::Raw => {
+                self.raw.insert(neuron, sides.clone());
+            }
+        }
+        Ok(sides)
+    }
+}
+
+/// Both ends of a row of logits.
+fn sides(mut logits: Vec<f32>, known: usize) -> Sides {
+    let promoted = top(&logits, known, SIDE);
+    logits.iter_mut().for_each(|z| *z = -*z);
+    let suppressed = top(&logits, known, SIDE);
+    Sides {
+        promoted,
+        suppressed: suppressed.into_iter().map(|(id, z)| (id, -z)).collect(),
+    }
 }
 
 /// Rows read back.
 type Rows = Vec<Vec<f32>>;
 
-/// Value vectors through the final norm's gain, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
-fn read(model: &Model, neurons: &[(u16, u32)]) -> Result<(Rows, Rows)> {
+/// Value vectors as they are read, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
+fn read(model: &Model, neurons: &[(u16, u32)], reading: Reading) -> Result<(Rows, Rows)> {
     let transformer = &model.transformer;
-    let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
-    let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
-    let mut values = Tensor::stack(&columns, 0)?;
-    if transformer.norm.kind == NormKind::Layer {
-        values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
-    }
-    let gained = values.broadcast_mul(&transformer.norm.gain)?;
-    let logits = transformer.promote(&gained)?;
-    Ok((gained.to_vec2()?, logits.to_vec2()?))
+    transformer.inside(|| {
+        let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
+        let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
+        let mut values = Tensor::stack(&columns, 0)?;
+        if reading == Reading::Gained {
+            if transformer.norm.kind == NormKind::Layer {
+                values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
+            }
+            values = values.broadcast_mul(&transformer.norm.gain)?;
+        }
+        let logits = transformer.promote(&values)?;
+        Ok((values.to_vec2()?, logits.to_vec2()?))
+    })
 }

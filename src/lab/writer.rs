@@ -1,7 +1,8 @@
-//! The writer: a text that grows token by token under edits, with a cache, receipts and an unedited shadow.
+//! The writer: a text that grows token by token under edits, with receipts, and the unedited run beside it.
 //!
-//! Invariant: the cache always holds exactly the tokens of the run but for none, under the run's schedule; the
-//! shadow holds the same tokens unedited. One call of [`Writer::step`] is one turn of the engine.
+//! Both are rows of one batch, so that the weights are read once for both. Invariants: the cache holds exactly the tokens of
+//! the run, under the run's schedule; the second row is never edited; without active edits there is no second row.
+//! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`Beside`].
 
 use std::collections::HashMap;
 
@@ -11,77 +12,25 @@ use super::apply::{Null, Program};
 use super::bench::Bench;
 use super::edit::Edit;
 use super::figure::Check;
-use super::receipt::Receipt;
+use super::receipt::{Fired, Receipt};
 use super::run::{Keep, Run, RunTap};
 use super::sample::{Sampling, kl, log_softmax, rank};
 use super::schedule::Schedule;
+pub use super::step::{Beside, Choice, Needs, Other, Step};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::cache::Cache;
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
 
-/// What is read at every new position besides the model's own output.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Addresses whose last row is recorded.
-    pub record: Vec<Address>,
-    /// Residual addresses whose last row is unembedded together with the model's own output.
-    pub unembed: Vec<Address>,
-}
-
-impl Needs {
-    /// Adds another reader's needs.
-    pub fn merge(&mut self, other: Self) {
-        for (own, more) in [
-            (&mut self.record, other.record),
-            (&mut self.unembed, other.unembed),
-        ] {
-            more.into_iter().for_each(|a| {
-                if !own.contains(&a) {
-                    own.push(a);
-                }
-            });
-        }
-    }
-}
-
-/// What is known of a token that was chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
-    /// Its position.
-    pub position: usize,
-    /// Its id.
-    pub id: u32,
-    /// Natural log-probability before temperature.
-    pub logprob: f32,
-    /// How many tokens were more probable.
-    pub rank: u32,
-    /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, while edits are active.
-    pub kl: Option<f32>,
-}
-
-/// One token written and read back in.
-#[derive(Debug)]
-pub struct Step {
-    /// The token.
-    pub choice: Choice,
-    /// Recorded rows at its position, `[width]`, f32, on the model's device.
-    pub rows: HashMap<Address, Tensor>,
-    /// Logits of residual rows at its position, in the order of the needs.
-    pub unembedded: Vec<(Address, Vec<f32>)>,
-    /// The model's own logits after it.
-    pub logits: Vec<f32>,
-    /// Last lens row against the model's own logits, when the lens was read.
-    pub check: Option<Check>,
-    /// The run so far, this token included.
-    pub run: Run,
-}
-
-/// The unedited run on the same tokens.
-struct Shadow {
-    cache: Cache,
-    logits: Vec<f32>,
+/// The unedited run in the second row of the batch.
+struct Companion {
+    /// Its text: that of the run, or its own in lockstep.
+    tokens: Vec<u32>,
+    /// Its logits after the last token, `[vocab]`.
+    logits: Tensor,
+    /// Whether its own text has ended.
+    ended: bool,
 }
 
 /// A growing text.
@@ -90,9 +39,14 @@ pub struct Writer {
     pub run: Run,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    beside: Beside,
     cache: Cache,
     program: Program,
-    shadow: Option<Shadow>,
+    companion: Option<Companion>,
+    /// The unedited run on the edited text for conditions on its probabilities: it must be ahead of the edited one.
+    scout: Option<Cache>,
+    /// The first position at which the two runs chose differently.
+    diverged: Option<usize>,
     logits: Tensor,
 }
 
@@ -112,6 +66,17 @@ impl Writer {
         schedule: Schedule,
         sampling: Sampling,
     ) -> Result<Self> {
+        Self::begin_beside(bench, tokens, schedule, sampling, Beside::default())
+    }
+
+    /// Reads a prompt, with a choice of what runs beside it.
+    pub fn begin_beside(
+        bench: &mut Bench,
+        tokens: Vec<u32>,
+        schedule: Schedule,
+        sampling: Sampling,
+        beside: Beside,
+    ) -> Result<Self> {
         bench.model.check_prompt(&tokens)?;
         let run = Run {
             prompt: tokens.len(),
@@ -124,35 +89,142 @@ impl Writer {
         let mut writer = Self {
             run,
             sampling,
+            beside,
             cache: bench.model.cache(1)?,
             program,
-            shadow: None,
+            companion: None,
+            scout: None,
+            diverged: None,
             logits,
         };
-        writer.read_prompt(bench)?;
+        writer.read(bench)?;
         Ok(writer)
     }
 
-    /// Reads every token again into a new cache.
-    fn read_prompt(&mut self, bench: &mut Bench) -> Result<()> {
-        let (cache, logits) = prefill(bench, &self.run, &mut self.program)?;
-        self.cache = cache;
-        self.cache.digest = self.run.schedule.digest();
-        self.logits = logits;
-        self.program.settle()?;
-        self.cast_shadow(bench)
+    /// What runs beside the text.
+    pub fn beside(&self) -> Beside {
+        self.beside
     }
 
-    /// Starts, renews or drops the unedited run beside this one.
-    fn cast_shadow(&mut self, bench: &mut Bench) -> Result<()> {
-        self.shadow = None;
-        if !self.program.is_idle() {
-            let (cache, logits) = prefill(bench, &self.run.unedited(), &mut Program::default())?;
-            self.shadow = Some(Shadow {
-                cache,
-                logits: logits.to_vec1()?,
-            });
+    /// The text of the unedited run: its own in lockstep, else that of the run. None where no edit is in force, for
+    /// then they are one.
+    pub fn companion(&self) -> Option<&[u32]> {
+        self.companion.as_ref().map(|c| c.tokens.as_slice())
+    }
+
+    /// The first position at which the two runs of a lockstep chose differently.
+    pub fn diverged(&self) -> Option<usize> {
+        self.diverged
+    }
+
+    /// Runs something else beside the text from here on. A lockstep that begins shares everything up to here.
+    pub fn set_beside(&mut self, bench: &mut Bench, beside: Beside) -> Result<()> {
+        let before = std::mem::replace(&mut self.beside, beside);
+        if beside == before {
+            return Ok(());
         }
+        self.diverged = None;
+        self.accompany(bench, true)
+            .inspect_err(|_| self.beside = before)
+    }
+
+    /// Reads every token again into a new cache.
+    fn read(&mut self, bench: &mut Bench) -> Result<()> {
+        let rows = self.texts();
+        let mut cache = bench.model.cache(rows.len())?;
+        self.program.act_on(1);
+        self.program.forget();
+        let logits = {
+            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, &bench.cancel);
+            let last = extend(&bench.model, &rows, self.run.prompt, &mut cache, &mut tap)?;
+            let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
+            logits.squeeze(1)?
+        };
+        cache.digest = self.run.schedule.digest();
+        self.cache = cache;
+        self.logits = logits.get(0)?;
+        self.companion = (rows.len() > 1)
+            .then(|| -> Result<_> {
+                let ended = self.companion.as_ref().is_some_and(|c| c.ended);
+                Ok(Companion {
+                    tokens: rows[1].clone(),
+                    logits: logits.get(1)?,
+                    ended,
+                })
+            })
+            .transpose()?;
+        self.program.settle()?;
+        self.scout = None;
+        if self.program.asks_probability() {
+            let mut cache = bench.model.cache(1)?;
+            self.probe(bench, &mut cache)?;
+            self.scout = Some(cache);
+        }
+        Ok(())
+    }
+
+    /// The rows of a pass: the run, and the unedited one where edits are in force and somebody compares.
+    fn texts(&self) -> Vec<Vec<u32>> {
+        let mut rows = vec![self.run.tokens.clone()];
+        if !self.program.is_idle() && self.beside != Beside::Nothing {
+            // Of another length, it is that of a text that was replaced.
+            let length = self.run.tokens.len();
+            let own = self
+                .companion
+                .as_ref()
+                .filter(|c| self.beside.is_lockstep() && c.tokens.len() == length);
+            rows.push(own.map_or_else(|| self.run.tokens.clone(), |c| c.tokens.clone()));
+        }
+        rows
+    }
+
+    /// Brings the unedited run to where it should be after a change of edits or of what runs beside: starts it, renews it
+    /// (`anew`), or drops it.
+    fn accompany(&mut self, bench: &mut Bench, anew: bool) -> Result<()> {
+        let wanted = !self.program.is_idle() && self.beside != Beside::Nothing;
+        let scouting = self.program.asks_probability() != self.scout.is_some();
+        match (&self.companion, wanted) {
+            (Some(_), false) => {
+                self.cache = self.cache.row(0)?;
+                self.companion = None;
+            }
+            // Nothing was changed before this position, so that both runs are one up to here.
+            (None, true) if self.run.schedule.began() >= self.run.tokens.len() && !scouting => {
+                self.cache = self.cache.copy(2)?;
+                self.program.act_on(1);
+                self.companion = Some(Companion {
+                    tokens: self.run.tokens.clone(),
+                    logits: self.logits.clone(),
+                    ended: false,
+                });
+            }
+            (None, true) => {
+                self.companion = None;
+                return self.read(bench);
+            }
+            (Some(_), true) if anew => {
+                self.companion = None;
+                return self.read(bench);
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+        self.program.act_on(1);
+        if scouting {
+            return self.read(bench);
+        }
+        Ok(())
+    }
+
+    /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
+    fn probe(&mut self, bench: &Bench, cache: &mut Cache) -> Result<()> {
+        let text = vec![self.run.tokens.clone()];
+        let mut idle = Program::default();
+        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, &bench.cancel);
+        let x = extend(&bench.model, &text, self.run.prompt, cache, &mut tap)?;
+        let (logits, _) = bench.model.transformer.read_out(&x, None, &mut tap)?;
+        let mut row = logits.flatten_all()?.to_vec1::<f32>()?;
+        log_softmax(&mut row);
+        self.program.hear(self.run.tokens.len() - 1, &row);
         Ok(())
     }
 
@@ -161,93 +233,109 @@ impl Writer {
         self.run.tokens.len() < bench.model.card.context
     }
 
-    /// Chooses the next token, reads it in, and returns what was asked for at its position.
-    /// When the pass is cancelled the token is not kept.
-    pub fn step(&mut self, bench: &mut Bench, needs: &Needs) -> Result<Step> {
+    /// Chooses the next token of both runs.
+    fn choose(&self) -> Result<(Choice, u32)> {
         let position = self.run.tokens.len();
-        let id = self.sampling.choose(&self.logits, position)?;
-        let mut own = self.logits.to_vec1::<f32>()?;
-        log_softmax(&mut own);
-        let kl = self.shadow.as_ref().map(|shadow| {
-            let mut base = shadow.logits.clone();
-            log_softmax(&mut base);
-            kl(&base, &own)
-        });
+        let log_probs = |logits: &Tensor| -> Result<Vec<f32>> {
+            let mut row = logits.to_vec1::<f32>()?;
+            log_softmax(&mut row);
+            Ok(row)
+        };
+        let own = log_probs(&self.logits)?;
+        let wanted = self.sampling.choose(&self.logits, position)?;
+        let Some(companion) = &self.companion else {
+            let (logprob, rank) = (own[wanted as usize], rank(&own, wanted));
+            let (id, kl, other) = (wanted, None, None);
+            return Ok((
+                Choice {
+                    position,
+                    id,
+                    logprob,
+                    rank,
+                    kl,
+                    other,
+                },
+                wanted,
+            ));
+        };
+        let base = log_probs(&companion.logits)?;
+        let unedited = if self.beside.is_lockstep() && !companion.ended {
+            self.sampling.choose(&companion.logits, position)?
+        } else {
+            wanted
+        };
+        let (id, other) = match self.beside {
+            Beside::Nothing | Beside::SameText => (wanted, None),
+            Beside::OwnText if companion.ended => (wanted, None),
+            Beside::OwnText => {
+                let logprob = base[unedited as usize];
+                (
+                    wanted,
+                    Some(Other {
+                        id: unedited,
+                        logprob,
+                    }),
+                )
+            }
+            Beside::Forced => {
+                let logprob = own[wanted as usize];
+                (
+                    unedited,
+                    Some(Other {
+                        id: wanted,
+                        logprob,
+                    }),
+                )
+            }
+        };
         let choice = Choice {
             position,
             id,
             logprob: own[id as usize],
             rank: rank(&own, id),
-            kl,
+            kl: Some(kl(&base, &own)),
+            other,
         };
+        Ok((choice, unedited))
+    }
 
-        let mut text = self.run.tokens.clone();
-        text.push(id);
-        let prompt = self.run.prompt;
-        let mut wanted = needs.record.clone();
-        wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
-        let transformer = &bench.model.transformer;
-        let passed = (|| -> Result<_> {
-            let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, &bench.cancel);
-            let x = extend(&bench.model, &text, prompt, &mut self.cache, &mut tap)?;
-            let lens = needs
-                .unembed
-                .iter()
-                .map(|a| {
-                    let row = tap.recorded.get(a).ok_or_else(|| Error::Refused {
-                        address: a.to_string(),
-                        why: "it was not visited by this pass. Unembed a residual site.".into(),
-                    })?;
-                    Ok(row.flatten_all()?)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let lens = if lens.is_empty() {
-                None
-            } else {
-                Some(Tensor::stack(&lens, 0)?)
-            };
-            let (logits, riders) = transformer.read_out(&x, lens.as_ref(), &mut tap)?;
-            let shadow = match &mut self.shadow {
-                None => None,
-                Some(shadow) => {
-                    let mut idle = Program::default();
-                    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, &bench.cancel);
-                    let x = extend(&bench.model, &text, prompt, &mut shadow.cache, &mut tap)?;
-                    Some(
-                        transformer
-                            .read_out(&x, None, &mut tap)?
-                            .0
-                            .flatten_all()?
-                            .to_vec1()?,
-                    )
-                }
-            };
-            Ok((
-                std::mem::take(&mut tap.recorded),
-                logits.flatten_all()?,
-                riders,
-                shadow,
-            ))
-        })();
-        let (recorded, logits, riders, shadow) = match passed {
-            Ok(parts) => parts,
+    /// Chooses the next token, reads it in, and returns what was asked for at its position.
+    /// When the pass is cancelled the token is not kept.
+    pub fn step(&mut self, bench: &mut Bench, needs: &Needs) -> Result<Step> {
+        let position = self.run.tokens.len();
+        let (choice, unedited) = self.choose()?;
+        self.run.tokens.push(choice.id);
+        let mut rows = vec![self.run.tokens.clone()];
+        if let Some(companion) = &self.companion {
+            let mut text = companion.tokens.clone();
+            text.push(unedited);
+            rows.push(text);
+        }
+        let passed = self.pass(bench, needs, &rows);
+        let passed = match passed {
+            Ok(passed) => passed,
             Err(error) => {
                 // Nothing of an interrupted pass may stay behind.
+                self.run.tokens.truncate(position);
                 self.cache.truncate(position);
-                if let Some(shadow) = &mut self.shadow {
-                    shadow.cache.truncate(position);
+                if let Some(scout) = &mut self.scout {
+                    scout.truncate(position);
                 }
                 return Err(error);
             }
         };
         self.program.settle()?;
-        self.run.tokens.push(id);
-        self.logits = logits;
-        if let (Some(held), Some(next)) = (&mut self.shadow, shadow) {
-            held.logits = next;
+        self.logits = passed.logits.get(0)?;
+        if let Some(companion) = &mut self.companion {
+            companion.ended |= self.beside == Beside::OwnText && bench.model.is_end(unedited);
+            companion.tokens.push(unedited);
+            companion.logits = passed.logits.get(1)?;
+        }
+        if choice.other.is_some_and(|other| other.id != choice.id) {
+            self.diverged = self.diverged.or(Some(position));
         }
         let logits = self.logits.to_vec1::<f32>()?;
-        let unembedded: Vec<(Address, Vec<f32>)> = match riders {
+        let unembedded: Vec<(Address, Vec<f32>)> = match passed.riders {
             Some(riders) => needs
                 .unembed
                 .iter()
@@ -262,28 +350,68 @@ impl Writer {
             .find(|(a, _)| *a == last)
             .filter(|_| self.output_is_plain())
             .map(|(_, row)| {
-                let error = row
-                    .iter()
-                    .zip(&logits)
-                    .map(|(a, b)| (a - b).abs())
-                    .fold(0.0, f32::max);
+                let apart = row.iter().zip(&logits).map(|(a, b)| (a - b).abs());
                 Check {
-                    error,
+                    error: apart.fold(0.0, f32::max),
                     tolerance: tolerance(bench.model.transformer.dtype()),
                 }
             });
-        let rows = recorded
+        let rows = passed
+            .recorded
             .into_iter()
             .filter(|(a, _)| needs.record.contains(a))
             .map(|(a, t)| Ok((a, t.flatten_all()?.to_dtype(DType::F32)?)))
             .collect::<Result<_>>()?;
         Ok(Step {
             choice,
+            fired: self.program.latest().to_vec(),
             rows,
             unembedded,
             logits,
             check,
             run: self.run.clone(),
+        })
+    }
+
+    /// One pass over the newest token of every row.
+    fn pass(&mut self, bench: &mut Bench, needs: &Needs, rows: &[Vec<u32>]) -> Result<Passed> {
+        if let Some(mut scout) = self.scout.take() {
+            let probed = self.probe(bench, &mut scout);
+            self.scout = Some(scout);
+            probed?;
+        }
+        let mut wanted = needs.record.clone();
+        wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
+        let transformer = &bench.model.transformer;
+        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, &bench.cancel);
+        let x = extend(
+            &bench.model,
+            rows,
+            self.run.prompt,
+            &mut self.cache,
+            &mut tap,
+        )?;
+        let lens = needs
+            .unembed
+            .iter()
+            .map(|a| {
+                let row = tap.recorded.get(a).ok_or_else(|| Error::Refused {
+                    address: a.to_string(),
+                    why: "it was not visited by this pass. Unembed a residual site.".into(),
+                })?;
+                Ok(row.flatten_all()?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let lens = if lens.is_empty() {
+            None
+        } else {
+            Some(Tensor::stack(&lens, 0)?)
+        };
+        let (logits, riders) = transformer.read_out(&x, lens.as_ref(), &mut tap)?;
+        Ok(Passed {
+            recorded: std::mem::take(&mut tap.recorded),
+            logits: logits.squeeze(1)?,
+            riders,
         })
     }
 
@@ -297,6 +425,12 @@ impl Writer {
         self.program.receipts()
     }
 
+    /// What the edits did at the positions of the latest pass: the whole text after it was read, the newest token after
+    /// a step.
+    pub fn fired(&self) -> &[Fired] {
+        self.program.latest()
+    }
+
     /// Changes the edits from the next position on; what was computed stays. Returns that position.
     pub fn edit_from_now(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<usize> {
         let position = self.run.tokens.len();
@@ -307,13 +441,12 @@ impl Writer {
         self.program = program;
         self.run.schedule = schedule;
         self.cache.digest = self.run.schedule.digest();
-        if self.shadow.is_none() || self.program.is_idle() {
-            self.cast_shadow(bench)?;
-        }
+        self.accompany(bench, false)?;
         Ok(position)
     }
 
-    /// Changes the edits as if they had always been so: the tokens stay, everything is computed again.
+    /// Changes the edits as if they had always been so: the tokens stay, everything is computed again. A lockstep
+    /// begins again here.
     pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
         let schedule = Schedule::always(edits);
         let program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
@@ -321,8 +454,14 @@ impl Writer {
             std::mem::replace(&mut self.run.schedule, schedule),
             std::mem::replace(&mut self.program, program),
         );
-        self.read_prompt(bench)
-            .inspect_err(|_| (self.run.schedule, self.program) = before)
+        let companion = self.companion.take();
+        if let Err(error) = self.read(bench) {
+            (self.run.schedule, self.program) = before;
+            self.companion = companion;
+            return Err(error);
+        }
+        self.diverged = None;
+        Ok(())
     }
 
     /// Forgets everything from `position` on, and computes the rest again so that receipts stay true.
@@ -331,32 +470,49 @@ impl Writer {
         self.run.tokens.truncate(position);
         self.run.prompt = self.run.prompt.min(position);
         self.run.schedule.rewind(position);
+        self.diverged = self.diverged.filter(|p| *p < position);
+        if let Some(companion) = &mut self.companion {
+            companion.tokens.truncate(position);
+            companion.ended &= companion
+                .tokens
+                .last()
+                .is_some_and(|t| bench.model.is_end(*t));
+        }
         self.program = bench.compile(
             &self.run.schedule,
             &self.run.tokens,
             self.run.prompt,
             Null::No,
         )?;
-        self.read_prompt(bench)
+        self.read(bench)
     }
 }
 
-/// Brings a cache to the whole text and returns the last row of the stream, `[1, 1, d_model]`. It reads what the cache
-/// does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or when the text has
-/// just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]).
+/// What a pass over one token gave.
+struct Passed {
+    recorded: HashMap<Address, Tensor>,
+    /// `[rows, vocab]`.
+    logits: Tensor,
+    riders: Option<Tensor>,
+}
+
+/// Brings a cache to the whole text of every row and returns the last row of each stream, `[rows, 1, d_model]`. It reads
+/// what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or when the
+/// text has just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]). Texts are of one length.
 pub(super) fn extend(
     model: &Model,
-    text: &[u32],
+    texts: &[Vec<u32>],
     prompt: usize,
     cache: &mut Cache,
     tap: &mut dyn Tap,
 ) -> Result<Tensor> {
     let transformer = &model.transformer;
-    if transformer.regime(cache.len().max(1)) != transformer.regime(text.len()) {
+    let total = texts[0].len();
+    if transformer.regime(cache.len().max(1)) != transformer.regime(total) {
         cache.truncate(0);
     }
     let start = cache.len();
-    let len = text.len() - start;
+    let len = total - start;
     let phase = if start == 0 {
         Phase::Prefill
     } else {
@@ -368,24 +524,24 @@ pub(super) fn extend(
         prompt,
         phase,
     };
-    let x = transformer.trunk(&model.tokens(&text[start..])?, span, Some(cache), tap)?;
+    let news: Vec<Tensor> = texts
+        .iter()
+        .map(|text| model.tokens(&text[start..]))
+        .collect::<Result<_>>()?;
+    let news = if news.len() == 1 {
+        news[0].clone()
+    } else {
+        Tensor::cat(&news, 0)?
+    };
+    let x = transformer.trunk(&news, span, Some(cache), tap)?;
     if len == 1 {
         return Ok(x);
     }
     // What follows reads the last position alone.
     tap.begin(Span {
-        start: text.len() - 1,
+        start: total - 1,
         len: 1,
         ..span
     });
     Ok(x.narrow(1, len - 1, 1)?.contiguous()?)
-}
-
-/// Reads a run's tokens into a new cache; returns it and the logits after the last one, `[vocab]`, f32.
-fn prefill(bench: &Bench, run: &Run, program: &mut Program) -> Result<(Cache, Tensor)> {
-    let mut cache = bench.model.cache(1)?;
-    let mut tap = RunTap::new(program, &[], &[], Keep::Last, &bench.cancel);
-    let last = extend(&bench.model, &run.tokens, run.prompt, &mut cache, &mut tap)?;
-    let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
-    Ok((cache, logits.flatten_all()?))
 }

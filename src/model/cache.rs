@@ -127,6 +127,21 @@ impl Cache {
         self.len = self.len.min(len);
     }
 
+    /// One run of several, with storage of its own.
+    pub fn row(&self, row: usize) -> Result<Self> {
+        let own = |t: &Tensor| t.narrow(0, row, 1)?.force_contiguous();
+        let layers = self.layers.iter().map(|l| {
+            Ok(Layer {
+                keys: own(&l.keys)?,
+                values: own(&l.values)?,
+            })
+        });
+        Ok(Self {
+            layers: layers.collect::<Result<_>>()?,
+            ..*self
+        })
+    }
+
     /// A copy with storage of its own, repeated `batch` times when this one holds a single run.
     pub fn copy(&self, batch: usize) -> Result<Self> {
         let own = |t: &Tensor| -> Result<Tensor> {

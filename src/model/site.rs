@@ -154,6 +154,18 @@ pub struct Address {
     pub layer: u16,
 }
 
+impl Address {
+    /// Whether a pass has been here, or is here, when it visits another address.
+    pub fn seen_by(self, other: Self) -> bool {
+        let order = |at: Self| match at.site {
+            Site::Embed => (0, 0, 0),
+            Site::FinalNorm | Site::LogitsRaw | Site::Logits => (2, 0, at.site as usize),
+            _ => (1, at.layer, at.site as usize),
+        };
+        order(self) <= order(other)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spec = self.site.spec();

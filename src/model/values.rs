@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 
-use super::blueprint::Arrangement;
+use super::blueprint::{Arrangement, NormKind};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
@@ -43,6 +43,22 @@ impl Transformer {
     /// One value vector, `[d_model]`, f32, as [`Transformer::value_vectors`] has it.
     pub fn value_vector(&self, layer: usize, neuron: usize) -> Result<Tensor> {
         self.added(layer, self.dense(layer)?.down.column(neuron)?)
+    }
+
+    /// A logit direction's dot with every value vector of a layer through the final norm's gain, `[d_mlp]`: times an
+    /// activation, the final norm's scale and [`Transformer::write_factor`] it is a direct effect.
+    pub fn value_view(&self, layer: usize, direction: &Tensor) -> Result<Vec<f32>> {
+        let target = direction.mul(&self.norm.gain)?;
+        let target = match self.norm.kind {
+            NormKind::Rms | NormKind::Identity => target,
+            // Centring the value vectors is the same as centring what they are compared with.
+            NormKind::Layer => target.broadcast_sub(&target.mean_keepdim(0)?)?,
+        };
+        Ok(target
+            .unsqueeze(0)?
+            .matmul(&self.value_vectors(layer)?)?
+            .squeeze(0)?
+            .to_vec1()?)
     }
 
     /// The scale that the norm of what the MLP writes had for a row of `mlp_out`; 1 where there is no such norm.

@@ -14,7 +14,6 @@ use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
 use crate::app::{App, Overlay};
-use crate::engine::Mode;
 use crate::model::hub::Progress;
 use crate::text;
 
@@ -126,10 +125,13 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         left.push(span("not loaded".into(), Role::Error));
     }
     left.push(dot());
-    left.push(span(format!("seed {}", app.sampling.seed), Role::Muted));
+    left.push(span(
+        format!("seed {}", app.history.sampling().seed),
+        Role::Muted,
+    ));
     left.push(dot());
     left.push(span(
-        format!("temp {}", app.sampling.temperature),
+        format!("temp {}", app.history.sampling().temperature),
         Role::Muted,
     ));
     let rate = match app.transcript.since {
@@ -143,12 +145,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         left.push(span(format!("{rate:.0} tok/s"), Role::Muted));
     }
     let mut right = Vec::new();
-    let on = app.edits.active();
+    let on = app.history.active();
     if on > 0 {
-        let mode = match app.mode {
-            Mode::FromNow => "from now",
-            Mode::AsIfAlways => "as if always",
-        };
+        let mode = app.history.mode().name();
         let loud = theme
             .style(Role::Warning)
             .add_modifier(ratatui::style::Modifier::REVERSED);
@@ -157,6 +156,11 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             loud,
         ));
         right.push(span(format!(" {mode} "), Role::Edited));
+    }
+    if !app.history.marks().is_empty() {
+        let glyph = theme.glyphs.mark();
+        let count = app.history.marks().len();
+        right.push(span(format!(" {glyph} {count} marked "), Role::Accent));
     }
     if app.difference {
         right.push(span(" Δ ".into(), Role::Warning));

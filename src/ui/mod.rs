@@ -27,6 +27,7 @@ use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::edit::Edit;
+use crate::lab::preset::Preset;
 use crate::lab::sample::Sampling;
 use crate::model::load::Options;
 
@@ -68,6 +69,8 @@ pub struct ScreenOptions {
     pub sampling: Sampling,
     /// How many tokens are written at most.
     pub count: usize,
+    /// Preset files with what they hold, before the edits.
+    pub presets: Vec<(PathBuf, Preset)>,
     /// Edits in force from the start.
     pub edits: Vec<Edit>,
     /// The theme; by default the first one, which uses the terminal's own colours.
@@ -91,6 +94,7 @@ impl Default for ScreenOptions {
             chat: false,
             sampling: Sampling::default(),
             count: 64,
+            presets: Vec::new(),
             edits: Vec::new(),
             theme: None,
             color: None,
@@ -149,6 +153,7 @@ fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBu
         chat: options.chat,
         sampling: options.sampling,
         count: options.count,
+        presets: options.presets.clone(),
         edits: options.edits.clone(),
         theme: wardrobe.first.clone(),
         themes: wardrobe

@@ -9,7 +9,7 @@ use std::process::{Command as Process, Stdio};
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use lmscope::instruments::{INSTRUMENTS, Instrument, Reads};
+use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::model::site::SITES;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -584,7 +584,7 @@ fn trace_agrees_with_what_transformers_computed() {
 
 /// What an instrument is asked about: a text, or the files that it reads instead.
 fn start(of: &dyn Instrument) -> Vec<String> {
-    if of.reads() != Reads::Files {
+    if of.needs_prompt(&Arguments::default()) {
         return vec!["-p".into(), FACT.into()];
     }
     let lists = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists");
@@ -658,6 +658,8 @@ fn bench_says_what_the_contract_promises() {
         "bare_tokens_per_second",
         "live_tokens_per_second",
         "live_ratio",
+        "edited_ratio",
+        "accompanied_ratio",
         "prompt_tokens_per_second",
     ] {
         assert!(
@@ -837,4 +839,39 @@ fn ctrl_c_ends_the_work_with_130() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{words:?}");
     assert_eq!(words, ["lmscope: Stopped."]);
     assert!(!Path::new(&path("d")).exists(), "nothing half-done");
+}
+
+/// A lockstep says at every token what the unedited model chose, what each edit did, and where the two texts part.
+#[test]
+fn a_lockstep_is_told_in_lines_and_in_words() {
+    let prompt = "Once upon a time there was a pony named Tom. It was a";
+    let base = ["generate", "demo", "-p", prompt, "-n", "12"];
+    let edit = ["--edit", "add:mood@resid_pre.4*-0.5"];
+    let tokens = |more: &[&str]| lines(&[&base[..], more, &["--format", "jsonl"]].concat());
+    let ids = |tokens: &[Value]| -> Vec<u64> {
+        tokens.iter().map(|t| t["id"].as_u64().unwrap()).collect()
+    };
+    let (plain, _) = tokens(&[]);
+    let (alone, summary) = tokens(&[&edit[..], &["--alone"]].concat());
+    assert_eq!(summary["beside"], "nothing");
+    assert!(alone.iter().all(|t| t["kl"].is_null()));
+    let (own, summary) = tokens(&[&edit[..], &["--lockstep"]].concat());
+    assert_eq!(ids(&own), ids(&alone));
+    let others: Vec<u64> = own
+        .iter()
+        .map(|t| t["other"]["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(others, ids(&plain), "the unedited run writes its own text");
+    let parted = own.iter().find(|t| t["other"]["id"] != t["id"]).unwrap();
+    assert_eq!(summary["diverged"], parted["pos"]);
+    assert!(
+        own.iter()
+            .all(|t| t["edits"][0]["relative"].as_f64().unwrap() > 0.0)
+    );
+    let receipt = &summary["receipts"][0];
+    assert!(receipt["positions"].as_array().unwrap().len() > 12);
+    let (forced, _) = tokens(&[&edit[..], &["--forced"]].concat());
+    assert_eq!(ids(&forced), ids(&plain));
+    let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
+    assert!(said.contains("they part at position"), "{said}");
 }

@@ -61,6 +61,8 @@ pub fn token(position: usize, bytes: &[u8], logprob: Option<f32>, kl: Option<f32
         logprob,
         rank: logprob.map(|l| u32::from(l < -1.0)),
         kl,
+        fired: Vec::new(),
+        other: None,
     }
 }
 
@@ -261,10 +263,15 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             relative: 0.31,
             kl: (fired > 0).then_some(0.42),
             null: (fired > 0).then_some(0.05),
-            note: String::new(),
+            why: if active && fired == 0 {
+                "nothing was read yet".into()
+            } else {
+                String::new()
+            },
+            ..Receipt::default()
         }
     };
-    app.edits.edits().iter().map(one).collect()
+    app.history.edits().iter().map(one).collect()
 }
 
 /// An app of a size that has taken these updates in.
@@ -328,6 +335,7 @@ fn ask(request: &Request) -> String {
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),
         Request::Rewind { position } => format!("rewind {position}"),
+        Request::Restore(number) => format!("restore {number}"),
         Request::Sampling(s) => format!("sampling {} {}", s.temperature, s.seed),
         Request::Edits { edits, mode } => {
             let on: Vec<String> = edits
@@ -367,6 +375,8 @@ fn ask(request: &Request) -> String {
             .to_string()
         }
         Request::Baseline => "baseline".into(),
+        Request::Beside(beside) => format!("beside {beside:?}"),
+        Request::Group { name, set, .. } => format!("group {name} {}", set.units.len()),
         Request::Direction { name, layer, .. } => format!("direction {name} {layer}"),
         Request::Panic => "panic".into(),
     }

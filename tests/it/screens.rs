@@ -385,6 +385,8 @@ fn any_update() -> impl Strategy<Value = Update> {
             figure: Box::new(lens(0, 4, 0.0))
         }),
         (0usize..12).prop_map(Update::Rewound),
+        (0u64..3).prop_map(Update::Kept),
+        (0u64..3).prop_map(Update::Restored),
         (0usize..12).prop_map(|b| Update::Edited {
             boundary: Some(b),
             receipts: vec![]
@@ -450,6 +452,8 @@ fn any_key() -> impl Strategy<Value = &'static str> {
         "u",
         "ctrl-r",
         "m",
+        "a",
+        "A",
         "b",
         "D",
         "p",

@@ -70,6 +70,8 @@ fn update(words: &str) -> Update {
             boundary: rest.trim().parse().ok(),
             receipts: vec![],
         },
+        "kept" => Update::Kept(number(rest) as u64),
+        "restored" => Update::Restored(number(rest) as u64),
         "rewound" => Update::Rewound(number(rest)),
         "lens" => shown("lens", lens(0, number(rest), 0.0)),
         "column" => Update::Column {

@@ -295,9 +295,13 @@ fn what_a_sweep_lacks_is_said() {
     let success = Arguments::default().with("measure", "success");
     assert!(refused(&text, &success).contains("prompts=FILE"));
     assert!(refused(&Run::default(), &Arguments::default()).contains("prompt is empty"));
-    assert!(refused(&text, &listed.clone().with("answers", "")).contains("mark a success"));
-    assert!(refused(&text, &listed.clone().with("within", "-1")).contains("0 or more"));
-    assert!(refused(&text, &listed.with("prompts", "nowhere.txt")).contains("nowhere.txt"));
+    assert!(
+        refused(&Run::default(), &listed.clone().with("answers", "")).contains("mark a success")
+    );
+    assert!(refused(&Run::default(), &listed.clone().with("within", "-1")).contains("0 or more"));
+    assert!(
+        refused(&Run::default(), &listed.with("prompts", "nowhere.txt")).contains("nowhere.txt")
+    );
 }
 
 /// Without a prompt on the command line, and refused with two.
@@ -331,7 +335,8 @@ fn a_list_takes_the_place_of_a_prompt() {
     );
     let (code, words) = call(&["--prompts", file, "-p", "x"]);
     assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains("not both"), "{words}");
     let (code, words) = call(&[]);
     assert_eq!(code, Some(2), "{words}");
-    assert!(words.contains("--prompts"), "{words}");
+    assert!(words.contains("prompt is empty"), "{words}");
 }

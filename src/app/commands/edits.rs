@@ -1,15 +1,14 @@
-//! Commands about edits: toggle, strength, ablate, steer, write, remove, undo.
+//! Commands about edits: toggle, strength, ablate, steer, write, remove.
 //!
 //! Invariant: every change of edits goes through [`App::edit`], which sends them to the engine and can be undone.
 //! To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, always, has_model};
-use crate::app::{App, palette};
-use crate::engine::{Known, Mode, Request};
+use super::{Command, Context, Outcome, Why, has_model};
+use crate::app::mark::{self, Mark};
+use crate::app::{App, Effect, palette};
+use crate::engine::{Known, Request};
 use crate::lab::edit::{Edit, Place, What};
-use crate::lab::figure::Unit;
 use crate::lab::op::Op;
-use crate::lab::positions::Positions;
 use crate::model::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
@@ -65,22 +64,22 @@ pub(super) const ROWS: &[Command] = &[
     },
     Command {
         name: "ablate",
-        about: "sets the neuron under the cursor to zero",
+        about: "sets the neuron or head under the cursor to zero, or everything that is marked",
         keys: &["x"],
         context: Context::Anywhere,
         arguments: "",
         hint: "ablate",
-        enabled: has_neuron,
+        enabled: has_target,
         run: |app, _| ablate(app, Op::Zero),
     },
     Command {
         name: "ablate-mean",
-        about: "sets the neuron under the cursor to its mean over the prompt",
+        about: "sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt",
         keys: &["X"],
         context: Context::Anywhere,
         arguments: "",
         hint: "",
-        enabled: has_neuron,
+        enabled: has_target,
         run: |app, _| ablate(app, Op::Mean),
     },
     Command {
@@ -124,36 +123,6 @@ pub(super) const ROWS: &[Command] = &[
         run: delete,
     },
     Command {
-        name: "undo",
-        about: "takes the last change of edits back",
-        keys: &["u"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "undo",
-        enabled: can_undo,
-        run: undo,
-    },
-    Command {
-        name: "redo",
-        about: "brings an undone change of edits back",
-        keys: &["ctrl-r"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: can_redo,
-        run: redo,
-    },
-    Command {
-        name: "mode",
-        about: "whether a change of edits holds from now on, or as if it always had",
-        keys: &["m"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "mode",
-        enabled: always,
-        run: mode,
-    },
-    Command {
         name: "direction",
         about: "makes a direction from two files of prompts, one a line: NAME PLUS_FILE MINUS_FILE, at the cursor's layer",
         keys: &[],
@@ -166,7 +135,7 @@ pub(super) const ROWS: &[Command] = &[
 ];
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.edits.edits().is_empty() {
+    if app.history.edits().is_empty() {
         Err("there is no edit; e writes one, s steers at the cursor".into())
     } else {
         Ok(())
@@ -174,7 +143,7 @@ fn has_edits(app: &App) -> Result<(), Why> {
 }
 
 fn has_direction(app: &App) -> Result<(), Why> {
-    if app.edits.current().is_some_and(|e| e.op.directed()) {
+    if app.history.current().is_some_and(|e| e.op.directed()) {
         Ok(())
     } else {
         Err("the selected edit has no direction".into())
@@ -190,38 +159,23 @@ fn has_directions(app: &App) -> Result<(), Why> {
     }
 }
 
-fn neuron(app: &App) -> Result<(usize, u32), Why> {
+/// What x acts on: everything that is marked, else the cell under the cursor.
+fn targets(app: &App) -> Result<Vec<Mark>, Why> {
+    if !app.history.marks().is_empty() {
+        return Ok(app.history.marks().to_vec());
+    }
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
-    match (anchor.layer, anchor.unit) {
-        (Some(layer), Some(Unit::Neuron(neuron))) => Ok((usize::from(layer), neuron)),
-        (_, None | Some(Unit::Neuron(_) | Unit::Head(_) | Unit::Token(_))) => {
-            Err("x needs a neuron under the cursor; f turns to the neurons".into())
-        }
-    }
+    Mark::of(anchor)
+        .map(|m| vec![m])
+        .ok_or_else(|| "x needs a neuron or a head under the cursor; f turns to the neurons".into())
 }
 
-fn has_neuron(app: &App) -> Result<(), Why> {
-    neuron(app).map(|_| ())
-}
-
-fn can_undo(app: &App) -> Result<(), Why> {
-    if app.edits.can_undo() {
-        Ok(())
-    } else {
-        Err("there is no change of edits to take back".into())
-    }
-}
-
-fn can_redo(app: &App) -> Result<(), Why> {
-    if app.edits.can_redo() {
-        Ok(())
-    } else {
-        Err("there is no undone change to bring back".into())
-    }
+fn has_target(app: &App) -> Result<(), Why> {
+    targets(app).map(|_| ())
 }
 
 fn toggle(app: &mut App, text: &str) -> Outcome {
-    let count = app.edits.edits().len();
+    let count = app.history.edits().len();
     let number: usize = text
         .trim()
         .parse()
@@ -229,12 +183,12 @@ fn toggle(app: &mut App, text: &str) -> Outcome {
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Why(format!("there is no edit {number}; there are {count}")));
     };
-    app.edits.selected = index;
+    app.history.selected = index;
     toggle_selected(app, "")
 }
 
 fn toggle_selected(app: &mut App, _: &str) -> Outcome {
-    let index = app.edits.selected;
+    let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
             edit.on = !edit.on;
@@ -243,7 +197,7 @@ fn toggle_selected(app: &mut App, _: &str) -> Outcome {
 }
 
 fn strengthen(app: &mut App, by: f32) -> Outcome {
-    let index = app.edits.selected;
+    let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
             edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
@@ -258,7 +212,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
         .ok()
         .filter(|v: &f32| v.is_finite())
         .ok_or_else(|| Why(format!("`{text}` is no number")))?;
-    let index = app.edits.selected;
+    let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
             edit.strength = value;
@@ -266,25 +220,47 @@ fn strength(app: &mut App, text: &str) -> Outcome {
     }))
 }
 
-/// Adds an edit, or switches the equal one that is there.
-fn add(app: &mut App, edit: Edit) -> Outcome {
-    let same = app
-        .edits
-        .edits()
+/// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
+fn add_all(app: &mut App, more: Vec<Edit>) -> Vec<Effect> {
+    let rows = app.history.edits();
+    let found = |edit: &Edit| {
+        let line = edit.to_string();
+        rows.iter().position(|e| e.to_string() == line)
+    };
+    let places: Vec<Option<usize>> = more.iter().map(found).collect();
+    let all_on = places
         .iter()
-        .position(|e| e.to_string() == edit.to_string());
-    let index = same.unwrap_or(app.edits.edits().len());
-    let effects = app.edit(|edits| match same.and_then(|i| edits.get_mut(i)) {
-        Some(there) => there.on = !there.on,
-        None => edits.push(edit),
+        .all(|p| p.and_then(|i| rows.get(i)).is_some_and(|e| e.on));
+    let last = match places.last() {
+        Some(Some(index)) => *index,
+        _ => {
+            rows.len()
+                + places
+                    .iter()
+                    .filter(|p| p.is_none())
+                    .count()
+                    .saturating_sub(1)
+        }
+    };
+    let effects = app.edit(|edits| {
+        for (place, edit) in places.iter().zip(more) {
+            match place.and_then(|i| edits.get_mut(i)) {
+                Some(there) => there.on = !all_on,
+                None => edits.push(edit),
+            }
+        }
     });
-    app.edits.selected = index;
-    Ok(effects)
+    app.history.selected = last;
+    effects
+}
+
+fn add(app: &mut App, edit: Edit) -> Outcome {
+    Ok(add_all(app, vec![edit]))
 }
 
 fn ablate(app: &mut App, op: Op) -> Outcome {
-    let (layer, neuron) = neuron(app)?;
-    add(app, Edit::ablate(op, layer, neuron))
+    let marks = targets(app)?;
+    Ok(add_all(app, mark::edits(op, &marks)))
 }
 
 fn steer(app: &mut App, text: &str) -> Outcome {
@@ -323,15 +299,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
 
 /// Adds a direction at a place, everywhere in the text.
 pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
-    Edit {
-        op: Op::Add,
-        what: What::Direction(direction.to_string()),
-        place,
-        positions: Positions::All,
-        phase: None,
-        strength: 1.0,
-        on: true,
-    }
+    Edit::new(Op::Add, What::Direction(direction.to_string()), place)
 }
 
 fn edit(app: &mut App, text: &str) -> Outcome {
@@ -344,8 +312,8 @@ fn edit(app: &mut App, text: &str) -> Outcome {
 
 /// The next operation that works with the same thing: with a direction, or with units.
 fn operation(app: &mut App, _: &str) -> Outcome {
-    let index = app.edits.selected;
-    let Some(edit) = app.edits.current().cloned() else {
+    let index = app.history.selected;
+    let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());
     };
     let home = app.home_of(edit.direction());
@@ -374,37 +342,12 @@ fn operation(app: &mut App, _: &str) -> Outcome {
 }
 
 fn delete(app: &mut App, _: &str) -> Outcome {
-    let index = app.edits.selected;
+    let index = app.history.selected;
     Ok(app.edit(|edits| {
         if index < edits.len() {
             edits.remove(index);
         }
     }))
-}
-
-fn undo(app: &mut App, _: &str) -> Outcome {
-    app.edits.undo();
-    Ok(app.send_edits())
-}
-
-fn redo(app: &mut App, _: &str) -> Outcome {
-    app.edits.redo();
-    Ok(app.send_edits())
-}
-
-fn mode(app: &mut App, _: &str) -> Outcome {
-    app.mode = match app.mode {
-        Mode::FromNow => Mode::AsIfAlways,
-        Mode::AsIfAlways => Mode::FromNow,
-    };
-    if app.mode == Mode::AsIfAlways && app.edits.active() > 0 {
-        return Ok(app.send_edits());
-    }
-    app.inform(match app.mode {
-        Mode::FromNow => "a change of edits holds from the next token on",
-        Mode::AsIfAlways => "a change of edits reads the whole text again under it",
-    });
-    Ok(vec![])
 }
 
 fn direction(app: &mut App, text: &str) -> Outcome {

@@ -277,7 +277,7 @@ fn copy(app: &mut App, _: &str) -> Outcome {
         Pane::Figure(_) | Pane::Cell => app.reading().map(|r| r.label),
         Pane::Transcript | Pane::Edits => None,
     };
-    let text = match (text, app.focus, app.edits.current()) {
+    let text = match (text, app.focus, app.history.current()) {
         (_, Pane::Edits, Some(edit)) => edit.to_string(),
         (Some(label), _, _) => label,
         (None, _, _) => app

@@ -6,6 +6,7 @@
 #![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
 mod edits;
+mod experiment;
 mod figure;
 mod global;
 mod text;
@@ -116,6 +117,7 @@ impl Command {
 pub const COMMANDS: &[&[Command]] = &[
     text::ROWS,
     edits::ROWS,
+    experiment::ROWS,
     figure::ROWS,
     view::ROWS,
     global::ROWS,

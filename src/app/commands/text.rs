@@ -284,8 +284,7 @@ fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Why> {
 }
 
 fn sample(app: &mut App, sampling: Sampling) -> Vec<Effect> {
-    app.sampling = sampling;
-    vec![app.ask(Request::Sampling(sampling))]
+    app.change(|state| state.sampling = sampling)
 }
 
 fn temperature(app: &mut App, text: &str) -> Outcome {
@@ -297,7 +296,7 @@ fn temperature(app: &mut App, text: &str) -> Outcome {
         app,
         Sampling {
             temperature,
-            ..app.sampling
+            ..app.history.sampling()
         },
     ))
 }
@@ -308,7 +307,7 @@ fn seed(app: &mut App, text: &str) -> Outcome {
         app,
         Sampling {
             seed,
-            ..app.sampling
+            ..app.history.sampling()
         },
     ))
 }
@@ -322,7 +321,7 @@ fn top_p(app: &mut App, text: &str) -> Outcome {
         app,
         Sampling {
             top_p,
-            ..app.sampling
+            ..app.history.sampling()
         },
     ))
 }
@@ -333,7 +332,7 @@ fn top_k(app: &mut App, text: &str) -> Outcome {
         app,
         Sampling {
             top_k,
-            ..app.sampling
+            ..app.history.sampling()
         },
     ))
 }

@@ -52,7 +52,7 @@ impl Worker {
             true
         } else {
             let step = shadow.writer.step(bench, &Needs::default())?;
-            shadow.tokens.push(written_token(bench, step.choice));
+            shadow.tokens.push(written_token(bench, step.choice, &[]));
             shadow.left -= 1;
             shadow.left == 0 || bench.model.is_end(step.choice.id)
         };

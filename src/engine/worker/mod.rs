@@ -4,6 +4,8 @@
 //! older one; a panic or a cancellation leaves the model loaded and the text as it was before the turn.
 
 mod baseline;
+mod changes;
+mod kept;
 mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,21 +15,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Known, Loaded, Loading, Mode, Prompt, Question, Request, Slot, Update};
+use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::bench::Bench;
-use crate::lab::contrast::{Contrast, Measure, Method};
 use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
 use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
-use crate::lab::writer::{Needs, Writer};
+use crate::lab::writer::{Beside, Needs, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
+use kept::Kept;
 use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
@@ -66,7 +68,10 @@ pub(super) struct Worker {
     goal: Option<Goal>,
     baseline: Option<Shadow>,
     receipts_due: bool,
+    /// What runs beside a text.
+    beside: Beside,
     check: Option<Check>,
+    kept: Kept,
 }
 
 impl Worker {
@@ -88,7 +93,9 @@ impl Worker {
             goal: None,
             baseline: None,
             receipts_due: false,
+            beside: Beside::default(),
             check: None,
+            kept: Kept::default(),
         }
     }
 
@@ -227,6 +234,7 @@ impl Worker {
                 Ok(())
             }
             Request::Rewind { position } => self.rewind(position),
+            Request::Restore(number) => self.restore(number),
             Request::Sampling(sampling) => {
                 self.sampling = sampling;
                 if let Some(writer) = &mut self.writer {
@@ -255,6 +263,8 @@ impl Worker {
                 Ok(())
             }
             Request::Baseline => self.begin_baseline(),
+            Request::Beside(beside) => self.set_beside(beside),
+            Request::Group { name, set, save } => self.group(name, set, save.as_deref()),
             Request::Direction {
                 name,
                 plus,
@@ -295,6 +305,7 @@ impl Worker {
         };
         self.bench = Some(bench);
         self.writer = None;
+        self.kept = Kept::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
     }
@@ -324,15 +335,17 @@ impl Worker {
 
     fn generate(&mut self, prompt: Prompt, count: usize) -> Result<()> {
         self.stop();
-        let (edits, sampling) = (self.edits.clone(), self.sampling);
+        let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.beside);
         let bench = self.bench()?;
         let tokens = match prompt {
             Prompt::Text(text) => bench.model.encode(&text, false)?,
             Prompt::Chat(text) => bench.model.encode(&text, true)?,
             Prompt::Ids(ids) => ids,
         };
-        let writer = Writer::begin(bench, tokens, Schedule::always(edits), sampling)?;
-        let tokens = prompt_tokens(bench, &writer.run);
+        let schedule = Schedule::always(edits);
+        let writer = Writer::begin_beside(bench, tokens, schedule, sampling, beside)?;
+        let tokens = prompt_tokens(bench, &writer);
+        self.keep();
         self.writer = Some(writer);
         self.check = None;
         self.tell(Update::Began(tokens));
@@ -397,7 +410,7 @@ impl Worker {
                 ));
             }
         }
-        let token = written_token(bench, step.choice);
+        let token = written_token(bench, step.choice, &step.fired);
         let receipts = writer.receipts().to_vec();
         let ended = bench.model.is_end(step.choice.id);
         if let Some(goal) = &mut self.goal {
@@ -486,88 +499,16 @@ impl Worker {
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.goal = None;
         let (writer, bench) = self.writer()?;
+        let before = writer.run.clone();
         writer.rewind(bench, position)?;
         let left = writer.run.tokens.len();
         let receipts = writer.receipts().to_vec();
+        let fired = writer.fired().to_vec();
+        self.shelve(before);
         self.tell(Update::Rewound(left));
         self.tell(Update::Receipts(receipts));
-        self.refresh();
-        Ok(())
-    }
-
-    fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
-        let Ok((writer, bench)) = self.writer() else {
-            self.edits = edits;
-            self.tell(Update::Edited {
-                boundary: None,
-                receipts: Vec::new(),
-            });
-            return Ok(());
-        };
-        let boundary = match mode {
-            Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
-            Mode::AsIfAlways => {
-                writer.edit_always(bench, edits.clone())?;
-                None
-            }
-        };
-        let receipts = writer.receipts().to_vec();
-        self.edits = edits;
-        self.tell(Update::Edited { boundary, receipts });
-        if mode == Mode::AsIfAlways {
-            self.check = None;
-            self.refresh();
-        }
-        self.receipts_due = true;
-        Ok(())
-    }
-
-    fn measure_receipts(&mut self) -> Result<()> {
-        let (writer, bench) = self.writer()?;
-        let mut measured = bench.receipts(&writer.run)?;
-        // Counts are those of the text as it was written, not of the measuring pass.
-        for (own, kept) in measured.iter_mut().zip(writer.receipts()) {
-            own.fired = kept.fired;
-            own.relative = kept.relative;
-        }
-        self.tell(Update::Receipts(measured));
-        Ok(())
-    }
-
-    fn direction(
-        &mut self,
-        name: String,
-        plus: &[String],
-        minus: &[String],
-        chat: bool,
-        layer: usize,
-        save: Option<std::path::PathBuf>,
-    ) -> Result<()> {
-        let deliver = self.deliver.clone();
-        let bench = self.bench()?;
-        if layer >= bench.model.card.layers {
-            return Err(Error::argument(
-                "layer",
-                layer.to_string(),
-                format!("0 to {}", bench.model.card.layers - 1),
-            ));
-        }
-        bench.progress = Some(Box::new(move |done| {
-            let _listening = deliver(Update::Working {
-                slot: "direction",
-                done,
-            });
-        }));
-        let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));
-        bench.progress = None;
-        let made = contrast?.direction(Method::Mean, bench)?;
-        if let Some(path) = &save {
-            made.save(path)?;
-        }
-        let told = known(&name, &made);
-        bench.directions.insert(name, made);
-        self.tell(Update::Direction(told));
-        // Live figures may be about directions.
+        self.tell(Update::Fired(fired));
+        self.tell_beside();
         self.refresh();
         Ok(())
     }

@@ -2,27 +2,40 @@
 //!
 //! Invariant: bytes come from the tokenizer unchanged; whoever shows them makes them safe.
 
-use crate::engine::Token;
+use crate::engine::{Rival, Token};
 use crate::lab::bench::Bench;
-use crate::lab::run::Run;
-use crate::lab::writer::Choice;
+use crate::lab::receipt::Fired;
+use crate::lab::writer::{Choice, Writer};
 
-/// The tokens of a prompt.
-pub(super) fn prompt_tokens(bench: &Bench, run: &Run) -> Vec<Token> {
-    let token = |(position, id): (usize, &u32)| Token {
-        position,
+/// The tokens of a text, with what its edits did where it was just read.
+pub(super) fn prompt_tokens(bench: &Bench, writer: &Writer) -> Vec<Token> {
+    let mut tokens = plain_tokens(bench, 0, &writer.run.tokens);
+    for fired in writer.fired() {
+        if let Some(token) = tokens.get_mut(fired.position) {
+            token.fired.push(*fired);
+        }
+    }
+    tokens
+}
+
+/// Tokens of which nothing more is known, the first at a position.
+pub(super) fn plain_tokens(bench: &Bench, first: usize, ids: &[u32]) -> Vec<Token> {
+    let token = |(i, id): (usize, &u32)| Token {
+        position: first + i,
         id: *id,
         bytes: bench.model.bytes(*id),
         special: special(bench, *id),
         logprob: None,
         rank: None,
         kl: None,
+        fired: Vec::new(),
+        other: None,
     };
-    run.tokens.iter().enumerate().map(token).collect()
+    ids.iter().enumerate().map(token).collect()
 }
 
 /// A token the model chose.
-pub(super) fn written_token(bench: &Bench, choice: Choice) -> Token {
+pub(super) fn written_token(bench: &Bench, choice: Choice, fired: &[Fired]) -> Token {
     Token {
         position: choice.position,
         id: choice.id,
@@ -31,6 +44,13 @@ pub(super) fn written_token(bench: &Bench, choice: Choice) -> Token {
         logprob: Some(choice.logprob),
         rank: Some(choice.rank),
         kl: choice.kl,
+        fired: fired.to_vec(),
+        other: choice.other.map(|other| Rival {
+            id: other.id,
+            bytes: bench.model.bytes(other.id),
+            special: special(bench, other.id),
+            logprob: other.logprob,
+        }),
     }
 }
 

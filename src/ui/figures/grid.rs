@@ -71,7 +71,7 @@ fn brief(value: f32) -> String {
 /// One drawing under way.
 struct Paint<'a> {
     grid: &'a Grid,
-    view: &'a View,
+    view: &'a View<'a>,
     theme: &'a Theme,
     plan: &'a Plan,
     area: Rect,
@@ -196,6 +196,10 @@ impl Paint<'_> {
                 self.number_style(place01, repeats)
             };
             self.put(x, y, " ", style);
+            if self.view.marked(anchor) {
+                let (glyph, accent) = (self.theme.glyphs.mark(), self.theme.style(Role::Accent));
+                self.put(x, y, glyph, style.patch(accent));
+            }
             if at_cursor && self.view.focused {
                 let style = self.theme.style(Role::Cursor);
                 self.put(x + 1, y, &text, style);
@@ -227,6 +231,14 @@ impl Paint<'_> {
         } else {
             Role::Muted
         });
+        let marked = self
+            .cell(column, place)
+            .is_some_and(|cell| self.view.marked(cell.anchor));
+        let open = if marked {
+            self.theme.glyphs.mark()
+        } else {
+            open
+        };
         self.put(x, y, open, style);
         self.put(x + self.plan.cell, y, close, style);
     }
@@ -454,7 +466,7 @@ mod tests {
         ((0..high).map(line).collect(), hits, buf)
     }
 
-    fn at(layer: usize, position: usize) -> View {
+    fn at(layer: usize, position: usize) -> View<'static> {
         View {
             cursor: Some(Anchor::cell(layer, position)),
             focused: true,

@@ -15,11 +15,12 @@ use crate::lab::figure::{Anchor, Body, Figure};
 use crate::ui::theme::Theme;
 
 pub use crate::app::Density;
+use crate::app::mark::Mark;
 pub use crate::export::number::{compact, significant};
 
 /// How a figure is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct View<'a> {
     /// The cell under the cursor; without one, the newest columns show.
     pub cursor: Option<Anchor>,
     /// Column and row of that cell in a grid, where they are known: titles may share an anchor, or have none.
@@ -36,6 +37,16 @@ pub struct View {
     pub first_column: Option<usize>,
     /// The first line drawn of a text, and of a table without a cursor row.
     pub first_line: usize,
+    /// What is marked, sorted.
+    pub marks: &'a [Mark],
+}
+
+impl View<'_> {
+    /// Whether a cell stands for something that is marked.
+    fn marked(&self, anchor: Anchor) -> bool {
+        !self.marks.is_empty()
+            && Mark::of(anchor).is_some_and(|mark| self.marks.binary_search(&mark).is_ok())
+    }
 }
 
 /// Where things were drawn.
@@ -103,7 +114,7 @@ mod tests {
         assert_eq!(Density::Colour.more().more().more(), Density::Full);
     }
 
-    fn views() -> impl Strategy<Value = View> {
+    fn views() -> impl Strategy<Value = View<'static>> {
         let cursor = proptest::option::of((0_usize..6, 0_usize..8, 0_u32..30));
         let density = prop_oneof![
             Just(Density::Full),
@@ -130,6 +141,7 @@ mod tests {
                     flip,
                     first_column,
                     first_line,
+                    marks: &[],
                 },
             )
     }

@@ -124,6 +124,12 @@ pub(super) fn draw(
             buf.set_stringn(x, y, text, column.wide, style);
             x += (column.wide + GAP) as u16;
         }
+        if view.marked(row.anchor) {
+            // In the gap after the first column, where no entry stands.
+            let x = area.x + columns.first().map_or(0, |c| c.wide as u16 + 1);
+            let room = usize::from(area.right().saturating_sub(x)).min(1);
+            buf.set_stringn(x, y, theme.glyphs.mark(), room, theme.style(Role::Accent));
+        }
         if row.anchor != Anchor::default() {
             hits.cells.push((line, row.anchor));
         }
@@ -263,7 +269,7 @@ mod tests {
         ((0..high).map(line).collect(), hits)
     }
 
-    fn at(position: usize, layer: usize, unit: u32) -> View {
+    fn at(position: usize, layer: usize, unit: u32) -> View<'static> {
         let cursor = Anchor::cell(layer, position).with(Unit::Neuron(unit));
         View {
             cursor: Some(cursor),

@@ -9,7 +9,6 @@ use super::{Canvas, fold, put};
 use crate::app::App;
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
-use crate::engine::Mode;
 use crate::lab::edit::Edit;
 use crate::lab::receipt::Receipt;
 use crate::text;
@@ -23,16 +22,13 @@ const FULL: f32 = 4.0;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);
-    let mode = match app.mode {
-        Mode::FromNow => " from now ",
-        Mode::AsIfAlways => " as if always ",
-    };
+    let mode = format!(" {} ", app.history.mode().name());
     let right = Line::from(canvas.span(mode, Role::Accent));
     let inner = canvas.frame(pane, &left, &right, &Line::default());
     if inner.is_empty() {
         return;
     }
-    if app.edits.edits().is_empty() {
+    if app.history.edits().is_empty() {
         let words = "No edits. s steers at the cursor's layer, x ablates the neuron under the cursor, e writes one.";
         let lines: Vec<Line> = fold(words, usize::from(inner.width))
             .into_iter()
@@ -48,7 +44,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         .is_some_and(|b| *b >= app.transcript.tokens.len());
     let wide = inner.width >= 84;
     let mut rows: Vec<(usize, Line)> = Vec::new();
-    for (i, edit) in app.edits.edits().iter().enumerate() {
+    for (i, edit) in app.history.edits().iter().enumerate() {
         let given = receipt_of(app, i, edit);
         let idle = given.is_some_and(Receipt::idle) && !waiting;
         let mut first = head(canvas, i, edit, usize::from(inner.width), wide, idle);
@@ -73,7 +69,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let high = usize::from(inner.height);
     let last = rows
         .iter()
-        .rposition(|(i, _)| *i == app.edits.selected)
+        .rposition(|(i, _)| *i == app.history.selected)
         .unwrap_or(0);
     let first = (last + 1).saturating_sub(high);
     for (row, (_, line)) in rows.iter().skip(first).take(high).enumerate() {
@@ -98,7 +94,7 @@ fn head(
     idle: bool,
 ) -> Line<'static> {
     let app = canvas.app;
-    let selected = index == app.edits.selected;
+    let selected = index == app.history.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
     let role = match (selected && app.focus == Pane::Edits, edit.on, idle) {
         (true, _, _) => Role::Selection,
@@ -155,6 +151,9 @@ fn head(
 }
 
 fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'static>> {
+    if !receipt.active {
+        return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
+    }
     if receipt.idle() && waiting {
         return vec![canvas.span(
             "from the next token on: c goes on, R starts anew",
@@ -162,10 +161,12 @@ fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'stati
         )];
     }
     if receipt.idle() {
-        return vec![canvas.span("on, but it never fired: nothing was changed", Role::Error)];
-    }
-    if !receipt.active {
-        return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
+        let words = if receipt.fired == 0 {
+            "never fired"
+        } else {
+            "changed nothing"
+        };
+        return vec![canvas.span(format!("on, but {words}: {}", receipt.why), Role::Error)];
     }
     let kl = receipt.kl.map_or_else(
         || " KL …".to_string(),

@@ -56,6 +56,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             .copied()
             .filter(|_| !app.cursor.follow),
         first_line: spot.map_or(0, |s| s.row),
+        marks: app.history.marks(),
     };
     let hits = figures::draw(figure, &view, canvas.theme, inner, canvas.buf);
     if let Some(first) = hits.first_column {
@@ -124,7 +125,7 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
             ("The model is being loaded.".into(), String::new())
         }
         (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
-        (None, true) if !instrument(slot).is_ok_and(|i| shown.arguments.need_text(i)) => (
+        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => (
             format!("{about}."),
             "o sets its parameters and asks.".to_string(),
         ),

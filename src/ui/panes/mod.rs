@@ -179,6 +179,12 @@ impl Canvas<'_> {
                 }
             }
         }
+        // The rest of the line is the figure's own title.
+        let width = usize::from(app.wish().width);
+        around(
+            &mut names,
+            if self.tabs { width / 2 } else { width * 3 / 10 },
+        );
         let focused = app.focus == pane && app.overlay.is_none();
         let mut spans = vec![Span::raw(" ")];
         for (name, here) in names {
@@ -196,6 +202,22 @@ impl Canvas<'_> {
             spans.push(Span::raw(" "));
         }
         Line::from(spans)
+    }
+}
+
+/// Drops the names furthest from the one that is here until they fit, so that it shows whatever the list holds.
+fn around(names: &mut Vec<(String, bool)>, room: usize) {
+    let columns = |names: &[(String, bool)]| {
+        let each = names.iter().map(|(name, _)| text::width(name) + 1);
+        each.sum::<usize>()
+    };
+    while names.len() > 1 && columns(names) > room {
+        let here = names.iter().position(|(_, here)| *here).unwrap_or(0);
+        if here > names.len() - 1 - here {
+            names.remove(0);
+        } else {
+            names.pop();
+        }
     }
 }
 

@@ -131,6 +131,14 @@ impl Glyphs {
             Self::Ascii => [">", "<"],
         }
     }
+
+    /// What stands beside something that the user marked.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Unicode => "◆",
+            Self::Ascii => "*",
+        }
+    }
 }
 
 #[cfg(test)]

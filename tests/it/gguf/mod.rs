@@ -658,7 +658,7 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
         )?;
         assert_ne!(edited, expected, "{name}: edits change what is written");
         // Those that read files of prompts are about the same passes.
-        let about_text = |of: &&&dyn Instrument| Arguments::default().need_text(**of);
+        let about_text = |of: &&&dyn Instrument| of.needs_prompt(&Arguments::default());
         for of in INSTRUMENTS.iter().filter(about_text) {
             let figure = of.observe(&Run::plain(ids.clone()), &Arguments::default(), &mut bench)?;
             assert_eq!(figure.provenance.dtype, name, "{}", of.name());

@@ -1,0 +1,219 @@
+//! Commands about the experiment as a whole: undo, redo, the mode, marks, and presets of edits.
+//!
+//! Invariant: every change goes through [`App::change`], so that one undo takes it back. To add a command, add a row.
+
+use std::path::{Path, PathBuf};
+
+use super::{Command, Context, Outcome, Why, always};
+use crate::app::history::Way;
+use crate::app::mark::{self, Mark};
+use crate::app::{App, Effect};
+use crate::engine::Mode;
+use crate::lab::preset::Preset;
+
+pub(super) const ROWS: &[Command] = &[
+    Command {
+        name: "undo",
+        about: "takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced",
+        keys: &["u"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "undo",
+        enabled: can_undo,
+        run: |app, _| Ok(app.step(Way::Back)),
+    },
+    Command {
+        name: "redo",
+        about: "brings back what was undone",
+        keys: &["ctrl-r"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "redo",
+        enabled: can_redo,
+        run: |app, _| Ok(app.step(Way::Forth)),
+    },
+    Command {
+        name: "mode",
+        about: "whether a change of edits holds from now on, or as if it always had",
+        keys: &["m"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "mode",
+        enabled: always,
+        run: mode,
+    },
+    Command {
+        name: "mark",
+        about: "marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked",
+        keys: &["a"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "mark",
+        enabled: has_unit,
+        run: mark,
+    },
+    Command {
+        name: "unmark",
+        about: "takes every mark away",
+        keys: &["A"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "unmark all",
+        enabled: has_marks,
+        run: unmark,
+    },
+    Command {
+        name: "save-edits",
+        about: "writes the edits, on and off, and the mode to a TOML file",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "FILE",
+        hint: "",
+        enabled: has_edits,
+        run: save,
+    },
+    Command {
+        name: "load-edits",
+        about: "puts the edits and the mode of a TOML file in the place of these",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "FILE",
+        hint: "",
+        enabled: super::has_model,
+        run: load,
+    },
+];
+
+fn settled(app: &App) -> Result<(), Why> {
+    if app.restoring() {
+        Err("a text is being brought back; wait for it".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn can_undo(app: &App) -> Result<(), Why> {
+    settled(app)?;
+    if app.history.can(Way::Back) {
+        Ok(())
+    } else {
+        Err("there is no change to take back".into())
+    }
+}
+
+fn can_redo(app: &App) -> Result<(), Why> {
+    settled(app)?;
+    if app.history.can(Way::Forth) {
+        Ok(())
+    } else {
+        Err("there is no undone change to bring back".into())
+    }
+}
+
+fn unit(app: &App) -> Result<Mark, Why> {
+    let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
+    Mark::of(anchor)
+        .ok_or_else(|| "a needs a neuron or a head under the cursor; f turns to the neurons".into())
+}
+
+fn has_unit(app: &App) -> Result<(), Why> {
+    unit(app).map(|_| ())
+}
+
+fn has_marks(app: &App) -> Result<(), Why> {
+    if app.history.marks().is_empty() {
+        Err("nothing is marked; a marks the neuron under the cursor".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn has_edits(app: &App) -> Result<(), Why> {
+    if app.history.edits().is_empty() {
+        Err("there is no edit to save; e writes one, s steers at the cursor".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn mode(app: &mut App, _: &str) -> Outcome {
+    let effects = app.change(|state| state.mode = state.mode.other());
+    if effects.is_empty() {
+        app.inform(match app.history.mode() {
+            Mode::FromNow => "a change of edits holds from the next token on",
+            Mode::AsIfAlways => "a change of edits reads the whole text again under it",
+        });
+    }
+    Ok(effects)
+}
+
+fn mark(app: &mut App, _: &str) -> Outcome {
+    let mark = unit(app)?;
+    let effects = app.change(|state| match state.marks.binary_search(&mark) {
+        Ok(index) => {
+            state.marks.remove(index);
+        }
+        Err(index) => state.marks.insert(index, mark),
+    });
+    Ok(effects)
+}
+
+fn unmark(app: &mut App, _: &str) -> Outcome {
+    let gone = mark::count(app.history.marks());
+    let effects = app.change(|state| state.marks.clear());
+    app.inform(format!("unmarked: {gone}; u marks them again"));
+    Ok(effects)
+}
+
+/// A file name with `.toml` at its end.
+fn file(text: &str) -> PathBuf {
+    let path = Path::new(text.trim());
+    if path.extension().is_some() {
+        path.to_path_buf()
+    } else {
+        path.with_extension("toml")
+    }
+}
+
+fn save(app: &mut App, text: &str) -> Outcome {
+    let card = app.model.as_ref().map(|m| &m.card);
+    let preset = Preset {
+        model: card.map_or_else(String::new, |c| c.name.clone()),
+        revision: card.map_or_else(String::new, |c| c.revision.clone()),
+        mode: app.history.mode(),
+        edits: app.history.edits().to_vec(),
+    };
+    Ok(vec![Effect::Write(
+        file(text),
+        preset.to_string().into_bytes(),
+    )])
+}
+
+fn load(app: &mut App, text: &str) -> Outcome {
+    let path = file(text);
+    let preset = Preset::load(&path)?;
+    let card = app.model.as_ref().map(|m| &m.card);
+    let caution = card.and_then(|c| preset.caution(&path, c));
+    if let Some(card) = card {
+        for edit in &preset.edits {
+            edit.place.addresses(card.layers)?;
+        }
+    }
+    let (count, on) = (
+        preset.edits.len(),
+        preset.edits.iter().filter(|e| e.on).count(),
+    );
+    let effects = app.change(|state| {
+        state.edits = preset.edits;
+        state.mode = preset.mode;
+    });
+    app.history.selected = 0;
+    match caution {
+        Some(caution) => app.warn(caution),
+        None => app.inform(format!(
+            "{}: {count} edits, {on} of them on; u takes them back",
+            path.display()
+        )),
+    }
+    Ok(effects)
+}

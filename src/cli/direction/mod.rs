@@ -1,0 +1,117 @@
+//! `lmscope direction`: makes a direction from two files of prompts, from demonstrations of a task, or from other directions.
+//!
+//! Invariant: the file says on which model, where, how and from how many prompts it was measured, and is refused elsewhere.
+//! To add a method on two lists of prompts, add it to `lab/contrast.rs`; on demonstrations, to `lab/task_vector.rs`.
+
+mod prompts;
+mod shots;
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::{Subcommand, arguments, output};
+use crate::error::{Error, Result};
+use crate::lab::combine::combine;
+use crate::lab::contrast::Method;
+use crate::lab::direction::Direction;
+use crate::lab::task_vector::InContext;
+
+/// The row.
+pub const DIRECTION: Subcommand = Subcommand {
+    name: "direction",
+    about: "Makes a direction: from two lists of prompts (difference of means, PCA, in-context vector, CAA), from demonstrations of a task (task vector, function vector, layer average), or from other directions",
+    arguments: build,
+    run,
+};
+
+/// What takes the place of the two lists.
+const OTHERWISE: [&str; 2] = ["demos", "combine"];
+
+fn build(command: Command) -> Command {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    let methods: Vec<&str> = Method::names()
+        .into_iter()
+        .chain(InContext::names())
+        .collect();
+    let command = arguments::model(command)
+        .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
+        .arg(file("minus", "Prompts that do not, one a line").required_unless_present_any(OTHERWISE))
+        .arg(Arg::new("layer").long("layer").value_name("LAYERS").required_unless_present_any(OTHERWISE).help("Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given"))
+        .arg(Arg::new("method").long("method").value_name("METHOD").value_parser(methods).help("mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average"))
+        .arg(Arg::new("site").long("site").value_name("SITE").help("Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
+        .arg(Arg::new("positions").long("positions").value_name("POSITIONS").allow_hyphen_values(true).default_value("last").help("Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them"))
+        .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
+    shots::arguments(command)
+        .arg(Arg::new("combine").long("combine").value_name("SUM").conflicts_with_all(["plus", "minus", "method"]).help("Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs"))
+        .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
+        .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+}
+
+fn run(matches: &ArgMatches) -> Result<()> {
+    if matches.contains_id("combine") {
+        return sum(matches);
+    }
+    if matches.contains_id("demos") {
+        return shots::run(matches);
+    }
+    prompts::run(matches)
+}
+
+fn sum(matches: &ArgMatches) -> Result<()> {
+    let text = arguments::text(matches, "combine");
+    crate::lab::combine::parse(text)?;
+    let mut bench = arguments::open(matches)?;
+    let direction = combine(&bench, text)?;
+    let path = write(matches, direction.clone())?;
+    output::note(&format!(
+        "{}: {text}, at {}, length {:.3}.",
+        path.display(),
+        direction.places(),
+        direction.norm()
+    ));
+    if matches.contains_id("demos") {
+        shots::judge(matches, &mut bench, &direction)?;
+    }
+    Ok(())
+}
+
+/// Writes a direction where the user wants it.
+fn write(matches: &ArgMatches, mut direction: Direction) -> Result<PathBuf> {
+    let named = || PathBuf::from(format!("{}.safetensors", arguments::text(matches, "name")));
+    let path = matches
+        .get_one::<PathBuf>("output")
+        .cloned()
+        .unwrap_or_else(named);
+    direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
+    direction.save(&path)?;
+    Ok(path)
+}
+
+/// `3`, `2-5` or `all`.
+fn layers(given: &str, count: usize) -> Result<Vec<usize>> {
+    let bad = || {
+        Error::argument(
+            "--layer",
+            given,
+            format!("a layer from 0 to {}, A-B, or all", count - 1),
+        )
+    };
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| bad());
+    let (first, last) = match given.split_once('-') {
+        _ if given == "all" || given == "*" => (0, count - 1),
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(given)?, number(given)?),
+    };
+    if first > last || last >= count {
+        return Err(bad());
+    }
+    Ok((first..=last).collect())
+}

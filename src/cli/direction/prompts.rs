@@ -1,0 +1,99 @@
+//! `lmscope direction --plus FILE --minus FILE`: a direction from two lists of prompts.
+//!
+//! Invariant: an answer-letter direction is measured where the two sides' letters stand, or refused.
+//! To add a method, add it to `lab/contrast.rs`.
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+
+use super::{arguments, layers, output, write};
+use crate::error::{Error, Result};
+use crate::lab::contrast::{Contrast, Measure, Method, check_letters};
+use crate::lab::positions::Positions;
+use crate::model::site::site_named;
+
+pub(super) fn run(matches: &ArgMatches) -> Result<()> {
+    let prompts = |name: &str| {
+        matches
+            .get_one::<PathBuf>(name)
+            .map_or_else(|| Ok(Vec::new()), |path| lines(path))
+    };
+    let (plus, minus) = (prompts("plus")?, prompts("minus")?);
+    let method: Method = match arguments::text(matches, "method") {
+        "" => Method::Mean,
+        name => name.parse().map_err(|_| {
+            let expected = format!(
+                "one of {}, or --demos FILE beside it",
+                Method::names().join(", ")
+            );
+            Error::argument("--method", name, expected)
+        })?,
+    };
+    let site = matches
+        .get_one::<String>("site")
+        .map_or_else(|| Ok(method.site()), |name| site_named(name))?;
+    let positions: Positions = arguments::text(matches, "positions").parse()?;
+    let chat = matches.get_flag("chat");
+    if method == Method::Caa && chat {
+        return Err(Error::argument(
+            "--chat",
+            "true",
+            "texts with their turn marks written out, because the answer's letter stands in the reply; leave --chat out",
+        ));
+    }
+    let mut bench = arguments::open(matches)?;
+    if method == Method::Caa {
+        check_letters(&bench.model, &plus, &minus, &positions)?;
+    }
+    let measure = Measure {
+        site,
+        layers: layers(arguments::text(matches, "layer"), bench.model.card.layers)?,
+        positions,
+        chat,
+    };
+    arguments::show_progress(&mut bench, "direction");
+    let contrast = Contrast::measure(&mut bench, &plus, &minus, measure);
+    bench.progress = None;
+    output::clear_status();
+    let direction = contrast?.direction(method, &bench)?;
+    let path = write(matches, direction.clone())?;
+    let file = path.display();
+    let place = direction.rows[0].0;
+    let usage = match method {
+        Method::Icv => format!("--edit 'icv:{file}@mlp_out.*:all*0.1'"),
+        // At every position after the user's prompt: its last token, and what is written.
+        Method::Caa => {
+            format!("--edit 'add:{file}@{place}:last' --edit 'add:{file}@{place}:generated'")
+        }
+        Method::Mean | Method::Pca | Method::PcaDiff => {
+            format!("--edit 'add:{file}@{place}' or --edit 'project_out:{file}@writes'")
+        }
+    };
+    output::note(&format!(
+        "{file}: {method}, from {} and {} prompts at {}, length {:.3}. Use it as {usage}.",
+        plus.len(),
+        minus.len(),
+        direction.places(),
+        direction.norm(),
+    ));
+    Ok(())
+}
+
+/// The prompts of a file: one a line, empty lines left out.
+fn lines(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let prompts: Vec<String> = text
+        .lines()
+        .filter(|l| !l.trim().is_empty())
+        .map(ToString::to_string)
+        .collect();
+    if prompts.is_empty() {
+        return Err(Error::bad_file(
+            path,
+            "it holds no prompt",
+            "Write one prompt a line.",
+        ));
+    }
+    Ok(prompts)
+}

@@ -1,0 +1,245 @@
+//! `lmscope direction --demos FILE`: a vector of a task from demonstrations, and what it is worth on pairs that were held out.
+//!
+//! Invariant: what is printed and kept in the file was counted on held-out pairs, beside a random vector of the same length.
+//! To add a method, add it to `lab/task_vector.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::{layers, output, write};
+use crate::cli::arguments;
+use crate::error::{Error, Result};
+use crate::export;
+use crate::lab::bench::Bench;
+use crate::lab::direction::Direction;
+use crate::lab::judge::{Questions, Verdict};
+use crate::lab::op::Op;
+use crate::lab::shots::{Layout, Pair, read, split};
+use crate::lab::task_vector::{InContext, Prompts, Rank, Recipe};
+use crate::model::site::Site;
+
+/// Flags about demonstrations.
+pub(super) fn arguments(command: Command) -> Command {
+    let count = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("N")
+            .help_heading("Demonstrations")
+            .default_value(default)
+            .value_parser(value_parser!(u32).range(1..100_000))
+            .help(help)
+    };
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help_heading("Demonstrations")
+            .allow_hyphen_values(true)
+            .help(help)
+    };
+    command
+        .arg(text("demos", "FILE", "Demonstrations of a task: a pair a line, input and output with a tab between, or JSON").value_parser(value_parser!(PathBuf)).conflicts_with_all(["plus", "minus"]))
+        .arg(text("template", "TEXT", "How a demonstration looks; \\n and \\t may be spelled").default_value("Q: {x}\\nA: {y}"))
+        .arg(text("separator", "TEXT", "What stands between them").default_value("\\n\\n"))
+        .arg(text("ask", "TEMPLATE", "How a query without demonstrations is asked, when not as one of them: behind other words, or in other ones, for example 'cat -> cat ; gold -> gold ; {x} -> {y}'"))
+        .arg(count("shots", "10", "Demonstrations before a query"))
+        .arg(count("trials", "100", "Prompts that means are taken over: function-vector, layer-average"))
+        .arg(count("shuffled", "25", "Prompts that heads are ranked on: function-vector"))
+        .arg(text("rank", "PROMPTS", "On which prompts heads are ranked: shuffled, whose demonstrations have permuted labels; asked, without any, for tasks that permuted labels do not hide").value_parser(["shuffled", "asked"]).default_value("shuffled"))
+        .arg(count("heads", "10", "Heads in the sum: function-vector"))
+        .arg(count("dummies", "2", "Queries behind one set of demonstrations that the state is averaged over: task-vector"))
+        .arg(text("held-out", "SHARE", "The share of the pairs that no vector is made from and no layer chosen on").default_value("0.3").value_parser(value_parser!(f32)))
+        .arg(Arg::new("seed").long("seed").value_name("N").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything that is drawn"))
+        .arg(text("evaluate", "NAME", "Judges a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
+        .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(["add", "replace"]))
+}
+
+/// What the flags say about demonstrations.
+struct Given {
+    made_from: Vec<Pair>,
+    held_out: Vec<Pair>,
+    layout: Layout,
+    asked: Layout,
+    shots: usize,
+    seed: u64,
+}
+
+impl Given {
+    fn read(matches: &ArgMatches) -> Result<Self> {
+        let path = matches
+            .get_one::<PathBuf>("demos")
+            .cloned()
+            .unwrap_or_default();
+        let seed = arguments::seed(matches);
+        let held = matches.get_one::<f32>("held-out").copied().unwrap_or(0.3);
+        let (made_from, held_out) = split(&read(&path)?, held, seed)?;
+        let (template, separator) = (
+            arguments::text(matches, "template"),
+            arguments::text(matches, "separator"),
+        );
+        let asked = matches
+            .get_one::<String>("ask")
+            .map_or(template, String::as_str);
+        Ok(Self {
+            made_from,
+            held_out,
+            layout: Layout::new(template, separator)?,
+            asked: Layout::new(asked, separator)?,
+            shots: count(matches, "shots"),
+            seed,
+        })
+    }
+
+    fn prompts(&self) -> Prompts<'_> {
+        Prompts {
+            pairs: &self.made_from,
+            layout: &self.layout,
+            asked: &self.asked,
+            count: self.shots,
+            seed: self.seed,
+        }
+    }
+
+    fn questions(&self, bench: &Bench) -> Result<Questions> {
+        let shots = self.prompts().on(bench);
+        Ok(Questions {
+            fit: shots.bare(&self.made_from)?,
+            held: shots.bare(&self.held_out)?,
+            answered: shots.answered(&self.held_out)?,
+        })
+    }
+}
+
+fn count(matches: &ArgMatches, name: &str) -> usize {
+    matches.get_one::<u32>(name).map_or(1, |n| *n as usize)
+}
+
+pub(super) fn run(matches: &ArgMatches) -> Result<()> {
+    if let Some(name) = matches.get_one::<String>("evaluate") {
+        let mut bench = arguments::open(matches)?;
+        let direction = bench.direction(name)?;
+        judge(matches, &mut bench, &direction)?;
+        return Ok(());
+    }
+    let method: InContext = arguments::text(matches, "method").parse().map_err(|_| {
+        let expected = format!("one of {}, for --demos", InContext::names().join(", "));
+        Error::argument("--method", arguments::text(matches, "method"), expected)
+    })?;
+    let given = Given::read(matches)?;
+    let mut bench = arguments::open(matches)?;
+    let kept = match arguments::text(matches, "layer") {
+        "" | "auto" => None,
+        text => Some(layers(text, bench.model.card.layers)?),
+    };
+    let recipe = Recipe {
+        trials: count(matches, "trials"),
+        shuffled: count(matches, "shuffled"),
+        rank: match arguments::text(matches, "rank") {
+            "asked" => Rank::Asked,
+            _ => Rank::Shuffled,
+        },
+        heads: count(matches, "heads"),
+        dummies: count(matches, "dummies"),
+    };
+    arguments::show_progress(&mut bench, "direction");
+    let made = method
+        .make(&mut bench, &given.prompts(), recipe)
+        .and_then(|mut direction| {
+            if let Some(kept) = &kept {
+                direction
+                    .rows
+                    .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
+            }
+            let asked = given.questions(&bench)?;
+            let verdict = Verdict::reach(&mut bench, &direction, method.op(), &asked, given.seed)?;
+            Ok((direction, verdict))
+        });
+    bench.progress = None;
+    output::clear_status();
+    let (mut direction, verdict) = made?;
+    let best = verdict.best().map_or(0, |b| b.layer);
+    if kept.is_none() {
+        direction
+            .rows
+            .retain(|(at, _)| usize::from(at.layer) == best);
+    }
+    direction.origin.notes.push(verdict.sentence());
+    let path = write(matches, direction.clone())?;
+    let file = path.display().to_string();
+    show(matches, &mut bench, &file, &direction, &verdict, given.seed)?;
+    output::note(&format!(
+        "{file}: {method}, from {} prompts at {}, length {:.3}. Use it as --edit '{}:{file}@{}:last'.",
+        direction.origin.prompts.0,
+        direction.places(),
+        direction.norm(),
+        method.op().spec().name,
+        Site::ResidPost.at(best),
+    ));
+    Ok(())
+}
+
+/// Judges a direction on the demonstrations that the flags name, and prints the result.
+pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Direction) -> Result<()> {
+    let given = Given::read(matches)?;
+    let op = match arguments::text(matches, "op") {
+        "replace" => Op::Replace,
+        "" if direction.origin.method == InContext::TaskVector.to_string() => Op::Replace,
+        _ => Op::Add,
+    };
+    let asked = given.questions(bench)?;
+    arguments::show_progress(bench, "direction");
+    let verdict = Verdict::reach(bench, direction, op, &asked, given.seed);
+    bench.progress = None;
+    output::clear_status();
+    let name = matches
+        .get_one::<String>("evaluate")
+        .or(matches.get_one::<String>("combine"));
+    let name = name.map_or("", String::as_str);
+    show(matches, bench, name, direction, &verdict?, given.seed)
+}
+
+/// The table, on standard output.
+fn show(
+    matches: &ArgMatches,
+    bench: &mut Bench,
+    name: &str,
+    direction: &Direction,
+    verdict: &Verdict,
+    seed: u64,
+) -> Result<()> {
+    let word = |name: &str| (name.to_string(), arguments::text(matches, name).to_string());
+    let number = |name: &str| (name.to_string(), count(matches, name).to_string());
+    let parameters = vec![
+        ("method".to_string(), direction.origin.method.clone()),
+        word("template"),
+        word("separator"),
+        word("ask"),
+        number("shots"),
+    ];
+    let mut figure = verdict.figure(bench, name, seed, parameters);
+    let kept = direction.origin.notes.iter();
+    let kept: Vec<String> = kept
+        .filter(|note| !figure.notes.contains(note))
+        .map(|note| format!("of the vector: {note}"))
+        .collect();
+    figure.notes.extend(kept);
+    if let Some((at, vector)) = direction.rows.first() {
+        let device = &bench.model.transformer.device;
+        let row = candle_core::Tensor::new(vector.as_slice(), device)?
+            .unsqueeze(0)?
+            .to_dtype(bench.model.transformer.dtype())?;
+        let read = bench.read(&row, 5)?;
+        let words: Vec<String> = read
+            .iter()
+            .flat_map(|r| &r.top)
+            .map(|(id, p)| format!("{} {p:.2}", bench.visible(*id)))
+            .collect();
+        figure.notes.push(format!(
+            "through the final norm and the unembedding the vector of {at} reads: {}",
+            words.join(", ")
+        ));
+    }
+    let text = export::format_named("text")?;
+    output::write((text.write)(&figure)?.as_bytes())
+}

@@ -1,0 +1,267 @@
+//! `lmscope edit-value`: finds the neurons of facts, turns their values to another answer, and counts what that changed.
+//!
+//! Invariant: every rate stands beside that of random neurons, and the caution is printed with them. To report something
+//! else of an edit, add it to `Effect` in `lab/value_edit.rs` and a column here.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
+
+use super::{Subcommand, arguments, models, output};
+use crate::error::{Error, Result};
+use crate::lab::fact_neurons::Search;
+use crate::lab::facts::{self, Fact};
+use crate::lab::schedule::Schedule;
+use crate::lab::value_edit::{self, Case, Effect, Plan, Report, Score, Turn};
+
+/// The row.
+pub const EDIT_VALUE: Subcommand = Subcommand {
+    name: "edit-value",
+    about: "Turns the value vectors of facts' neurons to other answers, and counts what changed, beside random neurons",
+    arguments: build,
+    run,
+};
+
+const CAUTION: &str = "these edits change how a fact is expressed in these words; that it was known there does not follow, and other wordings may keep it (Niu et al. 2024, 2405.02421).";
+
+fn build(command: Command) -> Command {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    let percent = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("PERCENT")
+            .value_parser(value_parser!(u8).range(0..=100))
+            .default_value(default)
+            .help(help)
+    };
+    let number = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("N")
+            .value_parser(value_parser!(u32).range(1..))
+            .default_value(default)
+            .help(help)
+    };
+    let command = models::format(arguments::edits(arguments::model(command)));
+    command
+        .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts between tabs; may be repeated").required(true).action(ArgAction::Append))
+        .arg(file("others", "Other prompts to look after, one a line"))
+        .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).default_value("1").help("Strength of the turn: v - C|v|e_old + 8C|v|e_new"))
+        .arg(Arg::new("scale").long("scale").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase").help("Multiplies the neurons instead: 0 suppresses, 2 amplifies"))
+        .arg(super::switch("erase", "Sets the neurons to 0 instead"))
+        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("answer: neurons by their direct effect on the answer's logit; contrast: on it less the mean of the relation's other answers"))
+        .arg(number("neurons", "5", "Most neurons a fact"))
+        .arg(percent("share", "20", "Least score, of the largest under the same prompt"))
+        .arg(percent("present", "70", "Prompts under which a neuron must reach that; moved by 5 until 2 to 5 neurons are left"))
+        .arg(percent("shared", "10", "Neurons that more of a relation's facts have are left alone"))
+        .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
+        .arg(Arg::new("layers").long("layers").value_name("A-B").help("Only neurons of these layers"))
+        .arg(file("output", "Writes the edits, a line each under their fact, for --edit").short('o').long("output"))
+}
+
+fn run(matches: &ArgMatches) -> Result<()> {
+    let edits = arguments::parse_edits(matches)?;
+    let mut list: Vec<Fact> = Vec::new();
+    for path in matches.get_many::<PathBuf>("fact").into_iter().flatten() {
+        list.extend(facts::read(path)?);
+    }
+    let mut bench = arguments::open(matches)?;
+    let plan = plan(matches, bench.model.card.layers)?;
+    let mut texts = Vec::new();
+    if let Some(path) = matches.get_one::<PathBuf>("others") {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        for line in text.lines().filter(|l| !l.trim().is_empty()) {
+            texts.push(bench.model.encode(line, false)?);
+        }
+    }
+    let schedule = if edits.is_empty() {
+        Schedule::none()
+    } else {
+        Schedule::always(edits)
+    };
+    arguments::show_progress(&mut bench, "edit-value");
+    let report = value_edit::run(&mut bench, &list, &texts, &schedule, plan);
+    bench.progress = None;
+    output::clear_status();
+    let report = report?;
+    if let Some(path) = matches.get_one::<PathBuf>("output") {
+        output::file(path, lines(&report, &list).as_bytes())?;
+    }
+    if models::as_json(matches) {
+        output::json_line(&whole(&report, &list, plan))?;
+    } else {
+        table(&report, &list)?;
+    }
+    output::note(&format!(
+        "{} of {} facts are answered in every wording; {} were edited, seed {}{}.",
+        report.known,
+        list.len(),
+        report.cases.len(),
+        plan.seed,
+        if report.without > 0 {
+            format!(
+                "; for {} no neuron or no other answer was left (--shared, --share)",
+                report.without
+            )
+        } else {
+            String::new()
+        }
+    ));
+    output::note(CAUTION);
+    Ok(())
+}
+
+fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
+    let percent = |name: &str| f32::from(matches.get_one::<u8>(name).copied().unwrap_or(0)) / 100.0;
+    let number = |name: &str| matches.get_one::<u32>(name).copied().unwrap_or(1) as usize;
+    let strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
+    let scale = if matches.get_flag("erase") {
+        Some(0.0)
+    } else {
+        matches.get_one::<f32>("scale").copied()
+    };
+    let all = Search::new(layers);
+    let range = match matches.get_one::<String>("layers") {
+        None => all.layers,
+        Some(given) => {
+            let (a, b) = given.split_once('-').unwrap_or((given, given));
+            match (a.trim().parse::<usize>(), b.trim().parse::<usize>()) {
+                (Ok(a), Ok(b)) if a <= b && b < layers => (a, b),
+                _ => {
+                    let expected = format!("a layer from 0 to {}, or A-B", layers - 1);
+                    return Err(Error::argument("--layers", given, expected));
+                }
+            }
+        }
+    };
+    Ok(Plan {
+        search: Search {
+            share: percent("share"),
+            present: percent("present"),
+            most: number("neurons"),
+            layers: range,
+        },
+        score: if arguments::text(matches, "score") == "contrast" {
+            Score::Contrast
+        } else {
+            Score::Answer
+        },
+        shared: percent("shared"),
+        facts: number("facts"),
+        turn: scale.map_or(Turn::Rewrite(strength), Turn::Scale),
+        seed: arguments::seed(matches),
+    })
+}
+
+const COLUMNS: &[&str] = &[
+    "relation", "neurons", "facts", "changed", "success", "p kept", "others", "KL", "texts",
+    "texts KL",
+];
+
+/// A row of rates for each relation and for all, each above its null.
+fn table(report: &Report, list: &[Fact]) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut groups: Vec<&str> = report.present.iter().map(|(r, _)| r.as_str()).collect();
+    if groups.len() == 1 {
+        groups.clear();
+    }
+    for relation in groups.iter().copied().map(Some).chain([None]) {
+        let cases: Vec<Case> = report
+            .cases
+            .iter()
+            .filter(|c| relation.is_none_or(|r| list[c.fact].relation == r))
+            .cloned()
+            .collect();
+        let part = Report {
+            cases,
+            ..Report::default()
+        };
+        let found: usize = part.cases.iter().map(|c| c.neurons.len()).sum();
+        let mean = found as f32 / part.cases.len().max(1) as f32;
+        let name = relation.unwrap_or("all");
+        let count = part.cases.len();
+        if count == 0 {
+            continue;
+        }
+        rows.push(row(
+            name,
+            format!("{mean:.1} found"),
+            count,
+            part.mean(|c| c.own),
+        ));
+        rows.push(row("", "random".into(), count, part.mean(|c| c.null)));
+    }
+    output::listing(COLUMNS, &rows, false)
+}
+
+fn row(name: &str, neurons: String, facts: usize, effect: Effect) -> Vec<Value> {
+    let number = |value: f32| Value::String(format!("{value:.3}"));
+    let maybe = |value: Option<f32>| value.map_or(Value::Null, number);
+    vec![
+        Value::String(name.into()),
+        Value::String(neurons),
+        json!(facts),
+        number(effect.changed),
+        maybe(effect.success),
+        number(effect.kept),
+        number(effect.others_changed),
+        number(effect.others_kl),
+        maybe(effect.texts.map(|t| t.0)),
+        maybe(effect.texts.map(|t| t.1)),
+    ]
+}
+
+/// Everything, for scripts.
+fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
+    let effect = |e: &Effect| {
+        json!({
+            "changed": e.changed, "success": e.success, "kept": e.kept,
+            "others_changed": e.others_changed, "others_kl": e.others_kl,
+            "texts_changed": e.texts.map(|t| t.0), "texts_kl": e.texts.map(|t| t.1),
+        })
+    };
+    let case = |c: &Case| {
+        let neurons: Vec<Value> = c
+            .neurons
+            .iter()
+            .map(|n| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts}))
+            .collect();
+        let edits: Vec<String> = c.edits.iter().map(ToString::to_string).collect();
+        json!({
+            "relation": list[c.fact].relation, "prompt": list[c.fact].prompts[0],
+            "answer": list[c.fact].answer, "new": c.new, "neurons": neurons, "edits": edits,
+            "edited": effect(&c.own), "random": effect(&c.null),
+        })
+    };
+    json!({
+        "facts": list.len(), "known": report.known, "without": report.without, "seed": plan.seed,
+        "edited": effect(&report.mean(|c| c.own)), "random": effect(&report.mean(|c| c.null)),
+        "cases": report.cases.iter().map(case).collect::<Vec<_>>(),
+        "caution": CAUTION,
+    })
+}
+
+/// The edits, a line each under their fact.
+fn lines(report: &Report, list: &[Fact]) -> String {
+    let mut out = String::new();
+    for case in &report.cases {
+        let fact = &list[case.fact];
+        let new = case
+            .new
+            .as_ref()
+            .map_or_else(String::new, |n| format!(" -> {n}"));
+        let _ = writeln!(out, "# {}{}{new}", fact.prompts[0], fact.answer);
+        for edit in &case.edits {
+            let _ = writeln!(out, "{edit}");
+        }
+    }
+    out
+}

@@ -1,0 +1,135 @@
+//! What changes the model beside the text: edits, groups of units, directions, the unedited run.
+//!
+//! Invariant: what fails leaves the edits as they were. To add a change, add a method and its arm in `handle`.
+
+use super::tokens::plain_tokens;
+use super::{Worker, known};
+use crate::engine::{Mode, Update};
+use crate::error::{Error, Result};
+use crate::lab::contrast::{Contrast, Measure, Method};
+use crate::lab::edit::Edit;
+use crate::lab::unit_set::UnitSet;
+use crate::lab::writer::Beside;
+
+impl Worker {
+    pub(super) fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
+        let Ok((writer, bench)) = self.writer() else {
+            self.edits = edits;
+            self.tell(Update::Edited {
+                boundary: None,
+                receipts: Vec::new(),
+            });
+            return Ok(());
+        };
+        let boundary = match mode {
+            Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
+            Mode::AsIfAlways => {
+                writer.edit_always(bench, edits.clone())?;
+                None
+            }
+        };
+        let receipts = writer.receipts().to_vec();
+        self.edits = edits;
+        self.tell(Update::Edited { boundary, receipts });
+        if mode == Mode::AsIfAlways {
+            let fired = self.writer.as_ref().map(|w| w.fired().to_vec());
+            self.tell(Update::Fired(fired.unwrap_or_default()));
+            self.tell_beside();
+            self.check = None;
+            self.refresh();
+        }
+        self.receipts_due = true;
+        Ok(())
+    }
+
+    pub(super) fn set_beside(&mut self, beside: Beside) -> Result<()> {
+        if let (Some(writer), Some(bench)) = (&mut self.writer, &mut self.bench) {
+            writer.set_beside(bench, beside)?;
+        }
+        self.beside = beside;
+        self.tell_beside();
+        Ok(())
+    }
+
+    /// Tells what runs beside the text, with the unedited run's own text where it has one.
+    pub(super) fn tell_beside(&self) {
+        let (mut tokens, mut diverged) = (Vec::new(), None);
+        if let (Some(writer), Some(bench)) = (&self.writer, &self.bench) {
+            let prompt = writer.run.prompt;
+            diverged = writer.diverged();
+            if let Some(text) = writer.companion().filter(|_| self.beside.is_lockstep()) {
+                tokens = plain_tokens(bench, prompt, &text[prompt..]);
+            }
+        }
+        let beside = self.beside;
+        self.tell(Update::Beside {
+            beside,
+            tokens,
+            diverged,
+        });
+    }
+
+    pub(super) fn group(
+        &mut self,
+        name: String,
+        set: UnitSet,
+        save: Option<&std::path::Path>,
+    ) -> Result<()> {
+        let bench = self.bench()?;
+        if let Some(path) = save {
+            set.save(path)?;
+        }
+        bench.sets.insert(name.clone(), set);
+        self.tell(Update::Grouped(name));
+        Ok(())
+    }
+
+    pub(super) fn measure_receipts(&mut self) -> Result<()> {
+        let (writer, bench) = self.writer()?;
+        let mut measured = bench.receipts(&writer.run)?;
+        // Counts are those of the text as it was written, not of the measuring pass.
+        for (own, kept) in measured.iter_mut().zip(writer.receipts()) {
+            own.count_as(kept);
+        }
+        self.tell(Update::Receipts(measured));
+        Ok(())
+    }
+
+    pub(super) fn direction(
+        &mut self,
+        name: String,
+        plus: &[String],
+        minus: &[String],
+        chat: bool,
+        layer: usize,
+        save: Option<std::path::PathBuf>,
+    ) -> Result<()> {
+        let deliver = self.deliver.clone();
+        let bench = self.bench()?;
+        if layer >= bench.model.card.layers {
+            return Err(Error::argument(
+                "layer",
+                layer.to_string(),
+                format!("0 to {}", bench.model.card.layers - 1),
+            ));
+        }
+        bench.progress = Some(Box::new(move |done| {
+            let _listening = deliver(Update::Working {
+                slot: "direction",
+                done,
+            });
+        }));
+        let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));
+        bench.progress = None;
+        let made = contrast?.direction(Method::Mean, bench)?;
+        if let Some(path) = &save {
+            made.save(path)?;
+        }
+        let told = known(&name, &made);
+        bench.directions.insert(name, made);
+        self.tell(Update::Direction(told));
+        // Live figures may be about directions.
+        self.refresh();
+        Ok(())
+    }
+}

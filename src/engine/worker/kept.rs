@@ -1,0 +1,107 @@
+//! Texts that were cut or replaced, kept so that an undo can bring them back.
+//!
+//! Invariant: a text is kept before it is lost, with the schedule of edits that it was written under; what comes back
+//! is computed again from its tokens, so it is the run it was. To keep another kind of state, add it to [`Kept`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use super::Worker;
+use crate::engine::Update;
+use crate::error::{Error, Result};
+use crate::lab::run::Run;
+use crate::lab::writer::Beside;
+
+/// The most texts kept; the oldest goes first.
+const MOST: usize = 512;
+
+/// Kept texts by number.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    runs: BTreeMap<u64, Run>,
+    next: u64,
+}
+
+impl Kept {
+    fn add(&mut self, run: Run) -> u64 {
+        self.next += 1;
+        self.runs.insert(self.next, run);
+        if self.runs.len() > MOST {
+            self.runs.pop_first();
+        }
+        self.next
+    }
+}
+
+impl Worker {
+    /// Keeps the present text, if there is one.
+    pub(super) fn keep(&mut self) {
+        if let Some(run) = self.writer.as_ref().map(|w| w.run.clone()) {
+            self.shelve(run);
+        }
+    }
+
+    /// Keeps a text and says under which number.
+    pub(super) fn shelve(&mut self, run: Run) {
+        let number = self.kept.add(run);
+        self.tell(Update::Kept(number));
+    }
+
+    /// Puts a kept text in the place of the present one.
+    pub(super) fn restore(&mut self, number: u64) -> Result<()> {
+        self.stop();
+        let Some(run) = self.kept.runs.get(&number).cloned() else {
+            return Err(Error::argument(
+                "restore",
+                number.to_string(),
+                "a text that is still kept; the oldest ones are forgotten",
+            ));
+        };
+        let beside = self.beside;
+        let (writer, bench) = self.writer()?;
+        let before = writer.run.clone();
+        let swapped = (|| {
+            if beside.is_lockstep() {
+                // The unedited run's own text belongs to the text that goes.
+                writer.set_beside(bench, Beside::Nothing)?;
+            }
+            let length = run.tokens.len();
+            writer.run = run;
+            writer.rewind(bench, length)?;
+            writer.set_beside(bench, beside)
+        })();
+        if let Err(error) = swapped {
+            writer.run = before;
+            self.cancel.store(false, Ordering::Relaxed);
+            self.recover()?;
+            let (writer, bench) = self.writer()?;
+            writer.set_beside(bench, beside)?;
+            let why = match error {
+                Error::Cancelled => "it was stopped; undo tries again.".into(),
+                error => error.to_string(),
+            };
+            self.tell(Update::Failed {
+                slot: None,
+                message: format!("The text was not brought back: {why}"),
+            });
+            return Ok(());
+        }
+        let receipts = writer.receipts().to_vec();
+        let fired = writer.fired().to_vec();
+        let edits = writer.run.schedule.latest().to_vec();
+        self.edits = edits;
+        self.kept.runs.remove(&number);
+        self.shelve(before);
+        self.check = None;
+        self.tell(Update::Restored(number));
+        self.tell(Update::Receipts(receipts));
+        self.tell(Update::Fired(fired));
+        self.tell_beside();
+        self.refresh();
+        self.receipts_due = self
+            .writer
+            .as_ref()
+            .is_some_and(|w| !w.run.schedule.is_idle());
+        Ok(())
+    }
+}

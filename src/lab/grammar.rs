@@ -1,0 +1,341 @@
+//! How edits are written: `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH][ when|once PROBE>NUMBER]`.
+//!
+//! For example `zero:17,52@mlp_act.3`, `add:refusal@resid_pre.3:prompt*1.5` or
+//! `add:calm@resid_post.4 when anger@resid_pre.4>1.5`. Invariant: printing and parsing are inverse.
+//! To add a part, add it to both directions and to the examples of the test below.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::condition::Condition;
+use super::edit::{Edit, Place, What, Which};
+use super::op::{OPS, Takes};
+use super::positions::Positions;
+use crate::error::{Error, Result};
+use crate::model::site::{Address, SITES, site_named};
+use crate::model::tap::Phase;
+
+/// A text between quotation marks, as JSON has it.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A text with or without quotation marks.
+fn unquoted(text: &str) -> String {
+    serde_json::from_str(text.trim()).unwrap_or_else(|_| text.to_string())
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => Ok(()),
+            Self::List(units) => {
+                let units: Vec<String> = units.iter().map(u32::to_string).collect();
+                f.write_str(&units.join(","))
+            }
+            Self::Set(name) => write!(f, "{{{name}}}"),
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            return match name.trim() {
+                "" => Err("`{}` names no set; write {NAME}".into()),
+                name => Ok(Self::Set(name.into())),
+            };
+        }
+        let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
+        let read = |unit: &str| {
+            unit.parse()
+                .map_err(|_| format!("`{unit}` is no unit number"))
+        };
+        let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
+        Ok(if units.is_empty() {
+            Self::All
+        } else {
+            Self::List(units)
+        })
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direction(name) => f.write_str(name),
+            Self::DirectionTo(name, value) => write!(f, "{name}={value}"),
+            Self::DirectionWithin(name, low, high) => write!(f, "{name}={low}..{high}"),
+            Self::Swap(from, to) => write!(f, "{from}>{to}"),
+            Self::Units(which) => write!(f, "{which}"),
+            Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
+            Self::UnitsFrom(which, text) => write!(f, "{which}={text}"),
+            Self::Turn(which, from, to) => {
+                write!(f, "{which}={}>{}", quoted(from), quoted(to))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.op.spec().name)?;
+        match &self.what {
+            What::Units(Which::All) => {}
+            what => write!(f, ":{what}")?,
+        }
+        match &self.place {
+            Place::At(address) => write!(f, "@{address}")?,
+            Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
+            Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
+            Place::Writes => f.write_str("@writes")?,
+        }
+        if self.positions != Positions::All {
+            write!(f, ":{}", self.positions)?;
+        }
+        match self.phase {
+            Some(Phase::Prefill) => f.write_str("/prefill")?,
+            Some(Phase::Decode) => f.write_str("/decode")?,
+            None => {}
+        }
+        #[allow(clippy::float_cmp)] // 1 is what is left out
+        if self.strength != 1.0 {
+            write!(f, "*{}", self.strength)?;
+        }
+        if let Some(when) = &self.when {
+            write!(f, " {when}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Edit {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = |why: String| Error::BadEdit {
+            edit: s.to_string(),
+            why,
+        };
+        let (text, when) = Condition::split(s).map_err(&bad)?;
+        let (head, tail) = text
+            .rsplit_once('@')
+            .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
+        let (name, what) = head.split_once(':').unwrap_or((head, ""));
+        let spec = OPS.iter().find(|o| o.name == name.trim()).ok_or_else(|| {
+            bad(format!(
+                "`{name}` is no operation; they are {}",
+                OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
+            ))
+        })?;
+        let (tail, strength) = strength(tail).map_err(&bad)?;
+        let (tail, phase) = match tail.rsplit_once('/') {
+            Some((t, "prefill")) => (t, Some(Phase::Prefill)),
+            Some((t, "decode")) => (t, Some(Phase::Decode)),
+            Some(_) | None => (tail, None),
+        };
+        let (address, positions) = tail.split_once(':').unwrap_or((tail, "all"));
+        let place = place(address)?;
+        let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
+        let edit = Self {
+            op: spec.op,
+            what: read_what(name.trim(), spec.takes, what, address).map_err(&bad)?,
+            place,
+            positions,
+            phase,
+            strength,
+            when,
+            on: true,
+        };
+        edit.check_site().map_err(&bad)?;
+        Ok(edit)
+    }
+}
+
+/// Reads what an operation works with; says what is missing.
+fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, String> {
+    let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
+    let number = |text: &str| {
+        let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
+        value.ok_or_else(|| format!("`{text}` is no number"))
+    };
+    let named = |name: &str, example: &str| match name.trim() {
+        "" => Err(wants("a direction", example)),
+        name => Ok(name.to_string()),
+    };
+    let split = |why: &str, example: &str| {
+        let parts = text.rsplit_once('=');
+        parts.ok_or_else(|| wants(why, example))
+    };
+    Ok(match takes {
+        Takes::Direction => What::Direction(named(text, "NAME")?),
+        Takes::DirectionTo => {
+            let (name, value) = split("a direction and a value", "NAME=2.5")?;
+            What::DirectionTo(named(name, "NAME=2.5")?, number(value)?)
+        }
+        Takes::DirectionWithin => {
+            let example = "NAME=-1..2.5";
+            let (name, bounds) = split("a direction and bounds", example)?;
+            let (low, high) = bounds
+                .split_once("..")
+                .ok_or_else(|| wants("bounds", example))?;
+            let (low, high) = (number(low)?, number(high)?);
+            if low > high {
+                return Err(format!("the bounds {low}..{high} are the wrong way round"));
+            }
+            What::DirectionWithin(named(name, example)?, low, high)
+        }
+        Takes::TwoDirections => {
+            let example = "FROM>TO";
+            let (from, to) = text
+                .split_once('>')
+                .ok_or_else(|| wants("two directions", example))?;
+            What::Swap(named(from, example)?, named(to, example)?)
+        }
+        Takes::Units => What::Units(text.parse()?),
+        Takes::UnitsMean => match text.split_once('=') {
+            None => What::Units(text.parse()?),
+            Some((_, "")) => return Err(wants("a statistics file", "17=FILE")),
+            Some((list, file)) => What::UnitsFrom(list.parse()?, file.to_string()),
+        },
+        Takes::UnitsTo => {
+            let (list, value) = split("a value", "17=3.5")?;
+            What::UnitsTo(list.parse()?, number(value)?)
+        }
+        Takes::UnitsFrom => {
+            let (list, from) = text
+                .split_once('=')
+                .filter(|(_, from)| !from.is_empty())
+                .ok_or_else(|| wants("a text", "17=another text"))?;
+            What::UnitsFrom(list.parse()?, from.to_string())
+        }
+        Takes::UnitsTurn => {
+            let example = "17=\"A\">\"B\"";
+            let turn = text
+                .split_once('=')
+                .and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
+            let (list, (from, to)) =
+                turn.ok_or_else(|| wants("neurons and two tokens", example))?;
+            let (from, to) = (unquoted(from), unquoted(to));
+            if from.is_empty() || to.is_empty() {
+                return Err(wants("two tokens", example));
+            }
+            What::Turn(list.parse()?, from, to)
+        }
+    })
+}
+
+/// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
+fn strength(tail: &str) -> Result<(&str, f32), String> {
+    let Some((rest, number)) = tail.rsplit_once('*') else {
+        return Ok((tail, 1.0));
+    };
+    if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
+        return Ok((tail, 1.0));
+    }
+    match number.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok((rest, value)),
+        Ok(_) | Err(_) => Err(format!(
+            "`{number}` is no strength; write a number after `*`"
+        )),
+    }
+}
+
+fn place(text: &str) -> Result<Place> {
+    if text == "writes" {
+        return Ok(Place::Writes);
+    }
+    if let Ok(address) = text.parse::<Address>() {
+        return Ok(Place::At(address));
+    }
+    if let Some((name, range)) = text.split_once('.')
+        && SITES.iter().any(|s| s.name == name && s.layered)
+    {
+        let site = site_named(name)?;
+        if range == "*" {
+            return Ok(Place::Every(site));
+        }
+        if let Some((Ok(a), Ok(b))) = range
+            .split_once('-')
+            .map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
+            && a <= b
+        {
+            return Ok(Place::Layers(site, a, b));
+        }
+    }
+    text.parse::<Address>().map(Place::At)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_print_and_parse_inversely() {
+        for text in [
+            "zero:17,52@mlp_act.3",
+            "add:calm.gguf@resid_post.4-9*1.5",
+            "project_out:refusal.safetensors@writes",
+            "add_unit_norm:a/b@c:d@resid_pre.0:last*-0.5",
+            "zero@attn_out.*",
+            "zero@attn_out.*:prompt",
+            "mean:3@z.1:generated",
+            "scale:1@mlp_act.0:2..5/prefill*0",
+            "set:9=3.5@mlp_act.2:token:\" x\"/decode*2",
+            "add_renorm:calm@resid_post.3*0.5",
+            "icv:calm@mlp_out.**0.1",
+            "scale_along:calm@resid_pre.2*-1",
+            "clamp_along:calm=-1.5..2@resid_pre.2:last",
+            "set_along:calm=3@writes",
+            "swap:red>blue@resid_post.1",
+            "replace:calm@resid_post.1:4*0.5",
+            "resample:3,4=The capital of Italy: is@mlp_act.0",
+            "resample:3=say when you go@mlp_act.0",
+            "resample:3=a@b when c@mlp_act.0",
+            "mean:3,4=neutral.safetensors@mlp_act.0",
+            "zero:{facts}@mlp_act.*",
+            "set:{facts}=2@mlp_act.1-2",
+            "rewrite:17=\" Paris\">\" Rome\"@mlp_act.5*0.5",
+            "add:calm@resid_post.4*-1.5 when anger@resid_pre.4>1.5",
+            "zero:1@mlp_act.0:generated/decode once p(\" sorry when\")<0.25",
+            "add:calm@resid_post.4:token:\"a when b\"",
+        ] {
+            let edit: Edit = text.parse().unwrap();
+            assert_eq!(edit.to_string(), text);
+            assert_eq!(edit.to_string().parse::<Edit>().unwrap(), edit);
+        }
+    }
+
+    #[test]
+    fn bad_edits_say_why() {
+        for (text, why) in [
+            ("zero:17", "@ADDRESS"),
+            ("zap:1@mlp_act.0", "no operation"),
+            ("zero:x@mlp_act.0", "no unit"),
+            ("add@resid_pre.0", "needs a direction"),
+            ("zero@attn_probs.0", "z (a head"),
+            ("zero@logits", "model's output"),
+            ("zero@mlp_akt.0", "mlp_act"),
+            ("zero:1@mlp_act.0*huge", "no strength"),
+            ("set:1@mlp_act.0", "needs a value"),
+            ("set_along:d@resid_pre.0", "and a value"),
+            ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),
+            ("swap:d@resid_pre.0", "two directions"),
+            ("resample:1@mlp_act.0", "needs a text"),
+            ("mean:1=@mlp_act.0", "statistics file"),
+            ("zero:{}@mlp_act.0", "{NAME}"),
+            ("rewrite:1=a@mlp_act.0", "two tokens"),
+            ("rewrite:1=\"a\">\"b\"@z.0", "addressed by"),
+            ("add:d@resid_pre.0 when d@resid_pre.0", "no condition"),
+            ("add:d@resid_pre.0 when d@resid_pot.0>1", "resid_pos"),
+            ("add:d@resid_pre.0 when p()>1", "no condition"),
+        ] {
+            let error = text.parse::<Edit>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

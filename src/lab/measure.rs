@@ -1,0 +1,130 @@
+//! Receipts with effects: how far each edit alone moves the model's output, beside its nulls.
+//!
+//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The nulls: a random direction of
+//! equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: seeded,
+//! and the seed is in the receipt. To add a null, add a field to [`Receipt`] and measure it here.
+
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+
+use super::apply::{Null, Program};
+use super::bench::Bench;
+use super::edit::Which;
+use super::receipt::Receipt;
+use super::run::Run;
+use super::sample::{Sampling, kl};
+use super::schedule::Schedule;
+use super::writer::{Beside, Needs, Writer};
+use crate::error::{Error, Result};
+
+/// Most positions whose logits are compared.
+const WINDOW: usize = 64;
+
+/// Most tokens of an unrelated text.
+const UNRELATED: usize = 32;
+
+impl Bench {
+    /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
+    pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
+        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        if program.is_idle() {
+            return Ok(program.receipts().to_vec());
+        }
+        let plain = self.log_probs(run, &mut Program::default(), WINDOW)?;
+        self.log_probs(run, &mut program, 1)?;
+        program.settle()?;
+        let unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
+        let elsewhere = self.log_probs(&unrelated, &mut Program::default(), WINDOW)?;
+        let mut receipts = program.receipts().to_vec();
+        for receipt in receipts.iter_mut().filter(|r| r.active) {
+            let mut alone = run.schedule.clone();
+            for stage in &mut alone.stages {
+                stage.edits.retain(|e| e.to_string() == receipt.edit);
+            }
+            let moved = self.moved(run, &alone, Null::No, &plain)?;
+            let first = run.tokens.len() - moved.len();
+            receipt.kl = Some(mean(&moved));
+            receipt.positions = moved
+                .into_iter()
+                .enumerate()
+                .map(|(i, kl)| (first + i, kl))
+                .collect();
+            receipt.seed = run.seed;
+            // Every unit of a site has no null of equal size.
+            let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
+            if !edits.any(|e| e.which() == Some(&Which::All)) {
+                let null = self.moved(run, &alone, Null::Random(run.seed), &plain)?;
+                receipt.null = Some(mean(&null));
+            }
+            // From the first position on, whenever it began here.
+            let always = Schedule::always(
+                alone
+                    .stages
+                    .iter()
+                    .flat_map(|s| s.edits.first())
+                    .take(1)
+                    .cloned()
+                    .collect(),
+            );
+            receipt.elsewhere = match self.moved(&unrelated, &always, Null::No, &elsewhere) {
+                Ok(moved) => Some(mean(&moved)),
+                // A position that names a text has no place in another one.
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(_) => None,
+            };
+        }
+        Ok(receipts)
+    }
+
+    /// KL(plain ‖ this schedule) at each of the last positions of a run.
+    fn moved(
+        &mut self,
+        run: &Run,
+        schedule: &Schedule,
+        null: Null,
+        plain: &[Vec<f32>],
+    ) -> Result<Vec<f32>> {
+        let mut program = self.compile(schedule, &run.tokens, run.prompt, null)?;
+        let rows = self.log_probs(run, &mut program, WINDOW)?;
+        Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).collect())
+    }
+
+    /// A text that has nothing to do with anybody's prompt: what the model writes by itself at temperature 1 after its first
+    /// token, or after a random one where it has none. Seeded.
+    pub fn unrelated(&mut self, seed: u64, length: usize) -> Result<Run> {
+        let known: Vec<u32> = (0..self.model.known_tokens() as u32).collect();
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let drawn = known.choose(&mut rng).copied().unwrap_or(0);
+        let first = match &self.model.tokenizer {
+            Some(_) => self
+                .model
+                .encode("", false)
+                .ok()
+                .and_then(|t| t.first().copied()),
+            None => None,
+        };
+        if let Some((key, run)) = &self.unrelated
+            && *key == (seed, length)
+        {
+            return Ok(run.clone());
+        }
+        let sampling = Sampling {
+            temperature: 1.0,
+            seed,
+            ..Sampling::default()
+        };
+        let start = vec![first.unwrap_or(drawn)];
+        let mut writer =
+            Writer::begin_beside(self, start, Schedule::none(), sampling, Beside::Nothing)?;
+        while writer.run.tokens.len() < length && writer.has_room(self) {
+            writer.step(self, &Needs::default())?;
+        }
+        let run = Run::plain(writer.run.tokens);
+        self.unrelated = Some(((seed, length), run.clone()));
+        Ok(run)
+    }
+}
+
+fn mean(values: &[f32]) -> f32 {
+    values.iter().sum::<f32>() / values.len().max(1) as f32
+}

@@ -1,0 +1,304 @@
+//! From an edit to the operation at one address: vectors, units and targets looked up and checked.
+//!
+//! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is cut or padded.
+//! To add an operation, add its arm in [`prepare`].
+
+use candle_core::{DType, Device, Tensor};
+
+use super::apply::{Lookup, Null};
+use super::change::{Change, Numbers};
+use super::direction::{random_like, unit};
+use super::edit::{Edit, What, Which};
+use super::op::Op;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::site::{Address, Axis, Site};
+
+/// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
+const TURN: f32 = 8.0;
+
+/// An operation, where it acts, and what the receipt should add.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) at: Address,
+    pub(super) change: Change,
+    pub(super) note: String,
+}
+
+/// Prepares an edit for one of its addresses; none where its set has no unit at that layer.
+pub(super) fn prepare(
+    edit: &Edit,
+    at: Address,
+    model: &Model,
+    lookup: &mut dyn Lookup,
+    null: Null,
+) -> Result<Option<Prepared>> {
+    let device = &model.transformer.device;
+    let width = model.width(at.site);
+    let refused = |why: String| Error::BadEdit {
+        edit: edit.to_string(),
+        why,
+    };
+    let numbers = |v: Vec<f32>| Numbers::new(v, width, device);
+    let c = f64::from(edit.strength);
+    let mut note = String::new();
+    let units = match edit.which() {
+        None => Units::default(),
+        Some(which) => match units(edit, which, at, model, lookup, null)? {
+            Some(units) => units,
+            None => return Ok(None),
+        },
+    };
+    let mask = || Numbers::new(units.mask(width), width, device);
+    let mut direction = |name: &str| -> Result<Vec<f32>> {
+        let vector = lookup.direction(name, at)?;
+        if vector.len() != width {
+            return Err(refused(format!(
+                "direction `{name}` has {} numbers and {at} has {width}",
+                vector.len()
+            )));
+        }
+        Ok(match null {
+            // One vector for all addresses, as the direction itself is one.
+            Null::Random(seed) => random_like(&vector, seed),
+            Null::No => vector,
+        })
+    };
+    let scaled = |v: Vec<f32>| numbers(v.iter().map(|x| x * edit.strength).collect());
+    let mut place = at;
+    let change = match &edit.what {
+        What::Direction(name) => {
+            let vector = direction(name)?;
+            match edit.op {
+                Op::Add => Change::Add(scaled(vector)?),
+                Op::AddRenorm => Change::AddRenorm(scaled(vector)?),
+                Op::Icv => Change::Icv(numbers(unit(&vector))?, c),
+                Op::AddUnitNorm => {
+                    if c.abs() > 1.0 {
+                        note = "the strength is capped at once the local norm".into();
+                    }
+                    Change::AddUnitNorm(numbers(unit(&vector))?, c.clamp(-1.0, 1.0))
+                }
+                Op::ScaleAlong => Change::ProjectOut(numbers(unit(&vector))?, 1.0 - c),
+                Op::Replace => Change::Towards {
+                    mask: Numbers::new(vec![1; width], width, device)?,
+                    target: numbers(vector)?,
+                    strength: c,
+                },
+                _ => Change::ProjectOut(numbers(unit(&vector))?, c),
+            }
+        }
+        What::DirectionTo(name, value) => {
+            Change::SetAlong(numbers(unit(&direction(name)?))?, f64::from(*value), c)
+        }
+        What::DirectionWithin(name, low, high) => Change::ClampAlong {
+            unit: numbers(unit(&direction(name)?))?,
+            low: f64::from(*low),
+            high: f64::from(*high),
+            strength: c,
+        },
+        What::Swap(from, to) => Change::Swap {
+            from: numbers(unit(&direction(from)?))?,
+            to: numbers(unit(&direction(to)?))?,
+            strength: c,
+        },
+        What::UnitsTo(_, value) => Change::Towards {
+            mask: mask()?,
+            target: numbers(vec![*value; width])?,
+            strength: c,
+        },
+        What::UnitsFrom(_, source) => {
+            let (target, from) = if edit.op == Op::Mean {
+                lookup.statistic(source, at)?
+            } else {
+                lookup.other(source, at)?
+            };
+            note = from;
+            if target.is_empty() || target.len() % width != 0 {
+                return Err(refused(format!(
+                    "`{source}` has {} numbers for {at}, which has {width}",
+                    target.len()
+                )));
+            }
+            Change::Towards {
+                mask: mask()?,
+                target: numbers(target)?,
+                strength: c,
+            }
+        }
+        What::Units(_) if edit.op == Op::Scale => Change::Times {
+            mask: mask()?,
+            factor: c,
+        },
+        What::Units(_) => {
+            let target = if edit.op == Op::Mean {
+                let (mean, from) = lookup.mean(at)?;
+                note = from;
+                mean
+            } else {
+                vec![0.0; width]
+            };
+            Change::Towards {
+                mask: mask()?,
+                target: numbers(target)?,
+                strength: c,
+            }
+        }
+        What::Turn(_, from, to) => {
+            let layer = usize::from(at.layer);
+            place = Site::MlpOut.at(layer);
+            let (from, to) = (lookup.token(from)?, lookup.token(to)?);
+            let deltas = model.transformer.turned_values(
+                layer,
+                &units.list,
+                (from, to),
+                (edit.strength, TURN * edit.strength),
+            )?;
+            let width = model.card.d_model;
+            Change::Overlay {
+                units: units.list,
+                deltas: Numbers::new(deltas.flatten_all()?.to_vec1()?, width, device)?,
+            }
+        }
+    };
+    Ok(Some(Prepared {
+        at: place,
+        change,
+        note,
+    }))
+}
+
+/// The units of an edit at an address.
+#[derive(Default)]
+struct Units {
+    /// Which; empty when all are meant.
+    list: Vec<u32>,
+    /// Coordinates a unit covers: `head_dim` for a head.
+    size: usize,
+}
+
+impl Units {
+    /// `[width]`, 1 where the units are.
+    fn mask(&self, width: usize) -> Vec<u8> {
+        let mut flags = vec![u8::from(self.list.is_empty()); width];
+        for unit in &self.list {
+            let first = *unit as usize * self.size;
+            flags[first..first + self.size].fill(1);
+        }
+        flags
+    }
+}
+
+/// How many coordinates one unit of a site covers.
+pub(super) fn unit_size(site: Site, model: &Model) -> usize {
+    if matches!(site.spec().axis, Axis::Heads | Axis::KvHeads) {
+        model.transformer.blueprint.head_dim
+    } else {
+        1
+    }
+}
+
+fn units(
+    edit: &Edit,
+    which: &Which,
+    at: Address,
+    model: &Model,
+    lookup: &mut dyn Lookup,
+    null: Null,
+) -> Result<Option<Units>> {
+    let size = unit_size(at.site, model);
+    let count = model.width(at.site) / size;
+    let mut list = match which {
+        Which::All if edit.op == Op::Rewrite => (0..count as u32).collect(),
+        Which::All => {
+            return Ok(Some(Units {
+                list: Vec::new(),
+                size,
+            }));
+        }
+        Which::List(list) => list.clone(),
+        Which::Set(name) => lookup.units(name, at)?,
+    };
+    if list.is_empty() {
+        return Ok(None);
+    }
+    if let Some(bad) = list.iter().find(|u| **u as usize >= count) {
+        return Err(Error::BadEdit {
+            edit: edit.to_string(),
+            why: format!(
+                "unit {bad} is past the end; {at} has {count}, 0 to {}",
+                count - 1
+            ),
+        });
+    }
+    if let Null::Random(seed) = null {
+        list = alike(&list, &lookup.sizes(at)?, seed);
+    }
+    Ok(Some(Units { list, size }))
+}
+
+/// As many other units, each near in rank to one of these by how large they were: a null must not compare a loud
+/// neuron with silent ones. `sizes` has one number a unit.
+pub(super) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
+    use rand::SeedableRng;
+    use rand::seq::IndexedRandom;
+    let mut order: Vec<u32> = (0..sizes.len() as u32).collect();
+    order.sort_by(|a, b| {
+        let (x, y) = (sizes[*a as usize], sizes[*b as usize]);
+        y.total_cmp(&x).then(a.cmp(b))
+    });
+    let mut free: Vec<u32> = order
+        .iter()
+        .copied()
+        .filter(|u| !units.contains(u))
+        .collect();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut out = Vec::with_capacity(units.len());
+    for unit in units {
+        let rank = order.iter().take_while(|u| *u != unit);
+        // Its rank among those that are still free.
+        let rank = rank.filter(|u| free.contains(u)).count();
+        let reach = (order.len() / 50).max(2);
+        let near = rank.saturating_sub(reach)..(rank + reach).min(free.len());
+        let Some(other) = free[near].choose(&mut rng).copied() else {
+            continue;
+        };
+        free.retain(|u| *u != other);
+        out.push(other);
+    }
+    out
+}
+
+/// `[width]` of a recorded value in f32, averaged over its rows by magnitude, a number a unit.
+pub(super) fn sizes(rows: &Tensor, size: usize) -> Result<Vec<f32>> {
+    let rows = rows.to_dtype(DType::F32)?.flatten_from(1)?;
+    let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
+    let mean = mean.to_vec1::<f32>()?;
+    Ok(mean.chunks(size).map(|c| c.iter().sum()).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_null_is_as_loud_as_what_it_stands_for() {
+        let sizes: Vec<f32> = (0..200).map(|i| (i * 37 % 200) as f32).collect();
+        for (unit, seed) in [(3u32, 1), (100, 2), (199, 3), (0, 4)] {
+            let other = alike(&[unit], &sizes, seed);
+            assert_eq!(other.len(), 1);
+            assert_ne!(other[0], unit);
+            let apart = sizes[other[0] as usize] - sizes[unit as usize];
+            assert!(apart.abs() <= 5.0, "{unit}: {apart}");
+            assert_eq!(other, alike(&[unit], &sizes, seed), "a seed is a choice");
+        }
+        let many: Vec<u32> = (0..100).collect();
+        let others = alike(&many, &sizes, 1);
+        assert!(others.len() == 100 && others.iter().all(|u| *u >= 100));
+        let mut unique = others.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), 100);
+    }
+}

@@ -1,0 +1,84 @@
+//! What an effect is measured on: a token's logit, or the difference of two tokens' logits.
+//!
+//! Invariant: texts are taken as they are written, spaces included, and stand for their first token; figures name
+//! that token. To add another kind of target, add a field and its part in [`Target::direction`] and [`Target::of`].
+
+use candle_core::Tensor;
+
+use super::bench::Bench;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// One token, or one token less another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The token.
+    pub token: u32,
+    /// The token whose logit is taken away.
+    pub less: Option<u32>,
+}
+
+impl Target {
+    /// One token.
+    pub fn one(token: u32) -> Self {
+        Self { token, less: None }
+    }
+
+    /// Reads the parameter `name`: ` Paris`, `" Paris" - " Rome"`, or token ids as `#17`.
+    pub fn parse(name: &str, text: &str, model: &Model) -> Result<Self> {
+        let (token, less) = match text.split_once(" - ") {
+            Some((token, less)) if !token.is_empty() && !less.is_empty() => (token, Some(less)),
+            _ => (text, None),
+        };
+        Ok(Self {
+            token: first_token(name, token, model)?,
+            less: less
+                .map(|less| first_token(name, less, model))
+                .transpose()?,
+        })
+    }
+
+    /// The direction in the normed stream that one unit of it stands for, `[d_model]`, f32.
+    pub fn direction(self, model: &Model) -> Result<Tensor> {
+        let of = |token| model.transformer.logit_direction(token);
+        Ok(match self.less {
+            None => of(self.token)?,
+            Some(less) => (of(self.token)? - of(less)?)?,
+        })
+    }
+
+    /// Its value in a row of logits, or of log-probabilities.
+    pub fn of(self, logits: &[f32]) -> f32 {
+        let at = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NAN);
+        at(self.token) - self.less.map_or(0.0, at)
+    }
+
+    /// Safe visible text.
+    pub fn spell(self, bench: &Bench) -> String {
+        match self.less {
+            None => bench.visible(self.token),
+            Some(less) => format!("{} − {}", bench.visible(self.token), bench.visible(less)),
+        }
+    }
+}
+
+/// The first token of a text as it is written, of a text between quotes, or the id after `#`.
+pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
+    let quoted = text.trim();
+    let inner = quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    if inner.is_none()
+        && let Some(id) = quoted.strip_prefix('#').and_then(|n| n.parse::<u32>().ok())
+    {
+        let known = model.known_tokens();
+        return if (id as usize) < known {
+            Ok(id)
+        } else {
+            let expected = format!("a text, or a token id below {known} as #17");
+            Err(Error::argument(name, text, expected))
+        };
+    }
+    let ids = model.tokenizer()?.encode_literal(inner.unwrap_or(text))?;
+    ids.first()
+        .copied()
+        .ok_or_else(|| Error::argument(name, text, "a text that has at least one token"))
+}

@@ -1,0 +1,205 @@
+//! Watches: conditions at work, measured while the text is read.
+//!
+//! Invariant: what holds at a position is known before any edit of that position asks, and does not depend on whether the
+//! text came in one pass or token by token. To add a probe, add a variant of [`Watched`].
+
+use candle_core::{D, DType, Tensor};
+
+use super::condition::Condition;
+use crate::error::Result;
+use crate::model::site::Address;
+use crate::model::tap::Span;
+
+/// What a watch measures.
+#[derive(Debug)]
+pub(super) enum Watched {
+    /// The component along a unit vector, `[width]`, f32.
+    Along(Address, Tensor),
+    /// The unedited model's probability of a token.
+    Probability(u32),
+}
+
+/// A condition with what was measured of it so far.
+#[derive(Debug)]
+pub(super) struct Watch {
+    condition: Condition,
+    watched: Watched,
+    /// Row of the batch and position, and whether the condition holds there.
+    truths: Vec<Vec<Option<bool>>>,
+    /// The first position at which it held, by row.
+    since: Vec<Option<usize>>,
+    /// The value nearest to holding.
+    nearest: Option<f32>,
+}
+
+impl Watch {
+    pub(super) fn new(condition: Condition, watched: Watched) -> Self {
+        Self {
+            condition,
+            watched,
+            truths: Vec::new(),
+            since: Vec::new(),
+            nearest: None,
+        }
+    }
+
+    /// Whether it measures something at an address.
+    pub(super) fn looks_at(&self, at: Address) -> bool {
+        matches!(&self.watched, Watched::Along(own, _) if *own == at)
+    }
+
+    /// The token whose probability it needs.
+    pub(super) fn token(&self) -> Option<u32> {
+        match self.watched {
+            Watched::Along(..) => None,
+            Watched::Probability(token) => Some(token),
+        }
+    }
+
+    /// Measures a value `[batch, tokens, ..width]` if this is the address; one read-back.
+    pub(super) fn look(&mut self, at: Address, x: &Tensor, span: Span, rows: usize) -> Result<()> {
+        let Watched::Along(own, vector) = &self.watched else {
+            return Ok(());
+        };
+        if *own != at {
+            return Ok(());
+        }
+        let wide = x
+            .narrow(0, 0, rows)?
+            .flatten_from(2)?
+            .to_dtype(DType::F32)?;
+        let along = wide.broadcast_mul(vector)?.sum(D::Minus1)?;
+        for (row, values) in along.to_vec2::<f32>()?.into_iter().enumerate() {
+            for (i, value) in values.into_iter().enumerate() {
+                self.set(row, span.start + i, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a value that was measured elsewhere, for every row.
+    pub(super) fn note(&mut self, position: usize, value: f32) {
+        self.set(0, position, value);
+    }
+
+    fn set(&mut self, row: usize, position: usize, value: f32) {
+        while self.truths.len() <= row {
+            self.truths.push(Vec::new());
+            self.since.push(self.since.first().copied().flatten());
+        }
+        let truths = &mut self.truths[row];
+        if truths.len() <= position {
+            truths.resize(position + 1, None);
+        }
+        let holds = self.condition.holds(value);
+        truths[position] = Some(holds);
+        if holds {
+            let first = self.since[row].map_or(position, |s| s.min(position));
+            self.since[row] = Some(first);
+        }
+        let nearer = |old: f32| {
+            if self.condition.above {
+                old.max(value)
+            } else {
+                old.min(value)
+            }
+        };
+        self.nearest = Some(self.nearest.map_or(value, nearer));
+    }
+
+    /// Whether the condition holds in a row of the batch at a position.
+    pub(super) fn holds(&self, row: usize, position: usize) -> bool {
+        // Probabilities are those of one text, whatever the batch.
+        let row = row.min(self.truths.len().saturating_sub(1));
+        if self.condition.stays {
+            return self
+                .since
+                .get(row)
+                .copied()
+                .flatten()
+                .is_some_and(|s| position >= s);
+        }
+        let truth = self.truths.get(row).and_then(|t| t.get(position));
+        truth.copied().flatten().unwrap_or(false)
+    }
+
+    /// The first position at which it held in the first row.
+    pub(super) fn since(&self) -> Option<usize> {
+        self.since.first().copied().flatten()
+    }
+
+    /// Takes over that it has held since a position.
+    pub(super) fn carry(&mut self, since: Option<usize>) {
+        if let Some(position) = since {
+            if self.since.is_empty() {
+                self.truths.push(Vec::new());
+                self.since.push(None);
+            }
+            let first = self.since[0].map_or(position, |s| s.min(position));
+            self.since[0] = Some(first);
+        }
+    }
+
+    /// Why it never held.
+    pub(super) fn silence(&self) -> String {
+        match self.nearest {
+            Some(nearest) => {
+                format!(
+                    "its condition never held: `{}` came as near as {nearest:.4}",
+                    self.condition
+                )
+            }
+            None => format!("its condition was never measured: `{}`", self.condition),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::condition::Probe;
+
+    fn watch(above: bool, stays: bool) -> Watch {
+        let condition = Condition {
+            probe: Probe::Probability("x".into()),
+            above,
+            threshold: 0.5,
+            stays,
+        };
+        Watch::new(condition, Watched::Probability(7))
+    }
+
+    #[test]
+    fn when_holds_where_it_crosses_and_once_goes_on() {
+        let values = [0.1, 0.9, 0.2, 0.5];
+        let held = |above, stays| {
+            let mut watch = watch(above, stays);
+            let each = |(p, v): (usize, &f32)| {
+                watch.note(p, *v);
+                watch.holds(0, p)
+            };
+            values.iter().enumerate().map(each).collect::<Vec<_>>()
+        };
+        assert_eq!(held(true, false), [false, true, false, false]);
+        assert_eq!(held(true, true), [false, true, true, true]);
+        assert_eq!(held(false, false), [true, false, true, false]);
+    }
+
+    #[test]
+    fn what_never_held_says_how_near_it_came() {
+        let mut watch = watch(true, false);
+        assert!(watch.silence().contains("never measured"));
+        for (p, v) in [0.1, 0.31, 0.2].into_iter().enumerate() {
+            watch.note(p, v);
+        }
+        assert!(watch.silence().contains("0.3100"), "{}", watch.silence());
+        assert!(!watch.holds(0, 1));
+    }
+
+    #[test]
+    fn a_condition_that_holds_goes_on_after_a_change_of_edits() {
+        let mut later = watch(true, true);
+        later.carry(Some(3));
+        assert!(later.holds(0, 4) && !later.holds(0, 2));
+    }
+}
