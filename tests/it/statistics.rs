@@ -256,7 +256,8 @@ fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
     for mut bench in super::tools::dense_families() {
         let at = Site::MlpAct.at(1);
         let text = prompt(40);
-        let made = Statistics::measure(&mut bench, &text, &[at], &how(1)).unwrap();
+        let made =
+            Statistics::measure(&mut bench, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
         made.save(&path).unwrap();
         let rows = |bench: &mut Bench, edits: &[&str]| {
             let run = super::tools::edited(prompt(7), edits);
@@ -279,13 +280,20 @@ fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
                 assert_eq!(value.to_bits(), expected.to_bits());
             }
         }
-        assert!(receipts[0].note.contains("neutral.txt"), "{}", receipts[0].note);
+        assert!(
+            receipts[0].note.contains("neutral.txt"),
+            "{}",
+            receipts[0].note
+        );
     }
     // Statistics of another model are refused.
     let mut bench = tiny(&FAMILIES[0]);
     let error = bench
         .record(
-            &super::tools::edited(prompt(7), &[&format!("mean:2={}@mlp_act.1", path.display())]),
+            &super::tools::edited(
+                prompt(7),
+                &[&format!("mean:2={}@mlp_act.1", path.display())],
+            ),
             &[Site::Logits.at(0)],
         )
         .unwrap_err();
