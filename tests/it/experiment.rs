@@ -294,6 +294,54 @@ fn a_text_that_was_cut_comes_back_with_the_edits_it_was_written_under() {
 }
 
 #[test]
+fn undoing_as_if_always_brings_back_which_edits_were_in_force_where() {
+    let mut stage = Stage::new(4);
+    stage.command("edit zero@attn_out.1-3");
+    stage.keys("c");
+    let (text, how) = (
+        stage.app.transcript.tokens.clone(),
+        stage.app.transcript.boundaries.clone(),
+    );
+    assert_eq!(how, [text.len() - 4]);
+    stage.keys("m");
+    assert!(stage.app.transcript.boundaries.is_empty());
+    assert!(
+        stage.app.receipts.iter().any(|r| r.fired > 3 * 4),
+        "now at every position"
+    );
+    stage.keys("u");
+    assert_eq!(stage.app.transcript.boundaries, how);
+    assert_eq!(stage.app.history.mode(), Mode::FromNow);
+    let fired = stage.app.receipts.iter().find(|r| r.active).unwrap().fired;
+    assert_eq!(fired, 3 * 4, "at the four tokens written under it alone");
+    stage.keys("c");
+    let mut straight = Stage::new(4);
+    straight.command("edit zero@attn_out.1-3");
+    straight.keys("c");
+    straight.keys("c");
+    assert_eq!(stage.ids(), straight.ids());
+}
+
+#[test]
+fn an_edit_that_the_engine_refuses_leaves_the_list_as_it_is_in_force() {
+    let mut stage = Stage::new(3);
+    stage.command("edit zero@attn_out.1");
+    let held = stage.app.history.edits().to_vec();
+    stage.command("edit zero:999999@mlp_act.0");
+    assert_eq!(stage.app.history.edits(), held);
+    assert!(
+        stage
+            .app
+            .notices
+            .all
+            .iter()
+            .any(|n| n.text.contains("999999"))
+    );
+    stage.keys("Esc u");
+    assert_eq!(stage.app.history.active(), 0, "the step before");
+}
+
+#[test]
 fn a_text_that_is_not_kept_is_refused_and_the_present_one_stays() {
     let mut stage = Stage::new(3);
     let before = stage.ids();
