@@ -23,6 +23,7 @@ pub mod screen;
 pub mod sketch;
 pub mod threads;
 pub mod trace;
+pub mod vectors;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
     direction::DIRECTION,
+    vectors::VECTORS,
     edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,
