@@ -20,6 +20,8 @@ struct Stage {
     engine: Handle,
     updates: Receiver<Update>,
     others: Vec<Effect>,
+    /// Answers that are still to come.
+    awaited: usize,
 }
 
 impl Stage {
@@ -42,6 +44,7 @@ impl Stage {
             engine,
             updates,
             others: Vec::new(),
+            awaited: 0,
         };
         stage.perform(first);
         stage.settle();
@@ -52,7 +55,13 @@ impl Stage {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Ask(request) => self.engine.ask(request),
+                Effect::Ask(request) => {
+                    self.awaited += usize::from(matches!(
+                        request,
+                        Request::Edits { .. } | Request::Beside(_) | Request::Restore(_)
+                    ));
+                    self.engine.ask(request);
+                }
                 Effect::Cancel => self.engine.cancel(),
                 other => self.others.push(other),
             }
@@ -61,13 +70,23 @@ impl Stage {
 
     /// Takes in updates until nothing comes any more.
     fn settle(&mut self) {
-        while let Ok(update) = self.updates.recv_timeout(Duration::from_millis(
-            if self.app.loading.is_some() || self.app.transcript.busy() || self.app.restoring() {
+        loop {
+            let app = &self.app;
+            let busy = app.loading.is_some() || app.transcript.busy() || app.restoring();
+            let patience = if busy || self.awaited > 0 {
                 60_000
             } else {
-                1_500
-            },
-        )) {
+                600
+            };
+            let Ok(update) = self.updates.recv_timeout(Duration::from_millis(patience)) else {
+                return;
+            };
+            let answer = match &update {
+                Update::Edited { .. } | Update::Refused(_) | Update::Restored(_) => true,
+                Update::Beside { .. } => self.app.alongside != self.app.history.now().beside,
+                _ => false,
+            };
+            self.awaited = self.awaited.saturating_sub(usize::from(answer));
             let effects = self.app.update(Event::Engine(update));
             self.perform(effects);
         }
