@@ -37,3 +37,4 @@ mod screens;
 mod scripts;
 mod text;
 mod tools;
+mod vectors;
