@@ -16,7 +16,7 @@ use crate::lab::bench::Bench;
 use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Choice, Needs, Writer};
+use crate::lab::writer::{Beside, Needs, Step, Writer};
 use crate::model::site::Site;
 use crate::text;
 
@@ -30,6 +30,10 @@ pub const GENERATE: Subcommand = Subcommand {
 
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
+    let command = command
+        .arg(super::switch("lockstep", "Lets the unedited model write its own text beside, from the same seed: KL, and where they diverge"))
+        .arg(super::switch("forced", "Lockstep in which the edited run is given the unedited run's tokens, so that KL compares like with like"))
+        .arg(super::switch("alone", "Runs nothing beside the edited text: faster, and no KL a token").conflicts_with_all(["lockstep", "forced"]));
     sampling_arguments(command).arg(
         Arg::new("format")
             .long("format")
@@ -118,8 +122,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
         tokens, schedule, ..
     } = arguments::run(matches, &bench, edits)?;
 
+    let beside = beside(matches);
     let since = Instant::now();
-    let mut writer = Writer::begin(&mut bench, tokens, schedule, sampling)?;
+    let mut writer = Writer::begin_beside(&mut bench, tokens, schedule, sampling, beside)?;
     let prompt_seconds = since.elapsed().as_secs_f64();
     let mut tally = Tally {
         written: 0,
@@ -149,6 +154,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
             rate(&tally)
         ));
     }
+    if let (Some((text, diverged)), false) =
+        (unedited(&bench, &writer), matches!(shape, Shape::Lines))
+    {
+        let parted = diverged.map_or_else(
+            || "they did not part".into(),
+            |position| format!("they part at position {position}"),
+        );
+        let text = crate::text::plain(text.as_bytes());
+        output::note(&format!("unedited, from the same seed ({parted}):{text}"));
+    }
     output::receipts(&receipts);
     if let Some(check) = tally.check.filter(|c| !c.passed()) {
         output::note(&format!(
@@ -161,6 +176,27 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// What runs beside the text.
+fn beside(matches: &ArgMatches) -> Beside {
+    match ["forced", "lockstep", "alone"].map(|flag| matches.get_flag(flag)) {
+        [true, ..] => Beside::Forced,
+        [_, true, _] => Beside::OwnText,
+        [_, _, true] => Beside::Nothing,
+        _ => Beside::SameText,
+    }
+}
+
+/// The text of the unedited run of a lockstep, and where the two parted.
+fn unedited(bench: &Bench, writer: &Writer) -> Option<(String, Option<usize>)> {
+    let lockstep = writer.beside() == Beside::OwnText;
+    let tokens = writer.companion().filter(|_| lockstep)?;
+    let tokenizer = bench.model.tokenizer.as_ref()?;
+    let written = &tokens[writer.run.prompt..];
+    let end = written.iter().position(|t| bench.model.is_end(*t));
+    let text = tokenizer.text(&written[..end.unwrap_or(written.len())]);
+    Some((text, writer.diverged()))
 }
 
 /// How tokens are chosen.
@@ -220,7 +256,7 @@ fn write(
         needs = Needs::default();
         tally.written += 1;
         tally.check = tally.check.or(step.check);
-        show(bench, &mut stream, &step.choice, shape)?;
+        show(bench, &mut stream, &step, shape)?;
         if bench.model.is_end(step.choice.id) {
             tally.ending = Ending::EndToken;
             break;
@@ -237,7 +273,9 @@ fn write(
     }
 }
 
-fn show(bench: &Bench, stream: &mut text::Stream, choice: &Choice, shape: &Shape) -> Result<()> {
+fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) -> Result<()> {
+    let choice = &step.choice;
+    let line = |text: &str, special| token(bench, step, text, special);
     let special = bench
         .model
         .tokenizer
@@ -247,7 +285,7 @@ fn show(bench: &Bench, stream: &mut text::Stream, choice: &Choice, shape: &Shape
     let bytes = bench.model.bytes(choice.id);
     if special {
         return if matches!(shape, Shape::Lines) {
-            output::json_line(&token(choice, &String::from_utf8_lossy(&bytes), true))
+            output::json_line(&line(&String::from_utf8_lossy(&bytes), true))
         } else {
             Ok(())
         };
@@ -260,14 +298,26 @@ fn show(bench: &Bench, stream: &mut text::Stream, choice: &Choice, shape: &Shape
     match shape {
         Shape::Screen => output::write(safe.as_bytes()),
         Shape::Bytes => output::write(&raw),
-        Shape::Lines => output::json_line(&token(choice, &String::from_utf8_lossy(&raw), false)),
+        Shape::Lines => output::json_line(&line(&String::from_utf8_lossy(&raw), false)),
     }
 }
 
-fn token(choice: &Choice, text: &str, special: bool) -> Value {
+fn token(bench: &Bench, step: &Step, text: &str, special: bool) -> Value {
+    let choice = &step.choice;
     let mut line = json!({ "pos": choice.position, "id": choice.id, "text": text, "logprob": choice.logprob, "rank": choice.rank });
     if let Some(kl) = choice.kl {
         line["kl"] = json!(kl);
+    }
+    if !step.fired.is_empty() {
+        let fired = step
+            .fired
+            .iter()
+            .map(|f| json!({ "edit": f.edit, "fired": f.fired, "relative": f.relative }));
+        line["edits"] = fired.collect();
+    }
+    if let Some(other) = choice.other {
+        let bytes = bench.model.bytes(other.id);
+        line["other"] = json!({ "id": other.id, "text": String::from_utf8_lossy(&bytes), "logprob": other.logprob });
     }
     if special {
         line["special"] = json!(true);
@@ -302,6 +352,9 @@ fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> V
         "top_p": writer.sampling.top_p,
         "top_k": writer.sampling.top_k,
         "edits": writer.run.schedule.latest().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "beside": writer.beside(),
+        "diverged": writer.diverged(),
+        "unedited": unedited(bench, writer).map(|(text, _)| text),
         "receipts": receipts,
         "check": check,
     })

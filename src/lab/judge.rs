@@ -191,8 +191,13 @@ impl Verdict {
         let Some(best) = self.best() else {
             return "no layer was tried".into();
         };
+        let behind = if self.answered.of == 0 {
+            String::new()
+        } else {
+            format!(", behind examples {:.2}", self.answered.accuracy())
+        };
         format!(
-            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without it {:.2}, with random vectors of its length {:.2}, behind examples {:.2}",
+            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without it {:.2}, with random vectors of its length {:.2}{behind}",
             best.layer,
             best.fit.of,
             best.fit.accuracy(),
@@ -200,7 +205,6 @@ impl Verdict {
             best.held.accuracy(),
             self.bare.accuracy(),
             best.random.accuracy(),
-            self.answered.accuracy(),
         )
     }
 

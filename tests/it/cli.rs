@@ -9,7 +9,7 @@ use std::process::{Command as Process, Stdio};
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use lmscope::instruments::INSTRUMENTS;
+use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::model::site::SITES;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,14 +53,14 @@ fn outcome(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// Standard output of a command that must succeed.
-fn written(arguments: &[&str]) -> String {
+pub(super) fn written(arguments: &[&str]) -> String {
     let (code, out, err) = outcome(arguments);
     assert_eq!(code, 0, "{arguments:?}: {err}");
     out
 }
 
 /// Asserts one sentence on standard error that holds `words`, nothing on standard output, and an exit code.
-fn refused(arguments: &[&str], expected: i32, words: &[&str]) {
+pub(super) fn refused(arguments: &[&str], expected: i32, words: &[&str]) {
     let (code, out, err) = outcome(arguments);
     assert_eq!(code, expected, "{arguments:?}: {err}");
     assert_eq!(out, "", "{arguments:?}");
@@ -582,20 +582,36 @@ fn trace_agrees_with_what_transformers_computed() {
     }
 }
 
+/// What an instrument is asked about: a text, or the files that it reads instead.
+fn start(of: &dyn Instrument) -> Vec<String> {
+    if of.needs_prompt(&Arguments::default()) {
+        return vec!["-p".into(), FACT.into()];
+    }
+    let lists = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists");
+    let side = |name: &str| {
+        let file = lists.join(format!("refusal_{name}.txt"));
+        [format!("--{name}"), file.display().to_string()]
+    };
+    [side("plus"), side("minus")].concat()
+}
+
 #[test]
 fn every_instrument_writes_json_with_its_provenance() {
     for of in INSTRUMENTS {
-        let out = written(&[of.name(), "demo", "-p", FACT, "--format", "json"]);
+        let start = start(*of);
+        let called = |more: &[&str]| {
+            let start = start.iter().map(String::as_str);
+            let all: Vec<&str> = [of.name(), "demo"].into_iter().chain(start).collect();
+            written(&[&all, more].concat())
+        };
+        let out = called(&["--format", "json"]);
         let figure: Value = serde_json::from_str(&out).unwrap();
         for key in ["title", "body", "notes", "provenance"] {
             assert!(!figure[key].is_null(), "{} {key}", of.name());
         }
         assert_eq!(figure["provenance"]["model"], "demo");
         assert!(out.contains(of.name()));
-        assert!(
-            written(&[of.name(), "demo", "-p", FACT]).contains(of.name()),
-            "text is the default"
-        );
+        assert!(called(&[]).contains(of.name()), "text is the default");
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lens.csv");
@@ -823,4 +839,39 @@ fn ctrl_c_ends_the_work_with_130() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{words:?}");
     assert_eq!(words, ["lmscope: Stopped."]);
     assert!(!Path::new(&path("d")).exists(), "nothing half-done");
+}
+
+/// A lockstep says at every token what the unedited model chose, what each edit did, and where the two texts part.
+#[test]
+fn a_lockstep_is_told_in_lines_and_in_words() {
+    let prompt = "Once upon a time there was a pony named Tom. It was a";
+    let base = ["generate", "demo", "-p", prompt, "-n", "12"];
+    let edit = ["--edit", "add:mood@resid_pre.4*-0.5"];
+    let tokens = |more: &[&str]| lines(&[&base[..], more, &["--format", "jsonl"]].concat());
+    let ids = |tokens: &[Value]| -> Vec<u64> {
+        tokens.iter().map(|t| t["id"].as_u64().unwrap()).collect()
+    };
+    let (plain, _) = tokens(&[]);
+    let (alone, summary) = tokens(&[&edit[..], &["--alone"]].concat());
+    assert_eq!(summary["beside"], "nothing");
+    assert!(alone.iter().all(|t| t["kl"].is_null()));
+    let (own, summary) = tokens(&[&edit[..], &["--lockstep"]].concat());
+    assert_eq!(ids(&own), ids(&alone));
+    let others: Vec<u64> = own
+        .iter()
+        .map(|t| t["other"]["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(others, ids(&plain), "the unedited run writes its own text");
+    let parted = own.iter().find(|t| t["other"]["id"] != t["id"]).unwrap();
+    assert_eq!(summary["diverged"], parted["pos"]);
+    assert!(
+        own.iter()
+            .all(|t| t["edits"][0]["relative"].as_f64().unwrap() > 0.0)
+    );
+    let receipt = &summary["receipts"][0];
+    assert!(receipt["positions"].as_array().unwrap().len() > 12);
+    let (forced, _) = tokens(&[&edit[..], &["--forced"]].concat());
+    assert_eq!(ids(&forced), ids(&plain));
+    let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
+    assert!(said.contains("they part at position"), "{said}");
 }

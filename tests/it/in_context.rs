@@ -532,6 +532,72 @@ fn t15_a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
     }
 }
 
+/// A vector of English to French answers in French, and not in German, and the other way round: words that can be translated
+/// into either have to be told.
+#[test]
+fn a_function_vector_says_which_task() {
+    let mut bench = demo();
+    let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
+    let recipe = Recipe {
+        rank: Rank::Asked,
+        trials: 40,
+        ..Recipe::default()
+    };
+    let tasks = ["french", "german"].map(|name| {
+        let pairs = read(&root(&format!("demo/lists/{name}.tsv"))).unwrap();
+        split(&pairs, 0.5, 1).unwrap()
+    });
+    let prompts = tasks.each_ref().map(|(made_from, _)| Prompts {
+        pairs: made_from,
+        layout: &layout,
+        asked: &layout,
+        count: 5,
+        seed: 1,
+    });
+    for (own, prompt) in prompts.iter().enumerate() {
+        let made = InContext::FunctionVector
+            .make(&mut bench, prompt, recipe)
+            .unwrap();
+        assert!(!made.origin.notes.iter().any(|n| n.contains("WARNING")));
+        for (task, (made_from, held)) in tasks.iter().enumerate() {
+            let shots = prompts[task].on(&bench);
+            let questions = Questions {
+                fit: shots.bare(made_from).unwrap(),
+                held: shots.bare(held).unwrap(),
+                answered: Vec::new(),
+            };
+            let verdict = Verdict::reach(&mut bench, &made, Op::Add, &questions, 1).unwrap();
+            println!("{own} on {task}: {}", verdict.sentence());
+            let held = verdict.best().unwrap().held.accuracy();
+            let chance = verdict.best().unwrap().random.accuracy();
+            if own == task {
+                assert!(
+                    held >= chance + 0.4 && held >= 0.7,
+                    "{}",
+                    verdict.sentence()
+                );
+            } else {
+                assert!(held <= verdict.bare.accuracy(), "{}", verdict.sentence());
+            }
+        }
+    }
+    // Permuted labels do not hide this task, and the vector says so.
+    let recipe = Recipe {
+        rank: Rank::Shuffled,
+        trials: 2,
+        shuffled: 4,
+        ..recipe
+    };
+    let made = InContext::FunctionVector
+        .make(&mut bench, &prompts[0], recipe)
+        .unwrap();
+    assert!(
+        made.origin.notes.iter().any(|n| n.contains("WARNING")),
+        "{:?}",
+        made.origin.notes
+    );
+}
+
 /// What the verdict counts is what the edit that it recommends does.
 #[test]
 fn the_verdict_counts_what_the_edit_does() {
@@ -696,4 +762,312 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
     assert_ne!(aie.body, null.body);
     let missing = Arguments::default().with("demos", "no/such/file.tsv");
     assert!(of.observe(&run, &missing, &mut bench).is_err());
+}
+
+/// The binary: what it prints, what it writes, what it refuses.
+fn ask(arguments: &[&str]) -> (i32, String, String) {
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_lmscope"))
+        .env("HF_HUB_OFFLINE", "1")
+        .args(["direction", "demo"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let spell = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (
+        output.status.code().unwrap_or(-1),
+        spell(output.stdout),
+        spell(output.stderr),
+    )
+}
+
+#[test]
+fn the_command_writes_what_it_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let antonyms = root("demo/lists/antonyms.tsv")
+        .to_str()
+        .unwrap()
+        .to_string();
+    let file = path("v.safetensors");
+    let common = [
+        "--demos",
+        &antonyms,
+        "--template",
+        "{x} -> {y}",
+        "--separator",
+        " ; ",
+        "--shots",
+        "4",
+        "--trials",
+        "8",
+        "--shuffled",
+        "3",
+        "--seed",
+        "2",
+    ];
+    let make = |more: &[&str]| ask(&[&common[..], more].concat());
+    let (code, out, err) = make(&["--method", "function-vector", "--heads", "3", "-o", &file]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("held out") && out.contains("random") && out.contains("heads (layer.head"),
+        "{out}"
+    );
+    let made = Direction::load(Path::new(&file)).unwrap();
+    let (at, vector) = &made.rows[0];
+    assert_eq!(
+        (made.rows.len(), at.site, made.origin.prompts),
+        (1, Site::ResidPost, (8, 0))
+    );
+    assert!(err.contains(&format!("add:{file}@{at}:last")), "{err}");
+    assert!(
+        made.origin
+            .notes
+            .iter()
+            .any(|n| n.contains("12 held-out pairs")),
+        "{:?}",
+        made.origin.notes
+    );
+    // The same again, bit for bit; judged again, the same numbers.
+    let again = path("again.safetensors");
+    make(&["--method", "function-vector", "--heads", "3", "-o", &again]);
+    assert_eq!(
+        &Direction::load(Path::new(&again)).unwrap().rows[0].1,
+        vector
+    );
+    let (code, judged, err) = make(&["--evaluate", &file]);
+    assert_eq!(code, 0, "{err}");
+    let rows = |text: &str| {
+        text.lines()
+            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&judged), rows(&out));
+    assert_eq!(rows(&out).len(), 8);
+    // Every layer is kept where every layer was asked for; task vectors take the state's place.
+    let (code, _, err) = make(&["--method", "task-vector", "--layer", "2-4", "-o", &again]);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("replace:"), "{err}");
+    assert_eq!(Direction::load(Path::new(&again)).unwrap().rows.len(), 3);
+    let (code, _, err) = ask(&["--combine", &format!("{file} - {file}"), "-o", &again]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        Direction::load(Path::new(&again)).unwrap().rows[0]
+            .1
+            .iter()
+            .all(|v| *v == 0.0)
+    );
+}
+
+#[test]
+fn the_command_says_what_is_wrong_with_demonstrations() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_string()
+    };
+    let antonyms = root("demo/lists/antonyms.tsv")
+        .to_str()
+        .unwrap()
+        .to_string();
+    let (few, torn) = (path("few.tsv", "a\tb\nc\td\n"), path("torn.tsv", "a b\n"));
+    let out = folder
+        .path()
+        .join("v.safetensors")
+        .to_str()
+        .unwrap()
+        .to_string();
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (
+            &["--demos", &antonyms, "-o", &out],
+            2,
+            &["--method", "function-vector"],
+        ),
+        (
+            &["--demos", &antonyms, "--method", "mean", "-o", &out],
+            2,
+            &["--method", "mean"],
+        ),
+        (
+            &["--demos", &few, "--method", "task-vector", "-o", &out],
+            2,
+            &["shots", "fewer"],
+        ),
+        (
+            &["--demos", &torn, "--method", "task-vector", "-o", &out],
+            1,
+            &["torn.tsv", "line 1", "tab"],
+        ),
+        (
+            &[
+                "--demos",
+                &antonyms,
+                "--method",
+                "task-vector",
+                "--template",
+                "{x}",
+                "-o",
+                &out,
+            ],
+            2,
+            &["template", "{y}"],
+        ),
+        (
+            &[
+                "--demos",
+                &antonyms,
+                "--method",
+                "task-vector",
+                "--layer",
+                "9",
+                "-o",
+                &out,
+            ],
+            2,
+            &["--layer", "9"],
+        ),
+        (
+            &[
+                "--demos",
+                &antonyms,
+                "--method",
+                "task-vector",
+                "--held-out",
+                "2",
+                "-o",
+                &out,
+            ],
+            2,
+            &["held-out"],
+        ),
+        (
+            &["--demos", &antonyms, "--evaluate", "nothing"],
+            2,
+            &["nothing", "mood"],
+        ),
+        (
+            &[
+                "--method",
+                "task-vector",
+                "--plus",
+                &few,
+                "--minus",
+                &few,
+                "--layer",
+                "1",
+                "-o",
+                &out,
+            ],
+            2,
+            &["--method", "--demos"],
+        ),
+        (
+            &[
+                "--method", "caa", "--plus", &few, "--minus", &few, "--layer", "1", "--chat", "-o",
+                &out,
+            ],
+            2,
+            &["--chat"],
+        ),
+        (
+            &[
+                "--method", "caa", "--plus", &few, "--minus", &few, "--layer", "1", "-o", &out,
+            ],
+            2,
+            &["pair 1", "letter"],
+        ),
+        (
+            &["--combine", "mood + nothing", "-o", &out],
+            2,
+            &["nothing", "mood"],
+        ),
+        (&["--combine", "mood +", "-o", &out], 2, &["spaces"]),
+    ];
+    for (arguments, expected, words) in cases {
+        let (code, written, err) = ask(arguments);
+        assert_eq!(
+            (code, written.as_str()),
+            (*expected, ""),
+            "{arguments:?}: {err}"
+        );
+        for word in *words {
+            assert!(err.contains(word), "{arguments:?} lacks {word}: {err}");
+        }
+        assert!(!Path::new(&out).exists(), "{arguments:?} left a file");
+    }
+}
+
+/// What `tests/references/in_context.py` measured with Hugging Face modules and hooks alone.
+#[derive(serde::Deserialize)]
+struct Reference {
+    clean: Vec<Asked>,
+    corrupt: Vec<Asked>,
+    base: f64,
+    heads: Vec<Head>,
+    effects: Vec<Vec<f64>>,
+    vector: Vec<f32>,
+    layer_average: Vec<Vec<f32>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    tokens: Vec<u32>,
+    answer: u32,
+}
+
+#[test]
+fn effects_and_vectors_agree_with_transformers() {
+    let text = std::fs::read_to_string(root("tests/references/in_context.json")).unwrap();
+    let cases: std::collections::BTreeMap<String, Reference> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 7);
+    for (name, expected) in cases {
+        let path = root(&format!("tests/references/{name}"));
+        let options = Options {
+            device: Some("cpu".into()),
+            dtype: Some("f32".into()),
+            ..Options::default()
+        };
+        let mut bench = Bench::open(path.to_str().unwrap(), &options).unwrap();
+        let asks = |list: &[Asked]| -> Vec<Ask> {
+            let ask = |a: &Asked| Ask {
+                tokens: a.tokens.clone(),
+                answer: a.answer,
+            };
+            list.iter().map(ask).collect()
+        };
+        let (clean, corrupt) = (asks(&expected.clean), asks(&expected.corrupt));
+        let means = HeadMeans::measure(&mut bench, &clean).unwrap();
+        let effects = Effects::indirect(&mut bench, &corrupt, &means).unwrap();
+        assert!((effects.base - expected.base).abs() < 1e-5, "{name}");
+        let all = effects
+            .values
+            .iter()
+            .flatten()
+            .zip(expected.effects.iter().flatten());
+        let apart = all.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 1e-5, "{name}: {apart}");
+        let largest = expected
+            .effects
+            .iter()
+            .flatten()
+            .fold(0f64, |m, v| m.max(v.abs()));
+        assert!(largest > 1e-3, "{name}: effects are there to compare");
+        let heads: Vec<Head> = effects.top(3).into_iter().map(|(head, _)| head).collect();
+        assert_eq!(heads, expected.heads, "{name}");
+        let vector = assemble(&bench.model, &means, &heads).unwrap();
+        assert!(
+            relative(&vector, &expected.vector) < 1e-5,
+            "{name}: {}",
+            relative(&vector, &expected.vector)
+        );
+        let average = states(&mut bench, &clean).unwrap();
+        for (layer, (own, other)) in average.iter().zip(&expected.layer_average).enumerate() {
+            assert!(
+                relative(own, other) < 1e-5,
+                "{name} {layer}: {}",
+                relative(own, other)
+            );
+        }
+    }
 }

@@ -37,6 +37,8 @@ impl Worker {
             self.tell_beside();
             self.check = None;
             self.refresh();
+        } else if self.beside.is_lockstep() {
+            self.tell_beside();
         }
         self.receipts_due = true;
         Ok(())
@@ -128,6 +130,8 @@ impl Worker {
         let told = known(&name, &made);
         bench.directions.insert(name, made);
         self.tell(Update::Direction(told));
+        // Live figures may be about directions.
+        self.refresh();
         Ok(())
     }
 }
