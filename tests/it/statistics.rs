@@ -256,7 +256,8 @@ fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
     for mut bench in super::tools::dense_families() {
         let at = Site::MlpAct.at(1);
         let text = prompt(40);
-        let made = Statistics::measure(&mut bench, &text, &[at], &how(1)).unwrap();
+        let made =
+            Statistics::measure(&mut bench, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
         made.save(&path).unwrap();
         let rows = |bench: &mut Bench, edits: &[&str]| {
             let run = super::tools::edited(prompt(7), edits);
