@@ -36,6 +36,16 @@ FAULTS = [
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            act.span", "            let position = span.start + i % tokens + 1;\n            act.span"),
     ("i26", "src/lab/run.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
+    # Neurons as memories.
+    ("memories::promoters", "src/model/values.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
+    ("memories::t3", "src/lab/sight.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
+    ("memories::triggers", "src/lab/triggers.rs", "acts.iter().enumerate().skip(1)", "acts.iter().enumerate()"),
+    ("memories::triggers", "src/lab/triggers.rs", "(window, 1)", "(window, 0)"),
+    ("memories::the_total", "src/lab/rerun.rs", "let x = x.narrow(1, position, 1)?", "let x = x.narrow(1, span.len - 1, 1)?"),
+    ("memories::t45", "src/lab/value_card.rs", "if transformer.norm.kind == NormKind::Layer {", "if transformer.norm.kind == NormKind::Identity {"),
+    ("memories::t50", "src/lab/value_edit.rs", "if n.act < 0.0 { -1 } else { 1 }", "if n.act < 0.0 { 1 } else { 1 }"),
+    ("memories::the_total", "src/instruments/neurons.rs", "row[neuron as usize] = 0.0;", "row[neuron as usize] *= 0.5;"),
+    ("memories::promoters", "src/instruments/promoters.rs", "z * sign", "*z"),
     # What families differ in, held by the comparison with transformers.
     ("parity", "src/model/attention.rs", "Some(cap) => soft_cap(&scores, cap)?", "Some(_) => scores"),
     ("parity", "src/model/attention.rs", "Some(most) => flat.clamp(-most, most)?", "Some(_) => flat"),

@@ -8,6 +8,7 @@ use super::transcript::Transcript;
 use crate::lab::edit::Edit;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Mode;
+use crate::lab::writer::Beside;
 
 /// The most steps kept.
 const DEPTH: usize = 200;
@@ -23,6 +24,8 @@ pub struct State {
     pub sampling: Sampling,
     /// What is marked, sorted.
     pub marks: Vec<Mark>,
+    /// What runs beside the text.
+    pub beside: Beside,
 }
 
 /// A text that was cut or replaced.

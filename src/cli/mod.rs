@@ -24,6 +24,7 @@ pub mod sketch;
 pub mod stats;
 pub mod threads;
 pub mod trace;
+pub mod vectors;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     trace::TRACE,
     direction::DIRECTION,
     stats::STATS,
+    vectors::VECTORS,
     edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,

@@ -53,14 +53,14 @@ fn outcome(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// Standard output of a command that must succeed.
-fn written(arguments: &[&str]) -> String {
+pub(super) fn written(arguments: &[&str]) -> String {
     let (code, out, err) = outcome(arguments);
     assert_eq!(code, 0, "{arguments:?}: {err}");
     out
 }
 
 /// Asserts one sentence on standard error that holds `words`, nothing on standard output, and an exit code.
-fn refused(arguments: &[&str], expected: i32, words: &[&str]) {
+pub(super) fn refused(arguments: &[&str], expected: i32, words: &[&str]) {
     let (code, out, err) = outcome(arguments);
     assert_eq!(code, expected, "{arguments:?}: {err}");
     assert_eq!(out, "", "{arguments:?}");

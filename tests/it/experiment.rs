@@ -156,8 +156,9 @@ fn a_preset_saved_on_the_screen_writes_the_same_tokens_everywhere() {
     assert_eq!(other.app.history.edits(), stage.app.history.edits());
     other.keys("R");
     assert_eq!(other.written(), edited);
-    other.keys("u u");
-    assert_eq!(other.written(), plain);
+    other.keys("u");
+    assert_eq!(other.written(), plain, "the text before");
+    other.keys("u");
     assert_eq!(other.app.history.active(), 0);
 }
 
@@ -309,4 +310,59 @@ fn a_text_that_is_not_kept_is_refused_and_the_present_one_stays() {
     stage.keys("Esc c");
     assert_eq!(stage.ids()[..before.len()], before);
     assert!(stage.ids().len() > before.len());
+}
+
+#[test]
+fn a_lockstep_shows_the_unedited_run_and_forcing_makes_both_one_text() {
+    let mut plain = Stage::new(12);
+    let unedited = plain.written();
+    plain.keys("B");
+    plain.command("edit zero@attn_out.1-3");
+    plain.keys("R");
+    let baseline = plain.app.baseline.clone().unwrap();
+    let own: Vec<u32> = baseline.text.tokens.iter().map(|t| t.id).collect();
+    let shared = own.len().min(unedited.len());
+    assert!(shared > 2);
+    assert_eq!(
+        own[..shared],
+        unedited[..shared],
+        "the second column is the unedited run"
+    );
+    let edited = plain.ids();
+    let differs = (0..edited.len().min(own.len() + plain.app.transcript.prompt))
+        .skip(plain.app.transcript.prompt)
+        .find(|p| edited[*p] != own[*p - plain.app.transcript.prompt]);
+    assert_eq!(baseline.diverges, differs);
+    assert!(differs.is_some());
+
+    plain.keys("=");
+    plain.keys("R");
+    let forced = plain.written();
+    let shared = forced.len().min(unedited.len());
+    assert_eq!(forced[..shared], unedited[..shared]);
+    let text = &plain.app.transcript;
+    let written = text.tokens.iter().skip(text.prompt);
+    assert!(written.clone().all(|t| t.kl.is_some() && t.other.is_some()));
+    assert!(
+        text.fired_at(text.prompt)
+            .iter()
+            .any(|(edit, f)| *edit == "zero@attn_out.1-3" && f.fired == 3)
+    );
+
+    // A text that comes back in lockstep goes on in lockstep.
+    plain.keys("u");
+    assert_eq!(plain.ids(), edited);
+    plain.keys("u");
+    plain.keys("c");
+    assert!(plain.app.baseline.as_ref().unwrap().live);
+    assert!(
+        plain
+            .app
+            .notices
+            .all
+            .iter()
+            .all(|n| !n.text.contains("fail")),
+        "{:?}",
+        plain.app.notices.all
+    );
 }

@@ -997,3 +997,77 @@ fn the_command_says_what_is_wrong_with_demonstrations() {
         assert!(!Path::new(&out).exists(), "{arguments:?} left a file");
     }
 }
+
+/// What `tests/references/in_context.py` measured with Hugging Face modules and hooks alone.
+#[derive(serde::Deserialize)]
+struct Reference {
+    clean: Vec<Asked>,
+    corrupt: Vec<Asked>,
+    base: f64,
+    heads: Vec<Head>,
+    effects: Vec<Vec<f64>>,
+    vector: Vec<f32>,
+    layer_average: Vec<Vec<f32>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    tokens: Vec<u32>,
+    answer: u32,
+}
+
+#[test]
+fn effects_and_vectors_agree_with_transformers() {
+    let text = std::fs::read_to_string(root("tests/references/in_context.json")).unwrap();
+    let cases: std::collections::BTreeMap<String, Reference> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 7);
+    for (name, expected) in cases {
+        let path = root(&format!("tests/references/{name}"));
+        let options = Options {
+            device: Some("cpu".into()),
+            dtype: Some("f32".into()),
+            ..Options::default()
+        };
+        let mut bench = Bench::open(path.to_str().unwrap(), &options).unwrap();
+        let asks = |list: &[Asked]| -> Vec<Ask> {
+            let ask = |a: &Asked| Ask {
+                tokens: a.tokens.clone(),
+                answer: a.answer,
+            };
+            list.iter().map(ask).collect()
+        };
+        let (clean, corrupt) = (asks(&expected.clean), asks(&expected.corrupt));
+        let means = HeadMeans::measure(&mut bench, &clean).unwrap();
+        let effects = Effects::indirect(&mut bench, &corrupt, &means).unwrap();
+        assert!((effects.base - expected.base).abs() < 1e-5, "{name}");
+        let all = effects
+            .values
+            .iter()
+            .flatten()
+            .zip(expected.effects.iter().flatten());
+        let apart = all.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 1e-5, "{name}: {apart}");
+        let largest = expected
+            .effects
+            .iter()
+            .flatten()
+            .fold(0f64, |m, v| m.max(v.abs()));
+        assert!(largest > 1e-3, "{name}: effects are there to compare");
+        let heads: Vec<Head> = effects.top(3).into_iter().map(|(head, _)| head).collect();
+        assert_eq!(heads, expected.heads, "{name}");
+        let vector = assemble(&bench.model, &means, &heads).unwrap();
+        assert!(
+            relative(&vector, &expected.vector) < 1e-5,
+            "{name}: {}",
+            relative(&vector, &expected.vector)
+        );
+        let average = states(&mut bench, &clean).unwrap();
+        for (layer, (own, other)) in average.iter().zip(&expected.layer_average).enumerate() {
+            assert!(
+                relative(own, other) < 1e-5,
+                "{name} {layer}: {}",
+                relative(own, other)
+            );
+        }
+    }
+}

@@ -253,7 +253,12 @@ fn the_best_cell_keeps_its_fluency() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = demo();
     let (_, arguments) = stories(&folder, 8);
-    let sunny = bench.model.tokenizer().unwrap().encode_literal(" sunny").unwrap()[0];
+    let sunny = bench
+        .model
+        .tokenizer()
+        .unwrap()
+        .encode_literal(" sunny")
+        .unwrap()[0];
     let word = bench.model.transformer.logit_direction(sunny).unwrap();
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(7), word.to_vec1().unwrap())],
@@ -269,9 +274,20 @@ fn the_best_cell_keeps_its_fluency() {
     let cells = &grid(&strict).cells;
     let (whole, broken) = (&cells[0][7], &cells[1][7]);
     assert!(broken.value > whole.value, "{broken:?} {whole:?}");
-    assert!(number(broken, "fluency") > number(whole, "fluency") + 0.3, "{broken:?} {whole:?}");
-    assert!(strict.notes[0].starts_with("best: strength 0.1 "), "{}", strict.notes[0]);
-    assert!(lenient.notes[0].starts_with("best: strength 200 "), "{}", lenient.notes[0]);
+    assert!(
+        number(broken, "fluency") > number(whole, "fluency") + 0.3,
+        "{broken:?} {whole:?}"
+    );
+    assert!(
+        strict.notes[0].starts_with("best: strength 0.1 "),
+        "{}",
+        strict.notes[0]
+    );
+    assert!(
+        lenient.notes[0].starts_with("best: strength 200 "),
+        "{}",
+        lenient.notes[0]
+    );
 }
 
 #[test]

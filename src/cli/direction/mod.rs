@@ -91,7 +91,10 @@ fn write(matches: &ArgMatches, mut direction: Direction) -> Result<PathBuf> {
         .cloned()
         .unwrap_or_else(named);
     direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
-    direction.save(&path)?;
+    let lost = direction.save(&path)?;
+    if !lost.is_empty() {
+        output::note(&format!("{}: {lost}.", path.display()));
+    }
     Ok(path)
 }
 

@@ -37,6 +37,8 @@ impl Worker {
             self.tell_beside();
             self.check = None;
             self.refresh();
+        } else if self.beside.is_lockstep() {
+            self.tell_beside();
         }
         self.receipts_due = true;
         Ok(())

@@ -515,7 +515,10 @@ impl Worker {
 }
 
 fn known(name: &str, direction: &Direction) -> Known {
-    let about = format!("{}, length {:.2}", direction.places(), direction.norm());
+    let mut about = format!("{}, length {:.2}", direction.places(), direction.norm());
+    for caution in &direction.origin.cautions {
+        about = format!("{about}; {caution}");
+    }
     Known {
         name: name.to_string(),
         about,
