@@ -193,7 +193,7 @@ impl Meters {
                 };
                 if only.is_none_or(|only| only == layer) {
                     out.push(Meter {
-                        title: format!("{} {layer}", text::visible(name.as_bytes())),
+                        title: format!("{layer} {}", text::visible(name.as_bytes())),
                         layer,
                         along: unit(vector),
                     });

@@ -75,7 +75,7 @@ impl Trial {
     /// # Errors
     ///
     /// As [`Trial::unedited`], and when the edit cannot be applied.
-    pub fn under(&self, bench: &mut Bench, edit: &Edit, base: &Base) -> Result<Outcome> {
+    pub fn under(&self, bench: &mut Bench, edit: &Edit, base: &[Vec<f32>]) -> Result<Outcome> {
         let (mut out, mut rows) = self.passes(bench, Some(edit))?;
         rows.iter_mut().for_each(|row| log_softmax(row));
         out.answers = self.share(&rows);
@@ -85,7 +85,7 @@ impl Trial {
     }
 
     /// Mean probability of the answers, from log-probabilities.
-    fn share(&self, rows: &Base) -> f32 {
+    fn share(&self, rows: &[Vec<f32>]) -> f32 {
         let each = rows.iter().map(|row| {
             let answers = self.answers.iter().map(|a| f64::from(row[*a as usize]));
             answers.map(f64::exp).sum::<f64>()

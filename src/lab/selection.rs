@@ -335,7 +335,7 @@ fn behaving(
 /// Means of `resid_pre`, `[position][layer][d_model]`, in f64.
 fn means(
     bench: &mut Bench,
-    prompts: &Prompts,
+    prompts: &[Vec<u32>],
     rules: &Rules,
     schedule: &Schedule,
 ) -> Result<Vec<Vec<Vec<f64>>>> {

@@ -88,7 +88,7 @@ fn meters_are_dot_products_of_recorded_rows_on_every_family() {
         let whole = grid(meters(&mut bench, &run, &Arguments::default()));
         let titles: Vec<&str> = whole.rows.iter().map(|r| r.label.as_str()).collect();
         // What leaves block 0 enters block 1.
-        assert_eq!(titles, ["low 0", "high 1"]);
+        assert_eq!(titles, ["0 low", "1 high"]);
         check(&mut bench, &run, &whole, 0, Site::ResidPre.at(0), "low");
         check(&mut bench, &run, &whole, 1, Site::ResidPre.at(1), "high");
         for (word, site) in [
@@ -219,7 +219,7 @@ fn the_refusal_meter_tells_guarded_from_plain() {
         let row = grid
             .rows
             .iter()
-            .position(|r| r.label.starts_with("refusal"))
+            .position(|r| r.label.ends_with("refusal"))
             .unwrap();
         grid.cells.last().unwrap()[row].value
     };
