@@ -36,6 +36,16 @@ FAULTS = [
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            act.span", "            let position = span.start + i % tokens + 1;\n            act.span"),
     ("i26", "src/lab/run.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
+    # Neurons as memories.
+    ("memories::promoters", "src/model/values.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
+    ("memories::t3", "src/lab/sight.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
+    ("memories::triggers", "src/lab/triggers.rs", "acts.iter().enumerate().skip(1)", "acts.iter().enumerate()"),
+    ("memories::triggers", "src/lab/triggers.rs", "(window, 1)", "(window, 0)"),
+    ("memories::the_total", "src/lab/rerun.rs", "let x = x.narrow(1, position, 1)?", "let x = x.narrow(1, span.len - 1, 1)?"),
+    ("memories::t45", "src/lab/value_card.rs", "if transformer.norm.kind == NormKind::Layer {", "if transformer.norm.kind == NormKind::Identity {"),
+    ("memories::t50", "src/lab/value_edit.rs", "if n.act < 0.0 { -1 } else { 1 }", "if n.act < 0.0 { 1 } else { 1 }"),
+    ("memories::the_total", "src/instruments/neurons.rs", "row[neuron as usize] = 0.0;", "row[neuron as usize] *= 0.5;"),
+    ("memories::promoters", "src/instruments/promoters.rs", "z * sign", "*z"),
     # What families differ in, held by the comparison with transformers.
     ("parity", "src/model/attention.rs", "Some(cap) => soft_cap(&scores, cap)?", "Some(_) => scores"),
     ("parity", "src/model/attention.rs", "Some(most) => flat.clamp(-most, most)?", "Some(_) => flat"),
@@ -80,6 +90,19 @@ FAULTS = [
     ("in_context::t15", "src/lab/judge.rs", "random_like(vector, hash.finish())", "vector.clone()"),
     ("in_context::sums", "src/lab/combine.rs", "terms.push((factor * number, name.to_string()));", "terms.push((number, name.to_string()));"),
     ("in_context::answer", "src/lab/contrast.rs", "Self::Icv | Self::Caa => Site::ResidPost,", "Self::Icv => Site::ResidPost,\n            Self::Caa => Site::ResidPre,"),
+    # Directions selected and swept, statistics, meters.
+    ("statistics::statistics_are", "src/lab/statistics.rs", "let rows = rows.get(skip..)", "let rows = rows.get(skip.saturating_sub(1)..)"),
+    ("statistics::a_file", "src/lab/statistics.rs", "if self.origin.revision == card.revision {", "if !card.revision.is_empty() {"),
+    ("meters::meters_are", "src/instruments/meters.rs", "along: unit(vector),", "along: vector.to_vec(),"),
+    ("meters::the_first", "src/instruments/meters.rs", "filter(|(i, _)| first + i > 0)", "filter(|(i, _)| first + i < usize::MAX)"),
+    ("meters::a_live", "src/instruments/meters.rs", "&all[at * width..(at + 1) * width]", "&all[at..at + width]"),
+    ("meters::a_live", "src/lab/figure.rs", "                grid.scale = grid.scale.around(more.scale);\n", ""),
+    ("selection::t11", "src/lab/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
+    ("selection::t11", "src/lab/selection.rs", 'format!("add:{CANDIDATE}@{at}")', 'format!("add:{CANDIDATE}@{at}*2")'),
+    ("selection::t11", "src/lab/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
+    ("sweep::every", "src/lab/batch.rs", "let first = prompts[*i].len() - 1;", "let first = prompts[*i].len() - 2;"),
+    ("sweep::the_best", "src/instruments/sweep.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
+    ("sweep::every", "src/instruments/sweep.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
     ("parity", "src/lab/writer.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
 ]
 

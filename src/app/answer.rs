@@ -3,16 +3,18 @@
 //! Invariant: an update about something that is gone changes nothing; a failed figure keeps the one before.
 //! To take in a new update, add its arm in [`App::answer`].
 
+use super::beside::{self, Baseline};
 use super::commands::{Why, command};
-use super::history::{Lost, Way};
+use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
-use super::transcript::{Activity, Transcript};
-use super::{App, Baseline, Effect, Shown};
+use super::transcript::{Activity, How, Transcript};
+use super::{App, Effect, Shown, mark};
 use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
-use crate::instruments::INSTRUMENTS;
+use crate::instruments::{INSTRUMENTS, instrument};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
 use crate::lab::receipt::Receipt;
+use crate::lab::writer::Beside;
 use crate::model::site::Address;
 
 /// What a figure is older than.
@@ -25,16 +27,16 @@ impl App {
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
             Update::Began(tokens) => self.began(tokens),
-            Update::Token { token, receipts } => {
-                self.receipts = merge(&self.receipts, receipts);
-                self.transcript.push(token);
-                self.follow();
-            }
+            Update::Token { token, receipts } => self.wrote(token, receipts),
             Update::Ended {
                 ending,
                 written,
                 rate,
             } => return self.ended(ending, written, rate),
+            Update::Refused(edits) => {
+                self.history.refuse(&edits);
+                self.inform("the edits are as they were");
+            }
             Update::Kept(number) => self.kept = Some(self.lost(number)),
             Update::Rewound(left) => self.rewound(left),
             Update::Restored(number) => self.restored(number),
@@ -48,15 +50,89 @@ impl App {
             Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
-            Update::Fired(fired) => self.transcript.refire(&fired),
-            // The screen of a lockstep reads these from the tokens themselves.
-            Update::Beside { .. } => {}
-            Update::Grouped(name) => self.inform(format!("kept as {{{name}}}")),
+            Update::Fired(fired) => {
+                let rows = self.receipts.iter().map(|r| r.edit.clone()).collect();
+                self.transcript.refire(&fired, &rows);
+            }
+            Update::Beside {
+                beside,
+                tokens,
+                diverged,
+            } => self.beside_came(beside, tokens, diverged),
+            Update::Grouped(name) => self.grouped(&name),
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
             Update::Direction(known) => self.direction_came(&known),
             Update::Failed { slot, message } => self.failed(slot, message),
         }
         Vec::new()
+    }
+
+    fn wrote(&mut self, token: Token, receipts: Vec<Receipt>) {
+        self.receipts = merge(&self.receipts, receipts);
+        if let Some(baseline) = self.baseline.as_mut().filter(|b| b.live) {
+            baseline.grow(&token, self.alongside);
+        }
+        let how = self.how(self.receipts.iter().map(|r| r.edit.clone()));
+        self.transcript.push(token, how);
+        self.follow();
+    }
+
+    /// How a token is written under these edits.
+    fn how(&self, edits: impl Iterator<Item = String>) -> How {
+        How {
+            edits: edits.collect(),
+            beside: self.alongside,
+        }
+    }
+
+    /// The engine runs this beside the text now.
+    fn beside_came(&mut self, beside: Beside, tokens: Vec<Token>, diverged: Option<usize>) {
+        self.alongside = beside;
+        if !beside.is_lockstep() {
+            if self.baseline.take_if(|b| b.live).is_some() {
+                self.compare = false;
+            }
+            return;
+        }
+        let written = self.transcript.tokens.iter().skip(self.transcript.prompt);
+        self.baseline = Some(match beside {
+            Beside::OwnText if !tokens.is_empty() => Baseline::live(tokens, diverged),
+            Beside::Forced => {
+                // What was written before it was forced was the edited run's own choice.
+                let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
+                let chosen = written.map(|t| {
+                    let other = Some(t).filter(forced).and_then(beside::rival);
+                    other.unwrap_or_else(|| beside::plain(t))
+                });
+                Baseline::live(chosen, diverged)
+            }
+            Beside::Nothing | Beside::SameText | Beside::OwnText => {
+                Baseline::live(written.map(beside::plain), diverged)
+            }
+        });
+    }
+
+    /// A group has its name: a row is offered that ablates it.
+    fn grouped(&mut self, name: &str) {
+        let Some(site) = self
+            .groups
+            .get(name)
+            .and_then(|marks| marks.first())
+            .map(|mark| mark.at.site)
+        else {
+            return;
+        };
+        let edit = mark::group(name, site);
+        let line = edit.to_string();
+        let rows = self.history.edits();
+        let place = rows.iter().position(|e| e.to_string() == line);
+        let number = place.unwrap_or(rows.len()) + 1;
+        if place.is_none() {
+            self.history.offer(&edit);
+        }
+        self.inform(format!(
+            "kept as {{{name}}}: {number} switches {line} on, and any edit can use it"
+        ));
     }
 
     fn with(&mut self, slot: Slot, change: impl FnOnce(&mut Shown)) {
@@ -135,10 +211,14 @@ impl App {
         if let Some(lost) = self.kept.take() {
             self.history.lost(lost);
         }
-        self.transcript.begin(tokens, self.now);
+        let how = self.how(self.history.edits().iter().map(ToString::to_string));
+        self.transcript.begin(tokens, self.now, &how);
         self.transcript.source.clone_from(&self.last);
         self.show_presets = false;
-        self.baseline = None;
+        self.baseline = self
+            .alongside
+            .is_lockstep()
+            .then(|| Baseline::live([], None));
         self.baseline_asked = false;
         self.check = None;
         self.cursor.follow = true;
@@ -157,12 +237,19 @@ impl App {
     /// A text is back; the one that stood in its place can come back in its turn.
     fn restored(&mut self, number: u64) {
         let gone = self.kept.take();
-        let Some((way, lost)) = self.restoring.take().filter(|(_, l)| l.number == number) else {
+        let coming = self.restoring.take();
+        let Some(coming) = coming.filter(|r| r.lost().number == number) else {
             return;
         };
-        if let Some(gone) = gone {
-            self.history.swapped(way, gone);
-        }
+        let (way, lost) = match coming {
+            Restoring::Text(way, lost) => {
+                if let Some(gone) = gone {
+                    self.history.swapped(way, gone);
+                }
+                (Some(way), lost)
+            }
+            Restoring::Schedule(lost) => (None, lost),
+        };
         self.transcript = lost.text;
         self.transcript.activity = Activity::Idle;
         self.transcript.since = None;
@@ -174,8 +261,10 @@ impl App {
         self.follow();
         self.forget_figures();
         let word = match way {
-            Way::Back => "undone",
-            Way::Forth => "redone",
+            Some(Way::Back) => "undone",
+            Some(Way::Forth) => "redone",
+            // What was undone was said already.
+            None => return,
         };
         self.inform(format!(
             "{word}: the text is as it was, {} tokens",
@@ -193,7 +282,7 @@ impl App {
                     spot: shown.spot,
                     ..Shown::default()
                 };
-            } else if shown.figure.is_some() {
+            } else if shown.figure.is_some() && about_text(slot, shown) {
                 shown.stale = Some(EARLIER_TEXT);
             }
             shown.unedited = None;
@@ -246,6 +335,9 @@ impl App {
     }
 
     fn edited(&mut self, boundary: Option<usize>, receipts: Vec<Receipt>) {
+        if let Some(lost) = self.kept.take() {
+            self.history.forgot(lost);
+        }
         self.receipts = receipts;
         match boundary {
             Some(position) => {
@@ -263,6 +355,7 @@ impl App {
         for (slot, shown) in &mut self.shown {
             // A live figure's columns were measured under the edits of their time; from now on they go on.
             let holds = mode == Mode::FromNow && live.contains(slot);
+            let holds = holds || !about_text(slot, shown);
             if shown.figure.is_some() && !holds {
                 shown.stale = Some(BEFORE_EDIT);
             }
@@ -308,7 +401,11 @@ impl App {
         for token in tokens {
             text.join(token);
         }
-        self.baseline = Some(Baseline { text, diverges });
+        self.baseline = Some(Baseline {
+            text,
+            diverges,
+            live: false,
+        });
     }
 
     fn direction_came(&mut self, known: &Known) {
@@ -343,7 +440,7 @@ impl App {
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
-            if let Some((way, lost)) = self.restoring.take() {
+            if let Some(Restoring::Text(way, lost)) = self.restoring.take() {
                 self.history.put_back(way, lost);
             }
             if self.model.is_none() {
@@ -384,6 +481,11 @@ impl App {
             "there is no command `{word}`; ? lists what can be done here"
         )))
     }
+}
+
+/// Whether what an instrument shows is about the text and its edits; some read files of their own.
+pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
+    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }
 
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is

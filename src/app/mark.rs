@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::edit::Edit;
+use crate::lab::edit::{Edit, Place, What, Which};
 use crate::lab::figure::{Anchor, Unit};
 use crate::lab::op::Op;
 use crate::model::site::{Address, Site};
@@ -45,6 +45,15 @@ pub fn edits(op: Op, marks: &[Mark]) -> Vec<Edit> {
     }
     let edit = |(at, units)| Edit::units(op, units, at);
     places.into_iter().map(edit).collect()
+}
+
+/// An edit that ablates a named group, switched off.
+pub fn group(name: &str, site: Site) -> Edit {
+    let units = What::Units(Which::Set(name.into()));
+    Edit {
+        on: false,
+        ..Edit::new(Op::Zero, units, Place::Every(site))
+    }
 }
 
 /// What marks are, in words: `3 neurons, 1 head`.

@@ -5,6 +5,7 @@
 //! To add something the user can do, add a row in `commands/`; something the engine tells, an arm in `answer.rs`.
 
 mod answer;
+pub mod beside;
 pub mod commands;
 pub mod cursor;
 pub mod form;
@@ -33,11 +34,13 @@ use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::receipt::Receipt;
 use crate::lab::sample::Sampling;
+use crate::lab::writer::Beside;
 use crate::model::load::Options;
 
+use beside::Baseline;
 use cursor::{Cursor, Reading, Spot};
 use form::Form;
-use history::{History, Lost, State, Way};
+use history::{History, Lost, Restoring, State};
 use key::Key;
 use keymap::Keymap;
 use layout::{Arrangement, Pane, Wish, Zoom};
@@ -177,15 +180,6 @@ pub struct Shown {
     pub spot: Spot,
 }
 
-/// The unedited continuation.
-#[derive(Clone, Debug, Default)]
-pub struct Baseline {
-    /// The prose of each token.
-    pub text: Transcript,
-    /// The first position that differs.
-    pub diverges: Option<usize>,
-}
-
 /// What the app starts with; everything in it was settled by the caller.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -291,7 +285,9 @@ pub struct App {
     pub count: usize,
     /// The self-check of this run.
     pub check: Option<Check>,
-    /// The unedited continuation.
+    /// What the engine runs beside the text.
+    pub alongside: Beside,
+    /// The other text.
     pub baseline: Option<Baseline>,
     /// Whether it is being written.
     pub baseline_asked: bool,
@@ -327,10 +323,12 @@ pub struct App {
     pub session: Session,
     /// Until when a second ctrl-c leaves.
     pub leaving: Option<Duration>,
+    /// Marks that were given a name, by it.
+    groups: BTreeMap<String, Vec<mark::Mark>>,
     /// The text that the engine keeps before it cuts or replaces it.
     kept: Option<Lost>,
     /// The text that is being brought back.
-    restoring: Option<(Way, Box<Lost>)>,
+    restoring: Option<Restoring>,
     start: Settings,
     theme_before: Option<String>,
 }
@@ -385,6 +383,7 @@ impl App {
             receipts: Vec::new(),
             count: settings.count,
             check: None,
+            alongside: Beside::default(),
             baseline: None,
             baseline_asked: false,
             compare: false,
@@ -403,6 +402,7 @@ impl App {
             formats: settings.formats.clone(),
             session: Session::default(),
             leaving: None,
+            groups: BTreeMap::new(),
             kept: None,
             restoring: None,
             theme_before: None,

@@ -320,6 +320,7 @@ impl App {
         }
         let working = self.transcript.busy()
             || self.baseline_asked
+            || self.restoring.is_some()
             || self.shown.values().any(|s| s.working.is_some());
         if working {
             self.baseline_asked = false;
@@ -434,11 +435,11 @@ impl App {
             .filter(|c| [here, Context::Anywhere].contains(&c.context))
             .filter(offered)
             .collect();
+        // In a figure, what acts on its cells goes before what acts on the text.
+        let acts = |c: &Command| here == Context::Figure && ["ablate", "mark"].contains(&c.name);
         rows.sort_by_key(|c| {
-            FIRST
-                .iter()
-                .position(|f| *f == c.name)
-                .unwrap_or(FIRST.len())
+            let place = FIRST.iter().position(|f| *f == c.name);
+            (!acts(c), place.unwrap_or(FIRST.len()))
         });
         let mut out = Vec::new();
         if self.transcript.busy() || self.downloading() {

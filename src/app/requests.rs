@@ -4,10 +4,10 @@
 //! To ask for something new, add a method that returns effects.
 
 use super::cursor::{self, Step};
-use super::history::{State, Taken, Way};
+use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
-use super::transcript::{Activity, column_of, line_of, token_at};
-use super::{App, Effect, mark};
+use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
+use super::{App, Effect, beside, mark};
 use crate::engine::{Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind};
 use crate::lab::edit::Edit;
@@ -23,7 +23,7 @@ impl App {
     pub(super) fn start(&mut self, text: String, chat: bool) -> Vec<Effect> {
         self.last = Some((text.clone(), chat));
         self.show_presets = false;
-        self.compare = false;
+        self.compare = self.compare && self.alongside.is_lockstep();
         self.transcript.activity = Activity::Reading;
         self.transcript.since = Some((self.now, 0));
         let prompt = if chat {
@@ -41,7 +41,7 @@ impl App {
     pub(super) fn go_on(&mut self) -> Vec<Effect> {
         self.transcript.activity = Activity::Writing;
         self.transcript.since = Some((self.now, 0));
-        self.baseline = None;
+        self.outdate();
         vec![self.ask(Request::Continue { count: self.count })]
     }
 
@@ -81,17 +81,25 @@ impl App {
     pub(super) fn step(&mut self, way: Way) -> Vec<Effect> {
         match self.history.take(way) {
             None => Vec::new(),
-            Some(Taken::State(before)) => {
-                let effects = self.send_changes(&before);
+            Some(Taken::State(before, text)) => {
+                let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+                let same = |lost: &Lost| ids(&lost.text) == ids(&self.transcript);
+                let effects = match text.filter(|lost| same(lost)) {
+                    // Nothing was written since: the text comes back with the edits that were in force where.
+                    Some(lost) => self.bring_back(Restoring::Schedule(lost)),
+                    None => self.send_changes(&before),
+                };
                 self.inform(told(way, &before, self.history.now()));
                 effects
             }
-            Some(Taken::Text(lost)) => {
-                let number = lost.number;
-                self.restoring = Some((way, lost));
-                vec![self.ask(Request::Restore(number))]
-            }
+            Some(Taken::Text(lost)) => self.bring_back(Restoring::Text(way, lost)),
         }
+    }
+
+    fn bring_back(&mut self, restoring: Restoring) -> Vec<Effect> {
+        let number = restoring.lost().number;
+        self.restoring = Some(restoring);
+        vec![self.ask(Request::Restore(number))]
     }
 
     /// Sends what differs from the state before.
@@ -100,6 +108,10 @@ impl App {
         let mut effects = Vec::new();
         if sampling != before.sampling {
             effects.push(self.ask(Request::Sampling(sampling)));
+        }
+        if self.history.now().beside != before.beside {
+            let beside = self.history.now().beside;
+            effects.push(self.ask(Request::Beside(beside)));
         }
         // Edits that stay the same are read in again when they are to hold for what was written before them.
         let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
@@ -112,8 +124,13 @@ impl App {
     /// Sends the edits as they are.
     pub(super) fn send_edits(&mut self) -> Vec<Effect> {
         self.age(self.history.mode());
-        self.baseline = None;
+        self.outdate();
         vec![self.ask_edits()]
+    }
+
+    /// Drops an unedited text that was written for the text as it was; one that runs in lockstep goes along.
+    fn outdate(&mut self) {
+        self.baseline = self.baseline.take().filter(|b| b.live);
     }
 
     pub(super) fn ask_edits(&mut self) -> Effect {
@@ -254,7 +271,7 @@ impl App {
             Step::PageDown => 8,
             Step::Left | Step::Right | Step::First | Step::Last => return self.along(step),
         };
-        let lines = self.transcript.wrap(self.text_width());
+        let lines = self.lines(self.text_width());
         let line = line_of(&lines, self.cursor.position);
         let target = (line as i64 + by).clamp(0, lines.len() as i64 - 1) as usize;
         let column = column_of(&lines[line], self.cursor.position);
@@ -319,8 +336,16 @@ fn told(way: Way, before: &State, now: &State) -> String {
             s.temperature, s.seed, s.top_p, s.top_k
         ));
     }
+    if now.beside != before.beside {
+        parts.push(beside::name(now.beside).unwrap_or("no lockstep").into());
+    }
     if now.marks != before.marks {
         parts.push(format!("{} marked", mark::count(&now.marks)));
+    }
+    if now.turns != before.turns {
+        let plus = now.turns.iter().filter(|t| t.plus).count();
+        let minus = now.turns.len() - plus;
+        parts.push(format!("{plus} examples with, {minus} without"));
     }
     let word = match way {
         Way::Back => "undone",

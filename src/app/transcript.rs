@@ -3,10 +3,12 @@
 //! Invariant: `pieces` has one entry a token and joins to the same prose as all bytes at once; a character split
 //! over tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{Ending, Token};
 use crate::lab::receipt::Fired;
+use crate::lab::writer::Beside;
 use crate::text;
 
 /// What the engine is doing with the text.
@@ -30,6 +32,15 @@ pub struct Span {
     pub text: String,
 }
 
+/// How a token was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct How {
+    /// The edits that its [`Fired`] count, as they print.
+    pub edits: Arc<[String]>,
+    /// What ran beside the text.
+    pub beside: Beside,
+}
+
 /// The text of the run.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
@@ -37,6 +48,8 @@ pub struct Transcript {
     pub tokens: Vec<Token>,
     /// The prose of each token.
     pub pieces: Vec<String>,
+    /// How each token was written.
+    how: Vec<How>,
     /// How many tokens the prompt has.
     pub prompt: usize,
     /// First positions of changes made from now.
@@ -56,7 +69,7 @@ pub struct Transcript {
 
 impl Transcript {
     /// Starts anew with the tokens of a prompt.
-    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration) {
+    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, how: &How) {
         *self = Self {
             activity: Activity::Writing,
             prompt: tokens.len(),
@@ -64,16 +77,23 @@ impl Transcript {
             ..Self::default()
         };
         for token in tokens {
-            self.add(token);
+            self.add(token, how.clone());
         }
     }
 
     /// Appends a token that was written.
-    pub fn push(&mut self, token: Token) {
+    pub fn push(&mut self, token: Token, how: How) {
         if token.position < self.tokens.len() {
             self.truncate(token.position);
         }
-        self.add(token);
+        // It is the same from token to token, as a rule.
+        let how = self
+            .how
+            .last()
+            .filter(|last| **last == how)
+            .cloned()
+            .unwrap_or(how);
+        self.add(token, how);
         self.activity = Activity::Writing;
         if let Some((_, count)) = &mut self.since {
             *count += 1;
@@ -82,10 +102,10 @@ impl Transcript {
 
     /// Appends a token of a text that is only read beside this one.
     pub fn join(&mut self, token: Token) {
-        self.add(token);
+        self.add(token, How::default());
     }
 
-    fn add(&mut self, token: Token) {
+    fn add(&mut self, token: Token, how: How) {
         let piece = if token.special {
             let rest = self.open.finish();
             if let Some(last) = self.pieces.last_mut() {
@@ -97,6 +117,7 @@ impl Transcript {
         };
         self.pieces.push(piece);
         self.tokens.push(token);
+        self.how.push(how);
     }
 
     /// Keeps the first `count` tokens.
@@ -105,21 +126,77 @@ impl Transcript {
             return;
         }
         let tokens = std::mem::take(&mut self.tokens);
+        let how = std::mem::take(&mut self.how);
         self.pieces.clear();
         self.open = text::Stream::default();
-        tokens.into_iter().take(count).for_each(|t| self.add(t));
+        for (token, how) in tokens.into_iter().zip(how).take(count) {
+            self.add(token, how);
+        }
         self.boundaries.retain(|b| *b < count);
         self.prompt = self.prompt.min(count);
     }
 
     /// Takes in what the edits did at every position of a text that was read again.
-    pub fn refire(&mut self, fired: &[Fired]) {
+    pub fn refire(&mut self, fired: &[Fired], edits: &Arc<[String]>) {
         self.tokens.iter_mut().for_each(|t| t.fired.clear());
+        for how in &mut self.how {
+            how.edits = edits.clone();
+        }
         for fired in fired {
             if let Some(token) = self.tokens.get_mut(fired.position) {
                 token.fired.push(*fired);
             }
         }
+    }
+
+    /// What an edit did at a position.
+    pub fn fired(&self, position: usize, edit: &str) -> Option<Fired> {
+        let index = self
+            .how
+            .get(position)?
+            .edits
+            .iter()
+            .position(|l| l == edit)?;
+        let token = self.tokens.get(position)?;
+        token.fired.iter().find(|f| f.edit == index).copied()
+    }
+
+    /// Every edit that did something at a position.
+    pub fn fired_at(&self, position: usize) -> Vec<(&str, Fired)> {
+        let (Some(token), Some(how)) = (self.tokens.get(position), self.how.get(position)) else {
+            return Vec::new();
+        };
+        let named = |f: &Fired| how.edits.get(f.edit).map(|l| (l.as_str(), *f));
+        token.fired.iter().filter_map(named).collect()
+    }
+
+    /// What ran beside the text when a token was written.
+    pub fn beside(&self, position: usize) -> Beside {
+        self.how
+            .get(position)
+            .map_or_else(Beside::default, |h| h.beside)
+    }
+
+    /// What changed before a token was written, in words, where something did.
+    pub fn change_at(&self, position: usize) -> Option<&'static str> {
+        if self.boundaries.contains(&position) {
+            return Some("edits changed here");
+        }
+        if position <= self.prompt || position >= self.tokens.len() {
+            return None;
+        }
+        let forced = |p: usize| self.beside(p) == Beside::Forced;
+        match (forced(position - 1), forced(position)) {
+            (false, true) => Some("forced tokens from here"),
+            (true, false) => Some("own tokens from here"),
+            (true, true) | (false, false) => None,
+        }
+    }
+
+    /// The positions before which something changed.
+    pub fn breaks(&self) -> Vec<usize> {
+        let all = 0..=self.tokens.len();
+        all.filter(|p| self.change_at(*p).is_some()).collect()
     }
 
     /// Notes that edits changed from a position on.
@@ -143,7 +220,7 @@ impl Transcript {
 
     /// Lines of at most `width` columns, and the line of every token.
     pub fn wrap(&self, width: usize) -> Vec<Vec<Span>> {
-        wrap(&self.pieces, &self.boundaries, width)
+        wrap(&self.pieces, &self.breaks(), width)
     }
 }
 
@@ -307,10 +384,11 @@ mod tests {
         t.begin(
             vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")],
             Duration::ZERO,
+            &How::default(),
         );
-        t.push(token(2, b"\x8d!"));
+        t.push(token(2, b"\x8d!"), How::default());
         assert_eq!(t.pieces, ["hi ", "", "👍!"]);
-        t.push(token(1, b"x"));
+        t.push(token(1, b"x"), How::default());
         assert_eq!(t.tokens.len(), 2, "a rewound position replaces");
     }
 

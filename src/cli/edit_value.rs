@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
 use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::edit::Edit;
 use crate::lab::fact_neurons::Search;
 use crate::lab::facts::{self, Fact};
+use crate::lab::preset::Preset;
 use crate::lab::schedule::Schedule;
 use crate::lab::value_edit::{self, Case, Effect, Plan, Report, Score, Turn};
 
@@ -64,7 +67,7 @@ fn build(command: Command) -> Command {
         .arg(percent("shared", "10", "Neurons that more of a relation's facts have are left alone"))
         .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
         .arg(Arg::new("layers").long("layers").value_name("A-B").help("Only neurons of these layers"))
-        .arg(file("output", "Writes the edits, a line each under their fact, for --edit").short('o').long("output"))
+        .arg(file("output", "Writes the edits: a preset where FILE ends in .toml, the first fact's on and the others off; else a line each under their fact, for --edit").short('o').long("output"))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -93,7 +96,12 @@ fn run(matches: &ArgMatches) -> Result<()> {
     output::clear_status();
     let report = report?;
     if let Some(path) = matches.get_one::<PathBuf>("output") {
-        output::file(path, lines(&report, &list).as_bytes())?;
+        let written = if path.extension().is_some_and(|e| e == "toml") {
+            preset(&report, &bench).to_string()
+        } else {
+            lines(&report, &list)
+        };
+        output::file(path, written.as_bytes())?;
     }
     if models::as_json(matches) {
         output::json_line(&whole(&report, &list, plan))?;
@@ -247,6 +255,20 @@ fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
         "cases": report.cases.iter().map(case).collect::<Vec<_>>(),
         "caution": CAUTION,
     })
+}
+
+/// The edits of all facts; those of the first are on, because turned all at once they are another experiment.
+fn preset(report: &Report, bench: &Bench) -> Preset {
+    let of = |(i, case): (usize, &Case)| {
+        let edits = case.edits.clone().into_iter();
+        edits.map(move |edit| Edit { on: i == 0, ..edit })
+    };
+    Preset {
+        model: bench.model.card.name.clone(),
+        revision: bench.model.card.revision.clone(),
+        edits: report.cases.iter().enumerate().flat_map(of).collect(),
+        ..Preset::default()
+    }
 }
 
 /// The edits, a line each under their fact.

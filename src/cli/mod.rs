@@ -21,8 +21,10 @@ pub mod models;
 pub mod output;
 pub mod screen;
 pub mod sketch;
+pub mod stats;
 pub mod threads;
 pub mod trace;
+pub mod vectors;
 
 use std::process::ExitCode;
 
@@ -49,6 +51,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
     direction::DIRECTION,
+    vectors::VECTORS,
+    stats::STATS,
     edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,

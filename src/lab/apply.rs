@@ -16,6 +16,7 @@ use super::edit::{Edit, What};
 use super::prepare::{Prepared, prepare};
 use super::receipt::{Fired, Receipt};
 use super::schedule::Schedule;
+use super::shelf::places;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -26,6 +27,10 @@ use crate::model::tap::Span;
 pub trait Lookup {
     /// The direction's vector for an address, checked against the model.
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>>;
+    /// Whether the direction has a vector for an address.
+    fn has(&mut self, name: &str, at: Address) -> Result<bool>;
+    /// What to know about the direction before it is used; empty where there is nothing.
+    fn caution(&mut self, name: &str) -> Result<String>;
     /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)>;
     /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
@@ -119,7 +124,8 @@ impl Program {
                 let receipt = program.receipt_for(edit);
                 let mut resolved = edit.clone();
                 resolved.positions = edit.positions.resolve(pieces)?;
-                let places = edit.place.addresses(model.card.layers)?;
+                let (places, caution) = places(edit, model.card.layers, lookup)?;
+                program.receipts[receipt].remark(&caution);
                 let watch = program.watch(&resolved, &places, model, lookup)?;
                 let rule = (resolved.clone(), span.clone(), watch);
                 program.tallies[receipt].rules.push(rule);
@@ -134,9 +140,7 @@ impl Program {
                         note,
                     } = ready;
                     model.offers(place)?;
-                    if !note.is_empty() {
-                        program.receipts[receipt].note = note;
-                    }
+                    program.receipts[receipt].remark(&note);
                     if place != at {
                         program.remembered.insert(at, None);
                     }

@@ -50,6 +50,7 @@ pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
     let terms = parse(text)?;
     let mut sum: Option<(Direction, Vec<Vec<f64>>)> = None;
     let mut notes = vec![format!("{text}, of which")];
+    let mut cautions = Vec::new();
     for (factor, name) in &terms {
         let direction = bench.direction(name)?;
         let first = sum.get_or_insert_with(|| {
@@ -86,6 +87,13 @@ pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
                 .zip(vector)
                 .for_each(|(t, v)| *t += factor * f64::from(*v));
         }
+        cautions.extend(
+            direction
+                .origin
+                .cautions
+                .iter()
+                .map(|c| format!("{name}: {c}")),
+        );
         notes.push(format!(
             "{name}: {} at {}",
             direction.origin.method,
@@ -103,11 +111,14 @@ pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
             .collect(),
         origin: Origin {
             model: card.name.clone(),
+            family: card.family.into(),
             revision: card.revision.clone(),
             method: format!("sum: {text}"),
             positions: frame.origin.positions.clone(),
             prompts: frame.origin.prompts,
             dtype: frame.origin.dtype.clone(),
+            anywhere: frame.origin.anywhere,
+            cautions,
             notes,
             version: env!("CARGO_PKG_VERSION").into(),
             ..Origin::default()

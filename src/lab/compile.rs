@@ -54,6 +54,8 @@ impl Bench {
         let mut shelf = Shelf {
             bench: self,
             measured: &measured,
+            opened: HashMap::new(),
+            read: HashMap::new(),
         };
         let mut program =
             Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)?;

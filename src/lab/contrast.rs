@@ -210,6 +210,7 @@ impl Contrast {
             rows: rows.collect(),
             origin: Origin {
                 model: card.name.clone(),
+                family: card.family.into(),
                 revision: card.revision.clone(),
                 method: method.to_string(),
                 positions: match self.measure.positions {

@@ -54,7 +54,7 @@ pub(super) fn prepare(
         let vector = lookup.direction(name, at)?;
         if vector.len() != width {
             return Err(refused(format!(
-                "direction `{name}` has {} numbers and {at} has {width}",
+                "direction `{name}` has {} numbers and {at} has {width}: it was made for another model or site",
                 vector.len()
             )));
         }

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use super::apply::Lookup;
 use super::bench::Bench;
 use super::compile::Measured;
-use super::direction::Direction;
+use super::direction::{Direction, resolve};
+use super::edit::{Edit, Place, What};
+use super::statistics::Statistics;
 use super::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -19,9 +21,22 @@ use crate::model::tokenizer::Bos;
 pub(super) struct Shelf<'a> {
     pub(super) bench: &'a Bench,
     pub(super) measured: &'a Measured,
+    /// Directions found so far, so that a file is read once.
+    pub(super) opened: HashMap<String, Direction>,
+    /// The same for statistics.
+    pub(super) read: HashMap<String, Statistics>,
 }
 
 impl Shelf<'_> {
+    fn get(&mut self, name: &str) -> Result<&Direction> {
+        if !self.opened.contains_key(name) {
+            let found = self.bench.direction(name)?;
+            self.opened.insert(name.to_string(), found);
+        }
+        let held = self.opened.get(name);
+        held.ok_or_else(|| Error::Engine(format!("the direction {name} was lost")))
+    }
+
     fn missing(what: &str, at: Address) -> Error {
         Error::Engine(format!("no {what} was prepared for {at}"))
     }
@@ -29,7 +44,16 @@ impl Shelf<'_> {
 
 impl Lookup for Shelf<'_> {
     fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        Ok(self.bench.direction(name)?.at(at)?.to_vec())
+        Ok(self.get(name)?.at(at)?.to_vec())
+    }
+
+    fn has(&mut self, name: &str, at: Address) -> Result<bool> {
+        Ok(self.get(name)?.at(at).is_ok())
+    }
+
+    fn caution(&mut self, name: &str) -> Result<String> {
+        let card = &self.bench.model.card;
+        Ok(self.get(name)?.caution(card))
     }
 
     fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
@@ -38,11 +62,11 @@ impl Lookup for Shelf<'_> {
     }
 
     fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
-        Err(Error::argument(
-            "statistics",
-            file,
-            format!("a file with {at}"),
-        ))
+        if !self.read.contains_key(file) {
+            self.read.insert(file.into(), self.bench.statistics(file)?);
+        }
+        let held = &self.read[file];
+        Ok((held.mean(at)?.to_vec(), held.about()))
     }
 
     fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
@@ -85,35 +109,85 @@ impl Lookup for Shelf<'_> {
     }
 }
 
-/// The direction of a name: a loaded one, or a file.
+/// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
 pub(super) fn find(
     loaded: &HashMap<String, Direction>,
     model: &Model,
     name: &str,
 ) -> Result<Direction> {
-    let found = match loaded.get(name) {
-        Some(held) => held.clone(),
-        None if std::path::Path::new(name).exists() => Direction::load(std::path::Path::new(name))?,
-        None => {
-            let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            let known = if known.is_empty() {
-                "none is loaded".to_string()
-            } else {
-                format!("loaded are {}", known.join(", "))
-            };
-            let expected = format!("a file, or a loaded direction ({known})");
-            return Err(Error::argument("direction", name, expected));
-        }
+    let found = resolve(name, &|name| match loaded.get(name) {
+        Some(held) => Ok(Some(held.clone())),
+        None => Direction::at_path(name),
+    })?;
+    let Some(found) = found else {
+        let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let known = if known.is_empty() {
+            "none is loaded".to_string()
+        } else {
+            format!("loaded are {}", known.join(", "))
+        };
+        let expected = format!("a file, or a loaded direction ({known})");
+        return Err(Error::argument("direction", name, expected));
     };
     found.check(&model.card)?;
     Ok(found)
 }
 
+/// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
+/// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
+/// error when it is prepared.
+pub(super) fn places(
+    edit: &Edit,
+    layers: usize,
+    lookup: &mut dyn Lookup,
+) -> Result<(Vec<Address>, String)> {
+    let all = edit.place.addresses(layers)?;
+    let mut names = match &edit.what {
+        What::Swap(from, to) => vec![from.as_str(), to.as_str()],
+        _ => vec![edit.direction()],
+    };
+    names.retain(|name| !name.is_empty());
+    let mut cautions: Vec<String> = Vec::new();
+    for name in &names {
+        let caution = lookup.caution(name)?;
+        if !caution.is_empty() && !cautions.contains(&caution) {
+            cautions.push(caution);
+        }
+    }
+    let (mut held, mut missing) = (Vec::new(), Vec::new());
+    for at in &all {
+        let mut here = true;
+        for name in &names {
+            here &= lookup.has(name, *at)?;
+        }
+        if here {
+            held.push(*at);
+        } else {
+            missing.push(at.to_string());
+        }
+    }
+    if !matches!(edit.place, Place::Every(_)) || held.is_empty() {
+        return Ok((all, cautions.join("; ")));
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        cautions.push(format!("no vector for {missing}, left as it is"));
+    }
+    Ok((held, cautions.join("; ")))
+}
+
 impl Bench {
-    /// The direction of a name: a loaded one, or a file.
+    /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
         find(&self.directions, &self.model, name)
+    }
+
+    /// The statistics of a file, of this model.
+    pub fn statistics(&self, file: &str) -> Result<Statistics> {
+        let found = Statistics::load(std::path::Path::new(file))?;
+        found.check(&self.model.card)?;
+        Ok(found)
     }
 
     /// The unit set of a name: a kept one, or a file.

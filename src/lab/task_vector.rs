@@ -148,6 +148,7 @@ impl InContext {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
             origin: Origin {
                 model: card.name.clone(),
+                family: card.family.into(),
                 revision: card.revision.clone(),
                 method: self.to_string(),
                 positions: "last prompt token".into(),

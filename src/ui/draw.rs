@@ -13,7 +13,7 @@ use super::theme::{Glyphs, Role, Theme};
 use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
-use crate::app::{App, Overlay};
+use crate::app::{App, Overlay, beside};
 use crate::model::hub::Progress;
 use crate::text;
 
@@ -156,6 +156,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             loud,
         ));
         right.push(span(format!(" {mode} "), Role::Edited));
+    }
+    if let Some(name) = beside::name(app.alongside) {
+        right.push(span(format!(" {name} "), Role::Accent));
     }
     if !app.history.marks().is_empty() {
         let glyph = theme.glyphs.mark();

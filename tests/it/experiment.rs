@@ -20,6 +20,8 @@ struct Stage {
     engine: Handle,
     updates: Receiver<Update>,
     others: Vec<Effect>,
+    /// Answers that are still to come.
+    awaited: usize,
 }
 
 impl Stage {
@@ -42,6 +44,7 @@ impl Stage {
             engine,
             updates,
             others: Vec::new(),
+            awaited: 0,
         };
         stage.perform(first);
         stage.settle();
@@ -52,7 +55,13 @@ impl Stage {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Ask(request) => self.engine.ask(request),
+                Effect::Ask(request) => {
+                    self.awaited += usize::from(matches!(
+                        request,
+                        Request::Edits { .. } | Request::Beside(_) | Request::Restore(_)
+                    ));
+                    self.engine.ask(request);
+                }
                 Effect::Cancel => self.engine.cancel(),
                 other => self.others.push(other),
             }
@@ -61,13 +70,23 @@ impl Stage {
 
     /// Takes in updates until nothing comes any more.
     fn settle(&mut self) {
-        while let Ok(update) = self.updates.recv_timeout(Duration::from_millis(
-            if self.app.loading.is_some() || self.app.transcript.busy() || self.app.restoring() {
+        loop {
+            let app = &self.app;
+            let busy = app.loading.is_some() || app.transcript.busy() || app.restoring();
+            let patience = if busy || self.awaited > 0 {
                 60_000
             } else {
-                1_500
-            },
-        )) {
+                600
+            };
+            let Ok(update) = self.updates.recv_timeout(Duration::from_millis(patience)) else {
+                return;
+            };
+            let answer = match &update {
+                Update::Edited { .. } | Update::Refused(_) | Update::Restored(_) => true,
+                Update::Beside { .. } => self.app.alongside != self.app.history.now().beside,
+                _ => false,
+            };
+            self.awaited = self.awaited.saturating_sub(usize::from(answer));
             let effects = self.app.update(Event::Engine(update));
             self.perform(effects);
         }
@@ -156,8 +175,9 @@ fn a_preset_saved_on_the_screen_writes_the_same_tokens_everywhere() {
     assert_eq!(other.app.history.edits(), stage.app.history.edits());
     other.keys("R");
     assert_eq!(other.written(), edited);
-    other.keys("u u");
-    assert_eq!(other.written(), plain);
+    other.keys("u");
+    assert_eq!(other.written(), plain, "the text before");
+    other.keys("u");
     assert_eq!(other.app.history.active(), 0);
 }
 
@@ -293,6 +313,54 @@ fn a_text_that_was_cut_comes_back_with_the_edits_it_was_written_under() {
 }
 
 #[test]
+fn undoing_as_if_always_brings_back_which_edits_were_in_force_where() {
+    let mut stage = Stage::new(4);
+    stage.command("edit zero@attn_out.1-3");
+    stage.keys("c");
+    let (text, how) = (
+        stage.app.transcript.tokens.clone(),
+        stage.app.transcript.boundaries.clone(),
+    );
+    assert_eq!(how, [text.len() - 4]);
+    stage.keys("m");
+    assert!(stage.app.transcript.boundaries.is_empty());
+    assert!(
+        stage.app.receipts.iter().any(|r| r.fired > 3 * 4),
+        "now at every position"
+    );
+    stage.keys("u");
+    assert_eq!(stage.app.transcript.boundaries, how);
+    assert_eq!(stage.app.history.mode(), Mode::FromNow);
+    let fired = stage.app.receipts.iter().find(|r| r.active).unwrap().fired;
+    assert_eq!(fired, 3 * 4, "at the four tokens written under it alone");
+    stage.keys("c");
+    let mut straight = Stage::new(4);
+    straight.command("edit zero@attn_out.1-3");
+    straight.keys("c");
+    straight.keys("c");
+    assert_eq!(stage.ids(), straight.ids());
+}
+
+#[test]
+fn an_edit_that_the_engine_refuses_leaves_the_list_as_it_is_in_force() {
+    let mut stage = Stage::new(3);
+    stage.command("edit zero@attn_out.1");
+    let held = stage.app.history.edits().to_vec();
+    stage.command("edit zero:999999@mlp_act.0");
+    assert_eq!(stage.app.history.edits(), held);
+    assert!(
+        stage
+            .app
+            .notices
+            .all
+            .iter()
+            .any(|n| n.text.contains("999999"))
+    );
+    stage.keys("Esc u");
+    assert_eq!(stage.app.history.active(), 0, "the step before");
+}
+
+#[test]
 fn a_text_that_is_not_kept_is_refused_and_the_present_one_stays() {
     let mut stage = Stage::new(3);
     let before = stage.ids();
@@ -309,4 +377,59 @@ fn a_text_that_is_not_kept_is_refused_and_the_present_one_stays() {
     stage.keys("Esc c");
     assert_eq!(stage.ids()[..before.len()], before);
     assert!(stage.ids().len() > before.len());
+}
+
+#[test]
+fn a_lockstep_shows_the_unedited_run_and_forcing_makes_both_one_text() {
+    let mut plain = Stage::new(12);
+    let unedited = plain.written();
+    plain.keys("B");
+    plain.command("edit zero@attn_out.1-3");
+    plain.keys("R");
+    let baseline = plain.app.baseline.clone().unwrap();
+    let own: Vec<u32> = baseline.text.tokens.iter().map(|t| t.id).collect();
+    let shared = own.len().min(unedited.len());
+    assert!(shared > 2);
+    assert_eq!(
+        own[..shared],
+        unedited[..shared],
+        "the second column is the unedited run"
+    );
+    let edited = plain.ids();
+    let differs = (0..edited.len().min(own.len() + plain.app.transcript.prompt))
+        .skip(plain.app.transcript.prompt)
+        .find(|p| edited[*p] != own[*p - plain.app.transcript.prompt]);
+    assert_eq!(baseline.diverges, differs);
+    assert!(differs.is_some());
+
+    plain.keys("=");
+    plain.keys("R");
+    let forced = plain.written();
+    let shared = forced.len().min(unedited.len());
+    assert_eq!(forced[..shared], unedited[..shared]);
+    let text = &plain.app.transcript;
+    let written = text.tokens.iter().skip(text.prompt);
+    assert!(written.clone().all(|t| t.kl.is_some() && t.other.is_some()));
+    assert!(
+        text.fired_at(text.prompt)
+            .iter()
+            .any(|(edit, f)| *edit == "zero@attn_out.1-3" && f.fired == 3)
+    );
+
+    // A text that comes back in lockstep goes on in lockstep.
+    plain.keys("u");
+    assert_eq!(plain.ids(), edited);
+    plain.keys("u");
+    plain.keys("c");
+    assert!(plain.app.baseline.as_ref().unwrap().live);
+    assert!(
+        plain
+            .app
+            .notices
+            .all
+            .iter()
+            .all(|n| !n.text.contains("fail")),
+        "{:?}",
+        plain.app.notices.all
+    );
 }

@@ -26,6 +26,7 @@ use lmscope::model::load::Options;
 use lmscope::model::mlp::Mlp;
 use lmscope::model::site::Site;
 
+use super::cli::{refused, written};
 use super::tools::{edited, every_family, gap, prompt, same_bits, tiny, values};
 
 /// Families with at least one layer whose neurons can be addressed.
@@ -688,7 +689,8 @@ fn plan(turn: Turn) -> Plan {
 #[test]
 fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
     let mut bench = demo();
-    let list = some_facts(&["capital", "language", "badge"], 12);
+    let list = some_facts(&["capital", "language", "currency"], 20);
+    let plan = plan(Turn::Rewrite(0.5));
     let texts = vec![
         bench
             .model
@@ -696,8 +698,7 @@ fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
             .unwrap(),
     ];
     let none = Schedule::none();
-    let report =
-        value_edit::run(&mut bench, &list, &texts, &none, plan(Turn::Rewrite(0.25))).unwrap();
+    let report = value_edit::run(&mut bench, &list, &texts, &none, plan).unwrap();
     assert_eq!((report.known, report.cases.len()), (list.len(), 9));
     let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.null));
     println!("edited {own:?}\nrandom {null:?}");
@@ -706,7 +707,7 @@ fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
         success >= 0.8 && success >= 3.0 * by_chance,
         "{success} {by_chance}"
     );
-    assert!(own.others_changed <= 0.08, "{}", own.others_changed);
+    assert!(own.others_changed <= 0.15, "{}", own.others_changed);
     assert!(own.texts.is_some());
     // The edits that were reported do it, under the first wording, and are lines that read back.
     let case = &report.cases[0];
@@ -726,11 +727,6 @@ fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
         .encode_literal(new)
         .unwrap()[0];
     assert_eq!(best as u32, wanted, "{lines:?}");
-    // A seed decides everything.
-    let again =
-        value_edit::run(&mut bench, &list, &texts, &none, plan(Turn::Rewrite(0.25))).unwrap();
-    assert_eq!(report.cases[3].edits, again.cases[3].edits);
-    assert_eq!(report.cases[3].own, again.cases[3].own);
 }
 
 #[test]
@@ -787,4 +783,77 @@ fn the_fact_instrument_says_what_is_left_without_its_neurons() {
         panic!("{title}")
     };
     assert!(before > 0.99 && without < 0.7 && null > 0.95, "{title}");
+}
+
+#[test]
+fn edit_value_writes_rates_and_a_preset_that_does_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (list, preset, lines) = (place("facts.tsv"), place("edits.toml"), place("edits.txt"));
+    let fact = |country: &str, capital: &str| {
+        format!("capital\t {capital}\tThe capital of {country} is\t{country}'s capital is\n")
+    };
+    let text = fact("France", "Paris") + &fact("Japan", "Tokyo") + &fact("Cuba", "Havana");
+    std::fs::write(&list, text).unwrap();
+    let given = ["edit-value", "demo", "--fact", &list, "--strength", "0.5"];
+    let out = written(&[&given[..], &["--format", "json", "-o", &preset]].concat());
+    let same = written(&[&given[..], &["--format", "json"]].concat());
+    assert_eq!(out, same, "a seed decides everything");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["known"], 3);
+    let case = &report["cases"][0];
+    assert_eq!(case["answer"], " Paris");
+    assert!(report["caution"].as_str().unwrap().contains("Niu"));
+    assert_eq!(case["edited"]["success"], 1.0, "{case}");
+    // The preset holds every fact's edits; the first fact's are on, and do what was reported.
+    let new = case["new"].as_str().unwrap();
+    let asked = [
+        "generate",
+        "demo",
+        "-p",
+        "The capital of France is",
+        "-n",
+        "1",
+    ];
+    let turned = written(&[&asked[..], &["--preset", &preset]].concat());
+    assert!(turned.contains(new), "{new}: {turned}");
+    let kept = std::fs::read_to_string(&preset).unwrap();
+    assert!(
+        kept.contains("on = false") && kept.contains("Tokyo"),
+        "{kept}"
+    );
+    let table = written(&[&given[..], &["-o", &lines]].concat());
+    assert!(
+        table.contains("changed") && table.contains("random"),
+        "{table}"
+    );
+    let kept = std::fs::read_to_string(&lines).unwrap();
+    let line = kept.lines().find(|l| l.starts_with("rewrite:")).unwrap();
+    let turned = written(&[&asked[..], &["--edit", line]].concat());
+    assert!(!turned.is_empty(), "a line is an edit");
+
+    refused(
+        &[&given[..], &["--layers", "7-9"]].concat(),
+        2,
+        &["--layers", "0 to 7"],
+    );
+    std::fs::write(&list, "capital Paris").unwrap();
+    refused(&given, 1, &["line 1 has no tab", "JSON list"]);
+    std::fs::write(&list, fact("France", "Rome")).unwrap();
+    refused(&given, 2, &["none of them"]);
+}
+
+#[test]
+fn what_weights_or_files_answer_needs_no_prompt() {
+    let list = repository("demo/lists/mood_plus.txt");
+    let list = list.to_str().unwrap();
+    for given in [
+        &["value", "demo", "--neuron", "1/58"][..],
+        &["promoters", "demo", "--token", " Paris"],
+        &["triggers", "demo", "--neuron", "1/58", "--file", list],
+    ] {
+        let out = written(given);
+        assert!(out.contains("0 tokens") && out.contains("1/58"), "{out}");
+    }
+    refused(&["triggers", "demo", "--neuron", "1/58"], 2, &["-p"]);
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
-use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Slot, Token, Update};
+use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Rival, Slot, Token, Update};
 use lmscope::lab::figure::{
     Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
     Unit,
 };
-use lmscope::lab::receipt::Receipt;
+use lmscope::lab::receipt::{Fired, Receipt};
+use lmscope::lab::writer::Beside;
 use lmscope::model::Card;
 
 pub const LAYERS: usize = 8;
@@ -272,6 +273,63 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
         }
     };
     app.history.edits().iter().map(one).collect()
+}
+
+/// A token of a lockstep: what the other run chose, and what the first edit did.
+pub fn beside(position: usize, word: &str, other: &str, kl: f32) -> Token {
+    let rival = token(position, other.as_bytes(), None, None);
+    let same = word == other;
+    Token {
+        fired: vec![Fired {
+            edit: 2,
+            position,
+            fired: 1,
+            relative: 0.1 * (1 + position % 4) as f32,
+        }],
+        other: Some(Rival {
+            id: if same { rival.id } else { 900 },
+            bytes: rival.bytes,
+            special: rival.special,
+            logprob: -0.5,
+        }),
+        ..token(position, word.as_bytes(), Some(-0.2), Some(kl))
+    }
+}
+
+/// A lockstep of two runs that part at position 9.
+pub fn lockstep(app: &mut App, beside: Beside) {
+    press(app, "3");
+    app.update(Event::Engine(Update::Edited {
+        boundary: None,
+        receipts: receipts(app, 12),
+    }));
+    app.update(Event::Engine(Update::Beside {
+        beside,
+        tokens: vec![],
+        diverged: None,
+    }));
+    press(app, if beside == Beside::Forced { "=" } else { "B" });
+    let words = [
+        (" I", " I", 0.02),
+        (" am", " am", 0.1),
+        (" so", " so", 0.3),
+        (" sorry", " glad", 1.1),
+        (",", "\n", 0.4),
+        (" but", " The", 2.0),
+        (" no", " capital", 1.5),
+        (".", " is", 0.8),
+    ];
+    for (i, (word, other, kl)) in words.iter().enumerate() {
+        let (word, other) = match beside {
+            Beside::Forced => (other, word),
+            _ => (word, other),
+        };
+        app.update(Event::Engine(Update::Token {
+            token: self::beside(PROMPT.len() + i, word, other, *kl),
+            receipts: receipts(app, 12),
+        }));
+    }
+    app.update(Event::Tick(Duration::from_secs(9)));
 }
 
 /// An app of a size that has taken these updates in.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lmscope::app::{App, Event};
 use lmscope::engine::{Loading, Update};
+use lmscope::lab::writer::Beside;
 use lmscope::model::hub::{Phase, Progress};
 use lmscope::ui::theme::{Depth, Theme};
 use lmscope::ui::{Memory, draw};
@@ -238,6 +239,49 @@ fn comparison() {
 }
 
 #[test]
+fn two_runs_in_lockstep() {
+    for size in SIZES {
+        let mut app = recorded::app(size, vec![loaded(), began(&PROMPT)]);
+        recorded::lockstep(&mut app, Beside::OwnText);
+        shot("lockstep", &app);
+        press(&mut app, "h h h h Tab Tab");
+        shot("lockstep_token", &app);
+        let mut app = recorded::app(size, vec![loaded(), began(&PROMPT)]);
+        recorded::lockstep(&mut app, Beside::Forced);
+        shot("forced", &app);
+    }
+    let mut narrow = recorded::app((40, 24), vec![loaded(), began(&PROMPT)]);
+    recorded::lockstep(&mut narrow, Beside::OwnText);
+    shot("lockstep", &narrow);
+}
+
+#[test]
+fn conditions_reasons_and_marks() {
+    for size in SIZES {
+        let mut app = recorded::app(size, session());
+        press(&mut app, "f a j a A a k a");
+        press(&mut app, "e");
+        type_in(
+            &mut app,
+            "add:refusal@resid_pre.3:generated when mood@resid_pre.2>0.5",
+        );
+        press(&mut app, "Enter 1 2");
+        let mut receipts = recorded::receipts(&app, 12);
+        receipts[1].why = "its positions 900.. are not in this text of 11 tokens; a longer text reaches them, or :edit writes other positions".into();
+        receipts[1].fired = 0;
+        receipts[3].note = "the mean is over 40 tokens of the prompt alone".into();
+        app.update(Event::Engine(Update::Edited {
+            boundary: None,
+            receipts,
+        }));
+        app.update(Event::Tick(Duration::from_secs(9)));
+        shot("marks", &app);
+        press(&mut app, "Tab k k");
+        shot("reasons", &app);
+    }
+}
+
+#[test]
 fn difference_and_staleness() {
     for size in SIZES {
         let mut app = recorded::app(
@@ -386,6 +430,21 @@ fn any_update() -> impl Strategy<Value = Update> {
         }),
         (0usize..12).prop_map(Update::Rewound),
         (0u64..3).prop_map(Update::Kept),
+        (0usize..20).prop_map(|p| Update::Token {
+            token: recorded::beside(p, " a", " b", 0.2),
+            receipts: vec![],
+        }),
+        prop_oneof![
+            Just(Beside::SameText),
+            Just(Beside::OwnText),
+            Just(Beside::Forced)
+        ]
+        .prop_map(|beside| Update::Beside {
+            beside,
+            tokens: vec![token(6, b" c\n", None, None)],
+            diverged: Some(6),
+        }),
+        Just(Update::Grouped("facts".into())),
         (0u64..3).prop_map(Update::Restored),
         (0usize..12).prop_map(|b| Update::Edited {
             boundary: Some(b),
@@ -454,6 +513,8 @@ fn any_key() -> impl Strategy<Value = &'static str> {
         "m",
         "a",
         "A",
+        "B",
+        "=",
         "b",
         "D",
         "p",

@@ -8,6 +8,7 @@ use std::path::Path;
 use lmscope::app::Event;
 use lmscope::engine::{Ending, Update};
 use lmscope::lab::figure::Check;
+use lmscope::lab::writer::Beside;
 use lmscope::ui::theme::Theme;
 use serde::Deserialize;
 
@@ -70,6 +71,28 @@ fn update(words: &str) -> Update {
             boundary: rest.trim().parse().ok(),
             receipts: vec![],
         },
+        "beside" => Update::Beside {
+            beside: match rest {
+                "own" => Beside::OwnText,
+                "forced" => Beside::Forced,
+                _ => Beside::SameText,
+            },
+            tokens: vec![],
+            diverged: None,
+        },
+        "pair" => {
+            let words: Vec<&str> = rest.split('|').collect();
+            Update::Token {
+                token: recorded::beside(number(words[0]), words[1], words[2], 0.5),
+                receipts: vec![],
+            }
+        }
+        "grouped" => Update::Grouped(rest.into()),
+        "refused" => Update::Refused(
+            rest.split_whitespace()
+                .map(|e| e.parse().unwrap())
+                .collect(),
+        ),
         "kept" => Update::Kept(number(rest) as u64),
         "restored" => Update::Restored(number(rest) as u64),
         "rewound" => Update::Rewound(number(rest)),

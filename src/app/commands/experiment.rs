@@ -2,14 +2,18 @@
 //!
 //! Invariant: every change goes through [`App::change`], so that one undo takes it back. To add a command, add a row.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Command, Context, Outcome, Why, always};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
-use crate::engine::Mode;
+use crate::engine::{Mode, Request};
 use crate::lab::preset::Preset;
+use crate::lab::unit_set::UnitSet;
+use crate::lab::writer::Beside;
+use crate::model::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
     Command {
@@ -61,6 +65,36 @@ pub(super) const ROWS: &[Command] = &[
         hint: "unmark all",
         enabled: has_marks,
         run: unmark,
+    },
+    Command {
+        name: "group",
+        about: "keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NAME",
+        hint: "",
+        enabled: has_marks,
+        run: group,
+    },
+    Command {
+        name: "lockstep",
+        about: "lets the unedited run go on beside this one, token by token, from the same seed",
+        keys: &["B"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "lockstep",
+        enabled: super::has_model,
+        run: lockstep,
+    },
+    Command {
+        name: "force",
+        about: "gives this run the tokens that the unedited one chooses, so that KL compares like with like",
+        keys: &["="],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "force",
+        enabled: super::has_model,
+        run: force,
     },
     Command {
         name: "save-edits",
@@ -163,6 +197,69 @@ fn unmark(app: &mut App, _: &str) -> Outcome {
     let effects = app.change(|state| state.marks.clear());
     app.inform(format!("unmarked: {gone}; u marks them again"));
     Ok(effects)
+}
+
+fn group(app: &mut App, text: &str) -> Outcome {
+    let name = text.trim().to_string();
+    let marks = app.history.marks().to_vec();
+    let sites: BTreeSet<Site> = marks.iter().map(|m| m.at.site).collect();
+    let (Some(site), 1) = (sites.first(), sites.len()) else {
+        return Err("a group has neurons or heads, not both; unmark some with a".into());
+    };
+    if name.contains(['{', '}', '@', ':', '=', '*']) || name.split_whitespace().count() != 1 {
+        return Err(Why(format!(
+            "`{name}` cannot be written in an edit; take letters, digits and dashes"
+        )));
+    }
+    let path = Path::new(&name);
+    let save = path.extension().map(|_| path.to_path_buf());
+    if save.as_ref().is_some_and(|p| p.exists()) {
+        return Err(Why(format!(
+            "{name} is there already; nothing was overwritten, choose another name"
+        )));
+    }
+    let units = marks.iter().map(|m| (m.at.layer, m.unit)).collect();
+    let revision = app.model.as_ref().map_or("", |m| m.card.revision.as_str());
+    let set = UnitSet::new(*site, units, revision);
+    app.groups.insert(name.clone(), marks);
+    Ok(vec![app.ask(Request::Group { name, set, save })])
+}
+
+fn lockstep(app: &mut App, _: &str) -> Outcome {
+    let wanted = if app.history.now().beside.is_lockstep() {
+        Beside::SameText
+    } else {
+        Beside::OwnText
+    };
+    Ok(run_beside(app, wanted))
+}
+
+fn force(app: &mut App, _: &str) -> Outcome {
+    let wanted = if app.history.now().beside == Beside::Forced {
+        Beside::OwnText
+    } else {
+        Beside::Forced
+    };
+    Ok(run_beside(app, wanted))
+}
+
+fn run_beside(app: &mut App, beside: Beside) -> Vec<Effect> {
+    let effects = app.change(|state| state.beside = beside);
+    if beside.is_lockstep() {
+        app.compare = true;
+        app.show_presets = app.show_presets && app.transcript.tokens.is_empty();
+    }
+    app.inform(match beside {
+        Beside::OwnText if app.history.active() == 0 => {
+            "lockstep: both runs are one until an edit is on"
+        }
+        Beside::OwnText => {
+            "lockstep: the unedited run goes on beside this one from the next token on"
+        }
+        Beside::Forced => "forced: from the next token on this run gets the unedited one's tokens",
+        Beside::Nothing | Beside::SameText => "no lockstep",
+    });
+    effects
 }
 
 /// A file name with `.toml` at its end.

@@ -80,7 +80,7 @@ pub(super) const ROWS: &[Command] = &[
     },
     Command {
         name: "compare",
-        about: "shows the unedited run of the same seed beside this one",
+        about: "shows the unedited run of the same seed beside this one, or hides it",
         keys: &["b"],
         context: Context::Anywhere,
         arguments: "",

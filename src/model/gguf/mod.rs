@@ -8,6 +8,7 @@
 pub mod config;
 pub mod header;
 pub mod names;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -221,6 +222,15 @@ impl Gguf {
         match self.metadata.get(key)? {
             Entry::Unsigned(n) => Some(*n),
             Entry::Signed(n) => u64::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether a whole number is of a signed type; `None` when the key is absent or no such number.
+    pub fn signed(&self, key: &str) -> Option<bool> {
+        match self.metadata.get(key)? {
+            Entry::Unsigned(_) => Some(false),
+            Entry::Signed(_) => Some(true),
             _ => None,
         }
     }

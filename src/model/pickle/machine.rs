@@ -45,6 +45,11 @@ impl Pickle {
         self.get(self.top)
     }
 
+    /// The number of the whole.
+    pub fn root(&self) -> Ref {
+        self.top
+    }
+
     /// A value; every number comes from the machine, so it exists.
     pub fn get(&self, at: Ref) -> &Node {
         self.nodes.get(at).unwrap_or(&Node::Other)

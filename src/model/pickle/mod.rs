@@ -8,11 +8,12 @@
 
 mod archive;
 mod machine;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -20,6 +21,7 @@ use memmap2::Mmap;
 use super::weights::{map_file, release};
 use crate::error::{Error, Result};
 use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
+pub use write::archive_of;
 
 /// Element types by the name of their storage, and their bytes.
 const STORAGES: &[(&str, Option<DType>, usize)] = &[
@@ -77,6 +79,40 @@ impl Stored<'_> {
     }
 }
 
+/// A tensor of a small file, read.
+#[derive(Debug)]
+pub struct Loose {
+    /// Its key in the dict; empty where the file is the tensor itself.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// Its elements as f32, row-major.
+    pub values: Vec<f32>,
+}
+
+/// The floating-point tensors of a file that is a tensor or a dict of tensors, f64 ones too.
+pub fn values(path: &Path) -> Result<Vec<Loose>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let mut found = Vec::new();
+    for (name, place) in tensors(&map, 0, true).map_err(bad)? {
+        let dtype = match place.kind.as_str() {
+            "torch.DoubleStorage" => Some(DType::F64),
+            _ => place.dtype,
+        };
+        let Some(dtype) = dtype else { continue };
+        let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
+        let count = [bytes.len() / dtype.size_in_bytes()];
+        let raw = Tensor::from_raw_buffer(&bytes, dtype, &count, &Device::Cpu)?;
+        found.push(Loose {
+            name,
+            shape: place.shape,
+            values: raw.to_dtype(DType::F32)?.to_vec1()?,
+        });
+    }
+    Ok(found)
+}
+
 /// An open PyTorch checkpoint, single or in shards.
 pub struct Pickled {
     files: Vec<(PathBuf, Mmap)>,
@@ -93,7 +129,8 @@ impl Pickled {
         for path in files {
             let map = map_file(path)?;
             let number = all.files.len();
-            let found = tensors(&map, number).map_err(|w| Error::bad_file(path, w, CONVERT))?;
+            let found =
+                tensors(&map, number, false).map_err(|w| Error::bad_file(path, w, CONVERT))?;
             for (name, place) in found {
                 if all.tensors.insert(name.clone(), place).is_some() {
                     let what = format!("the tensor `{name}` is in two places");
@@ -185,8 +222,8 @@ impl Place {
     }
 }
 
-/// The tensors of one file; the error says what is wrong with it.
-fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
+/// The tensors of one file, of one that is a tensor itself where `bare` allows it; the error says what is wrong.
+fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)>, String> {
     if !file.starts_with(b"PK\x03\x04") {
         return Err(if file.first() == Some(&0x80) {
             "it is in the format of PyTorch before 1.6, which keeps everything in one pickle"
@@ -214,15 +251,24 @@ fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
         ));
     }
     let pickle = machine::read(&file[pickle.clone()])?;
-    let Some(state) = state_dict(&pickle) else {
-        return Err("it holds no dict of tensors".into());
+    let alone = bare && matches!(pickle.top(), Node::Call(..));
+    let named: Vec<(&str, Ref)> = match state_dict(&pickle) {
+        _ if alone => vec![("", pickle.root())],
+        Some(state) => {
+            let named = |(key, value): &(Ref, Ref)| {
+                let is_tensor = matches!(pickle.get(*value), Node::Call(..));
+                pickle
+                    .text(*key)
+                    .filter(|_| is_tensor)
+                    .map(|name| (name, *value))
+            };
+            state.iter().filter_map(named).collect()
+        }
+        None => return Err("it holds no dict of tensors".into()),
     };
     let mut found = Vec::new();
-    for (key, value) in state {
-        let (Some(name), Node::Call(..)) = (pickle.text(*key), pickle.get(*value)) else {
-            continue;
-        };
-        let tensor = tensor(&pickle, *value, 0)
+    for (name, value) in named {
+        let tensor = tensor(&pickle, value, 0)
             .ok_or_else(|| format!("its tensor `{name}` is not described as PyTorch does"))?;
         let bytes = entries
             .get(&format!("{root}data/{}", tensor.key))

@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use super::{Canvas, fold};
 use crate::app::cursor::{Reading, number};
 use crate::app::layout::Pane;
+use crate::lab::writer::Beside;
 use crate::text;
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
@@ -70,10 +71,39 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             .into_iter()
             .map(|l| Line::from(canvas.span(l, Role::Muted))),
     );
+    lines.extend(fired(canvas, position, width));
     if let Some(reading) = reading {
         lines.extend(reading_lines(canvas, &reading, width));
     }
     canvas.lines(inner, &lines);
+}
+
+/// Which edits did something at a token, and what the other run chose there.
+fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
+    let text = &canvas.app.transcript;
+    let mut lines = Vec::new();
+    for (edit, fired) in text.fired_at(position) {
+        let said = format!(" {}× Δh/h {}", fired.fired, number(fired.relative));
+        let room = width
+            .saturating_sub(text::width(&said))
+            .min(text::width(edit));
+        lines.push(Line::from(vec![
+            canvas.span(text::fit(edit, room), Role::Edited),
+            canvas.span(said, Role::Muted),
+        ]));
+    }
+    if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
+        let name = match text.beside(position) {
+            Beside::Forced => "edited run's choice ",
+            Beside::Nothing | Beside::SameText | Beside::OwnText => "unedited ",
+        };
+        lines.push(Line::from(vec![
+            canvas.span(name, Role::Muted),
+            canvas.span(text::visible(&other.bytes), Role::Title),
+            canvas.span(format!("  p {}", number(other.logprob.exp())), Role::Muted),
+        ]));
+    }
+    lines
 }
 
 fn written(token: &crate::engine::Token) -> String {

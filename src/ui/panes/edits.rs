@@ -1,7 +1,7 @@
 //! The edits pane: every edit with its number, whether it is on, how strong, and what it really did.
 //!
 //! Invariant: an edit that is on and never fired is red and says so in words.
-//! To show more of a receipt, add to [`receipt`].
+//! To show more of a receipt, add to [`receipt`]; more of single tokens, to [`history`].
 
 use ratatui::text::{Line, Span};
 
@@ -13,8 +13,10 @@ use crate::lab::edit::Edit;
 use crate::lab::receipt::Receipt;
 use crate::text;
 use crate::ui::theme::{Glyphs, Role};
-use crate::ui::widgets::bar;
+use crate::ui::widgets::{bar, strip};
 
+/// Columns before what is said of an edit.
+const INDENT: usize = 5;
 /// The strength at the end of the bar.
 const FULL: f32 = 4.0;
 
@@ -47,23 +49,29 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     for (i, edit) in app.history.edits().iter().enumerate() {
         let given = receipt_of(app, i, edit);
         let idle = given.is_some_and(Receipt::idle) && !waiting;
-        let mut first = head(canvas, i, edit, usize::from(inner.width), wide, idle);
-        let told = given
-            .filter(|_| edit.on)
-            .map(|r| receipt(canvas, r, waiting));
-        match told {
-            Some(told) if wide => {
+        let (mut first, rest) = head(canvas, i, edit, usize::from(inner.width), wide, idle);
+        let under = usize::from(inner.width).saturating_sub(INDENT);
+        let mut lines: Vec<Vec<Span>> = rest
+            .map(|words| vec![canvas.span(words, Role::Edited)])
+            .into_iter()
+            .collect();
+        if let Some(given) = given.filter(|_| edit.on) {
+            let selected = i == app.history.selected;
+            let (told, after) = receipt(canvas, given, waiting, under, selected);
+            if wide && lines.is_empty() && !idle {
                 first.spans.push(Span::raw("  "));
                 first.spans.extend(told);
-                rows.push((i, first));
+            } else {
+                lines.push(told);
             }
-            Some(told) => {
-                rows.push((i, first));
-                let mut line = vec![Span::raw("     ")];
-                line.extend(told);
-                rows.push((i, Line::from(line)));
-            }
-            None => rows.push((i, first)),
+            lines.extend(after);
+            lines.extend(history(canvas, &given.edit, under));
+        }
+        rows.push((i, first));
+        for line in lines {
+            let mut spans = vec![Span::raw(" ".repeat(INDENT))];
+            spans.extend(line);
+            rows.push((i, Line::from(spans)));
         }
     }
     let high = usize::from(inner.height);
@@ -85,6 +93,7 @@ fn receipt_of<'a>(app: &'a App, index: usize, edit: &Edit) -> Option<&'a Receipt
         .or_else(|| app.receipts.iter().find(|r| r.edit == line))
 }
 
+/// The line of an edit, and its condition where that needs a line of its own.
 fn head(
     canvas: &Canvas,
     index: usize,
@@ -92,7 +101,7 @@ fn head(
     width: usize,
     wide: bool,
     idle: bool,
-) -> Line<'static> {
+) -> (Line<'static>, Option<String>) {
     let app = canvas.app;
     let selected = index == app.history.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
@@ -120,9 +129,16 @@ fn head(
     let room = if wide {
         34
     } else {
-        width.saturating_sub(5 + 7 + bar_width)
+        width.saturating_sub(INDENT + 7 + bar_width)
     };
-    Line::from(vec![
+    let mut shown = plain.to_string();
+    let mut rest = None;
+    if text::width(&shown) > room && plain.when.is_some() {
+        let condition = plain.when.take();
+        shown = plain.to_string();
+        rest = condition.map(|c| c.to_string().trim().to_string());
+    }
+    let line = Line::from(vec![
         canvas.span(pointer, Role::Accent),
         canvas.span(key, Role::Key),
         Span::raw(" "),
@@ -137,7 +153,7 @@ fn head(
             },
         ),
         Span::raw(" "),
-        canvas.span(text::fit(&plain.to_string(), room), role),
+        canvas.span(text::fit(&shown, room), role),
         canvas.span(format!("{:>6.2} ", edit.strength), role),
         canvas.span(
             bar::bar(
@@ -147,18 +163,27 @@ fn head(
             ),
             Role::Bar,
         ),
-    ])
+    ]);
+    (line, rest)
 }
 
-fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'static>> {
+/// What a receipt says: its first line, and more lines where it is long.
+fn receipt(
+    canvas: &Canvas,
+    receipt: &Receipt,
+    waiting: bool,
+    width: usize,
+    selected: bool,
+) -> (Vec<Span<'static>>, Vec<Vec<Span<'static>>>) {
+    let one = |words: &str, role| (vec![canvas.span(words.to_string(), role)], Vec::new());
     if !receipt.active {
-        return vec![canvas.span("on, but at a strength that changes nothing", Role::Warning)];
+        return one("on, but at a strength that changes nothing", Role::Warning);
     }
     if receipt.idle() && waiting {
-        return vec![canvas.span(
+        return one(
             "from the next token on: c goes on, R starts anew",
             Role::Muted,
-        )];
+        );
     }
     if receipt.idle() {
         let words = if receipt.fired == 0 {
@@ -166,18 +191,31 @@ fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'stati
         } else {
             "changed nothing"
         };
-        return vec![canvas.span(format!("on, but {words}: {}", receipt.why), Role::Error)];
+        let said = fold(&format!("on, but {words}: {}", receipt.why), width);
+        let most = if selected { said.len() } else { 2 };
+        let mut lines: Vec<Vec<Span>> = said
+            .into_iter()
+            .take(most)
+            .map(|l| vec![canvas.span(l, Role::Error)])
+            .collect();
+        let rest = lines.split_off(lines.len().min(1));
+        return (lines.pop().unwrap_or_default(), rest);
     }
+    let null = |name: &str, value: Option<f32>| {
+        value.map_or_else(String::new, |v| format!(" {name} {}", number(v)))
+    };
     let kl = receipt.kl.map_or_else(
         || " KL …".to_string(),
         |kl| {
-            let null = receipt
-                .null
-                .map_or_else(String::new, |null| format!(" null {}", number(null)));
-            format!(" KL {}{null}", number(kl))
+            format!(
+                " KL {}{}{}",
+                number(kl),
+                null("null", receipt.null),
+                null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
+            )
         },
     );
-    let mut spans = vec![canvas.span(
+    let spans = vec![canvas.span(
         format!(
             "fired {}× Δh/h {}{kl}",
             receipt.fired,
@@ -185,8 +223,38 @@ fn receipt(canvas: &Canvas, receipt: &Receipt, waiting: bool) -> Vec<Span<'stati
         ),
         Role::Muted,
     )];
-    if !receipt.note.is_empty() {
-        spans.push(canvas.span(format!(" · {}", receipt.note), Role::Warning));
+    let notes = if receipt.note.is_empty() {
+        Vec::new()
+    } else {
+        fold(&receipt.note, width)
+    };
+    let most = if selected { notes.len() } else { 1 };
+    let notes = notes.into_iter().take(most);
+    let notes = notes.map(|l| vec![canvas.span(l, Role::Warning)]).collect();
+    (spans, notes)
+}
+
+/// What an edit did at the tokens up to the cursor, one column each, and at the token under the cursor.
+fn history(canvas: &Canvas, edit: &str, width: usize) -> Option<Vec<Span<'static>>> {
+    let app = canvas.app;
+    let text = &app.transcript;
+    let here = app.cursor.position;
+    let last = here.min(text.tokens.len().checked_sub(1)?);
+    let values: Vec<f32> = (last.saturating_sub(width)..=last)
+        .map(|p| text.fired(p, edit).map_or(f32::NAN, |f| f.relative))
+        .collect();
+    let most = values.iter().copied().fold(0.0, f32::max);
+    if most <= 0.0 {
+        return None;
     }
-    spans
+    let said = match text.fired(here, edit) {
+        Some(fired) => format!(" at {here}: {}× {}", fired.fired, number(fired.relative)),
+        None => format!(" at {here}: not"),
+    };
+    let room = width.saturating_sub(text::width(&said)).min(values.len());
+    let drawn = strip::strip(&values, (0.0, most), room, canvas.theme.glyphs);
+    Some(vec![
+        canvas.span(drawn, Role::Edited),
+        canvas.span(said, Role::Muted),
+    ])
 }

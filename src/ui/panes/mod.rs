@@ -4,6 +4,7 @@
 //! To add a pane, add a file, a row in [`PANES`], a variant of [`crate::app::layout::Pane`] and its place there.
 
 mod cell;
+mod compared;
 mod download;
 mod edits;
 mod figure;

@@ -8,14 +8,14 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::{Canvas, fold, prompt, put};
+use super::{Canvas, compared, fold, prompt, put};
 use crate::app::App;
 use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Span as Piece, Transcript};
 use crate::engine::{Ending, Token};
 use crate::text;
 use crate::ui::theme::{Glyphs, Role, Theme};
-use crate::ui::widgets::{scroll, strip};
+use crate::ui::widgets::scroll;
 
 /// Surprise, in nats, at the end of the colour ramp.
 const SURPRISE: f32 = 6.0;
@@ -26,7 +26,12 @@ const KL: f32 = 1.5;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let (left, right) = titles(canvas);
-    let inner = canvas.frame(pane, &left, &right, &Line::default());
+    let below = if app.compare && !app.choosing() {
+        compared::summary(canvas)
+    } else {
+        Line::default()
+    };
+    let inner = canvas.frame(pane, &left, &right, &below);
     if inner.is_empty() {
         return;
     }
@@ -39,7 +44,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     if app.choosing() {
         presets(canvas, above);
     } else if app.compare {
-        compared(canvas, above);
+        compared::draw(canvas, above);
     } else {
         let first = tokens(canvas, above, &app.transcript, 0, app.cursor.position, true);
         canvas.memory.first_line = first;
@@ -49,7 +54,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
 }
 
-fn split(area: Rect, below: u16) -> (Rect, Rect) {
+pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
     let below = below.min(area.height);
     let above = Rect {
         height: area.height - below,
@@ -193,11 +198,11 @@ fn presets(canvas: &mut Canvas, area: Rect) {
 /// One row of the text: tokens, or the line where edits changed.
 enum Row<'a> {
     Text(&'a [Piece]),
-    Changed,
+    Changed(&'static str),
 }
 
 /// Draws tokens, the cursor in sight; returns the first row drawn.
-fn tokens(
+pub(super) fn tokens(
     canvas: &mut Canvas,
     area: Rect,
     text: &Transcript,
@@ -213,19 +218,17 @@ fn tokens(
     let mut rows: Vec<Row> = Vec::new();
     let mut at = 0;
     for line in &lines {
-        let starts = line
-            .first()
-            .is_some_and(|s| text.boundaries.contains(&s.token));
-        if starts && own && !rows.is_empty() {
-            rows.push(Row::Changed);
+        let change = line.first().and_then(|s| text.change_at(s.token));
+        if let Some(words) = change.filter(|_| own && !rows.is_empty()) {
+            rows.push(Row::Changed(words));
         }
         if line.iter().any(|s| s.token + offset == cursor) {
             at = rows.len();
         }
         rows.push(Row::Text(line));
     }
-    if own && text.boundaries.contains(&text.tokens.len()) {
-        rows.push(Row::Changed);
+    if let Some(words) = text.change_at(text.tokens.len()).filter(|_| own) {
+        rows.push(Row::Changed(words));
     }
     let high = usize::from(area.height);
     let most = rows.len().saturating_sub(high);
@@ -244,17 +247,7 @@ fn tokens(
     for (i, row) in rows.iter().skip(first).take(high).enumerate() {
         let y = area.y + i as u16;
         match row {
-            Row::Changed => {
-                let dash = if canvas.theme.glyphs == Glyphs::Unicode {
-                    "╌"
-                } else {
-                    "-"
-                };
-                let words = format!("{dash}{dash} edits changed here ");
-                let fill = dash.repeat(usize::from(area.width).saturating_sub(text::width(&words)));
-                let line = Line::from(canvas.span(words + &fill, Role::Edited));
-                put(canvas.buf, area.x, y, area.width, &line);
-            }
+            Row::Changed(words) => changed(canvas, Rect { y, ..area }, words),
             Row::Text(line) => {
                 let last = first + i + 1 == rows.len();
                 let end = draw_line(
@@ -284,6 +277,19 @@ fn tokens(
     }
     scroll::draw(rows.len(), first, canvas.theme, area, canvas.buf);
     first
+}
+
+/// The line where edits changed.
+pub(super) fn changed(canvas: &mut Canvas, area: Rect, what: &str) {
+    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
+        "╌"
+    } else {
+        "-"
+    };
+    let words = format!("{dash}{dash} {what} ");
+    let fill = dash.repeat(usize::from(area.width).saturating_sub(text::width(&words)));
+    let line = Line::from(canvas.span(words + &fill, Role::Edited));
+    put(canvas.buf, area.x, area.y, area.width, &line);
 }
 
 #[allow(clippy::too_many_arguments)] // one place, and all of them are needed
@@ -330,7 +336,7 @@ fn draw_line(
     x
 }
 
-fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, own: bool) -> Style {
+pub(super) fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, own: bool) -> Style {
     let role = if token.special {
         Role::Special
     } else if prompt && own {
@@ -356,120 +362,4 @@ fn tint(app: &App, token: &Token) -> Option<f32> {
         return token.kl.map(|kl| (kl / KL).clamp(0.0, 1.0));
     }
     None
-}
-
-/// The text under edits above, the unedited one of the same seed below.
-fn compared(canvas: &mut Canvas, area: Rect) {
-    let app = canvas.app;
-    let (above, below) = split(area, area.height / 2);
-    tokens(canvas, above, &app.transcript, 0, app.cursor.position, true);
-    let Some((rule, rest)) = (below.height > 0).then(|| {
-        (
-            Rect { height: 1, ..below },
-            Rect {
-                y: below.y + 1,
-                height: below.height - 1,
-                ..below
-            },
-        )
-    }) else {
-        return;
-    };
-    let Some(baseline) = &app.baseline else {
-        let words = if app.baseline_asked {
-            "── unedited, same seed: being written ──"
-        } else {
-            "── unedited: out of date, b twice writes it again ──"
-        };
-        let line = Line::from(canvas.span(words, Role::Muted));
-        return canvas.lines(rule, &[line]);
-    };
-    let kls: Vec<f32> = app.transcript.tokens.iter().filter_map(|t| t.kl).collect();
-    let mean = if kls.is_empty() {
-        String::new()
-    } else {
-        format!(
-            " · mean KL {:.3}",
-            kls.iter().sum::<f32>() / kls.len() as f32
-        )
-    };
-    let words = match baseline.diverges {
-        Some(at) => format!("── unedited · differs from {at}{mean} "),
-        None => format!("── unedited · the same tokens{mean} "),
-    };
-    let line = Line::from(canvas.span(words, Role::Title));
-    canvas.lines(rule, &[line]);
-    let strip = u16::from(rest.height >= 4 && !kls.is_empty());
-    if strip > 0 {
-        let most = kls.iter().copied().fold(0.0f32, f32::max);
-        let columns = kls
-            .len()
-            .min(usize::from(rest.width).saturating_sub(20))
-            .max(1);
-        // Where there are more tokens than columns, a column shows the largest of its share.
-        let shares = kls.chunks(kls.len().div_ceil(columns));
-        let peaks: Vec<f32> = shares
-            .map(|s| s.iter().copied().fold(0.0, f32::max))
-            .collect();
-        let drawn = strip::strip(&peaks, (0.0, most), peaks.len(), canvas.theme.glyphs);
-        let line = Line::from(vec![
-            canvas.span("KL ", Role::Muted),
-            canvas.span(drawn, Role::Edited),
-            canvas.span(format!(" to {most:.2} nats"), Role::Muted),
-        ]);
-        canvas.lines(rest, &[line]);
-    }
-    let rest = Rect {
-        y: rest.y + strip,
-        height: rest.height - strip,
-        ..rest
-    };
-    let offset = app.transcript.prompt;
-    let lines = baseline.text.wrap(usize::from(rest.width));
-    let focus = baseline
-        .diverges
-        .unwrap_or(app.cursor.position)
-        .saturating_sub(offset);
-    let at = crate::app::transcript::line_of(&lines, focus);
-    let first = at
-        .saturating_sub(usize::from(rest.height) / 2)
-        .min(lines.len().saturating_sub(usize::from(rest.height)));
-    for (i, line) in lines
-        .iter()
-        .skip(first)
-        .take(usize::from(rest.height))
-        .enumerate()
-    {
-        let mut x = rest.x;
-        for piece in line {
-            let position = piece.token + offset;
-            let special = baseline
-                .text
-                .tokens
-                .get(piece.token)
-                .is_some_and(|t| t.special);
-            let mut style = canvas
-                .theme
-                .style(if special { Role::Special } else { Role::Model });
-            if Some(position) == baseline.diverges {
-                style = canvas
-                    .theme
-                    .style(Role::Warning)
-                    .add_modifier(ratatui::style::Modifier::UNDERLINED);
-            }
-            if position == app.cursor.position {
-                style = style.patch(canvas.theme.style(Role::Selection));
-            }
-            x = canvas
-                .buf
-                .set_stringn(
-                    x,
-                    rest.y + i as u16,
-                    &piece.text,
-                    usize::from(rest.right().saturating_sub(x)),
-                    style,
-                )
-                .0;
-        }
-    }
 }

@@ -1,0 +1,306 @@
+//! The run beside the text: the unedited one, live in lockstep or written afterwards, and how two texts share lines.
+//!
+//! Invariant: a line of two texts holds the same positions on both sides, so that what stands beside each other was
+//! written at the same place. To compare with another run, fill another [`Baseline`].
+
+use std::ops::Range;
+
+use super::App;
+use super::transcript::{Span, Transcript};
+use crate::engine::Token;
+use crate::lab::writer::Beside;
+use crate::text;
+
+/// The narrowest place in which two texts stand side by side.
+const LEAST: usize = 40;
+/// How far back a line may end so that no word is cut.
+const WORD: usize = 5;
+
+/// The other text: the unedited run's, or in a forced run what the edited one would have written.
+#[derive(Clone, Debug, Default)]
+pub struct Baseline {
+    /// Its tokens after the prompt.
+    pub text: Transcript,
+    /// The first position that differs.
+    pub diverges: Option<usize>,
+    /// Whether it grows with the text.
+    pub live: bool,
+}
+
+impl Baseline {
+    /// A live one that begins with what is known of it.
+    pub fn live(tokens: impl IntoIterator<Item = Token>, diverges: Option<usize>) -> Self {
+        let mut text = Transcript::default();
+        tokens.into_iter().for_each(|t| text.join(t));
+        Self {
+            text,
+            diverges,
+            live: true,
+        }
+    }
+
+    /// Takes in the other run's part of a token that was written.
+    pub fn grow(&mut self, token: &Token, beside: Beside) {
+        if let Some(rival) = rival(token) {
+            if rival.id != token.id {
+                self.diverges = self.diverges.or(Some(token.position));
+            }
+            self.text.join(rival);
+        } else if token.kl.is_none() || beside == Beside::Forced {
+            // No edit is in force: both runs are one.
+            self.text.join(plain(token));
+        }
+    }
+}
+
+/// What the other run chose in the place of a token.
+pub fn rival(token: &Token) -> Option<Token> {
+    let other = token.other.as_ref()?;
+    Some(Token {
+        id: other.id,
+        bytes: other.bytes.clone(),
+        special: other.special,
+        logprob: Some(other.logprob),
+        ..plain(token)
+    })
+}
+
+/// A token as one that another run has in common.
+pub fn plain(token: &Token) -> Token {
+    Token {
+        rank: None,
+        kl: None,
+        fired: Vec::new(),
+        other: None,
+        ..token.clone()
+    }
+}
+
+/// The KL of every token, where it compares what two runs would say after the same text. In lockstep that ends with the
+/// first token that differs, until the next time that both start from one text.
+pub fn comparable(text: &Transcript) -> Vec<Option<f32>> {
+    let mut apart = false;
+    let kl = |token: &Token| {
+        let lockstep = text.beside(token.position) == Beside::OwnText;
+        apart &= lockstep;
+        let kl = token.kl.filter(|_| !apart);
+        let differs = token.other.as_ref().is_some_and(|o| o.id != token.id);
+        apart |= lockstep && differs;
+        kl
+    };
+    text.tokens.iter().map(kl).collect()
+}
+
+/// Columns of each text and of the strip between them; none where they have to stand one above the other.
+pub fn columns(width: usize) -> Option<(usize, usize)> {
+    let strip = (width / 8).clamp(4, 10);
+    (width >= LEAST).then(|| ((width - strip - 3) / 2, strip))
+}
+
+/// Lines that hold the same positions of two texts, `from` on: each side fits into `width` columns, and no line has more
+/// than `most` positions. `left` begins at position 0, `right` at `from`; `breaks` start lines of their own.
+pub fn pair(
+    left: &[String],
+    right: &[String],
+    from: usize,
+    breaks: &[usize],
+    width: usize,
+    most: usize,
+) -> Vec<Range<usize>> {
+    let end = left.len().max(from + right.len());
+    let both = |position: usize| {
+        let index = position.checked_sub(from);
+        [left.get(position), index.and_then(|i| right.get(i))]
+    };
+    // A line break shows as one column.
+    let wide = |piece: Option<&String>| {
+        piece.map_or(0, |p| {
+            if p.contains('\n') {
+                text::width(&p.replace('\n', "⏎"))
+            } else {
+                text::width(p)
+            }
+        })
+    };
+    let starts_word = |position: usize| {
+        let mut pieces = both(position).into_iter().flatten();
+        pieces.all(|p| p.is_empty() || p.starts_with([' ', '\n']))
+    };
+    let mut lines = Vec::new();
+    let mut start = from;
+    let mut used = [0, 0];
+    let mut position = from;
+    while position < end {
+        let wide = both(position).map(wide);
+        let over = used.iter().zip(wide).any(|(u, w)| u + w > width);
+        if position > start && (over || position - start >= most || breaks.contains(&position)) {
+            let mut cut = position;
+            if !breaks.contains(&position) {
+                let back = (start + 1..=position).rev().take(WORD);
+                cut = back
+                    .into_iter()
+                    .find(|p| starts_word(*p))
+                    .unwrap_or(position);
+            }
+            lines.push(start..cut);
+            (start, used, position) = (cut, [0, 0], cut);
+            continue;
+        }
+        for (u, w) in used.iter_mut().zip(wide) {
+            *u += w;
+        }
+        position += 1;
+        if both(position - 1)
+            .iter()
+            .flatten()
+            .any(|p| p.contains('\n'))
+        {
+            lines.push(start..position);
+            (start, used) = (position, [0, 0]);
+        }
+    }
+    if start < end {
+        lines.push(start..end);
+    }
+    lines
+}
+
+/// What runs beside the text, in a word; none for what always does.
+pub fn name(beside: Beside) -> Option<&'static str> {
+    match beside {
+        Beside::Nothing | Beside::SameText => None,
+        Beside::OwnText => Some("lockstep"),
+        Beside::Forced => Some("lockstep forced"),
+    }
+}
+
+impl App {
+    /// Whether two texts stand side by side in so many columns.
+    pub fn side_by_side(&self, width: usize) -> Option<(usize, usize)> {
+        columns(width).filter(|_| self.compare && self.baseline.is_some())
+    }
+
+    /// The lines of two texts in so many columns each.
+    pub fn pairs(&self, width: usize, strip: usize) -> Vec<Range<usize>> {
+        let right = self.baseline.as_ref().map_or(&[][..], |b| &b.text.pieces);
+        let text = &self.transcript;
+        pair(
+            &text.pieces,
+            right,
+            text.prompt,
+            &text.breaks(),
+            width,
+            strip,
+        )
+    }
+
+    /// The lines that the cursor walks: those of the text as it is shown.
+    pub(super) fn lines(&self, width: usize) -> Vec<Vec<Span>> {
+        let text = &self.transcript;
+        let Some((column, strip)) = self.side_by_side(width) else {
+            return text.wrap(width);
+        };
+        let mut lines = super::transcript::wrap(&text.pieces[..text.prompt], &[], width);
+        let line = |range: Range<usize>| -> Vec<Span> {
+            let here = range.filter(|p| *p < text.pieces.len());
+            here.map(|token| Span {
+                token,
+                text: text.pieces[token].replace('\n', "⏎"),
+            })
+            .collect()
+        };
+        let pairs = self.pairs(column, strip).into_iter().map(line);
+        lines.extend(pairs.filter(|l| !l.is_empty()));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::transcript::How;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split('|').map(str::to_string).collect()
+    }
+
+    #[test]
+    fn lines_hold_the_same_positions_and_whole_words() {
+        let left = words("p|q| The| capital| of| Bras|ilia| is");
+        let right = words(" A| town| in| Fran|ce|.");
+        assert_eq!(pair(&left, &right, 2, &[], 14, 9), [2..4, 4..5, 5..8]);
+        assert_eq!(pair(&left, &right, 2, &[5], 99, 9), [2..5, 5..8]);
+        assert_eq!(pair(&left, &right, 2, &[], 99, 2), [2..4, 4..5, 5..7, 7..8]);
+        let ended = words(" A\n");
+        assert_eq!(pair(&left, &ended, 2, &[], 99, 9), [2..3, 3..8]);
+    }
+
+    #[test]
+    fn kl_is_comparable_up_to_the_first_token_that_differs() {
+        let token = |position: usize, other: u32| Token {
+            position,
+            id: 7,
+            bytes: b"x".to_vec(),
+            special: false,
+            logprob: None,
+            rank: None,
+            kl: Some(position as f32),
+            fired: Vec::new(),
+            other: Some(crate::engine::Rival {
+                id: other,
+                bytes: b"y".to_vec(),
+                special: false,
+                logprob: -1.0,
+            }),
+        };
+        let mut text = Transcript::default();
+        let how = |beside| How {
+            edits: std::sync::Arc::default(),
+            beside,
+        };
+        for (position, other, beside) in [
+            (0, 7, Beside::OwnText),
+            (1, 8, Beside::OwnText),
+            (2, 7, Beside::OwnText),
+            (3, 8, Beside::Forced),
+            (4, 7, Beside::Forced),
+            (5, 8, Beside::OwnText),
+        ] {
+            text.push(token(position, other), how(beside));
+        }
+        let known: Vec<bool> = comparable(&text).iter().map(Option::is_some).collect();
+        assert_eq!(known, [true, true, false, true, true, true]);
+        assert_eq!(text.breaks(), [3, 5]);
+        assert_eq!(text.change_at(5), Some("own tokens from here"));
+    }
+
+    #[test]
+    fn narrow_places_stack() {
+        assert_eq!(columns(39), None);
+        assert_eq!(columns(44), Some((18, 5)));
+        assert_eq!(columns(78), Some((33, 9)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_position_is_on_one_line(
+            left in prop::collection::vec("[ a-z漢\n]{0,7}", 0..20),
+            right in prop::collection::vec("[ a-z\n]{0,7}", 0..20),
+            from in 0usize..9, width in 8usize..30, most in 1usize..9,
+        ) {
+            let from = from.min(left.len());
+            let lines = pair(&left, &right, from, &[], width, most);
+            let mut next = from;
+            for line in &lines {
+                prop_assert!(line.start == next && line.end > line.start && line.len() <= most);
+                next = line.end;
+                let wide: usize = line.clone().filter_map(|p| left.get(p)).map(|p| text::width(&p.replace('\n', "⏎"))).sum();
+                prop_assert!(wide <= width.max(14));
+            }
+            prop_assert_eq!(next, left.len().max(from + right.len()));
+        }
+    }
+}
