@@ -448,6 +448,33 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
             .to_string()
             .contains("fewer")
     );
+    // Labels that several inputs share: the query's is in no shuffled prompt.
+    let kinds: Vec<Pair> = [
+        "robin bird",
+        "crow bird",
+        "swan bird",
+        "pear fruit",
+        "plum fruit",
+        "apple fruit",
+        "saw tool",
+        "rake tool",
+        "axe tool",
+    ]
+    .map(|line| line.split_once(' ').unwrap())
+    .map(|(input, output)| Pair {
+        input: input.into(),
+        output: output.into(),
+    })
+    .to_vec();
+    let shared = Prompts {
+        pairs: &kinds,
+        count: 4,
+        ..prompts
+    };
+    for ask in shared.on(&bench).shuffled(30).unwrap() {
+        let (text, own) = (spell(&ask), answer(&ask));
+        assert!(!text.contains(own.trim()), "{text}: {own}");
+    }
     let same: Vec<Pair> = ["a", "b", "c"]
         .map(|input| Pair {
             input: input.into(),
