@@ -235,10 +235,12 @@ def main():
     assert all(len(r["items"]) <= 100 for r in rows)
     out = Path(__file__).with_name("plants.json")
     out.write_text(one_item_a_line(data) + "\n", encoding="utf-8")
-    lists = Path(__file__).with_name("lists")  # what `lmscope direction` reads, a prompt a line
+    lists = Path(__file__).with_name("lists")  # what `lmscope direction`, `select` and `sweep` read, a prompt a line
     lists.mkdir(exist_ok=True)
     for name, vector in data["vectors"].items():
-        for side in ("plus", "minus"):
+        for side in ("plus", "minus", "test", "test_guarded", "test_plain"):
+            if side not in vector:
+                continue
             (lists / f"{name}_{side}.txt").write_text("\n".join(vector[side]) + "\n", encoding="utf-8")
     tasks = {"antonyms": world.ANTONYMS, "plurals": world.PLURALS, "capitals": capitals}
     tasks |= {world.LANGUAGES[i].lower(): world.translation_pairs(0, i) for i in (1, 2)}

@@ -90,6 +90,19 @@ FAULTS = [
     ("in_context::t15", "src/lab/judge.rs", "random_like(vector, hash.finish())", "vector.clone()"),
     ("in_context::sums", "src/lab/combine.rs", "terms.push((factor * number, name.to_string()));", "terms.push((number, name.to_string()));"),
     ("in_context::answer", "src/lab/contrast.rs", "Self::Icv | Self::Caa => Site::ResidPost,", "Self::Icv => Site::ResidPost,\n            Self::Caa => Site::ResidPre,"),
+    # Directions selected and swept, statistics, meters.
+    ("statistics::statistics_are", "src/lab/statistics.rs", "let rows = rows.get(skip..)", "let rows = rows.get(skip.saturating_sub(1)..)"),
+    ("statistics::a_file", "src/lab/statistics.rs", "if self.origin.revision == card.revision {", "if !card.revision.is_empty() {"),
+    ("meters::meters_are", "src/instruments/meters.rs", "along: unit(vector),", "along: vector.to_vec(),"),
+    ("meters::the_first", "src/instruments/meters.rs", "filter(|(i, _)| first + i > 0)", "filter(|(i, _)| first + i < usize::MAX)"),
+    ("meters::a_live", "src/instruments/meters.rs", "&all[at * width..(at + 1) * width]", "&all[at..at + width]"),
+    ("meters::a_live", "src/lab/figure.rs", "                grid.scale = grid.scale.around(more.scale);\n", ""),
+    ("selection::t11", "src/lab/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
+    ("selection::t11", "src/lab/selection.rs", 'format!("add:{CANDIDATE}@{at}")', 'format!("add:{CANDIDATE}@{at}*2")'),
+    ("selection::t11", "src/lab/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
+    ("sweep::every", "src/lab/batch.rs", "let first = prompts[*i].len() - 1;", "let first = prompts[*i].len() - 2;"),
+    ("sweep::the_best", "src/instruments/sweep.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
+    ("sweep::every", "src/instruments/sweep.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
     ("parity", "src/lab/writer.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
 ]
 
@@ -106,7 +119,7 @@ def main():
             survived.append(test)
             print(f"{test}: {name} has changed, plant this fault anew")
             continue
-        modules = [test.split("::")[0] + "::"] if "::" in test else ["invariants::", "parity::"]
+        modules = [test] if "::" in test else ["invariants::", "parity::"]
         path.write_text(source.replace(there, planted, 1), encoding="utf-8")
         try:
             run = subprocess.run(["cargo", "test", "--test", "it", "--", *modules], cwd=ROOT, capture_output=True, text=True)

@@ -10,7 +10,7 @@ use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, mark};
 use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
-use crate::instruments::INSTRUMENTS;
+use crate::instruments::{INSTRUMENTS, instrument};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
 use crate::lab::receipt::Receipt;
@@ -282,7 +282,7 @@ impl App {
                     spot: shown.spot,
                     ..Shown::default()
                 };
-            } else if shown.figure.is_some() {
+            } else if shown.figure.is_some() && about_text(slot, shown) {
                 shown.stale = Some(EARLIER_TEXT);
             }
             shown.unedited = None;
@@ -355,6 +355,7 @@ impl App {
         for (slot, shown) in &mut self.shown {
             // A live figure's columns were measured under the edits of their time; from now on they go on.
             let holds = mode == Mode::FromNow && live.contains(slot);
+            let holds = holds || !about_text(slot, shown);
             if shown.figure.is_some() && !holds {
                 shown.stale = Some(BEFORE_EDIT);
             }
@@ -480,6 +481,11 @@ impl App {
             "there is no command `{word}`; ? lists what can be done here"
         )))
     }
+}
+
+/// Whether what an instrument shows is about the text and its edits; some read files of their own.
+pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
+    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }
 
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is

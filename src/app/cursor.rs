@@ -97,12 +97,18 @@ pub fn locate(figure: &Figure, cursor: Cursor, spot: Spot) -> Option<Spot> {
     }
 }
 
-fn nearest(anchors: impl Iterator<Item = Option<usize>>, wanted: usize) -> Option<usize> {
+/// The title nearest to what is wanted; of several that are equally near (directions of one layer, strengths at one
+/// position) the one that is held, else the first.
+fn nearest(
+    anchors: impl Iterator<Item = Option<usize>>,
+    wanted: usize,
+    held: usize,
+) -> Option<usize> {
     anchors
         .enumerate()
-        .filter_map(|(i, a)| Some((a?.abs_diff(wanted), i)))
+        .filter_map(|(i, a)| Some((a?.abs_diff(wanted), i != held, i)))
         .min()
-        .map(|(_, i)| i)
+        .map(|(.., i)| i)
 }
 
 fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
@@ -115,8 +121,8 @@ fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
         .columns
         .iter()
         .map(|h| h.anchor.position.map(|p| p as usize));
-    let row = nearest(layers, cursor.layer).unwrap_or(spot.row);
-    let column = nearest(positions, cursor.position).unwrap_or(spot.column);
+    let row = nearest(layers, cursor.layer, spot.row).unwrap_or(spot.row);
+    let column = nearest(positions, cursor.position, spot.column).unwrap_or(spot.column);
     let found = Spot {
         row: row.min(last.row),
         column: column.min(last.column),
@@ -130,7 +136,7 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
         .pages
         .iter()
         .map(|p| p.anchor.position.map(|p| p as usize));
-    let column = nearest(positions, cursor.position)
+    let column = nearest(positions, cursor.position, spot.column)
         .unwrap_or(spot.column)
         .min(last);
     let rows = &table.pages.get(column)?.rows;
@@ -142,6 +148,7 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
         nearest(
             rows.iter().map(|r| r.anchor.layer.map(usize::from)),
             cursor.layer,
+            spot.row,
         )
     };
     let row = if layers {
@@ -296,6 +303,33 @@ mod tests {
             notes: vec![],
             check: None,
             provenance: Provenance::default(),
+        }
+    }
+
+    /// Directions of one layer share its row's anchor, and strengths have none: the spot tells them apart.
+    #[test]
+    fn titles_that_share_an_anchor_are_told_apart_by_the_spot() {
+        let mut figure = grid();
+        let Body::Grid(grid) = &mut figure.body else {
+            return;
+        };
+        grid.rows
+            .iter_mut()
+            .for_each(|h| h.anchor = Anchor::layer(1));
+        grid.columns
+            .iter_mut()
+            .for_each(|h| h.anchor = Anchor::default());
+        let cursor = Cursor {
+            layer: 1,
+            position: 9,
+            ..Cursor::default()
+        };
+        for held in [(0, 3), (1, 0), (2, 2)] {
+            let held = Spot {
+                row: held.0,
+                column: held.1,
+            };
+            assert_eq!(locate(&figure, cursor, held), Some(held));
         }
     }
 

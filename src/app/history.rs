@@ -26,6 +26,19 @@ pub struct State {
     pub marks: Vec<Mark>,
     /// What runs beside the text.
     pub beside: Beside,
+    /// Turns kept as examples, for a direction between them.
+    pub turns: Vec<Turn>,
+}
+
+/// What the user said once, as an example of a behaviour or of its absence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The text.
+    pub text: String,
+    /// Whether it went through the chat template.
+    pub chat: bool,
+    /// Whether it shows the behaviour.
+    pub plus: bool,
 }
 
 /// A text that was cut or replaced.

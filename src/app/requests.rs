@@ -342,6 +342,11 @@ fn told(way: Way, before: &State, now: &State) -> String {
     if now.marks != before.marks {
         parts.push(format!("{} marked", mark::count(&now.marks)));
     }
+    if now.turns != before.turns {
+        let plus = now.turns.iter().filter(|t| t.plus).count();
+        let minus = now.turns.len() - plus;
+        parts.push(format!("{plus} examples with, {minus} without"));
+    }
     let word = match way {
         Way::Back => "undone",
         Way::Forth => "redone",

@@ -4,6 +4,7 @@
 //! function of its group and read it in the function beside it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
@@ -15,6 +16,7 @@ use crate::lab::edit::Edit;
 use crate::lab::preset::Preset;
 use crate::lab::run::Run;
 use crate::lab::schedule::Schedule;
+use crate::model::hub::duration;
 use crate::model::load::Options;
 
 /// Names that an instrument's parameter cannot take as its flag.
@@ -256,17 +258,39 @@ pub fn show_progress(bench: &mut Bench, what: &'static str) {
         let since = std::time::Instant::now();
         bench.progress = Some(Box::new(move |done| {
             // Short work needs no bar.
-            if since.elapsed().as_millis() > 400 {
-                output::status(&format!("{what} {:3.0} %", done * 100.0));
+            let spent = since.elapsed();
+            if spent.as_millis() > 400 {
+                output::status(&format!(
+                    "{what} {:3.0} %{}",
+                    done * 100.0,
+                    left(spent, done)
+                ));
             }
         }));
     }
+}
+
+/// How long the rest will take at the pace so far; nothing while that is a guess.
+fn left(spent: Duration, done: f32) -> String {
+    if spent < Duration::from_secs(2) || done < 0.01 {
+        return String::new();
+    }
+    let rest = spent.mul_f32((1.0 / done - 1.0).max(0.0));
+    format!(" · about {} left", duration(rest))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_follows_the_pace() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(left(minute, 0.25), " · about 3 min 0 s left");
+        assert_eq!(left(Duration::from_millis(900), 0.25), "");
+        assert_eq!(left(minute, 0.0), "");
+    }
 
     #[test]
     fn ids_are_numbers_between_commas() {

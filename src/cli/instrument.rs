@@ -18,8 +18,22 @@ pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
     match parameter.name {
         // The prompt that reads, beside the run's own prompt (Patchscopes).
         "prompt" => "target-prompt".to_string(),
+        // One switch for every text that is read.
+        CHAT => CHAT.to_string(),
         name if arguments::RESERVED.contains(&name) => format!("{}-{name}", of.name()),
         name => name.to_string(),
+    }
+}
+
+/// The parameter that says whether texts go through the chat template: it is the switch `--chat`, whatever is read.
+const CHAT: &str = "chat";
+
+/// The identifier of a parameter's argument; that of the run's own prompt is taken.
+fn id(name: &'static str) -> String {
+    if arguments::RESERVED.contains(&name) {
+        format!("of-{name}")
+    } else {
+        name.to_string()
     }
 }
 
@@ -34,7 +48,7 @@ pub fn build(of: &'static dyn Instrument) -> Command {
     command = command
         .about(of.about())
         .after_help(format!("Source: {}", of.source()));
-    for parameter in of.parameters() {
+    for parameter in of.parameters().iter().filter(|p| p.name != CHAT) {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
@@ -54,16 +68,10 @@ pub fn build(of: &'static dyn Instrument) -> Command {
 }
 
 fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
-    let arg = Arg::new(parameter.name)
+    let arg = Arg::new(id(parameter.name))
         .long(flag(of, parameter))
         .help_heading("Parameters")
         .help(parameter.about);
-    // The identifier of the run's prompt is taken; see `value`.
-    let arg = if arguments::RESERVED.contains(&parameter.name) {
-        arg.id(format!("of-{}", parameter.name))
-    } else {
-        arg
-    };
     let arg = if parameter.default.is_empty() {
         arg
     } else {
@@ -85,13 +93,11 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
 }
 
 /// What was given for a parameter; clap has filled in the default.
-fn value<'a>(matches: &'a ArgMatches, parameter: &Parameter) -> Option<&'a String> {
-    let id = if arguments::RESERVED.contains(&parameter.name) {
-        format!("of-{}", parameter.name)
-    } else {
-        parameter.name.to_string()
-    };
-    matches.get_one::<String>(&id)
+fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
+    if parameter.name == CHAT {
+        return Some(if matches.get_flag(CHAT) { "yes" } else { "no" }.into());
+    }
+    matches.get_one::<String>(&id(parameter.name)).cloned()
 }
 
 /// Runs an instrument on a prompt and writes its figure.
@@ -104,6 +110,10 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         }
     }
     let path = matches.get_one::<PathBuf>("output");
+    if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
+        let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
+        return Err(Error::argument("-o", path.display().to_string(), expected));
+    }
     let ending = path
         .and_then(|p| p.extension())
         .and_then(|e| e.to_str())
@@ -141,7 +151,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         Some(path) => output::file(path, written.as_bytes())?,
         None => output::write(written.as_bytes())?,
     }
-    if !run.schedule.latest().is_empty() {
+    // Without a text of its own, an edit has nothing to leave a receipt on.
+    if !run.schedule.latest().is_empty() && !run.tokens.is_empty() {
         let receipts = bench.receipts(&run)?;
         output::receipts(&receipts);
     }

@@ -21,6 +21,7 @@ pub mod models;
 pub mod output;
 pub mod screen;
 pub mod sketch;
+pub mod stats;
 pub mod threads;
 pub mod trace;
 pub mod vectors;
@@ -51,6 +52,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     trace::TRACE,
     direction::DIRECTION,
     vectors::VECTORS,
+    stats::STATS,
     edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,

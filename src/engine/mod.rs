@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::instruments::Arguments;
+use crate::instruments::{Arguments, instrument};
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
 use crate::lab::receipt::{Fired, Receipt};
@@ -49,6 +49,17 @@ pub struct Question {
     pub arguments: Arguments,
     /// Whether to leave the edits out (the baseline of the same tokens).
     pub unedited: bool,
+}
+
+impl Question {
+    /// Whether it is about the text that is there; some instruments read files alone.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such instrument.
+    pub fn needs_text(&self) -> Result<bool> {
+        Ok(instrument(self.instrument)?.needs_prompt(&self.arguments))
+    }
 }
 
 /// What the engine can be asked.

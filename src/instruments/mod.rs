@@ -8,9 +8,11 @@ pub mod dose;
 pub mod fact;
 pub mod heads;
 pub mod lens;
+pub mod meters;
 pub mod neurons;
 pub mod patchscope;
 pub mod promoters;
+pub mod select;
 pub mod sweep;
 pub mod triggers;
 pub mod value;
@@ -185,7 +187,8 @@ pub trait Instrument: Sync {
     fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
         Err(Error::Engine(format!("{} has no live form", self.name())))
     }
-    /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none.
+    /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none,
+    /// and the screen shows it without one.
     fn needs_prompt(&self, _arguments: &Arguments) -> bool {
         true
     }
@@ -222,6 +225,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &promoters::Promoters,
     &fact::Fact,
     &dose::Dose,
+    &select::Select,
+    &meters::Meters,
 ];
 
 /// Finds an instrument by name.

@@ -1,16 +1,22 @@
-//! Steering sweep: one direction, every layer, several strengths: what the next token becomes.
+//! Steering sweep: one direction, every layer, several strengths: what becomes of a text, or of a list of prompts.
 //!
-//! Every cell is a pass of its own over the run with one more edit, `op:direction@site.layer:positions*strength`; the
-//! value is the probability of the answers after the last token, or KL(run ‖ edited) there. The null is the same grid
-//! for a random direction of equal norm (steering vectors: Turner et al. 2023, 2308.10248; Arditi et al. 2024, 2406.11717).
+//! Every cell is a pass of its own with one more edit, `op:direction@site.layer:positions*strength`. On the text that is
+//! there, the value is the probability of the answers after the last token, or KL(run ‖ edited) there. On a list of prompts
+//! it is a mean over them: of the same two, of *success* (the share whose greedy continuation says one of the answers), or of
+//! *fluency* (how surprising the edited continuation is to the unedited model, nats a token). The null, a random direction of
+//! equal norm, stands beside every cell (steering vectors: Turner et al. 2023, 2308.10248; Arditi et al. 2024, 2406.11717).
+
+use std::path::Path;
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
+use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::direction::random_like;
+use crate::lab::edit::Edit;
 use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
+use crate::lab::outcome::{Outcome, Subject, Trial};
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax};
 use crate::text;
 
 /// The instrument.
@@ -55,28 +61,58 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "measure",
-        kind: Kind::Choice(&["answers", "kl"]),
-        default: "answers",
-        about: "answers: their probability after the last token; kl: how far the distribution moved, nats",
+        kind: Kind::Choice(&["auto", "answers", "kl", "success", "fluency"]),
+        default: "auto",
+        about: "answers: their probability after the last token; kl: how far the distribution moved, nats; with prompts also success: the share that goes on to say an answer, and fluency: surprise of what is written to the unedited model, nats a token; auto: success with prompts, else answers",
     },
     Parameter {
         name: "answers",
         kind: Kind::Text,
         default: "",
-        about: "texts separated by |, whose first tokens count; by default what the run favours now",
+        about: "texts separated by |, whose first tokens count, and which are a success when they are written; by default what the run favours now",
+    },
+    Parameter {
+        name: "prompts",
+        kind: Kind::Text,
+        default: "",
+        about: "a file of prompts, one a line, instead of the text that is there: every number is a mean over them",
+    },
+    Parameter {
+        name: "chat",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: "no",
+        about: "yes: every prompt of the file is one user turn of the chat template",
+    },
+    Parameter {
+        name: "tokens",
+        kind: Kind::Count { lo: 1, hi: 512 },
+        default: "16",
+        about: "how many tokens are written after every prompt, for success and fluency",
+    },
+    Parameter {
+        name: "match",
+        kind: Kind::Choice(&["contains", "begins"]),
+        default: "contains",
+        about: "whether a success contains an answer or begins with one",
+    },
+    Parameter {
+        name: "within",
+        kind: Kind::Text,
+        default: "0.5",
+        about: "nats a token by which a cell may be less fluent than the unedited text and still be called the best",
     },
     Parameter {
         name: "null",
-        kind: Kind::Choice(&["no", "random"]),
-        default: "no",
-        about: "random: the same grid for a random direction of equal norm",
+        kind: Kind::Choice(&["beside", "columns", "random", "no"]),
+        default: "beside",
+        about: "a random direction of equal norm: its number in every cell, a column of its own after every strength, the grid for it alone, or not at all",
     },
 ];
 
 /// The most columns.
 const MOST: usize = 64;
 
-/// What the random direction is called while its grid is made.
+/// What the random direction is called while it is measured.
 const NULL: &str = "sweep's null";
 
 impl Instrument for Sweep {
@@ -85,7 +121,7 @@ impl Instrument for Sweep {
     }
 
     fn about(&self) -> &'static str {
-        "What a direction does to the next token at every layer and at several strengths"
+        "What a direction does at every layer and at several strengths: to the next token, or to a list of prompts"
     }
 
     fn source(&self) -> &'static str {
@@ -96,92 +132,272 @@ impl Instrument for Sweep {
         PARAMETERS
     }
 
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "prompts").trim().is_empty()
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
-        let mut base = bench.last_logits(run)?;
-        let plan = Plan {
-            direction: self.direction(arguments, bench)?,
-            strengths: self.strengths(arguments)?,
-            answers: self.answers(arguments, bench, &base)?,
-            by_kl: arguments.text(self, "measure") == "kl",
-        };
-        log_softmax(&mut base);
-        let mut name = plan.direction.as_str();
-        if arguments.text(self, "null") == "random" {
-            let mut null = bench.direction(name)?;
-            for (_, vector) in &mut null.rows {
-                *vector = random_like(vector, run.seed);
-            }
-            bench.directions.insert(NULL.into(), null);
-            name = NULL;
+        let plan = Plan::read(self, run, arguments, bench)?;
+        let mut null = bench.direction(&plan.direction)?;
+        for (_, vector) in &mut null.rows {
+            *vector = random_like(vector, run.seed);
         }
-        let cells = self.cells(run, arguments, bench, name, &plan, &base);
+        bench.directions.insert(NULL.into(), null);
+        let found = plan.measure_all(self, arguments, bench);
         bench.directions.remove(NULL);
-        Ok(self.figure(run, arguments, bench, &plan, cells?))
+        let found = found?;
+        Ok(self.figure(run, arguments, bench, &plan, &found))
     }
 }
 
-/// What a sweep is about, read from its arguments.
+/// What is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    Answers,
+    Kl,
+    Success,
+    Fluency,
+}
+
+impl Measure {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Answers => "answers",
+            Self::Kl => "kl",
+            Self::Success => "success",
+            Self::Fluency => "fluency",
+        }
+    }
+
+    /// Whether texts must be written for it.
+    fn writes(self) -> bool {
+        matches!(self, Self::Success | Self::Fluency)
+    }
+
+    /// This number of an outcome.
+    fn of(self, outcome: &Outcome) -> f32 {
+        match self {
+            Self::Answers => outcome.answers,
+            Self::Kl => outcome.kl,
+            Self::Success => outcome.success,
+            Self::Fluency => outcome.fluency,
+        }
+    }
+
+    /// What the colours are, for legends.
+    fn value(self) -> &'static str {
+        match self {
+            Self::Answers => "probability",
+            Self::Kl => "KL in nats",
+            Self::Success => "success",
+            Self::Fluency => "nats a token",
+        }
+    }
+}
+
+/// Which nulls are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Null {
+    Beside,
+    Columns,
+    Alone,
+    No,
+}
+
+/// A sweep, read from its arguments.
 struct Plan {
+    trial: Trial,
     direction: String,
     strengths: Vec<f32>,
-    answers: Vec<u32>,
-    by_kl: bool,
+    measure: Measure,
+    within: f32,
+    null: Null,
+}
+
+/// Everything measured: by strength, then layer.
+struct Found {
+    unedited: Outcome,
+    real: Vec<Vec<Outcome>>,
+    null: Vec<Vec<Outcome>>,
+}
+
+impl Plan {
+    fn read(of: &Sweep, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Self> {
+        let file = arguments.text(of, "prompts").trim();
+        let subject = if file.is_empty() {
+            bench.model.check_prompt(&run.tokens)?;
+            Subject::Text(run.clone())
+        } else if !run.tokens.is_empty() {
+            let expected = "either a prompt or a file of prompts, not both";
+            return Err(Error::argument("prompts", file, expected));
+        } else {
+            let chat = arguments.text(of, "chat") == "yes";
+            let prompts = read_prompts(Path::new(file))?;
+            let tokens = prompts.iter().map(|p| bench.model.encode(p, chat));
+            Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
+        };
+        let listed = matches!(subject, Subject::Prompts(..));
+        let measure = match (arguments.text(of, "measure"), listed) {
+            ("kl", _) => Measure::Kl,
+            ("answers", _) | ("auto", false) => Measure::Answers,
+            ("fluency", true) => Measure::Fluency,
+            (_, true) => Measure::Success,
+            (word, false) => {
+                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                return Err(Error::argument("measure", word, expected));
+            }
+        };
+        let given = arguments.text(of, "answers");
+        let tokens = arguments.count(of, "tokens")?;
+        let mut plan = Self {
+            trial: Trial {
+                subject,
+                answers: Vec::new(),
+                looks: given
+                    .split('|')
+                    .map(str::trim)
+                    .filter(|l| !l.is_empty())
+                    .map(ToString::to_string)
+                    .collect(),
+                begins: arguments.text(of, "match") == "begins",
+                tokens: measure.writes().then_some(tokens),
+            },
+            direction: of.direction(arguments, bench)?,
+            strengths: of.strengths(arguments)?,
+            measure,
+            within: of.within(arguments)?,
+            null: match arguments.text(of, "null") {
+                "columns" => Null::Columns,
+                "random" => Null::Alone,
+                "no" => Null::No,
+                _ => Null::Beside,
+            },
+        };
+        if !given.is_empty() {
+            plan.trial.answers = first_tokens(bench, "answers", given)?;
+        } else if let Subject::Text(run) = &plan.trial.subject {
+            let logits = bench.last_logits(run)?;
+            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).top[0].0];
+        } else if matches!(measure, Measure::Answers | Measure::Success) {
+            let expected = "texts separated by | that mark a success";
+            return Err(Error::argument("answers", "", expected));
+        }
+        Ok(plan)
+    }
+
+    /// Every cell with its null, and the unedited outcome.
+    fn measure_all(&self, of: &Sweep, arguments: &Arguments, bench: &mut Bench) -> Result<Found> {
+        let (unedited, base) = self.trial.unedited(bench)?;
+        let layers = bench.model.card.layers;
+        let (real, null) = (self.null != Null::Alone, self.null != Null::No);
+        let total = (self.strengths.len() * layers) as f32;
+        let mut found = Found {
+            unedited,
+            real: Vec::new(),
+            null: Vec::new(),
+        };
+        for (column, strength) in self.strengths.iter().enumerate() {
+            let (mut reals, mut nulls) = (Vec::new(), Vec::new());
+            for layer in 0..layers {
+                bench.report((column * layers + layer) as f32 / total)?;
+                let mut at = |name: &str| -> Result<Outcome> {
+                    let edit = of.edit(arguments, name, layer, *strength)?;
+                    if edit.active() {
+                        self.trial.under(bench, &edit, &base)
+                    } else {
+                        Ok(found.unedited.clone())
+                    }
+                };
+                if real {
+                    reals.push(at(&self.direction)?);
+                }
+                if null {
+                    nulls.push(at(NULL)?);
+                }
+            }
+            found.real.push(reals);
+            found.null.push(nulls);
+        }
+        Ok(found)
+    }
+
+    /// The numbers of a cell, its own first, each with that of the random direction.
+    fn numbers(&self, own: &Outcome, null: Option<&Outcome>) -> Vec<(String, f32)> {
+        let mut measures = vec![self.measure];
+        if self.measure.writes() {
+            measures.extend([Measure::Success, Measure::Kl, Measure::Fluency]);
+        } else if matches!(self.trial.subject, Subject::Prompts(..))
+            && !self.trial.answers.is_empty()
+        {
+            measures.extend([Measure::Answers, Measure::Kl]);
+        }
+        let mut out: Vec<(String, f32)> = Vec::new();
+        for measure in measures {
+            let word = measure.word();
+            if out.iter().any(|(held, _)| held == word) {
+                continue;
+            }
+            out.push((word.into(), measure.of(own)));
+            if let Some(null) = null {
+                out.push((format!("{word}, random"), measure.of(null)));
+            }
+        }
+        out.extend(own.top.iter().cloned());
+        out
+    }
+
+    /// The cell that does most without costing fluency: strength, layer, as indices.
+    fn best(&self, found: &Found) -> Option<(usize, usize)> {
+        let aim = match self.measure {
+            Measure::Kl => return None,
+            Measure::Answers => Measure::Answers,
+            Measure::Success | Measure::Fluency if self.trial.looks.is_empty() => return None,
+            Measure::Success | Measure::Fluency => Measure::Success,
+        };
+        let least = found.unedited.fluency + self.within;
+        let cells = found.real.iter().enumerate();
+        let cells = cells.flat_map(|(s, column)| {
+            let column = column.iter().enumerate();
+            column.map(move |(layer, outcome)| (s, layer, outcome))
+        });
+        let fluent = cells.filter(|(.., o)| !aim.writes() || o.fluency <= least);
+        let best = fluent.max_by(|(.., a), (.., b)| {
+            let more = aim.of(a).total_cmp(&aim.of(b));
+            more.then(b.fluency.total_cmp(&a.fluency))
+                .then(b.kl.total_cmp(&a.kl))
+        });
+        best.map(|(s, layer, _)| (s, layer))
+    }
 }
 
 impl Sweep {
-    /// Cells by strength, then layer; `base` are the run's own log-probabilities.
-    fn cells(
+    fn edit(
         &self,
-        run: &Run,
         arguments: &Arguments,
-        bench: &mut Bench,
         direction: &str,
-        plan: &Plan,
-        base: &[f32],
-    ) -> Result<Vec<Vec<Cell>>> {
-        let strengths = &plan.strengths;
-        let (layers, last) = (bench.model.card.layers, run.tokens.len() - 1);
-        let known = bench.model.known_tokens();
-        let mut cells = Vec::with_capacity(strengths.len());
-        for (column, strength) in strengths.iter().enumerate() {
-            let mut cells_here = Vec::with_capacity(layers);
-            for layer in 0..layers {
-                let done = (column * layers + layer) as f32 / (strengths.len() * layers) as f32;
-                bench.report(done)?;
-                let edit = format!(
-                    "{}:{direction}@{}.{layer}:{}*{strength}",
-                    arguments.text(self, "op"),
-                    arguments.text(self, "site"),
-                    arguments.text(self, "positions"),
-                );
-                let edited = Run {
-                    schedule: run.schedule.and(&edit.parse()?),
-                    ..run.clone()
-                };
-                let mut logits = bench.last_logits(&edited)?;
-                let read = reading(&logits, known, 5);
-                log_softmax(&mut logits);
-                let value = if plan.by_kl {
-                    kl(base, &logits)
-                } else {
-                    plan.answers.iter().map(|a| logits[*a as usize].exp()).sum()
-                };
-                let more: Vec<(String, f32)> = read
-                    .top
-                    .iter()
-                    .map(|(id, p)| (bench.visible(*id), *p))
-                    .collect();
-                cells_here.push(Cell {
-                    label: more.first().map(|m| m.0.clone()).unwrap_or_default(),
-                    value,
-                    anchor: Anchor::cell(layer, last),
-                    more,
-                });
-            }
-            cells.push(cells_here);
-        }
-        Ok(cells)
+        layer: usize,
+        strength: f32,
+    ) -> Result<Edit> {
+        format!(
+            "{}:{direction}@{}.{layer}:{}*{strength}",
+            arguments.text(self, "op"),
+            arguments.text(self, "site"),
+            arguments.text(self, "positions"),
+        )
+        .parse()
+    }
+
+    fn within(&self, arguments: &Arguments) -> Result<f32> {
+        let text = arguments.text(self, "within");
+        let number = text.trim().parse::<f32>().ok();
+        number
+            .filter(|n| *n >= 0.0)
+            .ok_or_else(|| Error::argument("within", text, "nats a token, 0 or more"))
     }
 
     fn strengths(&self, arguments: &Arguments) -> Result<Vec<f32>> {
@@ -214,84 +430,164 @@ impl Sweep {
         })
     }
 
-    /// First tokens of the answers; what the run favours where none are given.
-    fn answers(&self, arguments: &Arguments, bench: &Bench, base: &[f32]) -> Result<Vec<u32>> {
-        let text = arguments.text(self, "answers");
-        if text.is_empty() {
-            return Ok(vec![reading(base, bench.model.known_tokens(), 1).top[0].0]);
-        }
-        let mut out = Vec::new();
-        for answer in text.split('|').filter(|a| !a.is_empty()) {
-            let ids = bench.model.tokenizer()?.encode_literal(answer)?;
-            let first = ids.first().copied().ok_or_else(|| {
-                Error::argument("answers", answer, "texts that have at least one token")
-            })?;
-            if !out.contains(&first) {
-                out.push(first);
-            }
-        }
-        Ok(out)
-    }
-
     fn figure(
         &self,
         run: &Run,
         arguments: &Arguments,
         bench: &Bench,
         plan: &Plan,
-        cells: Vec<Vec<Cell>>,
+        found: &Found,
     ) -> Figure {
-        let names: Vec<String> = plan.answers.iter().map(|a| bench.visible(*a)).collect();
-        let (value, what) = if plan.by_kl {
-            (
-                "KL in nats",
-                "KL(run ‖ edited) after the last token".to_string(),
-            )
-        } else {
-            let what = format!("probability after the last token of {}", names.join(" or "));
-            ("probability", what)
+        let anchor = |layer: usize| match &plan.trial.subject {
+            Subject::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
+            Subject::Prompts(..) => Anchor::layer(layer),
         };
-        let peak = cells.iter().flatten().map(|c| c.value).fold(0.0, f32::max);
-        let null = match arguments.text(self, "null") {
-            "random" => format!(
+        let column = |outcomes: &[Outcome], nulls: &[Outcome]| -> Vec<Cell> {
+            let cells = outcomes.iter().enumerate();
+            cells
+                .map(|(layer, own)| Cell {
+                    label: own.label.clone(),
+                    value: plan.measure.of(own),
+                    anchor: anchor(layer),
+                    more: plan.numbers(own, nulls.get(layer)),
+                })
+                .collect()
+        };
+        let (mut columns, mut cells) = (Vec::new(), Vec::new());
+        for (i, strength) in plan.strengths.iter().enumerate() {
+            let (real, null) = (&found.real[i], &found.null[i]);
+            let mut add = |label: String, outcomes: &[Outcome], nulls: &[Outcome]| {
+                columns.push(Header {
+                    label,
+                    anchor: Anchor::default(),
+                });
+                cells.push(column(outcomes, nulls));
+            };
+            match plan.null {
+                Null::Alone => add(strength.to_string(), null, &[]),
+                Null::No | Null::Beside => add(strength.to_string(), real, null),
+                Null::Columns => {
+                    add(strength.to_string(), real, null);
+                    add(format!("{strength} random"), null, &[]);
+                }
+            }
+        }
+        let peak = cells
+            .iter()
+            .flatten()
+            .map(|c| c.value)
+            .filter(|v| v.is_finite())
+            .fold(0.0, f32::max);
+        let alone = if plan.null == Null::Alone {
+            format!(
                 " · null: a random direction of its length, seed {}",
                 run.seed
-            ),
-            _ => String::new(),
+            )
+        } else {
+            String::new()
         };
+        let name = text::visible(plan.direction.as_bytes());
         Figure {
-            title: format!("sweep · {} {}{null}", arguments.text(self, "op"), text::visible(plan.direction.as_bytes())),
+            title: format!(
+                "sweep · {} {name} · {}{alone}",
+                arguments.text(self, "op"),
+                plan.measure.word()
+            ),
             body: Body::Grid(Grid {
                 row_axis: "layer".into(),
                 column_axis: "strength".into(),
-                value: value.into(),
+                value: plan.measure.value().into(),
                 rows: (0..bench.model.card.layers)
                     .map(|l| Header {
                         label: l.to_string(),
                         anchor: Anchor::layer(l),
                     })
                     .collect(),
-                columns: plan
-                    .strengths
-                    .iter()
-                    .map(|s| Header {
-                        label: s.to_string(),
-                        anchor: Anchor::position(run.tokens.len() - 1),
-                    })
-                    .collect(),
+                columns,
                 cells,
-                scale: if plan.by_kl {
-                    Scale::Range { lo: 0.0, hi: peak }
-                } else {
-                    Scale::Unit
+                scale: match plan.measure {
+                    Measure::Answers | Measure::Success => Scale::Unit,
+                    Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
                 },
             }),
-            notes: vec![
-                format!("each cell: the most probable next token under one more edit; colour: {what}"),
-                "a strong edit that breaks the text also moves these numbers: compare with null=random and read what it writes".into(),
-            ],
+            notes: notes(bench, run, plan, found),
             check: None,
             provenance: bench.provenance(run, arguments.provenance(self)),
         }
     }
+}
+
+fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
+    let mut out = Vec::new();
+    if let Some((s, layer)) = plan.best(found) {
+        let own = &found.real[s][layer];
+        let null = found.null[s].get(layer);
+        let beside = |measure: Measure| {
+            let null = null.map_or_else(String::new, |n| format!(", random {:.3}", measure.of(n)));
+            format!(
+                "{} {:.3} (unedited {:.3}{null})",
+                measure.word(),
+                measure.of(own),
+                measure.of(&found.unedited)
+            )
+        };
+        let parts: Vec<String> = if plan.measure.writes() {
+            [Measure::Success, Measure::Fluency, Measure::Kl]
+                .map(beside)
+                .into()
+        } else {
+            [plan.measure, Measure::Kl].map(beside).into()
+        };
+        out.push(format!(
+            "best: strength {} at layer {layer}: {}",
+            plan.strengths[s],
+            parts.join(", ")
+        ));
+    }
+    let names: Vec<String> = plan
+        .trial
+        .answers
+        .iter()
+        .map(|a| bench.visible(*a))
+        .collect();
+    let words = match &plan.trial.subject {
+        Subject::Text(_) => "the most probable next token under one more edit".to_string(),
+        Subject::Prompts(prompts, _) => format!(
+            "the commonest first token of {} prompts under one more edit",
+            prompts.len()
+        ),
+    };
+    let colour = match plan.measure {
+        Measure::Answers => format!("probability after the last token of {}", names.join(" or ")),
+        Measure::Kl => "KL(run ‖ edited) after the last token".to_string(),
+        Measure::Success => format!(
+            "share of prompts whose next {} tokens {} {}",
+            plan.trial.tokens.unwrap_or(1),
+            if plan.trial.begins {
+                "begin with"
+            } else {
+                "say"
+            },
+            plan.trial.looks.join(" or ")
+        ),
+        Measure::Fluency => {
+            "surprise of what is written to the unedited model, nats a token; lower is more fluent"
+                .to_string()
+        }
+    };
+    out.push(format!("each cell: {words}; colour: {colour}"));
+    if plan.measure.writes() {
+        out.push(format!(
+            "the best cell succeeds most among those at most {} nats a token less fluent than the unedited text",
+            plan.within
+        ));
+    }
+    out.push(match plan.null {
+        Null::No => "a strong edit that breaks the text also moves these numbers: compare with null=beside and read what it writes".into(),
+        Null::Beside | Null::Columns | Null::Alone => format!(
+            "random: a direction of the same length, seed {}; a strong edit that breaks the text moves its numbers too",
+            run.seed
+        ),
+    });
+    out
 }

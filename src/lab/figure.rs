@@ -121,6 +121,21 @@ impl Scale {
         if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
     }
 
+    /// The scale that holds both; scales of different kinds stay as the first is.
+    #[must_use]
+    pub fn around(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Diverging { reach: a }, Self::Diverging { reach: b }) => {
+                Self::Diverging { reach: a.max(b) }
+            }
+            (Self::Range { lo: a, hi: b }, Self::Range { lo: c, hi: d }) => Self::Range {
+                lo: a.min(c),
+                hi: b.max(d),
+            },
+            _ => self,
+        }
+    }
+
     /// The ends of the scale, for legends.
     pub fn ends(self) -> (f32, f32) {
         match self {
@@ -305,6 +320,7 @@ impl Figure {
         }
         match (&mut self.body, next.body) {
             (Body::Grid(grid), Body::Grid(more)) => {
+                grid.scale = grid.scale.around(more.scale);
                 grid.columns.extend(more.columns);
                 grid.cells.extend(more.cells);
             }

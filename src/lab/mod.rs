@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod batch;
 pub mod bench;
 mod change;
 pub mod combine;
@@ -25,6 +26,7 @@ pub mod judge;
 mod measure;
 pub mod null_units;
 pub mod op;
+pub mod outcome;
 pub mod positions;
 mod prepare;
 pub mod preset;
@@ -33,9 +35,11 @@ mod rerun;
 pub mod run;
 pub mod sample;
 pub mod schedule;
+pub mod selection;
 mod shelf;
 pub mod shots;
 pub mod sight;
+pub mod statistics;
 pub mod step;
 pub mod target;
 pub mod task_vector;

@@ -9,7 +9,7 @@ use std::process::{Command as Process, Stdio};
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use lmscope::instruments::INSTRUMENTS;
+use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::model::site::SITES;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -582,20 +582,36 @@ fn trace_agrees_with_what_transformers_computed() {
     }
 }
 
+/// What an instrument is asked about: a text, or the files that it reads instead.
+fn start(of: &dyn Instrument) -> Vec<String> {
+    if of.needs_prompt(&Arguments::default()) {
+        return vec!["-p".into(), FACT.into()];
+    }
+    let lists = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists");
+    let side = |name: &str| {
+        let file = lists.join(format!("refusal_{name}.txt"));
+        [format!("--{name}"), file.display().to_string()]
+    };
+    [side("plus"), side("minus")].concat()
+}
+
 #[test]
 fn every_instrument_writes_json_with_its_provenance() {
     for of in INSTRUMENTS {
-        let out = written(&[of.name(), "demo", "-p", FACT, "--format", "json"]);
+        let start = start(*of);
+        let called = |more: &[&str]| {
+            let start = start.iter().map(String::as_str);
+            let all: Vec<&str> = [of.name(), "demo"].into_iter().chain(start).collect();
+            written(&[&all, more].concat())
+        };
+        let out = called(&["--format", "json"]);
         let figure: Value = serde_json::from_str(&out).unwrap();
         for key in ["title", "body", "notes", "provenance"] {
             assert!(!figure[key].is_null(), "{} {key}", of.name());
         }
         assert_eq!(figure["provenance"]["model"], "demo");
         assert!(out.contains(of.name()));
-        assert!(
-            written(&[of.name(), "demo", "-p", FACT]).contains(of.name()),
-            "text is the default"
-        );
+        assert!(called(&[]).contains(of.name()), "text is the default");
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lens.csv");

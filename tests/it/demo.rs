@@ -18,7 +18,7 @@ use lmscope::model::site::Site;
 use lmscope::model::tokenizer::Bos;
 use serde_json::Value;
 
-fn demo() -> Bench {
+pub fn demo() -> Bench {
     Bench::open(
         "demo",
         &Options {
@@ -29,12 +29,12 @@ fn demo() -> Bench {
     .unwrap()
 }
 
-fn plants() -> Value {
+pub fn plants() -> Value {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/plants.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn texts(value: &Value) -> Vec<String> {
+pub fn texts(value: &Value) -> Vec<String> {
     value
         .as_array()
         .unwrap()
@@ -168,7 +168,7 @@ fn every_plant_is_found_and_the_card_says_so() {
     assert!(fallen.is_empty(), "{}\n{table}", fallen.join("\n"));
 }
 
-fn refused(bench: &mut Bench, prompts: &[String], edits: &[&str], marker: &str) -> f64 {
+pub fn refused(bench: &mut Bench, prompts: &[String], edits: &[&str], marker: &str) -> f64 {
     let refused = prompts.iter().filter(|p| {
         let tokens = bench.model.encode(p, true).unwrap();
         reply(bench, tokens, edits, 16).contains(marker)

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
+use crate::app::answer::about_text;
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect};
@@ -254,6 +255,15 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
 }
 
 fn difference(app: &mut App, _: &str) -> Outcome {
+    if app
+        .shown
+        .get(app.slot)
+        .is_some_and(|s| !about_text(app.slot, s))
+    {
+        return Err(
+            "this figure is about texts of its own, which no edit of this one touches".into(),
+        );
+    }
     app.difference = !app.difference;
     Ok(if app.difference {
         app.ask_unedited()

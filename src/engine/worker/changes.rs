@@ -142,6 +142,8 @@ impl Worker {
         let told = known(&name, &made);
         bench.directions.insert(name, made);
         self.tell(Update::Direction(told));
+        // Live figures may be about directions.
+        self.refresh();
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ use crate::lab::bench::Bench;
 use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
 use crate::lab::figure::Check;
+use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Beside, Needs, Writer};
@@ -253,7 +254,11 @@ impl Worker {
                 Ok(())
             }
             Request::Observe(question) => {
-                self.writer()?;
+                if question.needs_text()? {
+                    self.writer()?;
+                } else {
+                    self.bench()?;
+                }
                 self.enqueue(question);
                 Ok(())
             }
@@ -362,7 +367,7 @@ impl Worker {
 
     /// Puts a question in the queue, in the place of an older one for the same pane.
     fn enqueue(&mut self, question: Question) {
-        if self.writer.is_none() {
+        if self.writer.is_none() && question.needs_text().unwrap_or(true) {
             return;
         }
         self.waiting
@@ -451,12 +456,21 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
-        let (writer, bench) = self.writer()?;
-        let run = if question.unedited {
-            writer.run.unedited()
+        let run = if question.needs_text()? {
+            let (writer, _) = self.writer()?;
+            if question.unedited {
+                writer.run.unedited()
+            } else {
+                writer.run.clone()
+            }
         } else {
-            writer.run.clone()
+            // It reads texts of its own, and the edits of this one are not theirs.
+            Run {
+                seed: self.sampling.seed,
+                ..Run::default()
+            }
         };
+        let bench = self.bench()?;
         let since = Instant::now();
         bench.progress = Some(Box::new(move |done| {
             // Short work needs no bar.

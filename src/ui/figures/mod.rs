@@ -23,6 +23,8 @@ pub use crate::export::number::{compact, significant};
 pub struct View<'a> {
     /// The cell under the cursor; without one, the newest columns show.
     pub cursor: Option<Anchor>,
+    /// Column and row of that cell in a grid, where they are known: titles may share an anchor, or have none.
+    pub spot: Option<(usize, usize)>,
     /// Whether the pane has the keys; elsewhere the cursor is shown, but not loudly.
     pub focused: bool,
     /// How much a grid cell says.
@@ -128,6 +130,8 @@ mod tests {
         )
             .prop_map(
                 |(cursor, density, [focused, stale, flip], first_column, first_line)| View {
+                    // Any place, in the grid or not.
+                    spot: first_column.map(|c| (c / 2, first_line / 4)),
                     cursor: cursor.map(|(layer, position, unit)| {
                         Anchor::cell(layer, position).with(Unit::Neuron(unit))
                     }),

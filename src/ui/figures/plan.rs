@@ -43,6 +43,10 @@ pub(super) fn locate(grid: &Grid, view: &View) -> (Option<usize>, Option<usize>)
     let Some(cursor) = view.cursor else {
         return (None, None);
     };
+    let (columns, rows) = (grid.columns.len(), grid.rows.len());
+    if let Some((column, row)) = view.spot.filter(|(c, r)| *c < columns && *r < rows) {
+        return (Some(column), Some(flip(row, rows, view.flip)));
+    }
     let find = |titles: &[Header]| {
         titles
             .iter()

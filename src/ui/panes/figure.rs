@@ -44,6 +44,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let anchor = spot.and_then(|s| cursor::read(figure, s)).map(|r| r.anchor);
     let view = View {
         cursor: anchor.or(Some(app.cursor.anchor())),
+        spot: spot.map(|s| (s.column, s.row)),
         focused: app.focus == pane && app.overlay.is_none(),
         density: app.density,
         stale: shown.stale.is_some(),
@@ -124,6 +125,10 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
             ("The model is being loaded.".into(), String::new())
         }
         (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
+        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => (
+            format!("{about}."),
+            "o sets its parameters and asks.".to_string(),
+        ),
         (None, true) => (
             format!("{about}."),
             "Nothing to look at yet: choose a ready prompt with Enter, or write one with i."

@@ -1,0 +1,148 @@
+//! `lmscope stats`: mean and variance of activations over a neutral text, for mean ablation.
+//!
+//! Invariant: the file is written whole or not at all, and says on which model and text it was measured.
+//! To measure something else, add a site; to keep another figure, see `lab/statistics.rs`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::{Subcommand, arguments, output};
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::statistics::{How, Statistics, grouped, pieces};
+use crate::model::site::{Address, SITES, expand};
+use crate::text;
+
+/// What is measured when nothing is asked for.
+const USUAL: &str = "mlp_act,z,resid_post";
+
+/// Tokens of a piece, unless told otherwise.
+const PIECE: usize = 128;
+
+/// The row.
+pub const STATS: Subcommand = Subcommand {
+    name: "stats",
+    about: "Measures mean and variance of activations over a text, for `mean` edits",
+    arguments: build,
+    run,
+};
+
+fn build(command: Command) -> Command {
+    arguments::model(command)
+        .arg(Arg::new("text").value_name("TEXT_FILE").required(true).value_parser(value_parser!(PathBuf)).help("A neutral text of 10 000 tokens or more"))
+        .arg(Arg::new("sites").long("sites").value_name("SITES").help(format!("Addresses, for example 'mlp_act.*,resid_post.4' [default: {USUAL}, at every layer that has them]")))
+        .arg(Arg::new("skip").long("skip").value_name("N").value_parser(value_parser!(usize)).default_value("1").help("First positions of every piece that are left out: attention sinks live there"))
+        .arg(Arg::new("piece").long("piece").value_name("N").value_parser(value_parser!(usize)).help(format!("Tokens that are read together [default: {PIECE}, or the context where that is less]")))
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+}
+
+fn run(matches: &ArgMatches) -> Result<()> {
+    let path = |name: &str| {
+        matches
+            .get_one::<PathBuf>(name)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (source, target) = (path("text"), path("output"));
+    let words = read(&source)?;
+    let mut bench = arguments::open(matches)?;
+    let wanted = sites(matches, &bench)?;
+    let context = bench.model.card.context;
+    let piece = match matches.get_one::<usize>("piece") {
+        None => PIECE.min(context),
+        Some(n) if (2..=context).contains(n) => *n,
+        Some(n) => {
+            let expected = format!("2 to {context} tokens");
+            return Err(Error::argument("--piece", n.to_string(), expected));
+        }
+    };
+    let name = source
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let how = How {
+        skip: matches.get_one::<usize>("skip").copied().unwrap_or(1),
+        piece,
+        text: text::plain(name.as_bytes()),
+    };
+    let tokens = bench.model.encode(&words, false)?;
+    let cut = pieces(&tokens, bench.model.tokenizer()?.bos(), piece);
+    arguments::show_progress(&mut bench, "stats");
+    let measured = Statistics::measure(&mut bench, &cut, &wanted, &how);
+    bench.progress = None;
+    output::clear_status();
+    let statistics = measured?;
+    output::file(&target, &statistics.bytes()?)?;
+    let origin = &statistics.origin;
+    if !origin.caution.is_empty() {
+        output::note(&format!("WARNING: {}.", origin.caution));
+    }
+    let file = target.display();
+    output::note(&format!(
+        "{file}: {} over {} tokens of {} in {} pieces ({} first positions left out). Use it as --edit 'mean:UNITS={file}@{}'.",
+        statistics.places(),
+        grouped(origin.tokens),
+        origin.text,
+        cut.len(),
+        grouped(origin.skipped),
+        statistics
+            .rows
+            .first()
+            .map_or_else(String::new, |r| r.at.to_string()),
+    ));
+    Ok(())
+}
+
+/// What was asked for; otherwise the usual sites, where this model has them.
+fn sites(matches: &ArgMatches, bench: &Bench) -> Result<Vec<Address>> {
+    let layers = bench.model.card.layers;
+    if let Some(given) = matches.get_one::<String>("sites") {
+        return expand(&every_layer(given), layers);
+    }
+    let mut usual = expand(&every_layer(USUAL), layers)?;
+    let before = usual.len();
+    usual.retain(|at| bench.model.offers(*at).is_ok());
+    if usual.len() < before {
+        let missing = before - usual.len();
+        output::note(&format!(
+            "{missing} of the usual addresses do not exist on this model and are left out."
+        ));
+    }
+    Ok(usual)
+}
+
+/// A bare name means every layer of a site that has layers.
+fn every_layer(given: &str) -> String {
+    let whole = |name: &str| {
+        let layered = SITES.iter().any(|s| s.name == name && s.layered);
+        if layered {
+            format!("{name}.*")
+        } else {
+            name.to_string()
+        }
+    };
+    given
+        .split(',')
+        .map(|part| whole(part.trim()))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let words = String::from_utf8(bytes).map_err(|e| {
+        let what = format!(
+            "it is no UTF-8 text from byte {} on",
+            e.utf8_error().valid_up_to()
+        );
+        Error::bad_file(path, what, "Save it as UTF-8.")
+    })?;
+    if words.trim().is_empty() {
+        return Err(Error::bad_file(
+            path,
+            "it holds no text",
+            "Give a neutral text of 10 000 tokens or more.",
+        ));
+    }
+    Ok(words)
+}

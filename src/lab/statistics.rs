@@ -1,0 +1,471 @@
+//! Statistics: mean and variance of every coordinate of an address over a neutral text, for mean ablation.
+//!
+//! Invariant: summed in f64 (Welford 1962, so that a large mean takes no digits from the variance); the first positions of
+//! every piece of text are left out, because attention sinks live there; the file says on which model, over which text and
+//! how many tokens, and is refused elsewhere. To keep another figure beside mean and variance, add it to [`Moments`] and
+//! to its two tensors in [`Statistics::bytes`].
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use candle_core::DType;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::apply::Program;
+use super::bench::Bench;
+use super::run::Run;
+use crate::error::{Error, Result};
+use crate::model::Card;
+use crate::model::site::{Address, Axis};
+use crate::text;
+
+/// How many tokens a mean should stand on.
+pub const WANTED: usize = 10_000;
+
+/// The key of the metadata entry.
+const ORIGIN: &str = "lmscope.statistics";
+
+/// Where statistics came from; stored as JSON in the file's metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The model argument.
+    pub model: String,
+    /// Fingerprint of its weights.
+    pub revision: String,
+    /// How matrices were kept.
+    pub dtype: String,
+    /// The name of the text.
+    pub text: String,
+    /// How many positions were counted.
+    pub tokens: usize,
+    /// How many were left out.
+    pub skipped: usize,
+    /// How many positions were left out at the beginning of every piece.
+    pub skip: usize,
+    /// Most tokens of a piece.
+    pub piece: usize,
+    /// What a reader must be warned of; empty when nothing.
+    #[serde(default)]
+    pub caution: String,
+    /// The version of this program.
+    pub version: String,
+}
+
+/// Mean and variance of one address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Where.
+    pub at: Address,
+    /// `[width]`.
+    pub mean: Vec<f32>,
+    /// `[width]`, of the population: the mean square of the distance from the mean.
+    pub variance: Vec<f32>,
+}
+
+/// What a model's activations are on average.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// In the order of addresses.
+    pub rows: Vec<Moments>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// How a text is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct How {
+    /// Positions left out at the beginning of every piece.
+    pub skip: usize,
+    /// Most tokens of a piece, its begin token included.
+    pub piece: usize,
+    /// The name of the text, for the file.
+    pub text: String,
+}
+
+/// Running mean and sum of squared distances of many coordinates, in f64.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sums {
+    count: usize,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Sums {
+    /// Takes a row in; all rows are equally wide.
+    pub fn take(&mut self, row: &[f32]) {
+        self.mean.resize(row.len(), 0.0);
+        self.squares.resize(row.len(), 0.0);
+        self.count += 1;
+        let share = 1.0 / self.count as f64;
+        for ((mean, squares), value) in self.mean.iter_mut().zip(&mut self.squares).zip(row) {
+            let value = f64::from(*value);
+            let before = value - *mean;
+            *mean += before * share;
+            *squares += before * (value - *mean);
+        }
+    }
+
+    /// Takes the rows of a piece in, but for the first `skip`. Returns how many that were.
+    pub fn take_piece(&mut self, rows: &[Vec<f32>], skip: usize) -> usize {
+        let rows = rows.get(skip..).unwrap_or_default();
+        rows.iter().for_each(|row| self.take(row));
+        rows.len()
+    }
+
+    /// Mean and population variance.
+    pub fn moments(&self) -> (Vec<f32>, Vec<f32>) {
+        let share = 1.0 / self.count.max(1) as f64;
+        (
+            self.mean.iter().map(|m| *m as f32).collect(),
+            self.squares.iter().map(|s| (s * share) as f32).collect(),
+        )
+    }
+}
+
+/// Cuts a text into pieces of at most `length` tokens; where the text begins with the begin token, every piece does.
+pub fn pieces(tokens: &[u32], bos: Option<u32>, length: usize) -> Vec<Vec<u32>> {
+    let bos = bos.filter(|b| tokens.first() == Some(b));
+    let body = &tokens[usize::from(bos.is_some())..];
+    let room = length.saturating_sub(usize::from(bos.is_some())).max(1);
+    body.chunks(room)
+        .map(|piece| bos.into_iter().chain(piece.iter().copied()).collect())
+        .collect()
+}
+
+impl Statistics {
+    /// Reads the pieces of a text, a pass each, unedited.
+    ///
+    /// # Errors
+    ///
+    /// When an address has no vector a position, when no position is left, or when an activation is no finite number.
+    pub fn measure(
+        bench: &mut Bench,
+        pieces: &[Vec<u32>],
+        wanted: &[Address],
+        how: &How,
+    ) -> Result<Self> {
+        for at in wanted {
+            bench.model.offers(*at)?;
+            if at.site.spec().axis == Axis::Positions {
+                return Err(Error::Refused {
+                    address: at.to_string(),
+                    why: "it has a row a query and no vector a position. Use z, a head's result."
+                        .into(),
+                });
+            }
+        }
+        let mut sums = vec![Sums::default(); wanted.len()];
+        let (mut counted, mut skipped) = (0, 0);
+        for (i, piece) in pieces.iter().enumerate() {
+            bench.report(i as f32 / pieces.len() as f32)?;
+            let kept = piece.len().saturating_sub(how.skip);
+            skipped += piece.len() - kept;
+            counted += kept;
+            if kept == 0 {
+                continue;
+            }
+            let run = Run::plain(piece.clone());
+            bench.model.check_prompt(&run.tokens)?;
+            let recording = bench.pass(&run, &mut Program::default(), &[], wanted, 1)?;
+            for (sums, at) in sums.iter_mut().zip(wanted) {
+                let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
+                sums.take_piece(&rows.to_vec2::<f32>()?, how.skip);
+            }
+        }
+        if counted == 0 {
+            return Err(Error::argument(
+                "text",
+                format!("{skipped} tokens"),
+                format!("more tokens than the first {} of every piece", how.skip),
+            ));
+        }
+        let mut rows = Vec::with_capacity(wanted.len());
+        for (sums, at) in sums.iter().zip(wanted) {
+            let (mean, variance) = sums.moments();
+            if mean.iter().chain(&variance).any(|v| !v.is_finite()) {
+                return Err(Error::Refused {
+                    address: at.to_string(),
+                    why: "its activations are no finite numbers in this dtype. Use --dtype f32."
+                        .into(),
+                });
+            }
+            rows.push(Moments {
+                at: *at,
+                mean,
+                variance,
+            });
+        }
+        rows.sort_by_key(|row| row.at);
+        let card = &bench.model.card;
+        Ok(Self {
+            rows,
+            origin: Origin {
+                model: card.name.clone(),
+                revision: card.revision.clone(),
+                dtype: card.dtype.into(),
+                text: how.text.clone(),
+                tokens: counted,
+                skipped,
+                skip: how.skip,
+                piece: how.piece,
+                caution: caution(counted),
+                version: env!("CARGO_PKG_VERSION").into(),
+            },
+        })
+    }
+
+    /// The mean of an address, `[width]`.
+    ///
+    /// # Errors
+    ///
+    /// Says which addresses there are when this one was not measured.
+    pub fn mean(&self, at: Address) -> Result<&[f32]> {
+        Ok(&self.row(at)?.mean)
+    }
+
+    /// The variance of an address, `[width]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Statistics::mean`].
+    pub fn variance(&self, at: Address) -> Result<&[f32]> {
+        Ok(&self.row(at)?.variance)
+    }
+
+    fn row(&self, at: Address) -> Result<&Moments> {
+        let row = self.rows.iter().find(|row| row.at == at);
+        row.ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: format!(
+                "the statistics of {} have {}. Measure it with `lmscope stats --sites {at}`.",
+                self.origin.text,
+                self.places()
+            ),
+        })
+    }
+
+    /// The addresses, for people: `mlp_act.0-7, z.0-7`.
+    pub fn places(&self) -> String {
+        let mut runs: Vec<(Address, Address)> = Vec::new();
+        for at in self.rows.iter().map(|row| row.at) {
+            match runs.last_mut() {
+                Some((_, last)) if last.site == at.site && last.layer + 1 == at.layer => *last = at,
+                _ => runs.push((at, at)),
+            }
+        }
+        let mut out = String::new();
+        for (first, last) in runs {
+            let _ = write!(out, "{}{first}", if out.is_empty() { "" } else { ", " });
+            if last != first {
+                let _ = write!(out, "-{}", last.layer);
+            }
+        }
+        out
+    }
+
+    /// What a mean out of this file is, for receipts: `mean over 12 345 tokens of neutral.txt`.
+    pub fn about(&self) -> String {
+        let few = if self.origin.caution.is_empty() {
+            String::new()
+        } else {
+            format!(", fewer than the {} wanted", grouped(WANTED))
+        };
+        format!(
+            "mean over {} tokens of {}{few}",
+            grouped(self.origin.tokens),
+            text::visible(self.origin.text.as_bytes())
+        )
+    }
+
+    /// Refuses another model's statistics.
+    ///
+    /// # Errors
+    ///
+    /// When the weights are not those that were measured.
+    pub fn check(&self, card: &Card) -> Result<()> {
+        if self.origin.revision == card.revision {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "statistics",
+            format!("{} ({})", self.origin.model, self.origin.revision),
+            format!(
+                "those of this model, {} ({}); `lmscope stats` measures them",
+                card.name, card.revision
+            ),
+        ))
+    }
+
+    /// The file: `mean.ADDRESS` and `variance.ADDRESS`, f32 vectors, and the origin as metadata.
+    ///
+    /// # Errors
+    ///
+    /// When the format cannot hold it.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let fail = |e: String| Error::Engine(format!("the statistics were not written: {e}"));
+        let mut data: Vec<(String, Vec<u8>)> = Vec::new();
+        for row in &self.rows {
+            for (name, values) in [("mean", &row.mean), ("variance", &row.variance)] {
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                data.push((format!("{name}.{}", row.at), bytes));
+            }
+        }
+        let views = data
+            .iter()
+            .map(|(name, bytes)| {
+                let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
+                Ok((name.as_str(), view.map_err(|e| fail(e.to_string()))?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let origin = serde_json::to_string(&self.origin).map_err(|e| fail(e.to_string()))?;
+        safetensors::serialize(views, Some(HashMap::from([(ORIGIN.to_string(), origin)])))
+            .map_err(|e| fail(e.to_string()))
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.bytes()?).map_err(|e| Error::io(path, e))
+    }
+
+    /// Reads a file that [`Statistics::save`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or not such a file.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::parse(&std::fs::read(path).map_err(|e| Error::io(path, e))?, path)
+    }
+
+    /// Reads the bytes of such a file; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// When they are not what [`Statistics::bytes`] makes.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        let next = "Statistics are a safetensors file that `lmscope stats` writes.";
+        let fail = |e: String| Error::bad_file(path, e, next);
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
+        let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
+        let origin = origin.ok_or_else(|| fail("it holds no statistics".into()))?;
+        let origin: Origin = serde_json::from_str(origin)
+            .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
+        let vector = |name: &str| -> Result<Vec<f32>> {
+            let view = file
+                .tensor(name)
+                .map_err(|_| fail(format!("it lacks `{name}`")))?;
+            if view.dtype() != Dtype::F32 || view.shape().len() != 1 {
+                return Err(fail(format!(
+                    "`{name}` is {:?} {:?} and should be a vector of f32",
+                    view.dtype(),
+                    view.shape()
+                )));
+            }
+            let values = view.data().chunks_exact(4);
+            let values: Vec<f32> = values
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            match values.iter().find(|v| !v.is_finite()) {
+                Some(bad) => Err(fail(format!("`{name}` holds {bad}"))),
+                None => Ok(values),
+            }
+        };
+        let mut rows = Vec::new();
+        for name in file.names() {
+            let Some(place) = name.strip_prefix("mean.") else {
+                continue;
+            };
+            let row = Moments {
+                at: place.parse()?,
+                mean: vector(name)?,
+                variance: vector(&format!("variance.{place}"))?,
+            };
+            if row.mean.len() != row.variance.len() {
+                return Err(fail(format!(
+                    "`{place}` has {} means and {} variances",
+                    row.mean.len(),
+                    row.variance.len()
+                )));
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Err(fail("it holds no mean".into()));
+        }
+        rows.sort_by_key(|row| row.at);
+        Ok(Self { rows, origin })
+    }
+}
+
+/// What is said of a text that is too short.
+fn caution(tokens: usize) -> String {
+    if tokens >= WANTED {
+        return String::new();
+    }
+    format!(
+        "only {} tokens: means of so short a text are noisy, {} or more are wanted",
+        grouped(tokens),
+        grouped(WANTED)
+    )
+}
+
+/// A count with a thin gap between thousands: `12 345`.
+pub fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(12_345), "12 345");
+        assert_eq!(grouped(1_234_567), "1 234 567");
+    }
+
+    /// A mean of a hundred million with a variance of one: sums of squares in f32 lose it, and in f64 nearly so.
+    #[test]
+    fn a_large_mean_takes_no_digits_from_the_variance() {
+        let mut sums = Sums::default();
+        for i in 0..1000 {
+            sums.take(&[if i % 2 == 0 { 1.0e8 } else { 1.0e8 + 16.0 }]);
+        }
+        let (mean, variance) = sums.moments();
+        assert_eq!(mean, [1.0e8 + 8.0]);
+        assert!((variance[0] - 64.0).abs() < 1e-3, "{variance:?}");
+    }
+
+    #[test]
+    fn every_piece_begins_as_the_text_does() {
+        let tokens = [9, 1, 2, 3, 4, 5];
+        assert_eq!(
+            pieces(&tokens, Some(9), 3),
+            [vec![9, 1, 2], vec![9, 3, 4], vec![9, 5]]
+        );
+        assert_eq!(
+            pieces(&tokens, Some(7), 4),
+            [vec![9, 1, 2, 3], vec![4, 5]],
+            "no begin token"
+        );
+        assert_eq!(pieces(&tokens, None, 4).concat(), tokens);
+    }
+}

@@ -1,0 +1,357 @@
+//! Sweeps over lists of prompts: against texts written one by one, with the null beside them and the best cell named.
+
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::direction::{Direction, random_like};
+use lmscope::lab::edit::Edit;
+use lmscope::lab::figure::{Body, Cell, Figure, Grid};
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
+use lmscope::lab::writer::{Needs, Writer};
+use lmscope::model::site::Site;
+
+use super::demo::{demo, plants, texts};
+use super::tools::edited;
+
+const ANSWERS: &str = " sunny| bright| lovely| warm";
+
+fn grid(figure: &Figure) -> &Grid {
+    match &figure.body {
+        Body::Grid(grid) => grid,
+        Body::Table(_) | Body::Text(_) => panic!("a grid"),
+    }
+}
+
+fn sweep(bench: &mut Bench, arguments: &Arguments) -> Figure {
+    let run = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    instrument("sweep")
+        .unwrap()
+        .observe(&run, arguments, bench)
+        .unwrap()
+}
+
+/// Neutral stories in a file, and the arguments that sweep mood over them.
+fn stories(folder: &tempfile::TempDir, count: usize) -> (Vec<String>, Arguments) {
+    let prompts = texts(&plants()["vectors"]["mood"]["test"])[..count].to_vec();
+    let file = folder.path().join("stories.txt");
+    std::fs::write(&file, prompts.join("\n\n") + "\n").unwrap();
+    let arguments = Arguments::default()
+        .with("direction", "mood")
+        .with("prompts", file.display())
+        .with("answers", ANSWERS)
+        .with("match", "begins")
+        .with("tokens", 6);
+    (prompts, arguments)
+}
+
+fn number(cell: &Cell, name: &str) -> f32 {
+    let found = cell.more.iter().find(|(n, _)| n == name);
+    found
+        .unwrap_or_else(|| panic!("{name} in {:?}", cell.more))
+        .1
+}
+
+/// Logits after every position, f64 log-probabilities.
+fn log_probabilities(bench: &mut Bench, run: &Run) -> Vec<Vec<f64>> {
+    let at = Site::Logits.at(0);
+    let rows = bench.record(run, &[at]).unwrap();
+    let rows = rows.get(at).unwrap().to_vec2::<f32>().unwrap();
+    let normal = |row: &Vec<f32>| {
+        let total = row.iter().map(|z| f64::from(*z).exp()).sum::<f64>().ln();
+        row.iter().map(|z| f64::from(*z) - total).collect()
+    };
+    rows.iter().map(normal).collect()
+}
+
+/// Success, KL and fluency of a list under an edit, one prompt at a time through the writer.
+fn brute(bench: &mut Bench, prompts: &[String], edit: Option<&str>, count: usize) -> [f64; 3] {
+    let edits: Vec<&str> = edit.into_iter().collect();
+    let mut sums = [0.0; 3];
+    for prompt in prompts {
+        let tokens = bench.model.encode(prompt, false).unwrap();
+        let parsed = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
+        let schedule = Schedule::always(parsed);
+        let mut writer =
+            Writer::begin(bench, tokens.clone(), schedule, Sampling::default()).unwrap();
+        for _ in 0..count {
+            let step = writer.step(bench, &Needs::default()).unwrap();
+            if bench.model.is_end(step.choice.id) {
+                break;
+            }
+        }
+        let whole = writer.run.tokens.clone();
+        let written = &whole[tokens.len()..];
+        let said = bench.model.tokenizer().unwrap().text(written);
+        let hit = ANSWERS
+            .split('|')
+            .any(|a| said.trim_start().starts_with(a.trim_start()));
+        sums[0] += f64::from(u8::from(hit));
+        let base = log_probabilities(bench, &Run::plain(tokens.clone()));
+        let moved = log_probabilities(bench, &edited(tokens.clone(), &edits));
+        let pairs = base.last().unwrap().iter().zip(moved.last().unwrap());
+        sums[1] += pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        let plain = log_probabilities(bench, &Run::plain(whole.clone()));
+        let nats = written.iter().enumerate();
+        let nats = nats.map(|(i, t)| -plain[tokens.len() + i - 1][*t as usize]);
+        sums[2] += nats.sum::<f64>() / written.len() as f64;
+    }
+    sums.map(|s| s / prompts.len() as f64)
+}
+
+#[test]
+fn every_number_is_that_of_texts_written_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = demo();
+    let (prompts, arguments) = stories(&folder, 6);
+    let figure = sweep(&mut bench, &arguments.with("strengths", "0,0.5"));
+    let grid = grid(&figure);
+    assert_eq!(grid.columns.len(), 2);
+    let mood = bench.directions["mood"].clone();
+    let null = Direction {
+        rows: vec![(mood.rows[0].0, random_like(&mood.rows[0].1, 1))],
+        origin: mood.origin,
+    };
+    bench.directions.insert("null".into(), null);
+    let near = |found: f32, expected: f64, what: &str| {
+        assert!(
+            (f64::from(found) - expected).abs() < 2e-3,
+            "{what}: {found} and {expected}"
+        );
+    };
+    let unedited = brute(&mut bench, &prompts, None, 6);
+    for layer in [1, 4] {
+        let places = [
+            (0, "", unedited),
+            (0, ", random", unedited),
+            (
+                1,
+                "",
+                brute(
+                    &mut bench,
+                    &prompts,
+                    Some(&format!("add:mood@resid_pre.{layer}*0.5")),
+                    6,
+                ),
+            ),
+            (
+                1,
+                ", random",
+                brute(
+                    &mut bench,
+                    &prompts,
+                    Some(&format!("add:null@resid_pre.{layer}*0.5")),
+                    6,
+                ),
+            ),
+        ];
+        for (column, which, expected) in places {
+            let cell = &grid.cells[column][layer];
+            for (name, expected) in ["success", "kl", "fluency"].iter().zip(expected) {
+                let name = format!("{name}{which}");
+                near(
+                    number(cell, &name),
+                    expected,
+                    &format!("layer {layer} column {column} {name}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = demo();
+    let (_, arguments) = stories(&folder, 32);
+    let arguments = arguments.with("strengths", "-0.5,0,0.5");
+    let figure = sweep(&mut bench, &arguments);
+    let cells = &grid(&figure).cells;
+    let baseline = cells[1][0].value;
+    assert!(
+        cells[1].iter().all(|c| c
+            == &Cell {
+                anchor: c.anchor,
+                ..cells[1][0].clone()
+            }),
+        "strength 0 is one model"
+    );
+    assert_eq!(
+        (
+            number(&cells[1][3], "kl"),
+            number(&cells[1][3], "success, random")
+        ),
+        (0.0, baseline)
+    );
+    let best = &cells[2][4];
+    assert!(best.value >= 0.9 && cells[0][4].value <= 0.05, "{best:?}");
+    assert!(
+        number(best, "success, random") <= baseline + 0.15,
+        "{best:?}"
+    );
+    assert_eq!(
+        (best.value, best.label.as_str()),
+        (number(best, "success"), "␣sunny")
+    );
+    assert!((0.2..0.6).contains(&baseline), "{baseline}");
+    // The note names a cell that succeeds as often as any, with its null and the unedited share.
+    let most = cells.iter().flatten().map(|c| c.value).fold(0.0, f32::max);
+    let note = &figure.notes[0];
+    assert!(note.starts_with("best: strength 0.5 at layer"), "{note}");
+    assert!(
+        note.contains(&format!(
+            "success {most:.3} (unedited {baseline:.3}, random"
+        )),
+        "{note}"
+    );
+}
+
+/// The same numbers under other colours, and the null in columns of its own or alone.
+#[test]
+fn colours_and_nulls_are_a_matter_of_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = demo();
+    let (_, arguments) = stories(&folder, 4);
+    let arguments = arguments.with("strengths", "0.5,1");
+    let figure = sweep(&mut bench, &arguments);
+    let cell = &grid(&figure).cells[1][2];
+    assert_eq!(cell.value, number(cell, "success"));
+    for measure in ["kl", "fluency"] {
+        let figure = sweep(&mut bench, &arguments.clone().with("measure", measure));
+        let other = &grid(&figure).cells[1][2];
+        assert_eq!(other.value, number(other, measure));
+        assert_eq!(other.value, number(cell, measure));
+    }
+    let beside = sweep(&mut bench, &arguments.clone().with("null", "columns"));
+    let titles: Vec<&str> = grid(&beside)
+        .columns
+        .iter()
+        .map(|c| c.label.as_str())
+        .collect();
+    assert_eq!(titles, ["0.5", "0.5 random", "1", "1 random"]);
+    for layer in 0..8 {
+        let cells = [
+            &grid(&beside).cells[2][layer],
+            &grid(&beside).cells[3][layer],
+        ];
+        assert_eq!(cells[1].value, number(cells[0], "success, random"));
+        assert_eq!(cells[0].value, number(cells[0], "success"));
+    }
+    let alone = sweep(&mut bench, &arguments.clone().with("null", "random"));
+    assert_eq!(grid(&alone).cells[1], grid(&beside).cells[3]);
+    let without = sweep(&mut bench, &arguments.with("null", "no"));
+    let names = grid(&without).cells[1][2].more.iter().map(|m| m.0.as_str());
+    assert_eq!(names.collect::<Vec<_>>(), ["success", "kl", "fluency"]);
+}
+
+/// A cell that breaks the text is not called the best, however often it succeeds: a word said over and over does succeed.
+#[test]
+fn the_best_cell_keeps_its_fluency() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = demo();
+    let (_, arguments) = stories(&folder, 8);
+    let sunny = bench
+        .model
+        .tokenizer()
+        .unwrap()
+        .encode_literal(" sunny")
+        .unwrap()[0];
+    let word = bench.model.transformer.logit_direction(sunny).unwrap();
+    let direction = Direction {
+        rows: vec![(Site::ResidPre.at(7), word.to_vec1().unwrap())],
+        origin: bench.directions["mood"].origin.clone(),
+    };
+    bench.directions.insert("word".into(), direction);
+    let arguments = arguments
+        .with("direction", "word")
+        .with("strengths", "0.1,200")
+        .with("null", "no");
+    let strict = sweep(&mut bench, &arguments.clone().with("within", "0.3"));
+    let lenient = sweep(&mut bench, &arguments.with("within", "100"));
+    let cells = &grid(&strict).cells;
+    let (whole, broken) = (&cells[0][7], &cells[1][7]);
+    assert!(broken.value > whole.value, "{broken:?} {whole:?}");
+    assert!(
+        number(broken, "fluency") > number(whole, "fluency") + 0.3,
+        "{broken:?} {whole:?}"
+    );
+    assert!(
+        strict.notes[0].starts_with("best: strength 0.1 "),
+        "{}",
+        strict.notes[0]
+    );
+    assert!(
+        lenient.notes[0].starts_with("best: strength 200 "),
+        "{}",
+        lenient.notes[0]
+    );
+}
+
+#[test]
+fn what_a_sweep_lacks_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = demo();
+    let (_, listed) = stories(&folder, 2);
+    let text = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", false)
+            .unwrap(),
+    );
+    let mut refused = |run: &Run, arguments: &Arguments| {
+        let found = instrument("sweep")
+            .unwrap()
+            .observe(run, arguments, &mut bench);
+        found.unwrap_err().to_string()
+    };
+    let success = Arguments::default().with("measure", "success");
+    assert!(refused(&text, &success).contains("prompts=FILE"));
+    assert!(refused(&Run::default(), &Arguments::default()).contains("prompt is empty"));
+    assert!(
+        refused(&Run::default(), &listed.clone().with("answers", "")).contains("mark a success")
+    );
+    assert!(refused(&Run::default(), &listed.clone().with("within", "-1")).contains("0 or more"));
+    assert!(
+        refused(&Run::default(), &listed.with("prompts", "nowhere.txt")).contains("nowhere.txt")
+    );
+}
+
+/// Without a prompt on the command line, and refused with two.
+#[test]
+fn a_list_takes_the_place_of_a_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, arguments) = stories(&folder, 2);
+    let file = arguments.0["prompts"].as_str();
+    let call = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
+        command
+            .args(["sweep", "demo", "--strengths", "0.5", "--tokens", "2"])
+            .args(more);
+        let out = command.output().unwrap();
+        let words =
+            String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
+        (out.status.code(), words)
+    };
+    let (code, words) = call(&[
+        "--direction",
+        "mood",
+        "--prompts",
+        file,
+        "--answers",
+        ANSWERS,
+    ]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(
+        words.contains("success") && words.contains("prompts="),
+        "{words}"
+    );
+    let (code, words) = call(&["--prompts", file, "-p", "x"]);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains("not both"), "{words}");
+    let (code, words) = call(&[]);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains("prompt is empty"), "{words}");
+}
