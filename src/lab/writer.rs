@@ -29,8 +29,18 @@ struct Companion {
     tokens: Vec<u32>,
     /// Its logits after the last token, `[vocab]`.
     logits: Tensor,
-    /// Whether its own text has ended.
-    ended: bool,
+    /// How many tokens its own text had when it ended; from there on the run's tokens keep its row as long as the run's.
+    ended: Option<usize>,
+}
+
+/// A text that was put aside, with what a writer needs to go on with it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Tokens, prompt and schedule.
+    run: Run,
+    /// In lockstep, the unedited run's own text, and where it ended.
+    own: Option<(Vec<u32>, Option<usize>)>,
+    diverged: Option<usize>,
 }
 
 /// A growing text.
@@ -109,7 +119,8 @@ impl Writer {
     /// The text of the unedited run: its own in lockstep, else that of the run. None where no edit is in force, for
     /// then they are one.
     pub fn companion(&self) -> Option<&[u32]> {
-        self.companion.as_ref().map(|c| c.tokens.as_slice())
+        let companion = self.companion.as_ref()?;
+        Some(&companion.tokens[..companion.ended.unwrap_or(companion.tokens.len())])
     }
 
     /// The first position at which the two runs of a lockstep chose differently.
@@ -145,7 +156,7 @@ impl Writer {
         self.logits = logits.get(0)?;
         self.companion = (rows.len() > 1)
             .then(|| -> Result<_> {
-                let ended = self.companion.as_ref().is_some_and(|c| c.ended);
+                let ended = self.companion.as_ref().and_then(|c| c.ended);
                 Ok(Companion {
                     tokens: rows[1].clone(),
                     logits: logits.get(1)?,
@@ -195,7 +206,7 @@ impl Writer {
                 self.companion = Some(Companion {
                     tokens: self.run.tokens.clone(),
                     logits: self.logits.clone(),
-                    ended: false,
+                    ended: None,
                 });
             }
             (None, true) => {
@@ -259,14 +270,14 @@ impl Writer {
             ));
         };
         let base = log_probs(&companion.logits)?;
-        let unedited = if self.beside.is_lockstep() && !companion.ended {
+        let unedited = if self.beside.is_lockstep() && companion.ended.is_none() {
             self.sampling.choose(&companion.logits, position)?
         } else {
             wanted
         };
         let (id, other) = match self.beside {
             Beside::Nothing | Beside::SameText => (wanted, None),
-            Beside::OwnText if companion.ended => (wanted, None),
+            Beside::OwnText if companion.ended.is_some() => (wanted, None),
             Beside::OwnText => {
                 let logprob = base[unedited as usize];
                 (
@@ -327,8 +338,10 @@ impl Writer {
         self.program.settle()?;
         self.logits = passed.logits.get(0)?;
         if let Some(companion) = &mut self.companion {
-            companion.ended |= self.beside == Beside::OwnText && bench.model.is_end(unedited);
             companion.tokens.push(unedited);
+            let ends = self.beside == Beside::OwnText && bench.model.is_end(unedited);
+            let length = companion.tokens.len();
+            companion.ended = companion.ended.or(ends.then_some(length));
             companion.logits = passed.logits.get(1)?;
         }
         if choice.other.is_some_and(|other| other.id != choice.id) {
@@ -464,6 +477,38 @@ impl Writer {
         Ok(())
     }
 
+    /// The text as it stands, to be put aside.
+    pub fn hold(&self) -> Held {
+        let companion = self.companion.as_ref();
+        let own = companion.filter(|_| self.beside.is_lockstep());
+        Held {
+            run: self.run.clone(),
+            own: own.map(|c| (c.tokens.clone(), c.ended)),
+            diverged: self.diverged,
+        }
+    }
+
+    /// Goes on with a text that was put aside, under the edits that it was written under. A lockstep goes on with the
+    /// unedited run's own text; where there was none, both share everything up to here.
+    pub fn resume(&mut self, bench: &mut Bench, held: &Held) -> Result<()> {
+        self.run = held.run.clone();
+        let lockstep = self.beside.is_lockstep();
+        self.diverged = held.diverged.filter(|_| lockstep);
+        let own = held.own.clone().filter(|_| lockstep);
+        self.companion = own.map(|(tokens, ended)| Companion {
+            tokens,
+            logits: self.logits.clone(),
+            ended,
+        });
+        self.program = bench.compile(
+            &self.run.schedule,
+            &self.run.tokens,
+            self.run.prompt,
+            Null::No,
+        )?;
+        self.read(bench)
+    }
+
     /// Forgets everything from `position` on, and computes the rest again so that receipts stay true.
     pub fn rewind(&mut self, bench: &mut Bench, position: usize) -> Result<()> {
         let position = position.clamp(1, self.run.tokens.len());
@@ -473,10 +518,7 @@ impl Writer {
         self.diverged = self.diverged.filter(|p| *p < position);
         if let Some(companion) = &mut self.companion {
             companion.tokens.truncate(position);
-            companion.ended &= companion
-                .tokens
-                .last()
-                .is_some_and(|t| bench.model.is_end(*t));
+            companion.ended = companion.ended.filter(|length| *length <= position);
         }
         self.program = bench.compile(
             &self.run.schedule,

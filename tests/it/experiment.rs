@@ -401,6 +401,14 @@ fn a_lockstep_shows_the_unedited_run_and_forcing_makes_both_one_text() {
         .find(|p| edited[*p] != own[*p - plain.app.transcript.prompt]);
     assert_eq!(baseline.diverges, differs);
     assert!(differs.is_some());
+    // Cut and brought back, both texts are there again, and go on as they would have.
+    plain.keys("h h");
+    plain.keys("r");
+    plain.keys("u");
+    assert_eq!(plain.ids(), edited);
+    let back = plain.app.baseline.clone().unwrap();
+    assert_eq!(back.text.pieces, baseline.text.pieces);
+    assert_eq!(back.diverges, differs);
 
     plain.keys("=");
     plain.keys("R");

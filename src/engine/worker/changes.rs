@@ -29,7 +29,7 @@ impl Worker {
         };
         // Reading everything again forgets which edits were in force where.
         let forgets = mode == Mode::AsIfAlways && writer.run.schedule.stages.len() > 1;
-        let before = forgets.then(|| writer.run.clone());
+        let before = forgets.then(|| writer.hold());
         let boundary = match mode {
             Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
             Mode::AsIfAlways => {

@@ -9,8 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Worker;
 use crate::engine::Update;
 use crate::error::{Error, Result};
-use crate::lab::run::Run;
-use crate::lab::writer::Beside;
+use crate::lab::writer::{Held, Writer};
 
 /// The most texts kept; the oldest goes first.
 const MOST: usize = 512;
@@ -18,16 +17,16 @@ const MOST: usize = 512;
 /// Kept texts by number.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    runs: BTreeMap<u64, Run>,
+    texts: BTreeMap<u64, Held>,
     next: u64,
 }
 
 impl Kept {
-    fn add(&mut self, run: Run) -> u64 {
+    fn add(&mut self, held: Held) -> u64 {
         self.next += 1;
-        self.runs.insert(self.next, run);
-        if self.runs.len() > MOST {
-            self.runs.pop_first();
+        self.texts.insert(self.next, held);
+        if self.texts.len() > MOST {
+            self.texts.pop_first();
         }
         self.next
     }
@@ -36,46 +35,33 @@ impl Kept {
 impl Worker {
     /// Keeps the present text, if there is one.
     pub(super) fn keep(&mut self) {
-        if let Some(run) = self.writer.as_ref().map(|w| w.run.clone()) {
-            self.shelve(run);
+        if let Some(held) = self.writer.as_ref().map(Writer::hold) {
+            self.shelve(held);
         }
     }
 
     /// Keeps a text and says under which number.
-    pub(super) fn shelve(&mut self, run: Run) {
-        let number = self.kept.add(run);
+    pub(super) fn shelve(&mut self, held: Held) {
+        let number = self.kept.add(held);
         self.tell(Update::Kept(number));
     }
 
     /// Puts a kept text in the place of the present one.
     pub(super) fn restore(&mut self, number: u64) -> Result<()> {
         self.stop();
-        let Some(run) = self.kept.runs.get(&number).cloned() else {
+        let Some(held) = self.kept.texts.get(&number).cloned() else {
             return Err(Error::argument(
                 "restore",
                 number.to_string(),
                 "a text that is still kept; the oldest ones are forgotten",
             ));
         };
-        let beside = self.beside;
         let (writer, bench) = self.writer()?;
-        let before = writer.run.clone();
-        let swapped = (|| {
-            if beside.is_lockstep() {
-                // The unedited run's own text belongs to the text that goes.
-                writer.set_beside(bench, Beside::Nothing)?;
-            }
-            let length = run.tokens.len();
-            writer.run = run;
-            writer.rewind(bench, length)?;
-            writer.set_beside(bench, beside)
-        })();
-        if let Err(error) = swapped {
-            writer.run = before;
+        let before = writer.hold();
+        if let Err(error) = writer.resume(bench, &held) {
             self.cancel.store(false, Ordering::Relaxed);
-            self.recover()?;
             let (writer, bench) = self.writer()?;
-            writer.set_beside(bench, beside)?;
+            writer.resume(bench, &before)?;
             let why = match error {
                 Error::Cancelled => "it was stopped; undo tries again.".into(),
                 error => error.to_string(),
@@ -90,7 +76,7 @@ impl Worker {
         let fired = writer.fired().to_vec();
         let edits = writer.run.schedule.latest().to_vec();
         self.edits = edits;
-        self.kept.runs.remove(&number);
+        self.kept.texts.remove(&number);
         self.shelve(before);
         self.check = None;
         self.tell(Update::Restored(number));

@@ -499,7 +499,7 @@ impl Worker {
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.goal = None;
         let (writer, bench) = self.writer()?;
-        let before = writer.run.clone();
+        let before = writer.hold();
         writer.rewind(bench, position)?;
         let left = writer.run.tokens.len();
         let receipts = writer.receipts().to_vec();
