@@ -5,7 +5,7 @@
 
 use super::beside::{self, Baseline};
 use super::commands::{Why, command};
-use super::history::{Lost, Way};
+use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, mark};
@@ -33,6 +33,10 @@ impl App {
                 written,
                 rate,
             } => return self.ended(ending, written, rate),
+            Update::Refused(edits) => {
+                self.history.refuse(&edits);
+                self.inform("the edits are as they were");
+            }
             Update::Kept(number) => self.kept = Some(self.lost(number)),
             Update::Rewound(left) => self.rewound(left),
             Update::Restored(number) => self.restored(number),
@@ -233,12 +237,19 @@ impl App {
     /// A text is back; the one that stood in its place can come back in its turn.
     fn restored(&mut self, number: u64) {
         let gone = self.kept.take();
-        let Some((way, lost)) = self.restoring.take().filter(|(_, l)| l.number == number) else {
+        let coming = self.restoring.take();
+        let Some(coming) = coming.filter(|r| r.lost().number == number) else {
             return;
         };
-        if let Some(gone) = gone {
-            self.history.swapped(way, gone);
-        }
+        let (way, lost) = match coming {
+            Restoring::Text(way, lost) => {
+                if let Some(gone) = gone {
+                    self.history.swapped(way, gone);
+                }
+                (Some(way), lost)
+            }
+            Restoring::Schedule(lost) => (None, lost),
+        };
         self.transcript = lost.text;
         self.transcript.activity = Activity::Idle;
         self.transcript.since = None;
@@ -250,8 +261,10 @@ impl App {
         self.follow();
         self.forget_figures();
         let word = match way {
-            Way::Back => "undone",
-            Way::Forth => "redone",
+            Some(Way::Back) => "undone",
+            Some(Way::Forth) => "redone",
+            // What was undone was said already.
+            None => return,
         };
         self.inform(format!(
             "{word}: the text is as it was, {} tokens",
@@ -322,6 +335,9 @@ impl App {
     }
 
     fn edited(&mut self, boundary: Option<usize>, receipts: Vec<Receipt>) {
+        if let Some(lost) = self.kept.take() {
+            self.history.forgot(lost);
+        }
         self.receipts = receipts;
         match boundary {
             Some(position) => {
@@ -424,7 +440,7 @@ impl App {
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
-            if let Some((way, lost)) = self.restoring.take() {
+            if let Some(Restoring::Text(way, lost)) = self.restoring.take() {
                 self.history.put_back(way, lost);
             }
             if self.model.is_none() {

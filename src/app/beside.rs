@@ -108,23 +108,30 @@ pub fn pair(
     most: usize,
 ) -> Vec<Range<usize>> {
     let end = left.len().max(from + right.len());
-    let piece = |position: usize, first: usize, of: &[String]| {
-        let index = position.checked_sub(first)?;
-        of.get(index).cloned()
+    let both = |position: usize| {
+        let index = position.checked_sub(from);
+        [left.get(position), index.and_then(|i| right.get(i))]
     };
-    let both = |position: usize| [piece(position, 0, left), piece(position, from, right)];
+    // A line break shows as one column.
+    let wide = |piece: Option<&String>| {
+        piece.map_or(0, |p| {
+            if p.contains('\n') {
+                text::width(&p.replace('\n', "⏎"))
+            } else {
+                text::width(p)
+            }
+        })
+    };
     let starts_word = |position: usize| {
-        both(position)
-            .iter()
-            .flatten()
-            .all(|p| p.is_empty() || p.starts_with([' ', '\n']))
+        let mut pieces = both(position).into_iter().flatten();
+        pieces.all(|p| p.is_empty() || p.starts_with([' ', '\n']))
     };
     let mut lines = Vec::new();
     let mut start = from;
     let mut used = [0, 0];
     let mut position = from;
     while position < end {
-        let wide = both(position).map(|p| p.map_or(0, |p| text::width(&p.replace('\n', "⏎"))));
+        let wide = both(position).map(wide);
         let over = used.iter().zip(wide).any(|(u, w)| u + w > width);
         if position > start && (over || position - start >= most || breaks.contains(&position)) {
             let mut cut = position;

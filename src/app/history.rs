@@ -26,6 +26,19 @@ pub struct State {
     pub marks: Vec<Mark>,
     /// What runs beside the text.
     pub beside: Beside,
+    /// Turns kept as examples, for a direction between them.
+    pub turns: Vec<Turn>,
+}
+
+/// What the user said once, as an example of a behaviour or of its absence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The text.
+    pub text: String,
+    /// Whether it went through the chat template.
+    pub chat: bool,
+    /// Whether it shows the behaviour.
+    pub plus: bool,
 }
 
 /// A text that was cut or replaced.
@@ -40,7 +53,8 @@ pub struct Lost {
 /// One step.
 #[derive(Clone, Debug)]
 enum Step {
-    State(Box<State>),
+    /// The state before, and the text where the change made it forget which edits were in force where.
+    State(Box<State>, Option<Box<Lost>>),
     Text(Box<Lost>),
 }
 
@@ -56,10 +70,28 @@ pub enum Way {
 /// What a step led to.
 #[derive(Clone, Debug)]
 pub enum Taken {
-    /// The state is another one; this was it before.
-    State(Box<State>),
+    /// The state is another one; this was it before, and this the text that goes with the new one, where one does.
+    State(Box<State>, Option<Box<Lost>>),
     /// This text has to be brought back; [`History::swapped`] completes the step.
     Text(Box<Lost>),
+}
+
+/// A text on its way back.
+#[derive(Clone, Debug)]
+pub enum Restoring {
+    /// The step is about the text: another one stands in its place, and comes back by the opposite step.
+    Text(Way, Box<Lost>),
+    /// The tokens are those that stand there; the edits that were in force where come back.
+    Schedule(Box<Lost>),
+}
+
+impl Restoring {
+    /// What is on its way.
+    pub fn lost(&self) -> &Lost {
+        match self {
+            Self::Text(_, lost) | Self::Schedule(lost) => lost,
+        }
+    }
 }
 
 /// The state with undo and redo.
@@ -130,7 +162,7 @@ impl History {
     /// Adds a ready row without a step of undo; earlier and later states get it as well.
     pub fn offer(&mut self, edit: &Edit) {
         for step in self.past.iter_mut().chain(&mut self.future) {
-            if let Step::State(state) = step {
+            if let Step::State(state, _) = step {
                 state.edits.push(edit.clone());
             }
         }
@@ -144,9 +176,39 @@ impl History {
         if self.now == before {
             return false;
         }
-        self.push(Step::State(Box::new(before)));
+        self.push(Step::State(Box::new(before), None));
         self.clamp();
         true
+    }
+
+    /// The last change of edits or of the mode made the text forget which edits were in force where; undoing it brings
+    /// this one back.
+    pub fn forgot(&mut self, lost: Lost) {
+        if let Some(Step::State(state, text)) = self.past.last_mut()
+            && (state.edits != self.now.edits || state.mode != self.now.mode)
+        {
+            *text = Some(Box::new(lost));
+        }
+    }
+
+    /// The last change of edits was refused and these are in force: it never was.
+    pub fn refuse(&mut self, edits: &[Edit]) {
+        let on = |edits: &[Edit]| -> Vec<String> {
+            let on = edits.iter().filter(|e| e.on);
+            on.map(ToString::to_string).collect()
+        };
+        let same = |state: &State| on(&state.edits) == on(edits);
+        if same(&self.now) {
+            return;
+        }
+        match self.past.pop() {
+            Some(Step::State(state, _)) if same(&state) => self.now = *state,
+            other => {
+                self.past.extend(other);
+                self.now.edits = edits.to_vec();
+            }
+        }
+        self.clamp();
     }
 
     /// Notes that a text was cut or replaced.
@@ -170,11 +232,11 @@ impl History {
             Way::Forth => (&mut self.future, &mut self.past),
         };
         match from.pop()? {
-            Step::State(state) => {
+            Step::State(state, text) => {
                 let before = std::mem::replace(&mut self.now, *state);
-                to.push(Step::State(Box::new(before.clone())));
+                to.push(Step::State(Box::new(before.clone()), None));
                 self.clamp();
-                Some(Taken::State(Box::new(before)))
+                Some(Taken::State(Box::new(before), text))
             }
             Step::Text(lost) => Some(Taken::Text(lost)),
         }
@@ -270,13 +332,53 @@ mod tests {
         history.put_back(Way::Back, text);
         assert!(matches!(history.take(Way::Back), Some(Taken::Text(_))));
         history.swapped(Way::Back, lost(2));
-        assert!(matches!(history.take(Way::Back), Some(Taken::State(_))));
+        assert!(matches!(
+            history.take(Way::Back),
+            Some(Taken::State(_, None))
+        ));
         assert!(history.edits().is_empty());
-        assert!(matches!(history.take(Way::Forth), Some(Taken::State(_))));
+        assert!(matches!(history.take(Way::Forth), Some(Taken::State(..))));
         let Some(Taken::Text(text)) = history.take(Way::Forth) else {
             unreachable!("and forth again");
         };
         assert_eq!(text.number, 2, "the text that stood in its place");
+    }
+
+    #[test]
+    fn a_change_that_forgot_the_past_has_a_text_to_bring_back() {
+        let mut history = History::default();
+        history.change(|s| s.mode = Mode::AsIfAlways);
+        history.forgot(lost(3));
+        history.change(|s| s.marks.clear());
+        history.change(|s| s.sampling.seed = 4);
+        history.forgot(lost(4));
+        assert!(
+            matches!(history.take(Way::Back), Some(Taken::State(_, None))),
+            "a seed forgets nothing"
+        );
+        let Some(Taken::State(_, Some(text))) = history.take(Way::Back) else {
+            unreachable!("the mode was the step before");
+        };
+        assert_eq!(text.number, 3);
+        assert!(matches!(
+            history.take(Way::Forth),
+            Some(Taken::State(_, None))
+        ));
+    }
+
+    #[test]
+    fn what_was_refused_never_was() {
+        let mut history = History::default();
+        history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
+        let held = history.edits().to_vec();
+        history.change(|s| s.edits[0].strength = 2.0);
+        history.refuse(&held);
+        assert_eq!(history.edits(), held);
+        assert!(matches!(history.take(Way::Back), Some(Taken::State(..))));
+        assert!(history.edits().is_empty() && !history.can(Way::Back));
+        // A step of undo was refused: the list shows what is in force.
+        history.refuse(&held);
+        assert_eq!(history.edits(), held);
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::model::load::Options;
 use beside::Baseline;
 use cursor::{Cursor, Reading, Spot};
 use form::Form;
-use history::{History, Lost, State, Way};
+use history::{History, Lost, Restoring, State};
 use key::Key;
 use keymap::Keymap;
 use layout::{Arrangement, Pane, Wish, Zoom};
@@ -328,7 +328,7 @@ pub struct App {
     /// The text that the engine keeps before it cuts or replaces it.
     kept: Option<Lost>,
     /// The text that is being brought back.
-    restoring: Option<(Way, Box<Lost>)>,
+    restoring: Option<Restoring>,
     start: Settings,
     theme_before: Option<String>,
 }

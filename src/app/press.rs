@@ -320,6 +320,7 @@ impl App {
         }
         let working = self.transcript.busy()
             || self.baseline_asked
+            || self.restoring.is_some()
             || self.shown.values().any(|s| s.working.is_some());
         if working {
             self.baseline_asked = false;

@@ -4,9 +4,9 @@
 //! To ask for something new, add a method that returns effects.
 
 use super::cursor::{self, Step};
-use super::history::{State, Taken, Way};
+use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
-use super::transcript::{Activity, column_of, line_of, token_at};
+use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, Effect, beside, mark};
 use crate::engine::{Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind};
@@ -81,17 +81,25 @@ impl App {
     pub(super) fn step(&mut self, way: Way) -> Vec<Effect> {
         match self.history.take(way) {
             None => Vec::new(),
-            Some(Taken::State(before)) => {
-                let effects = self.send_changes(&before);
+            Some(Taken::State(before, text)) => {
+                let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+                let same = |lost: &Lost| ids(&lost.text) == ids(&self.transcript);
+                let effects = match text.filter(|lost| same(lost)) {
+                    // Nothing was written since: the text comes back with the edits that were in force where.
+                    Some(lost) => self.bring_back(Restoring::Schedule(lost)),
+                    None => self.send_changes(&before),
+                };
                 self.inform(told(way, &before, self.history.now()));
                 effects
             }
-            Some(Taken::Text(lost)) => {
-                let number = lost.number;
-                self.restoring = Some((way, lost));
-                vec![self.ask(Request::Restore(number))]
-            }
+            Some(Taken::Text(lost)) => self.bring_back(Restoring::Text(way, lost)),
         }
+    }
+
+    fn bring_back(&mut self, restoring: Restoring) -> Vec<Effect> {
+        let number = restoring.lost().number;
+        self.restoring = Some(restoring);
+        vec![self.ask(Request::Restore(number))]
     }
 
     /// Sends what differs from the state before.
@@ -333,6 +341,11 @@ fn told(way: Way, before: &State, now: &State) -> String {
     }
     if now.marks != before.marks {
         parts.push(format!("{} marked", mark::count(&now.marks)));
+    }
+    if now.turns != before.turns {
+        let plus = now.turns.iter().filter(|t| t.plus).count();
+        let minus = now.turns.len() - plus;
+        parts.push(format!("{plus} examples with, {minus} without"));
     }
     let word = match way {
         Way::Back => "undone",

@@ -256,7 +256,9 @@ pub enum Update {
         /// Tokens a second, wall time.
         rate: f32,
     },
-    /// The text is about to be cut or replaced, and is kept whole under this number for [`Request::Restore`].
+    /// The edits could not be changed; these are in force, as before.
+    Refused(Vec<Edit>),
+    /// The text is about to be cut or replaced, or its edits to be forgotten, and is kept whole under this number for [`Request::Restore`].
     Kept(u64),
     /// The text was cut: this many tokens are left.
     Rewound(usize),

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::Result;
 use crate::lab::bench::{Bench, reading};
+use crate::lab::edit::Edit;
 use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
 use crate::lab::function_vector::{Effects, Head, HeadMeans};
 use crate::lab::run::Run;
@@ -180,7 +181,7 @@ impl Heads {
                 head.0, head.1, run.seed
             ));
         }
-        if run.schedule.latest().iter().any(|e| e.active()) {
+        if run.schedule.latest().iter().any(Edit::active) {
             notes.push("the run's edits are not in force here: the prompts are those of the demonstrations".into());
         }
         Ok(Found {

@@ -55,6 +55,14 @@ impl Instrument for Promoters {
         PARAMETERS
     }
 
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "token").is_empty()
+    }
+
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let layers = bench.model.card.neuron_layers.clone();

@@ -76,6 +76,16 @@ impl Instrument for Triggers {
         PARAMETERS
     }
 
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        ["neuron", "file"]
+            .iter()
+            .any(|name| arguments.text(self, name).is_empty())
+    }
+
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let (layer, unit) = neuron_of(run, "neuron", arguments.text(self, "neuron"), bench)?;

@@ -57,6 +57,14 @@ impl Instrument for Value {
         PARAMETERS
     }
 
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "neuron").is_empty()
+    }
+
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let count = arguments.count(self, "count")?;

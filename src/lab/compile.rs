@@ -55,6 +55,7 @@ impl Bench {
             bench: self,
             measured: &measured,
             opened: HashMap::new(),
+            read: HashMap::new(),
         };
         let mut program =
             Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)?;

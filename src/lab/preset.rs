@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Invariant: writing and reading are inverse; a key that is not known is refused, and a file made on other weights is
-//! used with a caution, never in silence. To keep something else, add a field to [`File`].
+//! used with a caution, never in silence. To keep something else, add a field to `File`.
 
 use std::fmt;
 use std::path::Path;

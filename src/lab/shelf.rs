@@ -10,6 +10,7 @@ use super::bench::Bench;
 use super::compile::Measured;
 use super::direction::{Direction, resolve};
 use super::edit::{Edit, Place, What};
+use super::statistics::Statistics;
 use super::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -22,6 +23,8 @@ pub(super) struct Shelf<'a> {
     pub(super) measured: &'a Measured,
     /// Directions found so far, so that a file is read once.
     pub(super) opened: HashMap<String, Direction>,
+    /// The same for statistics.
+    pub(super) read: HashMap<String, Statistics>,
 }
 
 impl Shelf<'_> {
@@ -59,11 +62,11 @@ impl Lookup for Shelf<'_> {
     }
 
     fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
-        Err(Error::argument(
-            "statistics",
-            file,
-            format!("a file with {at}"),
-        ))
+        if !self.read.contains_key(file) {
+            self.read.insert(file.into(), self.bench.statistics(file)?);
+        }
+        let held = &self.read[file];
+        Ok((held.mean(at)?.to_vec(), held.about()))
     }
 
     fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
@@ -178,6 +181,13 @@ impl Bench {
     /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
         find(&self.directions, &self.model, name)
+    }
+
+    /// The statistics of a file, of this model.
+    pub fn statistics(&self, file: &str) -> Result<Statistics> {
+        let found = Statistics::load(std::path::Path::new(file))?;
+        found.check(&self.model.card)?;
+        Ok(found)
     }
 
     /// The unit set of a name: a kept one, or a file.

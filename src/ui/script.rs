@@ -111,6 +111,7 @@ impl Stage<'_> {
         app.loading.is_some()
             || app.transcript.busy()
             || app.baseline_asked
+            || app.restoring()
             || app.shown.values().any(|s| s.working.is_some())
     }
 

@@ -20,6 +20,8 @@ struct Stage {
     engine: Handle,
     updates: Receiver<Update>,
     others: Vec<Effect>,
+    /// Answers that are still to come.
+    awaited: usize,
 }
 
 impl Stage {
@@ -42,6 +44,7 @@ impl Stage {
             engine,
             updates,
             others: Vec::new(),
+            awaited: 0,
         };
         stage.perform(first);
         stage.settle();
@@ -52,7 +55,13 @@ impl Stage {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Ask(request) => self.engine.ask(request),
+                Effect::Ask(request) => {
+                    self.awaited += usize::from(matches!(
+                        request,
+                        Request::Edits { .. } | Request::Beside(_) | Request::Restore(_)
+                    ));
+                    self.engine.ask(request);
+                }
                 Effect::Cancel => self.engine.cancel(),
                 other => self.others.push(other),
             }
@@ -61,13 +70,23 @@ impl Stage {
 
     /// Takes in updates until nothing comes any more.
     fn settle(&mut self) {
-        while let Ok(update) = self.updates.recv_timeout(Duration::from_millis(
-            if self.app.loading.is_some() || self.app.transcript.busy() || self.app.restoring() {
+        loop {
+            let app = &self.app;
+            let busy = app.loading.is_some() || app.transcript.busy() || app.restoring();
+            let patience = if busy || self.awaited > 0 {
                 60_000
             } else {
-                1_500
-            },
-        )) {
+                600
+            };
+            let Ok(update) = self.updates.recv_timeout(Duration::from_millis(patience)) else {
+                return;
+            };
+            let answer = match &update {
+                Update::Edited { .. } | Update::Refused(_) | Update::Restored(_) => true,
+                Update::Beside { .. } => self.app.alongside != self.app.history.now().beside,
+                _ => false,
+            };
+            self.awaited = self.awaited.saturating_sub(usize::from(answer));
             let effects = self.app.update(Event::Engine(update));
             self.perform(effects);
         }
@@ -291,6 +310,54 @@ fn a_text_that_was_cut_comes_back_with_the_edits_it_was_written_under() {
     assert_eq!(stage.ids(), on);
     stage.keys("u");
     assert_eq!(stage.app.history.active(), 0, "and then the edit");
+}
+
+#[test]
+fn undoing_as_if_always_brings_back_which_edits_were_in_force_where() {
+    let mut stage = Stage::new(4);
+    stage.command("edit zero@attn_out.1-3");
+    stage.keys("c");
+    let (text, how) = (
+        stage.app.transcript.tokens.clone(),
+        stage.app.transcript.boundaries.clone(),
+    );
+    assert_eq!(how, [text.len() - 4]);
+    stage.keys("m");
+    assert!(stage.app.transcript.boundaries.is_empty());
+    assert!(
+        stage.app.receipts.iter().any(|r| r.fired > 3 * 4),
+        "now at every position"
+    );
+    stage.keys("u");
+    assert_eq!(stage.app.transcript.boundaries, how);
+    assert_eq!(stage.app.history.mode(), Mode::FromNow);
+    let fired = stage.app.receipts.iter().find(|r| r.active).unwrap().fired;
+    assert_eq!(fired, 3 * 4, "at the four tokens written under it alone");
+    stage.keys("c");
+    let mut straight = Stage::new(4);
+    straight.command("edit zero@attn_out.1-3");
+    straight.keys("c");
+    straight.keys("c");
+    assert_eq!(stage.ids(), straight.ids());
+}
+
+#[test]
+fn an_edit_that_the_engine_refuses_leaves_the_list_as_it_is_in_force() {
+    let mut stage = Stage::new(3);
+    stage.command("edit zero@attn_out.1");
+    let held = stage.app.history.edits().to_vec();
+    stage.command("edit zero:999999@mlp_act.0");
+    assert_eq!(stage.app.history.edits(), held);
+    assert!(
+        stage
+            .app
+            .notices
+            .all
+            .iter()
+            .any(|n| n.text.contains("999999"))
+    );
+    stage.keys("Esc u");
+    assert_eq!(stage.app.history.active(), 0, "the step before");
 }
 
 #[test]

@@ -42,3 +42,4 @@ mod statistics;
 mod sweep;
 mod text;
 mod tools;
+mod vectors;

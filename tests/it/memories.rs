@@ -842,3 +842,18 @@ fn edit_value_writes_rates_and_a_preset_that_does_it() {
     std::fs::write(&list, fact("France", "Rome")).unwrap();
     refused(&given, 2, &["none of them"]);
 }
+
+#[test]
+fn what_weights_or_files_answer_needs_no_prompt() {
+    let list = repository("demo/lists/mood_plus.txt");
+    let list = list.to_str().unwrap();
+    for given in [
+        &["value", "demo", "--neuron", "1/58"][..],
+        &["promoters", "demo", "--token", " Paris"],
+        &["triggers", "demo", "--neuron", "1/58", "--file", list],
+    ] {
+        let out = written(given);
+        assert!(out.contains("0 tokens") && out.contains("1/58"), "{out}");
+    }
+    refused(&["triggers", "demo", "--neuron", "1/58"], 2, &["-p"]);
+}

@@ -88,6 +88,11 @@ fn update(words: &str) -> Update {
             }
         }
         "grouped" => Update::Grouped(rest.into()),
+        "refused" => Update::Refused(
+            rest.split_whitespace()
+                .map(|e| e.parse().unwrap())
+                .collect(),
+        ),
         "kept" => Update::Kept(number(rest) as u64),
         "restored" => Update::Restored(number(rest) as u64),
         "rewound" => Update::Rewound(number(rest)),

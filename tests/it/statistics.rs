@@ -247,3 +247,55 @@ fn the_subcommand_writes_a_file_that_its_model_takes() {
         );
     }
 }
+
+/// A `mean` edit takes its target from the file it names, at its units and nowhere else, and the receipt says from what.
+#[test]
+fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("neutral.safetensors");
+    for mut bench in super::tools::dense_families() {
+        let at = Site::MlpAct.at(1);
+        let text = prompt(40);
+        let made =
+            Statistics::measure(&mut bench, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
+        made.save(&path).unwrap();
+        let rows = |bench: &mut Bench, edits: &[&str]| {
+            let run = super::tools::edited(prompt(7), edits);
+            let found = bench.record(&run, &[at]).unwrap();
+            (
+                found.get(at).unwrap().to_vec2::<f32>().unwrap(),
+                found.receipts.clone(),
+            )
+        };
+        let edit = format!("mean:2,5={}@mlp_act.1", path.display());
+        let (plain, _) = rows(&mut bench, &[]);
+        let (edited, receipts) = rows(&mut bench, &[&edit]);
+        for (row, before) in edited.iter().zip(&plain) {
+            for (unit, value) in row.iter().enumerate() {
+                let expected = if unit == 2 || unit == 5 {
+                    made.mean(at).unwrap()[unit]
+                } else {
+                    before[unit]
+                };
+                assert_eq!(value.to_bits(), expected.to_bits());
+            }
+        }
+        assert!(
+            receipts[0].note.contains("neutral.txt"),
+            "{}",
+            receipts[0].note
+        );
+    }
+    // Statistics of another model are refused.
+    let mut bench = tiny(&FAMILIES[0]);
+    let error = bench
+        .record(
+            &super::tools::edited(
+                prompt(7),
+                &[&format!("mean:2={}@mlp_act.1", path.display())],
+            ),
+            &[Site::Logits.at(0)],
+        )
+        .unwrap_err();
+    assert!(error.to_string().contains("of this model"), "{error}");
+}

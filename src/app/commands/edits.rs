@@ -6,7 +6,7 @@
 use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect, palette};
-use crate::engine::{Known, Request};
+use crate::engine::Known;
 use crate::lab::edit::{Edit, Place, What};
 use crate::lab::op::Op;
 use crate::model::site::Site;
@@ -121,16 +121,6 @@ pub(super) const ROWS: &[Command] = &[
         hint: "delete",
         enabled: has_edits,
         run: delete,
-    },
-    Command {
-        name: "direction",
-        about: "makes a direction from two files of prompts, one a line: NAME PLUS_FILE MINUS_FILE, at the cursor's layer",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NAME PLUS MINUS",
-        hint: "",
-        enabled: has_model,
-        run: direction,
     },
 ];
 
@@ -348,40 +338,4 @@ fn delete(app: &mut App, _: &str) -> Outcome {
             edits.remove(index);
         }
     }))
-}
-
-fn direction(app: &mut App, text: &str) -> Outcome {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [name, plus, minus] = words.as_slice() else {
-        return Err(
-            "write :direction NAME PLUS_FILE MINUS_FILE, the files with one prompt a line".into(),
-        );
-    };
-    let read = |path: &str| -> Result<Vec<String>, Why> {
-        let text = std::fs::read_to_string(path).map_err(|e| Why(format!("{path}: {e}")))?;
-        let lines: Vec<String> = text
-            .lines()
-            .filter(|l| !l.trim().is_empty())
-            .map(str::to_string)
-            .collect();
-        if lines.is_empty() {
-            Err(Why(format!("{path} has no prompt; write one a line")))
-        } else {
-            Ok(lines)
-        }
-    };
-    let (plus, minus) = (read(plus)?, read(minus)?);
-    let request = Request::Direction {
-        name: (*name).to_string(),
-        plus,
-        minus,
-        chat: app.chat,
-        layer: app.cursor.layer,
-        save: None,
-    };
-    app.inform(format!(
-        "measuring the direction {name} at layer {}",
-        app.cursor.layer
-    ));
-    Ok(vec![app.ask(request)])
 }

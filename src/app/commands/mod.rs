@@ -5,6 +5,7 @@
 //! To add a command, add a row to one of the files here.
 #![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
+mod directions;
 mod edits;
 mod experiment;
 mod figure;
@@ -117,6 +118,7 @@ impl Command {
 pub const COMMANDS: &[&[Command]] = &[
     text::ROWS,
     edits::ROWS,
+    directions::ROWS,
     experiment::ROWS,
     figure::ROWS,
     view::ROWS,

@@ -52,7 +52,7 @@ fn build(command: Command) -> Command {
         .arg(Arg::new("combine").long("combine").value_name("SUM").conflicts_with_all(["plus", "minus", "method"]).help("Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs"))
         .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
         .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)).help("The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them"))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {

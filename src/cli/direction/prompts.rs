@@ -59,12 +59,20 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let direction = contrast?.direction(method, &bench)?;
     let path = write(matches, direction.clone())?;
     let file = path.display();
-    let place = direction.rows[0].0;
+    // Every layer that the file has; some formats have no place for the first.
+    let several = direction.rows.len() > 1;
+    let place = match direction.rows[0].0 {
+        first if several => format!("{}.*", first.site.spec().name),
+        first => first.to_string(),
+    };
     let usage = match method {
         Method::Icv => format!("--edit 'icv:{file}@mlp_out.*:all*0.1'"),
         // At every position after the user's prompt: its last token, and what is written.
         Method::Caa => {
             format!("--edit 'add:{file}@{place}:last' --edit 'add:{file}@{place}:generated'")
+        }
+        Method::Mean | Method::Pca | Method::PcaDiff if several => {
+            format!("--edit 'add:{file}@{place}'")
         }
         Method::Mean | Method::Pca | Method::PcaDiff => {
             format!("--edit 'add:{file}@{place}' or --edit 'project_out:{file}@writes'")
@@ -74,7 +82,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         "{file}: {method}, from {} and {} prompts at {}, length {:.3}. Use it as {usage}.",
         plus.len(),
         minus.len(),
-        direction.places(),
+        direction.span(),
         direction.norm(),
     ));
     Ok(())

@@ -12,7 +12,13 @@ use crate::lab::unit_set::UnitSet;
 use crate::lab::writer::Beside;
 
 impl Worker {
-    pub(super) fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
+    /// Changes the edits, or says that they stay as they were.
+    pub(super) fn change(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
+        self.edit(edits, mode)
+            .inspect_err(|_| self.tell(Update::Refused(self.edits.clone())))
+    }
+
+    fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
         let Ok((writer, bench)) = self.writer() else {
             self.edits = edits;
             self.tell(Update::Edited {
@@ -21,6 +27,9 @@ impl Worker {
             });
             return Ok(());
         };
+        // Reading everything again forgets which edits were in force where.
+        let forgets = mode == Mode::AsIfAlways && writer.run.schedule.stages.len() > 1;
+        let before = forgets.then(|| writer.run.clone());
         let boundary = match mode {
             Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
             Mode::AsIfAlways => {
@@ -30,6 +39,9 @@ impl Worker {
         };
         let receipts = writer.receipts().to_vec();
         self.edits = edits;
+        if let Some(before) = before {
+            self.shelve(before);
+        }
         self.tell(Update::Edited { boundary, receipts });
         if mode == Mode::AsIfAlways {
             let fired = self.writer.as_ref().map(|w| w.fired().to_vec());

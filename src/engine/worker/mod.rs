@@ -243,7 +243,7 @@ impl Worker {
                 }
                 Ok(())
             }
-            Request::Edits { edits, mode } => self.edit(edits, mode),
+            Request::Edits { edits, mode } => self.change(edits, mode),
             Request::Live(questions) => {
                 let before = std::mem::replace(&mut self.live, questions);
                 for question in self.live.clone() {

@@ -92,10 +92,7 @@ fn read(path: &Path) -> Result<Direction> {
     if rows.is_empty() {
         return Err(Error::bad_file(path, "all its numbers are zero", next));
     }
-    let mut origin = json.origin();
-    if origin.method.is_empty() {
-        origin.method = "ds4 directional steering".into();
-    }
+    let mut origin = json.origin("ds4 directional steering");
     if origin.cautions.is_empty() {
         origin.cautions.push(NOTE.into());
     }

@@ -75,8 +75,10 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     let summed = layers(&|(_, count)| *count > 1);
     let empty = layers(&|(v, _)| norm(v) <= 0.0);
     let mut origin = origin(gguf).map_err(bad)?;
+    // Of our own files the provenance has it already.
+    let foreign = gguf.string(ORIGIN).is_none();
     for (what, layers) in [("summed, as llama.cpp does", summed), ("zero", empty)] {
-        if !layers.is_empty() {
+        if foreign && !layers.is_empty() {
             let caution = format!("its vectors of layer {layers} are {what}");
             origin.cautions.push(caution);
         }
@@ -119,6 +121,19 @@ fn stoi(text: &str) -> Option<i32> {
     format!("{sign}{}", &digits[..end]).parse().ok()
 }
 
+/// What repeng reads of the last block is the last of transformers' hidden states, which the final norm has changed.
+pub(super) const NORMED: &str =
+    "repeng measured its vector for the last block after the final norm, and it is added before";
+
+/// Whether a direction was read from a file of repeng's layout.
+pub(super) fn by_repeng(origin: &Origin) -> bool {
+    origin.method == layout_of("repeng")
+}
+
+fn layout_of(maker: &str) -> String {
+    format!("control vector, by its layout of {maker}")
+}
+
 fn origin(gguf: &Gguf) -> Result<Origin, String> {
     if let Some(own) = gguf.string(ORIGIN) {
         return serde_json::from_str(own).map_err(|e| format!("its provenance is damaged ({e})"));
@@ -130,7 +145,7 @@ fn origin(gguf: &Gguf) -> Result<Origin, String> {
     };
     Ok(Origin {
         family: gguf.string("controlvector.model_hint").unwrap_or("").into(),
-        method: format!("control vector, by its layout of {maker}"),
+        method: layout_of(maker),
         cautions,
         ..Origin::default()
     })

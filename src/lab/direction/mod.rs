@@ -230,6 +230,10 @@ impl Direction {
                 origin.family, card.family
             ));
         }
+        let last = Site::ResidPost.at(card.layers.saturating_sub(1));
+        if gguf::by_repeng(origin) && self.rows.iter().any(|(a, _)| *a == last) {
+            all.push(gguf::NORMED.into());
+        }
         let beyond = self.rows.iter().map(|(a, _)| a);
         let beyond: Vec<String> = beyond
             .filter(|a| usize::from(a.layer) >= card.layers)

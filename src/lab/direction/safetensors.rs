@@ -11,7 +11,7 @@ use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::sidecar::{Sidecar, beside, table};
+use super::sidecar::{beside, table};
 use super::{Direction, Format, Origin, finite, numbers, put, whole};
 use crate::error::{Error, Result};
 use crate::model::site::Address;
@@ -91,7 +91,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
         && name.parse::<Address>().is_err()
     {
         let sidecar = beside(path)?;
-        return table(path, view.shape(), &read(name, view)?, sidecar.as_ref());
+        return table(path, view.shape(), &read(name, view)?, sidecar.as_ref(), "");
     }
     let mut rows = Vec::new();
     for (name, view) in &tensors {
@@ -113,7 +113,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
         Some(origin) => origin,
         None => beside(path)?
             .as_ref()
-            .map_or_else(Origin::default, Sidecar::origin),
+            .map_or_else(Origin::default, |s| s.origin("")),
     };
     Ok(Direction { rows, origin })
 }

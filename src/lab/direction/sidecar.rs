@@ -118,8 +118,8 @@ impl Sidecar {
         })
     }
 
-    /// What it says of how and on what the vector was measured; our own provenance whole.
-    pub(super) fn origin(&self) -> Origin {
+    /// What it says of how and on what the vector was measured, by `maker` where it does not say; our own provenance whole.
+    pub(super) fn origin(&self, maker: &str) -> Origin {
         if let Some(own) = self.map.get(super::OWN)
             && let Ok(origin) = serde_json::from_value(own.clone())
         {
@@ -136,7 +136,10 @@ impl Sidecar {
         Origin {
             model: self.text(&["model", "model_name"]).to_string(),
             family: self.text(&["model_type"]).to_string(),
-            method: self.text(&["method"]).to_string(),
+            method: match self.text(&["method"]) {
+                "" => maker.to_string(),
+                method => method.to_string(),
+            },
             positions,
             strength: strength.map_or(1.0, |s| s as f32),
             ..Origin::default()
@@ -150,8 +153,13 @@ pub(super) fn table(
     shape: &[usize],
     values: &[f32],
     sidecar: Option<&Sidecar>,
+    maker: &str,
 ) -> Result<Direction> {
-    let mut origin = sidecar.map_or_else(Origin::default, Sidecar::origin);
+    let unknown = || Origin {
+        method: maker.to_string(),
+        ..Origin::default()
+    };
+    let mut origin = sidecar.map_or_else(unknown, |s| s.origin(maker));
     let dims: Vec<usize> = shape.iter().copied().skip_while(|d| *d == 1).collect();
     match dims.as_slice() {
         [_] => {

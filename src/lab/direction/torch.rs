@@ -43,11 +43,13 @@ fn read(path: &Path) -> Result<Direction> {
     };
     finite(path, name, &tensor.values, next)?;
     let sidecar = beside(path)?;
-    let mut direction = table(path, &tensor.shape, &tensor.values, sidecar.as_ref())?;
-    if direction.origin.method.is_empty() {
-        direction.origin.method = "tensor of PyTorch".into();
-    }
-    Ok(direction)
+    table(
+        path,
+        &tensor.shape,
+        &tensor.values,
+        sidecar.as_ref(),
+        "tensor of PyTorch",
+    )
 }
 
 fn write(direction: &Direction, path: &Path) -> Result<String> {

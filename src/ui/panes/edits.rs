@@ -239,7 +239,8 @@ fn history(canvas: &Canvas, edit: &str, width: usize) -> Option<Vec<Span<'static
     let app = canvas.app;
     let text = &app.transcript;
     let here = app.cursor.position;
-    let values: Vec<f32> = (0..=here.min(text.tokens.len().checked_sub(1)?))
+    let last = here.min(text.tokens.len().checked_sub(1)?);
+    let values: Vec<f32> = (last.saturating_sub(width)..=last)
         .map(|p| text.fired(p, edit).map_or(f32::NAN, |f| f.relative))
         .collect();
     let most = values.iter().copied().fold(0.0, f32::max);

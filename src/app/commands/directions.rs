@@ -1,0 +1,152 @@
+//! Commands about directions: examples are picked from what was said, or from files, and a direction is made between them.
+//!
+//! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
+//! To add a command, add a row.
+
+use super::{Command, Context, Outcome, Why, has_model};
+use crate::app::App;
+use crate::app::history::Turn;
+use crate::engine::Request;
+
+pub(super) const ROWS: &[Command] = &[
+    Command {
+        name: "example-plus",
+        about: "keeps this turn as an example of a behaviour, or takes it away again; :direction NAME uses them",
+        keys: &["g +"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_turn,
+        run: |app, _| example(app, true),
+    },
+    Command {
+        name: "example-minus",
+        about: "keeps this turn as an example without the behaviour, or takes it away again",
+        keys: &["g -"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "",
+        enabled: has_turn,
+        run: |app, _| example(app, false),
+    },
+    Command {
+        name: "direction",
+        about: "makes a direction at the cursor's layer by difference of means: NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line",
+        keys: &[],
+        context: Context::Anywhere,
+        arguments: "NAME [PLUS MINUS]",
+        hint: "",
+        enabled: has_model,
+        run: direction,
+    },
+];
+
+fn has_turn(app: &App) -> Result<(), Why> {
+    if app.last.is_some() {
+        Ok(())
+    } else {
+        Err("nothing was said yet; i writes a prompt".into())
+    }
+}
+
+fn example(app: &mut App, plus: bool) -> Outcome {
+    let (text, chat) = app.last.clone().ok_or("nothing was said yet")?;
+    let turn = Turn { text, chat, plus };
+    let effects = app.change(|state| {
+        let held = state.turns.len();
+        state.turns.retain(|t| *t != turn);
+        if state.turns.len() == held {
+            // It is an example of one side alone.
+            state
+                .turns
+                .retain(|t| (&t.text, t.chat) != (&turn.text, turn.chat));
+            state.turns.push(turn);
+        }
+    });
+    let (plus, minus) = counts(app);
+    let next = match (plus, minus) {
+        (0, _) => "; g + keeps one with the behaviour",
+        (_, 0) => "; g - keeps one without it",
+        _ => "; :direction NAME makes a direction between them",
+    };
+    app.inform(format!("examples: {plus} with, {minus} without{next}"));
+    Ok(effects)
+}
+
+fn counts(app: &App) -> (usize, usize) {
+    let turns = &app.history.now().turns;
+    let plus = turns.iter().filter(|t| t.plus).count();
+    (plus, turns.len() - plus)
+}
+
+/// The prompts of both sides, and whether they go through the chat template.
+type Sides = (Vec<String>, Vec<String>, bool);
+
+fn kept(app: &App) -> Result<Sides, Why> {
+    let turns = &app.history.now().turns;
+    let side = |plus: bool| {
+        let own = turns.iter().filter(|t| t.plus == plus);
+        own.map(|t| t.text.clone()).collect::<Vec<_>>()
+    };
+    let (plus, minus) = (side(true), side(false));
+    if plus.is_empty() || minus.is_empty() {
+        return Err(
+            "keep at least one turn with g + and one with g -, or name two files: :direction NAME PLUS MINUS"
+                .into(),
+        );
+    }
+    let chat = turns.iter().any(|t| t.chat);
+    if turns.iter().any(|t| t.chat != chat) {
+        return Err(
+            "some examples went through the chat template and some did not; a direction between them would be the template's"
+                .into(),
+        );
+    }
+    Ok((plus, minus, chat))
+}
+
+fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
+    let read = |path: &str| -> Result<Vec<String>, Why> {
+        let text = std::fs::read_to_string(path).map_err(|e| Why(format!("{path}: {e}")))?;
+        let lines: Vec<String> = text
+            .lines()
+            .filter(|l| !l.trim().is_empty())
+            .map(str::to_string)
+            .collect();
+        if lines.is_empty() {
+            Err(Why(format!("{path} has no prompt; write one a line")))
+        } else {
+            Ok(lines)
+        }
+    };
+    Ok((read(plus)?, read(minus)?, app.chat))
+}
+
+fn direction(app: &mut App, text: &str) -> Outcome {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (name, (plus, minus, chat)) = match words.as_slice() {
+        [name] => (*name, kept(app)?),
+        [name, plus, minus] => (*name, from_files(app, plus, minus)?),
+        _ => {
+            return Err(
+                "write :direction NAME, or :direction NAME PLUS_FILE MINUS_FILE with a prompt a line"
+                    .into(),
+            );
+        }
+    };
+    let layer = app.cursor.layer;
+    app.inform(format!(
+        "measuring the direction {name} at layer {layer} from {} and {} prompts",
+        plus.len(),
+        minus.len()
+    ));
+    let request = Request::Direction {
+        name: name.to_string(),
+        plus,
+        minus,
+        chat,
+        layer,
+        save: None,
+    };
+    Ok(vec![app.ask(request)])
+}
