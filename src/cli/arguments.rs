@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_time_left_follows_the_pace() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(left(minute, 0.25), " · about 3 min 0 s left");
         assert_eq!(left(Duration::from_millis(900), 0.25), "");
         assert_eq!(left(minute, 0.0), "");

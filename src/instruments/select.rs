@@ -283,7 +283,7 @@ impl Select {
         } else {
             let parts = text.split(',').map(|part| {
                 let number = part.trim().strip_prefix('-').map(str::parse::<usize>);
-                number.and_then(|n| n.ok()).ok_or_else(bad)
+                number.and_then(Result::ok).ok_or_else(bad)
             });
             parts.collect::<Result<Vec<_>>>()?
         };

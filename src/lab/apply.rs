@@ -433,11 +433,11 @@ impl Program {
                 continue;
             }
             receipt.why = if tally.fired == 0 {
-                let reasons = tally.rules.iter().map(|(edit, span, watch)| {
+                let mut reasons = tally.rules.iter().map(|(edit, span, watch)| {
                     let watch = watch.and_then(|w| self.watches.get(w));
                     silence(edit, span, watch, self.prompt, self.seen)
                 });
-                reasons.last().unwrap_or_default()
+                reasons.next_back().unwrap_or_default()
             } else if tally.relative == 0.0 {
                 format!(
                     "it acted {} times and found nothing to change: the values were already so",

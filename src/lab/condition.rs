@@ -73,22 +73,20 @@ impl Condition {
         let (probe, number) = (text[..at].trim(), text[at + 1..].trim());
         let threshold = number.parse::<f32>().ok().filter(|n| n.is_finite());
         let threshold = threshold.ok_or_else(bad)?;
-        let probe = match probe.strip_prefix("p(").and_then(|p| p.strip_suffix(')')) {
-            Some(quoted) => {
-                let plain = serde_json::from_str(quoted).unwrap_or_else(|_| quoted.to_string());
-                if plain.is_empty() {
-                    return Err(bad());
-                }
-                Probe::Probability(plain)
+        let quoted = probe.strip_prefix("p(").and_then(|p| p.strip_suffix(')'));
+        let probe = if let Some(quoted) = quoted {
+            let plain = serde_json::from_str(quoted).unwrap_or_else(|_| quoted.to_string());
+            if plain.is_empty() {
+                return Err(bad());
             }
-            None => {
-                let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
-                let address = address.parse().map_err(|e: Error| e.to_string())?;
-                if name.trim().is_empty() {
-                    return Err(bad());
-                }
-                Probe::Along(name.trim().to_string(), address)
+            Probe::Probability(plain)
+        } else {
+            let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
+            let address = address.parse().map_err(|e: Error| e.to_string())?;
+            if name.trim().is_empty() {
+                return Err(bad());
             }
+            Probe::Along(name.trim().to_string(), address)
         };
         Ok(Self {
             probe,

@@ -61,7 +61,7 @@ impl Bench {
                 alone
                     .stages
                     .iter()
-                    .flat_map(|s| s.edits.first())
+                    .filter_map(|s| s.edits.first())
                     .take(1)
                     .cloned()
                     .collect(),

@@ -63,7 +63,7 @@ impl Change {
                     if chosen && *strength == 1.0 {
                         *x = *target;
                     } else if chosen {
-                        *x += ((target - *x) as f64 * strength) as f32;
+                        *x += (f64::from(target - *x) * strength) as f32;
                     }
                 }
             }

@@ -66,14 +66,16 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     if found.is_empty() {
         return Err(bad("it holds no vector".into()));
     }
-    let layers = |is: &dyn Fn(&(Vec<f32>, usize)) -> bool| {
-        let all = found.iter().filter(|(_, v)| is(v));
-        all.map(|(l, _)| l.to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let summed = layers(&|(_, count)| *count > 1);
-    let empty = layers(&|(v, _)| norm(v) <= 0.0);
+    let (mut summed, mut empty) = (Vec::new(), Vec::new());
+    for (layer, (vector, count)) in &found {
+        if *count > 1 {
+            summed.push(layer.to_string());
+        }
+        if norm(vector) <= 0.0 {
+            empty.push(layer.to_string());
+        }
+    }
+    let (summed, empty) = (summed.join(", "), empty.join(", "));
     let mut origin = origin(gguf).map_err(bad)?;
     // Of our own files the provenance has it already.
     let foreign = gguf.string(ORIGIN).is_none();

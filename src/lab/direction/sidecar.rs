@@ -174,7 +174,7 @@ pub(super) fn table(
                 origin,
             })
         }
-        [layers, width] if *layers <= usize::from(u16::MAX) && *width > 0 => {
+        [layers, width] if u16::try_from(*layers).is_ok() && *width > 0 => {
             let site = sidecar.map(Sidecar::place).transpose()?.flatten();
             let Some((site, None)) = site.filter(|(s, _)| s.spec().layered) else {
                 return Err(Error::bad_file(
