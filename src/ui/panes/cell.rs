@@ -39,6 +39,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let width = usize::from(inner.width);
     let mut lines = Vec::new();
     let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
+        // Some figures are about no text.
+        if let Some(reading) = reading {
+            return canvas.lines(inner, &reading_lines(canvas, &reading, width));
+        }
         let words = "No cell yet. A prompt makes some: Enter runs a ready one, i writes your own.";
         lines.extend(
             fold(words, width)
