@@ -46,7 +46,7 @@ pub trait Lookup {
 }
 
 /// One edit at one address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Act {
     edit: Edit,
     receipt: usize,
@@ -57,7 +57,7 @@ struct Act {
 }
 
 /// What one edit did so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tally {
     fired: usize,
     relative: f64,
@@ -66,7 +66,7 @@ struct Tally {
 }
 
 /// Ratios of a pass that has not been read back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pending {
     receipt: usize,
     positions: Vec<usize>,
@@ -74,7 +74,7 @@ struct Pending {
 }
 
 /// A schedule ready to run on a model.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Program {
     prompt: usize,
     /// The first rows of a batch that edits act on; the rest run unedited beside them.

@@ -11,7 +11,7 @@ use crate::model::site::Address;
 use crate::model::tap::Span;
 
 /// What a watch measures.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Watched {
     /// The component along a unit vector, `[width]`, f32.
     Along(Address, Tensor),
@@ -20,7 +20,7 @@ pub(super) enum Watched {
 }
 
 /// A condition with what was measured of it so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Watch {
     condition: Condition,
     watched: Watched,

@@ -24,6 +24,7 @@ use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
 
 /// The unedited run in the second row of the batch.
+#[derive(Clone)]
 struct Companion {
     /// Its text: that of the run, or its own in lockstep.
     tokens: Vec<u32>,
@@ -43,7 +44,8 @@ pub struct Held {
     diverged: Option<usize>,
 }
 
-/// A growing text.
+/// A growing text. A clone shares its caches, so that of two only one may be written on.
+#[derive(Clone)]
 pub struct Writer {
     /// Tokens, prompt and schedule.
     pub run: Run,
@@ -130,13 +132,25 @@ impl Writer {
 
     /// Runs something else beside the text from here on. A lockstep that begins shares everything up to here.
     pub fn set_beside(&mut self, bench: &mut Bench, beside: Beside) -> Result<()> {
-        let before = std::mem::replace(&mut self.beside, beside);
-        if beside == before {
+        if beside == self.beside {
             return Ok(());
         }
-        self.diverged = None;
-        self.accompany(bench, true)
-            .inspect_err(|_| self.beside = before)
+        self.attempt(|writer| {
+            writer.beside = beside;
+            writer.diverged = None;
+            writer.accompany(bench, true)
+        })
+    }
+
+    /// Makes a change, or leaves everything as it was: what reads the text again reads it into a new cache, so that the
+    /// one before it is whole.
+    fn attempt<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.clone();
+        let changed = change(self);
+        if changed.is_err() {
+            *self = before;
+        }
+        changed
     }
 
     /// Reads every token again into a new cache.
@@ -451,10 +465,12 @@ impl Writer {
         schedule.change(position, edits);
         let mut program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
         program.carry(&self.program);
-        self.program = program;
-        self.run.schedule = schedule;
-        self.cache.digest = self.run.schedule.digest();
-        self.accompany(bench, false)?;
+        self.attempt(|writer| {
+            writer.program = program;
+            writer.run.schedule = schedule;
+            writer.cache.digest = writer.run.schedule.digest();
+            writer.accompany(bench, false)
+        })?;
         Ok(position)
     }
 
@@ -463,18 +479,11 @@ impl Writer {
     pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
         let schedule = Schedule::always(edits);
         let program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
-        let before = (
-            std::mem::replace(&mut self.run.schedule, schedule),
-            std::mem::replace(&mut self.program, program),
-        );
-        let companion = self.companion.take();
-        if let Err(error) = self.read(bench) {
-            (self.run.schedule, self.program) = before;
-            self.companion = companion;
-            return Err(error);
-        }
-        self.diverged = None;
-        Ok(())
+        self.attempt(|writer| {
+            (writer.run.schedule, writer.program) = (schedule, program);
+            (writer.companion, writer.diverged) = (None, None);
+            writer.read(bench)
+        })
     }
 
     /// The text as it stands, to be put aside.
@@ -491,42 +500,46 @@ impl Writer {
     /// Goes on with a text that was put aside, under the edits that it was written under. A lockstep goes on with the
     /// unedited run's own text; where there was none, both share everything up to here.
     pub fn resume(&mut self, bench: &mut Bench, held: &Held) -> Result<()> {
-        self.run = held.run.clone();
         let lockstep = self.beside.is_lockstep();
-        self.diverged = held.diverged.filter(|_| lockstep);
         let own = held.own.clone().filter(|_| lockstep);
-        self.companion = own.map(|(tokens, ended)| Companion {
+        self.attempt(|writer| {
+            writer.run = held.run.clone();
+            writer.diverged = held.diverged.filter(|_| lockstep);
+            writer.companion = own.map(|(tokens, ended)| Companion {
+                tokens,
+                logits: writer.logits.clone(),
+                ended,
+            });
+            writer.read_anew(bench)
+        })
+    }
+
+    /// Prepares the edits for the text as it is now, and reads it.
+    fn read_anew(&mut self, bench: &mut Bench) -> Result<()> {
+        let Run {
+            schedule,
             tokens,
-            logits: self.logits.clone(),
-            ended,
-        });
-        self.program = bench.compile(
-            &self.run.schedule,
-            &self.run.tokens,
-            self.run.prompt,
-            Null::No,
-        )?;
+            prompt,
+            ..
+        } = &self.run;
+        self.program = bench.compile(schedule, tokens, *prompt, Null::No)?;
         self.read(bench)
     }
 
     /// Forgets everything from `position` on, and computes the rest again so that receipts stay true.
     pub fn rewind(&mut self, bench: &mut Bench, position: usize) -> Result<()> {
         let position = position.clamp(1, self.run.tokens.len());
-        self.run.tokens.truncate(position);
-        self.run.prompt = self.run.prompt.min(position);
-        self.run.schedule.rewind(position);
-        self.diverged = self.diverged.filter(|p| *p < position);
-        if let Some(companion) = &mut self.companion {
-            companion.tokens.truncate(position);
-            companion.ended = companion.ended.filter(|length| *length <= position);
-        }
-        self.program = bench.compile(
-            &self.run.schedule,
-            &self.run.tokens,
-            self.run.prompt,
-            Null::No,
-        )?;
-        self.read(bench)
+        self.attempt(|writer| {
+            writer.run.tokens.truncate(position);
+            writer.run.prompt = writer.run.prompt.min(position);
+            writer.run.schedule.rewind(position);
+            writer.diverged = writer.diverged.filter(|p| *p < position);
+            if let Some(companion) = &mut writer.companion {
+                companion.tokens.truncate(position);
+                companion.ended = companion.ended.filter(|length| *length <= position);
+            }
+            writer.read_anew(bench)
+        })
     }
 }
 

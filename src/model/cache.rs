@@ -9,14 +9,14 @@ use super::blueprint::Blueprint;
 use crate::error::Result;
 
 /// Keys (rotated) and values of one layer: `[batch, kv_heads, capacity, head_dim]` each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     keys: Tensor,
     values: Tensor,
 }
 
-/// What earlier positions left behind for attention.
-#[derive(Debug)]
+/// What earlier positions left behind for attention. A clone shares its storage, so that of two only one may grow.
+#[derive(Clone, Debug)]
 pub struct Cache {
     layers: Vec<Layer>,
     len: usize,

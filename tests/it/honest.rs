@@ -1,7 +1,10 @@
 //! What keeps edits honest: conditions, groups, receipts at every position, reasons for silence, and the unedited run
 //! in the same passes.
 
+use std::sync::atomic::Ordering;
+
 use candle_core::{Device, Tensor};
+use lmscope::error::{Error, Result};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, Origin, norm};
@@ -11,7 +14,7 @@ use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
 use lmscope::lab::schedule::Schedule;
 use lmscope::lab::unit_set::UnitSet;
-use lmscope::lab::writer::{Beside, Needs, Writer};
+use lmscope::lab::writer::{Beside, Held, Needs, Writer};
 use lmscope::model::blueprint::NormKind;
 use lmscope::model::linear::Linear;
 use lmscope::model::load::Options;
@@ -386,6 +389,65 @@ fn lockstep_is_two_runs() {
                 "{name}: {found} {expected}"
             );
             assert!((choice.logprob - moved[before][choice.id as usize]).abs() < 1e-3);
+        }
+    }
+}
+
+/// A change of the text that is stopped half-way leaves everything as it was: the text goes on as if nobody had tried.
+#[test]
+fn what_is_stopped_half_way_changes_nothing() {
+    type Try = fn(&mut Writer, &mut Bench, &Held) -> Result<()>;
+    let tries: [(&str, Try); 5] = [
+        ("rewind", |w, b, _| w.rewind(b, 6)),
+        ("resume", |w, b, held| w.resume(b, held)),
+        ("edit_always", |w, b, _| w.edit_always(b, Vec::new())),
+        ("set_beside", |w, b, _| w.set_beside(b, Beside::Forced)),
+        ("edit_from_now", |w, b, _| {
+            let edit = "add:d@resid_pre.1*2 when p(#3)>0".parse()?;
+            w.edit_from_now(b, vec![edit]).map(|_| ())
+        }),
+    ];
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        with_direction(&mut bench);
+        let go = |bench: &mut Bench, stopped: Option<Try>| {
+            let edits = vec!["add:d@resid_pre.1*1.5".parse().unwrap()];
+            let mut writer = Writer::begin_beside(
+                bench,
+                prompt(5),
+                Schedule::always(edits),
+                Sampling::default(),
+                Beside::OwnText,
+            )
+            .unwrap();
+            let held = writer.hold();
+            for _ in 0..3 {
+                writer.step(bench, &Needs::default()).unwrap();
+            }
+            if let Some(attempt) = stopped {
+                bench.cancel.store(true, Ordering::Relaxed);
+                let error = attempt(&mut writer, bench, &held).unwrap_err();
+                bench.cancel.store(false, Ordering::Relaxed);
+                assert!(matches!(error, Error::Cancelled), "{error}");
+            }
+            writer.step(bench, &Needs::default()).unwrap();
+            let last = writer.step(bench, &Needs::default()).unwrap();
+            let bits: Vec<u32> = last.logits.iter().map(|x| x.to_bits()).collect();
+            (
+                writer.run.tokens.clone(),
+                writer.run.schedule.stages.len(),
+                writer.companion().map(<[u32]>::to_vec),
+                (writer.beside(), writer.diverged()),
+                (
+                    writer.receipts()[0].edit.clone(),
+                    writer.receipts()[0].fired,
+                ),
+                bits,
+            )
+        };
+        let undisturbed = go(&mut bench, None);
+        for (what, attempt) in tries {
+            assert_eq!(go(&mut bench, Some(attempt)), undisturbed, "{name}: {what}");
         }
     }
 }

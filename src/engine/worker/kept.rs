@@ -60,8 +60,6 @@ impl Worker {
         let before = writer.hold();
         if let Err(error) = writer.resume(bench, &held) {
             self.cancel.store(false, Ordering::Relaxed);
-            let (writer, bench) = self.writer()?;
-            writer.resume(bench, &before)?;
             let why = match error {
                 Error::Cancelled => "it was stopped; undo tries again.".into(),
                 error => error.to_string(),

@@ -37,7 +37,7 @@ impl<T: candle_core::WithDType> Numbers<T> {
 }
 
 /// A prepared operation on the value at an address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Change {
     /// `x + v`, strength already inside.
     Add(Numbers<f32>),
