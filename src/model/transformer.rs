@@ -272,6 +272,16 @@ impl Transformer {
         }
     }
 
+    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
+    /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
+    pub fn prepared(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        let normed = match scale {
+            None => self.norm.forward(rows, false)?,
+            Some(scale) => self.norm.forward_scaled(rows, scale)?,
+        };
+        self.projected(&normed)
+    }
+
     /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
     pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
         let promoted = self
