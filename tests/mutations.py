@@ -47,6 +47,8 @@ FAULTS = [
     ("memories::the_total", "src/instruments/neurons.rs", "row[neuron as usize] = 0.0;", "row[neuron as usize] *= 0.5;"),
     ("memories::promoters", "src/instruments/promoters.rs", "z * sign", "*z"),
     ("honest::what_is_stopped", "src/lab/writer.rs", "            *self = before;\n", "            let _ = before;\n"),
+    ("sweep::a_stopped", "src/lab/trials.rs", "(next..count).find(|i| results[*i].is_none())", "(next..count).next()"),
+    ("trials", "src/lab/trials.rs", "self.unfinished.forget(key);", ""),
     # What families differ in, held by the comparison with transformers.
     ("parity", "src/model/attention.rs", "Some(cap) => soft_cap(&scores, cap)?", "Some(_) => scores"),
     ("parity", "src/model/attention.rs", "Some(most) => flat.clamp(-most, most)?", "Some(_) => flat"),
