@@ -265,8 +265,13 @@ impl App {
         let of = instrument(form.slot).ok()?;
         let cost = of.cost(tokens, &form.arguments(), card)?;
         let time = self.pace.map(|pace| {
-            let time = Duration::from_secs_f32(cost.seconds(pace));
-            format!(", at most about {}", text::duration(time))
+            let seconds = cost.seconds(pace);
+            if seconds < 1.0 {
+                ", less than a second".to_string()
+            } else {
+                let time = text::duration(Duration::from_secs_f32(seconds));
+                format!(", at most about {time}")
+            }
         });
         Some(format!("{cost}{}", time.unwrap_or_default()))
     }
