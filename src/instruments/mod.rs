@@ -7,13 +7,17 @@
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
 pub mod patchscope;
 pub mod promoters;
 pub mod select;
+pub mod settle;
 pub mod sweep;
+pub mod track;
+pub mod trajectory;
 pub mod triggers;
 pub mod value;
 
@@ -232,6 +236,10 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &dose::Dose,
     &select::Select,
     &meters::Meters,
+    &track::Track,
+    &settle::Settle,
+    &trajectory::Trajectory,
+    &languages::Languages,
 ];
 
 /// Finds an instrument by name.

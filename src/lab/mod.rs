@@ -24,6 +24,7 @@ pub mod function_vector;
 pub mod grammar;
 pub mod identities;
 pub mod judge;
+pub mod languages;
 pub mod lens;
 pub mod lens_file;
 mod measure;
