@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod attribution;
 pub mod batch;
 pub mod bench;
 mod change;
@@ -49,3 +50,4 @@ pub mod value_card;
 pub mod value_edit;
 mod watch;
 pub mod writer;
+pub mod writes;
