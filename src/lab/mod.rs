@@ -14,6 +14,7 @@ pub mod combine;
 mod compile;
 pub mod condition;
 pub mod contrast;
+mod cut;
 pub mod direction;
 pub mod edit;
 pub mod fact_neurons;
