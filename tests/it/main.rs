@@ -39,6 +39,7 @@ mod residual;
 mod screens;
 mod scripts;
 mod selection;
+mod series;
 mod statistics;
 mod sweep;
 mod text;
