@@ -4,6 +4,7 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod attention;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -222,6 +223,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,
+    &attention::Attention,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

@@ -23,6 +23,8 @@ pub mod figure;
 pub mod fork;
 pub mod function_vector;
 pub mod grammar;
+pub mod head_scores;
+pub mod heads_seen;
 pub mod identities;
 pub mod judge;
 mod measure;
