@@ -4,6 +4,7 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod attention;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -12,6 +13,7 @@ pub mod meters;
 pub mod neurons;
 pub mod patchscope;
 pub mod promoters;
+pub mod residual;
 pub mod select;
 pub mod sweep;
 pub mod triggers;
@@ -225,6 +227,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &sweep::Sweep,
     &heads::Heads,
+    &residual::Residual,
+    &attention::Attention,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

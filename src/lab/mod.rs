@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod attribution;
 pub mod batch;
 pub mod bench;
 mod change;
@@ -13,6 +14,7 @@ pub mod combine;
 mod compile;
 pub mod condition;
 pub mod contrast;
+mod cut;
 pub mod direction;
 pub mod edit;
 mod extend;
@@ -22,6 +24,8 @@ pub mod figure;
 pub mod fork;
 pub mod function_vector;
 pub mod grammar;
+pub mod head_scores;
+pub mod heads_seen;
 pub mod identities;
 pub mod judge;
 pub mod lens;
@@ -55,3 +59,4 @@ pub mod value_card;
 pub mod value_edit;
 mod watch;
 pub mod writer;
+pub mod writes;

@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
+mod attention;
 mod cli;
 mod demo;
 mod doctor;
@@ -35,6 +36,7 @@ mod pickle;
 mod pty;
 mod recorded;
 mod registry;
+mod residual;
 mod screens;
 mod scripts;
 mod selection;
