@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod attributes;
 pub mod batch;
 pub mod bench;
 mod change;
@@ -27,11 +28,15 @@ mod measure;
 pub mod null_units;
 pub mod op;
 pub mod outcome;
+pub mod patch;
+pub mod patch_fit;
+pub mod patch_map;
 pub mod positions;
 mod prepare;
 pub mod preset;
 pub mod receipt;
 mod rerun;
+pub mod ridge;
 pub mod run;
 pub mod sample;
 pub mod schedule;
@@ -39,10 +44,12 @@ pub mod selection;
 mod shelf;
 pub mod shots;
 pub mod sight;
+pub mod slots;
 pub mod statistics;
 pub mod step;
 pub mod target;
 pub mod task_vector;
+pub mod templates;
 pub mod triggers;
 pub mod unit_set;
 pub mod value_card;
