@@ -41,6 +41,7 @@ pub mod run;
 pub mod sample;
 pub mod schedule;
 pub mod selection;
+pub mod series;
 mod shelf;
 pub mod shots;
 pub mod sight;

@@ -38,6 +38,7 @@ mod registry;
 mod screens;
 mod scripts;
 mod selection;
+mod series;
 mod statistics;
 mod sweep;
 mod text;
