@@ -46,6 +46,12 @@ fn codes() -> Vec<Vec<f32>> {
     codes
 }
 
+/// ` ba`, ` be`, ...
+pub fn words() -> impl Iterator<Item = String> {
+    let letters = "bdfgklmnprst".chars();
+    letters.flat_map(|c| "aeiou".chars().map(move |v| format!(" {c}{v}")))
+}
+
 pub fn organism() -> Organism {
     let size = Size {
         layout: Layout::Gpt2,
@@ -56,7 +62,7 @@ pub fn organism() -> Organism {
         neurons: 2,
         extra: 1.0 + 2.0 * WAVES.len() as f32,
     };
-    let words: Vec<String> = (0..WORDS).map(|i| format!(" w{i}")).collect();
+    let words: Vec<String> = words().collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut o = Organism::new(size, &words);
     for (word, code) in words.iter().zip(codes()) {
