@@ -6,6 +6,7 @@
 //! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
 //! To add a way to show it, add a word to `show` and a file beside [`words`].
 
+mod curves;
 mod extract;
 mod grid;
 mod plan;
@@ -19,7 +20,7 @@ use crate::lab::figure::Figure;
 use crate::lab::run::Run;
 use crate::lab::slots::Slots;
 use crate::lab::templates;
-use plan::Plan;
+use plan::{Plan, Show};
 
 /// The instrument.
 pub struct Patchscope;
@@ -122,9 +123,9 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "show",
-        kind: Kind::Choice(&plan::Show::NAMES),
+        kind: Kind::Choice(&Show::NAMES),
         default: "table",
-        about: "table: what is written; grid: source layers by target layers, the first token's probability; items: each subject of a list",
+        about: "table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list",
     },
     Parameter {
         name: "answers",
@@ -183,8 +184,9 @@ impl Instrument for Patchscope {
         arguments.check(self)?;
         let plan = Plan::new(self, run, arguments, bench)?;
         let (title, body, notes) = match (plan.subjects.is_empty(), plan.show) {
-            (true, plan::Show::Grid) => grid::draw(&plan, run, bench)?,
-            (true, plan::Show::Table | plan::Show::Items) => words::draw(&plan, run, bench)?,
+            (true, Show::Grid) => grid::draw(&plan, run, bench)?,
+            (true, Show::Curves) => curves::draw(&plan, run, bench)?,
+            (true, Show::Table | Show::Items) => words::draw(&plan, run, bench)?,
             (false, show) => extract::draw(&plan, show, bench)?,
         };
         let mut parameters = arguments.provenance(self);

@@ -4,11 +4,13 @@
 //! Invariant: the null of a subject is what the others' states, in the same slot at the same layers, say of its answers; others that
 //! share an answer do not count.
 
+use super::curves;
 use super::grid::frame;
 use super::plan::{Plan, Show, spelled};
-use super::sweep::{self, Found};
+use super::sweep::{self, Found, Said};
 use super::words::{anchor, shared_slot, spoken};
 use crate::error::Result;
+use crate::lab::attributes::Subject;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
 use crate::text;
@@ -16,36 +18,46 @@ use crate::text;
 /// Subjects whose words are shown in a cell of the grid.
 const SHOWN: usize = 3;
 
-/// What was said, scored.
+/// What was said, scored. Pairs that were not reached, because the sweep was stopped, count nowhere.
 struct Scores {
     found: Found,
     /// Continuations as text, `[subject][pair]`.
-    texts: Vec<Vec<String>>,
+    texts: Vec<Vec<Option<String>>>,
     /// Whether the answer is there, `[subject][pair]`.
-    hits: Vec<Vec<bool>>,
+    hits: Vec<Vec<Option<bool>>>,
     /// Whether the unpatched target says it.
     control: Vec<bool>,
     /// Share of unrelated subjects whose states say it, `[subject][pair]`; none where every other shares an answer.
-    null: Vec<Option<Vec<f32>>>,
+    null: Vec<Vec<Option<f32>>>,
+}
+
+/// The mean of what is there.
+fn mean(values: impl Iterator<Item = f32>) -> Option<f32> {
+    let (sum, count) = values.fold((0.0, 0usize), |(s, n), v| (s + f64::from(v), n + 1));
+    (count > 0).then(|| (sum / count as f64) as f32)
+}
+
+fn one(hit: bool) -> f32 {
+    if hit { 1.0 } else { 0.0 }
 }
 
 impl Scores {
     fn new(plan: &Plan, bench: &mut Bench) -> Result<Self> {
         let found = sweep::all(plan, &plan.sources, bench)?;
-        let texts: Vec<Vec<String>> = found
+        let text = |said: &Option<Said>| said.as_ref().map(|s| spoken(bench, &s.tokens));
+        let texts: Vec<Vec<Option<String>>> = found
             .said
             .iter()
-            .map(|row| {
-                row.iter()
-                    .map(|s| spoken(bench, &s.written.tokens))
-                    .collect()
-            })
+            .map(|row| row.iter().map(text).collect())
             .collect();
+        let read = |subject: &Subject, text: &Option<String>| {
+            text.as_ref().map(|text| subject.said_in(text))
+        };
         let hits = plan
             .subjects
             .iter()
             .zip(&texts)
-            .map(|(subject, row)| row.iter().map(|t| subject.said_in(t)).collect())
+            .map(|(subject, row)| row.iter().map(|t| read(subject, t)).collect())
             .collect();
         let control = plan
             .subjects
@@ -61,13 +73,13 @@ impl Scores {
             let others: Vec<usize> = (0..plan.subjects.len())
                 .filter(|j| !subject.shares(&plan.subjects[*j]))
                 .collect();
-            (!others.is_empty()).then(|| {
-                let share = |pair: usize| {
-                    let said = others.iter().filter(|j| subject.said_in(&texts[**j][pair]));
-                    said.count() as f32 / others.len() as f32
-                };
-                (0..plan.pairs.len()).map(share).collect()
-            })
+            let share = |pair: usize| {
+                let read = others
+                    .iter()
+                    .filter_map(|j| read(subject, &texts[*j][pair]));
+                mean(read.map(one))
+            };
+            (0..plan.pairs.len()).map(share).collect()
         });
         let null = null.collect();
         Ok(Self {
@@ -80,22 +92,18 @@ impl Scores {
     }
 
     /// Share of subjects that are read at a pair.
-    fn share(&self, pair: usize) -> f32 {
-        let read = self.hits.iter().filter(|row| row[pair]).count();
-        read as f32 / self.hits.len().max(1) as f32
+    fn share(&self, pair: usize) -> Option<f32> {
+        mean(self.hits.iter().filter_map(|row| row[pair]).map(one))
     }
 
     /// Share of subjects that the unpatched target reads.
     fn alone(&self) -> f32 {
-        let read = self.control.iter().filter(|hit| **hit).count();
-        read as f32 / self.control.len().max(1) as f32
+        mean(self.control.iter().copied().map(one)).unwrap_or(0.0)
     }
 
     /// Mean share that unrelated states read; none where there are none.
     fn unrelated(&self, pair: usize) -> Option<f32> {
-        let known: Vec<f32> = self.null.iter().flatten().map(|n| n[pair]).collect();
-        let sum: f64 = known.iter().map(|v| f64::from(*v)).sum();
-        (!known.is_empty()).then(|| (sum / known.len() as f64) as f32)
+        mean(self.null.iter().filter_map(|row| row[pair]))
     }
 
     /// The pair at which most subjects are read, the first of several.
@@ -112,8 +120,9 @@ impl Scores {
     fn notes(&self, plan: &Plan, bench: &Bench) -> Vec<String> {
         let best = self.best(plan);
         let (from, to) = plan.pairs[best];
-        let read = self.hits.iter().filter(|row| row[best]).count();
-        let any = self.hits.iter().filter(|row| row.contains(&true)).count();
+        let hit = |h: &Option<bool>| *h == Some(true);
+        let read = self.hits.iter().filter(|row| hit(&row[best])).count();
+        let any = self.hits.iter().filter(|row| row.iter().any(hit)).count();
         let count = self.hits.len();
         let null = self
             .unrelated(best)
@@ -123,7 +132,7 @@ impl Scores {
                 "best: layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, unrelated {null}; at any of {} pairs (oracle): {any} of {count}",
                 spelled(from),
                 spelled(to),
-                self.share(best),
+                self.share(best).unwrap_or(0.0),
                 self.alone(),
                 plan.pairs.len(),
             ),
@@ -132,13 +141,18 @@ impl Scores {
                 plan.count
             ),
         ];
-        let lone = self.null.iter().filter(|n| n.is_none()).count();
+        let lone = plan.subjects.iter().filter(|s| {
+            let others = plan.subjects.iter().filter(|o| o != s);
+            others.into_iter().all(|o| s.shares(o))
+        });
+        let lone = lone.count();
         if lone > 0 {
             out.push(format!(
                 "{lone} of {count} subjects share an answer with every other, and have no null: add subjects with other answers"
             ));
         }
         out.extend(shared_slot(plan, &self.found, bench));
+        out.extend(self.found.note.clone());
         out
     }
 }
@@ -154,6 +168,7 @@ pub(super) fn draw(
         Show::Table => table(plan, &scores),
         Show::Grid => grid(plan, &scores),
         Show::Items => items(plan, &scores),
+        Show::Curves => curves(plan, &scores),
     };
     let title = format!(" · {} subjects", plan.subjects.len());
     Ok((title, body, scores.notes(plan, bench)))
@@ -169,7 +184,7 @@ fn table(plan: &Plan, scores: &Scores) -> Body {
         entries: vec![
             Entry::Text(spelled(*from)),
             Entry::Text(spelled(*to)),
-            Entry::Number(scores.share(pair)),
+            number(scores.share(pair)),
             Entry::Number(scores.alone()),
             number(scores.unrelated(pair)),
         ],
@@ -192,24 +207,23 @@ fn grid(plan: &Plan, scores: &Scores) -> Body {
     let (rows, columns, places) = frame(plan);
     let cell = |row: usize, pair: Option<usize>| {
         let anchor = anchor(&plan.sources[0], plan.layers[row]);
-        let Some(pair) = pair else {
+        let found = pair.and_then(|pair| Some((pair, scores.share(pair)?)));
+        let Some((pair, share)) = found else {
             return Cell {
                 anchor,
                 ..Cell::default()
             };
         };
-        let share = scores.share(pair);
         let mut more = vec![("read".to_string(), share)];
         more.push(("unpatched".into(), scores.alone()));
         more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
-        let said = plan.subjects.iter().zip(&scores.texts).take(SHOWN);
-        more.extend(said.enumerate().map(|(i, (subject, texts))| {
-            let hit = if scores.hits[i][pair] { 1.0 } else { 0.0 };
-            (
-                format!("{}: {}", text::plain(subject.subject.as_bytes()), texts[pair]),
-                hit,
-            )
-        }));
+        let said = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
+        let said = said.filter_map(|((subject, texts), hits)| {
+            let text = texts[pair].as_ref()?;
+            let name = text::plain(subject.subject.as_bytes());
+            Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
+        });
+        more.extend(said.take(SHOWN));
         Cell {
             label: format!("{share:.2}"),
             value: share,
@@ -237,8 +251,9 @@ fn items(plan: &Plan, scores: &Scores) -> Body {
     let best = scores.best(plan);
     let rows = plan.subjects.iter().enumerate().map(|(i, subject)| {
         let hits = &scores.hits[i];
-        let first = hits.iter().position(|h| *h).map(|p| plan.pairs[p].0);
-        let read = hits.iter().filter(|h| **h).count();
+        let first = hits.iter().position(|h| *h == Some(true));
+        let first = first.map(|p| plan.pairs[p].0);
+        let share = mean(hits.iter().flatten().map(|h| one(*h)));
         let layer = first.unwrap_or(plan.pairs[best].0);
         Row {
             anchor: anchor(&plan.sources[i], layer),
@@ -246,9 +261,9 @@ fn items(plan: &Plan, scores: &Scores) -> Body {
                 Entry::Text(text::plain(subject.subject.as_bytes())),
                 Entry::Text(text::plain(subject.answers.join("|").as_bytes())),
                 Entry::Text(first.map_or_else(|| "never".into(), spelled)),
-                Entry::Number(read as f32 / hits.len().max(1) as f32),
-                Entry::Text(scores.texts[i][best].clone()),
-                number(scores.null[i].as_ref().map(|n| n[best])),
+                number(share),
+                Entry::Text(scores.texts[i][best].clone().unwrap_or_else(|| "–".into())),
+                number(scores.null[i][best]),
             ],
         }
     });
@@ -269,4 +284,12 @@ fn items(plan: &Plan, scores: &Scores) -> Body {
             rows: rows.collect(),
         }],
     })
+}
+
+/// The share over source layers, a curve a target, beside the same of unrelated states and of the target alone.
+fn curves(plan: &Plan, scores: &Scores) -> Body {
+    let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
+    over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
+    over.push(curves::flat(plan, "unpatched", scores.alone()));
+    curves::body(plan, Anchor::default(), "share of subjects read", over)
 }

@@ -1,7 +1,7 @@
 //! The grid: source layers by target layers, coloured by the probability of the first token, or of chosen ones.
 
 use super::plan::{Plan, spelled};
-use super::sweep::{self, Said};
+use super::sweep;
 use super::words::{anchor, shared_slot, title, unrelated};
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
@@ -42,37 +42,31 @@ pub(super) fn draw(
         .target(source)
         .ok_or_else(|| Error::Engine("the target was lost".into()))?;
     let chosen = !plan.watched.is_empty();
-    let p = |said: &Said| {
-        if chosen {
-            said.written.watched.iter().sum()
-        } else {
-            said.written.first.top.first().map_or(0.0, |t| t.1)
-        }
-    };
     let (rows, columns, places) = frame(plan);
     let cells = places.iter().map(|column| {
         let cells = column.iter().enumerate().map(|(row, pair)| {
             let anchor = anchor(source, plan.layers[row]);
-            let Some((pair, said)) = pair.and_then(|p| Some((p, found.said[0].get(p)?))) else {
+            let Some((pair, said)) = pair.and_then(|p| Some((p, found.said[0].get(p)?.as_ref()?)))
+            else {
                 return Cell {
                     anchor,
                     ..Cell::default()
                 };
             };
-            let top = said.written.first.top.iter();
+            let top = said.top.iter();
             let mut more: Vec<(String, f32)> = top.map(|(t, p)| (bench.visible(*t), *p)).collect();
             let label = more.first().map(|m| m.0.clone()).unwrap_or_default();
-            let watched = plan.watched.iter().zip(&said.written.watched);
+            let watched = plan.watched.iter().zip(&said.watched);
             more.extend(watched.map(|(t, p)| (format!("p {}", bench.visible(*t)), *p)));
             more.push(("‖h‖ ratio".into(), said.ratio));
-            if let Some(beside) = found.said.get(1).and_then(|n| n.get(pair)) {
-                let first = beside.written.first.top.first();
+            if let Some(beside) = found.said.get(1).and_then(|n| n.get(pair)?.as_ref()) {
+                let first = beside.top.first();
                 let word = first.map_or_else(String::new, |t| bench.visible(t.0));
-                more.push((format!("unrelated {word}"), p(beside)));
+                more.push((format!("unrelated {word}"), beside.p()));
             }
             Cell {
                 label,
-                value: p(said),
+                value: said.p(),
                 anchor,
                 more,
             }
@@ -81,7 +75,7 @@ pub(super) fn draw(
     });
     let cells: Vec<Vec<Cell>> = cells.collect();
     let control = &target.control;
-    let first = control.first.top.first();
+    let first = control.top.first();
     let alone = first.map_or_else(String::new, |t| {
         format!("{} {:.3}", bench.visible(t.0), t.1)
     });
@@ -95,7 +89,7 @@ pub(super) fn draw(
             "that token".into()
         },
         if chosen {
-            format!(", the chosen {:.3}", control.watched.iter().sum::<f32>())
+            format!(", the chosen {:.3}", control.p())
         } else {
             String::new()
         }
@@ -107,6 +101,7 @@ pub(super) fn draw(
         ));
     }
     notes.extend(shared_slot(plan, &found, bench));
+    notes.extend(found.note.clone());
     let value = if chosen {
         "probability of the answers"
     } else {

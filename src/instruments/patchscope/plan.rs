@@ -27,15 +27,17 @@ pub(super) type Layer = i32;
 pub(super) enum Show {
     Table,
     Grid,
+    Curves,
     Items,
 }
 
 impl Show {
-    pub(super) const NAMES: [&'static str; 3] = ["table", "grid", "items"];
+    pub(super) const NAMES: [&'static str; 4] = ["table", "grid", "curves", "items"];
 
     fn named(name: &str) -> Self {
         match name {
             "grid" => Self::Grid,
+            "curves" => Self::Curves,
             "items" => Self::Items,
             _ => Self::Table,
         }
@@ -118,7 +120,7 @@ impl Plan {
             sources: Vec::new(),
             subjects: Vec::new(),
             map: Map::Identity,
-            count: if show == Show::Grid && text("attributes").is_empty() {
+            count: if [Show::Grid, Show::Curves].contains(&show) && text("attributes").is_empty() {
                 1
             } else {
                 arguments.count(of, "tokens")?
@@ -178,7 +180,8 @@ impl Plan {
             return Ok(());
         }
         if self.show == Show::Items {
-            let expected = "table or grid; items are those of a list of subjects (`attributes`)";
+            let expected =
+                "table, grid or curves; items are those of a list of subjects (`attributes`)";
             return Err(Error::argument("show", "items", expected));
         }
         let texts = match from.strip_prefix('@') {

@@ -125,20 +125,22 @@ pub(super) fn draw(
         let beside = counts.iter().position(|c| *c == source.positions.len());
         let beside = beside.and_then(|c| found.said.get(plan.sources.len() + c));
         let rows = plan.pairs.iter().zip(&found.said[i]).enumerate();
-        let rows = rows.map(|(p, ((from, to), said))| {
+        let rows = rows.filter_map(|(p, ((from, to), said))| {
+            let said = said.as_ref()?;
             let mut entries = vec![
                 Entry::Text(spelled(*from)),
                 Entry::Text(spelled(*to)),
-                Entry::Text(spoken(bench, &said.written.tokens)),
+                Entry::Text(spoken(bench, &said.tokens)),
                 Entry::Text(unpatched.clone()),
             ];
             if let Some(null) = beside.filter(|_| null.is_some()) {
-                entries.push(Entry::Text(spoken(bench, &null[p].written.tokens)));
+                let words = null[p].as_ref().map(|n| spoken(bench, &n.tokens));
+                entries.push(Entry::Text(words.unwrap_or_else(|| "–".into())));
             }
-            let first = said.written.first.top.first().map_or(0.0, |t| t.1);
+            let first = said.top.first().map_or(0.0, |t| t.1);
             entries.push(Entry::Number(first));
             if !plan.watched.is_empty() {
-                entries.push(Entry::Number(said.written.watched.iter().sum()));
+                entries.push(Entry::Number(said.p()));
             }
             entries.push(Entry::Number(said.ratio));
             if let Some(maps) = affine {
@@ -148,10 +150,10 @@ pub(super) fn draw(
                     |f| Entry::Number(f.held_out as f32),
                 ));
             }
-            Row {
+            Some(Row {
                 anchor: anchor(source, *from),
                 entries,
-            }
+            })
         });
         let position = source.positions.last().copied().unwrap_or(0);
         pages.push(Page {
@@ -181,6 +183,7 @@ pub(super) fn draw(
         }));
     }
     notes.extend(shared_slot(plan, &found, bench));
+    notes.extend(found.note.clone());
     let columns = columns.into_iter().map(ToString::to_string).collect();
     Ok((String::new(), Body::Table(Table { columns, pages }), notes))
 }

@@ -10,7 +10,7 @@ mod bilingual;
 mod induction;
 mod repair;
 mod sink;
-mod two_hop;
+pub mod two_hop;
 
 use std::collections::BTreeMap;
 use std::path::Path;
