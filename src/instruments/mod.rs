@@ -45,6 +45,8 @@ pub enum Kind {
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }

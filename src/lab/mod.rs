@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod attributes;
 pub mod attribution;
 pub mod batch;
 pub mod bench;
@@ -34,12 +35,16 @@ mod measure;
 pub mod null_units;
 pub mod op;
 pub mod outcome;
+pub mod patch;
+pub mod patch_fit;
+pub mod patch_map;
 pub mod positions;
 mod prepare;
 pub mod preset;
 pub mod readout;
 pub mod receipt;
 mod rerun;
+pub mod ridge;
 pub mod run;
 pub mod sample;
 pub mod schedule;
@@ -48,10 +53,12 @@ pub mod series;
 mod shelf;
 pub mod shots;
 pub mod sight;
+pub mod slots;
 pub mod statistics;
 pub mod step;
 pub mod target;
 pub mod task_vector;
+pub mod templates;
 pub mod trials;
 pub mod triggers;
 pub mod unit_set;
