@@ -31,6 +31,7 @@ pub mod positions;
 mod prepare;
 pub mod preset;
 pub mod receipt;
+pub mod replace;
 mod rerun;
 pub mod run;
 pub mod sample;

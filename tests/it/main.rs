@@ -35,6 +35,7 @@ mod pickle;
 mod pty;
 mod recorded;
 mod registry;
+mod replace;
 mod screens;
 mod scripts;
 mod selection;
