@@ -32,6 +32,8 @@ mod prepare;
 pub mod preset;
 pub mod receipt;
 pub mod replace;
+pub mod replace_hops;
+pub mod replace_pairs;
 mod rerun;
 pub mod run;
 pub mod sample;
