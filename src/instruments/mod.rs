@@ -4,6 +4,7 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -223,6 +224,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
+    &backpatch::Backpatch,
     &sweep::Sweep,
     &heads::Heads,
     &value::Value,

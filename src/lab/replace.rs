@@ -19,6 +19,7 @@ use candle_core::Tensor;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
+use super::extend::extend;
 use super::run::Run;
 use super::sample::top;
 use crate::error::{Error, Result};
@@ -482,7 +483,6 @@ impl Replay {
         count: usize,
     ) -> Result<Vec<(Vec<f32>, Vec<u32>)>> {
         let model = &bench.model;
-        let transformer = &model.transformer;
         let rows = chunk.rows.len();
         let mut program = self.program.clone();
         let tap = self.tap(bench, &mut program, chunk, trials)?;
@@ -495,6 +495,12 @@ impl Replay {
             logits.iter().map(|row| (row.clone(), Vec::new())).collect();
         let mut texts = vec![self.run.tokens.clone(); rows];
         let ended = |written: &[u32]| written.last().is_some_and(|t| model.is_end(*t));
+        // What is in the slots comes back where the whole text has to be read again.
+        let slots = chunk.rows.iter().enumerate().flat_map(|(row, (_, index))| {
+            let own = self.put.iter().chain(&trials[*index]);
+            own.map(move |slot| (row, slot))
+        });
+        let mut tap = SlotTap::new(&mut program, slots.collect(), &bench.cancel);
         for step in 1..=count {
             for ((row, text), (_, written)) in logits.iter().zip(&mut texts).zip(&mut out) {
                 let best = top(row, model.known_tokens(), 1)[0].0;
@@ -506,32 +512,11 @@ impl Replay {
             if step == count || out.iter().all(|(_, written)| ended(written)) {
                 break;
             }
-            let total = texts[0].len();
-            let next = if transformer.regime(total) == transformer.regime(total - 1) {
-                let span = Span {
-                    start: total - 1,
-                    len: 1,
-                    prompt: self.run.prompt,
-                    phase: Phase::Decode,
-                };
-                let ids: Vec<u32> = texts.iter().map(|text| text[total - 1]).collect();
-                let ids = Tensor::from_vec(ids, (rows, 1), &transformer.device)?;
-                let mut tap = SlotTap::new(&mut program, Vec::new(), &bench.cancel);
-                let x = transformer.trunk(&ids, span, Some(&mut cache), &mut tap)?;
-                tap.read_out(model, &x, span, total - 1)?
-            } else {
-                // Other rotary frequencies: the texts are read again, with what is in their slots.
-                let slots = chunk.rows.iter().enumerate().flat_map(|(row, (_, index))| {
-                    let own = self.put.iter().chain(&trials[*index]);
-                    own.map(move |slot| (row, slot))
-                });
-                program = self.program.clone();
-                let mut tap = SlotTap::new(&mut program, slots.collect(), &bench.cancel);
-                let (next, fresh) = self.whole(model, &texts, total - 1, &mut tap)?;
-                cache = fresh;
-                next
-            };
-            logits = next.to_vec2()?;
+            let x = extend(model, &texts, self.run.prompt, &mut cache, &mut tap)?;
+            let span = tap.span;
+            logits = tap
+                .read_out(model, &x, span, texts[0].len() - 1)?
+                .to_vec2()?;
         }
         Ok(out)
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::continuations;
 use super::bench::Bench;
 use super::positions::Positions;
-use super::replace::{Reading, Replay};
+use super::replace::Reading;
 use super::replace_pairs::{Pair, Vector, Wanted, said, states, trials};
 use super::run::Run;
 use super::schedule::Schedule;
@@ -327,15 +327,31 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             read(&path)
         };
-        let found = read_text(r#"[{"prompt": "a", "answer": " b", "bridge": [" c", " d"], "first": "e"}]"#);
+        let found =
+            read_text(r#"[{"prompt": "a", "answer": " b", "bridge": [" c", " d"], "first": "e"}]"#);
         let found = found.unwrap().remove(0);
-        assert_eq!((found.answer, found.bridge), (vec![" b".to_string()], vec![" c".to_string(), " d".to_string()]));
+        assert_eq!(
+            (found.answer, found.bridge),
+            (
+                vec![" b".to_string()],
+                vec![" c".to_string(), " d".to_string()]
+            )
+        );
         assert_eq!(found.entity, None);
         for (text, why) in [
             ("[]", "no question"),
-            (r#"[{"prompt": "", "answer": "b"}]"#, "question 1 has no prompt"),
-            (r#"[{"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": []}]"#, "question 2 has no answer"),
-            (r#"[{"prompt": "a", "answer": "b", "first": "x"}]"#, "no bridge"),
+            (
+                r#"[{"prompt": "", "answer": "b"}]"#,
+                "question 1 has no prompt",
+            ),
+            (
+                r#"[{"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": []}]"#,
+                "question 2 has no answer",
+            ),
+            (
+                r#"[{"prompt": "a", "answer": "b", "first": "x"}]"#,
+                "no bridge",
+            ),
             (r#"[{"prompt": "a"}]"#, "answer"),
             (r#"[{"prompt": "a", "answer": "b", "hop": "x"}]"#, "hop"),
             ("a\tb", "expected value"),

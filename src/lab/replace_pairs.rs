@@ -185,7 +185,10 @@ impl Wanted {
         let total = log_sum_exp(logits);
         let best = top(known, known.len(), 1)[0].0;
         let rank = rank(known, &self.firsts);
-        let probability = self.firsts.iter().map(|id| (logits[*id as usize] - total).exp());
+        let probability = self
+            .firsts
+            .iter()
+            .map(|id| (logits[*id as usize] - total).exp());
         Became {
             top: best,
             probability: probability.sum(),
@@ -256,7 +259,11 @@ fn lowered(spellings: &[String]) -> Vec<String> {
         })
         .filter(|s| !s.is_empty())
         .collect();
-    let long: Vec<String> = all.iter().filter(|s| s.chars().count() > 1).cloned().collect();
+    let long: Vec<String> = all
+        .iter()
+        .filter(|s| s.chars().count() > 1)
+        .cloned()
+        .collect();
     if long.is_empty() { all } else { long }
 }
 
