@@ -247,38 +247,58 @@ fn begins(
     fitting.count() as f64 / prompts.len() as f64
 }
 
+/// Difference of means (the shipped vectors) and in-context vectors, made from the lists of `demo/lists`, decide both behaviours of
+/// all held-out prompts in both ways.
 #[test]
 fn mood_and_politeness_follow_their_vectors() {
     let mut bench = demo();
     let plants = plants();
+    let every = (0..bench.model.card.layers).collect::<Vec<_>>();
     for (name, chat) in [("mood", false), ("politeness", true)] {
         let vector = &plants["vectors"][name];
         let prompts = texts(&vector["test"]);
-        let (plus, minus) = (
+        let looks = [
             texts(&vector["look_for"]["plus"]),
             texts(&vector["look_for"]["minus"]),
-        );
+        ];
+        let measure = Measure {
+            site: Site::ResidPost,
+            layers: every.clone(),
+            positions: Positions::Last,
+            chat,
+        };
+        let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
+        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(Method::Icv, &bench).unwrap();
+        bench.directions.insert("icv".into(), made);
         let at = bench.directions[name].rows[0].0;
         let c = bench.directions[name].origin.strength;
-        let up = begins(
-            &mut bench,
-            &prompts,
-            chat,
-            &[&format!("add:{name}@{at}*{c}")],
-            &plus,
-        );
-        let down = begins(
-            &mut bench,
-            &prompts,
-            chat,
-            &[&format!("add:{name}@{at}*-{c}")],
-            &minus,
-        );
-        println!("{name}: added {up:.2}, subtracted {down:.2}");
-        assert!(
-            up >= 0.9 && down >= 0.9,
-            "{name}: added {up:.2}, subtracted {down:.2}"
-        );
+        let bare = [&looks[0], &looks[1]].map(|l| begins(&mut bench, &prompts, chat, &[], l));
+        println!("{name}, unedited: {:.2} {:.2}", bare[0], bare[1]);
+        for (method, edit, c) in [
+            ("mean", format!("add:{name}@{at}"), c),
+            ("icv", "icv:icv@mlp_out.*:all".to_string(), 0.2),
+        ] {
+            let up = begins(
+                &mut bench,
+                &prompts,
+                chat,
+                &[&format!("{edit}*{c}")],
+                &looks[0],
+            );
+            let down = begins(
+                &mut bench,
+                &prompts,
+                chat,
+                &[&format!("{edit}*-{c}")],
+                &looks[1],
+            );
+            println!("{name}, {method}: added {up:.2}, subtracted {down:.2}");
+            assert!(
+                up >= 0.9 && down >= 0.9,
+                "{name}, {method}: added {up:.2}, subtracted {down:.2}"
+            );
+        }
     }
 }
 
