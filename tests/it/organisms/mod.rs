@@ -6,11 +6,11 @@
 //! gain in nats. Neurons are thresholds. In the `gpt2` layout every slot is a pair of opposite coordinates, so that the
 //! mean that LayerNorm takes away is zero. To add an organism, wire one with [`Organism`] in a file of its own.
 
-mod bilingual;
-mod induction;
-mod repair;
+pub mod bilingual;
+pub mod induction;
+pub mod repair;
 mod sink;
-mod two_hop;
+pub mod two_hop;
 
 use std::collections::BTreeMap;
 use std::path::Path;
