@@ -7,6 +7,7 @@
 //! mean that LayerNorm takes away is zero. To add an organism, wire one with [`Organism`] in a file of its own.
 
 pub mod bilingual;
+mod echo;
 pub mod induction;
 pub mod repair;
 mod sink;
@@ -85,6 +86,8 @@ pub struct Organism {
     context: usize,
     /// Whether the tokenizer puts a space before a text.
     spaced: bool,
+    /// Whether the unembedding is the embedding.
+    tied: bool,
     tensors: BTreeMap<String, Matrix>,
     /// How many terms and copies a head has, and how many neurons a block.
     used: BTreeMap<(char, usize, usize), usize>,
@@ -114,6 +117,7 @@ impl Organism {
             head_dim,
             context: 256,
             spaced: true,
+            tied: false,
             tensors: BTreeMap::new(),
             used: BTreeMap::new(),
         };
@@ -361,6 +365,14 @@ impl Organism {
         self
     }
 
+    /// A token's logit is what the stream has of its embedding.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
+        self.tensors.remove("lm_head.weight");
+        self
+    }
+
     /// Makes the first token a sink: its embedding is [`LOUD`] times as long, and so nothing that reads through a norm changes.
     #[must_use]
     pub fn loud(mut self) -> Self {
@@ -384,14 +396,14 @@ impl Organism {
                 "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
                 "num_key_value_heads": size.heads, "head_dim": self.head_dim, "hidden_act": "silu",
                 "rms_norm_eps": 1e-12, "rope_theta": 1e12, "max_position_embeddings": self.context,
-                "tie_word_embeddings": false, "bos_token_id": BOS_ID, "eos_token_id": END_ID
+                "tie_word_embeddings": self.tied, "bos_token_id": BOS_ID, "eos_token_id": END_ID
             }),
             Layout::Gpt2 => json!({
                 "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "torch_dtype": "float32",
                 "vocab_size": self.words.len(), "n_embd": self.width, "n_inner": size.neurons,
                 "n_layer": size.layers, "n_head": size.heads, "n_positions": self.context,
                 "layer_norm_epsilon": 1e-12, "activation_function": "gelu_new",
-                "tie_word_embeddings": false, "bos_token_id": BOS_ID, "eos_token_id": END_ID
+                "tie_word_embeddings": self.tied, "bos_token_id": BOS_ID, "eos_token_id": END_ID
             }),
         }
     }
