@@ -30,6 +30,7 @@ mod invariants;
 mod lies;
 mod memories;
 mod meters;
+mod organisms;
 mod parity;
 mod pickle;
 mod pty;
