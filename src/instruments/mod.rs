@@ -5,6 +5,7 @@
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
 pub mod attention;
+pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -227,6 +228,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
+    &backpatch::Backpatch,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,

@@ -37,6 +37,7 @@ mod pickle;
 mod pty;
 mod recorded;
 mod registry;
+mod replace;
 mod residual;
 mod screens;
 mod scripts;

@@ -127,7 +127,7 @@ impl TwoHop {
 /// Both layouts: what is wired does not depend on the architecture.
 const LAYOUTS: [Layout; 2] = [Layout::Llama, Layout::Gpt2];
 
-fn run_of(bench: &Bench, subject: usize) -> Run {
+pub fn run_of(bench: &Bench, subject: usize) -> Run {
     let tokens = tokens(bench, &TwoHop::prompt(subject));
     assert_eq!(tokens.len(), 3, "<bos>, the subject, the question");
     Run::plain(tokens)
