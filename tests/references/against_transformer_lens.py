@@ -13,8 +13,9 @@ asserts that the Hugging Face model, both copies, and the sum of the attribution
 
 `results.safetensors` holds, for a prompt of n tokens, f32 unless said otherwise:
 
-* `tokens`, `corrupted` `[n]` and `repeated` `[1 + 2p]` i64: the clean prompt, one of the same length in which two tokens
-  differ, and a first token with p random ones twice; `answers` `[2]` i64: a right and a wrong token;
+* `tokens` and `corrupted` `[n]` i64: the clean prompt, and one of the same length in which two tokens differ; `answers` `[2]`
+  i64: a right and a wrong token; `repeated` i64: a first token with p random ones twice; `text` i64: tokens of which many
+  come again, though never at once;
 * `logits` `[n, vocab]`: of the clean prompt, soft-capped where the model caps them;
 * `direct.{embed,pos_embed}.{token,difference}` `[n]`, `direct.{attn,attn_bias,mlp}.*` `[layers, n]`,
   `direct.head.*` `[layers, heads, n]`, `direct.neuron.*` `[layers, d_mlp]` (last position), `direct.bias.*` `[1]`: what each
@@ -25,8 +26,8 @@ asserts that the Hugging Face model, both copies, and the sum of the attribution
   statistics of the row itself; `lens.mid` `[layers, n, vocab]`: between attention and MLP; `lens.attn` and `lens.mlp`
   `[layers, vocab]`: the writes alone, at the last position;
 * `pattern` `[layers, heads, n, n]`: attention of the clean prompt;
-* `scores.{induction,duplicate,previous}.stripe` `[layers, heads]`: the mean of the diagonal of `repeated`'s attention that
-  lies p - 1, p or 1 before the query, as in TransformerLens' demos; `.detector`: `head_detector.detect_head`, `mul`;
+* `scores.{induction,duplicate,previous}.{repeated,text}` `[layers, heads]`: `head_detector.detect_head` with `mul`, the share of
+  a head's attention that it pays as such a head would;
 * `clean` and `baseline` `[3]`: logit difference, probability of the right token and KL(clean || run) of the clean and of the
   corrupted run at the last position. `denoise.SITE.METRIC`: the same after one activation of the corrupted run was replaced
   by the clean one, `[layers, n]` for `resid_pre`, `attn_out` and `mlp_out`, `[layers, heads]` for `z` (all positions) and
@@ -239,16 +240,22 @@ def lens(model, tokens):
     return logits[0], out
 
 
-def scores(model, repeated):
-    cfg, out = model.cfg, {}
-    _, cache = model.run_with_cache(repeated[None], remove_batch_dim=True)
-    for name, back in [("induction", PERIOD - 1), ("duplicate", PERIOD), ("previous", 1)]:
-        rows = [cache["pattern", layer].diagonal(-back, dim1=-2, dim2=-1).mean(-1) for layer in range(cfg.n_layers)]
-        out[f"scores.{name}.stripe"] = torch.stack(rows)
-        pattern = "previous_token_head" if name == "previous" else f"{name}_{'token_' if name == 'duplicate' else ''}head"
-        with mock.patch.object(model, "to_tokens", lambda _: repeated[None]):  # there is no tokenizer; the text is ours
-            out[f"scores.{name}.detector"] = head_detector.detect_head(model, "", pattern, cache=cache)
+def scores(model, texts):
+    out = {}
+    for text, tokens in texts.items():
+        _, cache = model.run_with_cache(tokens[None], remove_batch_dim=True)
+        for name, kind in [("induction", "induction"), ("duplicate", "duplicate_token"), ("previous", "previous_token")]:
+            with mock.patch.object(model, "to_tokens", lambda _: tokens[None]):  # there is no tokenizer; the text is ours
+                out[f"scores.{name}.{text}"] = head_detector.detect_head(model, "", f"{kind}_head", cache=cache)
     return out
+
+
+def returning(length, few, rng):
+    """Random tokens of a few, no token twice in a row."""
+    tokens = [0]
+    while len(tokens) < length:
+        tokens += [t for t in torch.randint(2, 2 + few, (1,), generator=rng).tolist() if t != tokens[-1]]
+    return torch.tensor(tokens)
 
 
 SWEEPS = {
@@ -299,15 +306,15 @@ def make(name, config, convert, told, seed):
     clean, corrupted, right, wrong = prompts(hf, seed)
     rng = torch.Generator().manual_seed(seed + 1)
     once = torch.randperm(config.vocab_size - 2, generator=rng)[:PERIOD] + 2
-    repeated = torch.cat([torch.zeros(1, dtype=torch.int64), once, once])
+    texts = {"repeated": torch.cat([torch.zeros(1, dtype=torch.int64), once, once]), "text": returning(20, 5, rng)}
 
     plain, folded = (hooked(hf, convert, told, fold) for fold in (False, True))
     logits, out = lens(plain, clean)
     uncapped, direct = attributions(folded, clean, right, wrong)
     same(hf(clean[None], use_cache=False).logits[0], logits, "TransformerLens and transformers")
     same(uncapped, logits, "the folded model")
-    out |= direct | scores(plain, repeated) | patches(plain, clean, corrupted, right, wrong) | knockout(plain, clean)
-    out |= {"tokens": clean, "corrupted": corrupted, "repeated": repeated, "answers": torch.tensor([right, wrong])}
+    out |= direct | scores(plain, texts) | patches(plain, clean, corrupted, right, wrong) | knockout(plain, clean)
+    out |= texts | {"tokens": clean, "corrupted": corrupted, "answers": torch.tensor([right, wrong])}
     out["logits"] = logits
     moved = (out["knockout.logits"] - logits[-1]).abs().max().item()
     spread = {site: (out[f"denoise.{site}.difference"] - out["baseline"][0]).abs().max().item() for site in SWEEPS}
