@@ -21,6 +21,7 @@ asserts that the Hugging Face model, both copies, and the sum of the attribution
   `direct.head.*` `[layers, heads, n]`, `direct.neuron.*` `[layers, d_mlp]` (last position), `direct.bias.*` `[1]`: what each
   write adds to the logit of the right token, or to the right minus the wrong, at the scale of the final norm at that
   position. Heads are without the output bias, which is `attn_bias`; `bias` is what the final norm and the unembedding add;
+* `direct.source.*` `[layers, heads, n]`: the heads of the last position by the tokens that they read;
 * `direct.head.all` `[layers, heads, vocab]`: a head's write at the last position, read for every token;
 * `lens` `[layers + 1, n, vocab]`: logits of each block's input and of the last block's output through the final norm, with
   statistics of the row itself; `lens.mid` `[layers, n, vocab]`: between attention and MLP; `lens.attn` and `lens.mlp`
@@ -186,6 +187,15 @@ def prompts(hf, seed):
             return clean, corrupted, right, wrong
 
 
+def read_tokens(model, cache, layer):
+    """What each head writes at the last position by reading each token: `[heads * n, 1, d_model]`."""
+    attn = model.blocks[layer].attn
+    values = cache["v", layer][0]
+    values = values.repeat_interleave(model.cfg.n_heads // values.shape[1], dim=1)
+    weighted = cache["pattern", layer][0, :, -1, :, None] * values.transpose(0, 1)
+    return (weighted @ attn.W_O).flatten(0, 1)[:, None]
+
+
 def attributions(model, tokens, right, wrong):
     """Direct logit attribution at every position, of a model whose norms are folded."""
     cfg, out = model.cfg, {}
@@ -196,6 +206,7 @@ def attributions(model, tokens, right, wrong):
     heads = cache.stack_head_results(layer=-1) if per_head else None
     at = {"pos_slice": -1}
     neurons = cache.stack_neuron_results(layer=-1, **at) if per_head else None
+    sources = torch.cat([read_tokens(model, cache, layer) for layer in range(cfg.n_layers)]) if per_head else None
     for kind, other in [("token", None), ("difference", wrong)]:
         read = partial(cache.logit_attrs, tokens=right, incorrect_tokens=other)
         parts = dict(zip(labels, read(stack)[:, 0]))
@@ -218,6 +229,9 @@ def attributions(model, tokens, right, wrong):
         whole = out[f"direct.head.{kind}"].sum(1) + out[f"direct.attn_bias.{kind}"]
         same(whole, out[f"direct.attn.{kind}"], "the sum of the heads")
         out[f"direct.neuron.{kind}"] = read(neurons, **at)[:, 0].reshape(cfg.n_layers, -1)
+        by_source = read(sources, **at)[:, 0].reshape(cfg.n_layers, cfg.n_heads, -1)
+        same(by_source.sum(-1), out[f"direct.head.{kind}"][..., -1], "the sum of the sources")
+        out[f"direct.source.{kind}"] = by_source
     if per_head:
         last = cache.apply_ln_to_stack(cache.stack_head_results(layer=-1, **at), layer=-1, **at)[:, 0]
         out["direct.head.all"] = (last @ model.W_U).reshape(cfg.n_layers, cfg.n_heads, -1)
