@@ -47,4 +47,5 @@ mod statistics;
 mod sweep;
 mod text;
 mod tools;
+mod transformer_lens;
 mod vectors;
