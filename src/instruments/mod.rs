@@ -4,6 +4,8 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod attention;
+pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -13,6 +15,7 @@ pub mod meters;
 pub mod neurons;
 pub mod patchscope;
 pub mod promoters;
+pub mod residual;
 pub mod select;
 pub mod settle;
 pub mod sweep;
@@ -47,6 +50,8 @@ pub enum Kind {
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }
@@ -227,8 +232,11 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
+    &backpatch::Backpatch,
     &sweep::Sweep,
     &heads::Heads,
+    &residual::Residual,
+    &attention::Attention,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
+mod attention;
 mod cli;
 mod demo;
 mod doctor;
@@ -33,11 +34,14 @@ mod lens_files;
 mod lies;
 mod memories;
 mod meters;
+mod organisms;
 mod parity;
 mod pickle;
 mod pty;
 mod recorded;
 mod registry;
+mod replace;
+mod residual;
 mod screens;
 mod scripts;
 mod selection;
@@ -46,4 +50,5 @@ mod statistics;
 mod sweep;
 mod text;
 mod tools;
+mod transformer_lens;
 mod vectors;
