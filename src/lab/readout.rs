@@ -12,12 +12,9 @@ use std::ops::Range;
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::sample::{LANES, exp};
+use super::sample::{CHUNK, LANES, exp, summed};
 use crate::error::{Error, Result};
 use crate::model::Model;
-
-/// Numbers that are taken in together; they stay in the nearest cache.
-const CHUNK: usize = 1024;
 
 /// Tokens of the vocabulary in one product.
 const STRIP: usize = 2048;
@@ -376,19 +373,6 @@ fn largest(values: &[f32]) -> f32 {
         .into_iter()
         .chain(rest.iter().copied())
         .fold(f32::NEG_INFINITY, most)
-}
-
-/// `Σ e^(z - top)`.
-fn summed(values: &[f32], top: f32) -> f64 {
-    let mut lanes = [0f32; LANES];
-    let blocks = values.chunks_exact(LANES);
-    let rest: f32 = blocks.remainder().iter().map(|z| exp(z - top)).sum();
-    for block in blocks {
-        for (lane, z) in lanes.iter_mut().zip(block) {
-            *lane += exp(z - top);
-        }
-    }
-    f64::from(rest) + lanes.iter().map(|l| f64::from(*l)).sum::<f64>()
 }
 
 /// `Σ e^(z - top)` and `Σ e^(z - top) (z - top)`.

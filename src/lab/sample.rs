@@ -62,23 +62,29 @@ impl Sampling {
 /// `ln Σ exp(z)` of a row of logits, natural logarithm; sums in f64 over lanes of f32.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
-    for chunk in logits.chunks(1024) {
-        let mut lanes = [0f32; LANES];
-        let blocks = chunk.chunks_exact(LANES);
-        sum += blocks
-            .remainder()
-            .iter()
-            .map(|z| f64::from(exp(z - top)))
-            .sum::<f64>();
-        for block in blocks {
-            for (lane, z) in lanes.iter_mut().zip(block) {
-                *lane += exp(z - top);
-            }
-        }
-        sum += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
-    }
+    let sum: f64 = logits.chunks(CHUNK).map(|chunk| summed(chunk, top)).sum();
     top + sum.ln() as f32
+}
+
+/// Numbers that are summed in f32 before f64 takes over; they stay in the nearest cache.
+pub(super) const CHUNK: usize = 1024;
+
+/// `Σ e^(z - top)` of at most [`CHUNK`] numbers. The exponentials are written down first: a loop that only makes them
+/// uses wide registers, one that adds them up as well does not.
+pub(super) fn summed(values: &[f32], top: f32) -> f64 {
+    let mut exps = [0f32; CHUNK];
+    for (e, z) in exps.iter_mut().zip(values) {
+        *e = exp(z - top);
+    }
+    let blocks = exps[..values.len().min(CHUNK)].chunks_exact(LANES);
+    let rest: f64 = blocks.remainder().iter().map(|e| f64::from(*e)).sum();
+    let mut lanes = [0f32; LANES];
+    for block in blocks {
+        for (lane, e) in lanes.iter_mut().zip(block) {
+            *lane += e;
+        }
+    }
+    rest + lanes.iter().map(|l| f64::from(*l)).sum::<f64>()
 }
 
 /// How many sums run side by side, so that the compiler can use wide registers.
