@@ -8,6 +8,7 @@ pub mod attention;
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod knockout;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
@@ -229,6 +230,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &knockout::Knock,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

@@ -28,6 +28,7 @@ pub mod head_scores;
 pub mod heads_seen;
 pub mod identities;
 pub mod judge;
+pub mod knockout;
 mod measure;
 pub mod null_units;
 pub mod op;
