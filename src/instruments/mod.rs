@@ -9,6 +9,7 @@ pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod knockout;
 pub mod languages;
 pub mod lens;
 pub mod meters;
@@ -237,6 +238,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &knockout::Knock,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,
