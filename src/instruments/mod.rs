@@ -11,6 +11,7 @@ pub mod heads;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
+pub mod patching;
 pub mod patchscope;
 pub mod promoters;
 pub mod select;
@@ -225,6 +226,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
+    &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
     &value::Value,

@@ -33,6 +33,7 @@ mod prepare;
 pub mod preset;
 pub mod receipt;
 pub mod replace;
+pub mod replace_contrast;
 pub mod replace_hops;
 pub mod replace_pairs;
 mod rerun;

@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
+mod backpatch;
 mod cli;
 mod demo;
 mod doctor;
