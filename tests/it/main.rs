@@ -33,6 +33,7 @@ mod memories;
 mod meters;
 mod organisms;
 mod parity;
+mod patching;
 mod pickle;
 mod pty;
 mod recorded;
