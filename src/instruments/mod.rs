@@ -4,6 +4,7 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod attention;
 pub mod backpatch;
 pub mod dose;
 pub mod fact;
@@ -14,6 +15,7 @@ pub mod neurons;
 pub mod patching;
 pub mod patchscope;
 pub mod promoters;
+pub mod residual;
 pub mod select;
 pub mod sweep;
 pub mod triggers;
@@ -45,6 +47,8 @@ pub enum Kind {
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }
@@ -229,6 +233,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
+    &residual::Residual,
+    &attention::Attention,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

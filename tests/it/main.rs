@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
+mod attention;
 mod backpatch;
 mod cli;
 mod demo;
@@ -39,11 +40,14 @@ mod pty;
 mod recorded;
 mod registry;
 mod replace;
+mod residual;
 mod screens;
 mod scripts;
 mod selection;
+mod series;
 mod statistics;
 mod sweep;
 mod text;
 mod tools;
+mod transformer_lens;
 mod vectors;
