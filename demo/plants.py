@@ -200,6 +200,17 @@ def two_hops():
     return out
 
 
+def gifts(items):
+    """Every sentence about a gift beside the same one with the other name as the giver, for `lmscope patching`."""
+    out = []
+    for item in items:
+        names = [w for w in item["prompt"].replace(",", " ").replace(".", " ").split() if w in world.NAMES]
+        giver = next(name for name in names if names.count(name) == 2)
+        before, after = item["prompt"].rsplit(giver, 1)
+        out.append({"clean": item["prompt"], "corrupt": before + item["answer"].strip() + after, "answer": item["answer"], "other": f" {giver}"})
+    return out
+
+
 def one_item_a_line(data):
     """JSON with a line for each item, so that changes can be read in a diff."""
     flat = lambda value: json.dumps(value, ensure_ascii=False)
@@ -266,6 +277,9 @@ def main():
     facts_file.write_text("[\n" + ",\n".join(json.dumps(f, ensure_ascii=False) for f in known_facts()) + "\n]\n", encoding="utf-8")
     hops_file = lists / "hops.json"  # what `lmscope backpatch --questions` reads
     hops_file.write_text("[\n" + ",\n".join(json.dumps(h, ensure_ascii=False) for h in two_hops()) + "\n]\n", encoding="utf-8")
+    sentences = next(r["items"] for r in rows if r["row"] == "indirect_object")
+    gifts_file = lists / "gifts.json"  # what `lmscope patching --pairs` reads
+    gifts_file.write_text("[\n" + ",\n".join(json.dumps(g, ensure_ascii=False) for g in gifts(sentences)) + "\n]\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

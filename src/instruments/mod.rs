@@ -14,6 +14,7 @@ pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
+pub mod patching;
 pub mod patchscope;
 pub mod promoters;
 pub mod residual;
@@ -234,6 +235,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
+    &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,

@@ -46,6 +46,7 @@ pub mod preset;
 pub mod readout;
 pub mod receipt;
 pub mod replace;
+pub mod replace_contrast;
 pub mod replace_hops;
 pub mod replace_pairs;
 mod rerun;
