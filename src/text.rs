@@ -10,7 +10,9 @@
 
 use std::fmt::Write as _;
 
+use std::time::Duration;
 use unicode_segmentation::UnicodeSegmentation as _;
+
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 /// Marks a cut.
@@ -37,6 +39,16 @@ fn scaled(n: u64, step: f64, units: &[&str]) -> String {
         format!("{n:.0}{}", units[0])
     } else {
         format!("{n:.1}{}", units[i])
+    }
+}
+
+/// A time, for people: `53 s`, `1 min 53 s`, `2 h 5 min`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
     }
 }
 
@@ -282,6 +294,14 @@ fn blank(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn times_are_short() {
+        let spelled = |s| duration(Duration::from_secs(s));
+        assert_eq!(spelled(53), "53 s");
+        assert_eq!(spelled(113), "1 min 53 s");
+        assert_eq!(spelled(7500), "2 h 5 min");
+    }
 
     #[test]
     fn large_numbers_are_short() {

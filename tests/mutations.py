@@ -47,6 +47,7 @@ FAULTS = [
     ("memories::the_total", "src/instruments/neurons.rs", "row[neuron as usize] = 0.0;", "row[neuron as usize] *= 0.5;"),
     ("memories::promoters", "src/instruments/promoters.rs", "z * sign", "*z"),
     ("honest::what_is_stopped", "src/lab/writer.rs", "            *self = before;\n", "            let _ = before;\n"),
+    ("sweep::a_stopped", "src/lab/trials.rs", "(next..count).find(|i| results[*i].is_none())", "(next..count).next()"),
     # What families differ in, held by the comparison with transformers.
     ("parity", "src/model/attention.rs", "Some(cap) => soft_cap(&scores, cap)?", "Some(_) => scores"),
     ("parity", "src/model/attention.rs", "Some(most) => flat.clamp(-most, most)?", "Some(_) => flat"),
@@ -102,9 +103,9 @@ FAULTS = [
     ("selection::t11", "src/lab/selection.rs", 'format!("add:{CANDIDATE}@{at}")', 'format!("add:{CANDIDATE}@{at}*2")'),
     ("selection::t11", "src/lab/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
     ("sweep::every", "src/lab/batch.rs", "let first = prompts[*i].len() - 1;", "let first = prompts[*i].len() - 2;"),
-    ("sweep::the_best", "src/instruments/sweep.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
-    ("sweep::every", "src/instruments/sweep.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
-    ("parity", "src/lab/writer.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
+    ("sweep::the_best", "src/instruments/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
+    ("sweep::every", "src/instruments/sweep/mod.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
+    ("parity", "src/lab/extend.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
 ]
 
 

@@ -8,7 +8,7 @@ use super::commands::{Why, command};
 use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
-use super::{App, Effect, Shown, mark};
+use super::{App, Effect, Shown, Working, mark};
 use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
 use crate::instruments::{INSTRUMENTS, instrument};
 use crate::lab::edit::{Edit, Place};
@@ -47,7 +47,10 @@ impl App {
                 figure,
             } => self.figure_came(slot, unedited, *figure),
             Update::Column { slot, figure } => self.column_came(slot, *figure),
-            Update::Working { slot, done } => self.with(slot, |s| s.working = Some(done)),
+            Update::Working { slot, done, left } => {
+                self.with(slot, |s| s.working = Some(Working { done, left }));
+            }
+            Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
             Update::Fired(fired) => {

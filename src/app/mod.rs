@@ -21,6 +21,7 @@ mod press;
 pub mod prompt;
 mod requests;
 pub mod session;
+mod shown;
 pub mod transcript;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::{Known, Loaded, Loading, Request, Slot, Token, Update};
-use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::instruments::INSTRUMENTS;
 use crate::lab;
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Check, Figure};
@@ -38,7 +39,7 @@ use crate::lab::writer::Beside;
 use crate::model::load::Options;
 
 use beside::Baseline;
-use cursor::{Cursor, Reading, Spot};
+use cursor::{Cursor, Reading};
 use form::Form;
 use history::{History, Lost, Restoring, State};
 use key::Key;
@@ -49,6 +50,7 @@ use palette::Listing;
 use presets::Preset;
 use prompt::Prompt;
 use session::Session;
+pub use shown::{Shown, Working};
 use transcript::Transcript;
 
 /// What happens to the app.
@@ -159,27 +161,6 @@ pub struct Line {
     pub error: Option<String>,
 }
 
-/// What an instrument's pane shows.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    /// The figure of the run.
-    pub figure: Option<Figure>,
-    /// The same of the unedited run.
-    pub unedited: Option<Figure>,
-    /// The first less the second.
-    pub difference: Option<Figure>,
-    /// What the figure is older than, in words.
-    pub stale: Option<&'static str>,
-    /// How far the next one is.
-    pub working: Option<f32>,
-    /// Why there is none.
-    pub failed: Option<String>,
-    /// The parameters asked with.
-    pub arguments: Arguments,
-    /// The row and column that the anchor does not decide.
-    pub spot: Spot,
-}
-
 /// What the app starts with; everything in it was settled by the caller.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -283,6 +264,8 @@ pub struct App {
     pub receipts: Vec<Receipt>,
     /// How many tokens are written at most.
     pub count: usize,
+    /// Positions a second of the latest whole pass.
+    pub pace: Option<f32>,
     /// The self-check of this run.
     pub check: Option<Check>,
     /// What the engine runs beside the text.
@@ -382,6 +365,7 @@ impl App {
             }),
             receipts: Vec::new(),
             count: settings.count,
+            pace: None,
             check: None,
             alongside: Beside::default(),
             baseline: None,

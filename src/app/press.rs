@@ -14,7 +14,8 @@ use super::palette::{Choice, Item, Listing, Purpose};
 use super::prompt::{Prompt, Typed};
 use super::session::Session;
 use super::{App, Effect, Line, Overlay};
-use crate::instruments::{INSTRUMENTS, Instrument};
+use crate::instruments::{INSTRUMENTS, Instrument, instrument};
+use crate::text;
 
 /// How long a second ctrl-c leaves.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -255,6 +256,24 @@ impl App {
             value: Prompt::line(),
             error: None,
         }));
+    }
+
+    /// What the instrument of a form will take as it is filled in, where that is known before.
+    pub fn cost(&self, form: &Form) -> Option<String> {
+        let card = &self.model.as_ref()?.card;
+        let tokens = self.transcript.tokens.len();
+        let of = instrument(form.slot).ok()?;
+        let cost = of.cost(tokens, &form.arguments(), card)?;
+        let time = self.pace.map(|pace| {
+            let seconds = cost.seconds(pace);
+            if seconds < 1.0 {
+                ", less than a second".to_string()
+            } else {
+                let time = text::duration(Duration::from_secs_f32(seconds));
+                format!(", at most about {time}")
+            }
+        });
+        Some(format!("{cost}{}", time.unwrap_or_default()))
     }
 
     pub(super) fn open_form(&mut self, instrument: &'static dyn Instrument) {

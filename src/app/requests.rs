@@ -7,7 +7,7 @@ use super::cursor::{self, Step};
 use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
-use super::{App, Effect, beside, mark};
+use super::{App, Effect, Working, beside, mark};
 use crate::engine::{Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind};
 use crate::lab::edit::Edit;
@@ -146,7 +146,7 @@ impl App {
         self.set_focus(Pane::Figure(slot));
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = arguments.clone();
-            shown.working = Some(0.0);
+            shown.working = Some(Working::default());
         }
         if self.is_live(slot) {
             let live = self.live();

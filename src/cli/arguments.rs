@@ -4,7 +4,6 @@
 //! function of its group and read it in the function beside it.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
@@ -16,8 +15,9 @@ use crate::lab::edit::Edit;
 use crate::lab::preset::Preset;
 use crate::lab::run::Run;
 use crate::lab::schedule::Schedule;
-use crate::model::hub::duration;
+use crate::lab::trials::left;
 use crate::model::load::Options;
+use crate::text;
 
 /// Names that an instrument's parameter cannot take as its flag.
 pub const RESERVED: &[&str] = &[
@@ -260,37 +260,19 @@ pub fn show_progress(bench: &mut Bench, what: &'static str) {
             // Short work needs no bar.
             let spent = since.elapsed();
             if spent.as_millis() > 400 {
-                output::status(&format!(
-                    "{what} {:3.0} %{}",
-                    done * 100.0,
-                    left(spent, done)
-                ));
+                let left = left(spent, done).map_or_else(String::new, |left| {
+                    format!(" · about {} left", text::duration(left))
+                });
+                output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
             }
         }));
     }
-}
-
-/// How long the rest will take at the pace so far; nothing while that is a guess.
-fn left(spent: Duration, done: f32) -> String {
-    if spent < Duration::from_secs(2) || done < 0.01 {
-        return String::new();
-    }
-    let rest = spent.mul_f32((1.0 / done - 1.0).max(0.0));
-    format!(" · about {} left", duration(rest))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_time_left_follows_the_pace() {
-        let minute = Duration::from_mins(1);
-        assert_eq!(left(minute, 0.25), " · about 3 min 0 s left");
-        assert_eq!(left(Duration::from_millis(900), 0.25), "");
-        assert_eq!(left(minute, 0.0), "");
-    }
 
     #[test]
     fn ids_are_numbers_between_commas() {

@@ -4,14 +4,18 @@
 //! To add one, add an instrument.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::{arguments, output};
+use super::{arguments, log, output};
 use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
 use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::lab::bench::Bench;
 use crate::lab::run::Run;
+use crate::lab::trials::Cost;
+use crate::text;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
@@ -100,6 +104,26 @@ fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
     matches.get_one::<String>(&id(parameter.name)).cloned()
 }
 
+/// A sweep that is said to take less than this is not announced.
+const WORTH_SAYING: Duration = Duration::from_secs(3);
+
+/// Says what a sweep will take, when that is long: its passes, and their time at the pace of one over the run itself.
+fn say_cost(bench: &mut Bench, run: &Run, name: &str, cost: Cost) -> Result<()> {
+    if run.tokens.is_empty() {
+        output::note(&format!("{name}: {cost}"));
+        return Ok(());
+    }
+    bench.record(run, &[])?;
+    let time = Duration::from_secs_f32(cost.seconds(bench.pace.unwrap_or(f32::MAX)));
+    if time >= WORTH_SAYING {
+        let time = text::duration(time);
+        output::note(&format!(
+            "{name}: {cost}, at most about {time}; Ctrl-C keeps what is done"
+        ));
+    }
+    Ok(())
+}
+
 /// Runs an instrument on a prompt and writes its figure.
 pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
@@ -141,6 +165,10 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
             "a prompt beside it that it can act on; without one nothing of the user's runs",
         ));
     };
+    bench.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
+    if let Some(cost) = of.cost(run.tokens.len(), &given, &bench.model.card) {
+        say_cost(&mut bench, &run, of.name(), cost)?;
+    }
     arguments::show_progress(&mut bench, of.name());
     let figure = of.observe(&run, &given, &mut bench);
     bench.progress = None;
@@ -155,6 +183,10 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     if !run.schedule.latest().is_empty() && !run.tokens.is_empty() {
         let receipts = bench.receipts(&run)?;
         output::receipts(&receipts);
+    }
+    if bench.unfinished.stopped {
+        output::note("stopped; the same command goes on from there");
+        return Err(Error::Cancelled);
     }
     if let Some(check) = figure.check.filter(|c| !c.passed()) {
         output::note(&format!(

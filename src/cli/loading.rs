@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::interrupt::{self, Interrupt};
 use super::output;
 use crate::error::Result;
-use crate::model::hub::{Phase, Progress, Watch, cache_folder, duration};
+use crate::model::hub::{Phase, Progress, Watch, cache_folder};
 use crate::text;
 
 /// The shortest time between two lines of a log.
@@ -115,7 +115,7 @@ impl Teller {
                 progress.model,
                 cache_folder().display(),
                 text::size(came.total - came.before),
-                duration(self.began.elapsed())
+                text::duration(self.began.elapsed())
             ));
         }
     }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -293,7 +294,11 @@ pub enum Update {
         slot: Slot,
         /// How far.
         done: f32,
+        /// What the rest will take at the pace so far; none while that is a guess.
+        left: Option<Duration>,
     },
+    /// How many positions a second the latest whole pass read.
+    Pace(f32),
     /// The self-check of the newest pass: last lens row against the model's own logits.
     Checked(Check),
     /// Receipts with their KL filled in, in the order of the edits.

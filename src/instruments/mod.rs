@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::figure::Figure;
 use crate::lab::run::Run;
+use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 
@@ -197,6 +198,10 @@ pub trait Instrument: Sync {
     /// Whether it reads the run's own text under any arguments.
     fn always_needs_prompt(&self) -> bool {
         true
+    }
+    /// What [`Instrument::observe`] will take, for sweeps: said before they start.
+    fn cost(&self, _tokens: usize, _arguments: &Arguments, _card: &Card) -> Option<Cost> {
+        None
     }
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;

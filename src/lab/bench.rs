@@ -15,6 +15,7 @@ use super::direction::Direction;
 use super::figure::Provenance;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
 use super::sample::{log_softmax, log_sum_exp, top};
+use super::trials::Unfinished;
 use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
@@ -50,6 +51,10 @@ pub struct Bench {
     pub cancel: Arc<AtomicBool>,
     /// Called with how far a sweep is, 0 to 1.
     pub progress: Option<Box<dyn FnMut(f32)>>,
+    /// Sweeps that were stopped, to go on with.
+    pub unfinished: Unfinished,
+    /// Positions a second of the latest whole pass; none before the first one.
+    pub pace: Option<f32>,
     /// Value cards.
     pub cards: ValueCards,
     /// The text of the null, by seed and length.
@@ -71,6 +76,8 @@ impl Bench {
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: None,
+            unfinished: Unfinished::default(),
+            pace: None,
             cards: ValueCards::default(),
             kept: Vec::new(),
         }
@@ -118,7 +125,10 @@ impl Bench {
             return Ok(held.clone());
         }
         let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let since = std::time::Instant::now();
         let recording = Arc::new(self.pass(run, &mut program, &[], wanted, 1)?);
+        let seconds = since.elapsed().as_secs_f32();
+        self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.keep(key, recording.clone());
         Ok(recording)
     }

@@ -12,8 +12,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::apply::Null;
 use super::bench::Bench;
+use super::extend::extend;
 use super::run::{Keep, Run, RunTap};
-use super::writer::extend;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::blueprint::Arrangement;

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::batch::{continuations, surprise};
 use super::bench::{Bench, reading};
 use super::edit::Edit;
@@ -38,7 +40,7 @@ pub struct Trial {
 }
 
 /// What one pass, or one list of passes, came to; of a list, means over its prompts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The most probable next token, of a list the commonest.
     pub label: String,
@@ -52,6 +54,20 @@ pub struct Outcome {
     pub fluency: f32,
     /// The most probable next tokens, for a single text.
     pub top: Vec<(String, f32)>,
+}
+
+impl Outcome {
+    /// That of a trial which was not made: numbers that are none.
+    pub fn unmeasured() -> Self {
+        Self {
+            label: "–".into(),
+            answers: f32::NAN,
+            kl: f32::NAN,
+            success: f32::NAN,
+            fluency: f32::NAN,
+            top: Vec::new(),
+        }
+    }
 }
 
 /// Log-probabilities after the last token, a row a prompt: `[prompts][vocab]`.

@@ -32,6 +32,7 @@ mod memories;
 mod meters;
 mod organisms;
 mod parity;
+mod patchscope;
 mod pickle;
 mod pty;
 mod recorded;

@@ -469,7 +469,8 @@ fn any_update() -> impl Strategy<Value = Update> {
         }),
         Just(Update::Working {
             slot: "patchscope",
-            done: 0.4
+            done: 0.4,
+            left: Some(std::time::Duration::from_secs(75))
         }),
         Just(Update::Ended {
             ending: lmscope::engine::Ending::EndToken,

@@ -1,5 +1,8 @@
 //! Sweeps over lists of prompts: against texts written one by one, with the null beside them and the best cell named.
 
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, random_like};
@@ -354,4 +357,79 @@ fn a_list_takes_the_place_of_a_prompt() {
     let (code, words) = call(&[]);
     assert_eq!(code, Some(2), "{words}");
     assert!(words.contains("prompt is empty"), "{words}");
+}
+
+/// A sweep that is stopped shows what it has, with holes; asked again it measures the rest, and is the whole one bit for bit.
+#[test]
+fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
+    let mut bench = demo();
+    let tokens = bench.model.encode("The capital of France is", false);
+    let run = Run::plain(tokens.unwrap());
+    let arguments = Arguments::default()
+        .with("direction", "mood")
+        .with("strengths", "-1,1");
+    let of = instrument("sweep").unwrap();
+    let whole = of.observe(&run, &arguments, &mut demo()).unwrap();
+
+    let cancel = bench.cancel.clone();
+    bench.progress = Some(Box::new(move |done| {
+        if done > 0.3 {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }));
+    let part = of.observe(&run, &arguments, &mut bench).unwrap();
+    bench.progress = None;
+    assert!(std::mem::take(&mut bench.unfinished.stopped));
+    let cells = grid(&part).cells.iter().flatten();
+    let known = cells.filter(|c| c.value.is_finite()).count();
+    assert_eq!(known, 5, "of 16 cells, a third");
+    assert!(part.notes[0].contains("5 of 16"), "{:?}", part.notes);
+
+    let mut asked = Vec::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shares = seen.clone();
+    bench.progress = Some(Box::new(move |done| shares.lock().unwrap().push(done)));
+    let rest = of.observe(&run, &arguments, &mut bench).unwrap();
+    bench.progress = None;
+    asked.append(&mut seen.lock().unwrap());
+    assert_eq!(asked.len(), 11, "what was measured is not measured again");
+    assert!(asked[0] > 0.3, "{asked:?}");
+    assert_eq!(rest.body, whole.body);
+    assert_eq!(rest.notes, whole.notes);
+}
+
+/// On the command line: Ctrl-C prints what there is and exits with 130, and the same command goes on from there.
+#[test]
+fn ctrl_c_keeps_what_is_done() {
+    let state = tempfile::tempdir().unwrap();
+    let strengths: Vec<String> = (1..60).map(|i| format!("{}", i as f32 / 40.0)).collect();
+    let ids = vec!["5"; 240].join(",");
+    // How many trials were done when it was stopped after so many seconds; none if it was stopped before the sweep began.
+    let stopped_after = |seconds: u64| -> Option<usize> {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
+        command
+            .env("XDG_STATE_HOME", state.path())
+            .env("HOME", state.path())
+            .args(["sweep", "demo", "--ids", &ids])
+            .args(["--strengths", &strengths.join(","), "--format", "json"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(130), "{said}");
+        let shown = String::from_utf8(out.stdout).unwrap();
+        let (_, rest) = shown.split_once("stopped after ")?;
+        assert!(said.contains("goes on from there"), "{said}");
+        rest.split(' ').next()?.parse().ok()
+    };
+    let (seconds, first) = [2, 5, 15]
+        .into_iter()
+        .find_map(|seconds| Some((seconds, stopped_after(seconds)?)))
+        .expect("a sweep that begins within a quarter of a minute");
+    let second = stopped_after(seconds + 1).unwrap();
+    assert!(first > 0 && second > first, "{first}, then {second}");
 }

@@ -2,12 +2,15 @@
 //!
 //! Invariant: what fails leaves the edits as they were. To add a change, add a method and its arm in `handle`.
 
+use std::time::Instant;
+
 use super::tokens::plain_tokens;
 use super::{Worker, known};
 use crate::engine::{Mode, Update};
 use crate::error::{Error, Result};
 use crate::lab::contrast::{Contrast, Measure, Method};
 use crate::lab::edit::Edit;
+use crate::lab::trials::left;
 use crate::lab::unit_set::UnitSet;
 use crate::lab::writer::Beside;
 
@@ -127,10 +130,12 @@ impl Worker {
                 format!("0 to {}", bench.model.card.layers - 1),
             ));
         }
+        let since = Instant::now();
         bench.progress = Some(Box::new(move |done| {
             let _listening = deliver(Update::Working {
                 slot: "direction",
                 done,
+                left: left(since.elapsed(), done),
             });
         }));
         let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));

@@ -25,6 +25,7 @@ use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::schedule::Schedule;
+use crate::lab::trials::left;
 use crate::lab::writer::{Beside, Needs, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
@@ -475,7 +476,8 @@ impl Worker {
         bench.progress = Some(Box::new(move |done| {
             // Short work needs no bar.
             if since.elapsed().as_millis() > 150 {
-                let _listening = deliver(Update::Working { slot, done });
+                let left = left(since.elapsed(), done);
+                let _listening = deliver(Update::Working { slot, done, left });
             }
         }));
         let figure = instrument(slot)?.observe(&run, &question.arguments, bench);
@@ -493,6 +495,16 @@ impl Worker {
             unedited: question.unedited,
             figure: Box::new(figure),
         });
+        let bench = self.bench()?;
+        let pace = bench.pace;
+        let stopped = std::mem::take(&mut bench.unfinished.stopped);
+        if let Some(pace) = pace {
+            self.tell(Update::Pace(pace));
+        }
+        if stopped {
+            // The figure shows what was measured; everything else stops as well.
+            return Err(Error::Cancelled);
+        }
         Ok(())
     }
 

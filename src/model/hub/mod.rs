@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use cache::Repository;
 pub use cache::{Cached, cached_models};
-pub use progress::{Phase, Progress, Watch, duration};
+pub use progress::{Phase, Progress, Watch};
 use settings::Settings;
 pub use settings::cache_folder;
 

@@ -125,7 +125,7 @@ impl Progress {
         }
         let rate = format!("{}/s", text::size(self.rate as u64));
         match self.left {
-            Some(left) => format!("{rate}, {} left", duration(left)),
+            Some(left) => format!("{rate}, {} left", crate::text::duration(left)),
             None => rate,
         }
     }
@@ -146,16 +146,6 @@ impl Progress {
         let parts = [first, self.speed(), self.count(), self.file.clone()];
         let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).collect();
         parts.join(", ")
-    }
-}
-
-/// `53 s`, `1 min 53 s`, `2 h 5 min`.
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s} s"),
-        (h, m, _) => format!("{h} h {m} min"),
     }
 }
 
@@ -283,14 +273,6 @@ impl<'a, 'w> Meter<'a, 'w> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_short() {
-        let spelled = |s| duration(Duration::from_secs(s));
-        assert_eq!(spelled(53), "53 s");
-        assert_eq!(spelled(113), "1 min 53 s");
-        assert_eq!(spelled(7500), "2 h 5 min");
-    }
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {

@@ -13,7 +13,7 @@ use crate::ui::panes::{fold, put};
 use crate::ui::theme::{Role, Theme};
 
 /// Draws it.
-pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
+pub fn draw(form: &Form, cost: Option<String>, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 84.min(body.width);
     let room = usize::from(width).saturating_sub(2);
     let wrong = form
@@ -23,7 +23,11 @@ pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| {
         fold(&meaning(f.parameter.kind, f.parameter.about), room)
     });
-    let height = form.fields.len() + 2 + wrong.len() + 3;
+    let cost: Vec<String> = cost
+        .map(|cost| format!("takes {cost}"))
+        .into_iter()
+        .collect();
+    let height = form.fields.len() + 2 + wrong.len() + cost.len() + 3;
     let inner = boxed(
         &format!("{} · Enter runs it", form.slot),
         (width, height as u16),
@@ -41,7 +45,7 @@ pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
         .max()
         .unwrap_or(0)
         + 2;
-    let tail = (about.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
+    let tail = (about.len() + cost.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
     let high = usize::from(inner.height) - tail;
     let first = (form.selected + 1).saturating_sub(high);
     for (i, field) in form.fields.iter().enumerate().skip(first).take(high) {
@@ -95,6 +99,7 @@ pub fn draw(form: &Form, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let below = inner.y + (form.fields.len().min(high)) as u16 + 1;
     let said = about
         .into_iter()
+        .chain(cost)
         .map(|t| (t, Role::Muted))
         .chain(wrong.into_iter().map(|t| (t, Role::Error)));
     for (y, (text, role)) in (below..inner.bottom()).zip(said) {

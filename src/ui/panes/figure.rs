@@ -6,11 +6,12 @@
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold};
-use crate::app::Shown;
 use crate::app::cursor;
 use crate::app::layout::Pane;
+use crate::app::{Shown, Working};
 use crate::engine::Slot;
 use crate::instruments::instrument;
+use crate::text;
 use crate::ui::figures::{self, View};
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
@@ -68,10 +69,13 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
-    if let Some(done) = shown.working {
+    if let Some(Working { done, left }) = shown.working {
         let text = if done > 0.0 {
+            let left = left.map_or_else(String::new, |left| {
+                format!("· {} left ", text::duration(left))
+            });
             format!(
-                " {} {:>3.0} % ",
+                " {} {:>3.0} % {left}",
                 bar::bar(done, 8, canvas.theme.glyphs),
                 done * 100.0
             )

@@ -6,18 +6,20 @@
 //! *fluency* (how surprising the edited continuation is to the unedited model, nats a token). The null, a random direction of
 //! equal norm, stands beside every cell (steering vectors: Turner et al. 2023, 2308.10248; Arditi et al. 2024, 2406.11717).
 
-use std::path::Path;
+mod plan;
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
-use crate::lab::batch::{first_tokens, read_prompts};
-use crate::lab::bench::{Bench, reading};
+use crate::lab::bench::Bench;
 use crate::lab::direction::random_like;
 use crate::lab::edit::Edit;
 use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
-use crate::lab::outcome::{Outcome, Subject, Trial};
+use crate::lab::outcome::{Outcome, Subject};
 use crate::lab::run::Run;
+use crate::lab::trials::Cost;
+use crate::model::Card;
 use crate::text;
+use plan::{Found, Measure, Null, Plan};
 
 /// The instrument.
 pub struct Sweep;
@@ -140,6 +142,23 @@ impl Instrument for Sweep {
         arguments.text(self, "prompts").trim().is_empty()
     }
 
+    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+        // How long a list's prompts are is not known before they are read.
+        if !self.needs_prompt(arguments) {
+            return None;
+        }
+        let strengths = self.strengths(arguments).ok()?;
+        let moved = strengths.iter().filter(|s| **s != 0.0).count();
+        let rows = match arguments.text(self, "null") {
+            "random" | "no" => 1,
+            _ => 2,
+        };
+        Some(Cost {
+            passes: moved * card.layers * rows + 1,
+            tokens,
+        })
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let plan = Plan::read(self, run, arguments, bench)?;
@@ -152,226 +171,6 @@ impl Instrument for Sweep {
         bench.directions.remove(NULL);
         let found = found?;
         Ok(self.figure(run, arguments, bench, &plan, &found))
-    }
-}
-
-/// What is coloured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure {
-    Answers,
-    Kl,
-    Success,
-    Fluency,
-}
-
-impl Measure {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Answers => "answers",
-            Self::Kl => "kl",
-            Self::Success => "success",
-            Self::Fluency => "fluency",
-        }
-    }
-
-    /// Whether texts must be written for it.
-    fn writes(self) -> bool {
-        matches!(self, Self::Success | Self::Fluency)
-    }
-
-    /// This number of an outcome.
-    fn of(self, outcome: &Outcome) -> f32 {
-        match self {
-            Self::Answers => outcome.answers,
-            Self::Kl => outcome.kl,
-            Self::Success => outcome.success,
-            Self::Fluency => outcome.fluency,
-        }
-    }
-
-    /// What the colours are, for legends.
-    fn value(self) -> &'static str {
-        match self {
-            Self::Answers => "probability",
-            Self::Kl => "KL in nats",
-            Self::Success => "success",
-            Self::Fluency => "nats a token",
-        }
-    }
-}
-
-/// Which nulls are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Null {
-    Beside,
-    Columns,
-    Alone,
-    No,
-}
-
-/// A sweep, read from its arguments.
-struct Plan {
-    trial: Trial,
-    direction: String,
-    strengths: Vec<f32>,
-    measure: Measure,
-    within: f32,
-    null: Null,
-}
-
-/// Everything measured: by strength, then layer.
-struct Found {
-    unedited: Outcome,
-    real: Vec<Vec<Outcome>>,
-    null: Vec<Vec<Outcome>>,
-}
-
-impl Plan {
-    fn read(of: &Sweep, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Self> {
-        let file = arguments.text(of, "prompts").trim();
-        let subject = if file.is_empty() {
-            bench.model.check_prompt(&run.tokens)?;
-            Subject::Text(run.clone())
-        } else if !run.tokens.is_empty() {
-            let expected = "either a prompt or a file of prompts, not both";
-            return Err(Error::argument("prompts", file, expected));
-        } else {
-            let chat = arguments.text(of, "chat") == "yes";
-            let prompts = read_prompts(Path::new(file))?;
-            let tokens = prompts.iter().map(|p| bench.model.encode(p, chat));
-            Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
-        };
-        let listed = matches!(subject, Subject::Prompts(..));
-        let measure = match (arguments.text(of, "measure"), listed) {
-            ("kl", _) => Measure::Kl,
-            ("answers", _) | ("auto", false) => Measure::Answers,
-            ("fluency", true) => Measure::Fluency,
-            (_, true) => Measure::Success,
-            (word, false) => {
-                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
-                return Err(Error::argument("measure", word, expected));
-            }
-        };
-        let given = arguments.text(of, "answers");
-        let tokens = arguments.count(of, "tokens")?;
-        let mut plan = Self {
-            trial: Trial {
-                subject,
-                answers: Vec::new(),
-                looks: given
-                    .split('|')
-                    .map(str::trim)
-                    .filter(|l| !l.is_empty())
-                    .map(ToString::to_string)
-                    .collect(),
-                begins: arguments.text(of, "match") == "begins",
-                tokens: measure.writes().then_some(tokens),
-            },
-            direction: of.direction(arguments, bench)?,
-            strengths: of.strengths(arguments)?,
-            measure,
-            within: of.within(arguments)?,
-            null: match arguments.text(of, "null") {
-                "columns" => Null::Columns,
-                "random" => Null::Alone,
-                "no" => Null::No,
-                _ => Null::Beside,
-            },
-        };
-        if !given.is_empty() {
-            plan.trial.answers = first_tokens(bench, "answers", given)?;
-        } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = bench.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).top[0].0];
-        } else if matches!(measure, Measure::Answers | Measure::Success) {
-            let expected = "texts separated by | that mark a success";
-            return Err(Error::argument("answers", "", expected));
-        }
-        Ok(plan)
-    }
-
-    /// Every cell with its null, and the unedited outcome.
-    fn measure_all(&self, of: &Sweep, arguments: &Arguments, bench: &mut Bench) -> Result<Found> {
-        let (unedited, base) = self.trial.unedited(bench)?;
-        let layers = bench.model.card.layers;
-        let (real, null) = (self.null != Null::Alone, self.null != Null::No);
-        let total = (self.strengths.len() * layers) as f32;
-        let mut found = Found {
-            unedited,
-            real: Vec::new(),
-            null: Vec::new(),
-        };
-        for (column, strength) in self.strengths.iter().enumerate() {
-            let (mut reals, mut nulls) = (Vec::new(), Vec::new());
-            for layer in 0..layers {
-                bench.report((column * layers + layer) as f32 / total)?;
-                let mut at = |name: &str| -> Result<Outcome> {
-                    let edit = of.edit(arguments, name, layer, *strength)?;
-                    if edit.active() {
-                        self.trial.under(bench, &edit, &base)
-                    } else {
-                        Ok(found.unedited.clone())
-                    }
-                };
-                if real {
-                    reals.push(at(&self.direction)?);
-                }
-                if null {
-                    nulls.push(at(NULL)?);
-                }
-            }
-            found.real.push(reals);
-            found.null.push(nulls);
-        }
-        Ok(found)
-    }
-
-    /// The numbers of a cell, its own first, each with that of the random direction.
-    fn numbers(&self, own: &Outcome, null: Option<&Outcome>) -> Vec<(String, f32)> {
-        let mut measures = vec![self.measure];
-        if self.measure.writes() {
-            measures.extend([Measure::Success, Measure::Kl, Measure::Fluency]);
-        } else if matches!(self.trial.subject, Subject::Prompts(..))
-            && !self.trial.answers.is_empty()
-        {
-            measures.extend([Measure::Answers, Measure::Kl]);
-        }
-        let mut out: Vec<(String, f32)> = Vec::new();
-        for measure in measures {
-            let word = measure.word();
-            if out.iter().any(|(held, _)| held == word) {
-                continue;
-            }
-            out.push((word.into(), measure.of(own)));
-            if let Some(null) = null {
-                out.push((format!("{word}, random"), measure.of(null)));
-            }
-        }
-        out.extend(own.top.iter().cloned());
-        out
-    }
-
-    /// The cell that does most without costing fluency: strength, layer, as indices.
-    fn best(&self, found: &Found) -> Option<(usize, usize)> {
-        let aim = match self.measure {
-            Measure::Kl => return None,
-            Measure::Answers => Measure::Answers,
-            Measure::Success | Measure::Fluency if self.trial.looks.is_empty() => return None,
-            Measure::Success | Measure::Fluency => Measure::Success,
-        };
-        let least = found.unedited.fluency + self.within;
-        let cells = found.real.iter().enumerate();
-        let cells = cells.flat_map(|(s, column)| {
-            let column = column.iter().enumerate();
-            column.map(move |(layer, outcome)| (s, layer, outcome))
-        });
-        let fluent = cells.filter(|(.., o)| !aim.writes() || o.fluency <= least);
-        let best = fluent.max_by(|(.., a), (.., b)| {
-            let more = aim.of(a).total_cmp(&aim.of(b));
-            more.then(b.fluency.total_cmp(&a.fluency))
-                .then(b.kl.total_cmp(&a.kl))
-        });
-        best.map(|(s, layer, _)| (s, layer))
     }
 }
 
@@ -518,7 +317,7 @@ impl Sweep {
 }
 
 fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
-    let mut out = Vec::new();
+    let mut out: Vec<String> = found.stopped.iter().cloned().collect();
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
         let null = found.null[s].get(layer);

@@ -1,0 +1,39 @@
+//! What the pane of an instrument shows: its figures, how old they are, and how far the next one is.
+//!
+//! Invariant: a figure stays until a newer one is there. To show something else of a figure, add a field.
+
+use std::time::Duration;
+
+use super::cursor::Spot;
+use crate::instruments::Arguments;
+use crate::lab::figure::Figure;
+
+/// How far a figure is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Working {
+    /// From 0 to 1; 0 before anything was heard.
+    pub done: f32,
+    /// What the rest will take.
+    pub left: Option<Duration>,
+}
+
+/// What an instrument's pane shows.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The figure of the run.
+    pub figure: Option<Figure>,
+    /// The same of the unedited run.
+    pub unedited: Option<Figure>,
+    /// The first less the second.
+    pub difference: Option<Figure>,
+    /// What the figure is older than, in words.
+    pub stale: Option<&'static str>,
+    /// How far the next one is.
+    pub working: Option<Working>,
+    /// Why there is none.
+    pub failed: Option<String>,
+    /// The parameters asked with.
+    pub arguments: Arguments,
+    /// The row and column that the anchor does not decide.
+    pub spot: Spot,
+}

@@ -1,0 +1,358 @@
+//! Sweeps: many trials of one question, done in slices. A sweep tells how far it is, can be stopped between slices, keeps what was
+//! measured, and goes on from there when it is asked again.
+//!
+//! Invariant: a result is kept only under everything it depends on (model, weights, dtype, device, tokens, edits, seed, parameters,
+//! version), and a sweep that was resumed returns what one that was not would have. To sweep over something, count the trials
+//! and call [`Bench::trials`] with what measures a slice of them.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::bench::Bench;
+use super::run::Run;
+use crate::error::{Error, Result};
+use crate::model::Fingerprint;
+
+/// Sweeps whose results are kept, in memory and as files.
+const KEPT: usize = 8;
+
+/// What a sweep takes before it starts: rows through the whole model, and the positions of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Rows.
+    pub passes: usize,
+    /// Positions a row, on average.
+    pub tokens: usize,
+}
+
+impl Cost {
+    /// Seconds at a pace in positions a second.
+    pub fn seconds(self, pace: f32) -> f32 {
+        (self.passes * self.tokens) as f32 / pace.max(f32::MIN_POSITIVE)
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{} pass{} of {} token{}",
+            self.passes,
+            if self.passes == 1 { "" } else { "es" },
+            self.tokens,
+            plural(self.tokens)
+        )
+    }
+}
+
+/// How long the rest will take at the pace so far; nothing while that is a guess.
+pub fn left(spent: Duration, done: f32) -> Option<Duration> {
+    if spent < Duration::from_secs(2) || done < 0.01 {
+        return None;
+    }
+    Some(spent.mul_f32((1.0 / done - 1.0).max(0.0)))
+}
+
+/// What came of a sweep, in the order of its trials.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trials<T> {
+    /// A result a trial; none where the sweep was stopped before.
+    pub results: Vec<Option<T>>,
+}
+
+impl<T> Trials<T> {
+    /// How many trials have a result.
+    pub fn done(&self) -> usize {
+        self.results.iter().flatten().count()
+    }
+
+    /// Whether it was stopped before the end.
+    pub fn stopped(&self) -> bool {
+        self.done() < self.results.len()
+    }
+
+    /// For the notes of a figure that has holes.
+    pub fn note(&self) -> Option<String> {
+        self.stopped().then(|| {
+            format!(
+                "stopped after {} of {} trials; asked again, it goes on from there",
+                self.done(),
+                self.results.len()
+            )
+        })
+    }
+}
+
+/// Sweeps that were stopped.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    held: Vec<(u64, Vec<Option<Value>>)>,
+    /// Where they outlive the process, if anywhere.
+    pub folder: Option<PathBuf>,
+    /// Whether a sweep was stopped since somebody last looked.
+    pub stopped: bool,
+}
+
+impl Unfinished {
+    fn path(&self, key: u64) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        Some(folder.join(format!("{key:016x}.json")))
+    }
+
+    /// What there is of a sweep of `count` trials; a file that does not fit is as good as none.
+    fn take(&mut self, key: u64, count: usize) -> Vec<Option<Value>> {
+        let held = self.held.iter().position(|(k, _)| *k == key);
+        let held = held.map(|at| self.held.remove(at).1);
+        let filed = || {
+            let text = std::fs::read(self.path(key)?).ok()?;
+            serde_json::from_slice::<Vec<Option<Value>>>(&text).ok()
+        };
+        held.or_else(filed)
+            .filter(|results| results.len() == count)
+            .unwrap_or_else(|| vec![None; count])
+    }
+
+    fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
+        self.stopped = true;
+        // Without the file the sweep only begins anew in another process.
+        if let Some(path) = self.path(key)
+            && let Err(error) = write(&path, &results)
+        {
+            tracing::warn!("{}: {error}", path.display());
+        }
+        self.held.push((key, results));
+        let surplus = self.held.len().saturating_sub(KEPT);
+        self.held.drain(..surplus);
+    }
+
+    fn forget(&self, key: u64) {
+        if let Some(path) = self.path(key)
+            && let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("{}: {error}", path.display());
+        }
+    }
+}
+
+/// Writes the results of a sweep, and lets the oldest files go.
+fn write(path: &Path, results: &[Option<Value>]) -> std::io::Result<()> {
+    let Some(folder) = path.parent() else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(path, serde_json::to_vec(results)?)?;
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+        })
+        .collect();
+    files.sort();
+    let surplus = files.len().saturating_sub(KEPT);
+    for (_, old) in &files[..surplus] {
+        std::fs::remove_file(old)?;
+    }
+    Ok(())
+}
+
+impl Bench {
+    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Bench::provenance`]), with a digest
+    /// of every file that was read besides; `work` measures the trials of a range and returns a result for each.
+    ///
+    /// Where the user stops it, what is done comes back, and the same sweep goes on from there later.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`; [`Error::Cancelled`] when it was stopped before anything was measured.
+    pub fn trials<T: Clone + Serialize + DeserializeOwned>(
+        &mut self,
+        run: &Run,
+        parameters: Vec<(String, String)>,
+        count: usize,
+        slice: usize,
+        mut work: impl FnMut(&mut Self, Range<usize>) -> Result<Vec<T>>,
+    ) -> Result<Trials<T>> {
+        let key = self.sweep_key(run, parameters)?;
+        let mut kept = self.unfinished.take(key, count);
+        let mut results: Vec<Option<T>> = kept
+            .iter()
+            .map(|value| {
+                let value = value.clone()?;
+                serde_json::from_value(value).ok()
+            })
+            .collect();
+        let mut next = 0;
+        let outcome = loop {
+            let Some(first) = (next..count).find(|i| results[*i].is_none()) else {
+                break Ok(());
+            };
+            let missing = (first..count).take_while(|i| results[*i].is_none());
+            let range = first..first + missing.take(slice.max(1)).count();
+            next = range.end;
+            let done = results.iter().flatten().count() as f32 / count as f32;
+            let measured = self.report(done).and_then(|()| work(self, range.clone()));
+            match measured {
+                Ok(measured) => {
+                    for (i, result) in range.zip(measured) {
+                        results[i] = Some(result);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let trials = Trials { results };
+        match outcome {
+            Ok(()) => {
+                self.unfinished.forget(key);
+                Ok(trials)
+            }
+            Err(Error::Cancelled) if trials.done() > 0 => {
+                for (value, result) in kept.iter_mut().zip(&trials.results) {
+                    *value = result.as_ref().and_then(|r| serde_json::to_value(r).ok());
+                }
+                self.unfinished.keep(key, kept);
+                self.cancel.store(false, Ordering::Relaxed);
+                Ok(trials)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everything a sweep's results depend on, in one number.
+    fn sweep_key(&self, run: &Run, parameters: Vec<(String, String)>) -> Result<u64> {
+        let provenance = self.provenance(run, parameters);
+        let text = serde_json::to_vec(&provenance)
+            .map_err(|e| Error::Engine(format!("a sweep has no name: {e}")))?;
+        let mut digest = Fingerprint::default();
+        digest.write(&text);
+        // Names stand for what they mean now.
+        let mut directions: Vec<_> = self.directions.iter().collect();
+        directions.sort_by_key(|(name, _)| *name);
+        for (name, direction) in directions {
+            digest.write(name.as_bytes());
+            for (at, vector) in &direction.rows {
+                digest.write(at.to_string().as_bytes());
+                vector
+                    .iter()
+                    .for_each(|x| digest.write(&x.to_bits().to_le_bytes()));
+            }
+        }
+        let mut sets: Vec<_> = self.sets.iter().collect();
+        sets.sort_by_key(|(name, _)| *name);
+        digest.write(format!("{sets:?}").as_bytes());
+        digest.write(&run.digest().to_le_bytes());
+        Ok(digest.finish())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+    use crate::model::families::FAMILIES;
+
+    fn bench() -> Bench {
+        Bench::new(Model::tiny(&FAMILIES[0], 7).unwrap())
+    }
+
+    fn named(name: &str) -> Vec<(String, String)> {
+        vec![("instrument".into(), name.into())]
+    }
+
+    /// A sweep of nine trials, stopped from the inside before the trial `stop`; which trials it measured.
+    fn sweep(bench: &mut Bench, name: &str, stop: usize) -> (Result<Trials<f32>>, Vec<usize>) {
+        let run = Run::plain(vec![1, 2]);
+        let mut seen = Vec::new();
+        let trials = bench.trials(&run, named(name), 9, 2, |bench, range| {
+            seen.extend(range.clone());
+            if range.end > stop {
+                bench.cancel.store(true, Ordering::Relaxed);
+                return Err(Error::Cancelled);
+            }
+            Ok(range.map(|i| 0.1 * i as f32).collect())
+        });
+        (trials, seen)
+    }
+
+    #[test]
+    fn a_stopped_sweep_goes_on_where_it_was() {
+        let mut bench = bench();
+        let (whole, _) = sweep(&mut bench, "whole", 9);
+        let (part, seen) = sweep(&mut bench, "a", 5);
+        let part = part.unwrap();
+        assert_eq!((part.done(), seen), (4, vec![0, 1, 2, 3, 4, 5]));
+        assert!(part.note().unwrap().contains("4 of 9"));
+        assert!(!bench.cancel.load(Ordering::Relaxed), "the wish was met");
+        assert!(std::mem::take(&mut bench.unfinished.stopped));
+        let (other, seen) = sweep(&mut bench, "b", 9);
+        assert_eq!(seen.len(), 9, "another sweep owes nothing to the first");
+        assert_eq!(other.unwrap(), whole.as_ref().unwrap().clone());
+        let (rest, seen) = sweep(&mut bench, "a", 9);
+        assert_eq!(seen, [4, 5, 6, 7, 8]);
+        assert_eq!(rest.unwrap(), whole.unwrap());
+        assert!(!bench.unfinished.stopped);
+    }
+
+    #[test]
+    fn a_file_brings_a_sweep_into_another_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let mut bench = bench();
+            bench.unfinished.folder = Some(folder.path().join("unfinished"));
+            bench
+        };
+        let files = || {
+            let entries = std::fs::read_dir(folder.path().join("unfinished")).unwrap();
+            entries.count()
+        };
+        sweep(&mut open(), "a", 5).0.unwrap();
+        assert_eq!(files(), 1);
+        let (rest, seen) = sweep(&mut open(), "a", 9);
+        assert_eq!(seen, [4, 5, 6, 7, 8]);
+        assert_eq!(rest.unwrap(), sweep(&mut bench(), "a", 9).0.unwrap());
+        assert_eq!(files(), 0, "what is finished leaves nothing behind");
+        for name in 0..KEPT + 3 {
+            sweep(&mut open(), &name.to_string(), 5).0.unwrap();
+        }
+        assert_eq!(files(), KEPT, "the oldest are let go");
+        for entry in std::fs::read_dir(folder.path().join("unfinished")).unwrap() {
+            std::fs::write(entry.unwrap().path(), "[null, 1").unwrap();
+        }
+        let (_, seen) = sweep(&mut open(), "5", 9);
+        assert_eq!(seen.len(), 9, "a damaged file is as good as none");
+    }
+
+    #[test]
+    fn nothing_measured_is_nothing_kept() {
+        let mut bench = bench();
+        let (stopped, _) = sweep(&mut bench, "a", 1);
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        assert!(bench.cancel.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn the_time_left_follows_the_pace() {
+        let minute = Duration::from_mins(1);
+        assert_eq!(left(minute, 0.25), Some(minute * 3));
+        assert_eq!(left(Duration::from_millis(900), 0.25), None);
+        assert_eq!(left(minute, 0.0), None);
+    }
+
+    #[test]
+    fn costs_read_as_sentences() {
+        let cost = |passes, tokens| Cost { passes, tokens };
+        assert_eq!(cost(66, 12).to_string(), "66 passes of 12 tokens");
+        assert_eq!(cost(1, 1).to_string(), "1 pass of 1 token");
+        assert!((cost(10, 20).seconds(100.0) - 2.0).abs() < 1e-6);
+    }
+}
