@@ -38,6 +38,7 @@ mod meters;
 mod organisms;
 mod parity;
 mod patching;
+mod patchscope;
 mod pickle;
 mod pty;
 mod recorded;

@@ -78,6 +78,7 @@ fn seen(figure: &Figure) -> String {
             }
             Body::Grid(grid)
         }
+        Body::Series(series) => Body::Series(series.clone()),
         Body::Table(table) => {
             let mut table = table.clone();
             table.pages.retain(|page| after(&page.anchor));
