@@ -4,7 +4,7 @@
 //! whose rows or columns are something else keeps a spot of its own beside it.
 //! To add a way to move, add a variant of [`Step`].
 
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Table, Unit};
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
 
 /// Where the user is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ pub fn locate(figure: &Figure, cursor: Cursor, spot: Spot) -> Option<Spot> {
     match &figure.body {
         Body::Grid(grid) => locate_grid(grid, cursor, spot),
         Body::Table(table) => locate_table(table, cursor, spot),
+        Body::Series(series) => locate_series(series, cursor, spot),
         Body::Text(text) => (!text.lines.is_empty()).then(|| Spot {
             row: spot.row.min(text.lines.len() - 1),
             column: 0,
@@ -162,6 +163,36 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     })
 }
 
+/// The point nearest to the cursor, of the curve nearest to it; what the anchors do not decide stays.
+fn locate_series(series: &Series, cursor: Cursor, spot: Spot) -> Option<Spot> {
+    let last = Spot {
+        row: series.curves.len().checked_sub(1)?,
+        column: series.points.len().checked_sub(1)?,
+    };
+    let row = near(series.curves.iter().map(|c| c.anchor), cursor, spot.row);
+    let column = near(series.points.iter().map(|p| p.anchor), cursor, spot.column);
+    Some(Spot {
+        row: row.min(last.row),
+        column: column.min(last.column),
+    })
+}
+
+/// Nearest by layer where there are layers, else by position; a place that is held and has neither (the embedding
+/// among blocks) stays.
+fn near(anchors: impl Iterator<Item = Anchor> + Clone, cursor: Cursor, held: usize) -> usize {
+    let layers = anchors.clone().map(|a| a.layer.map(usize::from));
+    let positions = anchors.map(|a| a.position.map(|p| p as usize));
+    let (mut titles, wanted) = if layers.clone().any(|l| l.is_some()) {
+        (layers.collect::<Vec<_>>(), cursor.layer)
+    } else {
+        (positions.collect(), cursor.position)
+    };
+    if titles.get(held).is_some_and(Option::is_none) {
+        return held;
+    }
+    nearest(titles.drain(..), wanted, held).unwrap_or(held)
+}
+
 /// What a figure says at a place.
 pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
     match &figure.body {
@@ -196,6 +227,31 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 label,
                 entries,
                 ..Reading::default()
+            })
+        }
+        Body::Series(series) => {
+            let point = series.points.get(spot.column)?;
+            series.curves.get(spot.row)?;
+            // Every curve at this point, the chosen one first: the cell pane shows them as bars.
+            let mut more: Vec<(String, f32)> = (0..series.curves.len())
+                .filter_map(|curve| {
+                    let value = series.value(curve, spot.column)?;
+                    Some((series.curves[curve].label.clone(), value))
+                })
+                .collect();
+            let chosen = series.value(spot.row, spot.column);
+            if chosen.is_some() {
+                let before = (0..spot.row)
+                    .filter(|curve| series.value(*curve, spot.column).is_some())
+                    .count();
+                more[..=before].rotate_right(1);
+            }
+            Some(Reading {
+                anchor: series.anchor(spot.row, spot.column),
+                label: point.label.clone(),
+                value: chosen.map(|v| (series.value.clone(), v)),
+                more,
+                entries: Vec::new(),
             })
         }
         Body::Text(text) => {
@@ -236,6 +292,11 @@ pub fn number(n: f32) -> String {
 
 /// Where a move leads inside a figure; `page` is how far a page is, `flipped` whether grids have row 0 on top.
 pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool) -> Spot {
+    if let Body::Series(series) = &figure.body
+        && series.style != Style::Lines
+    {
+        return step_bars(series, from, step, page);
+    }
     let (rows, columns, downward) = match &figure.body {
         Body::Grid(grid) => (grid.rows.len(), grid.columns.len(), flipped),
         Body::Table(table) => (
@@ -243,6 +304,7 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
             table.pages.len(),
             true,
         ),
+        Body::Series(series) => (series.curves.len(), series.points.len(), true),
         Body::Text(text) => (text.lines.len(), 1, true),
     };
     let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
@@ -288,6 +350,23 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
             ..from
         },
     }
+}
+
+/// Bars stand below each other: up and down go over points, left and right over curves.
+fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
+    let last = series.points.len().saturating_sub(1);
+    let (row, column) = (from.row, from.column);
+    let (row, column) = match step {
+        Step::Up => (row, column.saturating_sub(1)),
+        Step::Down => (row, (column + 1).min(last)),
+        Step::PageUp => (row, column.saturating_sub(page)),
+        Step::PageDown => (row, (column + page).min(last)),
+        Step::First => (row, 0),
+        Step::Last => (row, last),
+        Step::Left => (row.saturating_sub(1), column),
+        Step::Right => ((row + 1).min(series.curves.len().saturating_sub(1)), column),
+    };
+    Spot { row, column }
 }
 
 #[cfg(test)]

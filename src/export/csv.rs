@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::provenance;
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Table, Unit};
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
 
 /// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
@@ -16,6 +16,7 @@ pub(super) fn write(figure: &Figure) -> String {
     match &figure.body {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
+        Body::Series(series) => write_series(&mut out, series),
         Body::Text(text) => {
             out.push_str("line,text\n");
             for (i, line) in text.lines.iter().enumerate() {
@@ -88,6 +89,27 @@ fn write_table(out: &mut String, table: &Table) {
     }
 }
 
+/// A line a point of a curve; the value is empty where nothing was measured, and the last line of a waterfall's curve
+/// is its total.
+fn write_series(out: &mut String, series: &Series) {
+    out.push_str("curve,point,layer,position,unit,value\n");
+    let spell = |value: Option<f32>| value.map(|v| v.to_string()).unwrap_or_default();
+    for (c, curve) in series.curves.iter().enumerate() {
+        for (p, point) in series.points.iter().enumerate() {
+            let [layer, position, unit] = place(series.anchor(c, p));
+            let (label, point) = (curve.label.clone(), point.label.clone());
+            let value = spell(series.value(c, p));
+            record(out, &[label, point, layer, position, unit, value]);
+        }
+        if series.style == Style::Waterfall && curve.total.is_some() {
+            let [layer, position, unit] = place(curve.anchor);
+            let (label, point) = (curve.label.clone(), "total".to_string());
+            let value = spell(curve.total);
+            record(out, &[label, point, layer, position, unit, value]);
+        }
+    }
+}
+
 /// Layer, position and unit; empty where an anchor has none.
 fn place(anchor: Anchor) -> [String; 3] {
     let unit = anchor.unit.map(|unit| match unit {
@@ -153,6 +175,22 @@ mod tests {
         }
         let out = write(&figure);
         assert!(out.ends_with("0,The,0,0,,1,\"#,\",0.97\n"), "{out}");
+    }
+
+    #[test]
+    fn a_line_a_point_and_nothing_where_nothing_was_measured() {
+        let mut figure = samples::curves();
+        if let Body::Series(series) = &mut figure.body {
+            series.curves[1].values[2] = f32::NAN;
+        }
+        let out = write(&figure);
+        let data: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(data[0], "curve,point,layer,position,unit,value");
+        assert_eq!(data[1], "␣Paris,0,0,3,token 7,0.01");
+        assert_eq!(data.len(), 1 + 2 * 6);
+        assert_eq!(data[9], "␣Rome,2,2,3,token 8,");
+        let out = write(&samples::waterfall());
+        assert!(out.ends_with("\n␣Paris,total,,3,token 7,2\n"), "{out}");
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub(super) fn write(figure: &Figure) -> String {
     match &figure.body {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
+        Body::Series(series) => {
+            out.push_str(&super::plot::picture(series));
+            write_table(&mut out, &series.table());
+            let _ = writeln!(out, "<p>{}</p>", escape(&series.value));
+        }
         Body::Text(text) => text.lines.iter().for_each(|line| {
             let _ = writeln!(out, "<p>{}</p>", escape(line));
         }),

@@ -9,6 +9,7 @@ mod html;
 mod json;
 mod markup;
 pub mod number;
+mod plot;
 mod provenance;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -1,8 +1,8 @@
 //! Figures made by hand, for tests.
 
 use crate::lab::figure::{
-    Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
-    Text, Unit,
+    Anchor, Body, Cell, Check, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale,
+    Series, Style, Table, Text, Unit,
 };
 
 /// Provenance with everything filled in.
@@ -139,6 +139,71 @@ pub fn text() -> Figure {
     }))
 }
 
+/// Two answers over six layers; they cross between layers 2 and 3.
+pub fn curves() -> Figure {
+    let curve = |label: &str, token: u32, values: &[f32]| Curve {
+        label: label.into(),
+        anchor: Anchor::position(3).with(Unit::Token(token)),
+        values: values.to_vec(),
+        total: None,
+    };
+    figure(Body::Series(Series {
+        axis: "layer".into(),
+        value: "probability".into(),
+        points: (0..6)
+            .map(|l| Header {
+                label: l.to_string(),
+                anchor: Anchor::layer(l),
+            })
+            .collect(),
+        curves: vec![
+            curve("␣Paris", 7, &[0.01, 0.02, 0.05, 0.4, 0.7, 0.94]),
+            curve("␣Rome", 8, &[0.04, 0.1, 0.3, 0.2, 0.1, 0.02]),
+        ],
+        scale: Scale::Unit,
+        style: Style::Lines,
+    }))
+}
+
+/// A sum of four parts, one of which takes away.
+pub fn waterfall() -> Figure {
+    let point = |label: &str, layer: Option<usize>| Header {
+        label: label.into(),
+        anchor: layer.map_or(Anchor::default(), Anchor::layer),
+    };
+    figure(Body::Series(Series {
+        axis: "write".into(),
+        value: "logit".into(),
+        points: vec![
+            point("embed", None),
+            point("attn 0", Some(0)),
+            point("mlp 0", Some(0)),
+            point("attn 1", Some(1)),
+        ],
+        curves: vec![Curve {
+            label: "␣Paris".into(),
+            anchor: Anchor::position(3).with(Unit::Token(7)),
+            values: vec![1.5, 2.5, -3.0, 1.0],
+            total: Some(2.0),
+        }],
+        scale: Scale::Diverging { reach: 3.0 },
+        style: Style::Waterfall,
+    }))
+}
+
+/// The same parts from zero, beside those of another answer.
+pub fn bars() -> Figure {
+    let mut out = waterfall();
+    if let Body::Series(series) = &mut out.body {
+        series.style = Style::Bars;
+        let mut other = series.curves[0].clone();
+        other.label = "␣Rome".into();
+        other.values = vec![0.5, f32::MIN_POSITIVE, -1.0, 0.25];
+        series.curves.push(other);
+    }
+    out
+}
+
 /// One of each shape.
 pub fn all() -> Vec<Figure> {
     vec![
@@ -149,5 +214,8 @@ pub fn all() -> Vec<Figure> {
         lens(0, 0),
         lens(3, 0),
         lens(1, 1),
+        curves(),
+        waterfall(),
+        bars(),
     ]
 }

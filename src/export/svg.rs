@@ -66,6 +66,16 @@ pub(super) fn write(figure: &Figure) -> String {
     match &figure.body {
         Body::Grid(grid) => draw_grid(&mut page, grid),
         Body::Table(table) => draw_table(&mut page, table),
+        Body::Series(series) => {
+            let plot = super::plot::Plot::new(series);
+            page.wide = page.wide.max(plot.wide);
+            let _ = writeln!(
+                page.body,
+                "<g transform=\"translate({MARGIN:.1} {:.1})\">\n{}</g>",
+                page.y, plot.body
+            );
+            page.y += plot.high;
+        }
         Body::Text(text) => {
             for line in &text.lines {
                 page.text(0.0, line, "");
@@ -254,6 +264,8 @@ mod tests {
                     .skip(1)
                     .all(|part| number(part) < wide)
             );
+            let groups = out.matches("<g ").count();
+            assert_eq!(groups, out.matches("</g>").count());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::number::significant;
 use super::provenance;
-use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Table};
+use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
 
 /// Columns of a block of a grid.
@@ -15,6 +15,8 @@ const WIDE: usize = 100;
 const TOKEN: usize = 14;
 /// Longest text in a table.
 const ENTRY: usize = 60;
+/// Columns of the longest bar.
+const BAR: usize = 40;
 
 /// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
@@ -40,6 +42,7 @@ pub(super) fn write(figure: &Figure) -> String {
     match &figure.body {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
+        Body::Series(series) => write_series(&mut out, series),
         Body::Text(text) => text.lines.iter().for_each(|line| {
             let _ = writeln!(out, "{line}");
         }),
@@ -190,6 +193,46 @@ fn write_table(out: &mut String, table: &Table) {
     }
 }
 
+/// The numbers as a table, a bar beside where there is one curve.
+fn write_series(out: &mut String, series: &Series) {
+    let mut table = series.table();
+    if series.curves.len() == 1 {
+        let (lo, hi) = series.reach(0);
+        let steps = series.curves[0].steps();
+        let at = |value: f32| {
+            ((value - lo) / (hi - lo) * BAR as f32)
+                .round()
+                .clamp(0.0, BAR as f32) as usize
+        };
+        let bar = |from: f32, to: f32| {
+            let (start, end) = (at(from.min(to)), at(from.max(to)));
+            let glyph = if to < from { "▒" } else { "█" };
+            // The smallest part still shows.
+            let long = (end - start).max(usize::from(to > from || to < from));
+            format!("{}{}", " ".repeat(start.min(BAR - 1)), glyph.repeat(long))
+        };
+        let zero = 0.0f32.clamp(lo, hi);
+        let pages = table.pages.iter_mut().flat_map(|page| &mut page.rows);
+        for (point, row) in pages.enumerate() {
+            let drawn = match (series.style, steps.get(point), series.value(0, point)) {
+                (Style::Lines | Style::Bars, _, Some(value)) => bar(zero, value),
+                (Style::Waterfall, Some(step), Some(_)) => bar(step.0, step.1),
+                (Style::Waterfall, None, _) => series.curves[0]
+                    .total
+                    .map_or_else(String::new, |total| bar(zero, total)),
+                (_, _, None) => String::new(),
+            };
+            row.entries.push(Entry::Text(drawn));
+        }
+        table.columns.push(String::new());
+    }
+    write_table(out, &table);
+    if series.points.is_empty() {
+        out.push_str("(no points)\n");
+    }
+    let _ = writeln!(out, "numbers: {}", series.value);
+}
+
 fn push_line(out: &mut String, line: &str) {
     out.push_str(line.trim_end());
     out.push('\n');
@@ -274,6 +317,38 @@ note: rows use their own norm
             .map(|l| l.matches(" 0.").count())
             .sum();
         assert_eq!(layer0, 30, "{out}");
+    }
+
+    #[test]
+    fn curves_stand_side_by_side_and_a_single_one_has_bars() {
+        let out = write(&samples::curves());
+        assert!(
+            out.contains("layer  ␣Paris   ␣Rome\n0      0.0100  0.0400\n"),
+            "{out}"
+        );
+        assert!(!out.contains('█') && out.contains("numbers: probability"));
+        let out = write(&samples::waterfall());
+        let line = |name: &str| out.lines().find(|l| l.starts_with(name)).unwrap();
+        let bar = |name: &str| {
+            let text = line(name);
+            let start = text.find(['█', '▒']).unwrap();
+            let count = text[start..].chars().count();
+            (width(&text[..start]), count)
+        };
+        assert!(line("mlp 0").contains('▒'), "a part that takes away");
+        let (embed, attn, mlp) = (bar("embed"), bar("attn 0"), bar("mlp 0"));
+        assert_eq!(
+            embed.0 + embed.1,
+            attn.0,
+            "a part begins where the one before ended: {out}"
+        );
+        assert_eq!(
+            attn.0 + attn.1,
+            mlp.0 + mlp.1,
+            "and a part that takes away ends there"
+        );
+        assert_eq!(bar("total").0, embed.0);
+        assert!(line("total").contains("2.00"), "{out}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod meters;
 pub mod neurons;
 pub mod patchscope;
 pub mod promoters;
+pub mod residual;
 pub mod select;
 pub mod sweep;
 pub mod triggers;
@@ -225,6 +226,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &sweep::Sweep,
     &heads::Heads,
+    &residual::Residual,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::text::width;
 
+pub use super::series::{Curve, Series, Style};
+
 /// What a cell counts inside a layer and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -234,6 +236,8 @@ pub enum Body {
     Grid(Grid),
     /// Rows of text and numbers.
     Table(Table),
+    /// Named curves over a shared axis.
+    Series(Series),
     /// Prose.
     Text(Text),
 }
@@ -313,6 +317,7 @@ impl Figure {
         let first = match &next.body {
             Body::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
             Body::Table(table) => table.pages.first().and_then(|p| p.anchor.position),
+            Body::Series(series) => series.points.first().and_then(|p| p.anchor.position),
             Body::Text(_) => None,
         };
         if let Some(first) = first {
@@ -325,7 +330,10 @@ impl Figure {
                 grid.cells.extend(more.cells);
             }
             (Body::Table(table), Body::Table(more)) => table.pages.extend(more.pages),
-            (body @ (Body::Grid(_) | Body::Table(_) | Body::Text(_)), other) => *body = other,
+            (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
+            (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
+                *body = other
+            }
         }
         self.provenance = next.provenance;
     }
@@ -340,6 +348,10 @@ impl Figure {
                 grid.cells.truncate(count);
             }
             Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
+            Body::Series(series) => {
+                let count = series.points.iter().take_while(|p| keep(&p.anchor)).count();
+                series.truncate(count);
+            }
             Body::Text(_) => {}
         }
     }
@@ -361,8 +373,11 @@ impl Figure {
                 }
                 Body::Grid(difference(a, b))
             }
+            (Body::Series(a), Body::Series(b)) if a.matches(b) => Body::Series(a.less(b)),
             (Body::Table(_), Body::Table(_)) | (Body::Text(_), Body::Text(_)) => self.body.clone(),
-            (Body::Grid(_) | Body::Table(_) | Body::Text(_), _) => return Err(mismatch()),
+            (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_), _) => {
+                return Err(mismatch());
+            }
         };
         let mut notes = self.notes.clone();
         notes.push("with edits, less the unedited run of the same tokens".into());
@@ -459,7 +474,7 @@ mod tests {
     fn width(figure: &Figure) -> usize {
         match &figure.body {
             Body::Grid(g) => g.columns.len(),
-            Body::Table(_) | Body::Text(_) => panic!("a grid"),
+            Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
         }
     }
 
@@ -485,6 +500,73 @@ mod tests {
         assert!((g.cells[0][0].value - 0.25).abs() < 1e-6);
         assert_eq!(g.cells[1][0].value, 0.0);
         assert!(grid(0..3).minus(&grid(0..2)).is_err());
+    }
+
+    fn curves(positions: std::ops::Range<usize>, value: f32) -> Figure {
+        let mut figure = grid(0..0);
+        figure.body = Body::Series(Series {
+            axis: "position".into(),
+            value: "probability".into(),
+            points: positions
+                .clone()
+                .map(|p| Header {
+                    label: p.to_string(),
+                    anchor: Anchor::position(p),
+                })
+                .collect(),
+            curves: vec![Curve {
+                label: "a".into(),
+                anchor: Anchor::layer(1),
+                values: positions.map(|p| p as f32 + value).collect(),
+                total: Some(value),
+            }],
+            scale: Scale::Unit,
+            style: Style::Lines,
+        });
+        figure
+    }
+
+    fn values(figure: &Figure) -> &[f32] {
+        match &figure.body {
+            Body::Series(series) => {
+                assert_eq!(series.points.len(), series.curves[0].values.len());
+                &series.curves[0].values
+            }
+            Body::Grid(_) | Body::Table(_) | Body::Text(_) => panic!("a series"),
+        }
+    }
+
+    #[test]
+    fn curves_grow_are_rewound_and_are_compared() {
+        let mut figure = curves(0..3, 0.5);
+        figure.append(curves(3..4, 0.5));
+        assert_eq!(values(&figure), [0.5, 1.5, 2.5, 3.5]);
+        figure.append(curves(1..2, 0.0));
+        assert_eq!(values(&figure), [0.5, 1.0]);
+        let less = figure.minus(&curves(0..2, 0.5)).unwrap();
+        assert_eq!(values(&less), [0.0, -0.5]);
+        let Body::Series(series) = less.body else {
+            panic!("a series")
+        };
+        assert_eq!(series.scale, Scale::Diverging { reach: 0.5 });
+        assert_eq!(series.curves[0].total, Some(-0.5));
+        let mut other = curves(0..2, 0.5);
+        if let Body::Series(series) = &mut other.body {
+            series.curves[0].label = "b".into();
+        }
+        assert!(figure.minus(&other).is_err(), "another curve");
+        // A series over layers holds no positions: a newer one replaces it.
+        let mut layers = curves(0..3, 0.0);
+        let mut newer = curves(0..2, 1.0);
+        for figure in [&mut layers, &mut newer] {
+            if let Body::Series(series) = &mut figure.body {
+                for (l, point) in series.points.iter_mut().enumerate() {
+                    point.anchor = Anchor::layer(l);
+                }
+            }
+        }
+        layers.append(newer.clone());
+        assert_eq!(values(&layers), values(&newer));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rand::seq::IndexedRandom;
 use super::apply::{Null, Program};
 use super::bench::Bench;
 use super::edit::Which;
+use super::op::Op;
 use super::receipt::Receipt;
 use super::run::Run;
 use super::sample::{Sampling, kl};
@@ -50,9 +51,9 @@ impl Bench {
                 .map(|(i, kl)| (first + i, kl))
                 .collect();
             receipt.seed = run.seed;
-            // Every unit of a site has no null of equal size.
+            // Every unit of a site has no null of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
-            if !edits.any(|e| e.which() == Some(&Which::All)) {
+            if !edits.any(|e| e.op != Op::Cut && e.which() == Some(&Which::All)) {
                 let null = self.moved(run, &alone, Null::Random(run.seed), &plain)?;
                 receipt.null = Some(mean(&null));
             }

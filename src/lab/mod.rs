@@ -6,6 +6,7 @@
 //! prompts) and [`task_vector`] (demonstrations).
 
 pub mod apply;
+pub mod attribution;
 pub mod batch;
 pub mod bench;
 mod change;
@@ -13,6 +14,7 @@ pub mod combine;
 mod compile;
 pub mod condition;
 pub mod contrast;
+mod cut;
 pub mod direction;
 pub mod edit;
 mod extend;
@@ -37,6 +39,7 @@ pub mod run;
 pub mod sample;
 pub mod schedule;
 pub mod selection;
+pub mod series;
 mod shelf;
 pub mod shots;
 pub mod sight;
@@ -51,3 +54,4 @@ pub mod value_card;
 pub mod value_edit;
 mod watch;
 pub mod writer;
+pub mod writes;

@@ -109,6 +109,20 @@ impl Norm {
         })
     }
 
+    /// Directions of the normed stream as what enters the norm meets them while its scale is held: through the gain, and
+    /// centred where the norm centres (which is the same as centring what they are compared with).
+    /// `[n, width] -> [n, width]`, f32. Times [`Norm::inverse_scale`] a dot with the input is a dot with the output, less
+    /// what the bias does.
+    pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
+        let gained = directions.broadcast_mul(&self.gain)?;
+        Ok(match self.kind {
+            NormKind::Rms | NormKind::Identity => gained,
+            NormKind::Layer => {
+                gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?
+            }
+        })
+    }
+
     /// `1 / rms(x)` or `1 / std(x)` of one row that has been read back; sums in f64.
     pub fn inverse_scale_of(&self, row: &[f32]) -> f32 {
         let count = row.len().max(1) as f64;

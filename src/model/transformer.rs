@@ -248,6 +248,14 @@ impl Transformer {
         self.inside(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
     }
 
+    /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
+    pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
+        self.inside(|| {
+            let raw = self.raw(&self.norm.forward(rows, false)?)?;
+            scaled(raw, self.blueprint.logit_scale)
+        })
+    }
+
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
     fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         Ok(self
@@ -290,6 +298,45 @@ impl Transformer {
             None => row,
         };
         scaled(row.squeeze(0)?, self.blueprint.logit_scale)
+    }
+
+    /// The mean of the first `known` tokens' logit directions, and of their biases: what a logit is compared with where it
+    /// is centred.
+    pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
+        let rows = self.head.weight()?.narrow(0, 0, known)?;
+        let row = rows.mean_keepdim(0)?;
+        let row = match &self.project_out {
+            Some(projection) => row.matmul(&projection.weight()?)?,
+            None => row,
+        };
+        let bias = match &self.head.bias {
+            Some(bias) => {
+                let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
+                known.mean_all()?.to_scalar::<f32>()?
+            }
+            None => 0.0,
+        };
+        let scale = self.blueprint.logit_scale;
+        Ok((scaled(row.squeeze(0)?, scale)?, bias * scale as f32))
+    }
+
+    /// What a token's logit has before anything is read: the bias of the unembedding, through the multiplier.
+    pub fn logit_bias(&self, token: u32) -> Result<f32> {
+        let Some(bias) = &self.head.bias else {
+            return Ok(0.0);
+        };
+        let own = bias.to_dtype(DType::F32)?.get(token as usize)?;
+        Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
+    }
+
+    /// What learned positions add to the embedding, `[count, d_model]`, f32; nothing where positions are rotated.
+    pub fn position_vectors(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
+        let table = self.positions.as_ref();
+        let rows = table.map(|t| {
+            t.narrow(0, first + self.offset(), count)?
+                .to_dtype(DType::F32)
+        });
+        Ok(rows.transpose()?)
     }
 
     /// Unused rows before the learned vector of position 0.

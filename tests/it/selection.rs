@@ -274,7 +274,7 @@ fn observe(bench: &mut Bench, arguments: &Arguments) -> Figure {
 fn grid(figure: &Figure) -> &Grid {
     match &figure.body {
         Body::Grid(grid) => grid,
-        Body::Table(_) | Body::Text(_) => panic!("a grid"),
+        Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
-use crate::lab::figure::{Body, Entry, Figure};
+use crate::lab::figure::{Body, Entry, Figure, Table};
 
 pub(super) const ROWS: &[Command] = &[
     Command {
@@ -295,9 +295,30 @@ fn copy_figure(app: &mut App, _: &str) -> Outcome {
     Ok(vec![Effect::Copy(tabbed(&figure))])
 }
 
+/// Text that does not break its line.
+fn clean(text: &str) -> String {
+    text.replace('\t', "⇥")
+}
+
+/// The rows of a table, each with the title of its page where there are pages.
+fn tabbed_table(table: &Table, pages: bool) -> Vec<Vec<String>> {
+    let first = |text: &str| pages.then(|| clean(text)).into_iter();
+    let titles = table.columns.iter().map(|c| clean(c));
+    let mut lines = vec![first("page").chain(titles).collect()];
+    for page in &table.pages {
+        for row in &page.rows {
+            let entries = row.entries.iter().map(|e| match e {
+                Entry::Number(n) => n.to_string(),
+                Entry::Text(text) => clean(text),
+            });
+            lines.push(first(&page.title).chain(entries).collect());
+        }
+    }
+    lines
+}
+
 /// A figure as lines of cells with tabs between, the way it stands on the screen.
 fn tabbed(figure: &Figure) -> String {
-    let clean = |text: &str| text.replace('\t', "⇥");
     let mut lines: Vec<Vec<String>> = Vec::new();
     match &figure.body {
         Body::Grid(grid) => {
@@ -316,22 +337,8 @@ fn tabbed(figure: &Figure) -> String {
                 lines.push(std::iter::once(clean(&header.label)).chain(cells).collect());
             }
         }
-        Body::Table(table) => {
-            lines.push(
-                std::iter::once("page".to_string())
-                    .chain(table.columns.iter().map(|c| clean(c)))
-                    .collect(),
-            );
-            for page in &table.pages {
-                for row in &page.rows {
-                    let entries = row.entries.iter().map(|e| match e {
-                        Entry::Number(n) => n.to_string(),
-                        Entry::Text(text) => clean(text),
-                    });
-                    lines.push(std::iter::once(clean(&page.title)).chain(entries).collect());
-                }
-            }
-        }
+        Body::Series(series) => lines.extend(tabbed_table(&series.table(), false)),
+        Body::Table(table) => lines.extend(tabbed_table(table, true)),
         Body::Text(text) => lines.extend(text.lines.iter().map(|l| vec![clean(l)])),
     }
     lines.iter().map(|l| l.join("\t") + "\n").collect()

@@ -5,6 +5,7 @@
 
 mod grid;
 mod plan;
+mod series;
 mod table;
 pub mod text;
 
@@ -77,6 +78,7 @@ pub fn draw(figure: &Figure, view: &View, theme: &Theme, area: Rect, buf: &mut B
     match &figure.body {
         Body::Grid(grid) => grid::draw(grid, view, theme, area, buf),
         Body::Table(table) => table::draw(table, view, theme, area, buf),
+        Body::Series(series) => series::draw(series, view, theme, area, buf),
         Body::Text(text) => text::draw(text, view, theme, area, buf),
     }
 }
@@ -153,7 +155,7 @@ mod tests {
         fn any_size_any_view_and_never_outside(
             view in views(),
             (x, y, wide, high) in (0_u16..6, 0_u16..6, 0_u16..70, 0_u16..20),
-            which in 0_usize..7,
+            which in 0_usize..10,
             deep: bool,
         ) {
             let figure = &samples::all()[which];
