@@ -4,6 +4,8 @@
 //! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
+pub mod attention;
+pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
@@ -44,6 +46,8 @@ pub enum Kind {
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }
@@ -224,9 +228,11 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
+    &backpatch::Backpatch,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,
+    &attention::Attention,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

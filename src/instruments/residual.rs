@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum};
 use crate::lab::bench::Bench;
 use crate::lab::figure::{
-    Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Row, Scale, Table,
+    Anchor, Body, Cell, Check, Curve, Figure, Grid, Header, Scale, Series, Style,
 };
 use crate::lab::run::Run;
 use crate::lab::target::Target;
@@ -60,7 +60,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "value",
         kind: Kind::Choice(&["effect", "size", "cosine", "share"]),
         default: "effect",
-        about: "what the cells of a grid by layer show: effect on the logit, length of the write, its cosine with the stream before it, or its share in the end of the stream (not additive in logits)",
+        about: "by layer: the effect on the logit, length of the write, its cosine with the stream before it, or its share in the end of the stream (not additive in logits)",
     },
     Parameter {
         name: "centred",
@@ -169,29 +169,18 @@ impl Residual {
     ) -> Result<Figure> {
         let many = arguments.count(self, "window")? > 1;
         let value = arguments.text(self, "value");
-        let title = if many {
-            format!(
-                "residual · {value} of every write on {}",
-                spelled(sum, bench)
-            )
-        } else {
-            format!("residual · what made {}", spelled(sum, bench))
+        let title = match (many, value) {
+            (false, "effect") => format!("residual · what made {}", spelled(sum, bench)),
+            _ => format!("residual · {}", measured(sum, value, bench)),
         };
         let body = if many {
             Body::Grid(grid(sum, run, value, bench))
         } else {
-            Body::Table(table(sum, run, bench))
+            Body::Series(series(sum, value, bench))
         };
         let mut notes = self.notes(sum, run, arguments, bench);
-        if many {
-            notes.push(match value {
-                "size" => "each cell: the length of what was written".into(),
-                "cosine" => "each cell: the cosine of what was written with the stream before it".into(),
-                "share" => "each cell: how near the write is to the end of the stream, as a share of all parts (max(|x| - |x - c|, 0) in the sum of magnitudes); it says nothing of logits".into(),
-                _ => "each cell: what the write adds to the logit".to_string(),
-            });
-        } else {
-            notes.push("size: length of the write; cosine: with the stream before it; share: how near it is to the end of the stream among all parts, which says nothing of logits".into());
+        if value == "share" {
+            notes.push("share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".into());
         }
         Ok(Figure {
             title,
@@ -257,63 +246,78 @@ fn anchor(part: Part, position: usize) -> Anchor {
     }
 }
 
-/// A page a position: the sum as it grows.
-fn table(sum: &Attribution, run: &Run, bench: &Bench) -> Table {
-    let columns = ["part", "effect", "sum", "size", "cosine", "share"];
-    let pages = sum.positions.iter().enumerate().map(|(i, position)| {
-        let mut running = 0f64;
-        let rows = sum.parts.iter().zip(&sum.shares[i]).map(|(part, share)| {
-            running += f64::from(share.effect);
-            let numbers = [
-                share.effect,
-                running as f32,
-                share.size,
-                share.cosine,
-                share.share,
-            ];
-            let name = Entry::Text(part.name());
-            Row {
-                anchor: anchor(*part, *position),
-                entries: std::iter::once(name)
-                    .chain(numbers.map(Entry::Number))
-                    .collect(),
-            }
-        });
-        Page {
-            rows: rows.collect(),
-            title: format!(
-                "after {} · logit of {}: {:.4}",
-                bench.visible(run.tokens[*position]),
-                sum.targets[i].spell(bench),
-                sum.logits[i]
-            ),
-            anchor: Anchor::position(*position),
-        }
-    });
-    Table {
-        pages: pages.collect(),
-        columns: columns.iter().map(ToString::to_string).collect(),
+/// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
+fn series(sum: &Attribution, value: &str, bench: &Bench) -> Series {
+    let kept = kept(sum, value);
+    let values: Vec<f32> = kept
+        .iter()
+        .map(|k| pick(&sum.shares[0][*k], value))
+        .collect();
+    let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    let adds = value == "effect";
+    Series {
+        axis: "write".into(),
+        value: measured(sum, value, bench),
+        // Only the layer: a live figure that named a position here would grow instead of being replaced.
+        points: kept.iter().map(|k| header(sum.parts[*k])).collect(),
+        curves: vec![Curve {
+            label: value.into(),
+            anchor: Anchor::position(sum.positions[0]),
+            values,
+            total: adds.then(|| sum.logits[0]),
+        }],
+        scale: match value {
+            "size" => Scale::Range { lo: 0.0, hi: reach },
+            "share" => Scale::Unit,
+            "cosine" => Scale::Diverging { reach: 1.0 },
+            _ => Scale::Diverging { reach },
+        },
+        style: if adds { Style::Waterfall } else { Style::Bars },
+    }
+}
+
+fn header(part: Part) -> Header {
+    Header {
+        label: part.name(),
+        anchor: part.layer().map_or_else(Anchor::default, Anchor::layer),
+    }
+}
+
+/// Which parts have such a number: constants have an effect and nothing else.
+fn kept(sum: &Attribution, value: &str) -> Vec<usize> {
+    (0..sum.parts.len())
+        .filter(|k| value == "effect" || !matches!(sum.parts[*k], Part::NormBias | Part::TokenBias))
+        .collect()
+}
+
+fn pick(share: &Share, value: &str) -> f32 {
+    match value {
+        "size" => share.size,
+        "cosine" => share.cosine,
+        "share" => share.share,
+        _ => share.effect,
+    }
+}
+
+/// What the numbers are.
+fn measured(sum: &Attribution, value: &str, bench: &Bench) -> String {
+    match value {
+        "effect" => format!("effect on the logit of {}", spelled(sum, bench)),
+        "size" => "length of the write".into(),
+        "cosine" => "cosine of the write with the stream before it".into(),
+        _ => "share of the write in the end of the stream".into(),
     }
 }
 
 /// Parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: &str, bench: &Bench) -> Grid {
-    let pick = |share: &Share| match value {
-        "size" => share.size,
-        "cosine" => share.cosine,
-        "share" => share.share,
-        _ => share.effect,
-    };
-    // Constants have an effect and nothing else.
-    let kept: Vec<usize> = (0..sum.parts.len())
-        .filter(|k| value == "effect" || !matches!(sum.parts[*k], Part::NormBias | Part::TokenBias))
-        .collect();
+    let kept = kept(sum, value);
     let cells = sum.positions.iter().enumerate().map(|(i, position)| {
         let cell = |k: &usize| {
             let share = &sum.shares[i][*k];
             Cell {
                 label: String::new(),
-                value: pick(share),
+                value: pick(share, value),
                 anchor: anchor(sum.parts[*k], *position),
                 more: vec![
                     ("effect".into(), share.effect),
@@ -328,19 +332,8 @@ fn grid(sum: &Attribution, run: &Run, value: &str, bench: &Bench) -> Grid {
     Grid {
         row_axis: "write".into(),
         column_axis: "position".into(),
-        value: match value {
-            "effect" => format!("effect on the logit of {}", spelled(sum, bench)),
-            other => format!("{other} of the write"),
-        },
-        rows: kept
-            .iter()
-            .map(|k| Header {
-                label: sum.parts[*k].name(),
-                anchor: sum.parts[*k]
-                    .layer()
-                    .map_or_else(Anchor::default, Anchor::layer),
-            })
-            .collect(),
+        value: measured(sum, value, bench),
+        rows: kept.iter().map(|k| header(sum.parts[*k])).collect(),
         columns: columns(&sum.positions, run, bench),
         scale: scale(&sum.positions, &cells, value),
         cells,

@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
+mod attention;
 mod cli;
 mod demo;
 mod doctor;
@@ -30,11 +31,13 @@ mod invariants;
 mod lies;
 mod memories;
 mod meters;
+mod organisms;
 mod parity;
 mod pickle;
 mod pty;
 mod recorded;
 mod registry;
+mod replace;
 mod residual;
 mod screens;
 mod scripts;

@@ -7,7 +7,7 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::attribution::{Attribution, Part, Question};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, Origin};
-use lmscope::lab::figure::{Body, Entry, Figure, Scale};
+use lmscope::lab::figure::{Body, Figure, Scale};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::schedule::Schedule;
@@ -353,22 +353,26 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         assert!(live.check.unwrap().passed(), "{name}: {:?}", live.check);
         let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
         let effects = |figure: &Figure| -> f64 {
-            let Body::Table(table) = &figure.body else {
-                panic!("a table")
+            let Body::Series(series) = &figure.body else {
+                panic!("a series")
             };
-            assert_eq!(table.pages.len(), 1);
-            let number = |e: &Entry| match e {
-                Entry::Number(n) => f64::from(*n),
-                Entry::Text(_) => panic!("a number"),
-            };
-            table.pages[0]
-                .rows
-                .iter()
-                .map(|r| number(&r.entries[1]))
-                .sum()
+            let curve = &series.curves[0];
+            let (sum, total) = (curve.sum(), curve.total.unwrap());
+            assert!((sum - total).abs() < 1e-3, "{name}: {sum} {total}");
+            f64::from(total)
         };
-        let (live, whole) = (effects(&live), effects(&whole));
-        assert!((live - whole).abs() < 1e-3, "{name}: {live} {whole}");
+        let both = (effects(&live), effects(&whole));
+        assert!((both.0 - both.1).abs() < 1e-3, "{name}: {both:?}");
+        // A bar for a head of one layer, and one for what the edit of the write made of them.
+        let figure = observe(
+            &mut bench,
+            &run,
+            &[("by", "head"), ("layer", "0"), ("token", "#7")],
+        );
+        assert!((effects(&figure)).is_finite());
+        let mut twice = live;
+        twice.append(whole.clone());
+        assert_eq!(twice.body, whole.body, "a waterfall is of one position");
     }
 }
 

@@ -11,7 +11,8 @@ use crate::instruments::Arguments;
 use crate::lab::attribution::{Attribution, Part, Question};
 use crate::lab::bench::Bench;
 use crate::lab::figure::{
-    Anchor, Body, Cell, Entry, Figure, Grid, Header, Page, Row, Scale, Table, Unit,
+    Anchor, Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Row, Scale, Series, Style, Table,
+    Unit,
 };
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -92,11 +93,13 @@ impl Residual {
         };
         let last = sum.positions.len() - 1;
         let effect = format!("effect on the logit of {}", spelled(&sum, bench));
-        let grid = if last == 0 {
+        let body = if let ([layer], 0) = (layers.as_slice(), last) {
+            Body::Series(one_layer(&pieces[0], *layer, &sum, effect))
+        } else if last == 0 {
             let cells: Vec<Vec<Cell>> = (0..heads)
                 .map(|h| (0..layers.len()).map(|k| cell(k, 0, h)).collect())
                 .collect();
-            Grid {
+            Body::Grid(Grid {
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: effect,
@@ -109,13 +112,13 @@ impl Residual {
                     .collect(),
                 scale: diverging(&cells, |_| true),
                 cells,
-            }
+            })
         } else {
             let all = || (0..layers.len()).flat_map(|k| (0..heads).map(move |h| (k, h)));
             let cells: Vec<Vec<Cell>> = (0..=last)
                 .map(|i| all().map(|(k, h)| cell(k, i, h)).collect())
                 .collect();
-            Grid {
+            Body::Grid(Grid {
                 row_axis: "head".into(),
                 column_axis: "position".into(),
                 value: effect,
@@ -128,7 +131,7 @@ impl Residual {
                 columns: columns(&sum.positions, run, bench),
                 scale: diverging(&cells, |c| c.anchor.position != Some(0)),
                 cells,
-            }
+            })
         };
         let mut notes = self.notes(&sum, run, arguments, bench);
         notes.push(
@@ -138,7 +141,7 @@ impl Residual {
         notes.extend(beside(&pieces, last));
         Ok(Figure {
             title: format!("residual · heads that made {}", spelled(&sum, bench)),
-            body: Body::Grid(grid),
+            body,
             notes,
             check: Some(with_rests(sum.check, &pieces)),
             provenance: bench.provenance(run, arguments.provenance(self)),
@@ -277,6 +280,41 @@ impl Residual {
             check: Some(with_rests(sum.check, &pieces)),
             provenance: bench.provenance(run, arguments.provenance(self)),
         })
+    }
+}
+
+/// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
+fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: String) -> Series {
+    let heads = pieces.values[0].iter().enumerate().map(|(h, v)| {
+        let anchor = Anchor::layer(layer).with(Unit::Head(h as u32));
+        (format!("head {h}"), anchor, *v)
+    });
+    let beside = [
+        ("biases", pieces.bias[0], true),
+        ("edits", pieces.rest[0], pieces.edited),
+    ];
+    let beside = beside
+        .into_iter()
+        .filter(|(_, v, said)| *said && v.abs() > 0.0)
+        .map(|(name, v, _)| (name.to_string(), Anchor::layer(layer), v));
+    let (mut points, mut values) = (Vec::new(), Vec::new());
+    for (label, anchor, value) in heads.chain(beside) {
+        points.push(Header { label, anchor });
+        values.push(value);
+    }
+    let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    Series {
+        axis: "head".into(),
+        value,
+        points,
+        curves: vec![Curve {
+            label: "effect".into(),
+            anchor: Anchor::position(sum.positions[0]),
+            values,
+            total: Some(sum.effect(0, Part::Attention(layer))),
+        }],
+        scale: Scale::Diverging { reach },
+        style: Style::Waterfall,
     }
 }
 
