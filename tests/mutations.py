@@ -106,6 +106,17 @@ FAULTS = [
     ("sweep::the_best", "src/instruments/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
     ("sweep::every", "src/instruments/sweep/mod.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
     ("parity", "src/lab/extend.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
+    # Models wired by hand.
+    ("organisms::two_hop::o1_out_of_order", "src/lab/run.rs", "let position = patch.position - span.start;", "let position = (patch.position - span.start).saturating_sub(1);"),
+    ("organisms::two_hop::o1_forgets", "src/lab/cut.rs", "(first..query).partition(|source| self.sources.covers(*source, prompt));", "(first..query).partition(|source| self.sources.covers(*source + 1, prompt));"),
+    ("organisms::backpatch::o1_backpatch_finds", "src/lab/replace_pairs.rs", "Vector::Own => replay.state(*source, position)?", "Vector::Own => replay.state(source.saturating_sub(1), position)?"),
+    ("organisms::backpatch::o1_backpatch_s_null", "src/lab/replace_pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
+    ("organisms::induction::o5_attention", "src/lab/head_scores.rs", ".filter(|j| tokens[j - 1] == tokens[query])", ".filter(|j| tokens[*j] == tokens[query])"),
+    ("organisms::repair::o10_residual", "src/lab/writes.rs", "let heads = view.chunks(width).zip(z.chunks(width));", "let heads = view.chunks(width).rev().zip(z.chunks(width));"),
+    ("organisms::sink::o11_a_sink_changes_no_figure", "src/instruments/residual.rs", "positions.len() == 1 || **p > 0", "positions.len() == 1 || **p < usize::MAX"),
+    ("organisms::sink::o11_a_sink_changes_no_figure", "src/instruments/meters.rs", "filter(|(i, _)| first + i > 0)", "filter(|(i, _)| first + i < usize::MAX)"),
+    ("organisms::sink::o11_a_sink_changes_no_mean", "src/lab/statistics.rs", "let rows = rows.get(skip..)", "let rows = rows.get(skip.saturating_sub(1)..)"),
+    ("organisms::echo::an_unrelated", "src/lab/measure.rs", 'tokenizer.encode("", Bos::Add)', 'tokenizer.encode("", Bos::Raw)'),
 ]
 
 
