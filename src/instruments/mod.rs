@@ -9,10 +9,12 @@ pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod knockout;
 pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
+pub mod patching;
 pub mod patchscope;
 pub mod promoters;
 pub mod residual;
@@ -233,10 +235,12 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
+    &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &knockout::Knock,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,

@@ -18,6 +18,7 @@ static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod architecture;
 mod attention;
+mod backpatch;
 mod cli;
 mod demo;
 mod doctor;
@@ -36,6 +37,8 @@ mod memories;
 mod meters;
 mod organisms;
 mod parity;
+mod patching;
+mod patchscope;
 mod pickle;
 mod pty;
 mod recorded;
