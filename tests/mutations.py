@@ -164,7 +164,7 @@ FAULTS = [
     ("lens::sublayers", "src/lab/lens.rs", "let at = view.site.at(l);\n        view.rows(", "let at = Site::ResidPost.at(l);\n        view.rows("),
     ("lens::live_columns", "src/instruments/lens.rs", "said.kl = kl(&self.logprobs, &logprobs);", "said.kl = kl(&logprobs, &self.logprobs);"),
     ("lens::a_difference", "src/lab/figure.rs", "base.label == cell.label || base.more.is_empty()", "base.label == cell.label"),
-    ("lens_curves::answers_settle", "src/lab/lens.rs", ".rev().take_while(agree).last()", ".find(agree)"),
+    ("lens_curves::answers_settle", "src/lab/lens.rs", "(0..self.layers.len()).rev().take_while(agree).last()", "(0..self.layers.len()).find(agree)"),
     ("lens_curves::curves_are", "src/instruments/track.rs", "1.0 / (told.rank as f32 + 1.0)", "1.0 / told.rank as f32"),
     ("lens_curves::without_names", "src/instruments/track.rs", "tokens: run.tokens[..=position].to_vec(),", "tokens: run.tokens.clone(),"),
     ("lens_curves::the_demo_thinks", "src/instruments/languages.rs", "set.iter().map(share).sum::<f64>() as f32", "set.iter().take(1).map(share).sum::<f64>() as f32 * 0.5"),

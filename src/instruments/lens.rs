@@ -215,7 +215,9 @@ impl Shown {
 
     fn scale(self, bench: &Bench, cells: &[Vec<Cell>]) -> Scale {
         let largest = || {
-            let values = cells.iter().flatten().map(|c| c.value);
+            // The first position often is a sink whose rows say nothing: it does not set the colours of the others.
+            let counts = |c: &&Cell| cells.len() == 1 || c.anchor.position != Some(0);
+            let values = cells.iter().flatten().filter(counts).map(|c| c.value);
             values.filter(|v| v.is_finite()).fold(0.0f32, f32::max)
         };
         match self.show {
@@ -405,7 +407,8 @@ impl Output {
 fn settled(seen: &Seen, view: &View, run: &Run, bench: &Bench) -> Vec<String> {
     let layers = seen.layers.len();
     let count = seen.positions.len();
-    let mut all: Vec<usize> = (0..count).filter_map(|i| seen.settles(i)).collect();
+    let from = usize::from(count > 1 && seen.positions.start == 0);
+    let mut all: Vec<usize> = (from..count).filter_map(|i| seen.settles(i)).collect();
     all.sort_unstable();
     let mut notes = Vec::new();
     if let (Some(i), Some(median)) = (count.checked_sub(1), all.get(all.len() / 2)) {
@@ -415,8 +418,8 @@ fn settled(seen: &Seen, view: &View, run: &Run, bench: &Bench) -> Vec<String> {
             None => "is the strongest at no last layer of this lens".into(),
         };
         let after = bench.visible(run.tokens[seen.positions.end - 1]);
-        let share = if all.len() < count {
-            format!("; {} of {count} positions settle", all.len())
+        let share = if all.len() + from < count {
+            format!("; {} of {} positions settle", all.len(), count - from)
         } else {
             String::new()
         };

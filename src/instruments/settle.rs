@@ -66,7 +66,10 @@ impl Instrument for Settle {
         for i in 0..total - start {
             let (answer, p) = seen.finals[i].first();
             let from = seen.settles(i);
-            settled.extend(from);
+            // The first position often is a sink, and says nothing of the others.
+            if start + i > 0 || total == 1 {
+                settled.extend(from);
+            }
             let first = (0..layers).find(|l| seen.layers[*l][i].first().0 == answer);
             let at = |l: Option<usize>| {
                 l.map_or(Entry::Text("never".into()), |l| Entry::Text(l.to_string()))
@@ -94,9 +97,9 @@ impl Instrument for Settle {
         let mean = settled.iter().sum::<usize>() as f64 / settled.len().max(1) as f64;
         let mut notes = vec![match median {
             Some(median) => format!(
-                "{} of {} positions settle: median layer {median}, mean {mean:.2}, of 0-{}",
+                "{} of {} positions after the first settle: median layer {median}, mean {mean:.2}, of 0-{}",
                 settled.len(),
-                rows.len(),
+                rows.len() - usize::from(start == 0 && total > 1),
                 layers - 1
             ),
             None => "no position settles: this lens does not end in the model's output".into(),

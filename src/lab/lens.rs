@@ -56,6 +56,7 @@ pub struct View {
 
 /// What is asked of every state.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // questions that have nothing to do with each other
 pub struct Wish {
     /// How many of the strongest tokens.
     pub top: usize,
@@ -322,7 +323,6 @@ impl Seen {
                 .get(i)
                 .is_some_and(|s| s.first().0 == answer)
         };
-        let from = (0..self.layers.len()).rev().take_while(agree).last();
-        from
+        (0..self.layers.len()).rev().take_while(agree).last()
     }
 }

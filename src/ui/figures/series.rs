@@ -212,7 +212,8 @@ impl Paint<'_> {
         };
         let muted = self.style(Role::Muted);
         if label > 0 {
-            let right = |text: &str| format!("{:>1$}", text, label - 1);
+            let wide = label - 1;
+            let right = |text: &str| format!("{text:>wide$}");
             self.put(self.area.x, plot.bottom() - 1, &right(&ends[0]), muted);
             if plot.height > 1 {
                 self.put(self.area.x, plot.y, &right(&ends[1]), muted);

@@ -121,6 +121,11 @@ fn arguments(name: &str) -> Vec<Arguments> {
             none.with("direction", "some")
                 .with("positions", "all-but-bos"),
         ],
+        "lens" => {
+            let mut all = each("show", &["probability", "rank", "entropy", "kl"], &none);
+            all.extend(each("site", &["attn_add", "mlp_add"], &none));
+            all
+        }
         "meters" => each(
             "site",
             &["resid_pre", "resid_post"],
@@ -160,7 +165,7 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 2] = ["patchscope", "select"];
+const ELSEWHERE: [&str; 4] = ["languages", "patching", "patchscope", "select"];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
