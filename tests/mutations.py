@@ -158,7 +158,7 @@ FAULTS = [
     ("lens::strips", "src/lab/readout.rs", "self.first = less * (self.first + by * self.sum);", "self.first *= less;"),
     ("lens::strips", "src/lab/readout.rs", "                    self.sum *= less;\n", ""),
     ("lens::strips", "src/lab/readout.rs", "if ask.top > 0 && (!full || largest > worst) {", "if ask.top > 0 && !full {"),
-    ("lens::t41", "src/lab/readout.rs", "u32::from(*z > *logit)).sum::<u32>();", "u32::from(*z >= *logit)).sum::<u32>();"),
+    ("lens::strips", "src/lab/readout.rs", "u32::from(*z > *logit)).sum::<u32>();", "u32::from(*z >= *logit)).sum::<u32>();"),
     ("lens::writes_with", "src/model/norm.rs", "        let out = match &self.bias {\n            Some(bias) => out.broadcast_add(bias)?,\n            None => out,\n        };\n        Ok(out.to_dtype(x.dtype())?)", "        Ok(out.to_dtype(x.dtype())?)"),
     ("lens::the_final_norm", "src/lab/lens.rs", "NormOf::Final => Some(scale),", "NormOf::Final => None,"),
     ("lens::sublayers", "src/lab/lens.rs", "let at = view.site.at(l);\n        view.rows(", "let at = Site::ResidPost.at(l);\n        view.rows("),
