@@ -51,7 +51,7 @@ FAULTS = [
     # What families differ in, held by the comparison with transformers.
     ("parity", "src/model/attention.rs", "Some(cap) => soft_cap(&scores, cap)?", "Some(_) => scores"),
     ("parity", "src/model/attention.rs", "Some(most) => flat.clamp(-most, most)?", "Some(_) => flat"),
-    ("parity", "src/model/transformer.rs", "let x = scaled(x, self.blueprint.embed_scale)?;", ""),
+    ("parity", "src/model/transformer.rs", "        scaled(x, self.blueprint.embed_scale)\n", "        Ok(x)\n"),
     ("parity", "src/model/transformer.rs", "let logits = scaled(raw, self.blueprint.logit_scale)?;", "let logits = raw;"),
     ("parity", "src/model/experts.rs", "Ok(if self.spec.renormalise {", "Ok(if !self.spec.renormalise {"),
     ("parity", "src/model/norm.rs", "(stored()? + 1.0)?", "stored()?"),
@@ -138,6 +138,17 @@ FAULTS = [
     ("attention::a_cell", "src/lab/knockout.rs", "let mut program = self.program.clone();", "let mut program = Program::default();"),
     ("attention::a_cell", "src/instruments/knockout/plan.rs", "let first = layer.saturating_sub((self.window - 1) / 2);", "let first = layer.saturating_sub(self.window / 2);"),
     ("attention::the_demo_s", "src/lab/head_scores.rs", "let second = &text.tokens[text.first + text.period..];", "let second = &text.tokens[text.first + text.period - 1..];"),
+    # Models wired by hand.
+    ("organisms::two_hop::o1_out_of_order", "src/lab/run.rs", "let position = patch.position - span.start;", "let position = (patch.position - span.start).saturating_sub(1);"),
+    ("organisms::two_hop::o1_forgets", "src/lab/cut.rs", "(first..query).partition(|source| self.sources.covers(*source, prompt));", "(first..query).partition(|source| self.sources.covers(*source + 1, prompt));"),
+    ("organisms::backpatch::o1_backpatch_finds", "src/lab/replace_pairs.rs", "Vector::Own => replay.state(*source, position)?", "Vector::Own => replay.state(source.saturating_sub(1), position)?"),
+    ("organisms::backpatch::o1_backpatch_s_null", "src/lab/replace_pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
+    ("organisms::induction::o5_attention", "src/lab/head_scores.rs", ".filter(|j| tokens[j - 1] == tokens[query])", ".filter(|j| tokens[*j] == tokens[query])"),
+    ("organisms::repair::o10_residual", "src/lab/writes.rs", "let heads = view.chunks(width).zip(z.chunks(width));", "let heads = view.chunks(width).rev().zip(z.chunks(width));"),
+    ("organisms::sink::o11_a_sink_changes_no_figure", "src/instruments/residual.rs", "positions.len() == 1 || **p > 0", "positions.len() == 1 || **p < usize::MAX"),
+    ("organisms::sink::o11_a_sink_changes_no_figure", "src/instruments/meters.rs", "filter(|(i, _)| first + i > 0)", "filter(|(i, _)| first + i < usize::MAX)"),
+    ("organisms::sink::o11_a_sink_changes_no_mean", "src/lab/statistics.rs", "let rows = rows.get(skip..)", "let rows = rows.get(skip.saturating_sub(1)..)"),
+    ("organisms::echo::an_unrelated", "src/lab/measure.rs", 'tokenizer.encode("", Bos::Add)', 'tokenizer.encode("", Bos::Raw)'),
 ]
 
 

@@ -110,6 +110,8 @@ impl Form {
             .get(self.selected)
             .is_some_and(|f| match f.parameter.kind {
                 Kind::Choice(_) | Kind::Layer | Kind::Count { .. } | Kind::Position => true,
+                // A text of one's own is written, not turned.
+                Kind::Word(words) => words.contains(&f.value.text()),
                 Kind::Text => false,
             })
     }
@@ -122,7 +124,7 @@ impl Form {
         let text = field.value.text().to_string();
         let number = text.parse::<i64>().ok();
         let next = match field.parameter.kind {
-            Kind::Choice(words) => {
+            Kind::Choice(words) | Kind::Word(words) => {
                 let at = words
                     .iter()
                     .position(|w| *w == text)

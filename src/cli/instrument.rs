@@ -89,10 +89,10 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
                     Ok(_) | Err(_) => Err(format!("expected a whole number from {lo} to {hi}")),
                 })
         }
-        Kind::Layer => arg.value_name("LAYER"),
+        Kind::Layer => arg.value_name("LAYER").allow_hyphen_values(true),
         Kind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
         Kind::Choice(words) => arg.value_parser(words.to_vec()),
-        Kind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
+        Kind::Word(_) | Kind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
     }
 }
 

@@ -5,18 +5,24 @@
 //! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
 
 pub mod attention;
+pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
 pub mod knockout;
+pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
+pub mod patching;
 pub mod patchscope;
 pub mod promoters;
 pub mod residual;
 pub mod select;
+pub mod settle;
 pub mod sweep;
+pub mod track;
+pub mod trajectory;
 pub mod triggers;
 pub mod value;
 
@@ -46,6 +52,8 @@ pub enum Kind {
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }
@@ -226,6 +234,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
+    &backpatch::Backpatch,
+    &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,
@@ -238,6 +248,10 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &dose::Dose,
     &select::Select,
     &meters::Meters,
+    &track::Track,
+    &settle::Settle,
+    &trajectory::Trajectory,
+    &languages::Languages,
 ];
 
 /// Finds an instrument by name.

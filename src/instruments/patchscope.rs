@@ -1,90 +1,91 @@
 //! Patchscopes: what does a hidden state mean when another prompt reads it?
 //!
-//! Takes `resid_post.L[i]` of the run, overwrites `resid_post.L*[slot]` of a target prompt once, while that prompt
-//! is read, and lets the model go on greedily (Ghandeharioun et al. 2024, 2401.06102, section 3).
-//! The unpatched target stands beside every row: few-shot targets say something by themselves.
+//! Takes states of a source (`resid_post.L[i]` of the run, or any other site of residual width, or another prompt), puts them
+//! into slots of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
+//! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
+//! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
+//! To add a way to show it, add a word to `show` and a file beside [`words`].
+
+mod curves;
+mod extract;
+mod grid;
+mod plan;
+mod sweep;
+mod words;
 
 use super::{Arguments, Instrument, Kind, Parameter};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::lab::run::{Patch, Run};
-use crate::model::site::Site;
-use crate::text;
-use candle_core::{D, DType, Tensor};
+use crate::lab::figure::Figure;
+use crate::lab::run::Run;
+use crate::lab::slots::Slots;
+use crate::lab::templates;
+use crate::lab::trials::Cost;
+use crate::model::Card;
+use plan::{Plan, Show};
 
 /// The instrument.
 pub struct Patchscope;
 
-/// One row of [`TEMPLATES`].
-pub struct Template {
-    /// Its name.
-    pub name: &'static str,
-    /// The target prompt.
-    pub prompt: &'static str,
-    /// The text whose last token is overwritten.
-    pub slot: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-}
-
-/// Target prompts (the first ones are the paper's; the last three are in the words of the demo's world).
-pub const TEMPLATES: &[Template] = &[
-    Template {
-        name: "description",
-        prompt: "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational major appliance and consumer electronics corporation, x",
-        slot: "x",
-        about: "entity description, the Diana prompt",
-    },
-    Template {
-        name: "identity",
-        prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?",
-        slot: "?",
-        about: "token identity: which token is this?",
-    },
-    Template {
-        name: "city",
-        prompt: "The largest city in x",
-        slot: "x",
-        about: "attribute extraction, zero-shot",
-    },
-    Template {
-        name: "world",
-        prompt: "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
-        slot: "x",
-        about: "entity description in the demo's world",
-    },
-    Template {
-        name: "echo",
-        prompt: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
-        slot: "x",
-        about: "token identity in the demo's world",
-    },
-    Template {
-        name: "capital",
-        prompt: "The capital of x",
-        slot: "x",
-        about: "attribute extraction in the demo's world",
-    },
+/// Sites of residual width that states are taken from and put into.
+const PLACES: [&str; 7] = [
+    "resid_post",
+    "resid_mid",
+    "resid_pre",
+    "attn_out",
+    "attn_add",
+    "mlp_out",
+    "mlp_add",
 ];
-
-/// The names of [`TEMPLATES`].
-const NAMES: [&str; TEMPLATES.len()] = {
-    let mut names = [""; TEMPLATES.len()];
-    let mut i = 0;
-    while i < names.len() {
-        names[i] = TEMPLATES[i].name;
-        i += 1;
-    }
-    names
-};
 
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "template",
-        kind: Kind::Choice(&NAMES),
+        kind: Kind::Word(&templates::NAMES),
         default: "description",
-        about: "the target prompt",
+        about: "the target prompt: a built-in one, or yours from the library or from templates.toml in the config folder",
+    },
+    Parameter {
+        name: "layer",
+        kind: Kind::Layer,
+        default: "all",
+        about: "source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding",
+    },
+    Parameter {
+        name: "position",
+        kind: Kind::Position,
+        default: "-1",
+        about: "source position; a span A..B or token:\" text\" work too, a span with slots=each",
+    },
+    Parameter {
+        name: "target",
+        kind: Kind::Word(&["same", "all", "0", "-1"]),
+        default: "same",
+        about: "target layers: same as the source, same+2, same-1, all, 3, 2-5; -1 is the embedding",
+    },
+    Parameter {
+        name: "show",
+        kind: Kind::Choice(&Show::NAMES),
+        default: "table",
+        about: "table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list",
+    },
+    Parameter {
+        name: "tokens",
+        kind: Kind::Count { lo: 1, hi: 200 },
+        default: "12",
+        about: "how many tokens to write",
+    },
+    Parameter {
+        name: "answers",
+        kind: Kind::Text,
+        default: "",
+        about: "tokens separated by | whose probability as the first token is shown",
+    },
+    Parameter {
+        name: "slots",
+        kind: Kind::Choice(&Slots::NAMES),
+        default: "last",
+        about: "which occurrences of the slot: the last, all with the same state, or each with one of several source tokens",
     },
     Parameter {
         name: "prompt",
@@ -96,36 +97,63 @@ const PARAMETERS: &[Parameter] = &[
         name: "slot",
         kind: Kind::Text,
         default: "",
-        about: "the text in the target whose last token is overwritten (last occurrence); the template knows its own, and x is usual",
+        about: "the text in the target whose last token is overwritten; the template knows its own, and x is usual",
     },
     Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "source layer, or all for the sweep",
+        name: "null",
+        kind: Kind::Choice(&["no", "beside"]),
+        default: "no",
+        about: "beside: what the state of an unrelated text says in the same slot (a list of subjects always has it)",
     },
     Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "source position in the run",
+        name: "map",
+        kind: Kind::Word(&["identity", "norm"]),
+        default: "identity",
+        about: "between source and target: identity, norm (scaled to what is replaced), a .safetensors file of affine maps, or a text file to fit them on",
     },
     Parameter {
-        name: "target",
+        name: "ridge",
         kind: Kind::Text,
-        default: "same",
-        about: "target layer: `same` as the source, or a number",
+        default: "0.01",
+        about: "penalty of fitted maps, in mean squares of a coordinate; it draws them towards the identity",
     },
     Parameter {
-        name: "tokens",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many tokens to write",
+        name: "save",
+        kind: Kind::Text,
+        default: "",
+        about: "a .safetensors file to keep the fitted maps in",
+    },
+    Parameter {
+        name: "from",
+        kind: Kind::Text,
+        default: "",
+        about: "another source prompt instead of the run, or @FILE for one a line; read without edits",
+    },
+    Parameter {
+        name: "site",
+        kind: Kind::Choice(&PLACES),
+        default: "resid_post",
+        about: "the site that states are taken from",
+    },
+    Parameter {
+        name: "into",
+        kind: Kind::Choice(&PLACES),
+        default: "resid_post",
+        about: "the site that states are put into",
+    },
+    Parameter {
+        name: "attributes",
+        kind: Kind::Text,
+        default: "",
+        about: "a file of subjects and answers (TSV or JSON): the share of subjects whose answer is said, by layer",
+    },
+    Parameter {
+        name: "library",
+        kind: Kind::Text,
+        default: "",
+        about: "a TOML file of templates: [[template]] with name, prompt, slot and about",
     },
 ];
-
-/// The largest batch of a sweep.
-const BATCH: usize = 16;
 
 impl Instrument for Patchscope {
     fn name(&self) -> &'static str {
@@ -144,219 +172,46 @@ impl Instrument for Patchscope {
         PARAMETERS
     }
 
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        ["from", "attributes"]
+            .iter()
+            .all(|name| arguments.text(self, name).is_empty())
+    }
+
+    fn cost(&self, _tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+        let from = arguments.text(self, "from");
+        // How many sources a file holds is not known before it is read.
+        if from.starts_with('@') || !arguments.text(self, "attributes").is_empty() {
+            return None;
+        }
+        let (passes, tokens) = plan::size(self, arguments, card.layers)?;
+        Some(Cost { passes, tokens })
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
-        let layers = bench.model.card.layers;
-        let position = arguments.position(self, "position", run.tokens.len())?;
-        let sources: Vec<usize> = arguments
-            .layer(self, "layer", layers)?
-            .map_or_else(|| (0..layers).collect(), |l| vec![l]);
-        let fixed = match arguments.text(self, "target") {
-            "same" => None,
-            text => Some(
-                text.parse::<usize>()
-                    .ok()
-                    .filter(|l| *l < layers)
-                    .ok_or_else(|| {
-                        Error::argument(
-                            "target",
-                            text,
-                            format!("`same` or a layer from 0 to {}", layers - 1),
-                        )
-                    })?,
-            ),
+        let plan = Plan::new(self, run, arguments, bench)?;
+        let (title, body, notes) = match (plan.subjects.is_empty(), plan.show) {
+            (true, Show::Grid) => grid::draw(&plan, run, bench)?,
+            (true, Show::Curves) => curves::draw(&plan, run, bench)?,
+            (true, Show::Table | Show::Items) => words::draw(&plan, run, bench)?,
+            (false, show) => extract::draw(&plan, show, bench)?,
         };
-        let target = self.target(arguments, bench)?;
-        let count = arguments.count(self, "tokens")?;
-
-        let wanted: Vec<_> = sources.iter().map(|l| Site::ResidPost.at(*l)).collect();
-        let recording = bench.record(run, &wanted)?;
-        let states: Vec<Tensor> = wanted
-            .iter()
-            .map(|a| {
-                Ok(recording
-                    .get(*a)?
-                    .narrow(0, position, 1)?
-                    .squeeze(0)?
-                    .copy()?)
-            })
-            .collect::<Result<_>>()?;
-        let written = self.sweep(bench, &target, &sources, fixed, &states, count)?;
-        let control = bench.continue_patched(&target.tokens, 1, &[], count)?;
-        let replaced = self.replaced(bench, &target, &sources, fixed)?;
-
-        let spoken = |bench: &Bench, ids: &[u32]| {
-            let said: Vec<u8> = ids
-                .iter()
-                .filter(|t| !bench.model.is_end(**t))
-                .flat_map(|t| bench.model.bytes(*t))
-                .collect();
-            if said.is_empty() {
-                "⟨ends at once⟩".to_string()
-            } else {
-                text::plain(&said).replace('\n', "⏎")
-            }
+        let own = plan.sources.iter().any(|s| s.own);
+        let unread = Run {
+            seed: run.seed,
+            ..Run::default()
         };
-        let unpatched = spoken(bench, &control[0].0);
-        let mut rows = Vec::new();
-        for (i, (source, (ids, first))) in sources.iter().zip(&written).enumerate() {
-            let length = norm(&states[i])?;
-            rows.push(Row {
-                anchor: Anchor::cell(*source, position),
-                entries: vec![
-                    Entry::Text(source.to_string()),
-                    Entry::Text(fixed.unwrap_or(*source).to_string()),
-                    Entry::Text(spoken(bench, ids)),
-                    Entry::Text(unpatched.clone()),
-                    Entry::Number(*first),
-                    Entry::Number(length / replaced[i].max(f32::MIN_POSITIVE)),
-                ],
-            });
-        }
-        let source = bench.visible(run.tokens[position]);
-        let page = Page {
-            title: format!(
-                "{source} at {position} → slot {} of: {}",
-                bench.visible(target.tokens[target.slot]),
-                text::plain(target.prompt.as_bytes()).replace('\n', "⏎")
-            ),
-            anchor: Anchor::position(position),
-            rows,
-        };
-        let columns = [
-            "layer",
-            "into",
-            "patched",
-            "unpatched",
-            "p first",
-            "‖h‖ ratio",
-        ]
-        .iter()
-        .map(ToString::to_string)
-        .collect();
         Ok(Figure {
-            title: format!("patchscope · {}", if arguments.text(self, "prompt").is_empty() { arguments.text(self, "template") } else { "own prompt" }),
-            body: Body::Table(Table { columns, pages: vec![page] }),
-            notes: vec![
-                "patched: greedy continuation after resid_post of the source layer overwrote the slot at the target layer, once; unpatched: the same target left alone".into(),
-                "‖h‖ ratio: length of the state over the length of what it replaced".into(),
-            ],
+            title: format!("patchscope · {}{title}", plan.template.name),
+            body,
+            notes: plan.notes(run).into_iter().chain(notes).collect(),
             check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
+            provenance: bench.provenance(if own { run } else { &unread }, plan.parameters),
         })
     }
-}
-
-/// A target prompt with its slot.
-struct Target {
-    prompt: String,
-    tokens: Vec<u32>,
-    slot: usize,
-}
-
-impl Patchscope {
-    fn target(&self, arguments: &Arguments, bench: &Bench) -> Result<Target> {
-        let name = arguments.text(self, "template");
-        let template = TEMPLATES
-            .iter()
-            .find(|t| t.name == name)
-            .ok_or_else(|| Error::argument("template", name, "a template of patchscope"))?;
-        let own = arguments.text(self, "prompt");
-        let prompt = if own.is_empty() { template.prompt } else { own };
-        let slot = match arguments.text(self, "slot") {
-            "" if own.is_empty() => template.slot,
-            "" => "x",
-            slot => slot,
-        };
-        let tokens = bench.model.encode(prompt, false)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
-        let rule = crate::lab::positions::Positions::Token(slot.to_string());
-        let crate::lab::positions::Positions::Span(slot, _) =
-            rule.resolve(&pieces).map_err(|_| {
-                Error::argument(
-                    "slot",
-                    slot,
-                    format!("a text that occurs in the target prompt `{prompt}`"),
-                )
-            })?
-        else {
-            return Err(Error::argument("slot", slot, "a text in the target prompt"));
-        };
-        if slot == 0 {
-            return Err(Error::argument(
-                "slot",
-                "position 0",
-                "a slot after the first token, whose state is unlike any other",
-            ));
-        }
-        Ok(Target {
-            prompt: prompt.to_string(),
-            tokens,
-            slot,
-        })
-    }
-
-    /// All source layers, side by side in batches that read the target once each.
-    fn sweep(
-        &self,
-        bench: &mut Bench,
-        target: &Target,
-        sources: &[usize],
-        fixed: Option<usize>,
-        states: &[Tensor],
-        count: usize,
-    ) -> Result<Vec<(Vec<u32>, f32)>> {
-        let mut written = Vec::with_capacity(sources.len());
-        for (chunk, (layers, states)) in sources.chunks(BATCH).zip(states.chunks(BATCH)).enumerate()
-        {
-            bench.report((chunk * BATCH) as f32 / sources.len() as f32)?;
-            let patches: Vec<Patch> = layers
-                .iter()
-                .zip(states)
-                .enumerate()
-                .map(|(row, (layer, state))| Patch {
-                    at: Site::ResidPost.at(fixed.unwrap_or(*layer)),
-                    position: target.slot,
-                    row: Some(row),
-                    value: state.clone(),
-                })
-                .collect();
-            written.extend(bench.continue_patched(
-                &target.tokens,
-                layers.len(),
-                &patches,
-                count,
-            )?);
-        }
-        Ok(written)
-    }
-
-    /// Lengths of the states that are overwritten, one for each source.
-    fn replaced(
-        &self,
-        bench: &mut Bench,
-        target: &Target,
-        sources: &[usize],
-        fixed: Option<usize>,
-    ) -> Result<Vec<f32>> {
-        let wanted: Vec<_> = sources
-            .iter()
-            .map(|l| Site::ResidPost.at(fixed.unwrap_or(*l)))
-            .collect();
-        let recording = bench.record(&Run::plain(target.tokens.clone()), &wanted)?;
-        wanted
-            .iter()
-            .map(|a| norm(&recording.get(*a)?.narrow(0, target.slot, 1)?))
-            .collect()
-    }
-}
-
-fn norm(row: &Tensor) -> Result<f32> {
-    Ok(row
-        .flatten_all()?
-        .to_dtype(DType::F32)?
-        .sqr()?
-        .sum(D::Minus1)?
-        .sqrt()?
-        .to_scalar()?)
 }

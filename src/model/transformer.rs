@@ -4,6 +4,8 @@
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
 //! How a checkpoint becomes a [`Transformer`] is in [`super::assemble`].
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::{Attention, Pass, soft_cap};
@@ -117,37 +119,72 @@ impl Transformer {
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;
         }
-        let rotations = self
-            .ropes
-            .iter()
-            .map(|rope| rope.at(span.start, length))
-            .collect::<Result<_>>()?;
-        let pass = Pass {
-            blueprint: &self.blueprint,
-            rotations,
-            masks: self.masks(span)?,
-            span,
-        };
-        let mut x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            tap.checkpoint()?;
-            x = self.block(i, block, x, &pass, cache.as_deref(), tap)?;
-        }
+        let pass = self.prepare(span)?;
+        let x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
+        let x = self.walk(0..self.blocks.len(), x, &pass, cache.as_deref_mut(), tap)?;
         if let Some(cache) = cache {
             cache.advance(length);
         }
         Ok(x)
     }
 
-    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
-    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
-        let (batch, length) = tokens.dims2()?;
-        let x = self.embed.rows(&tokens.flatten_all()?, self.dtype())?;
+    /// What a pass over these positions shares between its layers.
+    pub fn prepare(&self, span: Span) -> Result<Pass<'_>> {
+        let rotations = self
+            .ropes
+            .iter()
+            .map(|rope| rope.at(span.start, span.len))
+            .collect::<Result<_>>()?;
+        Ok(Pass {
+            blueprint: &self.blueprint,
+            rotations,
+            masks: self.masks(span)?,
+            span,
+        })
+    }
+
+    /// Some of the blocks: the stream that enters the first of them, `[batch, tokens, d_model]`, to the one that leaves the
+    /// last. The caller begins the tap, and makes room in the cache before and counts its positions after the pass.
+    pub fn through(
+        &self,
+        blocks: Range<usize>,
+        x: Tensor,
+        pass: &Pass,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        self.inside(|| self.walk(blocks, x, pass, cache, tap))
+    }
+
+    fn walk(
+        &self,
+        blocks: Range<usize>,
+        mut x: Tensor,
+        pass: &Pass,
+        mut cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        for i in blocks {
+            tap.checkpoint()?;
+            x = self.block(i, &self.blocks[i], x, pass, cache.as_deref_mut(), tap)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
+    pub fn looked_up(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.embed.rows(ids, self.dtype())?;
         let x = match &self.project_in {
             Some(projection) => projection.forward(&x)?,
             None => x,
         };
-        let x = scaled(x, self.blueprint.embed_scale)?;
+        scaled(x, self.blueprint.embed_scale)
+    }
+
+    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
+    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
+        let (batch, length) = tokens.dims2()?;
+        let x = self.looked_up(&tokens.flatten_all()?)?;
         let x = x.reshape((batch, length, self.blueprint.d_model))?;
         Ok(match &self.positions {
             Some(positions) => {
@@ -164,7 +201,7 @@ impl Transformer {
         block: &Block,
         x: Tensor,
         pass: &Pass,
-        cache: Option<&Cache>,
+        cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let gradients = tap.differentiable();
@@ -278,6 +315,16 @@ impl Transformer {
             Some(cap) => soft_cap(&logits, cap),
             None => Ok(logits),
         }
+    }
+
+    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
+    /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
+    pub fn prepared(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        let normed = match scale {
+            None => self.norm.forward(rows, false)?,
+            Some(scale) => self.norm.forward_scaled(rows, scale)?,
+        };
+        self.projected(&normed)
     }
 
     /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.

@@ -119,6 +119,7 @@ fn meaning(kind: Kind, about: &str) -> String {
         Kind::Layer => format!("{about} (a number or all)"),
         Kind::Position => format!("{about} (negative counts from the end)"),
         Kind::Choice(words) => format!("{about} ({})", words.join(", ")),
+        Kind::Word(words) => format!("{about} ({}, or your own)", words.join(", ")),
         Kind::Text => about.to_string(),
     }
 }

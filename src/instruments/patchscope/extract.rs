@@ -1,0 +1,297 @@
+//! Attribute extraction, scored: the share of a list's subjects whose answer is said, by source and target layer
+//! (Ghandeharioun et al. 2024, section 4.2), beside the target left alone and the states of unrelated subjects.
+//!
+//! Invariant: the null of a subject is what the others' states, in the same slot at the same layers, say of its answers; others that
+//! share an answer do not count.
+
+use super::curves;
+use super::grid::frame;
+use super::plan::{Plan, Show, spelled};
+use super::sweep::{self, Found, Said};
+use super::words::{anchor, shared_slot, spoken};
+use crate::error::Result;
+use crate::lab::attributes::Subject;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
+use crate::text;
+
+/// Subjects whose words are shown in a cell of the grid.
+const SHOWN: usize = 3;
+
+/// What was said, scored. Pairs that were not reached, because the sweep was stopped, count nowhere.
+struct Scores {
+    found: Found,
+    /// Continuations as text, `[subject][pair]`.
+    texts: Vec<Vec<Option<String>>>,
+    /// Whether the answer is there, `[subject][pair]`.
+    hits: Vec<Vec<Option<bool>>>,
+    /// Whether the unpatched target says it.
+    control: Vec<bool>,
+    /// Share of unrelated subjects whose states say it, `[subject][pair]`; none where every other shares an answer.
+    null: Vec<Vec<Option<f32>>>,
+}
+
+/// The mean of what is there.
+fn mean(values: impl Iterator<Item = f32>) -> Option<f32> {
+    let (sum, count) = values.fold((0.0, 0usize), |(s, n), v| (s + f64::from(v), n + 1));
+    (count > 0).then(|| (sum / count as f64) as f32)
+}
+
+fn one(hit: bool) -> f32 {
+    if hit { 1.0 } else { 0.0 }
+}
+
+impl Scores {
+    fn new(plan: &Plan, bench: &mut Bench) -> Result<Self> {
+        let found = sweep::all(plan, &plan.sources, bench)?;
+        let text = |said: &Option<Said>| said.as_ref().map(|s| spoken(bench, &s.tokens));
+        let texts: Vec<Vec<Option<String>>> = found
+            .said
+            .iter()
+            .map(|row| row.iter().map(text).collect())
+            .collect();
+        let read = |subject: &Subject, text: &Option<String>| {
+            text.as_ref().map(|text| subject.said_in(text))
+        };
+        let hits = plan
+            .subjects
+            .iter()
+            .zip(&texts)
+            .map(|(subject, row)| row.iter().map(|t| read(subject, t)).collect())
+            .collect();
+        let control = plan
+            .subjects
+            .iter()
+            .zip(&plan.sources)
+            .map(|(subject, source)| {
+                found
+                    .target(source)
+                    .is_some_and(|target| subject.said_in(&spoken(bench, &target.control.tokens)))
+            })
+            .collect();
+        let null = plan.subjects.iter().map(|subject| {
+            let others: Vec<usize> = (0..plan.subjects.len())
+                .filter(|j| !subject.shares(&plan.subjects[*j]))
+                .collect();
+            let share = |pair: usize| {
+                let read = others
+                    .iter()
+                    .filter_map(|j| read(subject, &texts[*j][pair]));
+                mean(read.map(one))
+            };
+            (0..plan.pairs.len()).map(share).collect()
+        });
+        let null = null.collect();
+        Ok(Self {
+            found,
+            texts,
+            hits,
+            control,
+            null,
+        })
+    }
+
+    /// Share of subjects that are read at a pair.
+    fn share(&self, pair: usize) -> Option<f32> {
+        mean(self.hits.iter().filter_map(|row| row[pair]).map(one))
+    }
+
+    /// Share of subjects that the unpatched target reads.
+    fn alone(&self) -> f32 {
+        mean(self.control.iter().copied().map(one)).unwrap_or(0.0)
+    }
+
+    /// Mean share that unrelated states read; none where there are none.
+    fn unrelated(&self, pair: usize) -> Option<f32> {
+        mean(self.null.iter().filter_map(|row| row[pair]))
+    }
+
+    /// The pair at which most subjects are read, the first of several.
+    fn best(&self, plan: &Plan) -> usize {
+        let mut best = 0;
+        for pair in 1..plan.pairs.len() {
+            if self.share(pair) > self.share(best) {
+                best = pair;
+            }
+        }
+        best
+    }
+
+    fn notes(&self, plan: &Plan, bench: &Bench) -> Vec<String> {
+        let best = self.best(plan);
+        let (from, to) = plan.pairs[best];
+        let hit = |h: &Option<bool>| *h == Some(true);
+        let read = self.hits.iter().filter(|row| hit(&row[best])).count();
+        let any = self.hits.iter().filter(|row| row.iter().any(hit)).count();
+        let count = self.hits.len();
+        let null = self
+            .unrelated(best)
+            .map_or_else(|| "none".into(), |n| format!("{n:.3}"));
+        let mut out = vec![
+            format!(
+                "best: layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, unrelated {null}; at any of {} pairs (oracle): {any} of {count}",
+                spelled(from),
+                spelled(to),
+                self.share(best).unwrap_or(0.0),
+                self.alone(),
+                plan.pairs.len(),
+            ),
+            format!(
+                "read: an answer stands in the {} tokens that follow, as whole words in any case; unrelated: mean over what the states of the list's other subjects say, where they share no answer",
+                plan.count
+            ),
+        ];
+        let lone = plan.subjects.iter().filter(|s| {
+            let others = plan.subjects.iter().filter(|o| o != s);
+            others.into_iter().all(|o| s.shares(o))
+        });
+        let lone = lone.count();
+        if lone > 0 {
+            out.push(format!(
+                "{lone} of {count} subjects share an answer with every other, and have no null: add subjects with other answers"
+            ));
+        }
+        out.extend(shared_slot(plan, &self.found, bench));
+        out.extend(self.found.note.clone());
+        out
+    }
+}
+
+/// Title, body and notes.
+pub(super) fn draw(
+    plan: &Plan,
+    show: Show,
+    bench: &mut Bench,
+) -> Result<(String, Body, Vec<String>)> {
+    let scores = Scores::new(plan, bench)?;
+    let body = match show {
+        Show::Table => table(plan, &scores),
+        Show::Grid => grid(plan, &scores),
+        Show::Items => items(plan, &scores),
+        Show::Curves => curves(plan, &scores),
+    };
+    let title = format!(" · {} subjects", plan.subjects.len());
+    Ok((title, body, scores.notes(plan, bench)))
+}
+
+fn number(value: Option<f32>) -> Entry {
+    value.map_or_else(|| Entry::Text("–".into()), Entry::Number)
+}
+
+fn table(plan: &Plan, scores: &Scores) -> Body {
+    let rows = plan.pairs.iter().enumerate().map(|(pair, (from, to))| Row {
+        anchor: anchor(&plan.sources[0], *from),
+        entries: vec![
+            Entry::Text(spelled(*from)),
+            Entry::Text(spelled(*to)),
+            number(scores.share(pair)),
+            Entry::Number(scores.alone()),
+            number(scores.unrelated(pair)),
+        ],
+    });
+    let columns = ["layer", "into", "read", "unpatched", "unrelated"];
+    Body::Table(Table {
+        columns: columns.iter().map(ToString::to_string).collect(),
+        pages: vec![Page {
+            title: format!(
+                "share of {} subjects whose answer is said",
+                plan.subjects.len()
+            ),
+            anchor: Anchor::default(),
+            rows: rows.collect(),
+        }],
+    })
+}
+
+fn grid(plan: &Plan, scores: &Scores) -> Body {
+    let (rows, columns, places) = frame(plan);
+    let cell = |row: usize, pair: Option<usize>| {
+        let anchor = anchor(&plan.sources[0], plan.layers[row]);
+        let found = pair.and_then(|pair| Some((pair, scores.share(pair)?)));
+        let Some((pair, share)) = found else {
+            return Cell {
+                anchor,
+                value: f32::NAN,
+                ..Cell::default()
+            };
+        };
+        let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
+        let mut more = vec![("read".to_string(), share)];
+        more.push(("unpatched".into(), scores.alone()));
+        more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
+        let said = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
+        let said = said.filter_map(|((subject, texts), hits)| {
+            let text = texts[pair].as_ref()?;
+            let name = text::plain(subject.subject.as_bytes());
+            Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
+        });
+        more.extend(said.take(SHOWN));
+        Cell {
+            label: read.to_string(),
+            value: share,
+            anchor,
+            more,
+        }
+    };
+    let cells = places.iter().map(|column| {
+        let cells = column.iter().enumerate();
+        cells.map(|(row, pair)| cell(row, *pair)).collect()
+    });
+    Body::Grid(Grid {
+        row_axis: "source layer".into(),
+        column_axis: "target layer".into(),
+        value: "share of subjects read".into(),
+        rows,
+        columns,
+        cells: cells.collect(),
+        scale: Scale::Unit,
+    })
+}
+
+/// Every subject: the earliest layer that reads it, how many do, and what is said at the best pair.
+fn items(plan: &Plan, scores: &Scores) -> Body {
+    let best = scores.best(plan);
+    let rows = plan.subjects.iter().enumerate().map(|(i, subject)| {
+        let hits = &scores.hits[i];
+        let first = hits.iter().position(|h| *h == Some(true));
+        let first = first.map(|p| plan.pairs[p].0);
+        let share = mean(hits.iter().flatten().map(|h| one(*h)));
+        let layer = first.unwrap_or(plan.pairs[best].0);
+        Row {
+            anchor: anchor(&plan.sources[i], layer),
+            entries: vec![
+                Entry::Text(text::plain(subject.subject.as_bytes())),
+                Entry::Text(text::plain(subject.answers.join("|").as_bytes())),
+                Entry::Text(first.map_or_else(|| "never".into(), spelled)),
+                number(share),
+                Entry::Text(scores.texts[i][best].clone().unwrap_or_else(|| "–".into())),
+                number(scores.null[i][best]),
+            ],
+        }
+    });
+    let columns = [
+        "subject",
+        "answers",
+        "first layer",
+        "pairs",
+        "says",
+        "unrelated",
+    ];
+    let (from, to) = plan.pairs[best];
+    Body::Table(Table {
+        columns: columns.iter().map(ToString::to_string).collect(),
+        pages: vec![Page {
+            title: format!("says: at layer {} into {}", spelled(from), spelled(to)),
+            anchor: Anchor::default(),
+            rows: rows.collect(),
+        }],
+    })
+}
+
+/// The share over source layers, a curve a target, beside the same of unrelated states and of the target alone.
+fn curves(plan: &Plan, scores: &Scores) -> Body {
+    let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
+    over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
+    over.push(curves::flat(plan, "unpatched", scores.alone()));
+    curves::body(plan, Anchor::default(), "share of subjects read", over)
+}

@@ -1,0 +1,245 @@
+//! The passes: every source at every pair of layers, in batches that share what lies before the first slot.
+//!
+//! Invariant: the unpatched target goes through the same passes as the patched ones, and lengths of what is replaced are those of
+//! the target left alone.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Plan, Source};
+use crate::error::Result;
+use crate::lab::bench::Bench;
+use crate::lab::direction::norm;
+use crate::lab::patch::{Put, Target, Written};
+use crate::lab::patch_map::Map;
+use crate::lab::run::Run;
+use crate::model::Fingerprint;
+use crate::model::site::Address;
+
+/// What one source said at one pair of layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Said {
+    pub(super) tokens: Vec<u32>,
+    /// The most probable first tokens.
+    pub(super) top: Vec<(u32, f32)>,
+    /// Probabilities of the watched tokens as the first.
+    pub(super) watched: Vec<f32>,
+    /// Length of what was put in over the length of what it replaced, at the last slot; for the norm map, from before it.
+    pub(super) ratio: f32,
+}
+
+impl Said {
+    fn new(written: Written, ratio: f32) -> Self {
+        Self {
+            tokens: written.tokens,
+            top: written.first.top,
+            watched: written.watched,
+            ratio,
+        }
+    }
+
+    /// Probability of the watched tokens together, or of the first token where none is watched.
+    pub(super) fn p(&self) -> f32 {
+        if self.watched.is_empty() {
+            self.top.first().map_or(0.0, |t| t.1)
+        } else {
+            self.watched.iter().sum()
+        }
+    }
+}
+
+/// A target for a number of source tokens, read up to its first slot.
+pub(super) struct Prepared {
+    target: Target,
+    pub(super) slots: Vec<usize>,
+    /// Whether the slot is a token of its own.
+    pub(super) whole: bool,
+    /// What the target says by itself.
+    pub(super) control: Said,
+    replaced: BTreeMap<(Address, usize), f32>,
+}
+
+/// Everything that was said, and the targets by number of source tokens.
+pub(super) struct Found {
+    /// `[source][pair]`, in the plan's order; nothing where the sweep was stopped before.
+    pub(super) said: Vec<Vec<Option<Said>>>,
+    pub(super) prepared: BTreeMap<usize, Prepared>,
+    /// What a reader must know of a sweep that was stopped.
+    pub(super) note: Option<String>,
+}
+
+impl Found {
+    /// The target that a source was put into.
+    pub(super) fn target<'a>(&'a self, source: &Source) -> Option<&'a Prepared> {
+        self.prepared.get(&source.positions.len())
+    }
+}
+
+impl Prepared {
+    /// Tokens of the target.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.target.tokens
+    }
+
+    fn new(plan: &Plan, bench: &mut Bench, count: usize) -> Result<Self> {
+        let slotted = plan.slotted(bench, count)?;
+        let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).1).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let recording = bench.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
+        let mut replaced = BTreeMap::new();
+        for at in wanted {
+            for slot in &slotted.slots {
+                let row = row(recording.get(at)?, *slot)?;
+                replaced.insert((at, *slot), norm(&row));
+            }
+        }
+        let first = slotted.slots.first().copied().unwrap_or(0);
+        let target = Target::read(bench, &slotted.tokens, first)?;
+        let mut control = target.branches(bench, &[Vec::new()], plan.count, &plan.watched)?;
+        Ok(Self {
+            target,
+            slots: slotted.slots,
+            whole: slotted.whole,
+            control: Said::new(control.remove(0), 1.0),
+            replaced,
+        })
+    }
+}
+
+fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
+    let row = values.narrow(0, position, 1)?.flatten_all()?;
+    Ok(row.to_dtype(DType::F32)?.to_vec1()?)
+}
+
+/// Puts every source of a list into the plan's target, at every pair of layers.
+pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<Found> {
+    let mut prepared: BTreeMap<usize, Prepared> = BTreeMap::new();
+    let mut slice = usize::MAX;
+    for source in sources {
+        let count = source.positions.len();
+        if let Entry::Vacant(place) = prepared.entry(count) {
+            let target = place.insert(Prepared::new(plan, bench, count)?);
+            slice = slice.min(target.target.rows(&bench.model)?);
+        }
+    }
+    // Sources of as many tokens share a target, so they are read one after the other.
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|i| sources[*i].positions.len());
+    let pairs = plan.pairs.len();
+    let total = order.len() * pairs;
+    let mut parameters = plan.parameters.clone();
+    parameters.push(("states".into(), digest(plan, sources)));
+    let seed = Run {
+        seed: plan.seed,
+        ..Run::default()
+    };
+    let run = sources.iter().find(|s| s.own).map_or(&seed, |s| &s.run);
+    let trials = bench.trials(run, parameters, total, slice, |bench, range| {
+        speak(plan, sources, &order, &prepared, range, bench)
+    })?;
+    let note = trials.note();
+    let mut said: Vec<Vec<Option<Said>>> = vec![vec![None; pairs]; sources.len()];
+    for (trial, one) in trials.results.into_iter().enumerate() {
+        said[order[trial / pairs]][trial % pairs] = one;
+    }
+    Ok(Found {
+        said,
+        prepared,
+        note,
+    })
+}
+
+/// What files and prompts gave, in one number: a sweep that was stopped goes on only if it is the same.
+fn digest(plan: &Plan, sources: &[Source]) -> String {
+    let mut hash = Fingerprint::default();
+    for source in sources {
+        hash.write(&source.run.digest().to_le_bytes());
+        hash.write(format!("{:?}", source.positions).as_bytes());
+    }
+    if let Map::Affine(maps) = &plan.map {
+        for (_, map) in &maps.maps {
+            let numbers = map.weight.iter().chain(&map.bias);
+            numbers.for_each(|v| hash.write(&v.to_bits().to_le_bytes()));
+        }
+    }
+    hash.write(format!("{:?}", plan.template).as_bytes());
+    format!("{:016x}", hash.finish())
+}
+
+/// The readings of a range of trials: every pair of the first source in `order`, then of the second, and so on.
+fn speak(
+    plan: &Plan,
+    sources: &[Source],
+    order: &[usize],
+    prepared: &BTreeMap<usize, Prepared>,
+    trials: Range<usize>,
+    bench: &mut Bench,
+) -> Result<Vec<Said>> {
+    let pairs = plan.pairs.len();
+    let all: Vec<usize> = trials.collect();
+    let count = |trial: &usize| sources[order[trial / pairs]].positions.len();
+    let mut out = Vec::with_capacity(all.len());
+    for group in all.chunk_by(|a, b| count(a) == count(b)) {
+        let target = &prepared[&count(&group[0])];
+        let (mut branches, mut ratios) = (Vec::new(), Vec::new());
+        for trial in group {
+            let source = &sources[order[trial / pairs]];
+            let (puts, ratio) = puts(plan, source, trial % pairs, target, bench)?;
+            branches.push(puts);
+            ratios.push(ratio);
+        }
+        let most = target.target.rows(&bench.model)?;
+        for (branches, ratios) in branches.chunks(most).zip(ratios.chunks(most)) {
+            let written = target
+                .target
+                .branches(bench, branches, plan.count, &plan.watched)?;
+            let said = written.into_iter().zip(ratios);
+            out.extend(said.map(|(written, ratio)| Said::new(written, *ratio)));
+        }
+    }
+    Ok(out)
+}
+
+/// What a source puts where at a pair of layers, and how long it is beside what it replaces.
+fn puts(
+    plan: &Plan,
+    source: &Source,
+    pair: usize,
+    target: &Prepared,
+    bench: &mut Bench,
+) -> Result<(Vec<Put>, f32)> {
+    let (from, to) = plan.addresses(plan.pairs[pair]);
+    let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).0).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    // Every layer at once, so that a source is read once.
+    let recording = bench.record(&source.run, &wanted)?;
+    let values = recording.get(from)?;
+    let device = &bench.model.transformer.device;
+    let mut out = Vec::with_capacity(target.slots.len());
+    let mut ratio = 0.0;
+    for (i, slot) in target.slots.iter().enumerate() {
+        // One state for every slot, or one each.
+        let position = source.positions[i.min(source.positions.len() - 1)];
+        let taken = row(values, position)?;
+        let replaced = target.replaced[&(to, *slot)];
+        let value = plan.map.apply(&taken, (from, to), replaced)?;
+        let length = norm(if matches!(plan.map, Map::Norm) {
+            &taken
+        } else {
+            &value
+        });
+        ratio = length / replaced.max(f32::MIN_POSITIVE);
+        out.push(Put {
+            at: to,
+            position: *slot,
+            value: Tensor::new(value, device)?,
+        });
+    }
+    Ok((out, ratio))
+}

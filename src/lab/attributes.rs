@@ -1,0 +1,201 @@
+//! Subjects with the attributes that should be read out of their states, and whether a text says one.
+//!
+//! A file is lines of `subject<TAB>answer|answer`, with a third column for the prompt that the state is taken from (the subject
+//! alone where it is missing), or a JSON list of `{"subject": .., "answers": [..], "prompt": ..}`. Invariant: the subject
+//! occurs in its prompt, and an answer is looked for as whole words, whatever their case: `Oman` is not said by `woman`.
+//! To read another form, add it to [`read`].
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// A subject and what should be said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subject {
+    /// The text whose state is read.
+    pub subject: String,
+    /// Any of these counts.
+    pub answers: Vec<String>,
+    /// What the model reads; the subject alone when empty.
+    #[serde(default)]
+    pub prompt: String,
+}
+
+impl Subject {
+    /// The prompt that the state is taken from.
+    pub fn text(&self) -> &str {
+        if self.prompt.is_empty() {
+            &self.subject
+        } else {
+            &self.prompt
+        }
+    }
+
+    /// Whether a text says one of the answers.
+    pub fn said_in(&self, text: &str) -> bool {
+        let text = words(text);
+        self.answers.iter().any(|a| says(&text, &words(a)))
+    }
+
+    /// Whether another subject has one of these answers too.
+    pub fn shares(&self, other: &Self) -> bool {
+        let text = |s: &Self| s.answers.join(" | ");
+        self.said_in(&text(other)) || other.said_in(&text(self))
+    }
+}
+
+/// Words in lower case with one space between; everything that is neither letter nor digit stands between words.
+fn words(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let words = lower.split(|c: char| !c.is_alphanumeric());
+    words
+        .filter(|w| !w.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Whether a text has an answer's words in it, not as parts of longer ones.
+fn says(text: &str, answer: &str) -> bool {
+    let ends = |c: Option<char>| c.is_none_or(|c| c == ' ' || unspaced(c));
+    let free = |c: Option<char>| c.is_some_and(unspaced);
+    let (first, last) = (answer.chars().next(), answer.chars().next_back());
+    text.match_indices(answer).any(|(i, found)| {
+        let before = text[..i].chars().next_back();
+        let after = text[i + found.len()..].chars().next();
+        (free(first) || ends(before)) && (free(last) || ends(after))
+    }) && !answer.is_empty()
+}
+
+/// Letters of scripts that put no space between words: Thai, Lao, Chinese, Japanese; and Korean, whose particles cling.
+fn unspaced(c: char) -> bool {
+    ('\u{0e00}'..='\u{0eff}').contains(&c) || c >= '\u{2e80}'
+}
+
+/// Reads a file of subjects.
+///
+/// # Errors
+///
+/// When it is not there, or not such a file.
+pub fn read(path: &Path) -> Result<Vec<Subject>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    parse(&text, path)
+}
+
+/// The same from text; `path` is for messages.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
+    let bad = |what: String| {
+        let next = "Write a subject a line, subject and answers with a tab between, answers separated by |, or a JSON list of {\"subject\": .., \"answers\": [..]}.";
+        Error::bad_file(path, what, next)
+    };
+    let subjects: Vec<Subject> = if text.trim_start().starts_with('[') {
+        serde_json::from_str(text).map_err(|e| bad(e.to_string()))?
+    } else {
+        let lines = text.lines().enumerate();
+        let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+        let subject = |(i, line): (usize, &str)| {
+            let parts: Vec<&str> = line.split('\t').map(str::trim).collect();
+            match parts.as_slice() {
+                [subject, answers, rest @ ..] if rest.len() <= 1 => Ok(Subject {
+                    subject: (*subject).to_string(),
+                    answers: answers.split('|').map(|a| a.trim().to_string()).collect(),
+                    prompt: rest.first().map_or_else(String::new, ToString::to_string),
+                }),
+                _ => Err(bad(format!(
+                    "line {} is not subject, answers and perhaps a prompt between tabs",
+                    i + 1
+                ))),
+            }
+        };
+        lines.map(subject).collect::<Result<_>>()?
+    };
+    if subjects.is_empty() {
+        return Err(bad("it holds no subject".into()));
+    }
+    for (i, subject) in subjects.iter().enumerate() {
+        let name = &subject.subject;
+        let number = i + 1;
+        if name.is_empty() {
+            return Err(bad(format!("subject {number} is empty")));
+        }
+        if subject.answers.is_empty() || subject.answers.iter().any(|a| words(a).is_empty()) {
+            return Err(bad(format!(
+                "subject {number}, `{name}`, has no answer, or one without a word"
+            )));
+        }
+        if !subject.text().contains(name.as_str()) {
+            return Err(bad(format!(
+                "the prompt of subject {number} does not contain `{name}`"
+            )));
+        }
+    }
+    Ok(subjects)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn subject(answers: &[&str]) -> Subject {
+        Subject {
+            subject: "s".into(),
+            answers: answers.iter().map(ToString::to_string).collect(),
+            prompt: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_said_in_whole_words() {
+        let s = subject(&["Oman", "New York"]);
+        assert!(s.said_in(": country, OMAN."));
+        assert!(s.said_in("in new-york city"));
+        for text in ["a woman", "New Haven, York", "", "York New"] {
+            assert!(!s.said_in(text), "{text}");
+        }
+        assert!(subject(&["東京"]).said_in(": 東京です"));
+    }
+
+    #[test]
+    fn answers_that_contain_each_other_are_shared() {
+        let europe = subject(&["country in Europe"]);
+        assert!(europe.shares(&subject(&["Europe", "Asia"])));
+        assert!(!europe.shares(&subject(&["country in Asia"])));
+    }
+
+    #[test]
+    fn both_forms_are_read_and_what_is_missing_is_said() {
+        let path = Path::new("subjects");
+        let tabs = "France\tEurope | West\tPeople in France\n\nrobin\tbird\n";
+        let json = r#"[{"subject": "France", "answers": ["Europe", "West"], "prompt": "People in France"}, {"subject": "robin", "answers": ["bird"]}]"#;
+        let read = parse(tabs, path).unwrap();
+        assert_eq!(read, parse(json, path).unwrap());
+        assert_eq!(read[0].answers, ["Europe", "West"]);
+        assert_eq!(
+            (read[0].text(), read[1].text()),
+            ("People in France", "robin")
+        );
+        for (text, why) in [
+            ("", "no subject"),
+            ("France", "line 1"),
+            ("France\tEurope\ta France\tb", "line 1"),
+            ("\tEurope", "subject 1 is empty"),
+            ("France\t", "no answer"),
+            ("France\tEurope|", "no answer"),
+            (
+                "France\tEurope\tPeople in Spain",
+                "does not contain `France`",
+            ),
+            (r#"[{"subject": "a", "answer": "b"}]"#, "answer"),
+        ] {
+            let error = parse(text, path).unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Slots: the tokens of a target prompt whose place hidden states take.
+//!
+//! Invariant: a slot is never the first token, whose state is unlike any other, and a text that is a token of its own is
+//! preferred over the same letters inside a longer one. To add a rule, add a variant of [`Slots`] and its arm in [`Slots::place`].
+
+use std::ops::RangeInclusive;
+
+use crate::error::{Error, Result};
+
+/// Which occurrences of the slot's text are overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    /// The last one takes one state.
+    Last,
+    /// Every one takes the same state.
+    All,
+    /// Consecutive source tokens fill the occurrences in order; a lone occurrence is repeated to make room.
+    Each,
+}
+
+impl Slots {
+    /// Names, for flags.
+    pub const NAMES: [&'static str; 3] = ["last", "all", "each"];
+
+    /// The rule of a name.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "last" => Ok(Self::Last),
+            "all" => Ok(Self::All),
+            "each" => Ok(Self::Each),
+            _ => Err(Error::argument("slots", name, "last, all or each")),
+        }
+    }
+
+    /// Finds the slots of `slot` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the text does not occur, stands at the first token only, or the occurrences do not suit the source tokens.
+    pub fn place(
+        self,
+        tokens: &[u32],
+        pieces: &[Vec<u8>],
+        slot: &str,
+        count: usize,
+    ) -> Result<Slotted> {
+        let found = occurrences(pieces, slot);
+        let whole = found.iter().any(|o| o.whole);
+        let all: Vec<&Occurrence> = found.iter().filter(|o| o.whole == whole).collect();
+        let last = all.last().ok_or_else(|| {
+            let text = String::from_utf8_lossy(&pieces.concat()).into_owned();
+            let expected = format!("a text that occurs in the target prompt `{text}`");
+            Error::argument("slot", slot, expected)
+        })?;
+        let mut out = Slotted {
+            tokens: tokens.to_vec(),
+            slots: Vec::new(),
+            whole,
+        };
+        let end = |o: &Occurrence| *o.tokens.end();
+        match self {
+            Self::Last => out.slots.push(end(last)),
+            Self::All => out.slots.extend(all.iter().map(|o| end(o))),
+            Self::Each if all.len() == count => out.slots.extend(all.iter().map(|o| end(o))),
+            Self::Each if all.len() == 1 => {
+                let at = end(last);
+                let token = tokens[at];
+                let more = std::iter::repeat_n(token, count - 1);
+                out.tokens.splice(at..at, more);
+                out.slots.extend(at..at + count);
+            }
+            Self::Each => {
+                let expected = format!(
+                    "a text that occurs once in the target prompt, or {count} times, once a source token; it occurs {} times",
+                    all.len()
+                );
+                return Err(Error::argument("slot", slot, expected));
+            }
+        }
+        out.slots.dedup();
+        if out.slots.contains(&0) {
+            let expected = "a slot after the first token, whose state is unlike any other; begin the target prompt with another word";
+            return Err(Error::argument("slot", slot, expected));
+        }
+        Ok(out)
+    }
+}
+
+/// A target prompt and its slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slotted {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Positions, rising.
+    pub slots: Vec<usize>,
+    /// Whether the slot's text is tokens of its own, and not a part of longer ones.
+    pub whole: bool,
+}
+
+/// The tokens of the last place where a text stands: of its own, or else inside longer ones.
+pub fn last_of(pieces: &[Vec<u8>], text: &str) -> Option<RangeInclusive<usize>> {
+    let found = occurrences(pieces, text);
+    let own = found.iter().rev().find(|o| o.whole);
+    own.or(found.last()).map(|o| o.tokens.clone())
+}
+
+/// One place where a text stands.
+struct Occurrence {
+    /// The tokens that it touches.
+    tokens: RangeInclusive<usize>,
+    /// Whether it fills them, but for one space in front.
+    whole: bool,
+}
+
+/// Where a text stands in tokens, from left to right, overlaps left out.
+fn occurrences(pieces: &[Vec<u8>], text: &str) -> Vec<Occurrence> {
+    let needle = text.as_bytes();
+    let whole: Vec<u8> = pieces.concat();
+    let mut ends = Vec::with_capacity(pieces.len());
+    let mut seen = 0;
+    for piece in pieces {
+        seen += piece.len();
+        ends.push(seen);
+    }
+    let token = |byte: usize| ends.partition_point(|end| *end <= byte);
+    let start = |token: usize| if token == 0 { 0 } else { ends[token - 1] };
+    let mut out = Vec::new();
+    let mut i = 0;
+    while !needle.is_empty() && i + needle.len() <= whole.len() {
+        if !whole[i..].starts_with(needle) {
+            i += 1;
+            continue;
+        }
+        let (first, last) = (token(i), token(i + needle.len() - 1));
+        let begins = i == start(first) || (i == start(first) + 1 && whole[i - 1] == b' ');
+        out.push(Occurrence {
+            tokens: first..=last,
+            whole: begins && i + needle.len() == ends[last],
+        });
+        i += needle.len();
+    }
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn pieces(words: &[&str]) -> (Vec<u32>, Vec<Vec<u8>>) {
+        let ids = (0..words.len() as u32).collect();
+        (ids, words.iter().map(|w| w.as_bytes().to_vec()).collect())
+    }
+
+    #[test]
+    fn a_token_of_its_own_is_preferred_over_letters_in_another() {
+        let (ids, texts) = pieces(&["<s>", "x", " is", " next", " to", " x", " and", " Texas"]);
+        let at = |rule: Slots, n| rule.place(&ids, &texts, "x", n).unwrap();
+        assert_eq!(at(Slots::Last, 1).slots, [5]);
+        assert_eq!(at(Slots::All, 1).slots, [1, 5]);
+        assert_eq!(
+            at(Slots::Each, 2).slots,
+            [1, 5],
+            "as many as source tokens: in order"
+        );
+        assert!(at(Slots::Last, 1).whole);
+        let inside = Slots::Last.place(&ids, &texts, "exa", 1).unwrap();
+        assert_eq!((inside.slots, inside.whole), (vec![7], false));
+    }
+
+    #[test]
+    fn a_lone_slot_is_repeated_for_several_source_tokens() {
+        let (ids, texts) = pieces(&["<s>", "the", " x", "."]);
+        let three = Slots::Each.place(&ids, &texts, "x", 3).unwrap();
+        assert_eq!(three.tokens, [0, 1, 2, 2, 2, 3]);
+        assert_eq!(three.slots, [2, 3, 4]);
+        let one = Slots::Each.place(&ids, &texts, "x", 1).unwrap();
+        assert_eq!((one.tokens, one.slots), (ids, vec![2]));
+    }
+
+    #[test]
+    fn what_cannot_be_a_slot_is_refused() {
+        let (ids, texts) = pieces(&["x", " and", " x"]);
+        for (slot, rule, n, why) in [
+            ("y", Slots::Last, 1, "occurs in the target prompt"),
+            ("", Slots::Last, 1, "occurs in the target prompt"),
+            ("x", Slots::All, 1, "after the first token"),
+            ("x", Slots::Each, 3, "it occurs 2 times"),
+        ] {
+            let error = rule.place(&ids, &texts, slot, n).unwrap_err().to_string();
+            assert!(error.contains(why), "{slot}: {error}");
+        }
+        assert_eq!(
+            Slots::Last.place(&ids, &texts, "x", 1).unwrap().slots,
+            [2],
+            "the later one will do"
+        );
+    }
+}

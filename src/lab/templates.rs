@@ -1,0 +1,258 @@
+//! The library of target prompts: those of the papers, those in the words of the demo's world, and the user's own.
+//!
+//! Invariant: of two templates of one name the later source wins: a file that is named, then `templates.toml` in the
+//! user's folder, then the built-in ones; every template's slot occurs in its prompt. To add a built-in one, add a row
+//! to [`TEMPLATES`].
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// One row of [`TEMPLATES`].
+#[derive(Debug)]
+pub struct Known {
+    /// Its name.
+    pub name: &'static str,
+    /// The target prompt.
+    pub prompt: &'static str,
+    /// The text whose token is overwritten.
+    pub slot: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+}
+
+/// Target prompts that are always there.
+pub const TEMPLATES: &[Known] = &[
+    Known {
+        name: "description",
+        prompt: "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational major appliance and consumer electronics corporation, x",
+        slot: "x",
+        about: "entity description, the prompt of the Diana table",
+    },
+    Known {
+        name: "entity",
+        prompt: "Syria: Syria is a country in the Middle East, Leonardo DiCaprio: Leonardo DiCaprio is an American actor, Samsung: Samsung is a South Korean multinational corporation, x",
+        slot: "x",
+        about: "entity description in sentences, as for two-hop questions (2406.12775)",
+    },
+    Known {
+        name: "identity",
+        prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?",
+        slot: "?",
+        about: "token identity: which token is this?",
+    },
+    Known {
+        name: "city",
+        prompt: "The largest city in x",
+        slot: "x",
+        about: "attribute extraction, zero-shot",
+    },
+    Known {
+        name: "world",
+        prompt: "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
+        slot: "x",
+        about: "entity description in the demo's world",
+    },
+    Known {
+        name: "echo",
+        prompt: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
+        slot: "x",
+        about: "token identity in the demo's world",
+    },
+    Known {
+        name: "capital",
+        prompt: "The capital of x",
+        slot: "x",
+        about: "attribute extraction in the demo's world",
+    },
+];
+
+/// The names of [`TEMPLATES`].
+pub const NAMES: [&str; TEMPLATES.len()] = {
+    let mut names = [""; TEMPLATES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = TEMPLATES[i].name;
+        i += 1;
+    }
+    names
+};
+
+/// The file in the user's folder.
+const FILE: &str = "templates.toml";
+
+/// A target prompt with its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// Its name.
+    pub name: String,
+    /// The target prompt.
+    pub prompt: String,
+    /// The text whose token is overwritten.
+    #[serde(default = "usual")]
+    pub slot: String,
+    /// One sentence.
+    #[serde(default)]
+    pub about: String,
+}
+
+fn usual() -> String {
+    "x".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    template: Vec<Template>,
+}
+
+/// Finds a template: in the named file (if its path is not empty), the user's folder, the built-in ones.
+///
+/// # Errors
+///
+/// When a file cannot be read, or no template has the name.
+pub fn find(name: &str, library: &str) -> Result<Template> {
+    let mut all = Vec::new();
+    if !library.is_empty() {
+        all.extend(read(Path::new(library))?);
+    }
+    if let Some(path) = own().filter(|p| p.exists()) {
+        all.extend(read(&path)?);
+    }
+    all.extend(TEMPLATES.iter().map(|t| Template {
+        name: t.name.into(),
+        prompt: t.prompt.into(),
+        slot: t.slot.into(),
+        about: t.about.into(),
+    }));
+    if let Some(found) = all.iter().find(|t| t.name == name) {
+        return Ok(found.clone());
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for template in &all {
+        if !names.contains(&template.name.as_str()) {
+            names.push(&template.name);
+        }
+    }
+    let expected = format!(
+        "one of {}; your own stand in `{FILE}` of the config folder or in the file that `library` names",
+        names.join(", ")
+    );
+    Err(Error::argument("template", name, expected))
+}
+
+/// `templates.toml` in the user's configuration folder.
+fn own() -> Option<PathBuf> {
+    let folders = directories::ProjectDirs::from("", "", "lmscope")?;
+    Some(folders.config_dir().join(FILE))
+}
+
+/// Reads a file of templates.
+///
+/// # Errors
+///
+/// When it is not there, or not such a file: one sentence that says where.
+pub fn read(path: &Path) -> Result<Vec<Template>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    parse(&text, path)
+}
+
+/// The same from text; `path` is for messages.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
+    let bad = |what: String| {
+        let next = "Write [[template]] with name, prompt, slot (x when left out) and about (may be left out).";
+        Error::bad_file(path, what, next)
+    };
+    let file: File = toml::from_str(text).map_err(|e| {
+        let line = e.span().map(|s| text[..s.start].lines().count().max(1));
+        let place = line.map_or_else(String::new, |l| format!("line {l}: "));
+        bad(format!("{place}{}", e.message().replace('\n', ", ")))
+    })?;
+    if file.template.is_empty() {
+        return Err(bad("it holds no template".into()));
+    }
+    for (i, template) in file.template.iter().enumerate() {
+        let name = &template.name;
+        if name.trim().is_empty() {
+            return Err(bad(format!("template {} has no name", i + 1)));
+        }
+        if file.template[..i].iter().any(|t| t.name == *name) {
+            return Err(bad(format!("two templates are called `{name}`")));
+        }
+        if template.slot.is_empty() || !template.prompt.contains(&template.slot) {
+            let slot = &template.slot;
+            return Err(bad(format!(
+                "the slot `{slot}` of `{name}` does not occur in its prompt"
+            )));
+        }
+    }
+    Ok(file.template)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_templates_come_first_and_the_built_in_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        let text = "[[template]]\nname = \"film\"\nprompt = \"Alien: film, x\"\n\n[[template]]\nname = \"world\"\nprompt = \"Mars: planet, ?\"\nslot = \"?\"\n";
+        std::fs::write(&path, text).unwrap();
+        let library = path.display().to_string();
+        assert_eq!(find("film", &library).unwrap().slot, "x");
+        assert_eq!(find("world", &library).unwrap().prompt, "Mars: planet, ?");
+        assert_eq!(find("echo", &library).unwrap().prompt, TEMPLATES[5].prompt);
+        let error = find("flim", &library).unwrap_err().to_string();
+        assert!(
+            error.contains("film") && error.contains("capital"),
+            "{error}"
+        );
+        assert!(find("film", "").is_err(), "without the file");
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_in_one_sentence() {
+        for (text, why) in [
+            ("", "it holds no template"),
+            ("[[template]]\nname = \"a\"", "missing field `prompt`"),
+            ("x = 1", "unknown field `x`"),
+            (
+                "[[template]]\nname = \"a\"\nprompt = \"b\"\n",
+                "the slot `x` of `a` does not occur",
+            ),
+            (
+                "[[template]]\nname = \"a\"\nprompt = \"x\"\nslto = \"x\"\n",
+                "line 4: unknown field `slto`",
+            ),
+            (
+                "[[template]]\nname = \"a\"\nprompt = \"x\"\n[[template]]\nname = \"a\"\nprompt = \"x\"\n",
+                "two templates are called `a`",
+            ),
+            (
+                "[[template]]\nname = \"\"\nprompt = \"x\"\n",
+                "template 1 has no name",
+            ),
+        ] {
+            let error = parse(text, Path::new("t.toml")).unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_built_in_slot_occurs_in_its_prompt() {
+        for t in TEMPLATES {
+            assert!(t.prompt.contains(t.slot), "{}", t.name);
+        }
+    }
+}

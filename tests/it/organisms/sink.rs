@@ -1,0 +1,272 @@
+//! O11: a sink. The same organisms with a first token of norm 300, on which heads rest: it changes no figure.
+//!
+//! A norm takes its length away, so what the model computes elsewhere is the same to the bit; an instrument that lets it into
+//! a mean, a component or a colour scale shows something else than it shows of the organism without a sink.
+
+use lmscope::instruments::{Arguments, INSTRUMENTS, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::contrast::{Contrast, Measure, Method};
+use lmscope::lab::direction::{Direction, Origin, norm, random_like};
+use lmscope::lab::figure::{Anchor, Body, Figure};
+use lmscope::lab::positions::Positions;
+use lmscope::lab::run::Run;
+use lmscope::lab::statistics::{How, Statistics};
+use lmscope::model::site::Site;
+
+use super::super::tools::{same_bits, values};
+use super::two_hop::TwoHop;
+use super::{LOUD, Layout, Organism, bilingual, induction, repair, state};
+
+/// An organism without and with a sink, and a run.
+struct Pair {
+    name: &'static str,
+    quiet: Bench,
+    loud: Bench,
+    run: Run,
+}
+
+fn pair(name: &'static str, make: &dyn Fn() -> Organism, run: &dyn Fn(&Bench) -> Run) -> Pair {
+    let mut quiet = make().open();
+    let mut loud = make().loud().open();
+    for bench in [&mut quiet, &mut loud] {
+        // A direction to measure along, the same in both.
+        let ones = vec![1.0; bench.model.card.d_model];
+        let direction = Direction {
+            rows: vec![(Site::ResidPre.at(1), random_like(&ones, 3))],
+            origin: Origin::default(),
+        };
+        bench.directions.insert("some".into(), direction);
+    }
+    let run = run(&quiet);
+    Pair {
+        name,
+        quiet,
+        loud,
+        run,
+    }
+}
+
+fn pairs() -> Vec<Pair> {
+    let mut all = Vec::new();
+    for layout in [Layout::Llama, Layout::Gpt2] {
+        all.push(pair(
+            "two hops",
+            &|| TwoHop::new(layout, 2, 1).organism(),
+            &|b| Run::plain(super::tokens(b, &TwoHop::prompt(4))),
+        ));
+        all.push(pair("self-repair", &|| repair::organism(layout), &|b| {
+            repair::run_of(b, 1)
+        }));
+    }
+    all.push(pair("induction", &induction::organism, &|b| {
+        induction::repeated(b, 12, 3)
+    }));
+    all.push(pair("bilingual", &bilingual::organism, &|b| {
+        bilingual::translation(b, &[2, 0], 5)
+    }));
+    all
+}
+
+/// What a figure shows of positions after the first, and how numbers become colour.
+fn seen(figure: &Figure) -> String {
+    let after = |anchor: &Anchor| anchor.position != Some(0);
+    let mut body = figure.body.clone();
+    match &mut body {
+        Body::Grid(grid) => {
+            for column in &mut grid.cells {
+                column.retain(|cell| after(&cell.anchor));
+            }
+        }
+        Body::Table(table) => {
+            table.pages.retain(|page| after(&page.anchor));
+            for page in &mut table.pages {
+                page.rows.retain(|row| after(&row.anchor));
+            }
+        }
+        Body::Series(series) => {
+            let kept = |i: usize| after(&series.points[i].anchor);
+            for curve in &mut series.curves {
+                let values = curve.values.iter().enumerate();
+                curve.values = values.filter(|(i, _)| kept(*i)).map(|(_, v)| *v).collect();
+            }
+        }
+        Body::Text(_) => {}
+    }
+    serde_json::to_string_pretty(&body).unwrap()
+}
+
+/// What an instrument shows; where it refuses, why.
+fn shown(
+    bench: &mut Bench,
+    name: &str,
+    run: &Run,
+    arguments: &Arguments,
+) -> Result<String, String> {
+    let figure = instrument(name).unwrap().observe(run, arguments, bench);
+    figure
+        .map(|figure| seen(&figure))
+        .map_err(|e| e.to_string())
+}
+
+/// Arguments under which an instrument shows something of an organism: steering leaves the first token alone, because adding
+/// a vector to it is another thing where it is longer.
+fn arguments(name: &str) -> Vec<Arguments> {
+    let none = Arguments::default();
+    let each = |parameter: &str, values: &[&str], of: &Arguments| {
+        let with = values.iter().map(|v| of.clone().with(parameter, v));
+        with.collect::<Vec<_>>()
+    };
+    match name {
+        "sweep" => vec![
+            none.with("direction", "some")
+                .with("positions", "all-but-bos"),
+        ],
+        "meters" => each(
+            "site",
+            &["resid_pre", "resid_post"],
+            &none.with("direction", "some"),
+        ),
+        "residual" => {
+            let wide = none.clone().with("window", 64);
+            let values = ["effect", "size", "cosine", "share"];
+            let mut all = each("value", &values, &wide);
+            all.extend(each("by", &["head", "neuron", "source"], &wide));
+            all.extend(each("by", &["layer", "head", "source"], &none));
+            all
+        }
+        "attention" => {
+            let mut all = each(
+                "value",
+                &["probability", "value", "write", "entropy"],
+                &none,
+            );
+            let pattern = none.clone().with("show", "pattern").with("layer", 0);
+            all.extend(each("value", &["probability", "value", "write"], &pattern));
+            all.extend(each(
+                "show",
+                &["writes", "scores"],
+                &none.clone().with("period", 3),
+            ));
+            let scores = none.with("show", "scores").with("on", "prompt");
+            all.extend(each(
+                "score",
+                &["previous", "duplicate", "induction"],
+                &scores,
+            ));
+            all
+        }
+        _ => vec![none],
+    }
+}
+
+/// Instruments that need files or a prompt of their own.
+const ELSEWHERE: [&str; 2] = ["patchscope", "select"];
+
+fn same(quiet: &str, loud: &str, what: &str) {
+    for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
+        assert_eq!(a, b, "{what}, line {i}");
+    }
+    assert_eq!(quiet.lines().count(), loud.lines().count(), "{what}");
+}
+
+#[test]
+fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
+    for mut p in pairs() {
+        let last = p.run.tokens.len() - 1;
+        for layer in 0..p.quiet.model.card.layers {
+            let at = Site::ResidPost.at(layer);
+            let length =
+                |bench: &mut Bench, position| norm(&values(&state(bench, &p.run, at, position)));
+            let [first, quiet] = [&mut p.loud, &mut p.quiet].map(|b| length(b, 0));
+            assert!((290.0..450.0).contains(&first), "{}: {first}", p.name);
+            assert!((first / quiet / LOUD - 1.0).abs() < 1e-3, "{}", p.name);
+            for position in 1..=last {
+                let [a, b] = [&mut p.loud, &mut p.quiet].map(|b| state(b, &p.run, at, position));
+                assert!(same_bits(&a, &b), "{}: {at} {position}", p.name);
+                assert!(first > 10.0 * norm(&values(&b)), "{}", p.name);
+            }
+        }
+        let [a, b] = [&mut p.loud, &mut p.quiet].map(|b| b.last_logits(&p.run).unwrap());
+        assert_eq!(a, b, "{}", p.name);
+    }
+}
+
+#[test]
+fn o11_a_sink_changes_no_figure_of_any_instrument() {
+    for mut p in pairs() {
+        for known in INSTRUMENTS {
+            let name = known.name();
+            for given in arguments(name) {
+                let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, name, &p.run, &given));
+                let what = format!("{name} {given:?} of {}", p.name);
+                match (a, b) {
+                    (Ok(a), Ok(b)) => same(&a, &b, &what),
+                    (Err(_), Err(_)) if ELSEWHERE.contains(&name) => {}
+                    (a, b) => panic!("{what}: {a:?}, {b:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn o11_a_sink_changes_no_description() {
+    let world = TwoHop::new(Layout::Llama, 1, 2);
+    let mut quiet = world.organism().open();
+    let mut loud = world.organism().loud().open();
+    let run = Run::plain(super::tokens(&quiet, &TwoHop::prompt(4)));
+    let given = Arguments::default()
+        .with("prompt", "it is")
+        .with("slot", "it")
+        .with("tokens", 2);
+    let [a, b] = [&mut quiet, &mut loud].map(|b| shown(b, "patchscope", &run, &given).unwrap());
+    same(&a, &b, "patchscope");
+    let bridge = super::two_hop::BRIDGES[world.first[4]].trim();
+    assert!(a.contains(bridge), "{a}");
+}
+
+/// Means over a text and directions between prompts of different lengths, which the first token would carry away.
+#[test]
+fn o11_a_sink_changes_no_mean_and_no_component() {
+    for mut p in pairs() {
+        let how = |skip| How {
+            skip,
+            piece: 64,
+            text: "t".into(),
+        };
+        let at = Site::ResidPost.at(0);
+        let mut measured = |skip| {
+            [&mut p.quiet, &mut p.loud].map(|bench| {
+                let text = std::slice::from_ref(&p.run.tokens);
+                Statistics::measure(bench, text, &[at], &how(skip)).unwrap()
+            })
+        };
+        let [quiet, loud] = measured(1);
+        assert_eq!(quiet.rows, loud.rows, "{}", p.name);
+        let [quiet, loud] = measured(0);
+        assert_ne!(quiet.rows, loud.rows, "{}: counted, it is seen", p.name);
+    }
+    let world = TwoHop::new(Layout::Llama, 1, 2);
+    let mut benches = [world.organism().open(), world.organism().loud().open()];
+    let plus = ["Ember home", "Frost it home", "Grove Haven home"].map(String::from);
+    let minus = ["it", "it is it", "is it is it"].map(String::from);
+    for method in [Method::Mean, Method::Pca, Method::PcaDiff, Method::Icv] {
+        let mut between = |positions: Positions| {
+            [0, 1].map(|i| {
+                let bench = &mut benches[i];
+                let measure = Measure {
+                    site: Site::ResidPost,
+                    layers: vec![0, 2],
+                    positions: positions.clone(),
+                    chat: false,
+                };
+                let contrast = Contrast::measure(bench, &plus, &minus, measure).unwrap();
+                contrast.direction(method, bench).unwrap().rows
+            })
+        };
+        let [quiet, loud] = between(Positions::AllButBos);
+        assert_eq!(quiet, loud, "{method}");
+        let [quiet, loud] = between(Positions::All);
+        assert_ne!(quiet, loud, "{method}: counted, it is seen");
+    }
+}
