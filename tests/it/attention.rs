@@ -4,7 +4,7 @@
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Body, Entry, Figure, Grid, Scale, Unit};
+use lmscope::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
 use lmscope::lab::head_scores::{Copying, HeadScores, Repeated, Score, other_heads, silenced};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
@@ -50,7 +50,8 @@ fn patterns_are_what_flowed() {
         let name = bench.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
         let layer = bench.model.card.layers - 1;
-        let head = bench.model.card.heads - 1;
+        // Not the first of its group, and not the one that a wrong order of groups gives the same values.
+        let head = 1;
         let own = probs(&mut bench, &run, layer);
         let (l, h) = (layer.to_string(), head.to_string());
         let at = [
@@ -640,28 +641,43 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
     }
 }
 
-/// The country is read by the induction heads, in their layer and in no other; the null loses nothing.
+/// The relation is read early and the subject after it, as Geva et al. found; random edges lose nothing.
 #[test]
 fn the_demo_reads_the_subject_where_its_heads_do() {
     let mut bench = demo();
-    let text = "The capital of the country of Marco Silva is";
+    let text = "The language of the country of Yuki Silva is";
     let run = Run::plain(bench.model.encode(text, false).unwrap());
     let arguments = [
-        ("sources", "subject=Marco Silva; rest; start=0"),
+        ("sources", "subject=Yuki Silva; rest; start=0"),
         ("window", "2"),
     ];
     let figure = knock(&mut bench, &run, &arguments);
     let grid = grid(&figure);
     let labels: Vec<&str> = grid.columns.iter().map(|c| c.label.as_str()).collect();
     assert_eq!(labels, ["subject", "rest", "start"]);
-    let subject: Vec<f32> = grid.cells[0].iter().map(|c| c.value).collect();
-    println!("subject by layer {subject:.3?}");
-    let lowest = subject.iter().copied().fold(0.0, f32::min);
-    assert!(lowest < -0.5, "{subject:?}");
+    let by_layer = |column: usize| -> Vec<f32> {
+        let cells = grid.cells[column].iter();
+        cells.map(|c| c.value).collect()
+    };
+    let (subject, rest, start) = (by_layer(0), by_layer(1), by_layer(2));
+    println!("subject {subject:.3?}, rest {rest:.3?}");
+    assert!(subject[2] < -0.9 && subject[0] > -0.1, "{subject:?}");
+    assert!(subject[6..].iter().all(|v| v.abs() < 0.05), "{subject:?}");
     assert!(
-        grid.cells[2].iter().all(|c| c.value.abs() < 0.2),
+        rest[0] < -0.9 && rest[3..].iter().all(|v| v.abs() < 0.05),
+        "{rest:?}"
+    );
+    assert!(
+        start.iter().all(|v| v.abs() < 0.05),
         "what begins the text says nothing"
     );
+    let null = |cell: &Cell| {
+        let found = cell.more.iter().find(|(name, _)| name == "random edges");
+        found.map(|(_, p)| *p)
+    };
+    // Two tokens have seven others beside them, six have two.
+    assert!(grid.cells[0].iter().all(|c| null(c).unwrap() > 0.9));
+    assert!(grid.cells[1].iter().all(|c| null(c).is_none()));
     assert!(figure.notes.iter().any(|n| n.contains("strongest")));
     let knockout = instrument("knockout").unwrap();
     for (name, value, why) in [
