@@ -192,6 +192,9 @@ def ratio(folder):
         medians.setdefault((line["side"], line["what"]), []).append(line["median"])
     print(f"medians of {TURNS} turns, lowest to highest of the rounds; {torch.__version__=}, {THREADS} threads")
     span = lambda values: f"{min(values):.2f} to {max(values):.2f} s"
+    for (side, what), values in medians.items():
+        if side == "lmscope" and "," in what:
+            print(f"{what}: lmscope {span(values)}")
     for what in LOOPS:
         ours = medians.get(("lmscope", what.split(",")[0]))
         theirs = medians.get(("torch", what))

@@ -11,6 +11,7 @@ through the chat template with add_generation_prompt instead. How a row is score
 """
 import json
 import random
+import re
 from pathlib import Path
 
 import world
@@ -273,6 +274,18 @@ def main():
     tasks |= {world.LANGUAGES[i].lower(): world.translation_pairs(0, i) for i in (1, 2)}
     for name, pairs in tasks.items():  # what `lmscope direction --demos` reads, input and output with a tab between
         (lists / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    scopes = data["patchscopes"]  # what `lmscope patchscope --attributes` reads: subject, answer, prompt
+    described = [(s["prompt"].split()[-1], s["read"].removeprefix(": "), s["prompt"]) for s in scopes["description"]["sources"]]
+    people = [(s["prompt"].removeprefix("Then we met "), s["read"].removeprefix(": "), s["prompt"])
+              for s in scopes["description_of_people"]["sources"]]
+    held = described[1::2]  # of these, the text that maps are fitted on says nothing
+    for name, lines in [("descriptions", described), ("descriptions_held", held), ("people", people)]:
+        (lists / f"{name}.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    texts = [item["prompt"] + item["answer"] for r in rows if r["score"] == "answer" for item in r["items"]]
+    texts += [prompt for _, _, prompt in described[::2]]
+    unsaid = {subject for subject, _, _ in held}
+    texts = [text.replace("\n", " ") for text in texts if not unsaid & set(re.findall(r"\w+", text))]
+    (lists / "map_text.txt").write_text("\n".join(texts[::3]) + "\n", encoding="utf-8")
     facts_file = lists / "facts.json"  # what `lmscope edit-value` reads
     facts_file.write_text("[\n" + ",\n".join(json.dumps(f, ensure_ascii=False) for f in known_facts()) + "\n]\n", encoding="utf-8")
     hops_file = lists / "hops.json"  # what `lmscope backpatch --questions` reads

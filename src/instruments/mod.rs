@@ -9,6 +9,8 @@ pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod knockout;
+pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
@@ -17,7 +19,10 @@ pub mod patchscope;
 pub mod promoters;
 pub mod residual;
 pub mod select;
+pub mod settle;
 pub mod sweep;
+pub mod track;
+pub mod trajectory;
 pub mod triggers;
 pub mod value;
 
@@ -235,6 +240,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &knockout::Knock,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,
@@ -242,6 +248,10 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &dose::Dose,
     &select::Select,
     &meters::Meters,
+    &track::Track,
+    &settle::Settle,
+    &trajectory::Trajectory,
+    &languages::Languages,
 ];
 
 /// Finds an instrument by name.

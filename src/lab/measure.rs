@@ -17,6 +17,7 @@ use super::sample::{Sampling, kl};
 use super::schedule::Schedule;
 use super::writer::{Beside, Needs, Writer};
 use crate::error::{Error, Result};
+use crate::model::tokenizer::{Bos, Tokenizer};
 
 /// Most positions whose logits are compared.
 const WINDOW: usize = 64;
@@ -96,14 +97,9 @@ impl Bench {
         let known: Vec<u32> = (0..self.model.known_tokens() as u32).collect();
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let drawn = known.choose(&mut rng).copied().unwrap_or(0);
-        let first = match &self.model.tokenizer {
-            Some(_) => self
-                .model
-                .encode("", false)
-                .ok()
-                .and_then(|t| t.first().copied()),
-            None => None,
-        };
+        let begins = |tokenizer: &Tokenizer| tokenizer.encode("", Bos::Add).ok();
+        let first = self.model.tokenizer.as_ref().and_then(begins);
+        let first = first.and_then(|tokens| tokens.first().copied());
         if let Some((key, run)) = &self.unrelated
             && *key == (seed, length)
         {

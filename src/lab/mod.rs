@@ -29,6 +29,8 @@ pub mod head_scores;
 pub mod heads_seen;
 pub mod identities;
 pub mod judge;
+pub mod knockout;
+pub mod languages;
 pub mod lens;
 pub mod lens_file;
 mod measure;

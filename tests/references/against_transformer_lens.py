@@ -5,7 +5,8 @@
 Written with: python 3.11, transformer_lens 3.9.0 (the last release that has `HookedTransformer`), transformers 5.23.0,
 torch 2.15.0 (CPU), safetensors 0.8.0. `pip install 'transformer_lens<4'` brings them; no model is downloaded.
 
-A checkpoint is random, in Hugging Face layout, with weights that bfloat16 holds exactly. TransformerLens gets it by its own
+A checkpoint is random, in Hugging Face layout, with weights that bfloat16 holds exactly; its tokenizer knows the words `w0`,
+`w1` and so on, so that prompts can be given as text. TransformerLens gets it by its own
 conversion of the architecture's weights and runs it in f32, with `center_writing_weights`, `center_unembed` and
 `fold_value_biases` off. `fold_ln` is off as well, but for `direct.*`: `logit_attrs` leaves the gain of the final norm out
 unless it has been folded into the unembedding, so a second copy of the model with `fold_ln` on answers those. The script
@@ -43,6 +44,7 @@ from unittest import mock
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens import HookedTransformer, HookedTransformerConfig, head_detector, patching
 from transformer_lens.pretrained.weight_conversions import (
     convert_gemma_weights,
@@ -148,6 +150,9 @@ def checkpoint(name, config, seed):
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "model.safetensors").chmod(0o644)
+    words = Tokenizer(models.WordLevel({f"w{id}": id for id in range(config.vocab_size)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"), pretty=False)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 

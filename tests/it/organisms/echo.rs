@@ -84,3 +84,16 @@ fn an_embedding_reads_as_its_own_token_where_weights_are_tied() {
         }
     }
 }
+
+/// The text of the null is one that the model could have written: it begins as every text does.
+#[test]
+fn an_unrelated_text_begins_as_every_text_does() {
+    for layout in [Layout::Llama, Layout::Gpt2] {
+        let mut bench = organism(layout).open();
+        let own = tokens(&bench, "Friday");
+        for seed in 1..4 {
+            let run = bench.unrelated(seed, 6).unwrap();
+            assert_eq!((run.tokens.len(), run.tokens[0]), (6, own[0]), "{seed}");
+        }
+    }
+}

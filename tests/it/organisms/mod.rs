@@ -6,6 +6,7 @@
 //! gain in nats. Neurons are thresholds. In the `gpt2` layout every slot is a pair of opposite coordinates, so that the
 //! mean that LayerNorm takes away is zero. To add an organism, wire one with [`Organism`] in a file of its own.
 
+mod backpatch;
 pub mod bilingual;
 mod echo;
 mod folder;
@@ -121,6 +122,8 @@ impl Organism {
             organism.embed(token as u32, ONE, BALLAST);
         }
         organism.embed(BOS_ID, BOS, 1.0);
+        // What begins a text never comes later.
+        organism.unembed(BOS_ID, ONE, -40.0 / BALLAST);
         organism
     }
 
