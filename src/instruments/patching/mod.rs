@@ -6,6 +6,7 @@
 //! 2211.00593; Zhang and Nanda 2023, 2309.16042). Invariant: 0 is the run that values are put into, 1 the run they come from,
 //! and both numbers stand in the notes. To patch another site, add it to [`plan::Kind`].
 
+mod case;
 mod figure;
 mod plan;
 
