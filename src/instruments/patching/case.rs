@@ -73,10 +73,10 @@ pub fn cases(
     }
     bench.model.check_prompt(&run.tokens)?;
     match (corrupt.is_empty(), subject.is_empty()) {
-        (true, true) => Err(Error::argument(
+        (true, true) if run.tokens.len() == 1 => Err(Error::argument(
             "corrupt",
             "",
-            "a corrupted prompt, or in `subject` a text of the prompt that is noised",
+            "a corrupted prompt, because one of a single token has nothing to noise",
         )),
         (false, false) => Err(Error::argument(
             "subject",
@@ -99,7 +99,7 @@ pub fn cases(
             };
             Ok((vec![case], None))
         }
-        (true, false) => {
+        (true, named) => {
             let text = arguments.text(of, "sigma");
             let many = text
                 .parse::<f64>()
@@ -107,7 +107,12 @@ pub fn cases(
                 .filter(|s| s.is_finite() && *s > 0.0);
             let many = many
                 .ok_or_else(|| Error::argument("sigma", text, "a number above 0, for example 3"))?;
-            let positions = span_of(bench, &run.tokens, "subject", subject)?;
+            // The first token is unlike any other and stays as it is.
+            let positions = if named {
+                1..run.tokens.len()
+            } else {
+                span_of(bench, &run.tokens, "subject", subject)?
+            };
             let sigma = many * embedding_spread(bench, run.tokens[0])?;
             let case = |sample: usize| Case {
                 clean: run.clone(),

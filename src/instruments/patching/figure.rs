@@ -181,7 +181,8 @@ fn notes(
     notes.push(spelled(bench, plan));
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
-            "noise of standard deviation {sigma:.4} on what enters block 0 at the subject, seeds {seed} to {}",
+            "noise of standard deviation {sigma:.4} on what enters block 0 at {}, seeds {seed} to {}",
+            plan.noised(),
             seed.wrapping_add(plan.cases() as u64 - 1)
         ));
     }

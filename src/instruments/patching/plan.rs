@@ -338,6 +338,17 @@ impl Plan {
         }
     }
 
+    /// Which positions are noised, for the notes.
+    pub fn noised(&self) -> String {
+        match &self.cases[0].noise {
+            Some((positions, _)) if positions.len() > 1 => {
+                format!("positions {} to {}", positions.start, positions.end - 1)
+            }
+            Some((positions, _)) => format!("position {}", positions.start),
+            None => "no position".into(),
+        }
+    }
+
     /// How many layers a cell covers.
     pub fn window(&self) -> usize {
         self.window

@@ -160,7 +160,7 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 3] = ["patchscope", "select", "patching"];
+const ELSEWHERE: [&str; 4] = ["patchscope", "select", "languages", "patching"];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
