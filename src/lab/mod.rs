@@ -49,6 +49,7 @@ pub mod replace;
 pub mod replace_contrast;
 pub mod replace_hops;
 pub mod replace_pairs;
+mod replace_slot;
 mod rerun;
 pub mod ridge;
 pub mod run;

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Cell, Figure, Grid, Unit};
+use lmscope::lab::replace_contrast::{embedding_spread, noised};
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::site::Site;
@@ -75,6 +76,58 @@ fn again(bench: &mut Bench, run: &Run, patches: &[Patch]) -> Vec<f32> {
         .reruns(run, run.tokens.len() - 1, patches, 1)
         .unwrap()
         .remove(0)
+}
+
+/// With nothing said, everything after the first token is noised.
+#[test]
+fn without_a_subject_all_but_the_first_token_is_noised() {
+    let mut bench = demo();
+    let (clean, _) = two(&bench, &[]);
+    let figure = observe(&mut bench, &clean, &Arguments::default());
+    let grid = grid(&figure);
+    let positions: Vec<u32> = grid
+        .columns
+        .iter()
+        .filter_map(|c| c.anchor.position)
+        .collect();
+    assert_eq!(positions, [1, 2, 3, 4, 5]);
+    assert!(
+        figure
+            .notes
+            .iter()
+            .any(|n| n.contains("at positions 1 to 5, seeds 1 to 10"))
+    );
+    assert!(
+        grid.cells.iter().all(|c| number(&c[0], "before") < 0.1),
+        "noise takes the answer"
+    );
+    // Means over the ten draws, each by hand.
+    let at = Site::Embed.at(0);
+    let (site, layer, position) = (Site::ResidPre, 6, 5);
+    let sigma: f64 = 3.0 * embedding_spread(&bench, clean.tokens[0]).unwrap();
+    let put = value(&mut bench, &clean, site.at(layer), position);
+    let (mut sum, draws) = (0.0, 10);
+    for seed in 1..=draws {
+        let noise = noised(&mut bench, &clean, 1..6, sigma, seed).unwrap();
+        let noise = noise.into_iter().map(|s| Patch {
+            at,
+            position: s.position,
+            row: None,
+            value: s.value,
+        });
+        let own = Patch {
+            at: site.at(layer),
+            position,
+            row: None,
+            value: put.clone(),
+        };
+        let mut row = again(&mut bench, &clean, &noise.chain([own]).collect::<Vec<_>>());
+        log_softmax(&mut row);
+        let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap();
+        sum += row[paris as usize].exp() / draws as f32;
+    }
+    let found = number(&grid.cells[position - 1][layer], "patched");
+    assert!((found - sum).abs() < 1e-4, "{found} {sum}");
 }
 
 /// The prompts of the demo, or of a bench without a tokenizer: two runs that differ at one place.
@@ -339,10 +392,11 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
     )
     .unwrap();
     let path = file.display().to_string();
+    let alone = refused(&mut bench, &Run::plain(vec![5]), &Arguments::default());
+    assert!(alone.contains("a single token"), "{alone}");
     for (pairs, why) in [
-        (&[][..], "corrupted prompt, or in `subject`"),
         (
-            &[("corrupt", longer)],
+            &[("corrupt", longer)][..],
             "as many tokens as the clean prompt, 6 (they part at position 3: ␣of against ␣city)",
         ),
         (&[("corrupt", FACT)], "differs from the clean one"),

@@ -3,6 +3,8 @@
 //! Invariant: a cell holds the same measure three times, of the run's own state and of both nulls; which of them is drawn
 //! is a parameter.
 
+use std::fmt::Write;
+
 use super::{Backpatch, spelled};
 use crate::error::Result;
 use crate::instruments::Arguments;
@@ -171,7 +173,7 @@ fn figure(
     let token = bench.visible(run.tokens[told.position]);
     let mut title = format!("backpatch · {answer} · at {token} ({})", told.position);
     if drawn > 0 {
-        title.push_str(&format!(" · null: {}", NAMES[drawn]));
+        let _ = write!(title, " · null: {}", NAMES[drawn]);
     }
     Figure {
         title,

@@ -147,7 +147,7 @@ impl Instrument for Backpatch {
         };
         Some(Cost {
             passes: 3 * card.layers * card.layers,
-            tokens: (read + 1) / 2 + written,
+            tokens: read.div_ceil(2) + written,
         })
     }
 

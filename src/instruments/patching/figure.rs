@@ -3,6 +3,8 @@
 //! Invariant: rows are layers, columns positions (as both prompts spell them) or heads, and a cell's number is the share
 //! of the way from the run that is patched to the run that values come from.
 
+use std::fmt::Write;
+
 use super::Patching;
 use super::plan::{Found, Kind, Mean, Plan, Spot};
 use crate::instruments::Arguments;
@@ -156,13 +158,14 @@ fn notes(
             "{}: 0 is the {base} run ({:.4}), 1 the {source} run ({:.4})",
             plan.told, mean.base, mean.source
         );
-        match (plan.cases(), plan.sigma) {
-            (1, _) => {}
-            (n, Some(_)) => note.push_str(&format!(", means over {n} draws of the noise")),
-            (n, None) => note.push_str(&format!(
-                ", means over {n} pairs of prompts; the words are those of the first"
-            )),
-        }
+        let over = match (plan.cases(), plan.sigma) {
+            (1, _) => String::new(),
+            (n, Some(_)) => format!(", means over {n} draws of the noise"),
+            (n, None) => {
+                format!(", means over {n} pairs of prompts; the words are those of the first")
+            }
+        };
+        note.push_str(&over);
         notes.push(note);
     }
     notes.push(format!(
@@ -181,7 +184,8 @@ fn notes(
     notes.push(spelled(bench, plan));
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
-            "noise of standard deviation {sigma:.4} on what enters block 0 at the subject, seeds {seed} to {}",
+            "noise of standard deviation {sigma:.4} on what enters block 0 at {}, seeds {seed} to {}",
+            plan.noised(),
             seed.wrapping_add(plan.cases() as u64 - 1)
         ));
     }
@@ -233,15 +237,16 @@ fn spelled(bench: &Bench, plan: &Plan) -> String {
         differ[..differ.len().min(SPELLED)].join(", ")
     );
     if differ.len() > SPELLED {
-        note.push_str(&format!(" and {} more", differ.len() - SPELLED));
+        let _ = write!(note, " and {} more", differ.len() - SPELLED);
     }
     let alone = clean.tokens.len().max(corrupt.tokens.len()) - pairs.len();
     if alone > 0 {
-        note.push_str(&format!(
+        let _ = write!(
+            note,
             "; {} and {} tokens, of which {alone} of the longer one stand for nothing and stay",
             clean.tokens.len(),
             corrupt.tokens.len()
-        ));
+        );
     }
     note.push_str("; what comes before the first difference is left out: nothing differs there");
     note

@@ -6,6 +6,7 @@
 //! 2211.00593; Zhang and Nanda 2023, 2309.16042). Invariant: 0 is the run that values are put into, 1 the run they come from,
 //! and both numbers stand in the notes. To patch another site, add it to [`plan::Kind`].
 
+mod case;
 mod figure;
 mod plan;
 
@@ -25,13 +26,13 @@ const PARAMETERS: &[Parameter] = &[
         name: "corrupt",
         kind: Kind::Text,
         default: "",
-        about: "the corrupted prompt, beside the run's own, which is the clean one; without one, a subject is noised",
+        about: "the corrupted prompt, beside the run's own, which is the clean one; without one, the subject is noised",
     },
     Parameter {
         name: "subject",
         kind: Kind::Text,
         default: "",
-        about: "the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt",
+        about: "the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt; by default everything after the first token",
     },
     Parameter {
         name: "site",

@@ -3,21 +3,18 @@
 //! Invariant: a cell means the same in every case, so that their mean is one; a case is loaded when its first cell is
 //! measured and forgotten after its last.
 
-use std::path::Path;
-
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Patching;
+use super::case::{Case, cases, positions};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::Bench;
 use crate::lab::direction::random_like;
 use crate::lab::figure::Unit;
 use crate::lab::replace::{Reading, Replay, Slot, Trial};
-use crate::lab::replace_contrast::{
-    Alignment, Metric, align, beside, embedding_spread, noised, read, span_of,
-};
+use crate::lab::replace_contrast::{Alignment, Metric, beside, noised};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
@@ -62,17 +59,6 @@ pub struct Spot {
     pub layer: usize,
     /// Head, or pair of positions.
     pub column: usize,
-}
-
-/// Two runs.
-struct Case {
-    clean: Run,
-    corrupt: Run,
-    /// Positions of the corrupted run that are noised, and the seed.
-    noise: Option<(std::ops::Range<usize>, u64)>,
-    alignment: Alignment,
-    answer: Option<String>,
-    other: Option<String>,
 }
 
 /// A case whose runs were read.
@@ -352,6 +338,17 @@ impl Plan {
         }
     }
 
+    /// Which positions are noised, for the notes.
+    pub fn noised(&self) -> String {
+        match &self.cases[0].noise {
+            Some((positions, _)) if positions.len() > 1 => {
+                format!("positions {} to {}", positions.start, positions.end - 1)
+            }
+            Some((positions, _)) => format!("position {}", positions.start),
+            None => "no position".into(),
+        }
+    }
+
     /// How many layers a cell covers.
     pub fn window(&self) -> usize {
         self.window
@@ -530,134 +527,6 @@ impl Plan {
             }
         })
     }
-}
-
-/// The pairs of runs that were asked for, and the noise if they are told apart by noise.
-fn cases(
-    of: &Patching,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &mut Bench,
-) -> Result<(Vec<Case>, Option<f64>)> {
-    let ends = arguments.text(of, "align") == "ends";
-    let answer = Some(arguments.text(of, "answer"))
-        .filter(|a| !a.is_empty())
-        .map(ToString::to_string);
-    let (corrupt, subject) = (arguments.text(of, "corrupt"), arguments.text(of, "subject"));
-    let file = arguments.text(of, "pairs").trim();
-    if !file.is_empty() {
-        if !run.tokens.is_empty() {
-            let expected = "either a prompt or a file of pairs, not both";
-            return Err(Error::argument("pairs", file, expected));
-        }
-        let mut cases = Vec::new();
-        for (i, pair) in read(Path::new(file))?.into_iter().enumerate() {
-            let with = |text: &str| -> Result<Run> {
-                Ok(Run {
-                    schedule: run.schedule.clone(),
-                    ..Run::plain(bench.model.encode(text, false)?)
-                })
-            };
-            let (clean, corrupt) = (with(&pair.clean)?, with(&pair.corrupt)?);
-            let aligned = align(bench, &clean.tokens, &corrupt.tokens, ends);
-            let alignment = aligned.map_err(|error| {
-                let next = format!("Look at pair {} of the file.", i + 1);
-                Error::bad_file(file, error.to_string(), next)
-            })?;
-            cases.push(Case {
-                alignment,
-                clean,
-                corrupt,
-                noise: None,
-                answer: pair.answer.or_else(|| answer.clone()),
-                other: pair.other,
-            });
-        }
-        return Ok((cases, None));
-    }
-    bench.model.check_prompt(&run.tokens)?;
-    match (corrupt.is_empty(), subject.is_empty()) {
-        (true, true) => Err(Error::argument(
-            "corrupt",
-            "",
-            "a corrupted prompt, or in `subject` a text of the prompt that is noised",
-        )),
-        (false, false) => Err(Error::argument(
-            "subject",
-            subject,
-            "nothing where `corrupt` gives another prompt",
-        )),
-        (false, true) => {
-            let tokens = bench.model.encode(corrupt, false)?;
-            let case = Case {
-                alignment: align(bench, &run.tokens, &tokens, ends)?,
-                clean: run.clone(),
-                corrupt: Run {
-                    prompt: tokens.len(),
-                    tokens,
-                    ..run.clone()
-                },
-                noise: None,
-                answer,
-                other: None,
-            };
-            Ok((vec![case], None))
-        }
-        (true, false) => {
-            let text = arguments.text(of, "sigma");
-            let many = text
-                .parse::<f64>()
-                .ok()
-                .filter(|s| s.is_finite() && *s > 0.0);
-            let many = many
-                .ok_or_else(|| Error::argument("sigma", text, "a number above 0, for example 3"))?;
-            let positions = span_of(bench, &run.tokens, "subject", subject)?;
-            let sigma = many * embedding_spread(bench)?;
-            let case = |sample: usize| Case {
-                clean: run.clone(),
-                corrupt: run.clone(),
-                noise: Some((positions.clone(), run.seed.wrapping_add(sample as u64))),
-                alignment: Alignment {
-                    pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
-                    first: positions.start,
-                },
-                answer: answer.clone(),
-                other: None,
-            };
-            let count = arguments.count(of, "samples")?;
-            Ok(((0..count).map(case).collect(), Some(sigma)))
-        }
-    }
-}
-
-/// The pairs of positions that are patched, from the first that differs on; refused where cases have others.
-fn positions(cases: &[Case]) -> Result<Vec<usize>> {
-    let first = cases
-        .iter()
-        .map(|case| case.alignment.first)
-        .min()
-        .unwrap_or(0);
-    let pairs = &cases[0].alignment.pairs;
-    if let Some(other) = cases.iter().find(|case| case.alignment.pairs != *pairs) {
-        return Err(Error::argument(
-            "site",
-            "a grid of positions",
-            format!(
-                "prompts of one length in the whole file, and there are some of {} and of {} tokens; site=heads takes any",
-                cases[0].clean.tokens.len(),
-                other.clean.tokens.len()
-            ),
-        ));
-    }
-    let found: Vec<usize> = (first..pairs.len()).collect();
-    if found.is_empty() {
-        return Err(Error::argument(
-            "corrupt",
-            "a prompt that goes on where the other ends",
-            "prompts that have something in common after they part",
-        ));
-    }
-    Ok(found)
 }
 
 /// Refuses runs that the metric does not tell apart.

@@ -166,6 +166,7 @@ fn arguments(name: &str) -> Vec<Arguments> {
 
 /// Instruments that need files or a prompt of their own.
 const ELSEWHERE: [&str; 4] = ["languages", "patching", "patchscope", "select"];
+const ELSEWHERE: [&str; 4] = ["patchscope", "select", "languages", "patching"];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
@@ -228,6 +229,22 @@ fn o11_a_sink_changes_no_description() {
     same(&a, &b, "patchscope");
     let bridge = super::two_hop::BRIDGES[world.first[4]].trim();
     assert!(a.contains(bridge), "{a}");
+}
+
+#[test]
+fn o11_a_sink_changes_nothing_of_what_noise_does() {
+    for mut p in pairs() {
+        let subject = p.quiet.model.bytes(p.run.tokens[1]);
+        let subject = String::from_utf8(subject).unwrap();
+        for site in ["resid", "heads"] {
+            let given = Arguments::default()
+                .with("subject", &subject)
+                .with("site", site)
+                .with("samples", 2);
+            let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, "patching", &p.run, &given));
+            same(&a.unwrap(), &b.unwrap(), "patching");
+        }
+    }
 }
 
 /// Means over a text and directions between prompts of different lengths, which the first token would carry away.

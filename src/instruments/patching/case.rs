@@ -1,0 +1,162 @@
+//! The pairs of runs that are patched: one of two prompts, one for every draw of noise, or a file of them.
+//!
+//! Invariant: the two runs of a case differ somewhere, and it is known which position of one stands for which of the other.
+//! To tell runs apart in another way, add a branch to [`cases`].
+
+use std::path::Path;
+
+use super::Patching;
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::replace_contrast::{Alignment, align, embedding_spread, read, span_of};
+use crate::lab::run::Run;
+
+/// Two runs.
+pub struct Case {
+    /// The one that is answered.
+    pub clean: Run,
+    /// The one that differs.
+    pub corrupt: Run,
+    /// Positions of the corrupted run that are noised, and the seed.
+    pub noise: Option<(std::ops::Range<usize>, u64)>,
+    /// Which positions stand for each other.
+    pub alignment: Alignment,
+    /// The answer, if one was given.
+    pub answer: Option<String>,
+    /// What it is told against, if that was given.
+    pub other: Option<String>,
+}
+
+/// The pairs of runs that were asked for, and the noise if they are told apart by noise.
+pub fn cases(
+    of: &Patching,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<(Vec<Case>, Option<f64>)> {
+    let ends = arguments.text(of, "align") == "ends";
+    let answer = Some(arguments.text(of, "answer"))
+        .filter(|a| !a.is_empty())
+        .map(ToString::to_string);
+    let (corrupt, subject) = (arguments.text(of, "corrupt"), arguments.text(of, "subject"));
+    let file = arguments.text(of, "pairs").trim();
+    if !file.is_empty() {
+        if !run.tokens.is_empty() {
+            let expected = "either a prompt or a file of pairs, not both";
+            return Err(Error::argument("pairs", file, expected));
+        }
+        let mut cases = Vec::new();
+        for (i, pair) in read(Path::new(file))?.into_iter().enumerate() {
+            let with = |text: &str| -> Result<Run> {
+                Ok(Run {
+                    schedule: run.schedule.clone(),
+                    ..Run::plain(bench.model.encode(text, false)?)
+                })
+            };
+            let (clean, corrupt) = (with(&pair.clean)?, with(&pair.corrupt)?);
+            let aligned = align(bench, &clean.tokens, &corrupt.tokens, ends);
+            let alignment = aligned.map_err(|error| {
+                let next = format!("Look at pair {} of the file.", i + 1);
+                Error::bad_file(file, error.to_string(), next)
+            })?;
+            cases.push(Case {
+                alignment,
+                clean,
+                corrupt,
+                noise: None,
+                answer: pair.answer.or_else(|| answer.clone()),
+                other: pair.other,
+            });
+        }
+        return Ok((cases, None));
+    }
+    bench.model.check_prompt(&run.tokens)?;
+    match (corrupt.is_empty(), subject.is_empty()) {
+        (true, true) if run.tokens.len() == 1 => Err(Error::argument(
+            "corrupt",
+            "",
+            "a corrupted prompt, because one of a single token has nothing to noise",
+        )),
+        (false, false) => Err(Error::argument(
+            "subject",
+            subject,
+            "nothing where `corrupt` gives another prompt",
+        )),
+        (false, true) => {
+            let tokens = bench.model.encode(corrupt, false)?;
+            let case = Case {
+                alignment: align(bench, &run.tokens, &tokens, ends)?,
+                clean: run.clone(),
+                corrupt: Run {
+                    prompt: tokens.len(),
+                    tokens,
+                    ..run.clone()
+                },
+                noise: None,
+                answer,
+                other: None,
+            };
+            Ok((vec![case], None))
+        }
+        (true, named) => {
+            let text = arguments.text(of, "sigma");
+            let many = text
+                .parse::<f64>()
+                .ok()
+                .filter(|s| s.is_finite() && *s > 0.0);
+            let many = many
+                .ok_or_else(|| Error::argument("sigma", text, "a number above 0, for example 3"))?;
+            // The first token is unlike any other and stays as it is.
+            let positions = if named {
+                1..run.tokens.len()
+            } else {
+                span_of(bench, &run.tokens, "subject", subject)?
+            };
+            let sigma = many * embedding_spread(bench, run.tokens[0])?;
+            let case = |sample: usize| Case {
+                clean: run.clone(),
+                corrupt: run.clone(),
+                noise: Some((positions.clone(), run.seed.wrapping_add(sample as u64))),
+                alignment: Alignment {
+                    pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
+                    first: positions.start,
+                },
+                answer: answer.clone(),
+                other: None,
+            };
+            let count = arguments.count(of, "samples")?;
+            Ok(((0..count).map(case).collect(), Some(sigma)))
+        }
+    }
+}
+
+/// The pairs of positions that are patched, from the first that differs on; refused where cases have others.
+pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
+    let first = cases
+        .iter()
+        .map(|case| case.alignment.first)
+        .min()
+        .unwrap_or(0);
+    let pairs = &cases[0].alignment.pairs;
+    if let Some(other) = cases.iter().find(|case| case.alignment.pairs != *pairs) {
+        return Err(Error::argument(
+            "site",
+            "a grid of positions",
+            format!(
+                "prompts of one length in the whole file, and there are some of {} and of {} tokens; site=heads takes any",
+                cases[0].clean.tokens.len(),
+                other.clean.tokens.len()
+            ),
+        ));
+    }
+    let found: Vec<usize> = (first..pairs.len()).collect();
+    if found.is_empty() {
+        return Err(Error::argument(
+            "corrupt",
+            "a prompt that goes on where the other ends",
+            "prompts that have something in common after they part",
+        ));
+    }
+    Ok(found)
+}
