@@ -106,6 +106,22 @@ FAULTS = [
     ("sweep::the_best", "src/instruments/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
     ("sweep::every", "src/instruments/sweep/mod.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
     ("parity", "src/lab/extend.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
+    # Patchscopes.
+    ("patchscope::t51", "src/lab/patch.rs", "position: put.position,", "position: put.position + 1,"),
+    ("patchscope::t52", "src/lab/patch.rs", "let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;", "let last = (x.narrow(1, span.len - 1, 1)?.contiguous()? + 0.01)?;"),
+    ("patchscope::t53", "src/lab/run.rs", "1 => position..position + 1,", "1 => 0..1,"),
+    ("patchscope::t54", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position)?;", "let taken = row(values, position - 1)?;"),
+    ("patchscope::t55", "src/lab/patch.rs", "row: Some(row),", "row: None,"),
+    ("patchscope::what_is_read", "src/lab/patch.rs", "&tokens[..from]", "&tokens[1..=from]"),
+    ("patchscope::a_description", "src/instruments/patchscope/extract.rs", ".filter(|j| !subject.shares(&plan.subjects[*j]))", ".filter(|j| *j < plan.subjects.len())"),
+    ("patchscope::a_person", "src/instruments/patchscope/sweep.rs", "source.positions[i.min(source.positions.len() - 1)]", "source.positions[0]"),
+    ("patchscope::a_map", "src/lab/ridge.rs", "weight[i * d + i] += 1.0;", "weight[i * d + i] += 0.0;"),
+    ("patchscope::a_map", "src/lab/patch_fit.rs", "held_out: left(&map, &x.held, y, &y.held)?,", "held_out: left(&map, &x.held, y, &x.held)?,"),
+    ("patchscope::norm", "src/lab/patch_map.rs", "replaced / length", "length / replaced"),
+    ("patchscope::anchors", "src/instruments/patchscope/words.rs", "(Ok(layer), false) => Anchor::layer(layer),", "(Ok(layer), false) => Anchor::cell(layer, position),"),
+    ("patchscope::sources", "src/instruments/patchscope/plan.rs", "map_or(Site::Embed.at(0), |l| site.at(l))", "map_or(site.at(0), |l| site.at(l))"),
+    ("patchscope::subjects", "src/instruments/patchscope/sweep.rs", "said[order[trial / pairs]]", "said[trial / pairs]"),
+    ("patchscope::a_stopped", "src/instruments/patchscope/sweep.rs", "let note = trials.note();", "let note = None;"),
 ]
 
 
