@@ -185,6 +185,33 @@ def known_facts():
             for relation, subject, answer in subjects]
 
 
+def two_hops():
+    """The held-out two-hop questions with each hop alone, for `lmscope backpatch`."""
+    countries = {row[5]: row[0] for row in COUNTRIES} | {name: country for name, country, _ in world.PEOPLE}
+    out = []
+    for relation, form in world.HOP_FORMS.items():
+        for prompt, answer, kind in world.hop_items(True):
+            entity = next((s for s in countries if prompt == form.format(s=s)), None)
+            if entity is None:
+                continue
+            country = countries[entity]
+            first = f"{entity} was born in" if kind == "person" else f"{upper_first(entity)} is in"
+            second = world.FACT_FORMS[relation][0].format(s=country)
+            out.append({"prompt": prompt, "answer": f" {answer}", "entity": entity, "bridge": f" {country}", "first": first, "second": second})
+    return out
+
+
+def gifts(items):
+    """Every sentence about a gift beside the same one with the other name as the giver, for `lmscope patching`."""
+    out = []
+    for item in items:
+        names = [w for w in item["prompt"].replace(",", " ").replace(".", " ").split() if w in world.NAMES]
+        giver = next(name for name in names if names.count(name) == 2)
+        before, after = item["prompt"].rsplit(giver, 1)
+        out.append({"clean": item["prompt"], "corrupt": before + item["answer"].strip() + after, "answer": item["answer"], "other": f" {giver}"})
+    return out
+
+
 def one_item_a_line(data):
     """JSON with a line for each item, so that changes can be read in a diff."""
     flat = lambda value: json.dumps(value, ensure_ascii=False)
@@ -261,6 +288,11 @@ def main():
     (lists / "map_text.txt").write_text("\n".join(texts[::3]) + "\n", encoding="utf-8")
     facts_file = lists / "facts.json"  # what `lmscope edit-value` reads
     facts_file.write_text("[\n" + ",\n".join(json.dumps(f, ensure_ascii=False) for f in known_facts()) + "\n]\n", encoding="utf-8")
+    hops_file = lists / "hops.json"  # what `lmscope backpatch --questions` reads
+    hops_file.write_text("[\n" + ",\n".join(json.dumps(h, ensure_ascii=False) for h in two_hops()) + "\n]\n", encoding="utf-8")
+    sentences = next(r["items"] for r in rows if r["row"] == "indirect_object")
+    gifts_file = lists / "gifts.json"  # what `lmscope patching --pairs` reads
+    gifts_file.write_text("[\n" + ",\n".join(json.dumps(g, ensure_ascii=False) for g in gifts(sentences)) + "\n]\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

@@ -20,7 +20,7 @@ use super::shelf::places;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::{Address, Site};
+use crate::model::site::{Address, Axis, Site};
 use crate::model::tap::Span;
 
 /// What the compiler asks its caller: the vectors, units and means that edits name.
@@ -124,6 +124,9 @@ impl Program {
                 let receipt = program.receipt_for(edit);
                 let mut resolved = edit.clone();
                 resolved.positions = edit.positions.resolve(pieces)?;
+                if let What::Edges(_, sources) = &mut resolved.what {
+                    *sources = sources.resolve(pieces)?;
+                }
                 let (places, caution) = places(edit, model.card.layers, lookup)?;
                 program.receipts[receipt].remark(&caution);
                 let watch = program.watch(&resolved, &places, model, lookup)?;
@@ -278,6 +281,9 @@ impl Program {
 
     /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`.
     pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+        if at.site.spec().axis == Axis::Positions {
+            return self.by_edges(at, x, span);
+        }
         let dims = x.dims().to_vec();
         let (batch, tokens) = (dims[0], dims[1]);
         let rows = self.rows(batch);
@@ -308,6 +314,32 @@ impl Program {
             *held = Some(x.clone());
         }
         Ok(x)
+    }
+
+    /// Cuts scores `[batch, heads, tokens, positions]`.
+    fn by_edges(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+        let (batch, _, tokens, _) = x.dims4()?;
+        let rows = self.rows(batch);
+        let mut scores = x;
+        for act in self.acts.get(&at).into_iter().flatten() {
+            let Change::Cut(cut) = &act.change else {
+                continue;
+            };
+            let covered = covered(act, &self.watches, self.prompt, span, rows, tokens);
+            let Some(severed) = cut.on(&scores, &covered, span, self.prompt)? else {
+                continue;
+            };
+            let positions = severed.hit.iter();
+            self.pending.push(Pending {
+                receipt: act.receipt,
+                positions: positions
+                    .map(|i| span.start + *i as usize % tokens)
+                    .collect(),
+                values: severed.moved,
+            });
+            scores = severed.scores;
+        }
+        Ok(scores)
     }
 
     /// What the neurons before an MLP's return were, `[batch, tokens, d_mlp]`.
@@ -538,6 +570,9 @@ fn silence(
             What::Units(super::edit::Which::Set(name)) => {
                 format!("the set `{name}` has no unit at its layers")
             }
+            What::Edges(_, sources) => format!(
+                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
+            ),
             _ => "the pass did not reach its address".into(),
         },
     }

@@ -133,6 +133,68 @@ impl Bench {
         Ok(recording)
     }
 
+    /// As [`Bench::record`], with the model's own logits after the last position, of the same pass.
+    pub fn record_with_output(
+        &mut self,
+        run: &Run,
+        wanted: &[Address],
+    ) -> Result<(Arc<Recording>, Vec<f32>)> {
+        self.model.check_prompt(&run.tokens)?;
+        wanted.iter().try_for_each(|a| self.model.offers(*a))?;
+        let key = run.digest();
+        let held = self.kept.iter().find_map(|(k, r)| {
+            let output = r.output.clone().filter(|_| *k == key && r.holds(wanted))?;
+            Some((r.clone(), output))
+        });
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let (mut recording, output) = self.pass_with_output(run, &mut program, wanted)?;
+        recording.output = Some(output.clone());
+        let recording = Arc::new(recording);
+        self.keep(key, recording.clone());
+        Ok((recording, output))
+    }
+
+    /// One pass over a run's tokens, and the model's own logits after the last of them: `[vocab]`.
+    fn pass_with_output(
+        &self,
+        run: &Run,
+        program: &mut Program,
+        wanted: &[Address],
+    ) -> Result<(Recording, Vec<f32>)> {
+        let length = run.tokens.len();
+        let span = Span {
+            start: 0,
+            len: length,
+            prompt: run.prompt,
+            phase: Phase::Prefill,
+        };
+        let tokens = self.model.tokens(&run.tokens)?;
+        let transformer = &self.model.transformer;
+        let mut tap = RunTap::new(program, &[], wanted, Keep::All, &self.cancel);
+        let x = transformer.trunk(&tokens, span, None, &mut tap)?;
+        let x = x.narrow(1, length - 1, 1)?.contiguous()?;
+        // Edits after the last block see this position and no others.
+        tap.begin(Span {
+            start: length - 1,
+            len: 1,
+            ..span
+        });
+        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+        let recorded = std::mem::take(&mut tap.recorded);
+        program.settle()?;
+        let mut recording = Recording::default();
+        recording.receipts = program.receipts().to_vec();
+        let unbatched = recorded
+            .into_iter()
+            .map(|(a, t)| Ok((a, t.squeeze(0)?)))
+            .collect::<Result<Vec<_>>>()?;
+        recording.extend(unbatched);
+        Ok((recording, logits.flatten_all()?.to_vec1()?))
+    }
+
     fn keep(&mut self, key: u64, recording: Arc<Recording>) {
         self.kept.push((key, recording));
         while self.kept.len() > 1

@@ -92,7 +92,7 @@ impl Bench {
             }
             _ => {}
         }
-        let drawn = edit.which().is_some_and(|which| *which != Which::All);
+        let drawn = edit.op != Op::Cut && edit.which().is_some_and(|which| *which != Which::All);
         if matches!(null, Null::Random(_)) && drawn && !measured.sizes.contains_key(&at) {
             let recording = self.record(&Run::plain(prompt.to_vec()), &[at])?;
             let sizes = sizes(recording.get(at)?, unit_size(at.site, &self.model))?;

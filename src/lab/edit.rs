@@ -73,6 +73,8 @@ pub enum What {
     UnitsFrom(Which, String),
     /// Neurons, the token their value vectors turn away from, and the one they turn to.
     Turn(Which, String, String),
+    /// Heads, and the positions that cannot be read.
+    Edges(Which, Positions),
 }
 
 /// Which units of a site.
@@ -134,7 +136,11 @@ impl Edit {
             | What::DirectionTo(name, _)
             | What::DirectionWithin(name, ..)
             | What::Swap(name, _) => name,
-            What::Units(_) | What::UnitsTo(..) | What::UnitsFrom(..) | What::Turn(..) => "",
+            What::Units(_)
+            | What::UnitsTo(..)
+            | What::UnitsFrom(..)
+            | What::Turn(..)
+            | What::Edges(..) => "",
         }
     }
 
@@ -144,7 +150,8 @@ impl Edit {
             What::Units(which)
             | What::UnitsTo(which, _)
             | What::UnitsFrom(which, _)
-            | What::Turn(which, ..) => Some(which),
+            | What::Turn(which, ..)
+            | What::Edges(which, _) => Some(which),
             What::Direction(_)
             | What::DirectionTo(..)
             | What::DirectionWithin(..)
@@ -190,9 +197,14 @@ impl Edit {
             ));
         }
         match spec.axis {
+            Axis::Positions if self.op == Op::Cut && spec.site == Site::AttnScores => Ok(()),
+            _ if self.op == Op::Cut => Err(format!(
+                "`cut` acts on the scores of attention: cut:2=0..4@attn_scores.L, not {}",
+                spec.name
+            )),
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
             Axis::Positions => Err(format!(
-                "`{}` has a row a query and cannot be edited by this operation; use z (a head's result) instead",
+                "`{}` has a row a query and cannot be edited by this operation; use z (a head's result), or cut:HEADS=POSITIONS@attn_scores.L instead",
                 spec.name
             )),
             Axis::Vocab => Err(format!(

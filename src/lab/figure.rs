@@ -417,7 +417,8 @@ fn difference(a: &Grid, b: &Grid) -> Grid {
                 .iter()
                 .find(|(label, _)| *label == cell.label)
                 .map_or(0.0, |(_, v)| *v);
-            let before = if base.label == cell.label {
+            // A cell without runners-up has a number of its own, whatever its token.
+            let before = if base.label == cell.label || base.more.is_empty() {
                 base.value
             } else {
                 before

@@ -73,6 +73,8 @@ impl fmt::Display for What {
             Self::Units(which) => write!(f, "{which}"),
             Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
             Self::UnitsFrom(which, text) => write!(f, "{which}={text}"),
+            Self::Edges(which, Positions::All) => write!(f, "{which}"),
+            Self::Edges(which, sources) => write!(f, "{which}={sources}"),
             Self::Turn(which, from, to) => {
                 write!(f, "{which}={}>{}", quoted(from), quoted(to))
             }
@@ -84,7 +86,7 @@ impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op.spec().name)?;
         match &self.what {
-            What::Units(Which::All) => {}
+            What::Units(Which::All) | What::Edges(Which::All, Positions::All) => {}
             what => write!(f, ":{what}")?,
         }
         match &self.place {
@@ -212,6 +214,13 @@ fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, 
                 .ok_or_else(|| wants("a text", "17=another text"))?;
             What::UnitsFrom(list.parse()?, from.to_string())
         }
+        Takes::Edges => match text.split_once('=') {
+            None => What::Edges(text.parse()?, Positions::All),
+            Some((list, sources)) => {
+                let sources = sources.trim().parse();
+                What::Edges(list.parse()?, sources.map_err(|e: Error| e.to_string())?)
+            }
+        },
         Takes::UnitsTurn => {
             let example = "17=\"A\">\"B\"";
             let turn = text
@@ -303,6 +312,10 @@ mod tests {
             "add:calm@resid_post.4*-1.5 when anger@resid_pre.4>1.5",
             "zero:1@mlp_act.0:generated/decode once p(\" sorry when\")<0.25",
             "add:calm@resid_post.4:token:\"a when b\"",
+            "cut@attn_scores.3",
+            "cut:0,2@attn_scores.*:last*0.5",
+            "cut:=0..4@attn_scores.3-5:text:\"a: b\"",
+            "cut:1=text:\" New York\"@attn_scores.0:last",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -319,6 +332,9 @@ mod tests {
             ("add@resid_pre.0", "needs a direction"),
             ("zero@attn_probs.0", "z (a head"),
             ("zero@logits", "model's output"),
+            ("cut:1@z.0", "scores of attention"),
+            ("cut:1@attn_probs.0", "scores of attention"),
+            ("cut:1=some@attn_scores.0", "positions"),
             ("zero@mlp_akt.0", "mlp_act"),
             ("zero:1@mlp_act.0*huge", "no strength"),
             ("set:1@mlp_act.0", "needs a value"),

@@ -10,12 +10,14 @@ use rand::seq::IndexedRandom;
 use super::apply::{Null, Program};
 use super::bench::Bench;
 use super::edit::Which;
+use super::op::Op;
 use super::receipt::Receipt;
 use super::run::Run;
 use super::sample::{Sampling, kl};
 use super::schedule::Schedule;
 use super::writer::{Beside, Needs, Writer};
 use crate::error::{Error, Result};
+use crate::model::tokenizer::{Bos, Tokenizer};
 
 /// Most positions whose logits are compared.
 const WINDOW: usize = 64;
@@ -50,9 +52,9 @@ impl Bench {
                 .map(|(i, kl)| (first + i, kl))
                 .collect();
             receipt.seed = run.seed;
-            // Every unit of a site has no null of equal size.
+            // Every unit of a site has no null of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
-            if !edits.any(|e| e.which() == Some(&Which::All)) {
+            if !edits.any(|e| e.op != Op::Cut && e.which() == Some(&Which::All)) {
                 let null = self.moved(run, &alone, Null::Random(run.seed), &plain)?;
                 receipt.null = Some(mean(&null));
             }
@@ -95,14 +97,9 @@ impl Bench {
         let known: Vec<u32> = (0..self.model.known_tokens() as u32).collect();
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let drawn = known.choose(&mut rng).copied().unwrap_or(0);
-        let first = match &self.model.tokenizer {
-            Some(_) => self
-                .model
-                .encode("", false)
-                .ok()
-                .and_then(|t| t.first().copied()),
-            None => None,
-        };
+        let begins = |tokenizer: &Tokenizer| tokenizer.encode("", Bos::Add).ok();
+        let first = self.model.tokenizer.as_ref().and_then(begins);
+        let first = first.and_then(|tokens| tokens.first().copied());
         if let Some((key, run)) = &self.unrelated
             && *key == (seed, length)
         {

@@ -39,6 +39,9 @@ pub enum Op {
     /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
     /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
     Rewrite,
+    /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
+    /// al. 2023, 2304.14767). A position always reads itself.
+    Cut,
 }
 
 /// What comes after an operation's name.
@@ -62,6 +65,8 @@ pub enum Takes {
     UnitsFrom,
     /// `[UNITS]=FROM>TO`
     UnitsTurn,
+    /// `[HEADS][=POSITIONS]`
+    Edges,
 }
 
 impl Takes {
@@ -77,6 +82,7 @@ impl Takes {
             Self::UnitsFrom => "[UNITS]=TEXT",
             Self::UnitsMean => "[UNITS][=STATISTICS]",
             Self::UnitsTurn => "[UNITS]=FROM>TO",
+            Self::Edges => "[HEADS][=POSITIONS]",
         }
     }
 }
@@ -117,6 +123,7 @@ rows! {
     Scale "scale" Units "multiplies units by the strength";
     Set "set" UnitsTo "sets units to a value";
     Rewrite "rewrite" UnitsTurn "turns what neurons write from one token to another, as an overlay on the weights";
+    Cut "cut" Edges "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself";
 }
 
 impl Op {

@@ -28,6 +28,8 @@ pub enum Positions {
     FromEnd(usize),
     /// The last token of the last occurrence of a text in the prompt; resolved to a span before a run.
     Token(String),
+    /// Every token that has a part in it; resolved in the same way.
+    Text(String),
 }
 
 impl Positions {
@@ -41,13 +43,13 @@ impl Positions {
             Self::Generated => position >= prompt,
             Self::Span(a, b) => (*a..*b).contains(&position),
             Self::FromEnd(n) => position + n == prompt,
-            Self::Token(_) => false,
+            Self::Token(_) | Self::Text(_) => false,
         }
     }
 
-    /// Turns `token:"text"` into the position it means in this run; other rules stay.
+    /// Turns `token:"text"` and `text:"text"` into the positions they mean in this run; other rules stay.
     pub fn resolve(&self, pieces: &[Vec<u8>]) -> Result<Self> {
-        let Self::Token(text) = self else {
+        let (Self::Token(text) | Self::Text(text)) = self else {
             return Ok(self.clone());
         };
         let needle = text.as_bytes();
@@ -64,13 +66,22 @@ impl Positions {
                     "a text that occurs in the prompt",
                 )
             })?;
-        let mut seen = 0;
-        let at = pieces.iter().position(|p| {
-            seen += p.len();
-            seen >= end
-        });
-        let at = at.unwrap_or(0);
-        Ok(Self::Span(at, at + 1))
+        // The first token that reaches so many bytes.
+        let reaching = |bytes: usize| {
+            let mut seen = 0;
+            let at = pieces.iter().position(|p| {
+                seen += p.len();
+                seen >= bytes
+            });
+            at.unwrap_or(0)
+        };
+        let last = reaching(end);
+        let first = if matches!(self, Self::Text(_)) {
+            reaching(end - needle.len() + 1)
+        } else {
+            last
+        };
+        Ok(Self::Span(first, last + 1))
     }
 }
 
@@ -86,6 +97,7 @@ impl fmt::Display for Positions {
             Self::Span(a, b) => write!(f, "{a}..{b}"),
             Self::FromEnd(n) => write!(f, "-{n}"),
             Self::Token(text) => write!(f, "token:{text:?}"),
+            Self::Text(text) => write!(f, "text:{text:?}"),
         }
     }
 }
@@ -98,7 +110,7 @@ impl FromStr for Positions {
             Error::argument(
                 "positions",
                 s,
-                "all, all-but-bos, last, prompt, generated, N, -N (from the prompt's end), A..B or token:\"text\"",
+                "all, all-but-bos, last, prompt, generated, N, -N (from the prompt's end), A..B, token:\"text\" (its last token) or text:\"text\" (all of them)",
             )
         };
         Ok(match s {
@@ -108,14 +120,15 @@ impl FromStr for Positions {
             "prompt" => Self::Prompt,
             "generated" => Self::Generated,
             _ => {
-                if let Some(text) = s.strip_prefix("token:") {
+                let quoted = |text: &str| {
                     let text =
                         serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_string());
-                    if text.is_empty() {
-                        Err(bad())
-                    } else {
-                        Ok(Self::Token(text))
-                    }
+                    (!text.is_empty()).then_some(text).ok_or_else(bad)
+                };
+                if let Some(text) = s.strip_prefix("token:") {
+                    quoted(text).map(Self::Token)
+                } else if let Some(text) = s.strip_prefix("text:") {
+                    quoted(text).map(Self::Text)
                 } else if let Some((a, b)) = s.strip_prefix("span:").unwrap_or(s).split_once("..") {
                     let (a, b) = (a.parse().map_err(|_| bad())?, b.parse().map_err(|_| bad())?);
                     if a < b {
@@ -154,6 +167,7 @@ mod tests {
             "3..9",
             "-2",
             "token:\" Paris\"",
+            "text:\" New York\"",
         ] {
             assert_eq!(text.parse::<Positions>().unwrap().to_string(), text);
         }
@@ -173,6 +187,16 @@ mod tests {
             Positions::Span(5, 6)
         );
         assert!(Positions::Token("Rome".into()).resolve(&pieces).is_err());
+        for (text, span) in [
+            (" Paris", Positions::Span(4, 6)),
+            ("Paris or", Positions::Span(1, 4)),
+            ("A", Positions::Span(0, 1)),
+            ("aris ?", Positions::Span(4, 7)),
+        ] {
+            let found = Positions::Text(text.into()).resolve(&pieces).unwrap();
+            assert_eq!(found, span, "{text}");
+        }
+        assert!(Positions::Text("Rome".into()).resolve(&pieces).is_err());
     }
 
     #[test]

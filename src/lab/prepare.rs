@@ -7,9 +7,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::apply::{Lookup, Null};
 use super::change::{Change, Numbers};
+use super::cut::Cut;
 use super::direction::{random_like, unit};
 use super::edit::{Edit, What, Which};
 use super::op::Op;
+use super::positions::Positions;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::{Address, Axis, Site};
@@ -39,6 +41,9 @@ pub(super) fn prepare(
         edit: edit.to_string(),
         why,
     };
+    if let What::Edges(which, sources) = &edit.what {
+        return edges(edit, (which, sources), at, model, lookup, null);
+    }
     let numbers = |v: Vec<f32>| Numbers::new(v, width, device);
     let c = f64::from(edit.strength);
     let mut note = String::new();
@@ -144,6 +149,8 @@ pub(super) fn prepare(
                 strength: c,
             }
         }
+        // Prepared above.
+        What::Edges(..) => return Ok(None),
         What::Turn(_, from, to) => {
             let layer = usize::from(at.layer);
             place = Site::MlpOut.at(layer);
@@ -165,6 +172,59 @@ pub(super) fn prepare(
         at: place,
         change,
         note,
+    }))
+}
+
+/// A cut of edges between positions.
+fn edges(
+    edit: &Edit,
+    (which, sources): (&Which, &Positions),
+    at: Address,
+    model: &Model,
+    lookup: &mut dyn Lookup,
+    null: Null,
+) -> Result<Option<Prepared>> {
+    let refused = |why: String| Error::BadEdit {
+        edit: edit.to_string(),
+        why,
+    };
+    let layer = usize::from(at.layer);
+    let heads = match which {
+        Which::All => Vec::new(),
+        Which::List(heads) => heads.clone(),
+        Which::Set(name) => {
+            let heads = lookup.units(name, Site::Z.at(layer))?;
+            if heads.is_empty() {
+                return Ok(None);
+            }
+            heads
+        }
+    };
+    let count = model.card.heads;
+    if let Some(bad) = heads.iter().find(|h| **h as usize >= count) {
+        return Err(refused(format!(
+            "head {bad} is past the end; {at} has {count}, 0 to {}",
+            count - 1
+        )));
+    }
+    if edit.strength > 1.0 {
+        return Err(refused(
+            "a cut takes away at most everything: use a strength up to 1".into(),
+        ));
+    }
+    Ok(Some(Prepared {
+        at,
+        change: Change::Cut(Cut {
+            heads,
+            sources: vec![sources.clone()],
+            strength: f64::from(edit.strength),
+            window: model.transformer.blueprint.layers[layer].window,
+            null: match null {
+                Null::No => None,
+                Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
+            },
+        }),
+        note: "its size is the share of attention that moved elsewhere".into(),
     }))
 }
 

@@ -80,6 +80,8 @@ pub struct Recording {
     tensors: HashMap<Address, Tensor>,
     /// What the edits did.
     pub receipts: Vec<Receipt>,
+    /// The model's own logits after the last position, `[vocab]`, where they were asked for.
+    pub output: Option<Vec<f32>>,
 }
 
 impl Recording {

@@ -82,11 +82,11 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
 }
 
 /// How many sums run side by side, so that the compiler can use wide registers.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// `e^x` for `x <= 0`, within 3e-7 of itself: the exponent from the bits of a rounded multiple of ln 2, the rest by
 /// a polynomial (Cephes `expf`). Without branches, so that loops over it use wide registers.
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.max(-87.0);

@@ -55,7 +55,7 @@ impl Attention {
         layer: usize,
         x: &Tensor,
         pass: &Pass,
-        cache: Option<&Cache>,
+        mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let shape = pass.blueprint;
@@ -85,19 +85,29 @@ impl Attention {
             ),
             None => (q, k),
         };
-        let (k, v) = match cache {
+        let (k, v) = match cache.as_deref_mut() {
             Some(cache) => cache.extend(layer, &k, &v)?,
             None => (k.contiguous()?, v.contiguous()?),
         };
-        let positions = k.dim(2)?;
+        // What the runs share comes first, one key and value for all of them.
+        let stem = cache.and_then(|cache| cache.stem(layer));
+        let shared = stem.map_or(Ok(0), |(k, _)| k.dim(2))?;
+        let positions = shared + k.dim(2)?;
 
         // The heads that share a key-value head are stacked along its queries, so nothing is repeated.
         let group = heads / kv_heads;
         let q = q
             .contiguous()?
             .reshape((batch, kv_heads, group * tokens, width))?;
-        let scores = (q.matmul(&k.transpose(2, 3)?)? * shape.score_scale)?;
-        let scores = scores
+        let scores = q.matmul(&k.transpose(2, 3)?)?;
+        let scores = match stem {
+            Some((k, _)) => {
+                let far = across(&q, &k.transpose(2, 3)?)?;
+                Tensor::cat(&[&far, &scores], 3)?
+            }
+            None => scores,
+        };
+        let scores = (scores * shape.score_scale)?
             .reshape((batch, heads, tokens, positions))?
             .to_dtype(DType::F32)?;
         let scores = match shape.score_cap {
@@ -115,10 +125,17 @@ impl Attention {
             candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?
         };
         let probs = tap.visit(AttnProbs.at(layer), probs)?.to_dtype(v.dtype())?;
-        let z = probs
+        let probs = probs
             .contiguous()?
-            .reshape((batch, kv_heads, group * tokens, positions))?
-            .matmul(&v)?;
+            .reshape((batch, kv_heads, group * tokens, positions))?;
+        let z = match stem {
+            Some((_, far)) => {
+                let near = probs.narrow(3, shared, positions - shared)?;
+                let near = near.contiguous()?.matmul(&v)?;
+                (across(&probs.narrow(3, 0, shared)?, far)? + near)?
+            }
+            None => probs.matmul(&v)?,
+        };
         let z = z
             .reshape((batch, heads, tokens, width))?
             .transpose(1, 2)?
@@ -158,6 +175,21 @@ impl Attention {
             _ => heads,
         })
     }
+}
+
+/// The product of every row of a batch with one shared matrix a head, as one product a head: `[batch, heads, m, k]` times
+/// `[1, heads, k, n]` to `[batch, heads, m, n]`.
+fn across(rows: &Tensor, shared: &Tensor) -> Result<Tensor> {
+    let (batch, heads, m, k) = rows.dims4()?;
+    let flat = rows.transpose(0, 1)?.contiguous()?;
+    let out = flat
+        .reshape((heads, batch * m, k))?
+        .matmul(&shared.squeeze(0)?)?;
+    let n = out.dim(2)?;
+    Ok(out
+        .reshape((heads, batch, m, n))?
+        .transpose(0, 1)?
+        .contiguous()?)
 }
 
 /// `cap * tanh(x / cap)`.

@@ -2,6 +2,9 @@
 //!
 //! Invariant: entries below `len` are exactly what the forward pass computed for those positions under the
 //! edits whose digest the cache carries. Storage grows by doubling up to the context.
+//!
+//! A branch of a cache shares the positions before a point, held once whatever the number of its runs, and keeps its own
+//! from there on. What it shares must not be written again while it lives.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -15,10 +18,31 @@ struct Layer {
     values: Tensor,
 }
 
+/// Positions that every run of a branch has in common, held once.
+#[derive(Clone, Debug)]
+struct Stem {
+    /// Views of one run, `[1, kv_heads, len, head_dim]`.
+    layers: Vec<Layer>,
+    len: usize,
+}
+
+/// Whether a branch keeps its own keys and values, or only passes them on to the attention that made them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Kept, so that the runs can go on.
+    Kept,
+    /// Passed on: one pass, nothing after it.
+    Passing,
+}
+
 /// What earlier positions left behind for attention. A clone shares its storage, so that of two only one may grow.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    layers: Vec<Layer>,
+    /// A branch's layers are made by the first pass that reaches them.
+    layers: Vec<Option<Layer>>,
+    stem: Option<Stem>,
+    own: Own,
+    /// Positions of its own, after those of the stem.
     len: usize,
     capacity: usize,
     context: usize,
@@ -41,14 +65,16 @@ impl Cache {
             .layers
             .iter()
             .map(|_| {
-                Ok(Layer {
+                Ok(Some(Layer {
                     keys: Tensor::zeros(shape, dtype, device)?,
                     values: Tensor::zeros(shape, dtype, device)?,
-                })
+                }))
             })
             .collect::<Result<_>>()?;
         Ok(Self {
             layers,
+            stem: None,
+            own: Own::Kept,
             len: 0,
             capacity,
             context,
@@ -58,12 +84,23 @@ impl Cache {
 
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.len
+        self.shared() + self.len
     }
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// Positions that the runs share.
+    pub fn shared(&self) -> usize {
+        self.stem.as_ref().map_or(0, |s| s.len)
+    }
+
+    /// Keys and values of the shared positions of a layer, `[1, kv_heads, shared, head_dim]` each.
+    pub fn stem(&self, layer: usize) -> Option<(&Tensor, &Tensor)> {
+        let held = &self.stem.as_ref()?.layers[layer];
+        Some((&held.keys, &held.values))
     }
 
     /// Most positions it can hold.
@@ -71,10 +108,11 @@ impl Cache {
         self.context
     }
 
-    /// Bytes held on the device.
+    /// Bytes held on the device, without what it shares.
     pub fn bytes(&self) -> usize {
         self.layers
             .iter()
+            .flatten()
             .map(|l| 2 * l.keys.elem_count() * l.keys.dtype().size_in_bytes())
             .sum()
     }
@@ -85,8 +123,9 @@ impl Cache {
         if needed <= self.capacity {
             return Ok(());
         }
-        let capacity = needed.next_power_of_two().min(self.context.max(needed));
-        for layer in &mut self.layers {
+        let most = self.context.saturating_sub(self.shared()).max(needed);
+        let capacity = needed.next_power_of_two().min(most);
+        for layer in self.layers.iter_mut().flatten() {
             for tensor in [&mut layer.keys, &mut layer.values] {
                 let (batch, heads, _, width) = tensor.dims4()?;
                 let grown = Tensor::zeros(
@@ -105,12 +144,35 @@ impl Cache {
     }
 
     /// Writes the pass's keys and values `[batch, kv_heads, tokens, head_dim]` after the held ones and
-    /// returns all of them, `[batch, kv_heads, len + tokens, head_dim]`. [`Cache::advance`] ends the pass.
-    pub fn extend(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        let held = &self.layers[layer];
-        held.keys.slice_set(&keys.contiguous()?, 2, self.len)?;
-        held.values.slice_set(&values.contiguous()?, 2, self.len)?;
-        let total = self.len + keys.dim(2)?;
+    /// returns all of its own, `[batch, kv_heads, own + tokens, head_dim]`. [`Cache::advance`] ends the pass.
+    pub fn extend(
+        &mut self,
+        layer: usize,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (keys, values) = (keys.contiguous()?, values.contiguous()?);
+        if self.own == Own::Passing {
+            return Ok((keys, values));
+        }
+        let (start, capacity) = (self.len, self.capacity);
+        let held = match &mut self.layers[layer] {
+            Some(held) => held,
+            empty @ None => {
+                let (batch, heads, _, width) = keys.dims4()?;
+                let room = || {
+                    let shape = (batch, heads, capacity, width);
+                    Tensor::zeros(shape, keys.dtype(), keys.device())
+                };
+                empty.insert(Layer {
+                    keys: room()?,
+                    values: room()?,
+                })
+            }
+        };
+        held.keys.slice_set(&keys, 2, start)?;
+        held.values.slice_set(&values, 2, start)?;
+        let total = start + keys.dim(2)?;
         Ok((
             held.keys.narrow(2, 0, total)?,
             held.values.narrow(2, 0, total)?,
@@ -122,52 +184,107 @@ impl Cache {
         self.len += tokens;
     }
 
-    /// Forgets everything from position `len` on.
+    /// Forgets everything from position `len` on; a branch that is cut into its stem has nothing left.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len < self.shared() {
+            self.stem = None;
+            self.len = 0;
+            self.own = Own::Kept;
+        } else {
+            self.len = self.len.min(len - self.shared());
+        }
+    }
+
+    /// Runs that share the positions before `from` of this single run and have none of their own yet: their number is
+    /// that of the rows of the first pass.
+    pub fn branch(&self, from: usize, own: Own) -> Result<Self> {
+        let stem = (from > 0)
+            .then(|| {
+                let layers = self.layers.iter().flatten().map(|l| {
+                    Ok(Layer {
+                        keys: l.keys.narrow(0, 0, 1)?.narrow(2, 0, from)?,
+                        values: l.values.narrow(0, 0, 1)?.narrow(2, 0, from)?,
+                    })
+                });
+                let layers = layers.collect::<Result<_>>()?;
+                Ok::<_, crate::error::Error>(Stem { layers, len: from })
+            })
+            .transpose()?;
+        Ok(Self {
+            layers: vec![None; self.layers.len()],
+            stem,
+            own,
+            len: 0,
+            capacity: 0,
+            context: self.context,
+            digest: self.digest,
+        })
+    }
+
+    /// Gives a branch `rows` runs at every layer: those that a pass did not bring there have the positions of the single
+    /// run `of`, from which the branch was made.
+    pub fn complete(&mut self, rows: usize, of: &Self) -> Result<()> {
+        let (from, count, capacity) = (self.shared(), self.len, self.capacity);
+        for (own, whole) in self.layers.iter_mut().zip(of.layers.iter().flatten()) {
+            let have = match own {
+                Some(own) => own.keys.dim(0)?,
+                None => 0,
+            };
+            if have == rows {
+                continue;
+            }
+            let filled = |own: Option<&Tensor>, whole: &Tensor| -> Result<Tensor> {
+                let (_, heads, _, width) = whole.dims4()?;
+                let shape = (rows, heads, capacity, width);
+                let out = Tensor::zeros(shape, whole.dtype(), whole.device())?;
+                let rest = whole.narrow(2, from, count)?;
+                let rest = rest.repeat((rows - have, 1, 1, 1))?;
+                let all = match own {
+                    Some(own) => Tensor::cat(&[&own.narrow(2, 0, count)?, &rest], 0)?,
+                    None => rest,
+                };
+                out.slice_set(&all.contiguous()?, 2, 0)?;
+                Ok(out)
+            };
+            *own = Some(Layer {
+                keys: filled(own.as_ref().map(|l| &l.keys), &whole.keys)?,
+                values: filled(own.as_ref().map(|l| &l.values), &whole.values)?,
+            });
+        }
+        Ok(())
     }
 
     /// One run of several, with storage of its own.
     pub fn row(&self, row: usize) -> Result<Self> {
-        let own = |t: &Tensor| t.narrow(0, row, 1)?.force_contiguous();
-        let layers = self.layers.iter().map(|l| {
-            Ok(Layer {
-                keys: own(&l.keys)?,
-                values: own(&l.values)?,
-            })
-        });
-        Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
-            ..*self
-        })
+        self.with(|t| Ok(t.narrow(0, row, 1)?.force_contiguous()?))
     }
 
     /// A copy with storage of its own, repeated `batch` times when this one holds a single run.
     pub fn copy(&self, batch: usize) -> Result<Self> {
-        let own = |t: &Tensor| -> Result<Tensor> {
-            let t = if batch > 1 {
+        self.with(|t| {
+            Ok(if batch > 1 {
                 t.repeat((batch, 1, 1, 1))?
             } else {
                 t.copy()?
-            };
-            Ok(t)
-        };
-        let layers = self
-            .layers
-            .iter()
-            .map(|l| {
-                Ok(Layer {
-                    keys: own(&l.keys)?,
-                    values: own(&l.values)?,
-                })
             })
-            .collect::<Result<_>>()?;
+        })
+    }
+
+    /// The same with other storage of its own.
+    fn with(&self, own: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let layers = self.layers.iter().map(|layer| {
+            let Some(layer) = layer else {
+                return Ok(None);
+            };
+            Ok(Some(Layer {
+                keys: own(&layer.keys)?,
+                values: own(&layer.values)?,
+            }))
+        });
         Ok(Self {
-            layers,
-            len: self.len,
-            capacity: self.capacity,
-            context: self.context,
-            digest: self.digest,
+            layers: layers.collect::<Result<_>>()?,
+            stem: self.stem.clone(),
+            ..*self
         })
     }
 }

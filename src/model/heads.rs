@@ -6,8 +6,18 @@
 use candle_core::{DType, Tensor};
 
 use super::blueprint::{Arrangement, NormKind};
+use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+
+/// What a sub-layer adds along some directions whatever it computes, a number a direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constants {
+    /// From the bias of its output, before the scale of the norm behind it.
+    pub scaled: Vec<f32>,
+    /// From the bias of that norm.
+    pub fixed: Vec<f32>,
+}
 
 impl Transformer {
     /// What one query head writes into `attn_out` when its `z` is this: `W_O[:, head] z`, without the bias;
@@ -52,6 +62,54 @@ impl Transformer {
         Ok(added
             .map(|(w, g)| ((f64::from(*w) - middle) * f64::from(g) * factor) as f32)
             .collect())
+    }
+
+    /// What one unit of every coordinate of `z` adds along directions of the stream, through the output projection, the gain
+    /// of the norm of what attention writes and the residual multiplier: `[n, d_model]` to `[n, heads * head_dim]`, f32.
+    /// Times [`Transformer::attention_scale`] it is an effect.
+    pub fn head_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
+        let block = &self.blocks[layer];
+        let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;
+        Ok(read.matmul(&block.attention.out.weight()?)?)
+    }
+
+    /// What attention adds whatever its heads do: the bias of the output projection, through the same norm, and that
+    /// norm's own bias. Along directions `[n, d_model]`: `[n]` each.
+    pub fn attention_constants(&self, layer: usize, directions: &Tensor) -> Result<Constants> {
+        let block = &self.blocks[layer];
+        let norm = block.norms_attn.output.as_ref();
+        self.constants(norm, block.attention.out.bias.as_ref(), directions)
+    }
+
+    /// Directions of the stream as a sub-layer's output meets them, before its norm, whose scale is left out.
+    pub(super) fn before_write(&self, norm: Option<&Norm>, directions: &Tensor) -> Result<Tensor> {
+        let factor = self.blueprint.residual_scale;
+        let directions = (directions * factor)?;
+        norm.map_or(Ok(directions.clone()), |norm| {
+            norm.seen_from_behind(&directions)
+        })
+    }
+
+    pub(super) fn constants(
+        &self,
+        norm: Option<&Norm>,
+        bias: Option<&Tensor>,
+        directions: &Tensor,
+    ) -> Result<Constants> {
+        let dots = |vector: &Tensor, directions: &Tensor| -> Result<Vec<f32>> {
+            let column = vector.to_dtype(DType::F32)?.unsqueeze(1)?;
+            Ok(directions.matmul(&column)?.squeeze(1)?.to_vec1()?)
+        };
+        let none = vec![0.0; directions.dim(0)?];
+        let scaled = match bias {
+            Some(bias) => dots(bias, &self.before_write(norm, directions)?)?,
+            None => none.clone(),
+        };
+        let fixed = match norm.and_then(|norm| norm.bias.as_ref()) {
+            Some(bias) => dots(bias, &(directions * self.blueprint.residual_scale)?)?,
+            None => none,
+        };
+        Ok(Constants { scaled, fixed })
     }
 
     /// The scale that the norm of what attention writes had for a row of `attn_out`; 1 where there is no such norm.

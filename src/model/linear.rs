@@ -82,6 +82,18 @@ impl Linear {
         }
     }
 
+    /// `x` `[n, in]` times some rows of the weight: `[n, rows]`, without the bias.
+    pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        let weight = match &self.storage {
+            Storage::Dense(weight) => weight.narrow(0, rows.start, rows.len())?,
+            Storage::Quantized(blocks) => {
+                let ids = Tensor::arange(rows.start as u32, rows.end as u32, x.device())?;
+                blocks.rows(&ids)?.to_dtype(x.dtype())?
+            }
+        };
+        Ok(x.matmul(&weight.t()?)?)
+    }
+
     /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(match &self.storage {

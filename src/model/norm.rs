@@ -95,6 +95,23 @@ impl Norm {
         Ok(out.to_dtype(dtype)?)
     }
 
+    /// `[n, width]` normed with the statistics of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. A row
+    /// is still centred by its own mean, as the parts of a sum are.
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = match self.kind {
+            NormKind::Identity => return Ok(x.clone()),
+            NormKind::Rms => wide,
+            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
+        };
+        let out = centred.broadcast_mul(scale)?.broadcast_mul(&self.gain)?;
+        let out = match &self.bias {
+            Some(bias) => out.broadcast_add(bias)?,
+            None => out,
+        };
+        Ok(out.to_dtype(x.dtype())?)
+    }
+
     fn plain(&self, wide: &Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let centred = match self.kind {
             NormKind::Rms | NormKind::Identity => wide.clone(),
@@ -106,6 +123,20 @@ impl Norm {
         Ok(match bias {
             Some(bias) => out.broadcast_add(bias)?,
             None => out,
+        })
+    }
+
+    /// Directions of the normed stream as what enters the norm meets them while its scale is held: through the gain, and
+    /// centred where the norm centres (which is the same as centring what they are compared with).
+    /// `[n, width] -> [n, width]`, f32. Times [`Norm::inverse_scale`] a dot with the input is a dot with the output, less
+    /// what the bias does.
+    pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
+        let gained = directions.broadcast_mul(&self.gain)?;
+        Ok(match self.kind {
+            NormKind::Rms | NormKind::Identity => gained,
+            NormKind::Layer => {
+                gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?
+            }
         })
     }
 

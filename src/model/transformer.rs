@@ -4,6 +4,8 @@
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
 //! How a checkpoint becomes a [`Transformer`] is in [`super::assemble`].
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::{Attention, Pass, soft_cap};
@@ -117,37 +119,72 @@ impl Transformer {
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;
         }
-        let rotations = self
-            .ropes
-            .iter()
-            .map(|rope| rope.at(span.start, length))
-            .collect::<Result<_>>()?;
-        let pass = Pass {
-            blueprint: &self.blueprint,
-            rotations,
-            masks: self.masks(span)?,
-            span,
-        };
-        let mut x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            tap.checkpoint()?;
-            x = self.block(i, block, x, &pass, cache.as_deref(), tap)?;
-        }
+        let pass = self.prepare(span)?;
+        let x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
+        let x = self.walk(0..self.blocks.len(), x, &pass, cache.as_deref_mut(), tap)?;
         if let Some(cache) = cache {
             cache.advance(length);
         }
         Ok(x)
     }
 
-    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
-    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
-        let (batch, length) = tokens.dims2()?;
-        let x = self.embed.rows(&tokens.flatten_all()?, self.dtype())?;
+    /// What a pass over these positions shares between its layers.
+    pub fn prepare(&self, span: Span) -> Result<Pass<'_>> {
+        let rotations = self
+            .ropes
+            .iter()
+            .map(|rope| rope.at(span.start, span.len))
+            .collect::<Result<_>>()?;
+        Ok(Pass {
+            blueprint: &self.blueprint,
+            rotations,
+            masks: self.masks(span)?,
+            span,
+        })
+    }
+
+    /// Some of the blocks: the stream that enters the first of them, `[batch, tokens, d_model]`, to the one that leaves the
+    /// last. The caller begins the tap, and makes room in the cache before and counts its positions after the pass.
+    pub fn through(
+        &self,
+        blocks: Range<usize>,
+        x: Tensor,
+        pass: &Pass,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        self.inside(|| self.walk(blocks, x, pass, cache, tap))
+    }
+
+    fn walk(
+        &self,
+        blocks: Range<usize>,
+        mut x: Tensor,
+        pass: &Pass,
+        mut cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        for i in blocks {
+            tap.checkpoint()?;
+            x = self.block(i, &self.blocks[i], x, pass, cache.as_deref_mut(), tap)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
+    pub fn looked_up(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.embed.rows(ids, self.dtype())?;
         let x = match &self.project_in {
             Some(projection) => projection.forward(&x)?,
             None => x,
         };
-        let x = scaled(x, self.blueprint.embed_scale)?;
+        scaled(x, self.blueprint.embed_scale)
+    }
+
+    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
+    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
+        let (batch, length) = tokens.dims2()?;
+        let x = self.looked_up(&tokens.flatten_all()?)?;
         let x = x.reshape((batch, length, self.blueprint.d_model))?;
         Ok(match &self.positions {
             Some(positions) => {
@@ -164,7 +201,7 @@ impl Transformer {
         block: &Block,
         x: Tensor,
         pass: &Pass,
-        cache: Option<&Cache>,
+        cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let gradients = tap.differentiable();
@@ -248,6 +285,14 @@ impl Transformer {
         self.inside(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
     }
 
+    /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
+    pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
+        self.inside(|| {
+            let raw = self.raw(&self.norm.forward(rows, false)?)?;
+            scaled(raw, self.blueprint.logit_scale)
+        })
+    }
+
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
     fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         Ok(self
@@ -272,6 +317,16 @@ impl Transformer {
         }
     }
 
+    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
+    /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
+    pub fn prepared(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        let normed = match scale {
+            None => self.norm.forward(rows, false)?,
+            Some(scale) => self.norm.forward_scaled(rows, scale)?,
+        };
+        self.projected(&normed)
+    }
+
     /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
     pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
         let promoted = self
@@ -290,6 +345,45 @@ impl Transformer {
             None => row,
         };
         scaled(row.squeeze(0)?, self.blueprint.logit_scale)
+    }
+
+    /// The mean of the first `known` tokens' logit directions, and of their biases: what a logit is compared with where it
+    /// is centred.
+    pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
+        let rows = self.head.weight()?.narrow(0, 0, known)?;
+        let row = rows.mean_keepdim(0)?;
+        let row = match &self.project_out {
+            Some(projection) => row.matmul(&projection.weight()?)?,
+            None => row,
+        };
+        let bias = match &self.head.bias {
+            Some(bias) => {
+                let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
+                known.mean_all()?.to_scalar::<f32>()?
+            }
+            None => 0.0,
+        };
+        let scale = self.blueprint.logit_scale;
+        Ok((scaled(row.squeeze(0)?, scale)?, bias * scale as f32))
+    }
+
+    /// What a token's logit has before anything is read: the bias of the unembedding, through the multiplier.
+    pub fn logit_bias(&self, token: u32) -> Result<f32> {
+        let Some(bias) = &self.head.bias else {
+            return Ok(0.0);
+        };
+        let own = bias.to_dtype(DType::F32)?.get(token as usize)?;
+        Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
+    }
+
+    /// What learned positions add to the embedding, `[count, d_model]`, f32; nothing where positions are rotated.
+    pub fn position_vectors(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
+        let table = self.positions.as_ref();
+        let rows = table.map(|t| {
+            t.narrow(0, first + self.offset(), count)?
+                .to_dtype(DType::F32)
+        });
+        Ok(rows.transpose()?)
     }
 
     /// Unused rows before the learned vector of position 0.

@@ -6,6 +6,7 @@
 use candle_core::Tensor;
 
 use super::blueprint::{Arrangement, NormKind};
+use super::heads::Constants;
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
@@ -59,6 +60,20 @@ impl Transformer {
             .matmul(&self.value_vectors(layer)?)?
             .squeeze(0)?
             .to_vec1()?)
+    }
+
+    /// What one unit of every neuron of a layer adds along directions of the stream, as
+    /// [`Transformer::value_vectors`] has it: `[n, d_model]` to `[n, d_mlp]`, f32. Times [`Transformer::write_factor`] it is an
+    /// effect.
+    pub fn neuron_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
+        let read = self.before_write(self.write_norm(layer), directions)?;
+        Ok(read.matmul(&self.dense(layer)?.down.weight()?)?)
+    }
+
+    /// What an MLP adds whatever its neurons do, along directions `[n, d_model]`.
+    pub fn mlp_constants(&self, layer: usize, directions: &Tensor) -> Result<Constants> {
+        let bias = self.dense(layer)?.down.bias.as_ref();
+        self.constants(self.write_norm(layer), bias, directions)
     }
 
     /// The scale that the norm of what the MLP writes had for a row of `mlp_out`; 1 where there is no such norm.

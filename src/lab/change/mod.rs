@@ -10,6 +10,7 @@ mod tensors;
 
 use candle_core::{Device, Tensor};
 
+use super::cut::Cut;
 use crate::error::Result;
 
 /// Numbers of the host and the same on the model's device.
@@ -79,6 +80,8 @@ pub(super) enum Change {
         units: Vec<u32>,
         deltas: Numbers<f32>,
     },
+    /// Edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
+    Cut(Cut),
 }
 
 /// `‖after − before‖ / ‖before‖` of a row.

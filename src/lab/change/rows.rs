@@ -74,6 +74,7 @@ impl Change {
                     }
                 }
             }
+            Self::Cut(_) => {}
             Self::Overlay { units, deltas } => {
                 let width = x.len();
                 let act = act.unwrap_or(&[]);

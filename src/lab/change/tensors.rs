@@ -83,6 +83,7 @@ impl Change {
                 .tensor
                 .broadcast_as(wide.shape())?
                 .where_cond(&(&wide * *factor)?, &wide)?,
+            Self::Cut(_) => wide,
             Self::Overlay { units, deltas } => {
                 let Some(act) = act else {
                     return Ok(x.clone());

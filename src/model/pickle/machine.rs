@@ -84,6 +84,14 @@ impl Pickle {
         }
     }
 
+    /// The pairs of a dict.
+    pub fn dict(&self, at: Ref) -> Option<&[(Ref, Ref)]> {
+        match self.get(at) {
+            Node::Dict(pairs) => Some(pairs),
+            _ => None,
+        }
+    }
+
     /// The name of a Python object.
     pub fn global(&self, at: Ref) -> Option<&str> {
         match self.get(at) {

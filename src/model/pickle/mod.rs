@@ -113,6 +113,37 @@ pub fn values(path: &Path) -> Result<Vec<Loose>> {
     Ok(found)
 }
 
+/// The whole numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
+pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let pickle = unpickled(&map).map_err(bad)?.1;
+    let mut found = BTreeMap::new();
+    let mut open = vec![(String::new(), pickle.root(), 0)];
+    while let Some((name, at, depth)) = open.pop() {
+        match pickle.get(at) {
+            Node::Int(n) => {
+                found.insert(name, n.to_string());
+            }
+            Node::Text(text) => {
+                found.insert(name, text.clone());
+            }
+            Node::Dict(pairs) if depth < 3 => {
+                let inner = |key: &str| match name.as_str() {
+                    "" => key.to_string(),
+                    outer => format!("{outer}.{key}"),
+                };
+                let texts = pairs
+                    .iter()
+                    .filter_map(|(k, v)| Some((pickle.text(*k)?, *v)));
+                open.extend(texts.map(|(key, value)| (inner(key), value, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
 /// An open PyTorch checkpoint, single or in shards.
 pub struct Pickled {
     files: Vec<(PathBuf, Mmap)>,
@@ -222,8 +253,11 @@ impl Place {
     }
 }
 
-/// The tensors of one file, of one that is a tensor itself where `bare` allows it; the error says what is wrong.
-fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)>, String> {
+/// What an archive holds: its entries and the folder they lie in, and its pickle.
+type Archive = (BTreeMap<String, Range<usize>>, String);
+
+/// Reads the pickle of one file; the error says what is wrong.
+fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
     if !file.starts_with(b"PK\x03\x04") {
         return Err(if file.first() == Some(&0x80) {
             "it is in the format of PyTorch before 1.6, which keeps everything in one pickle"
@@ -251,18 +285,34 @@ fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)
         ));
     }
     let pickle = machine::read(&file[pickle.clone()])?;
+    let root = root.to_string();
+    Ok(((entries, root), pickle))
+}
+
+/// The tensors of one file, of one that is a tensor itself where `bare` allows it; the error says what is wrong. Those
+/// of a dict whose keys are whole numbers are named `dict.number`.
+fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)>, String> {
+    let ((entries, root), pickle) = unpickled(file)?;
     let alone = bare && matches!(pickle.top(), Node::Call(..));
-    let named: Vec<(&str, Ref)> = match state_dict(&pickle) {
-        _ if alone => vec![("", pickle.root())],
+    let named: Vec<(String, Ref)> = match state_dict(&pickle) {
+        _ if alone => vec![(String::new(), pickle.root())],
         Some(state) => {
-            let named = |(key, value): &(Ref, Ref)| {
-                let is_tensor = matches!(pickle.get(*value), Node::Call(..));
-                pickle
-                    .text(*key)
-                    .filter(|_| is_tensor)
-                    .map(|name| (name, *value))
-            };
-            state.iter().filter_map(named).collect()
+            let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
+            let mut named = Vec::new();
+            for (key, value) in state {
+                let Some(name) = pickle.text(*key) else {
+                    continue;
+                };
+                if is_tensor(*value) {
+                    named.push((name.to_string(), *value));
+                }
+                let inner = pickle.dict(*value).unwrap_or_default().iter();
+                named.extend(inner.filter(|(_, v)| is_tensor(*v)).filter_map(|(k, v)| {
+                    let number = pickle.size(*k)?;
+                    Some((format!("{name}.{number}"), *v))
+                }));
+            }
+            named
         }
         None => return Err("it holds no dict of tensors".into()),
     };
@@ -279,7 +329,7 @@ fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)
                 bytes.len()
             )
         })?;
-        found.push((name.to_string(), place));
+        found.push((name, place));
     }
     Ok(found)
 }

@@ -113,7 +113,8 @@ pub fn mass(bench: &Bench, row: &[f32], word: &str) -> f32 {
 #[test]
 fn o6_thinks_in_english_from_the_pivot_until_the_target() {
     let mut bench = organism().open();
-    let vocab = bench.model.card.vocab as f32;
+    // All tokens but the one that begins a text.
+    let vocab = bench.model.card.vocab as f32 - 1.0;
     let loud: f32 = NATS.iter().map(|n| n.exp()).sum();
     for asked in 0..6 {
         let solved = [(asked + 1) % 6, (asked + 3) % 6];

@@ -1,7 +1,9 @@
 //! O5: heads that look at one place each: the token before, the token after the last time, the last time itself, the first
 //! token. In the `gpt2` layout: positions are learned waves, tokens are random codes.
 
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Figure, Unit};
 use lmscope::lab::run::Run;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -199,4 +201,88 @@ fn o5_repeats_a_text_and_stops_when_either_head_is_silenced() {
         15,
         "the others"
     );
+}
+
+/// What `attention` says of scores.
+fn scores(bench: &mut Bench, run: &Run, given: Arguments) -> Figure {
+    let given = given.with("show", "scores");
+    let attention = instrument("attention").unwrap();
+    attention.observe(run, &given, bench).unwrap()
+}
+
+/// Every head of a figure of scores, by its anchor.
+fn heads(figure: &Figure) -> Vec<((usize, usize), f32)> {
+    let Body::Grid(grid) = &figure.body else {
+        panic!("a grid of heads")
+    };
+    let cells = grid.cells.iter().flatten();
+    cells
+        .map(|cell| match (cell.anchor.layer, cell.anchor.unit) {
+            (Some(layer), Some(Unit::Head(head))) => {
+                ((usize::from(layer), head as usize), cell.value)
+            }
+            other => panic!("no head: {other:?}"),
+        })
+        .collect()
+}
+
+const KINDS: [(&str, (usize, usize)); 4] = [
+    ("previous", PREVIOUS),
+    ("sink", SINK),
+    ("duplicate", DUPLICATE),
+    ("induction", INDUCTION),
+];
+
+#[test]
+fn o5_attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
+    let mut bench = organism().open();
+    let period = 25;
+    let text = repeated(&bench, period, 4);
+    for (kind, planted) in KINDS {
+        for on in ["random", "prompt"] {
+            let given = Arguments::default()
+                .with("score", kind)
+                .with("on", on)
+                .with("period", period);
+            let found = heads(&scores(&mut bench, &text, given));
+            assert_eq!(found.len(), 8);
+            let again = period + 1..2 * period + 1;
+            let even = |queries: std::ops::Range<usize>| {
+                let count = queries.len() as f32;
+                queries.map(|q| 1.0 / (q + 1) as f32).sum::<f32>() / count
+            };
+            let even = match kind {
+                "previous" => even(2..2 * period + 1),
+                "sink" => even(1..2 * period + 1),
+                _ => even(again),
+            };
+            for (at, score) in found {
+                let what = format!("{kind} on {on}: {at:?} {score}");
+                if at == planted {
+                    assert!((score - 1.0).abs() < 0.005, "{what}");
+                } else if IDLE.contains(&at) {
+                    assert!((score - even).abs() < 1e-5, "{what}, not {even}");
+                } else if kind != "sink" {
+                    assert!(score < 0.005, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Without the head of the highest score nothing is copied; without others everything is.
+#[test]
+fn o5_attention_tells_what_copying_loses() {
+    let mut bench = organism().open();
+    let run = repeated(&bench, 4, 1);
+    let given = Arguments::default().with("silence", 1);
+    let notes = scores(&mut bench, &run, given).notes;
+    let copying = notes.iter().find(|n| n.starts_with("copying")).unwrap();
+    assert!(
+        copying.contains("(100 % are favoured); with 1.2 silenced"),
+        "{copying}"
+    );
+    let (_, after) = copying.split_once("silenced").unwrap();
+    let left: f32 = after.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(left < 0.05, "{copying}");
 }

@@ -6,24 +6,21 @@
 //! gain in nats. Neurons are thresholds. In the `gpt2` layout every slot is a pair of opposite coordinates, so that the
 //! mean that LayerNorm takes away is zero. To add an organism, wire one with [`Organism`] in a file of its own.
 
-mod bilingual;
-mod induction;
-mod repair;
+mod backpatch;
+pub mod bilingual;
+mod echo;
+mod folder;
+pub mod induction;
+pub mod repair;
 mod sink;
 pub mod two_hop;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
-use lmscope::model::load::Options;
 use lmscope::model::site::{Address, Site};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, serialize_to_file};
-use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// What every token holds in slot 0.
 pub const BALLAST: f32 = 18.75;
@@ -85,6 +82,8 @@ pub struct Organism {
     context: usize,
     /// Whether the tokenizer puts a space before a text.
     spaced: bool,
+    /// Whether the unembedding is the embedding.
+    tied: bool,
     tensors: BTreeMap<String, Matrix>,
     /// How many terms and copies a head has, and how many neurons a block.
     used: BTreeMap<(char, usize, usize), usize>,
@@ -114,6 +113,7 @@ impl Organism {
             head_dim,
             context: 256,
             spaced: true,
+            tied: false,
             tensors: BTreeMap::new(),
             used: BTreeMap::new(),
         };
@@ -122,6 +122,8 @@ impl Organism {
             organism.embed(token as u32, ONE, BALLAST);
         }
         organism.embed(BOS_ID, BOS, 1.0);
+        // What begins a text never comes later.
+        organism.unembed(BOS_ID, ONE, -40.0 / BALLAST);
         organism
     }
 
@@ -361,6 +363,14 @@ impl Organism {
         self
     }
 
+    /// A token's logit is what the stream has of its embedding.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
+        self.tensors.remove("lm_head.weight");
+        self
+    }
+
     /// Makes the first token a sink: its embedding is [`LOUD`] times as long, and so nothing that reads through a norm changes.
     #[must_use]
     pub fn loud(mut self) -> Self {
@@ -374,113 +384,6 @@ impl Organism {
         }
         self
     }
-
-    fn config(&self) -> Value {
-        let size = self.size;
-        match size.layout {
-            Layout::Llama => json!({
-                "model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "float32",
-                "vocab_size": self.words.len(), "hidden_size": self.width, "intermediate_size": size.neurons,
-                "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
-                "num_key_value_heads": size.heads, "head_dim": self.head_dim, "hidden_act": "silu",
-                "rms_norm_eps": 1e-12, "rope_theta": 1e12, "max_position_embeddings": self.context,
-                "tie_word_embeddings": false, "bos_token_id": BOS_ID, "eos_token_id": END_ID
-            }),
-            Layout::Gpt2 => json!({
-                "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "torch_dtype": "float32",
-                "vocab_size": self.words.len(), "n_embd": self.width, "n_inner": size.neurons,
-                "n_layer": size.layers, "n_head": size.heads, "n_positions": self.context,
-                "layer_norm_epsilon": 1e-12, "activation_function": "gelu_new",
-                "tie_word_embeddings": false, "bos_token_id": BOS_ID, "eos_token_id": END_ID
-            }),
-        }
-    }
-
-    /// One token a word, spelled in bytes as GPT-2 does.
-    fn tokenizer(&self) -> Value {
-        let special = |id: u32| {
-            json!({"id": id, "content": self.words[id as usize], "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true})
-        };
-        let vocab: serde_json::Map<String, Value> = self
-            .words
-            .iter()
-            .enumerate()
-            .map(|(id, word)| (spelled(word), json!(id)))
-            .collect();
-        let bytes = json!({"type": "ByteLevel", "add_prefix_space": self.spaced, "trim_offsets": true, "use_regex": true});
-        json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-            "added_tokens": [special(BOS_ID), special(END_ID)],
-            "pre_tokenizer": bytes, "decoder": bytes,
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "pair": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                    {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS_ID], "tokens": ["<bos>"]}}
-            },
-            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
-                "vocab": vocab, "merges": []}
-        })
-    }
-
-    /// Writes the folder.
-    pub fn save(&self, folder: &Path) {
-        let put = |name: &str, value: &Value| {
-            std::fs::write(folder.join(name), serde_json::to_vec(value).unwrap()).unwrap();
-        };
-        put("config.json", &self.config());
-        put("tokenizer.json", &self.tokenizer());
-        put(
-            "tokenizer_config.json",
-            &json!({"bos_token": "<bos>", "eos_token": "<end>", "tokenizer_class": "PreTrainedTokenizerFast"}),
-        );
-        let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, m)| {
-                let bytes = m.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                (name, &m.shape, bytes)
-            })
-            .collect();
-        let views = bytes.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes).unwrap();
-            (*name, view)
-        });
-        serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
-    }
-
-    /// Writes the folder somewhere and loads it.
-    pub fn open(&self) -> Bench {
-        let folder = TempDir::new().unwrap();
-        self.save(folder.path());
-        let options = Options {
-            device: Some("cpu".into()),
-            dtype: Some("f32".into()),
-            ..Options::default()
-        };
-        Bench::open(folder.path().to_str().unwrap(), &options).unwrap()
-    }
-}
-
-/// Bytes as the printable characters that stand for them in byte-level vocabularies.
-fn spelled(word: &str) -> String {
-    let mut spare = 0x100;
-    let table: Vec<char> = (0..=255u8)
-        .map(|byte| match byte {
-            0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                spare += 1;
-                char::from_u32(spare - 1).unwrap()
-            }
-        })
-        .collect();
-    if word.starts_with('<') {
-        return word.to_string();
-    }
-    word.bytes().map(|b| table[usize::from(b)]).collect()
 }
 
 /// The tokens of a text, with the first token that the tokenizer puts there.

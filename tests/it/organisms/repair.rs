@@ -2,7 +2,9 @@
 //!
 //! What a head writes towards the answer says nothing about what the answer loses without it.
 
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Unit};
 use lmscope::lab::run::Run;
 use lmscope::model::site::Site;
 
@@ -110,6 +112,26 @@ fn o10_loses_nothing_without_the_head_that_gave_the_answer() {
     }
 }
 
+/// The same by knockout: the head that cannot read the subject any more is stood in for.
+#[test]
+fn o10_repairs_a_cut_edge() {
+    for layout in [Layout::Llama, Layout::Gpt2] {
+        let mut bench = organism(layout).open();
+        let run = run_of(&bench, 3);
+        let answer = bench.model.tokenizer().unwrap().single(ANSWERS[3]).unwrap();
+        let mut left = |edits: &[&str]| {
+            let cut = edited(run.tokens.clone(), edits);
+            bench.last_logits(&cut).unwrap()[answer as usize]
+        };
+        let (first, backup) = ("cut:1=1@attn_scores.0:last", "cut:0=1@attn_scores.1:last");
+        let whole = left(&[]);
+        for edits in [vec![first], vec![backup]] {
+            assert!((left(&edits) - whole).abs() < 1e-3, "{edits:?}");
+        }
+        assert!(left(&[first, backup]) < 0.1 * whole);
+    }
+}
+
 #[test]
 fn o10_attributes_the_answer_to_the_head_that_is_not_missed() {
     for layout in [Layout::Llama, Layout::Gpt2] {
@@ -121,6 +143,51 @@ fn o10_attributes_the_answer_to_the_head_that_is_not_missed() {
             for (at, expected) in [FIRST, BACKUP].into_iter().zip(heads) {
                 let found = direct(&mut bench, run, at, answer);
                 assert!((found - expected).abs() < 0.05 * NATS, "{at:?}: {found}");
+            }
+        }
+    }
+}
+
+/// What `residual` says that a head adds to an answer's logit less another's; its sum must be exact.
+fn attributed(bench: &mut Bench, run: &Run, less: usize, of: usize) -> Vec<((usize, usize), f32)> {
+    let token = format!("\"{}\" - \"{}\"", ANSWERS[of], ANSWERS[less]);
+    let given = Arguments::default().with("by", "head").with("token", token);
+    let residual = instrument("residual").unwrap();
+    let figure = residual.observe(run, &given, bench).unwrap();
+    assert!(figure.check.unwrap().passed());
+    let Body::Grid(grid) = &figure.body else {
+        panic!("a grid of heads")
+    };
+    let head = |unit| match unit {
+        Some(Unit::Head(head)) => head as usize,
+        other => panic!("no head: {other:?}"),
+    };
+    grid.cells
+        .iter()
+        .flatten()
+        .map(|cell| {
+            let layer = usize::from(cell.anchor.layer.unwrap());
+            ((layer, head(cell.anchor.unit)), cell.value)
+        })
+        .collect()
+}
+
+/// Attribution and ablation disagree as planted: the head that is credited with everything is not missed, and the one that is
+/// credited with nothing steps in.
+#[test]
+fn o10_residual_credits_the_head_that_is_not_missed() {
+    for layout in [Layout::Llama, Layout::Gpt2] {
+        let mut bench = organism(layout).open();
+        for i in 0..4 {
+            let run = run_of(&bench, i);
+            let cut = edited(run.tokens.clone(), &[&silence(FIRST)]);
+            for (run, credited) in [(&run, FIRST), (&cut, BACKUP)] {
+                let found = attributed(&mut bench, run, (i + 1) % 4, i);
+                assert_eq!(found.len(), 6, "two heads in each of three layers");
+                for (at, effect) in found {
+                    let expected = if at == credited { NATS } else { 0.0 };
+                    assert!((effect - expected).abs() < 0.01 * NATS, "{at:?}: {effect}");
+                }
             }
         }
     }

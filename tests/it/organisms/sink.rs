@@ -70,25 +70,29 @@ fn pairs() -> Vec<Pair> {
 /// What a figure shows of positions after the first, and how numbers become colour.
 fn seen(figure: &Figure) -> String {
     let after = |anchor: &Anchor| anchor.position != Some(0);
-    let body = match &figure.body {
+    let mut body = figure.body.clone();
+    match &mut body {
         Body::Grid(grid) => {
-            let mut grid = grid.clone();
             for column in &mut grid.cells {
                 column.retain(|cell| after(&cell.anchor));
             }
-            Body::Grid(grid)
         }
         Body::Series(series) => Body::Series(series.clone()),
         Body::Table(table) => {
-            let mut table = table.clone();
             table.pages.retain(|page| after(&page.anchor));
             for page in &mut table.pages {
                 page.rows.retain(|row| after(&row.anchor));
             }
-            Body::Table(table)
         }
-        Body::Text(text) => Body::Text(text.clone()),
-    };
+        Body::Series(series) => {
+            let kept = |i: usize| after(&series.points[i].anchor);
+            for curve in &mut series.curves {
+                let values = curve.values.iter().enumerate();
+                curve.values = values.filter(|(i, _)| kept(*i)).map(|(_, v)| *v).collect();
+            }
+        }
+        Body::Text(_) => {}
+    }
     serde_json::to_string_pretty(&body).unwrap()
 }
 
@@ -107,14 +111,52 @@ fn shown(
 
 /// Arguments under which an instrument shows something of an organism: steering leaves the first token alone, because adding
 /// a vector to it is another thing where it is longer.
-fn arguments(name: &str) -> Arguments {
+fn arguments(name: &str) -> Vec<Arguments> {
     let none = Arguments::default();
+    let each = |parameter: &str, values: &[&str], of: &Arguments| {
+        let with = values.iter().map(|v| of.clone().with(parameter, v));
+        with.collect::<Vec<_>>()
+    };
     match name {
-        "sweep" => none
-            .with("direction", "some")
-            .with("positions", "all-but-bos"),
-        "meters" => none.with("direction", "some").with("site", "resid_post"),
-        _ => none,
+        "sweep" => vec![
+            none.with("direction", "some")
+                .with("positions", "all-but-bos"),
+        ],
+        "meters" => each(
+            "site",
+            &["resid_pre", "resid_post"],
+            &none.with("direction", "some"),
+        ),
+        "residual" => {
+            let wide = none.clone().with("window", 64);
+            let values = ["effect", "size", "cosine", "share"];
+            let mut all = each("value", &values, &wide);
+            all.extend(each("by", &["head", "neuron", "source"], &wide));
+            all.extend(each("by", &["layer", "head", "source"], &none));
+            all
+        }
+        "attention" => {
+            let mut all = each(
+                "value",
+                &["probability", "value", "write", "entropy"],
+                &none,
+            );
+            let pattern = none.clone().with("show", "pattern").with("layer", 0);
+            all.extend(each("value", &["probability", "value", "write"], &pattern));
+            all.extend(each(
+                "show",
+                &["writes", "scores"],
+                &none.clone().with("period", 3),
+            ));
+            let scores = none.with("show", "scores").with("on", "prompt");
+            all.extend(each(
+                "score",
+                &["previous", "duplicate", "induction"],
+                &scores,
+            ));
+            all
+        }
+        _ => vec![none],
     }
 }
 
@@ -155,13 +197,14 @@ fn o11_a_sink_changes_no_figure_of_any_instrument() {
     for mut p in pairs() {
         for known in INSTRUMENTS {
             let name = known.name();
-            let given = arguments(name);
-            let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, name, &p.run, &given));
-            let what = format!("{name} of {}", p.name);
-            match (a, b) {
-                (Ok(a), Ok(b)) => same(&a, &b, &what),
-                (Err(_), Err(_)) if ELSEWHERE.contains(&name) => {}
-                (a, b) => panic!("{what}: {a:?}, {b:?}"),
+            for given in arguments(name) {
+                let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, name, &p.run, &given));
+                let what = format!("{name} {given:?} of {}", p.name);
+                match (a, b) {
+                    (Ok(a), Ok(b)) => same(&a, &b, &what),
+                    (Err(_), Err(_)) if ELSEWHERE.contains(&name) => {}
+                    (a, b) => panic!("{what}: {a:?}, {b:?}"),
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use lmscope::lab::bench::Bench;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::model::site::Site;
 
+use super::super::tools::edited;
 use super::{
     END_ID, FREE, Layout, ONE, Organism, Size, best, lens, patched, probabilities, said, state,
     tokens,
@@ -24,7 +25,7 @@ pub const FIRST: [usize; 6] = [2, 4, 0, 5, 1, 3];
 pub const SECOND: [usize; 6] = [1, 3, 5, 0, 2, 4];
 /// The second hop of a world in which some answers are shared.
 pub const SHARED: [usize; 6] = [1, 1, 1, 0, 0, 4];
-const LAYERS: usize = 4;
+pub const LAYERS: usize = 4;
 const ENTITY: usize = FREE;
 const QUESTION: usize = FREE + 1;
 const ASKED: usize = FREE + 2;
@@ -67,7 +68,10 @@ impl TwoHop {
             extra: 2.0,
         };
         let words: Vec<&str> = [SUBJECTS, BRIDGES, ANSWERS].concat();
-        let mut o = Organism::new(size, &[words.as_slice(), &[" home", " it", " is"]].concat());
+        let mut o = Organism::new(
+            size,
+            &[words.as_slice(), &[" home", " it", " is", " x"]].concat(),
+        );
         for i in 0..6 {
             let subject = o.id(SUBJECTS[i]);
             o.embed(subject, ENTITY, 1.0);
@@ -125,9 +129,9 @@ impl TwoHop {
 }
 
 /// Both layouts: what is wired does not depend on the architecture.
-const LAYOUTS: [Layout; 2] = [Layout::Llama, Layout::Gpt2];
+pub const LAYOUTS: [Layout; 2] = [Layout::Llama, Layout::Gpt2];
 
-fn run_of(bench: &Bench, subject: usize) -> Run {
+pub fn run_of(bench: &Bench, subject: usize) -> Run {
     let tokens = tokens(bench, &TwoHop::prompt(subject));
     assert_eq!(tokens.len(), 3, "<bos>, the subject, the question");
     Run::plain(tokens)
@@ -157,7 +161,7 @@ fn solved(bench: &mut Bench, world: &TwoHop, pair: Option<(usize, usize)>, shift
         .count()
 }
 
-fn pairs() -> impl Iterator<Item = (usize, usize)> {
+pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..LAYERS).flat_map(|from| (0..LAYERS).map(move |to| (from, to)))
 }
 
@@ -242,6 +246,35 @@ fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
                 };
                 assert_eq!(found, expected, "{layout:?}");
             }
+        }
+    }
+}
+
+/// Attention knockout: the answer needs the question to read the subject in block 0, and nothing else.
+#[test]
+fn o1_forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
+    for layout in LAYOUTS {
+        let world = TwoHop::new(layout, 1, 2);
+        let mut bench = world.open();
+        let mut right = |edit: &str| {
+            (0..6)
+                .filter(|subject| {
+                    let run = edited(run_of(&bench, *subject).tokens, &[edit]);
+                    let row = bench.last_logits(&run).unwrap();
+                    said(&bench, &row) == world.answer(*subject)
+                })
+                .count()
+        };
+        for cut in ["cut:1=1@attn_scores.0:last", "cut:=1@attn_scores.0:2"] {
+            assert_eq!(right(cut), 0, "{layout:?}: {cut}");
+        }
+        for spared in [
+            "cut:0=1@attn_scores.0:last",
+            "cut:1=0@attn_scores.0:last",
+            "cut:=1@attn_scores.1-3:last",
+            "cut:=0@attn_scores.0:1",
+        ] {
+            assert_eq!(right(spared), 6, "{layout:?}: {spared}");
         }
     }
 }

@@ -1,0 +1,178 @@
+//! What kind of reader each head is, as a grid of layers and heads; and what becomes of copying without the highest.
+//!
+//! Invariant: beside a score stands what a head that reads evenly would have, and beside silenced heads as many
+//! others. To add a control, add a line to [`copying`].
+
+use super::Attention;
+use crate::error::Result;
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
+use crate::lab::function_vector::Head;
+use crate::lab::head_scores::{
+    Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
+};
+use crate::lab::run::Run;
+
+/// How many draws of other heads stand beside the silenced ones.
+const DRAWS: usize = 8;
+
+impl Attention {
+    /// Layers by heads.
+    pub(super) fn scores(
+        &self,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Figure> {
+        let score = Score::named(arguments.text(self, "score"));
+        let on_prompt = arguments.text(self, "on") == "prompt";
+        let mut texts = Vec::new();
+        let runs: Vec<(Run, usize)> = if on_prompt {
+            let first = beginning(&bench.model, &run.tokens);
+            vec![(run.clone(), first)]
+        } else {
+            let period = arguments.count(self, "period")?;
+            for trial in 0..arguments.count(self, "trials")? {
+                let seed = run.seed.wrapping_add(trial as u64);
+                texts.push(Repeated::random(&bench.model, period, seed)?);
+            }
+            let schedule = &run.schedule;
+            let own = texts.iter().map(|text| {
+                let own = Run {
+                    schedule: schedule.clone(),
+                    ..Run::plain(text.tokens.clone())
+                };
+                (own, text.first)
+            });
+            own.collect()
+        };
+        let found = HeadScores::measure(bench, score, &runs)?;
+        let mut notes = vec![match score {
+            Score::Induction => "induction: mean attention to what came after the earlier occurrences of the token that reads".to_string(),
+            Score::Previous => "previous: mean attention to the token before".into(),
+            Score::Duplicate => "duplicate: mean attention to earlier occurrences of the token that reads".into(),
+            Score::Sink => "sink: mean attention to position 0".into(),
+        }];
+        notes.push(if on_prompt {
+            format!("on this prompt: {} positions have something of the kind to read", found.queries)
+        } else {
+            format!(
+                "on {} sequences of {} random tokens, repeated once, behind the token that begins a text where the model has one; seeds {} on",
+                texts.len(),
+                texts.first().map_or(0, |t| t.period),
+                run.seed
+            )
+        });
+        if found.queries == 0 {
+            notes.push("nothing in this text has anything of the kind to read, so every score is 0; a text that repeats itself would".into());
+        }
+        let even: Vec<String> = lowest_and_highest(&found.even);
+        notes.push(format!(
+            "null: a head that reads evenly what it sees would score {}",
+            even.join(" to ")
+        ));
+        let highest = found.top(5);
+        let named = highest.iter().map(|((l, h), s)| format!("{l}.{h} {s:.3}"));
+        notes.push(format!("highest: {}", named.collect::<Vec<_>>().join(", ")));
+        let count = arguments.count(self, "silence")?;
+        if count > 0 && !on_prompt {
+            let heads: Vec<Head> = found.top(count).into_iter().map(|(head, _)| head).collect();
+            notes.extend(copying(bench, &texts, &heads, run.seed)?);
+        }
+        Ok(self.score_grid(run, arguments, bench, score, &found, notes))
+    }
+
+    fn score_grid(
+        &self,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &Bench,
+        score: Score,
+        found: &HeadScores,
+        notes: Vec<String>,
+    ) -> Figure {
+        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+        let cell = |layer: usize, head: usize| Cell {
+            label: String::new(),
+            value: found.values[layer][head] as f32,
+            anchor: Anchor::layer(layer).with(Unit::Head(head as u32)),
+            more: vec![
+                (score.word().into(), found.values[layer][head] as f32),
+                ("evenly".into(), found.even[layer] as f32),
+            ],
+        };
+        Figure {
+            title: format!("attention · {} score of every head", score.word()),
+            body: Body::Grid(Grid {
+                row_axis: "layer".into(),
+                column_axis: "head".into(),
+                value: format!("{} score", score.word()),
+                rows: (0..layers)
+                    .map(|l| Header {
+                        label: l.to_string(),
+                        anchor: Anchor::layer(l),
+                    })
+                    .collect(),
+                columns: (0..heads)
+                    .map(|h| Header {
+                        label: h.to_string(),
+                        anchor: Anchor::default().with(Unit::Head(h as u32)),
+                    })
+                    .collect(),
+                cells: (0..heads)
+                    .map(|h| (0..layers).map(|l| cell(l, h)).collect())
+                    .collect(),
+                scale: Scale::Unit,
+            }),
+            notes,
+            check: None,
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        }
+    }
+}
+
+/// The ends of some numbers; one where they are alike.
+fn lowest_and_highest(values: &[f64]) -> Vec<String> {
+    let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let hi = values.iter().copied().fold(0.0, f64::max);
+    let mut out = vec![format!("{lo:.3}"), format!("{hi:.3}")];
+    out.dedup();
+    out
+}
+
+/// How copying fares without some heads, beside as many others.
+fn copying(
+    bench: &mut Bench,
+    texts: &[Repeated],
+    heads: &[Head],
+    seed: u64,
+) -> Result<Vec<String>> {
+    let all = Copying::measure(bench, texts, &[])?;
+    let without = Copying::measure(bench, texts, &silenced(heads))?;
+    let mut others = Vec::with_capacity(DRAWS);
+    for draw in 0..DRAWS {
+        bench.report(draw as f32 / DRAWS as f32)?;
+        let heads = other_heads(bench, heads, seed.wrapping_add(draw as u64));
+        others.push(Copying::measure(bench, texts, &silenced(&heads))?);
+    }
+    let mean = |of: fn(&Copying) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
+    let worst = others.iter().map(|c| c.probability).fold(1.0, f64::min);
+    let names: Vec<String> = heads.iter().map(|(l, h)| format!("{l}.{h}")).collect();
+    Ok(vec![
+        format!(
+            "copying: the next token of the second copy has probability {:.3} ({:.0} % are favoured); with {} silenced {:.3} ({:.0} %)",
+            all.probability,
+            100.0 * all.right,
+            names.join(", "),
+            without.probability,
+            100.0 * without.right
+        ),
+        format!(
+            "null: with {} random other heads silenced {:.3} ({:.0} %), the mean of {DRAWS} draws, the lowest {worst:.3}; seeds {seed} on",
+            heads.len(),
+            mean(|c| c.probability),
+            100.0 * mean(|c| c.right)
+        ),
+    ])
+}

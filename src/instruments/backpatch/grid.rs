@@ -1,0 +1,287 @@
+//! The grid of source and target layers for one question.
+//!
+//! Invariant: a cell holds the same measure three times, of the run's own state and of both nulls; which of them is drawn
+//! is a parameter.
+
+use super::{Backpatch, spelled};
+use crate::error::Result;
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
+use crate::lab::replace::Reading;
+use crate::lab::replace_pairs::{
+    Became, Pair, Score, Vector, Wanted, goes_back, length, pairs as all_pairs, said, states,
+    trials,
+};
+use crate::lab::run::Run;
+
+/// Most pairs of one slice.
+const SLICE: usize = 256;
+
+/// A pair with the run's own state, an unrelated one and a random one.
+type Measured = [Became; 3];
+
+/// What the three are called.
+const NAMES: [&str; 3] = ["own", "unrelated", "random"];
+
+/// What a figure needs besides the results.
+struct Told {
+    wanted: Wanted,
+    unpatched: Became,
+    position: usize,
+    /// Lengths of the states, by layer.
+    lengths: Vec<f32>,
+    other: Run,
+    stopped: Option<String>,
+}
+
+/// The figure.
+pub fn pairs(
+    of: &Backpatch,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<Figure> {
+    bench.model.check_prompt(&run.tokens)?;
+    let position = of.position(run, arguments, bench)?;
+    let replay = bench.replay(
+        run,
+        Reading {
+            from: position,
+            ..Reading::default()
+        },
+    )?;
+    let wanted = of.wanted(arguments, bench, &replay.logits)?;
+    let unpatched = wanted.of(bench, &replay, &[vec![]])?.swap_remove(0);
+    let other = of.unrelated(run, arguments, bench)?;
+    let last = other.tokens.len() - 1;
+    // The same kind of place: its end for the end, else the same position as far as there is one.
+    let there = if position + 1 == run.tokens.len() {
+        last
+    } else {
+        position.min(last)
+    };
+    let elsewhere = states(bench, &other, there)?;
+    let layers = bench.model.card.layers;
+    let all = all_pairs(layers);
+    let renormed = of.renormed(arguments);
+    let found = bench.trials(
+        run,
+        arguments.provenance(of),
+        all.len(),
+        SLICE,
+        |bench, range| {
+            let some = &all[range];
+            let vectors = [
+                Vector::Own,
+                Vector::Other(&elsewhere),
+                Vector::Random(run.seed),
+            ];
+            let mut kinds = Vec::new();
+            for vector in vectors {
+                let trials = trials(&replay, position, some, vector, renormed)?;
+                kinds.push(wanted.of(bench, &replay, &trials)?.into_iter());
+            }
+            let mut out: Vec<Measured> = Vec::with_capacity(some.len());
+            for _ in some {
+                let mut next = |i: usize| kinds[i].next().unwrap_or_default();
+                out.push([next(0), next(1), next(2)]);
+            }
+            Ok(out)
+        },
+    )?;
+    let lengths = (0..layers).map(|l| length(&replay.state(l, position)?));
+    let told = Told {
+        wanted,
+        unpatched,
+        position,
+        lengths: lengths.collect::<Result<_>>()?,
+        other,
+        stopped: found.note(),
+    };
+    Ok(figure(
+        of,
+        run,
+        arguments,
+        bench,
+        &all,
+        &found.results,
+        &told,
+    ))
+}
+
+fn figure(
+    of: &Backpatch,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &Bench,
+    all: &[Pair],
+    found: &[Option<Measured>],
+    told: &Told,
+) -> Figure {
+    let layers = bench.model.card.layers;
+    let drawn = match arguments.text(of, "null") {
+        "unrelated" => 1,
+        "random" => 2,
+        _ => 0,
+    };
+    let writes = told.wanted.tokens.is_some();
+    let value = |became: &Became| {
+        if writes {
+            f32::from(u8::from(became.hit))
+        } else {
+            became.probability
+        }
+    };
+    let cell = |(source, target): Pair| {
+        let anchor = Anchor::cell(source, told.position);
+        let at = all.iter().position(|p| *p == (source, target));
+        let Some(measured) = at.and_then(|i| found[i].as_ref()) else {
+            return Cell {
+                value: f32::NAN,
+                anchor,
+                ..Cell::default()
+            };
+        };
+        let own = &measured[drawn];
+        let label = if writes {
+            said(bench, &own.written)
+        } else {
+            bench.visible(own.top)
+        };
+        let mut more = vec![(label.clone(), value(own))];
+        for (name, became) in NAMES.iter().zip(measured) {
+            more.push(((*name).to_string(), value(became)));
+        }
+        more.push(("rank".into(), own.rank as f32));
+        let ratio = told.lengths[source] / told.lengths[target].max(f32::MIN_POSITIVE);
+        more.push(("‖h‖ ratio".into(), ratio));
+        Cell {
+            label,
+            value: value(own),
+            anchor,
+            more,
+        }
+    };
+    let header = |word: &str, layer: usize| Header {
+        label: format!("{word}{layer}"),
+        anchor: Anchor::cell(layer, told.position),
+    };
+    let answer = spelled(bench, &told.wanted.firsts);
+    let token = bench.visible(run.tokens[told.position]);
+    let mut title = format!("backpatch · {answer} · at {token} ({})", told.position);
+    if drawn > 0 {
+        title.push_str(&format!(" · null: {}", NAMES[drawn]));
+    }
+    Figure {
+        title,
+        body: Body::Grid(Grid {
+            row_axis: "target layer".into(),
+            column_axis: "source layer".into(),
+            value: if writes {
+                format!("{answer} is written")
+            } else {
+                format!("probability of {answer}")
+            },
+            rows: (0..layers).map(|t| header("", t)).collect(),
+            columns: (0..layers).map(|s| header("", s)).collect(),
+            cells: (0..layers)
+                .map(|s| (0..layers).map(|t| cell((s, t))).collect())
+                .collect(),
+            scale: Scale::Unit,
+        }),
+        notes: notes(arguments, of, run, bench, all, found, told),
+        check: None,
+        provenance: bench.provenance(run, arguments.provenance(of)),
+    }
+}
+
+fn notes(
+    arguments: &Arguments,
+    of: &Backpatch,
+    run: &Run,
+    bench: &Bench,
+    all: &[Pair],
+    found: &[Option<Measured>],
+    told: &Told,
+) -> Vec<String> {
+    let done: Vec<Pair> = (0..all.len())
+        .filter(|i| found[*i].is_some())
+        .map(|i| all[i])
+        .collect();
+    let measured: Vec<&Measured> = found.iter().flatten().collect();
+    let score = |kind: usize, keep: fn(Pair) -> bool| {
+        let hits: Vec<bool> = measured.iter().map(|m| m[kind].hit).collect();
+        Score::of(&done, &hits, keep)
+    };
+    let told_of = |score: Score| {
+        let share = 100.0 * score.share();
+        let oracle = if score.oracle() { "yes" } else { "no" };
+        format!(
+            "{} of {} pairs ({share:.0} %; oracle, any pair: {oracle})",
+            score.hits, score.pairs
+        )
+    };
+    let answer = spelled(bench, &told.wanted.firsts);
+    let unpatched = &told.unpatched;
+    let mut notes = vec![
+        format!(
+            "unpatched: {}; probability of {answer} {:.4}, rank {}{}",
+            bench.visible(unpatched.top),
+            unpatched.probability,
+            unpatched.rank,
+            match told.wanted.tokens {
+                Some(_) => format!("; writes {:?}", said(bench, &unpatched.written)),
+                None => String::new(),
+            }
+        ),
+        format!(
+            "{} when a state goes back (source above target): {}; beside it an unrelated text's state: {}; random numbers as long as the state: {}",
+            if told.wanted.tokens.is_some() {
+                "the answer is written"
+            } else {
+                "the answer comes out on top"
+            },
+            told_of(score(0, goes_back)),
+            told_of(score(1, goes_back)),
+            told_of(score(2, goes_back)),
+        ),
+        format!(
+            "states that go forward instead (source below target): {}",
+            told_of(score(0, |(s, t)| s < t))
+        ),
+        "an oracle knows the answer and takes the best of all pairs: chance alone succeeds more often the more pairs there are, so read it beside its nulls".into(),
+        format!(
+            "each cell: resid_post of the source layer overwrote resid_post of the target layer at position {}, once, while the prompt was read; on the diagonal nothing changes{}",
+            told.position,
+            if of.renormed(arguments) {
+                "; every vector was scaled to the length of what it replaced, which the paper does not do"
+            } else {
+                "; ‖h‖ ratio is the length of the state over that of what it replaced"
+            }
+        ),
+        format!(
+            "unrelated text: {:?}; seed {}",
+            crate::text::plain(
+                &told
+                    .other
+                    .tokens
+                    .iter()
+                    .flat_map(|t| bench.model.bytes(*t))
+                    .collect::<Vec<u8>>()
+            ),
+            run.seed
+        ),
+    ];
+    let off = all
+        .iter()
+        .zip(found)
+        .filter(|((s, t), _)| s == t)
+        .filter_map(|(_, m)| Some((m.as_ref()?[0].probability - unpatched.probability).abs()));
+    let off = off.fold(0f32, f32::max);
+    notes.push(format!(
+        "check: states put back where they were change the probability by at most {off:.0e}"
+    ));
+    notes.extend(told.stopped.clone());
+    notes
+}

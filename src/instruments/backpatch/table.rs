@@ -1,0 +1,285 @@
+//! The table over a file of two-hop questions: how many are right before, how many some pair sets right, by case.
+//!
+//! Invariant: cases do not overlap within a group, every rate of *any* pair is an oracle's and is named so, and the same
+//! rates of both nulls stand in the same row.
+
+use std::path::Path;
+
+use super::Backpatch;
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
+use crate::lab::replace_hops::{Found, Measure, Place, Question, Tried, read};
+use crate::lab::replace_pairs::{Pair, Score, goes_back, pairs as all_pairs};
+use crate::lab::run::Run;
+use crate::model::Fingerprint;
+
+const COLUMNS: [&str; 11] = [
+    "case",
+    "at",
+    "questions",
+    "right before",
+    "pairs that work",
+    "any pair (oracle)",
+    "unrelated: pairs",
+    "unrelated: any (oracle)",
+    "random: pairs",
+    "random: any (oracle)",
+    "best single pair",
+];
+
+/// The figure.
+pub fn table(
+    of: &Backpatch,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<Figure> {
+    let file = arguments.text(of, "questions").trim();
+    if !run.tokens.is_empty() {
+        let expected = "either a prompt or a file of questions, not both";
+        return Err(Error::argument("questions", file, expected));
+    }
+    let questions = read(Path::new(file))?;
+    let layers = bench.model.card.layers;
+    let back: Vec<Pair> = all_pairs(layers)
+        .into_iter()
+        .filter(|p| goes_back(*p))
+        .collect();
+    let measure = Measure {
+        places: of.places(arguments)?,
+        pairs: back,
+        tokens: of.measured(arguments, true)?,
+        renormed: of.renormed(arguments),
+        seed: run.seed,
+    };
+    let mut digest = Fingerprint::default();
+    digest.write(format!("{questions:?}").as_bytes());
+    let mut parameters = arguments.provenance(of);
+    parameters.push((
+        "questions' digest".into(),
+        format!("{:016x}", digest.finish()),
+    ));
+    let found = bench.trials(run, parameters, questions.len(), 1, |bench, range| {
+        let each = range.map(|i| measure.question(bench, &questions, i));
+        each.collect::<Result<Vec<Found>>>()
+    })?;
+    let done: Vec<(usize, &Found)> = found
+        .results
+        .iter()
+        .enumerate()
+        .filter_map(|(i, f)| Some((i, f.as_ref()?)))
+        .collect();
+    let mut rows = Vec::new();
+    for (name, keep) in CASES {
+        let some: Vec<&Found> = done.iter().map(|d| d.1).filter(|f| keep(f)).collect();
+        if some.is_empty() {
+            continue;
+        }
+        for place in &measure.places {
+            rows.extend(summary(name, *place, &some, &measure.pairs));
+        }
+    }
+    let asked = done.iter().flat_map(|(i, found)| {
+        let question = &questions[*i];
+        let pairs = &measure.pairs;
+        found
+            .tried
+            .iter()
+            .map(move |tried| of_one(question, found, tried, pairs))
+    });
+    let page = |title: &str, rows: Vec<Row>| Page {
+        title: title.to_string(),
+        anchor: Anchor::default(),
+        rows,
+    };
+    let pages = vec![page("by case", rows), page("by question", asked.collect())];
+    let mut notes = notes(&measure, &done, layers);
+    notes.extend(found.note());
+    Ok(Figure {
+        title: format!("backpatch · {} two-hop questions", done.len()),
+        body: Body::Table(Table {
+            columns: COLUMNS.iter().map(ToString::to_string).collect(),
+            pages,
+        }),
+        notes,
+        check: None,
+        provenance: bench.provenance(run, arguments.provenance(of)),
+    })
+}
+
+/// Cases, each with the questions that belong to it.
+const CASES: &[(&str, fn(&Found) -> bool)] = &[
+    ("all", |_| true),
+    ("right by itself", |f| f.right),
+    ("wrong by itself", |f| !f.right),
+    ("both hops known, right", |f| known(f) && f.right),
+    ("both hops known, wrong", |f| known(f) && !f.right),
+    ("only the first hop known", |f| {
+        f.first == Some(true) && f.second == Some(false)
+    }),
+    ("only the second hop known", |f| {
+        f.first == Some(false) && f.second == Some(true)
+    }),
+    ("neither hop known", |f| {
+        f.first == Some(false) && f.second == Some(false)
+    }),
+];
+
+fn known(found: &Found) -> bool {
+    found.first == Some(true) && found.second == Some(true)
+}
+
+/// Shares of pairs and of questions, of one kind of vector.
+struct Rates {
+    pairs: f32,
+    any: f32,
+}
+
+impl Rates {
+    fn of(pairs: &[Pair], hits: &[&[bool]]) -> Self {
+        let scores = hits.iter().map(|hits| Score::of(pairs, hits, goes_back));
+        let count = hits.len().max(1) as f32;
+        let (shares, any) = scores.fold((0.0, 0.0), |(shares, any), score| {
+            (
+                shares + score.share(),
+                any + f32::from(u8::from(score.oracle())),
+            )
+        });
+        Self {
+            pairs: shares / count,
+            any: any / count,
+        }
+    }
+}
+
+/// The pair that sets most questions right, and how many of them.
+fn best_pair(pairs: &[Pair], hits: &[&[bool]]) -> Option<(Pair, f32)> {
+    let count = |i: usize| hits.iter().filter(|h| h[i]).count();
+    // Of equals the first.
+    let best = (0..pairs.len()).max_by_key(|i| (count(*i), std::cmp::Reverse(*i)))?;
+    Some((pairs[best], count(best) as f32 / hits.len().max(1) as f32))
+}
+
+fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<Row> {
+    let tried: Vec<&Tried> = some
+        .iter()
+        .flat_map(|f| f.tried.iter().filter(|t| t.place == place))
+        .collect();
+    if tried.is_empty() {
+        return None;
+    }
+    let right = some.iter().filter(|f| f.right).count() as f32 / some.len() as f32;
+    let rates = |pick: fn(&Tried) -> &[bool]| {
+        let hits: Vec<&[bool]> = tried.iter().map(|t| pick(t)).collect();
+        Rates::of(pairs, &hits)
+    };
+    let own: Vec<&[bool]> = tried.iter().map(|t| t.own.as_slice()).collect();
+    let best = best_pair(pairs, &own).map_or_else(String::new, |((s, t), share)| {
+        format!("{s} → {t}: {:.0} %", 100.0 * share)
+    });
+    let mut entries = vec![
+        Entry::Text(name.to_string()),
+        Entry::Text(place.word().to_string()),
+        Entry::Number(tried.len() as f32),
+        Entry::Number(right),
+    ];
+    let kinds: [fn(&Tried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
+    for pick in kinds {
+        let rates = rates(pick);
+        entries.push(Entry::Number(rates.pairs));
+        entries.push(Entry::Number(rates.any));
+    }
+    entries.push(Entry::Text(best));
+    Some(Row {
+        anchor: Anchor::default(),
+        entries,
+    })
+}
+
+fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> Row {
+    let word = |known: Option<bool>| match known {
+        Some(true) => "known",
+        Some(false) => "not known",
+        None => "not asked",
+    };
+    let works = |hits: &[bool]| Score::of(pairs, hits, goes_back);
+    let mut entries = vec![
+        Entry::Text(format!(
+            "{} → {}; says {}; first hop {}, second hop {}",
+            question.prompt,
+            question.answer[0].trim(),
+            found.says.trim(),
+            word(found.first),
+            word(found.second)
+        )),
+        Entry::Text(tried.place.word().to_string()),
+        Entry::Number(1.0),
+        Entry::Number(f32::from(u8::from(found.right))),
+    ];
+    for hits in [&tried.own, &tried.unrelated, &tried.random] {
+        let score = works(hits);
+        entries.push(Entry::Number(score.share()));
+        entries.push(Entry::Number(f32::from(u8::from(score.oracle()))));
+    }
+    let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
+    entries.push(Entry::Text(
+        first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}")),
+    ));
+    Row {
+        anchor: first.map_or_else(Anchor::default, |((s, _), _)| Anchor::layer(*s)),
+        entries,
+    }
+}
+
+fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    for place in &measure.places {
+        let wrong: Vec<&Tried> = done
+            .iter()
+            .filter(|(_, f)| !f.right)
+            .flat_map(|(_, f)| f.tried.iter().filter(|t| t.place == *place))
+            .collect();
+        let any = |pick: fn(&Tried) -> &[bool]| {
+            wrong
+                .iter()
+                .filter(|t| pick(t).iter().any(|hit| *hit))
+                .count()
+        };
+        let (own, unrelated, random) = (any(|t| &t.own), any(|t| &t.unrelated), any(|t| &t.random));
+        let beats = if unrelated == 0 {
+            String::new()
+        } else {
+            format!(
+                ", {:.1} times as many as with an unrelated question's state",
+                own as f32 / unrelated as f32
+            )
+        };
+        notes.push(format!(
+            "of {} questions that are wrong before, some pair at {} sets {own} right (oracle){beats}; unrelated question's state: {unrelated} (oracle), random numbers as long as the state: {random} (oracle)",
+            wrong.len(),
+            place.word()
+        ));
+    }
+    notes.push(format!(
+        "{} pairs of {layers} layers, source above target; a success: {}; shares are 0 to 1; best single pair is chosen after the fact too",
+        measure.pairs.len(),
+        match measure.tokens {
+            Some(count) => format!("a spelling of the answer in the {count} tokens that follow, whatever the case"),
+            None => "the answer's first token on top".into(),
+        }
+    ));
+    notes.push("an oracle knows the answer and takes the best of all pairs: chance alone succeeds more often the more pairs there are, and a few common answers are easily hit; the nulls had as many tries".into());
+    notes.push(format!(
+        "unrelated: the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
+        measure.seed
+    ));
+    if done
+        .iter()
+        .all(|(_, f)| f.first.is_none() && f.second.is_none())
+    {
+        notes.push("the file asks no hop alone, so cases by what is known are left out".into());
+    }
+    notes
+}

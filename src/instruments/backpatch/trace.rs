@@ -1,0 +1,246 @@
+//! The trace of the entities: at which layer the bridge, and the answer, can be read at the entity and at the end.
+//!
+//! Two readers: the lens (the token's rank through the final norm and the unembedding), and a Patchscope (its rank after a
+//! prompt whose slot the state overwrites, at the same layer or at the best one). Invariant: the same ranks for an unrelated
+//! text's states stand in every cell.
+
+use candle_core::Tensor;
+
+use super::{Backpatch, spelled, spellings};
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
+use crate::lab::replace::{Reading, Replay, Slot, Trial};
+use crate::lab::replace_hops::last_token_of;
+use crate::lab::replace_pairs::{Wanted, rank, states};
+use crate::lab::run::Run;
+use crate::model::site::Site;
+
+/// What is looked for: its name and first tokens.
+struct Sought {
+    name: &'static str,
+    firsts: Vec<u32>,
+}
+
+/// Ranks of one thing in the states of one position, by layer.
+struct Ranks {
+    lens: Vec<u32>,
+    /// Read at the layer that the state left.
+    same: Vec<u32>,
+    /// Read at the layer that reads it best.
+    best: Vec<u32>,
+}
+
+/// The figure.
+pub fn trace(
+    of: &Backpatch,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<Figure> {
+    bench.model.check_prompt(&run.tokens)?;
+    let logits = bench.last_logits(run)?;
+    let mut sought = Vec::new();
+    let bridge = spellings(arguments.text(of, "bridge"));
+    if !bridge.is_empty() {
+        sought.push(Sought {
+            name: "bridge",
+            firsts: Wanted::new(bench, "bridge", &bridge, None)?.firsts,
+        });
+    }
+    sought.push(Sought {
+        name: "answer",
+        firsts: of.wanted(arguments, bench, &logits)?.firsts,
+    });
+    let last = run.tokens.len() - 1;
+    let mut positions = match arguments.text(of, "position") {
+        "auto" | "entity" => match arguments.text(of, "entity") {
+            "" => Vec::new(),
+            entity => vec![last_token_of(bench, &run.tokens, "entity", entity)?],
+        },
+        _ => vec![of.position(run, arguments, bench)?],
+    };
+    if !positions.contains(&last) {
+        positions.push(last);
+    }
+    let slot = arguments.text(of, "slot");
+    let reader = Reader::new(bench, arguments.text(of, "reader"), slot)?;
+    let other = of.unrelated(run, arguments, bench)?;
+    let elsewhere = states(bench, &other, other.tokens.len() - 1)?;
+    let work = (positions.len() + 1) as f32;
+    let away = reader.ranks(bench, &elsewhere, &sought)?;
+    let mut columns = Vec::new();
+    for (i, position) in positions.iter().enumerate() {
+        bench.report((i + 1) as f32 / work)?;
+        let own = states(bench, run, *position)?;
+        columns.push((*position, reader.ranks(bench, &own, &sought)?));
+    }
+    Ok(figure(
+        of, run, arguments, bench, &reader, &sought, &columns, &away,
+    ))
+}
+
+/// The prompt that reads states.
+struct Reader {
+    run: Run,
+    replay: Replay,
+    slot: usize,
+    /// Ranks of tokens are read off its own logits where it is left alone.
+    prompt: String,
+}
+
+impl Reader {
+    fn new(bench: &mut Bench, prompt: &str, slot: &str) -> Result<Self> {
+        let run = Run::plain(bench.model.encode(prompt, false)?);
+        let slot = last_token_of(bench, &run.tokens, "slot", slot)?;
+        if slot == 0 {
+            let expected = "a text after the reader's first token, whose state is unlike any other";
+            return Err(Error::argument("slot", prompt, expected));
+        }
+        let replay = bench.replay(
+            &run,
+            Reading {
+                from: slot,
+                ..Reading::default()
+            },
+        )?;
+        Ok(Self {
+            run,
+            replay,
+            slot,
+            prompt: prompt.to_string(),
+        })
+    }
+
+    /// Ranks of everything sought in states, by layer.
+    fn ranks(&self, bench: &Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
+        let known = bench.model.known_tokens();
+        let layers = states.len();
+        let rows = bench
+            .model
+            .transformer
+            .unembed(&Tensor::stack(states, 0)?)?;
+        let rows = rows.to_vec2::<f32>()?;
+        // Every source at every target, the lowest target first.
+        let trials: Vec<Trial> = (0..layers * layers)
+            .map(|i| {
+                let at = Site::ResidPost.at(i / layers);
+                vec![Slot::new(at, self.slot, states[i % layers].clone())]
+            })
+            .collect();
+        let mut read = vec![Vec::new(); trials.len()];
+        self.replay.logits_of(bench, &trials, &mut |i, logits| {
+            let known = &logits[..known.min(logits.len())];
+            read[i] = sought.iter().map(|s| rank(known, &s.firsts)).collect();
+            Ok(())
+        })?;
+        let of = |k: usize| Ranks {
+            lens: rows
+                .iter()
+                .map(|row| rank(&row[..known.min(row.len())], &sought[k].firsts))
+                .collect(),
+            same: (0..layers).map(|l| read[l * layers + l][k]).collect(),
+            best: (0..layers)
+                .map(|s| {
+                    (0..layers)
+                        .map(|t| read[t * layers + s][k])
+                        .min()
+                        .unwrap_or(0)
+                })
+                .collect(),
+        };
+        Ok((0..sought.len()).map(of).collect())
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // each is a different part of what was measured
+fn figure(
+    of: &Backpatch,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &Bench,
+    reader: &Reader,
+    sought: &[Sought],
+    found: &[(usize, Vec<Ranks>)],
+    away: &[Ranks],
+) -> Figure {
+    let layers = bench.model.card.layers;
+    let mut columns = Vec::new();
+    let mut cells = Vec::new();
+    let mut firsts = Vec::new();
+    for (k, sought) in sought.iter().enumerate() {
+        for (position, ranks) in found {
+            let readers: [(&str, &Vec<u32>, &Vec<u32>); 3] = [
+                ("lens", &ranks[k].lens, &away[k].lens),
+                ("scope", &ranks[k].same, &away[k].same),
+                ("oracle", &ranks[k].best, &away[k].best),
+            ];
+            for (name, own, null) in readers {
+                let token = Unit::Token(sought.firsts[0]);
+                let place = bench.visible(run.tokens[*position]);
+                columns.push(Header {
+                    label: format!("{} {position} {name}", sought.name),
+                    anchor: Anchor::position(*position).with(token),
+                });
+                let cell = |layer: usize| Cell {
+                    label: own[layer].to_string(),
+                    value: reciprocal(own[layer]),
+                    anchor: Anchor::cell(layer, *position).with(token),
+                    more: vec![
+                        ("rank".into(), own[layer] as f32),
+                        ("rank, unrelated text".into(), null[layer] as f32),
+                    ],
+                };
+                cells.push((0..layers).map(cell).collect());
+                let earliest = |ranks: &[u32]| match ranks.iter().position(|r| *r == 0) {
+                    Some(layer) => format!("layer {layer}"),
+                    None => "no layer".to_string(),
+                };
+                firsts.push(format!(
+                    "{} {position} {name}: {} at {place} is on top first at {} (unrelated text: {})",
+                    sought.name,
+                    spelled(bench, &sought.firsts),
+                    earliest(own),
+                    earliest(null)
+                ));
+            }
+        }
+    }
+    let named: Vec<String> = sought
+        .iter()
+        .map(|s| format!("{} {}", s.name, spelled(bench, &s.firsts)))
+        .collect();
+    let mut notes = firsts;
+    notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
+    notes.push(format!(
+        "patchscope: the state overwrites position {} of the {} of {:?}",
+        reader.slot,
+        reader.run.tokens.len(),
+        reader.prompt
+    ));
+    Figure {
+        title: format!("backpatch · trace of {}", named.join(" and ")),
+        body: Body::Grid(Grid {
+            row_axis: "layer".into(),
+            column_axis: "what is read, where and how".into(),
+            value: "reciprocal rank".into(),
+            rows: (0..layers)
+                .map(|l| Header {
+                    label: l.to_string(),
+                    anchor: Anchor::layer(l),
+                })
+                .collect(),
+            columns,
+            cells,
+            scale: Scale::Unit,
+        }),
+        notes,
+        check: None,
+        provenance: bench.provenance(run, arguments.provenance(of)),
+    }
+}
+
+fn reciprocal(rank: u32) -> f32 {
+    1.0 / (rank as f32 + 1.0)
+}

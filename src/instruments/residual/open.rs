@@ -1,0 +1,411 @@
+//! The sum opened: heads, neurons, and the tokens that attention read.
+//!
+//! Invariant: what is shown and what is left out of a figure (biases, the other neurons, edits of the write) are both
+//! said, so that a reader can add up to the write. To open something else, add a choice of `by` and its function here.
+
+use std::ops::Range;
+
+use super::{Residual, all_addresses, columns, spelled, with_rests};
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::lab::attribution::{Attribution, Part, Question};
+use crate::lab::bench::Bench;
+use crate::lab::figure::{
+    Anchor, Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Row, Scale, Series, Style, Table,
+    Unit,
+};
+use crate::lab::run::Run;
+use crate::lab::sample::top;
+use crate::lab::writes::{Pieces, of_attention, of_mlp};
+
+/// A layer's number as a header.
+fn of_layer(layer: usize) -> Header {
+    Header {
+        label: layer.to_string(),
+        anchor: Anchor::layer(layer),
+    }
+}
+
+/// Zero in the middle, as far as the largest of some cells.
+fn diverging(cells: &[Vec<Cell>], judged: impl Fn(&Cell) -> bool) -> Scale {
+    let values = cells
+        .iter()
+        .flatten()
+        .filter(|c| judged(c))
+        .map(|c| c.value.abs());
+    Scale::Diverging {
+        reach: values.fold(1e-6, f32::max),
+    }
+}
+
+/// What biases and edits add beside the pieces, in words; nothing where there is neither.
+fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
+    let bias: f32 = pieces.iter().map(|p| p.bias[i]).sum();
+    let moved: f32 = pieces.iter().filter(|p| p.edited).map(|p| p.rest[i]).sum();
+    let mut words = Vec::new();
+    if bias.abs() > 0.0 {
+        words.push(format!("their biases add {bias:+.4}"));
+    }
+    if moved.abs() > 0.0 {
+        words.push(format!("edits of the writes themselves {moved:+.4}"));
+    }
+    (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
+}
+
+impl Residual {
+    /// The layers that are opened.
+    fn layers(&self, arguments: &Arguments, bench: &Bench) -> Result<Vec<usize>> {
+        let layers = bench.model.card.layers;
+        Ok(match arguments.layer(self, "layer", layers)? {
+            Some(one) => vec![one],
+            None => (0..layers).collect(),
+        })
+    }
+
+    /// Heads: layers by heads at one position, or heads by positions.
+    pub(super) fn by_head(
+        &self,
+        run: &Run,
+        positions: Range<usize>,
+        question: Question,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Figure> {
+        let layers = self.layers(arguments, bench)?;
+        let normed = bench.model.card.norms_writes;
+        let wanted = all_addresses(bench, run, of_attention(&layers, normed, false))?;
+        let recording = bench.record(run, &wanted)?;
+        let sum = bench.attribute(run, positions, question)?;
+        let mut pieces = Vec::with_capacity(layers.len());
+        for (done, layer) in layers.iter().enumerate() {
+            bench.report(done as f32 / layers.len() as f32)?;
+            pieces.push(sum.heads(bench, run, &recording, *layer)?);
+        }
+        let heads = bench.model.card.heads;
+        let cell = |k: usize, i: usize, head: usize| Cell {
+            label: String::new(),
+            value: pieces[k].values[i][head],
+            anchor: Anchor::cell(layers[k], sum.positions[i]).with(Unit::Head(head as u32)),
+            more: vec![(
+                format!("all of attention {}", layers[k]),
+                sum.effect(i, Part::Attention(layers[k])),
+            )],
+        };
+        let last = sum.positions.len() - 1;
+        let effect = format!("effect on the logit of {}", spelled(&sum, bench));
+        let body = if let ([layer], 0) = (layers.as_slice(), last) {
+            Body::Series(one_layer(&pieces[0], *layer, &sum, effect))
+        } else if last == 0 {
+            let cells: Vec<Vec<Cell>> = (0..heads)
+                .map(|h| (0..layers.len()).map(|k| cell(k, 0, h)).collect())
+                .collect();
+            Body::Grid(Grid {
+                row_axis: "layer".into(),
+                column_axis: "head".into(),
+                value: effect,
+                rows: layers.iter().map(|l| of_layer(*l)).collect(),
+                columns: (0..heads)
+                    .map(|h| Header {
+                        label: h.to_string(),
+                        anchor: Anchor::default().with(Unit::Head(h as u32)),
+                    })
+                    .collect(),
+                scale: diverging(&cells, |_| true),
+                cells,
+            })
+        } else {
+            let all = || (0..layers.len()).flat_map(|k| (0..heads).map(move |h| (k, h)));
+            let cells: Vec<Vec<Cell>> = (0..=last)
+                .map(|i| all().map(|(k, h)| cell(k, i, h)).collect())
+                .collect();
+            Body::Grid(Grid {
+                row_axis: "head".into(),
+                column_axis: "position".into(),
+                value: effect,
+                rows: all()
+                    .map(|(k, h)| Header {
+                        label: format!("{}.{h}", layers[k]),
+                        anchor: Anchor::layer(layers[k]).with(Unit::Head(h as u32)),
+                    })
+                    .collect(),
+                columns: columns(&sum.positions, run, bench),
+                scale: diverging(&cells, |c| c.anchor.position != Some(0)),
+                cells,
+            })
+        };
+        let mut notes = self.notes(&sum, run, arguments, bench);
+        notes.push(
+            "each cell: what the head's write through the output projection adds to the logit"
+                .into(),
+        );
+        notes.extend(beside(&pieces, last));
+        Ok(Figure {
+            title: format!("residual · heads that made {}", spelled(&sum, bench)),
+            body,
+            notes,
+            check: Some(with_rests(sum.check, &pieces)),
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        })
+    }
+
+    /// The neurons with the largest effects, a page a position, with what is not listed.
+    pub(super) fn by_neuron(
+        &self,
+        run: &Run,
+        positions: Range<usize>,
+        question: Question,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Figure> {
+        let known = bench.model.card.neuron_layers.clone();
+        if known.is_empty() {
+            return Err(bench.model.transformer.no_neurons());
+        }
+        let mut layers = self.layers(arguments, bench)?;
+        if let [one] = layers.as_slice()
+            && !known.contains(one)
+        {
+            return Err(Error::argument(
+                "layer",
+                one.to_string(),
+                format!("a layer with one MLP: {known:?}; the others are mixtures of experts"),
+            ));
+        }
+        layers.retain(|l| known.contains(l));
+        let normed = bench.model.card.norms_writes;
+        let wanted = all_addresses(bench, run, of_mlp(&layers, normed))?;
+        let recording = bench.record(run, &wanted)?;
+        let sum = bench.attribute(run, positions, question)?;
+        let mut pieces = Vec::with_capacity(layers.len());
+        for (done, layer) in layers.iter().enumerate() {
+            bench.report(done as f32 / layers.len() as f32)?;
+            pieces.push(sum.neurons(bench, run, &recording, *layer)?);
+        }
+        let count = arguments.count(self, "count")?;
+        let pages = (0..sum.positions.len())
+            .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, bench))
+            .collect();
+        let mut notes = self.notes(&sum, run, arguments, bench);
+        notes.push("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes".into());
+        Ok(Figure {
+            title: format!("residual · neurons that made {}", spelled(&sum, bench)),
+            body: Body::Table(Table {
+                columns: ["neuron", "effect", "of its MLP"]
+                    .map(String::from)
+                    .to_vec(),
+                pages,
+            }),
+            notes,
+            check: Some(with_rests(sum.check, &pieces)),
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        })
+    }
+
+    /// The tokens that attention read: layers by sources, or the heads of one layer by sources.
+    pub(super) fn by_source(
+        &self,
+        run: &Run,
+        position: usize,
+        question: Question,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Figure> {
+        let layers = self.layers(arguments, bench)?;
+        let normed = bench.model.card.norms_writes;
+        let wanted = all_addresses(bench, run, of_attention(&layers, normed, true))?;
+        let recording = bench.record(run, &wanted)?;
+        let sum = bench.attribute(run, position..position + 1, question)?;
+        let mut pieces = Vec::with_capacity(layers.len());
+        for (done, layer) in layers.iter().enumerate() {
+            bench.report(done as f32 / layers.len() as f32)?;
+            pieces.push(sum.sources(bench, run, &recording, *layer, 0)?);
+        }
+        let (heads, sources) = (bench.model.card.heads, position + 1);
+        let one = arguments.layer(self, "layer", bench.model.card.layers)?;
+        let effect = |k: usize, h: usize, j: usize| pieces[k].values[0][h * sources + j];
+        let cells: Vec<Vec<Cell>> = (0..sources)
+            .map(|j| match one {
+                Some(layer) => (0..heads)
+                    .map(|h| Cell {
+                        value: effect(0, h, j),
+                        anchor: Anchor::cell(layer, j).with(Unit::Head(h as u32)),
+                        ..Cell::default()
+                    })
+                    .collect(),
+                None => (0..layers.len())
+                    .map(|k| {
+                        let all = (0..heads).map(|h| f64::from(effect(k, h, j))).sum::<f64>();
+                        let strongest = top_heads(&pieces[k], heads, sources, j);
+                        Cell {
+                            label: String::new(),
+                            value: all as f32,
+                            anchor: Anchor::cell(layers[k], j),
+                            more: strongest
+                                .into_iter()
+                                .map(|(h, e)| (format!("head {h}"), e))
+                                .collect(),
+                        }
+                    })
+                    .collect(),
+            })
+            .collect();
+        let rows = match one {
+            Some(layer) => (0..heads)
+                .map(|h| Header {
+                    label: format!("{layer}.{h}"),
+                    anchor: Anchor::layer(layer).with(Unit::Head(h as u32)),
+                })
+                .collect(),
+            None => layers.iter().map(|l| of_layer(*l)).collect(),
+        };
+        let mut notes = self.notes(&sum, run, arguments, bench);
+        notes.push("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection".into());
+        notes.extend(beside(&pieces, 0));
+        Ok(Figure {
+            title: format!(
+                "residual · tokens that made {} after {}",
+                spelled(&sum, bench),
+                bench.visible(run.tokens[position])
+            ),
+            body: Body::Grid(Grid {
+                row_axis: if one.is_some() { "head" } else { "layer" }.into(),
+                column_axis: "source".into(),
+                value: format!("effect on the logit of {}", spelled(&sum, bench)),
+                rows,
+                columns: columns(&(0..sources).collect::<Vec<_>>(), run, bench),
+                scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
+                cells,
+            }),
+            notes,
+            check: Some(with_rests(sum.check, &pieces)),
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        })
+    }
+}
+
+/// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
+fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: String) -> Series {
+    let heads = pieces.values[0].iter().enumerate().map(|(h, v)| {
+        let anchor = Anchor::layer(layer).with(Unit::Head(h as u32));
+        (format!("head {h}"), anchor, *v)
+    });
+    let beside = [
+        ("biases", pieces.bias[0], true),
+        ("edits", pieces.rest[0], pieces.edited),
+    ];
+    let beside = beside
+        .into_iter()
+        .filter(|(_, v, said)| *said && v.abs() > 0.0)
+        .map(|(name, v, _)| (name.to_string(), Anchor::layer(layer), v));
+    let (mut points, mut values) = (Vec::new(), Vec::new());
+    for (label, anchor, value) in heads.chain(beside) {
+        points.push(Header { label, anchor });
+        values.push(value);
+    }
+    let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    Series {
+        axis: "head".into(),
+        value,
+        points,
+        curves: vec![Curve {
+            label: "effect".into(),
+            anchor: Anchor::position(sum.positions[0]),
+            values,
+            total: Some(sum.effect(0, Part::Attention(layer))),
+        }],
+        scale: Scale::Diverging { reach },
+        style: Style::Waterfall,
+    }
+}
+
+/// The heads that added most by reading one source, three at most.
+fn top_heads(pieces: &Pieces, heads: usize, sources: usize, j: usize) -> Vec<(u32, f32)> {
+    let effects: Vec<f32> = (0..heads)
+        .map(|h| pieces.values[0][h * sources + j])
+        .collect();
+    let sizes: Vec<f32> = effects.iter().map(|e| e.abs()).collect();
+    let strongest = top(&sizes, heads, 3.min(heads));
+    strongest
+        .into_iter()
+        .map(|(h, _)| (h, effects[h as usize]))
+        .collect()
+}
+
+fn neuron_page(
+    sum: &Attribution,
+    pieces: &[Pieces],
+    layers: &[usize],
+    i: usize,
+    count: usize,
+    run: &Run,
+    bench: &Bench,
+) -> Page {
+    let mut all: Vec<(usize, u32, f32)> = Vec::new();
+    for (piece, layer) in pieces.iter().zip(layers) {
+        let sizes: Vec<f32> = piece.values[i].iter().map(|v| v.abs()).collect();
+        let best = top(&sizes, sizes.len(), count.min(sizes.len()));
+        all.extend(
+            best.into_iter()
+                .map(|(n, _)| (*layer, n, piece.values[i][n as usize])),
+        );
+    }
+    all.sort_by(|a, b| {
+        b.2.abs()
+            .total_cmp(&a.2.abs())
+            .then((a.0, a.1).cmp(&(b.0, b.1)))
+    });
+    all.truncate(count);
+    let position = sum.positions[i];
+    let whole: f64 = layers
+        .iter()
+        .map(|l| f64::from(sum.effect(i, Part::Mlp(*l))))
+        .sum();
+    let listed: f64 = all.iter().map(|(.., e)| f64::from(*e)).sum();
+    let neurons: f64 = pieces
+        .iter()
+        .flat_map(|p| &p.values[i])
+        .map(|v| f64::from(*v))
+        .sum();
+    let biases: f64 = pieces.iter().map(|p| f64::from(p.bias[i])).sum();
+    let mut rows: Vec<Row> = all
+        .iter()
+        .map(|(layer, neuron, effect)| Row {
+            anchor: Anchor::cell(*layer, position).with(Unit::Neuron(*neuron)),
+            entries: vec![
+                Entry::Text(format!("{layer}/{neuron}")),
+                Entry::Number(*effect),
+                Entry::Number(sum.effect(i, Part::Mlp(*layer))),
+            ],
+        })
+        .collect();
+    let mut line = |name: &str, value: f64| {
+        rows.push(Row {
+            anchor: Anchor::position(position),
+            entries: vec![
+                Entry::Text(name.into()),
+                Entry::Number(value as f32),
+                Entry::Number(whole as f32),
+            ],
+        });
+    };
+    line("other neurons", neurons - listed);
+    line("biases", biases);
+    let moved: f64 = pieces
+        .iter()
+        .filter(|p| p.edited)
+        .map(|p| f64::from(p.rest[i]))
+        .sum();
+    if moved.abs() > 0.0 {
+        line("edits of the writes", moved);
+    }
+    Page {
+        title: format!(
+            "after {} · logit of {}: {:.4}",
+            bench.visible(run.tokens[position]),
+            sum.targets[i].spell(bench),
+            sum.logits[i]
+        ),
+        anchor: Anchor::position(position),
+        rows,
+    }
+}

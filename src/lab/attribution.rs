@@ -1,0 +1,482 @@
+//! Direct logit attribution: a logit as a sum over everything that was written into the stream (nostalgebraist 2020;
+//! Elhage et al. 2021; TransformerLens `logit_attrs`).
+//!
+//! `z[t] = Σ_c c·u + constants`, where `u` is the token's direction seen through the final norm with its scale held at what it
+//! was at the position, and the parts `c` are the embedding, every attention write, every MLP write and what edits of
+//! the stream moved. Invariants: the sum is exact to rounding and the figure carries its error; sums are in f64; the logit
+//! is the one before a soft-cap, behind the multiplier. A write opens into heads, neurons and source tokens in
+//! [`super::writes`]. To add a part, add a variant of [`Part`] and its row in [`Attribution::read`].
+
+use std::collections::{HashMap, HashSet};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::bench::Bench;
+use super::figure::Check;
+use super::op::Op;
+use super::run::Run;
+use super::sample::top;
+use super::target::Target;
+use crate::error::{Error, Result};
+use crate::model::blueprint::Arrangement;
+use crate::model::site::{Address, Site};
+use crate::model::weights::Precision;
+use crate::model::{Card, Model};
+
+/// Rows that go through the unembedding at once.
+const CHUNK: usize = 64;
+
+/// What rounding of f32 may cost a product, relative to the lengths of what is multiplied.
+const EXACT: f32 = 1e-6;
+
+/// What rounding may cost a logit, relative to the sum of the magnitudes that make it up: in f16 and bf16 the stream itself
+/// is rounded after every write, and kernels of few bits round what they multiply.
+pub fn rounding(model: &Model) -> f32 {
+    match model.transformer.precision {
+        Precision::Dense(DType::F32 | DType::F64) => 1e-5,
+        Precision::Dense(DType::BF16) => 2e-2,
+        Precision::Dense(_) => 2e-3,
+        Precision::Q8 | Precision::Stored(_) => 1e-3,
+    }
+}
+
+/// One summand of a logit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// What enters block 0.
+    Embed,
+    /// The token's row of the table, where positions are learned and nobody edited the sum.
+    Token,
+    /// The position's row.
+    Position,
+    /// What attention of a block added.
+    Attention(usize),
+    /// What the MLP of a block added.
+    Mlp(usize),
+    /// What edits of the stream itself moved here.
+    Edits(Address),
+    /// The bias of the final norm.
+    NormBias,
+    /// The bias of the unembedding.
+    TokenBias,
+}
+
+impl Part {
+    /// As figures spell it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Embed => "embed".into(),
+            Self::Token => "token".into(),
+            Self::Position => "position".into(),
+            Self::Attention(layer) => format!("attn {layer}"),
+            Self::Mlp(layer) => format!("mlp {layer}"),
+            Self::Edits(at) => format!("edit {at}"),
+            Self::NormBias => "norm bias".into(),
+            Self::TokenBias => "token bias".into(),
+        }
+    }
+
+    /// The block that wrote it.
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Self::Attention(layer) | Self::Mlp(layer) => Some(layer),
+            Self::Edits(at) => Some(usize::from(at.layer)),
+            Self::Embed | Self::Token | Self::Position | Self::NormBias | Self::TokenBias => None,
+        }
+    }
+}
+
+/// A summand at one position.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    /// What it adds to the target's logit.
+    pub effect: f32,
+    /// Its length.
+    pub size: f32,
+    /// Its cosine with the stream that it was added to; 0 for what comes first and for constants.
+    pub cosine: f32,
+    /// How near it is to the end of the stream, as a share of all parts: `max(‖x‖₁ − ‖x − c‖₁, 0)`, normalised (Ferrando and
+    /// Voita 2024, 2403.00824). It says nothing of logits.
+    pub share: f32,
+}
+
+/// The sum of a target's logit at some positions.
+#[derive(Clone, Debug)]
+pub struct Attribution {
+    /// The positions.
+    pub positions: Vec<usize>,
+    /// What the logit is of, one a position.
+    pub targets: Vec<Target>,
+    /// The summands, in the order in which they were written.
+    pub parts: Vec<Part>,
+    /// `[positions][parts]`.
+    pub shares: Vec<Vec<Share>>,
+    /// The model's own value of the target before a soft-cap, one a position.
+    pub logits: Vec<f32>,
+    /// The sum against the model's own value, the worst of the positions.
+    pub check: Check,
+    /// The parts against the end of the stream, relative to its largest entry.
+    pub stream_error: f32,
+    /// The directions that parts were held against, scale and all: `[positions, d_model]`, f32.
+    pub directions: Tensor,
+}
+
+/// What is to be attributed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question {
+    /// The target; the favoured token of each position where none is given.
+    pub target: Option<Target>,
+    /// Whether the mean over the vocabulary is taken away from the logit.
+    pub centred: bool,
+}
+
+/// Addresses of active edits, those of overlays where they act.
+pub(super) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
+    let mut out = HashSet::new();
+    for (_, edits) in run.schedule.spans() {
+        for edit in edits.iter().filter(|e| e.active()) {
+            for at in edit.place.addresses(layers)? {
+                out.insert(if edit.op == Op::Rewrite {
+                    Site::MlpOut.at(usize::from(at.layer))
+                } else {
+                    at
+                });
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// What is recorded: every write, the end of the stream, and the stream around what edits moved.
+pub fn addresses(card: &Card, run: &Run) -> Result<Vec<Address>> {
+    let mut out = vec![Site::Embed.at(0), Site::ResidPost.at(card.layers - 1)];
+    for layer in 0..card.layers {
+        out.extend([Site::AttnAdd.at(layer), Site::MlpAdd.at(layer)]);
+    }
+    let touched = edited(run, card.layers)?;
+    for layer in 0..card.layers {
+        if touched.contains(&Site::ResidPre.at(layer)) {
+            out.push(Site::ResidPre.at(layer));
+        }
+        if touched.contains(&Site::ResidMid.at(layer)) {
+            out.push(Site::ResidMid.at(layer));
+        }
+        if touched.contains(&Site::ResidPost.at(layer)) && layer + 1 < card.layers {
+            out.push(Site::ResidPost.at(layer));
+        }
+    }
+    Ok(out)
+}
+
+/// Refuses streams that are no sum of writes.
+pub fn check_sum(model: &Model) -> Result<()> {
+    if model.transformer.blueprint.arrangement != Arrangement::NormedStream {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        address: "resid_post.*".into(),
+        why: "the stream itself is normed after every write, so it is no sum of writes and nothing has a direct effect of its own. Use the lens, or patching.".into(),
+    })
+}
+
+impl Bench {
+    /// Attributes the logits after some positions of a run, `first` to the last.
+    pub fn attribute(
+        &mut self,
+        run: &Run,
+        positions: std::ops::Range<usize>,
+        question: Question,
+    ) -> Result<Attribution> {
+        check_sum(&self.model)?;
+        let wanted = addresses(&self.model.card, run)?;
+        let recording = self.record(run, &wanted)?;
+        let (first, count) = (positions.start, positions.len());
+        let rows = wanted
+            .iter()
+            .map(|at| Ok((*at, recording.get(*at)?.narrow(0, first, count)?)))
+            .collect::<Result<HashMap<_, _>>>()?;
+        Attribution::read(self, run, positions.collect(), &rows, question)
+    }
+}
+
+impl Attribution {
+    /// Reads recorded rows, `[positions, d_model]` for every one of [`addresses`].
+    pub fn read(
+        bench: &Bench,
+        run: &Run,
+        positions: Vec<usize>,
+        rows: &HashMap<Address, Tensor>,
+        question: Question,
+    ) -> Result<Self> {
+        let model = &bench.model;
+        check_sum(model)?;
+        let last = rows
+            .get(&Site::ResidPost.at(model.card.layers - 1))
+            .ok_or_else(|| Error::Engine("the end of the stream was not recorded".into()))?;
+        let (targets, logits) = own_logits(model, last, question)?;
+        let (directions, constants) = directions(model, last, &targets, question)?;
+        let parts = summands(model, run, &positions, rows)?;
+        let width = model.card.d_model;
+        let (seen, end) = (host(&directions)?, host(last)?);
+        let values: Vec<Vec<f32>> = parts
+            .iter()
+            .map(|(_, rows)| host(rows))
+            .collect::<Result<_>>()?;
+        let mut shares = Vec::with_capacity(positions.len());
+        let mut check = Check {
+            error: 0.0,
+            tolerance: 0.0,
+        };
+        let mut stream_error = 0f32;
+        for i in 0..positions.len() {
+            let row = |of: &'_ [f32]| of[i * width..(i + 1) * width].to_vec();
+            let (u, end) = (row(&seen), row(&end));
+            let parts: Vec<Vec<f32>> = values.iter().map(|v| row(v)).collect();
+            let (mut own, gap) = one_position(&parts, &u, &end);
+            stream_error = stream_error.max(gap);
+            own.extend(constants[i].iter().map(|effect| Share {
+                effect: *effect,
+                ..Share::default()
+            }));
+            let sum: f64 = own.iter().map(|s| f64::from(s.effect)).sum();
+            let length = u.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let mass: f64 = own.iter().map(|s| f64::from(s.size) * length).sum();
+            let effects: f32 = own.iter().map(|s| s.effect.abs()).sum();
+            check = check.worst(Check {
+                error: (sum - f64::from(logits[i])).abs() as f32,
+                tolerance: rounding(model) * effects.max(1.0) + EXACT * mass as f32,
+            });
+            shares.push(own);
+        }
+        let mut names: Vec<Part> = parts.into_iter().map(|(part, _)| part).collect();
+        names.extend(constant_parts(model));
+        Ok(Self {
+            positions,
+            targets,
+            parts: names,
+            shares,
+            logits,
+            check,
+            stream_error,
+            directions,
+        })
+    }
+
+    /// The effect of a part at a position, counted from the first one here.
+    pub fn effect(&self, i: usize, part: Part) -> f32 {
+        let found = self.parts.iter().position(|p| *p == part);
+        found.map_or(0.0, |k| self.shares[i][k].effect)
+    }
+}
+
+fn constant_parts(model: &Model) -> Vec<Part> {
+    let mut out = Vec::new();
+    if model.transformer.norm.bias.is_some() {
+        out.push(Part::NormBias);
+    }
+    if model.transformer.head.bias.is_some() {
+        out.push(Part::TokenBias);
+    }
+    out
+}
+
+/// Values on the host, f32, row after row.
+pub(super) fn host(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()?)
+}
+
+/// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
+/// where none is given.
+fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+    let (count, known) = (last.dim(0)?, model.known_tokens());
+    let (mut targets, mut logits) = (Vec::new(), Vec::new());
+    for start in (0..count).step_by(CHUNK) {
+        let rows = last.narrow(0, start, CHUNK.min(count - start))?;
+        for row in model
+            .transformer
+            .uncapped(&rows.contiguous()?)?
+            .to_vec2::<f32>()?
+        {
+            let favoured = || Target::one(top(&row, known, 1)[0].0);
+            let target = question.target.unwrap_or_else(favoured);
+            let mean = if question.centred && target.less.is_none() {
+                row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
+            } else {
+                0.0
+            };
+            logits.push((f64::from(target.of(&row)) - mean) as f32);
+            targets.push(target);
+        }
+    }
+    Ok((targets, logits))
+}
+
+/// The targets' directions as the stream meets them, `[positions, d_model]`, and what the biases behind the stream add, one
+/// number for each of [`constant_parts`].
+fn directions(
+    model: &Model,
+    last: &Tensor,
+    targets: &[Target],
+    question: Question,
+) -> Result<(Tensor, Vec<Vec<f32>>)> {
+    let transformer = &model.transformer;
+    let mean = if question.centred {
+        Some(transformer.mean_logit_direction(model.known_tokens())?)
+    } else {
+        None
+    };
+    let mut made: HashMap<Target, (Tensor, f32)> = HashMap::new();
+    let mut rows = Vec::with_capacity(targets.len());
+    let mut biases = Vec::with_capacity(targets.len());
+    for target in targets {
+        if !made.contains_key(target) {
+            let mut direction = target.direction(model)?;
+            let mut bias = transformer.logit_bias(target.token)?;
+            match (target.less, &mean) {
+                (Some(less), _) => bias -= transformer.logit_bias(less)?,
+                (None, Some((row, own))) => {
+                    direction = (direction - row)?;
+                    bias -= own;
+                }
+                (None, None) => {}
+            }
+            made.insert(*target, (direction, bias));
+        }
+        let (direction, bias) = &made[target];
+        rows.push(direction.clone());
+        biases.push(*bias);
+    }
+    let plain = Tensor::stack(&rows, 0)?;
+    let norm = &transformer.norm;
+    let seen = norm.seen_from_behind(&plain)?;
+    let seen = seen.broadcast_mul(&norm.inverse_scale(last)?)?;
+    let fixed = match &norm.bias {
+        Some(bias) => Some(
+            plain
+                .matmul(&bias.unsqueeze(1)?)?
+                .squeeze(1)?
+                .to_vec1::<f32>()?,
+        ),
+        None => None,
+    };
+    let constants = (0..targets.len())
+        .map(|i| {
+            let of_norm = fixed.iter().map(|f| f[i]);
+            let of_head = transformer.head.bias.iter().map(|_| biases[i]);
+            of_norm.chain(of_head).collect()
+        })
+        .collect();
+    Ok((seen, constants))
+}
+
+/// The parts of the stream as rows `[positions, d_model]`, f32, in the order in which they were written.
+fn summands(
+    model: &Model,
+    run: &Run,
+    positions: &[usize],
+    rows: &HashMap<Address, Tensor>,
+) -> Result<Vec<(Part, Tensor)>> {
+    let get = |at: Address| -> Result<Tensor> {
+        let held = rows.get(&at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "it was not recorded. Please report this.".into(),
+        })?;
+        Ok(held.to_dtype(DType::F32)?)
+    };
+    let layers = model.card.layers;
+    let touched = edited(run, layers)?;
+    let embed = get(Site::Embed.at(0))?;
+    let first = positions.first().copied().unwrap_or(0);
+    let learned = model
+        .transformer
+        .position_vectors(first, positions.len())?
+        .filter(|_| !touched.contains(&Site::Embed.at(0)));
+    let mut out = match learned {
+        Some(own) => vec![(Part::Token, (&embed - &own)?), (Part::Position, own)],
+        None => vec![(Part::Embed, embed.clone())],
+    };
+    // What the stream would be without edits of the stream itself, from the last place where it is known.
+    let mut stream = embed;
+    let moved = |at: Address, stream: &mut Tensor, out: &mut Vec<(Part, Tensor)>, after: Tensor| {
+        out.push((Part::Edits(at), (&after - &*stream)?));
+        *stream = after;
+        Ok::<(), Error>(())
+    };
+    for layer in 0..layers {
+        let pre = Site::ResidPre.at(layer);
+        if touched.contains(&pre) {
+            moved(pre, &mut stream, &mut out, get(pre)?)?;
+        }
+        let attention = get(Site::AttnAdd.at(layer))?;
+        stream = (stream + &attention)?;
+        out.push((Part::Attention(layer), attention));
+        let mid = Site::ResidMid.at(layer);
+        // Live figures do not record it: not every family has it. Then it is found where the block ends.
+        let late = touched.contains(&mid) && !rows.contains_key(&mid);
+        if touched.contains(&mid) && !late {
+            moved(mid, &mut stream, &mut out, get(mid)?)?;
+        }
+        let mlp = get(Site::MlpAdd.at(layer))?;
+        stream = (stream + &mlp)?;
+        out.push((Part::Mlp(layer), mlp));
+        let post = Site::ResidPost.at(layer);
+        if touched.contains(&post) || late {
+            let at = if late { mid } else { post };
+            moved(at, &mut stream, &mut out, get(post)?)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Every part of one position against a direction, and how far the parts are from the end of the stream.
+fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<Share>, f32) {
+    let mut stream = vec![0f64; u.len()];
+    let whole: f64 = end.iter().map(|x| f64::from(*x).abs()).sum();
+    let mut near = Vec::with_capacity(parts.len());
+    let mut shares: Vec<Share> = parts
+        .iter()
+        .map(|part| {
+            let (mut effect, mut square, mut dot, mut before, mut without) =
+                (0.0, 0.0, 0.0, 0.0, 0.0);
+            for (((c, u), x), end) in part.iter().zip(u).zip(&mut stream).zip(end) {
+                let c = f64::from(*c);
+                effect += c * f64::from(*u);
+                square += c * c;
+                dot += c * *x;
+                before += *x * *x;
+                without += (f64::from(*end) - c).abs();
+                *x += c;
+            }
+            near.push((whole - without).max(0.0));
+            let lengths = f64::sqrt(square) * f64::sqrt(before);
+            Share {
+                effect: effect as f32,
+                size: f64::sqrt(square) as f32,
+                cosine: if lengths > 0.0 {
+                    (dot / lengths) as f32
+                } else {
+                    0.0
+                },
+                share: 0.0,
+            }
+        })
+        .collect();
+    let total: f64 = near.iter().sum();
+    for (share, near) in shares.iter_mut().zip(near) {
+        share.share = if total > 0.0 {
+            (near / total) as f32
+        } else {
+            0.0
+        };
+    }
+    let reach = end.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let gap = stream
+        .iter()
+        .zip(end)
+        .map(|(sum, x)| (sum - f64::from(*x)).abs())
+        .fold(0.0, f64::max);
+    (shares, gap as f32 / reach.max(f32::MIN_POSITIVE))
+}

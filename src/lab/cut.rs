@@ -1,0 +1,186 @@
+//! Attention knockout: some positions cannot read some others, in some heads (Geva et al. 2023, 2304.14767, section 4).
+//!
+//! A cut takes `ln(1 - strength)` onto the scores of the edges it covers, before the softmax: the odds of each are multiplied by
+//! `1 - strength`, and at strength 1 the score is -inf. Invariants: a position always reads itself, so that no row is left
+//! without anything to read; scores of other edges keep their bits; rows still sum to one. The null cuts as many
+//! random other edges of the same query and heads, seeded. To choose edges by something else, add it to [`Cut::hidden`].
+
+use candle_core::{D, DType, Tensor};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use super::positions::Positions;
+use crate::error::Result;
+use crate::model::Fingerprint;
+use crate::model::tap::Span;
+
+/// Edges of one layer that are taken away.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    /// Which query heads; empty for all.
+    pub(super) heads: Vec<u32>,
+    /// Which positions cannot be read, resolved: those that any rule covers.
+    pub(super) sources: Vec<Positions>,
+    /// How much of the odds is taken, at most 1.
+    pub(super) strength: f64,
+    /// How many positions a query of the layer sees, itself included; none for all.
+    pub(super) window: Option<usize>,
+    /// Cuts as many other edges instead, drawn by this seed.
+    pub(super) null: Option<u64>,
+}
+
+/// What a cut did in one pass.
+pub(super) struct Severed {
+    /// The scores after it, `[batch, heads, tokens, positions]`.
+    pub(super) scores: Tensor,
+    /// The (row, token) values with an edge to cut, counted over both.
+    pub(super) hit: Vec<u32>,
+    /// The share of attention that moved elsewhere in each of them, the mean of the cut heads: half the sum of what the
+    /// probabilities changed. `[hit]`, f32.
+    pub(super) moved: Tensor,
+}
+
+impl Cut {
+    /// The positions that a query cannot read, of those that it would see: never itself.
+    pub(super) fn hidden(&self, query: usize, prompt: usize) -> Vec<usize> {
+        let first = self.window.map_or(0, |w| (query + 1).saturating_sub(w));
+        let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
+        let (hidden, mut others): (Vec<usize>, Vec<usize>) =
+            (first..query).partition(|source| covers(*source));
+        let Some(seed) = self.null else {
+            return hidden;
+        };
+        // The first position is a sink in many models: cutting it is no fair null for a cut that leaves it.
+        if !hidden.contains(&0) && others.len() > hidden.len() {
+            others.retain(|source| *source > 0);
+        }
+        let mut hash = Fingerprint::default();
+        hash.write(&seed.to_le_bytes());
+        hash.write(&query.to_le_bytes());
+        others.shuffle(&mut StdRng::seed_from_u64(hash.finish()));
+        others.truncate(hidden.len());
+        others
+    }
+
+    /// Cuts scores `[batch, heads, tokens, positions]`, f32, of the (row, token) values that `covered` marks.
+    pub(super) fn on(
+        &self,
+        scores: &Tensor,
+        covered: &[bool],
+        span: Span,
+        prompt: usize,
+    ) -> Result<Option<Severed>> {
+        let (batch, heads, tokens, positions) = scores.dims4()?;
+        let mut flags = vec![0u8; batch * heads * tokens * positions];
+        let chosen = |head: usize| self.heads.is_empty() || self.heads.contains(&(head as u32));
+        let mut hit = Vec::new();
+        for token in 0..tokens {
+            let rows = (0..batch).filter(|row| covered.get(row * tokens + token) == Some(&true));
+            let rows: Vec<usize> = rows.collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let hidden = self.hidden(span.start + token, prompt);
+            if hidden.is_empty() {
+                continue;
+            }
+            for row in rows {
+                hit.push((row * tokens + token) as u32);
+                for head in (0..heads).filter(|h| chosen(*h)) {
+                    let line = ((row * heads + head) * tokens + token) * positions;
+                    hidden.iter().for_each(|source| flags[line + source] = 1);
+                }
+            }
+        }
+        if hit.is_empty() {
+            return Ok(None);
+        }
+        hit.sort_unstable();
+        let shape = (batch, heads, tokens, positions);
+        let flags = Tensor::from_vec(flags, shape, scores.device())?;
+        let less = (scores + (1.0 - self.strength).ln())?;
+        let after = flags.where_cond(&less, scores)?;
+        let apart = (probabilities(&after)? - probabilities(scores)?)?.abs()?;
+        let count = if self.heads.is_empty() {
+            heads
+        } else {
+            self.heads.len()
+        };
+        let moved = (apart.sum(D::Minus1)?.sum(1)? / (2.0 * count as f64))?;
+        let index = Tensor::new(hit.as_slice(), scores.device())?;
+        let moved = moved.flatten_all()?.index_select(&index, 0)?;
+        Ok(Some(Severed {
+            scores: after,
+            hit,
+            moved: moved.to_dtype(DType::F32)?,
+        }))
+    }
+}
+
+fn probabilities(scores: &Tensor) -> Result<Tensor> {
+    Ok(candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn cut(sources: Positions) -> Cut {
+        Cut {
+            heads: Vec::new(),
+            sources: vec![sources],
+            strength: 1.0,
+            window: None,
+            null: None,
+        }
+    }
+
+    #[test]
+    fn a_query_loses_what_lies_before_it_and_never_itself() {
+        let all = cut(Positions::All);
+        assert_eq!(all.hidden(3, 9), [0, 1, 2]);
+        assert_eq!(all.hidden(0, 9), [0; 0]);
+        assert_eq!(cut(Positions::Span(2, 7)).hidden(4, 9), [2, 3]);
+        let near = Cut {
+            window: Some(2),
+            ..all
+        };
+        assert_eq!(near.hidden(4, 9), [3], "the others it does not see anyway");
+    }
+
+    #[test]
+    fn the_null_cuts_as_many_others_and_leaves_the_first_alone() {
+        for seed in 0..30 {
+            let null = |sources, query| {
+                let cut = Cut {
+                    null: Some(seed),
+                    ..cut(sources)
+                };
+                let mut drawn = cut.hidden(query, 20);
+                assert_eq!(drawn, cut.hidden(query, 20), "a seed decides");
+                drawn.sort_unstable();
+                drawn
+            };
+            let drawn = null(Positions::Span(3, 6), 12);
+            assert_eq!(drawn.len(), 3);
+            assert!(drawn.iter().all(|j| ![0, 3, 4, 5].contains(j) && *j < 12));
+            assert_eq!(
+                null(Positions::Span(1, 9), 12),
+                [0, 9, 10, 11],
+                "no more than are left"
+            );
+            assert!(null(Positions::Span(20, 30), 12).is_empty());
+        }
+        let draws = (0..9u64).map(|seed| {
+            let cut = Cut {
+                null: Some(seed),
+                ..cut(Positions::Span(1, 2))
+            };
+            cut.hidden(19, 20)
+        });
+        let draws: Vec<Vec<usize>> = draws.collect();
+        assert!(draws.iter().any(|d| *d != draws[0]), "seeds differ");
+    }
+}

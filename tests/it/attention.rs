@@ -1,0 +1,679 @@
+//! What attention reads: patterns, scores, cuts, on every family and on heads wired by hand; and on the demo model, that the heads
+//! found by score are those that copying needs.
+
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::edit::Edit;
+use lmscope::lab::figure::{Body, Entry, Figure, Grid, Scale, Unit};
+use lmscope::lab::head_scores::{Copying, HeadScores, Repeated, Score, other_heads, silenced};
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::{Sampling, log_softmax};
+use lmscope::lab::schedule::Schedule;
+use lmscope::lab::writer::{Needs, Writer};
+use lmscope::model::load::Options;
+use lmscope::model::site::Site;
+
+use super::tools::{edited, every_family, gap, prompt, same_bits, values};
+
+const LENGTH: usize = 24;
+
+fn observe(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+    let mut given = Arguments::default();
+    for (name, value) in arguments {
+        given = given.with(name, value);
+    }
+    let attention = instrument("attention").unwrap();
+    attention.observe(run, &given, bench).unwrap()
+}
+
+fn grid(figure: &Figure) -> &Grid {
+    match &figure.body {
+        Body::Grid(grid) => grid,
+        other => panic!("no grid: {other:?}"),
+    }
+}
+
+/// `[heads][queries][sources]` of a layer.
+fn probs(bench: &mut Bench, run: &Run, layer: usize) -> Vec<Vec<Vec<f32>>> {
+    let at = Site::AttnProbs.at(layer);
+    let recording = bench.record(run, &[at]).unwrap();
+    recording.get(at).unwrap().to_vec3().unwrap()
+}
+
+fn demo() -> Bench {
+    Bench::open("demo", &Options::default()).unwrap()
+}
+
+#[test]
+fn patterns_are_what_flowed() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let layer = bench.model.card.layers - 1;
+        let head = bench.model.card.heads - 1;
+        let own = probs(&mut bench, &run, layer);
+        let (l, h) = (layer.to_string(), head.to_string());
+        let at = [
+            ("show", "pattern"),
+            ("layer", l.as_str()),
+            ("head", h.as_str()),
+        ];
+        let figure = observe(&mut bench, &run, &at);
+        let pattern = grid(&figure);
+        assert_eq!(pattern.columns.len(), LENGTH);
+        for (source, column) in pattern.cells.iter().enumerate() {
+            for (row, cell) in column.iter().enumerate() {
+                let query = LENGTH - 1 - row;
+                assert_eq!(cell.value, own[head][query][source], "{name}");
+                assert_eq!(cell.anchor.position, Some(query as u32));
+                assert_eq!(cell.anchor.unit, Some(Unit::Head(head as u32)));
+                assert_eq!(pattern.rows[row].anchor.position, Some(query as u32));
+            }
+        }
+        // What an edge carries: the length of probability times value, through the head's slice of the projection.
+        let v = Site::V.at(layer);
+        let recording = bench.record(&run, &[v]).unwrap();
+        let v = recording.get(v).unwrap().to_vec3::<f32>().unwrap();
+        let shape = bench.model.transformer.blueprint.clone();
+        let group = shape.heads / shape.kv_heads;
+        for value in ["value", "write"] {
+            let mut with = at.to_vec();
+            with.push(("value", value));
+            let figure = observe(&mut bench, &run, &with);
+            for (query, source) in [(LENGTH - 1, 3), (LENGTH - 1, LENGTH - 1), (5, 0)] {
+                let own_v = &v[source][head / group];
+                let carried = if value == "value" {
+                    own_v.clone()
+                } else {
+                    let transformer = &bench.model.transformer;
+                    transformer.head_write(layer, head, own_v).unwrap()
+                };
+                let square: f64 = carried.iter().map(|x| f64::from(*x).powi(2)).sum();
+                let expected = f64::from(own[head][query][source]) * square.sqrt();
+                let found = grid(&figure).cells[source][LENGTH - 1 - query].value;
+                assert!((f64::from(found) - expected).abs() < 1e-5, "{name} {value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_strongest_sources_of_all_heads_grow_live_as_they_are() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let attention = instrument("attention").unwrap();
+        for value in ["probability", "entropy"] {
+            let arguments = Arguments::default().with("value", value).with("window", 3);
+            let needs = attention.live(&bench.model.card, &arguments).unwrap();
+            let text = prompt(6);
+            let mut writer =
+                Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
+            writer.step(&mut bench, &needs).unwrap();
+            let step = writer.step(&mut bench, &needs).unwrap();
+            let live = attention.column(&step, &arguments, &mut bench).unwrap();
+            let whole = attention
+                .observe(&step.run, &arguments, &mut bench)
+                .unwrap();
+            let (live, whole) = (grid(&live), grid(&whole));
+            assert_eq!(live.rows, whole.rows);
+            assert_eq!(live.columns[0], whole.columns[2]);
+            for (a, b) in live.cells[0].iter().zip(&whole.cells[2]) {
+                assert!((a.value - b.value).abs() < 1e-4, "{name}: {a:?} {b:?}");
+                assert_eq!(a.anchor, b.anchor);
+            }
+        }
+        // By hand: the largest but the first.
+        let run = Run::plain(prompt(LENGTH));
+        let own = probs(&mut bench, &run, 1);
+        let figure = observe(&mut bench, &run, &[("layer", "1")]);
+        for (query, column) in grid(&figure).cells.iter().enumerate().skip(1) {
+            for (head, cell) in column.iter().enumerate() {
+                let row = &own[head][query][1..=query];
+                let most = row.iter().copied().fold(0.0, f32::max);
+                assert_eq!(cell.value, most, "{name}");
+                let at = row.iter().position(|p| *p == most).unwrap() + 1;
+                assert!(
+                    cell.more[0].0.ends_with(&format!(" {at}")),
+                    "{:?}",
+                    cell.more
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_head_writes_is_what_taking_it_away_takes() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let figure = observe(&mut bench, &run, &[("show", "writes"), ("count", "200")]);
+        let Body::Table(table) = &figure.body else {
+            panic!("a table")
+        };
+        let card = bench.model.card.clone();
+        assert_eq!(table.pages[0].rows.len(), card.layers * card.heads);
+        let at = Site::AttnAdd.at(0);
+        let add = |bench: &mut Bench, run: &Run| {
+            let recording = bench.record(run, &[at]).unwrap();
+            recording.get(at).unwrap().get(LENGTH - 1).unwrap()
+        };
+        for row in &table.pages[0].rows {
+            let (Some(0), Some(Unit::Head(head))) = (row.anchor.layer, row.anchor.unit) else {
+                continue;
+            };
+            let Entry::Number(size) = row.entries[1] else {
+                panic!("a size")
+            };
+            // Behind a norm of the write, taking a head away changes its scale as well.
+            if card.norms_writes {
+                continue;
+            }
+            let without = edited(prompt(LENGTH), &[&format!("zero:{head}@z.0")]);
+            let lost = (add(&mut bench, &run) - add(&mut bench, &without)).unwrap();
+            let length = values(&lost.sqr().unwrap().sum_all().unwrap())[0].sqrt();
+            assert!(
+                (length - size).abs() < 1e-4 * size.max(1.0),
+                "{name}: {length} {size}"
+            );
+        }
+    }
+}
+
+/// I23: a wired head scores 1, an even one what the mean of its rows says.
+#[test]
+fn i23_scores_are_the_attention_to_what_the_kind_names() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let text = Repeated::random(&bench.model, 9, 5).unwrap();
+        assert_eq!(text.tokens.len(), text.first + 18);
+        assert_eq!(
+            text.tokens[text.first..text.first + 9],
+            text.tokens[text.first + 9..]
+        );
+        let run = Run::plain(text.tokens.clone());
+        let (first, period, length) = (text.first, text.period, text.tokens.len());
+        for score in [
+            Score::Induction,
+            Score::Previous,
+            Score::Duplicate,
+            Score::Sink,
+        ] {
+            let found = HeadScores::measure(&mut bench, score, &[(run.clone(), first)]).unwrap();
+            // The definitions by offsets, on the second copy.
+            let pairs: Vec<(usize, usize)> = match score {
+                Score::Induction => (first + period..length)
+                    .map(|i| (i, i + 1 - period))
+                    .collect(),
+                Score::Duplicate => (first + period..length).map(|i| (i, i - period)).collect(),
+                Score::Previous => (first + 1..length).map(|i| (i, i - 1)).collect(),
+                Score::Sink => (1..length).map(|i| (i, 0)).collect(),
+            };
+            assert_eq!(found.queries, pairs.len(), "{name} {score:?}");
+            for layer in 0..bench.model.card.layers {
+                let own = probs(&mut bench, &run, layer);
+                for (head, own) in own.iter().enumerate() {
+                    let sum: f64 = pairs.iter().map(|(i, j)| f64::from(own[*i][*j])).sum();
+                    let expected = sum / pairs.len() as f64;
+                    let gap = (found.values[layer][head] - expected).abs();
+                    assert!(gap < 1e-6, "{name} {score:?}: {gap}");
+                }
+                let window = bench.model.transformer.blueprint.layers[layer].window;
+                let seen = |i: usize| window.map_or(i + 1, |w| w.min(i + 1));
+                let even = pairs.iter().filter(|(i, j)| j + seen(*i) > *i);
+                let even: f64 = even.map(|(i, _)| 1.0 / seen(*i) as f64).sum();
+                let gap = (found.even[layer] - even / pairs.len() as f64).abs();
+                assert!(gap < 1e-9, "{name} {score:?}: {gap}");
+            }
+        }
+        // Queries that are nothing read evenly what they see.
+        let even = edited(text.tokens.clone(), &["zero@q.*"]);
+        let found = HeadScores::measure(&mut bench, Score::Induction, &[(even, first)]).unwrap();
+        for (row, even) in found.values.iter().zip(&found.even) {
+            assert!(
+                row.iter().all(|v| (v - even).abs() < 1e-6),
+                "{name}: {row:?} {even}"
+            );
+        }
+        let figure = observe(
+            &mut bench,
+            &Run::plain(vec![]),
+            &[("show", "scores"), ("period", "9")],
+        );
+        let scores = grid(&figure);
+        assert_eq!(scores.cells.len(), bench.model.card.heads);
+        assert_eq!(scores.cells[1][0].anchor.unit, Some(Unit::Head(1)));
+        assert!(figure.notes.iter().any(|n| n.contains("null")));
+    }
+}
+
+/// Cutting all but a token's predecessor, itself too weak to matter, makes a previous-token head of every head.
+#[test]
+fn a_head_that_can_read_only_one_token_scores_one() {
+    let mut bench = demo();
+    let text = Repeated::random(&bench.model, 6, 1).unwrap();
+    let length = text.tokens.len();
+    let mut edits: Vec<String> = Vec::new();
+    for query in 2..length {
+        edits.push(format!("cut:1=0..{}@attn_scores.3:{query}", query - 1));
+    }
+    let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
+    let run = edited(text.tokens.clone(), &edits);
+    let own = probs(&mut bench, &run, 3);
+    let found = HeadScores::measure(&mut bench, Score::Previous, &[(run, 1)]).unwrap();
+    let both: f64 = (2..length)
+        .map(|i| f64::from(own[1][i][i - 1]) + f64::from(own[1][i][i]))
+        .sum::<f64>()
+        / (length - 2) as f64;
+    assert!((both - 1.0).abs() < 1e-6, "nothing else is left: {both}");
+    let itself: f64 =
+        (2..length).map(|i| f64::from(own[1][i][i])).sum::<f64>() / (length - 2) as f64;
+    assert!((found.values[3][1] - (1.0 - itself)).abs() < 1e-6);
+}
+
+/// T60.
+#[test]
+fn t60_a_cut_hides_what_it_says_and_nothing_else() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let text = prompt(LENGTH);
+        let run = Run::plain(text.clone());
+        let wanted = [
+            Site::AttnScores.at(1),
+            Site::AttnProbs.at(1),
+            Site::Z.at(1),
+            Site::V.at(1),
+            Site::ResidPre.at(1),
+            Site::Logits.at(0),
+        ];
+        let get = |bench: &mut Bench, edits: &[&str], at: usize| {
+            let run = edited(text.clone(), edits);
+            let recording = bench.record(&run, &wanted).unwrap();
+            recording.get(wanted[at]).unwrap().clone()
+        };
+        let logits = |bench: &mut Bench, edits: &[&str]| get(bench, edits, 5);
+        let plain = bench.record(&run, &wanted).unwrap();
+        let own = plain.get(wanted[5]).unwrap();
+        // Nothing cut is nothing changed.
+        for nothing in [
+            "cut:0=3..6@attn_scores.1*0",
+            "cut:0=20..24@attn_scores.1:3..9",
+            "cut:0=last@attn_scores.1",
+        ] {
+            assert!(
+                same_bits(&logits(&mut bench, &[nothing]), own),
+                "{name} {nothing}"
+            );
+        }
+        // One head, one rectangle: -inf there, every other score keeps its bits, rows sum to one.
+        let cut = ["cut:1=3..6@attn_scores.1:8..12"];
+        let (before, after) = (plain.get(wanted[0]).unwrap(), get(&mut bench, &cut, 0));
+        let (before, after) = (
+            before.to_vec3::<f32>().unwrap(),
+            after.to_vec3::<f32>().unwrap(),
+        );
+        let rows = get(&mut bench, &cut, 1).to_vec3::<f32>().unwrap();
+        for head in 0..bench.model.card.heads {
+            for query in 0..LENGTH {
+                let sum: f32 = rows[head][query].iter().sum();
+                assert!((sum - 1.0).abs() < 1e-5, "{name}");
+                for source in 0..LENGTH {
+                    let (a, b) = (before[head][query][source], after[head][query][source]);
+                    let inside = head == 1 && (8..12).contains(&query) && (3..6).contains(&source);
+                    if inside {
+                        assert_eq!(b, f32::NEG_INFINITY, "{name}");
+                        assert_eq!(rows[head][query][source], 0.0, "{name}");
+                    } else {
+                        assert_eq!(a.to_bits(), b.to_bits(), "{name} {head} {query} {source}");
+                    }
+                }
+            }
+        }
+        // I25: no logit before the first query changes, later ones do.
+        let changed = logits(&mut bench, &cut);
+        assert!(same_bits(
+            &changed.narrow(0, 0, 8).unwrap(),
+            &own.narrow(0, 0, 8).unwrap()
+        ));
+        assert!(gap(&changed, own) > 0.0, "{name}: the cut does something");
+        // All sources cut: a head's result is its own value, as if the token stood alone.
+        let alone = get(&mut bench, &["cut@attn_scores.1"], 2)
+            .to_vec3::<f32>()
+            .unwrap();
+        let v = plain.get(wanted[3]).unwrap().to_vec3::<f32>().unwrap();
+        let group =
+            bench.model.transformer.blueprint.heads / bench.model.transformer.blueprint.kv_heads;
+        for (position, heads) in alone.iter().enumerate() {
+            for (head, z) in heads.iter().enumerate() {
+                let near = z.iter().zip(&v[position][head / group]);
+                assert!(
+                    near.into_iter().all(|(a, b)| (a - b).abs() < 1e-5),
+                    "{name}"
+                );
+            }
+        }
+        // Half a cut halves the odds.
+        let half = get(&mut bench, &["cut:0=3@attn_scores.1:9*0.5"], 1);
+        let half = half.to_vec3::<f32>().unwrap()[0][9].clone();
+        let full = plain.get(wanted[1]).unwrap().to_vec3::<f32>().unwrap()[0][9].clone();
+        let odds = |row: &[f32]| row[3] / row[9];
+        assert!((odds(&half) / odds(&full) - 0.5).abs() < 1e-4, "{name}");
+    }
+}
+
+#[test]
+fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let edits: Vec<Edit> = [
+            "cut:0=2..5@attn_scores.*",
+            "cut:1=1@attn_scores.0:generated",
+        ]
+        .map(|e| e.parse().unwrap())
+        .to_vec();
+        let schedule = Schedule::always(edits);
+        let text = prompt(7);
+        let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
+        let mut steps = Vec::new();
+        for _ in 0..5 {
+            steps.push(writer.step(&mut bench, &Needs::default()).unwrap());
+        }
+        // Token by token through the cache, beside an unedited run in the same batch, and in one pass: the same (I20).
+        let run = writer.run.clone();
+        let at = [Site::Logits.at(0), Site::AttnProbs.at(0)];
+        let whole = bench.record(&run, &at).unwrap();
+        let last = steps.last().unwrap();
+        let logits = whole.get(at[0]).unwrap();
+        let own = values(&logits.get(run.tokens.len() - 1).unwrap());
+        let gap = own.iter().zip(&last.logits).map(|(a, b)| (a - b).abs());
+        assert!(gap.fold(0.0, f32::max) < 1e-4, "{name}");
+        let receipts = bench.receipts(&run).unwrap();
+        // The share of attention that moved, over layers and queries, by hand.
+        let plain = bench.record(&run.unedited(), &at).unwrap();
+        let seen = plain.get(at[1]).unwrap().to_vec3::<f32>().unwrap();
+        let window = bench.model.transformer.blueprint.layers[0].window;
+        let seen_from = |query: &usize| window.is_none_or(|w| 1 + w > *query);
+        let moved: Vec<f32> = (7..run.tokens.len())
+            .filter(seen_from)
+            .map(|query| seen[1][query][1])
+            .collect();
+        let expected = moved.iter().sum::<f32>() / moved.len() as f32;
+        assert_eq!(receipts[1].fired, moved.len(), "{name}: {:?}", receipts[1]);
+        // A head that reads nothing of the other head's edges: layer 0 is untouched by what is cut in it elsewhere.
+        assert!(
+            (receipts[1].relative - expected).abs() < 1e-5,
+            "{name}: {:?}",
+            receipts[1]
+        );
+        assert!(
+            receipts[0].null.is_some() && receipts[0].kl.is_some(),
+            "{name}"
+        );
+        assert!(receipts[0].kl.unwrap() > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
+    let mut bench = demo();
+    let run = |edit: &str| edited(vec![0, 5, 6, 7], &[edit]);
+    for (edit, why) in [
+        ("cut:9=1@attn_scores.0", "past the end"),
+        ("cut:0=1@attn_scores.0*2", "at most everything"),
+        ("cut:0=text:\"zebra\"@attn_scores.0", "occurs in the prompt"),
+        ("cut:0=1@attn_scores.99", "layers"),
+    ] {
+        let error = bench.receipts(&run(edit)).unwrap_err().to_string();
+        assert!(error.contains(why), "{edit}: {error}");
+    }
+    let receipts = bench.receipts(&run("cut:0=3@attn_scores.1")).unwrap();
+    assert_eq!(receipts[0].fired, 0);
+    assert!(
+        receipts[0].why.contains("always reads itself"),
+        "{}",
+        receipts[0].why
+    );
+}
+
+/// O11 on patterns: a sink changes no colour.
+#[test]
+fn a_sink_has_no_part_in_the_colours() {
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(LENGTH));
+        let reach = |figure: &Figure| match grid(figure).scale {
+            Scale::Range { hi, .. } => hi,
+            other => panic!("{other:?}"),
+        };
+        let at = [("show", "pattern"), ("layer", "1"), ("value", "value")];
+        let plain = observe(&mut bench, &run, &at);
+        // The first value a thousand times as long: nobody else's edges change.
+        let loud = edited(prompt(LENGTH), &["scale@v.1:0*1000"]);
+        let sunk = observe(&mut bench, &loud, &at);
+        assert_eq!(reach(&plain), reach(&sunk));
+        assert_ne!(grid(&plain).cells[0], grid(&sunk).cells[0]);
+        assert_eq!(grid(&plain).cells[1..], grid(&sunk).cells[1..]);
+        let counted = [at.to_vec(), vec![("first", "counted")]].concat();
+        let counted = observe(&mut bench, &loud, &counted);
+        assert!(reach(&counted) > 100.0 * reach(&sunk));
+    }
+}
+
+#[test]
+fn wrong_questions_get_a_sentence() {
+    let mut bench = demo();
+    let attention = instrument("attention").unwrap();
+    let run = Run::plain(vec![0, 5, 6]);
+    for (arguments, why) in [
+        (vec![("show", "pattern")], "one layer"),
+        (
+            vec![("show", "pattern"), ("layer", "0"), ("head", "7")],
+            "head from 0 to 3",
+        ),
+        (
+            vec![("show", "pattern"), ("layer", "0"), ("value", "entropy")],
+            "no entropy",
+        ),
+        (
+            vec![("show", "scores"), ("period", "400")],
+            "fit into the context",
+        ),
+    ] {
+        let mut given = Arguments::default();
+        for (name, value) in &arguments {
+            given = given.with(name, value);
+        }
+        let error = attention
+            .observe(&run, &given, &mut bench)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{arguments:?}: {error}");
+    }
+    // A text without a repetition has nothing to copy, and the figure says so.
+    let figure = observe(&mut bench, &run, &[("show", "scores"), ("on", "prompt")]);
+    assert!(figure.notes.iter().any(|n| n.contains("repeats itself")));
+}
+
+/// The heads found by score are those whose silence breaks copying.
+#[test]
+fn the_demo_s_induction_heads_are_those_that_copying_needs() {
+    let mut bench = demo();
+    let texts: Vec<Repeated> = (11..15)
+        .map(|seed| Repeated::random(&bench.model, 20, seed).unwrap())
+        .collect();
+    assert!(
+        texts.iter().all(|t| t.first == 1 && t.tokens[0] == 0),
+        "BOS"
+    );
+    let runs: Vec<(Run, usize)> = texts
+        .iter()
+        .map(|t| (Run::plain(t.tokens.clone()), t.first))
+        .collect();
+    let found = HeadScores::measure(&mut bench, Score::Induction, &runs).unwrap();
+    let top = found.top(4);
+    println!("induction {top:.3?}, evenly {:.3}", found.even[0]);
+    assert!(
+        top[2].1 > 0.7 && top[3].1 < 0.2,
+        "three heads stand out: {top:?}"
+    );
+    let heads: Vec<(usize, usize)> = top[..3].iter().map(|(head, _)| *head).collect();
+    let all = Copying::measure(&mut bench, &texts, &[]).unwrap();
+    let without = Copying::measure(&mut bench, &texts, &silenced(&heads)).unwrap();
+    println!("copying {all:?}, without {heads:?} {without:?}");
+    assert!(all.right > 0.95 && all.probability > 0.9, "{all:?}");
+    assert!(
+        without.right < 0.1 && without.probability < 0.05,
+        "{without:?}"
+    );
+    for seed in 0..8 {
+        let others = other_heads(&bench, &heads, seed);
+        let null = Copying::measure(&mut bench, &texts, &silenced(&others)).unwrap();
+        println!("without {others:?} {null:?}");
+        assert!(null.right > 0.5, "{others:?}: {null:?}");
+    }
+    // The head before them reads the token before; without it they find nothing.
+    let previous = HeadScores::measure(&mut bench, Score::Previous, &runs).unwrap();
+    let (head, score) = previous.top(1)[0];
+    assert!(
+        score > 0.9 && head.0 < heads.iter().map(|h| h.0).min().unwrap(),
+        "{head:?}"
+    );
+    let edit = silenced(&[head]);
+    let blind: Vec<(Run, usize)> = runs
+        .iter()
+        .map(|(run, first)| {
+            let schedule = Schedule::always(edit.clone());
+            (
+                Run {
+                    schedule,
+                    ..run.clone()
+                },
+                *first,
+            )
+        })
+        .collect();
+    let lost = HeadScores::measure(&mut bench, Score::Induction, &blind).unwrap();
+    for (layer, head) in &heads {
+        let (with, without) = (found.values[*layer][*head], lost.values[*layer][*head]);
+        assert!(without < 0.3 * with, "{layer}.{head}: {with} {without}");
+    }
+}
+
+fn knock(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+    let mut given = Arguments::default();
+    for (name, value) in arguments {
+        given = given.with(name, value);
+    }
+    let knockout = instrument("knockout").unwrap();
+    knockout.observe(run, &given, bench).unwrap()
+}
+
+/// Every cell is the run with the cut that it names switched on as an edit.
+#[test]
+fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        // Edits of the run stay in force beside the cuts.
+        let text = prompt(9);
+        let run = edited(text.clone(), &["scale@mlp_out.0*1.2"]);
+        let layers = bench.model.card.layers;
+        let probability = |bench: &mut Bench, cut: &str| {
+            let edits = ["scale@mlp_out.0*1.2", cut];
+            let run = edited(text.clone(), &edits);
+            let mut row = bench.last_logits(&run).unwrap();
+            log_softmax(&mut row);
+            row[7].exp()
+        };
+        let base = probability(&mut bench, "scale@mlp_out.0*1");
+        for (targets, window) in [("last", 1), ("3..9", 2)] {
+            let window = window.to_string();
+            let arguments = [
+                ("token", "#7"),
+                ("targets", targets),
+                ("sources", "a=1..3; b=6"),
+                ("window", window.as_str()),
+            ];
+            let figure = knock(&mut bench, &run, &arguments);
+            assert!(figure.check.unwrap().passed(), "{name}: {:?}", figure.check);
+            let grid = grid(&figure);
+            let mut moved = 0.0f32;
+            for (column, sources) in [(0, "1..3"), (1, "6")] {
+                assert_eq!(grid.columns[column].label, ["a", "b"][column]);
+                for layer in 0..layers {
+                    let last = (layer + window.parse::<usize>().unwrap() / 2).min(layers - 1);
+                    let cut = format!("cut:={sources}@attn_scores.{layer}-{last}:{targets}");
+                    let expected = probability(&mut bench, &cut) - base;
+                    let cell = &grid.cells[column][layer];
+                    assert!(
+                        (cell.value - expected).abs() < 1e-5,
+                        "{name} {cut}: {} {expected}",
+                        cell.value
+                    );
+                    assert_eq!(cell.anchor.layer, Some(layer as u16));
+                    moved = moved.max(cell.value.abs());
+                }
+            }
+            assert!(moved > 1e-6, "{name}: the cuts do something");
+        }
+        let heads = knock(
+            &mut bench,
+            &run,
+            &[
+                ("token", "#7"),
+                ("by", "head"),
+                ("sources", "1..3; 6"),
+                ("window", "1"),
+                ("value", "relative"),
+            ],
+        );
+        let grid = grid(&heads);
+        assert_eq!(grid.columns.len(), bench.model.card.heads);
+        let edits = [
+            "scale@mlp_out.0*1.2",
+            "cut:1=1..3@attn_scores.1:last",
+            "cut:1=6@attn_scores.1:last",
+        ];
+        let mut row = bench.last_logits(&edited(text.clone(), &edits)).unwrap();
+        log_softmax(&mut row);
+        let expected = row[7].exp() / base - 1.0;
+        assert!((grid.cells[1][1].value - expected).abs() < 1e-5, "{name}");
+        assert_eq!(grid.cells[1][1].anchor.unit, Some(Unit::Head(1)));
+    }
+}
+
+/// The country is read by the induction heads, in their layer and in no other; the null loses nothing.
+#[test]
+fn the_demo_reads_the_subject_where_its_heads_do() {
+    let mut bench = demo();
+    let text = "The capital of the country of Marco Silva is";
+    let run = Run::plain(bench.model.encode(text, false).unwrap());
+    let arguments = [
+        ("sources", "subject=Marco Silva; rest; start=0"),
+        ("window", "2"),
+    ];
+    let figure = knock(&mut bench, &run, &arguments);
+    let grid = grid(&figure);
+    let labels: Vec<&str> = grid.columns.iter().map(|c| c.label.as_str()).collect();
+    assert_eq!(labels, ["subject", "rest", "start"]);
+    let subject: Vec<f32> = grid.cells[0].iter().map(|c| c.value).collect();
+    println!("subject by layer {subject:.3?}");
+    let lowest = subject.iter().copied().fold(0.0, f32::min);
+    assert!(lowest < -0.5, "{subject:?}");
+    assert!(
+        grid.cells[2].iter().all(|c| c.value.abs() < 0.2),
+        "what begins the text says nothing"
+    );
+    assert!(figure.notes.iter().any(|n| n.contains("strongest")));
+    let knockout = instrument("knockout").unwrap();
+    for (name, value, why) in [
+        ("sources", "zebra", "occurs in the prompt"),
+        ("sources", "last", "always reads itself"),
+        ("sources", "1..9; rest", "other groups leave"),
+        ("targets", "0", "before them"),
+        ("targets", "99", "positions of this text"),
+        ("heads", "0,9", "heads from 0 to 3"),
+    ] {
+        let arguments = Arguments::default().with(name, value);
+        let error = knockout.observe(&run, &arguments, &mut bench).unwrap_err();
+        assert!(error.to_string().contains(why), "{name}={value}: {error}");
+    }
+}

@@ -1,0 +1,451 @@
+//! Replacing and reading on: every trial against the whole run with the same values put in, on every family.
+
+use candle_core::{DType, Device, Tensor};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::direction::{Direction, Origin};
+use lmscope::lab::replace::{Reading, Replay, Slot, Trial};
+use lmscope::lab::run::{Patch, Run};
+use lmscope::model::site::{Address, Site};
+
+use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
+
+/// Numbers that are nobody's state, of the size of a state.
+fn noise(seed: u64, width: usize) -> Tensor {
+    let number = |i: usize| {
+        let mixed = (seed + 1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add((i as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9));
+        ((mixed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0
+    };
+    let numbers: Vec<f32> = (0..width).map(number).collect();
+    Tensor::new(numbers.as_slice(), &Device::Cpu).unwrap()
+}
+
+/// The logits of a trial by reading the whole run again with the same values put in, alone.
+fn whole(bench: &mut Bench, run: &Run, read: usize, trial: &[Slot]) -> Vec<f32> {
+    let patches: Vec<Patch> = trial
+        .iter()
+        .map(|slot| {
+            assert!(slot.head.is_none());
+            Patch {
+                at: slot.at,
+                position: slot.position,
+                row: None,
+                value: slot.value.clone(),
+            }
+        })
+        .collect();
+    bench.reruns(run, read, &patches, 1).unwrap().remove(0)
+}
+
+fn gap(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+fn collect(replay: &Replay, bench: &Bench, trials: &[Trial]) -> Vec<Vec<f32>> {
+    let mut out = vec![Vec::new(); trials.len()];
+    let mut take = |i: usize, row: &[f32]| {
+        assert!(out[i].is_empty(), "every trial is handed over once");
+        out[i] = row.to_vec();
+        Ok(())
+    };
+    replay.logits_of(bench, trials, &mut take).unwrap();
+    out
+}
+
+/// Trials of every kind that a family offers, over several layers and positions: one slot, several, none.
+fn trials(bench: &Bench, length: usize) -> Vec<Trial> {
+    let layers = bench.model.card.layers;
+    let slot = |at: Address, position: usize, seed: usize| {
+        Slot::new(at, position, noise(seed as u64, bench.model.width(at.site)))
+    };
+    let mut out: Vec<Trial> = vec![vec![]];
+    let sites = [
+        Site::ResidPre,
+        Site::AttnIn,
+        Site::Q,
+        Site::K,
+        Site::V,
+        Site::Z,
+        Site::AttnOut,
+        Site::AttnAdd,
+        Site::ResidMid,
+        Site::MlpAct,
+        Site::MlpOut,
+        Site::ResidPost,
+    ];
+    for layer in 0..layers {
+        for (i, site) in sites.iter().enumerate() {
+            let at = site.at(layer);
+            if bench.model.offers(at).is_ok() {
+                out.push(vec![slot(at, length - 1 - (i + layer) % 4, i)]);
+            }
+        }
+    }
+    let last = Site::ResidPost.at(layers - 1);
+    out.push(vec![slot(Site::Embed.at(0), length - 6, 30)]);
+    out.push(vec![slot(Site::Logits.at(0), length - 1, 31)]);
+    out.push(vec![slot(last, length - 1, 32)]);
+    // Earlier than anything else, several in one row, the higher block first.
+    out.push(vec![
+        slot(Site::ResidPost.at(1), 2, 33),
+        slot(Site::ResidPost.at(0), length - 2, 34),
+        slot(Site::MlpOut.at(0), length - 3, 35),
+        slot(Site::ResidPre.at(1), length - 1, 36),
+    ]);
+    out
+}
+
+const EDITS: &[&[&str]] = &[
+    &[],
+    &[
+        "scale@attn_out.0*1.3",
+        "zero:1,2@mlp_out.1:3..30",
+        "scale:0@resid_pre.1*2",
+        "set:3=0.4@resid_post.0:last",
+        "scale:0,1@resid_post.1:last*0.5",
+    ],
+];
+
+#[test]
+fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
+    // Longer than every window and than the original length of the dynamic rotations.
+    for mut bench in every_family() {
+        for length in [1, 11, 40] {
+            for edits in EDITS {
+                let run = edited(prompt(length), edits);
+                let from = if length == 1 { 0 } else { 1 };
+                let mut all = if length == 1 {
+                    let at = Site::ResidPost.at(0);
+                    vec![vec![Slot::new(at, 0, noise(1, bench.model.card.d_model))]]
+                } else {
+                    trials(&bench, length)
+                };
+                let reading = Reading {
+                    from,
+                    ..Reading::default()
+                };
+                let replay = bench.replay(&run, reading).unwrap();
+                let found = collect(&replay, &bench, &all);
+                let plain = whole(&mut bench, &run, length - 1, &[]);
+                assert!(gap(&replay.logits, &plain) < 1e-5);
+                let (mut moved, count) = (0, all.len());
+                for (trial, found) in all.drain(..).zip(&found) {
+                    let expected = whole(&mut bench, &run, length - 1, &trial);
+                    let reach = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
+                    let error = gap(found, &expected) / reach;
+                    let what: Vec<String> = trial
+                        .iter()
+                        .map(|s| format!("{}@{}", s.at, s.position))
+                        .collect();
+                    assert!(
+                        error < 1e-5,
+                        "{} {length} {edits:?} {what:?}: {error}",
+                        bench.model.card.name
+                    );
+                    moved += usize::from(gap(found, &plain) > 1e-4);
+                }
+                // What lies in the last block before the last position is read by nothing.
+                assert!(2 * moved >= count, "{moved} of {count} trials do something");
+            }
+        }
+    }
+}
+
+#[test]
+fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
+    for mut bench in every_family() {
+        let length = 30;
+        let run = Run::plain(prompt(length));
+        let width = bench.model.card.d_model;
+        let own = vec![
+            Slot::new(Site::Embed.at(0), 4, noise(50, width)),
+            Slot::new(Site::MlpOut.at(1), 9, noise(51, width)),
+            Slot::new(Site::ResidPost.at(0), 12, noise(52, width)),
+        ];
+        for read in [14, 20] {
+            let reading = Reading {
+                put: own.clone(),
+                from: 6,
+                read: Some(read),
+                wanted: &[Site::Z.at(1)],
+            };
+            let replay = bench.replay(&run, reading).unwrap();
+            assert!(gap(&replay.logits, &whole(&mut bench, &run, read, &own)) < 1e-5);
+            let all: Vec<Trial> = vec![
+                vec![Slot::new(Site::ResidPost.at(0), 8, noise(1, width))],
+                vec![Slot::new(Site::AttnOut.at(1), 14, noise(2, width))],
+                vec![Slot::new(Site::ResidPost.at(0), 12, noise(3, width))],
+                vec![Slot::new(Site::MlpOut.at(1), 9, noise(4, width))],
+            ];
+            for (trial, found) in all.iter().zip(collect(&replay, &bench, &all)) {
+                let both = [own.clone(), trial.clone()].concat();
+                let expected = whole(&mut bench, &run, read, &both);
+                assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
+            }
+            // What it kept is what the run had, here with slots of its own.
+            assert!(
+                replay.value(Site::Z.at(0), 8, None).is_err(),
+                "not asked for"
+            );
+            let z = replay.value(Site::Z.at(1), 8, None).unwrap();
+            let same = vec![vec![Slot::new(Site::Z.at(1), 8, z)]];
+            let found = collect(&replay, &bench, &same);
+            assert!(gap(&found[0], &replay.logits) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_head_is_replaced_alone() {
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(12));
+        let heads = bench.model.card.heads;
+        let width = bench.model.transformer.blueprint.head_dim;
+        let (at, position) = (Site::Z.at(0), 8);
+        let wanted = [at];
+        let reading = Reading {
+            from: 5,
+            wanted: &wanted,
+            ..Reading::default()
+        };
+        let replay = bench.replay(&run, reading).unwrap();
+        let whole_z = replay.value(at, position, None).unwrap();
+        for head in [0, heads - 1] {
+            let value = noise(head as u64, width);
+            let own = replay.value(at, position, Some(head)).unwrap();
+            assert_eq!(
+                values(&own),
+                values(&whole_z)[head * width..(head + 1) * width]
+            );
+            let slot = |value: Tensor| {
+                vec![Slot {
+                    at,
+                    position,
+                    head: Some(head),
+                    value,
+                }]
+            };
+            let found = collect(&replay, &bench, &[slot(value.clone()), slot(own)]);
+            let mut all = values(&whole_z);
+            all[head * width..(head + 1) * width].copy_from_slice(&values(&value));
+            let all = Tensor::new(all.as_slice(), &Device::Cpu).unwrap();
+            let expected = whole(&mut bench, &run, 11, &[Slot::new(at, position, all)]);
+            assert!(gap(&found[0], &expected) < 1e-5);
+            assert!(gap(&found[1], &replay.logits) < 1e-5 && gap(&found[0], &replay.logits) > 1e-4);
+        }
+    }
+}
+
+#[test]
+fn t56_a_state_put_back_where_it_was_changes_nothing() {
+    for mut bench in every_family() {
+        let (layers, length) = (bench.model.card.layers, 30);
+        for edits in EDITS {
+            let run = edited(prompt(length), edits);
+            for position in [length - 1, 21] {
+                let reading = Reading {
+                    from: position,
+                    ..Reading::default()
+                };
+                let replay = bench.replay(&run, reading).unwrap();
+                let all: Vec<Trial> = (0..layers)
+                    .map(|l| {
+                        let state = replay.state(l, position).unwrap();
+                        vec![Slot::new(Site::ResidPost.at(l), position, state)]
+                    })
+                    .collect();
+                for (layer, found) in collect(&replay, &bench, &all).iter().enumerate() {
+                    assert!(gap(found, &replay.logits) < 1e-5, "{layer} at {position}");
+                }
+                // The same kernels, the same bits: rows of one pass, and the pass over the whole text.
+                let twice = [all.clone(), all.clone()].concat();
+                let found = collect(&replay, &bench, &twice);
+                for (a, b) in found[..layers].iter().zip(&found[layers..]) {
+                    assert!(gap(a, b) < 1e-6);
+                }
+                for (layer, trial) in all.iter().enumerate() {
+                    let at = Site::ResidPost.at(layer);
+                    let recording = bench.record(&run, &[at]).unwrap();
+                    let state = recording.get(at).unwrap().get(position).unwrap();
+                    let same = whole(
+                        &mut bench,
+                        &run,
+                        length - 1,
+                        &[Slot::new(at, position, state)],
+                    );
+                    let plain = whole(&mut bench, &run, length - 1, &[]);
+                    assert!(
+                        same.iter()
+                            .zip(&plain)
+                            .all(|(a, b)| a.to_bits() == b.to_bits())
+                    );
+                    // One layer off is another run.
+                    let off = if layer == 0 { 1 } else { layer - 1 };
+                    let moved = vec![Slot::new(
+                        Site::ResidPost.at(off),
+                        position,
+                        trial[0].value.clone(),
+                    )];
+                    let found = gap(&collect(&replay, &bench, &[moved])[0], &replay.logits);
+                    assert!(found > 1e-4 || position + 1 < length);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn texts_go_on_as_whole_reruns_would() {
+    // Across the length at which dynamic rotations change (24 and 32 tokens), and past every window.
+    for mut bench in every_family() {
+        for (length, edits) in [(22, EDITS[0]), (29, EDITS[1])] {
+            let run = edited(prompt(length), edits);
+            let width = bench.model.card.d_model;
+            let slot = |layer, position, seed| {
+                Slot::new(Site::ResidPost.at(layer), position, noise(seed, width))
+            };
+            let all: Vec<Trial> = vec![
+                vec![],
+                vec![slot(0, length - 1, 1)],
+                vec![slot(1, length - 1, 2)],
+                vec![slot(1, length - 5, 3)],
+                vec![slot(0, length - 5, 4), slot(1, length - 2, 5)],
+            ];
+            let reading = Reading {
+                from: length - 5,
+                ..Reading::default()
+            };
+            let replay = bench.replay(&run, reading).unwrap();
+            let mut out = vec![(Vec::new(), Vec::new()); all.len()];
+            replay
+                .texts_of(&bench, &all, 7, &mut |i, first, written| {
+                    out[i] = (first.to_vec(), written.to_vec());
+                    Ok(())
+                })
+                .unwrap();
+            for (trial, (first, written)) in all.iter().zip(&out) {
+                assert_eq!(written.len(), 7);
+                let expected = whole(&mut bench, &run, length - 1, trial);
+                assert!(gap(first, &expected) < 1e-5);
+                let mut longer = run.clone();
+                for id in written {
+                    let logits = whole(&mut bench, &longer, longer.tokens.len() - 1, trial);
+                    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    // A tie to rounding may fall either way.
+                    assert!(
+                        best - logits[*id as usize] < 1e-4,
+                        "{} {length} at {}",
+                        bench.model.card.name,
+                        longer.tokens.len()
+                    );
+                    longer.tokens.push(*id);
+                }
+            }
+            let early = Reading {
+                from: 0,
+                read: Some(5),
+                ..Reading::default()
+            };
+            let replay = bench.replay(&run, early).unwrap();
+            let error = replay.texts_of(&bench, &all, 2, &mut |_, _, _| Ok(()));
+            assert!(error.unwrap_err().to_string().contains("the last"));
+        }
+    }
+}
+
+#[test]
+fn under_a_condition_trials_are_read_whole() {
+    for mut bench in dense_families() {
+        let width = bench.model.card.d_model;
+        let direction = Direction {
+            rows: vec![(Site::ResidPre.at(0), values(&noise(9, width)))],
+            origin: Origin::default(),
+        };
+        bench.directions.insert("d".into(), direction);
+        let edits = [
+            "add:d@resid_pre.1*0.7 when d@resid_pre.0>0",
+            "scale@mlp_out.1*1.2",
+        ];
+        let run = edited(prompt(12), &edits);
+        let replay = bench
+            .replay(
+                &run,
+                Reading {
+                    from: 3,
+                    ..Reading::default()
+                },
+            )
+            .unwrap();
+        // One slot turns the condition itself, the other leaves it as it is.
+        let all: Vec<Trial> = vec![
+            vec![Slot::new(Site::Embed.at(0), 5, noise(9, width))],
+            vec![Slot::new(
+                Site::Embed.at(0),
+                5,
+                (noise(9, width) * -1.0).unwrap(),
+            )],
+            vec![Slot::new(Site::ResidPost.at(0), 11, noise(3, width))],
+            vec![],
+        ];
+        for (trial, found) in all.iter().zip(collect(&replay, &bench, &all)) {
+            let expected = whole(&mut bench, &run, 11, trial);
+            assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_numbers() {
+    let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+    let run = Run::plain(prompt(9));
+    let width = bench.model.card.d_model;
+    let replay = bench
+        .replay(
+            &run,
+            Reading {
+                from: 4,
+                ..Reading::default()
+            },
+        )
+        .unwrap();
+    let refused = |slot: Slot| {
+        let mut nothing = |_: usize, _: &[f32]| Ok(());
+        let error = replay.logits_of(&bench, &[vec![slot]], &mut nothing);
+        error.unwrap_err().to_string()
+    };
+    let at = Site::ResidPost.at(0);
+    let short = refused(Slot::new(at, 5, noise(1, width - 1)));
+    assert!(short.contains(&width.to_string()), "{short}");
+    assert!(refused(Slot::new(at, 3, noise(1, width))).contains("position 3"));
+    assert!(refused(Slot::new(at, 9, noise(1, width))).contains("4 to 8"));
+    let probs = Slot::new(Site::AttnProbs.at(0), 5, noise(1, 9));
+    assert!(refused(probs).contains("Use z"));
+    let head = Slot {
+        head: Some(99),
+        ..Slot::new(Site::Z.at(0), 5, noise(1, 8))
+    };
+    assert!(refused(head).contains("99"));
+    let far = Slot::new(Site::ResidPost.at(99), 5, noise(1, width));
+    assert!(refused(far).contains("layers"));
+    for reading in [
+        Reading {
+            from: 9,
+            ..Reading::default()
+        },
+        Reading {
+            read: Some(9),
+            ..Reading::default()
+        },
+    ] {
+        let Err(error) = bench.replay(&run, reading) else {
+            panic!("refused")
+        };
+        assert!(error.to_string().contains("0 to 8"));
+    }
+    assert_eq!(noise(1, 4).dtype(), DType::F32);
+}

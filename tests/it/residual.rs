@@ -1,0 +1,485 @@
+//! The residual stream as a sum: on every family, against brute force, under edits, and refused where there is no sum.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::attribution::{Attribution, Part, Question};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::direction::{Direction, Origin};
+use lmscope::lab::figure::{Body, Figure, Scale};
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::Sampling;
+use lmscope::lab::schedule::Schedule;
+use lmscope::lab::target::Target;
+use lmscope::lab::writer::Writer;
+use lmscope::lab::writes::{of_attention, of_mlp};
+use lmscope::model::blueprint::NormKind;
+use lmscope::model::families::FAMILIES;
+use lmscope::model::load::Options;
+use lmscope::model::site::Site;
+
+use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
+
+const LENGTH: usize = 30;
+
+fn pair() -> Question {
+    Question {
+        target: Some(Target {
+            token: 3,
+            less: Some(11),
+        }),
+        centred: false,
+    }
+}
+
+fn one() -> Question {
+    Question {
+        target: Some(Target::one(7)),
+        centred: false,
+    }
+}
+
+fn observe(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+    let mut given = Arguments::default();
+    for (name, value) in arguments {
+        given = given.with(name, value);
+    }
+    instrument("residual")
+        .unwrap()
+        .observe(run, &given, bench)
+        .unwrap()
+}
+
+/// Rows of a recorded address at one position, f32.
+fn row(bench: &mut Bench, run: &Run, site: Site, layer: usize, position: usize) -> Vec<f32> {
+    let at = site.at(layer);
+    let recording = bench.record(run, &[at]).unwrap();
+    values(&recording.get(at).unwrap().get(position).unwrap())
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let both = a.iter().zip(b);
+    both.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+fn near(found: f32, expected: f64, reach: f32, what: &str) {
+    let gap = (f64::from(found) - expected).abs();
+    assert!(
+        gap <= 2e-5 * f64::from(reach.max(1.0)),
+        "{what}: {found} is not {expected}"
+    );
+}
+
+fn sum(whole: &Attribution, i: usize) -> f64 {
+    whole.shares[i].iter().map(|s| f64::from(s.effect)).sum()
+}
+
+#[test]
+fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let raw = bench.record(&run, &[Site::LogitsRaw.at(0)]).unwrap();
+        let raw = raw.get(Site::LogitsRaw.at(0)).unwrap().to_vec2::<f32>();
+        let (raw, scale) = (raw.unwrap(), bench.model.transformer.blueprint.logit_scale);
+        let known = bench.model.known_tokens();
+        for question in [pair(), one(), Question::default()] {
+            let whole = bench.attribute(&run, 0..LENGTH, question).unwrap();
+            assert!(whole.check.passed(), "{name}: {:?}", whole.check);
+            assert!(whole.check.tolerance < 1e-2, "{name}: {:?}", whole.check);
+            assert!(whole.stream_error <= 1e-5, "{name}: {}", whole.stream_error);
+            for (i, logits) in raw.iter().enumerate() {
+                let target = whole.targets[i];
+                let own = f64::from(target.of(logits)) * scale;
+                let reach = logits.iter().fold(0f32, |m, v| m.max(v.abs())) * scale as f32;
+                near(whole.logits[i], own, reach, &name);
+                near(sum(&whole, i) as f32, own, reach, &name);
+                if question.target.is_none() {
+                    let best = logits[..known].iter().copied().fold(f32::MIN, f32::max);
+                    assert_eq!(logits[target.token as usize], best, "{name}");
+                }
+            }
+        }
+        let centred = Question {
+            centred: true,
+            ..one()
+        };
+        let whole = bench.attribute(&run, 5..9, centred).unwrap();
+        assert!(whole.check.passed(), "{name}: {:?}", whole.check);
+        for (i, logits) in raw[5..9].iter().enumerate() {
+            let mean = logits[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64;
+            let own = (f64::from(logits[7]) - mean) * scale;
+            near(sum(&whole, i) as f32, own, 10.0, &name);
+        }
+    }
+}
+
+/// Every part by the formula, in f64, from the weights themselves: nothing of the code under test but the recording.
+#[test]
+fn t35_every_part_is_what_the_formula_says() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let layers = bench.model.card.layers;
+        let whole = bench.attribute(&run, 0..LENGTH, pair()).unwrap();
+        let transformer = bench.model.transformer.clone();
+        let shape = &transformer.blueprint;
+        let table = transformer.head.weight().unwrap();
+        let table = match &transformer.project_out {
+            Some(p) => table.matmul(&p.weight().unwrap()).unwrap(),
+            None => table,
+        };
+        let table = table.to_vec2::<f32>().unwrap();
+        let gain = values(&transformer.norm.gain);
+        for position in [0, 1, LENGTH - 1] {
+            let end = row(&mut bench, &run, Site::ResidPost, layers - 1, position);
+            let mean = |v: &[f32]| match transformer.norm.kind {
+                NormKind::Layer => v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64,
+                NormKind::Rms | NormKind::Identity => 0.0,
+            };
+            let middle = mean(&end);
+            let square = end
+                .iter()
+                .map(|x| (f64::from(*x) - middle).powi(2))
+                .sum::<f64>();
+            let size = (square / end.len() as f64 + transformer.norm.epsilon).sqrt();
+            let size = if transformer.norm.kind == NormKind::Identity {
+                1.0
+            } else {
+                size
+            };
+            let by_hand = |part: &[f32]| -> f64 {
+                let middle = mean(part);
+                let each = part.iter().zip(&gain).enumerate();
+                let each = each.map(|(i, (c, g))| {
+                    let u = f64::from(table[3][i]) - f64::from(table[11][i]);
+                    (f64::from(*c) - middle) / size * f64::from(*g) * u
+                });
+                each.sum::<f64>() * shape.logit_scale
+            };
+            let mut stream = row(&mut bench, &run, Site::Embed, 0, position);
+            let embed = by_hand(&stream);
+            let found: f32 = [Part::Embed, Part::Token, Part::Position]
+                .iter()
+                .map(|p| whole.effect(position, *p))
+                .sum();
+            near(found, embed, 10.0, &format!("{name} embed"));
+            for layer in 0..layers {
+                let writes = [
+                    (Site::AttnAdd, Part::Attention(layer)),
+                    (Site::MlpAdd, Part::Mlp(layer)),
+                ];
+                for (site, part) in writes {
+                    let own = row(&mut bench, &run, site, layer, position);
+                    let what = format!("{name} {} at {position}", part.name());
+                    near(whole.effect(position, part), by_hand(&own), 10.0, &what);
+                    let k = whole.parts.iter().position(|p| *p == part).unwrap();
+                    let share = whole.shares[position][k];
+                    let size = dot(&own, &own).sqrt();
+                    near(share.size, size, size as f32, &what);
+                    let cosine = dot(&own, &stream) / size / dot(&stream, &stream).sqrt();
+                    near(share.cosine, cosine, 1.0, &what);
+                    stream.iter_mut().zip(&own).for_each(|(x, c)| *x += c);
+                }
+            }
+            let shares: f32 = whole.shares[position].iter().map(|s| s.share).sum();
+            near(shares, 1.0, 1.0, &name);
+        }
+        let learned = transformer.positions.is_some();
+        assert_eq!(whole.parts.contains(&Part::Position), learned, "{name}");
+        let biased = transformer.norm.bias.is_some();
+        assert_eq!(whole.parts.contains(&Part::NormBias), biased, "{name}");
+    }
+}
+
+#[test]
+fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let layers: Vec<usize> = (0..bench.model.card.layers).collect();
+        let normed = bench.model.card.norms_writes;
+        let shape = bench.model.transformer.blueprint.clone();
+        let wanted = [
+            of_attention(&layers, normed, true),
+            of_attention(&layers, normed, false),
+        ];
+        let recording = bench.record(&run, &wanted.concat()).unwrap();
+        let first = LENGTH - 4;
+        let whole = bench.attribute(&run, first..LENGTH, pair()).unwrap();
+        for layer in layers {
+            let heads = whole.heads(&bench, &run, &recording, layer).unwrap();
+            assert!(!heads.edited);
+            let direction = whole.directions.to_vec2::<f32>().unwrap();
+            for i in 0..4 {
+                assert!(heads.rest[i].abs() <= heads.tolerance, "{name}: {heads:?}");
+                assert!(heads.tolerance < 1e-3, "{name}: {heads:?}");
+                let z = row(&mut bench, &run, Site::Z, layer, first + i);
+                let out = row(&mut bench, &run, Site::AttnOut, layer, first + i);
+                let scale = bench.model.transformer.attention_scale(layer, &out);
+                for (head, z) in z.chunks(shape.head_dim).enumerate() {
+                    let transformer = &bench.model.transformer;
+                    let written = transformer.head_write(layer, head, z).unwrap();
+                    let added = transformer.head_added(layer, &written, scale).unwrap();
+                    let expected = dot(&added, &direction[i]);
+                    near(heads.values[i][head], expected, 1.0, &name);
+                }
+            }
+            let sources = whole.sources(&bench, &run, &recording, layer, 3).unwrap();
+            assert!(sources.rest[0].abs() <= sources.tolerance, "{name}");
+            assert_eq!(sources.values[0].len(), shape.heads * LENGTH);
+            for head in 0..shape.heads {
+                let own = &sources.values[0][head * LENGTH..][..LENGTH];
+                let all: f64 = own.iter().map(|v| f64::from(*v)).sum();
+                near(heads.values[3][head], all, 1.0, &name);
+            }
+            // A value set to nothing takes exactly what was read from its position, and only from its heads.
+            let (source, group) = (LENGTH - 2, shape.heads / shape.kv_heads);
+            let cut = format!("zero:0@v.{layer}:{source}");
+            let without = edited(prompt(LENGTH), &[&cut]);
+            let before = row(&mut bench, &run, Site::Z, layer, LENGTH - 1);
+            let after = row(&mut bench, &without, Site::Z, layer, LENGTH - 1);
+            let out = row(&mut bench, &run, Site::AttnOut, layer, LENGTH - 1);
+            let scale = bench.model.transformer.attention_scale(layer, &out);
+            for head in 0..shape.heads {
+                let span = head * shape.head_dim..(head + 1) * shape.head_dim;
+                let lost: Vec<f32> = before[span.clone()]
+                    .iter()
+                    .zip(&after[span])
+                    .map(|(b, a)| b - a)
+                    .collect();
+                let transformer = &bench.model.transformer;
+                let written = transformer.head_write(layer, head, &lost).unwrap();
+                let added = transformer.head_added(layer, &written, scale).unwrap();
+                let expected = if head < group {
+                    dot(&added, &direction[3])
+                } else {
+                    assert!(lost.iter().all(|v| *v == 0.0), "{name}");
+                    continue;
+                };
+                let found = sources.values[0][head * LENGTH + source];
+                near(found, expected, 1.0, &format!("{name} {layer}.{head}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn t37_neurons_sum_to_their_mlp() {
+    for mut bench in dense_families() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let layers: Vec<usize> = (0..bench.model.card.layers).collect();
+        let wanted = of_mlp(&layers, bench.model.card.norms_writes);
+        let recording = bench.record(&run, &wanted).unwrap();
+        let whole = bench.attribute(&run, LENGTH - 3..LENGTH, one()).unwrap();
+        for layer in layers {
+            let pieces = whole.neurons(&bench, &run, &recording, layer).unwrap();
+            let direction = whole.directions.to_vec2::<f32>().unwrap();
+            for i in 0..3 {
+                assert!(pieces.rest[i].abs() <= pieces.tolerance, "{name}: {layer}");
+                let position = LENGTH - 3 + i;
+                let acts = row(&mut bench, &run, Site::MlpAct, layer, position);
+                let out = row(&mut bench, &run, Site::MlpOut, layer, position);
+                let transformer = &bench.model.transformer;
+                let factor = transformer.write_factor(layer, &out);
+                for neuron in [0, 5, acts.len() - 1] {
+                    let vector = values(&transformer.value_vector(layer, neuron).unwrap());
+                    let expected = dot(&vector, &direction[i]) * f64::from(acts[neuron] * factor);
+                    near(pieces.values[i][neuron], expected, 1.0, &name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let width = bench.model.card.d_model;
+        let vector: Vec<f32> = (0..width).map(|i| (i * 7919 % 13) as f32 - 6.0).collect();
+        let direction = Direction {
+            rows: vec![(Site::ResidPre.at(0), vector)],
+            origin: Origin::default(),
+        };
+        bench.directions.insert("d".into(), direction);
+        let mid = bench.model.offers(Site::ResidMid.at(0)).is_ok();
+        let mut edits = vec![
+            "add:d@resid_pre.1:last",
+            "scale@resid_post.0*1.5",
+            "scale@resid_post.1*0.5",
+            "scale@attn_out.0*3",
+            "scale:0@embed*0.5",
+        ];
+        if mid {
+            edits.push("zero:1,2@resid_mid.1");
+        }
+        let run = edited(prompt(LENGTH), &edits);
+        let whole = bench.attribute(&run, 0..LENGTH, pair()).unwrap();
+        assert!(whole.check.passed(), "{name}: {:?}", whole.check);
+        assert!(whole.stream_error < 1e-5, "{name}: {}", whole.stream_error);
+        let k = |at| whole.parts.iter().position(|p| *p == Part::Edits(at));
+        let added = k(Site::ResidPre.at(1)).unwrap();
+        assert_eq!(whole.shares[4][added].effect, 0.0, "{name}");
+        assert!(whole.shares[LENGTH - 1][added].size > 1.0, "{name}");
+        assert_eq!(k(Site::ResidMid.at(1)).is_some(), mid, "{name}");
+        assert!(k(Site::AttnOut.at(0)).is_none());
+        // The write is attributed as it was edited, and its heads say that they do not make it up.
+        let wanted = of_attention(&[0], bench.model.card.norms_writes, false);
+        let recording = bench.record(&run, &wanted).unwrap();
+        let heads = whole.heads(&bench, &run, &recording, 0).unwrap();
+        assert!(heads.edited, "{name}");
+        for by in ["head", "source"] {
+            let figure = observe(&mut bench, &run, &[("by", by), ("token", "#7")]);
+            assert!(figure.check.unwrap().passed(), "{name} {by}");
+            let said = figure
+                .notes
+                .iter()
+                .any(|n| n.contains("edits of the writes"));
+            assert_eq!(said, heads.rest[LENGTH - 1].abs() > 0.0, "{name} {by}");
+        }
+        // Live figures record other sites and come to the same sum.
+        let residual = instrument("residual").unwrap();
+        let arguments = Arguments::default().with("token", "#7");
+        let needs = residual.live(&bench.model.card, &arguments).unwrap();
+        let schedule = run.schedule.clone();
+        let text = prompt(LENGTH);
+        let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
+        let step = writer.step(&mut bench, &needs).unwrap();
+        let live = residual.column(&step, &arguments, &mut bench).unwrap();
+        assert!(live.check.unwrap().passed(), "{name}: {:?}", live.check);
+        let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+        let effects = |figure: &Figure| -> f64 {
+            let Body::Series(series) = &figure.body else {
+                panic!("a series")
+            };
+            let curve = &series.curves[0];
+            let (sum, total) = (curve.sum(), curve.total.unwrap());
+            assert!((sum - total).abs() < 1e-3, "{name}: {sum} {total}");
+            f64::from(total)
+        };
+        let both = (effects(&live), effects(&whole));
+        assert!((both.0 - both.1).abs() < 1e-3, "{name}: {both:?}");
+        // A bar for a head of one layer, and one for what the edit of the write made of them.
+        let figure = observe(
+            &mut bench,
+            &run,
+            &[("by", "head"), ("layer", "0"), ("token", "#7")],
+        );
+        assert!((effects(&figure)).is_finite());
+        let mut twice = live;
+        twice.append(whole.clone());
+        assert_eq!(twice.body, whole.body, "a waterfall is of one position");
+    }
+}
+
+#[test]
+fn live_pages_are_those_of_the_whole_figure() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let residual = instrument("residual").unwrap();
+        let arguments = Arguments::default().with("window", 8);
+        let needs = residual.live(&bench.model.card, &arguments).unwrap();
+        let text = prompt(5);
+        let mut writer =
+            Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
+        let step = writer.step(&mut bench, &needs).unwrap();
+        let live = residual.column(&step, &arguments, &mut bench).unwrap();
+        let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+        let (Body::Grid(live), Body::Grid(whole)) = (&live.body, &whole.body) else {
+            panic!("grids")
+        };
+        assert_eq!(live.rows, whole.rows, "{name}");
+        let last = whole.columns.len() - 1;
+        assert_eq!(live.columns[0], whole.columns[last], "{name}");
+        for (a, b) in live.cells[0].iter().zip(&whole.cells[last]) {
+            assert!((a.value - b.value).abs() < 1e-4, "{name}: {a:?} {b:?}");
+            assert_eq!(a.anchor, b.anchor);
+        }
+    }
+}
+
+#[test]
+fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
+    let mut capped = 0;
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(LENGTH));
+        let figure = observe(&mut bench, &run, &[("token", "#3")]);
+        let cap = bench.model.transformer.blueprint.logit_cap;
+        let said = figure.notes.iter().any(|n| n.contains("before the cap"));
+        assert_eq!(said, cap.is_some(), "{}", bench.model.card.name);
+        let Some(cap) = cap else { continue };
+        capped += 1;
+        let whole = bench.attribute(
+            &run,
+            LENGTH - 1..LENGTH,
+            Question {
+                target: Some(Target::one(3)),
+                centred: false,
+            },
+        );
+        let own = whole.unwrap().logits[0];
+        let seen = bench.last_logits(&run).unwrap()[3];
+        assert!((cap as f32 * (own / cap as f32).tanh() - seen).abs() < 1e-4);
+        assert!((own - seen).abs() > 1e-6, "the cap does something here");
+    }
+    assert!(capped > 0);
+}
+
+#[test]
+fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/opt_350m");
+    let mut bench = Bench::open(folder.to_str().unwrap(), &Options::default()).unwrap();
+    let run = Run::plain(vec![1, 2, 3]);
+    for by in ["layer", "head", "neuron", "source"] {
+        let arguments = Arguments::default().with("by", by).with("token", "#3");
+        let error = instrument("residual")
+            .unwrap()
+            .observe(&run, &arguments, &mut bench)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no sum of writes"), "{by}: {error}");
+    }
+}
+
+/// O11 on figures: whatever the first position holds, colours and everybody else's numbers stay.
+#[test]
+fn the_first_position_has_no_part_in_the_colours() {
+    let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
+    let mut bench = tiny(llama);
+    let width = bench.model.card.d_model;
+    let run = Run::plain(prompt(8));
+    let scale = |figure: &Figure| match &figure.body {
+        Body::Grid(grid) => grid.scale,
+        other => panic!("{other:?}"),
+    };
+    let loud = Tensor::full(300f32, width, &candle_core::Device::Cpu).unwrap();
+    let direction = Direction {
+        rows: vec![(Site::MlpAdd.at(1), values(&loud))],
+        origin: Origin::default(),
+    };
+    bench.directions.insert("loud".into(), direction);
+    for value in ["effect", "size"] {
+        let arguments = [("window", "8"), ("value", value), ("token", "#7")];
+        let plain = observe(&mut bench, &run, &arguments);
+        let last = bench.model.card.layers - 1;
+        // After the last block nobody reads it any more, so only the first column changes.
+        let edit = format!("add:loud@mlp_add.{last}:0");
+        let sunk = observe(&mut bench, &edited(prompt(8), &[&edit]), &arguments);
+        let (Scale::Range { hi: a, .. } | Scale::Diverging { reach: a }) = scale(&plain) else {
+            panic!("a scale with an end")
+        };
+        let (Scale::Range { hi: b, .. } | Scale::Diverging { reach: b }) = scale(&sunk) else {
+            panic!("a scale with an end")
+        };
+        assert_eq!(a, b, "{value}");
+        let (Body::Grid(plain), Body::Grid(sunk)) = (&plain.body, &sunk.body) else {
+            panic!("grids")
+        };
+        assert_ne!(plain.cells[0], sunk.cells[0], "{value}");
+        assert_eq!(plain.cells[1..], sunk.cells[1..], "{value}");
+    }
+}
