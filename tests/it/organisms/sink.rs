@@ -77,7 +77,6 @@ fn seen(figure: &Figure) -> String {
                 column.retain(|cell| after(&cell.anchor));
             }
         }
-        Body::Series(series) => Body::Series(series.clone()),
         Body::Table(table) => {
             table.pages.retain(|page| after(&page.anchor));
             for page in &mut table.pages {
