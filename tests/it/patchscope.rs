@@ -368,9 +368,10 @@ fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
     let pair = (Site::ResidPost.at(5), Site::ResidPost.at(0));
     let fit = fit.fit(pair).unwrap();
     assert!(
-        fit.residual <= fit.held_out && fit.held_out < 1.0,
+        fit.residual <= fit.held_out && fit.held_out < 0.5,
         "{fit:?}"
     );
+    println!("{fit:?}");
     assert!(fit.identity > fit.held_out, "{fit:?}");
 }
 
