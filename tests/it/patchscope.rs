@@ -153,11 +153,11 @@ fn t53_a_tokens_own_embedding_is_that_token() {
         let patched = written(
             &bench,
             &target,
-            4,
+            2,
             vec![put(Site::Embed.at(0), 4, value)],
             12,
         );
-        let meant = written(&bench, &other, 4, vec![], 12);
+        let meant = written(&bench, &other, 2, vec![], 12);
         assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
         assert!(same_bits(&patched.watched, &meant.watched));
         let plain = written(&bench, &target, 2, vec![], 1);
