@@ -172,7 +172,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
         Error::bad_file(path, what, next)
     };
     let file: File = toml::from_str(text).map_err(|e| {
-        let line = e.span().map(|s| text[..s.start].lines().count().max(1));
+        let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
         let place = line.map_or_else(String::new, |l| format!("line {l}: "));
         bad(format!("{place}{}", e.message().replace('\n', ", ")))
     })?;

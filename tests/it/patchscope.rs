@@ -9,6 +9,7 @@ use lmscope::lab::patch_map::{Map, Maps};
 use lmscope::lab::ridge::Affine;
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::log_softmax;
+use lmscope::lab::templates;
 use lmscope::model::site::{Address, Site};
 use lmscope::model::tap::Span;
 
@@ -152,14 +153,14 @@ fn t53_a_tokens_own_embedding_is_that_token() {
         let patched = written(
             &bench,
             &target,
-            4,
+            2,
             vec![put(Site::Embed.at(0), 4, value)],
             12,
         );
-        let meant = written(&bench, &other, 4, vec![], 12);
+        let meant = written(&bench, &other, 2, vec![], 12);
         assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
         assert!(same_bits(&patched.watched, &meant.watched));
-        let plain = written(&bench, &target, 4, vec![], 1);
+        let plain = written(&bench, &target, 2, vec![], 1);
         assert!(!same_bits(&patched.watched, &plain.watched));
     }
 }
@@ -367,9 +368,10 @@ fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
     let pair = (Site::ResidPost.at(5), Site::ResidPost.at(0));
     let fit = fit.fit(pair).unwrap();
     assert!(
-        fit.residual <= fit.held_out && fit.held_out < 1.0,
+        fit.residual <= fit.held_out && fit.held_out < 0.5,
         "{fit:?}"
     );
+    println!("{fit:?}");
     assert!(fit.identity > fit.held_out, "{fit:?}");
 }
 
@@ -514,6 +516,82 @@ fn sources_from_a_file_and_the_embedding_are_read() {
         .map(|p| text(&p.rows[0].entries[2]))
         .collect();
     assert_eq!(said, [": country in Asia,", ": kind of bird,"]);
+    // A token's embedding in the slot's place is the target with that token in it.
+    let meant = templates::find("world", "").unwrap().prompt;
+    let meant = meant.replace(", x", ", Japan");
+    let tokens = bench.model.encode(&meant, false).unwrap();
+    let meant = written(&bench, &tokens, tokens.len() - 1, vec![], 1);
+    let p = number(&table(&figure).pages[0].rows[0].entries[4]);
+    assert!((p - meant.first.top[0].1).abs() < 1e-7);
+}
+
+/// Sources of different numbers of tokens have targets of their own, and keep their place.
+#[test]
+fn subjects_of_any_length_stand_where_their_file_has_them() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.tsv");
+    let lines = "Mei Berg\tpilot\tThen we met Mei Berg\nrobin\tbird\tThe robin\nYuki Haddad\tpilot|Spain\tThen we met Yuki Haddad\n";
+    std::fs::write(&path, lines).unwrap();
+    let arguments = over(&path.display().to_string())
+        .with("slots", "each")
+        .with("show", "items")
+        .with("layer", "0");
+    let figure = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    let rows = &table(&figure).pages[0].rows;
+    for (row, (name, word)) in rows.iter().zip([
+        ("Mei Berg", "pilot from France"),
+        ("robin", "kind of bird"),
+        ("Yuki Haddad", "pilot from Spain"),
+    ]) {
+        assert_eq!(text(&row.entries[0]), name);
+        assert!(text(&row.entries[4]).contains(word), "{row:?}");
+        assert_eq!(row.anchor.layer, Some(0));
+    }
+}
+
+/// `templates.toml` in the user's folder is found, a template of its file comes first, and a broken one stops the command.
+#[test]
+#[cfg(target_os = "linux")]
+fn templates_of_the_config_folder_are_found() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("lmscope");
+    std::fs::create_dir(&folder).unwrap();
+    let say = || {
+        let arguments = [
+            "patchscope",
+            "demo",
+            "--from",
+            "The robin",
+            "--template",
+            "mine",
+            "--layer",
+            "0",
+            "--tokens",
+            "4",
+        ];
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"))
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home.path())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (run.status.success(), text(&run.stdout), text(&run.stderr))
+    };
+    let (fine, _, error) = say();
+    assert!(!fine && error.contains("`template` is `mine`"), "{error}");
+    let file = folder.join("templates.toml");
+    std::fs::write(
+        &file,
+        "[[template]]\nname = \"mine\"\nprompt = \"gold -> gold ; x\"",
+    )
+    .unwrap();
+    let (fine, said, error) = say();
+    assert!(fine && said.contains("-> robin"), "{said} {error}");
+    assert!(said.contains("patchscope · mine"), "{said}");
+    std::fs::write(&file, "[[template]]\nname = mine").unwrap();
+    let (fine, _, error) = say();
+    assert!(!fine && error.contains("templates.toml: line 2"), "{error}");
 }
 
 #[test]
