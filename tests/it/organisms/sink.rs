@@ -77,7 +77,6 @@ fn seen(figure: &Figure) -> String {
                 column.retain(|cell| after(&cell.anchor));
             }
         }
-        Body::Series(series) => Body::Series(series.clone()),
         Body::Table(table) => {
             table.pages.retain(|page| after(&page.anchor));
             for page in &mut table.pages {
@@ -127,6 +126,13 @@ fn arguments(name: &str) -> Vec<Arguments> {
             &["resid_pre", "resid_post"],
             &none.with("direction", "some"),
         ),
+        "lens" => {
+            let shows = ["probability", "rank", "reciprocal_rank", "entropy", "kl"];
+            let mut all = each("show", &shows, &none);
+            all.extend(each("site", &["resid_pre", "attn_add", "mlp_add"], &none));
+            all
+        }
+        "track" => each("show", &["logprob", "rank"], &none),
         "residual" => {
             let wide = none.clone().with("window", 64);
             let values = ["effect", "size", "cosine", "share"];
@@ -161,7 +167,7 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 2] = ["patchscope", "select"];
+const ELSEWHERE: [&str; 4] = ["patchscope", "select", "languages", "patching"];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
@@ -224,6 +230,23 @@ fn o11_a_sink_changes_no_description() {
     same(&a, &b, "patchscope");
     let bridge = super::two_hop::BRIDGES[world.first[4]].trim();
     assert!(a.contains(bridge), "{a}");
+}
+
+/// A subject under noise: its size comes of the embeddings, and what only begins a text is no word.
+#[test]
+fn o11_a_sink_changes_no_patching() {
+    let world = TwoHop::new(Layout::Llama, 1, 2);
+    let mut quiet = world.organism().open();
+    let mut loud = world.organism().loud().open();
+    let run = Run::plain(super::tokens(&quiet, &TwoHop::prompt(4)));
+    for (name, value) in [("corrupt", "Frost home"), ("subject", "Iris")] {
+        for site in ["resid", "attn", "mlp", "heads"] {
+            let given = Arguments::default().with(name, value).with("site", site);
+            let [a, b] =
+                [&mut quiet, &mut loud].map(|b| shown(b, "patching", &run, &given).unwrap());
+            same(&a, &b, &format!("{site} {name}"));
+        }
+    }
 }
 
 /// Means over a text and directions between prompts of different lengths, which the first token would carry away.
