@@ -1,4 +1,5 @@
-//! O1 and O10 by activation patching: which cells carry the answer from one prompt to another is known one by one.
+//! O1 and O10 by activation patching and by knockout: which cells carry the answer from one prompt to another, and which edges
+//! it needs, is known one by one.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +10,16 @@ use lmscope::lab::run::Run;
 
 use super::super::tools::edited;
 use super::repair::{self, ANSWERS, ASKED, BACKUP, FIRST};
-use super::two_hop::{LAYERS, LAYOUTS, TwoHop, run_of};
+use super::two_hop::{LAYERS, LAYOUTS, SUBJECTS, TwoHop, run_of};
 
-/// Shares by layer and column: a position, or a head.
-fn shares(bench: &mut Bench, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
-    let patching = instrument("patching").unwrap();
-    let figure = patching.observe(run, given, bench).unwrap();
+/// The cells of a heat map by layer and column: a position, or a head.
+fn cells(
+    of: &str,
+    bench: &mut Bench,
+    run: &Run,
+    given: &Arguments,
+) -> BTreeMap<(usize, usize), f32> {
+    let figure = instrument(of).unwrap().observe(run, given, bench).unwrap();
     let Body::Grid(grid) = &figure.body else {
         panic!("a heat map")
     };
@@ -67,7 +72,7 @@ fn o1_patching_follows_the_subject() {
                     .with("answer", &answers)
                     .with("site", site)
                     .with("way", way);
-                let found = shares(&mut bench, &run, &given);
+                let found = cells("patching", &mut bench, &run, &given);
                 exactly(&found, &carries, &format!("{layout:?} {site} {way}"));
             }
         }
@@ -89,9 +94,52 @@ fn o10_patching_finds_the_head_that_ablation_does_not_miss() {
                     .with("answer", format!("\"{}\" - \"{}\"", ANSWERS[2], ANSWERS[1]))
                     .with("site", "heads")
                     .with("way", way);
-                let found = shares(&mut bench, run, &given);
+                let found = cells("patching", &mut bench, run, &given);
                 exactly(&found, &[carrier], &format!("{layout:?} {way}"));
             }
+        }
+    }
+}
+
+/// What each knockout takes from an answer that is certain: all, or nothing.
+fn lost(bench: &mut Bench, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
+    // A model that knows nothing any more spreads over its vocabulary, and so keeps a little.
+    let most = 1.0 - 1.0 / (bench.model.card.vocab as f32 - 1.0);
+    let mut found = cells("knockout", bench, run, given);
+    found.values_mut().for_each(|change| *change /= -most);
+    found
+}
+
+#[test]
+fn o1_knockout_finds_the_one_edge_that_is_needed() {
+    for layout in LAYOUTS {
+        let world = TwoHop::new(layout, 1, 2);
+        let mut bench = world.open();
+        for subject in [0, 5] {
+            let run = run_of(&bench, subject);
+            let given = Arguments::default().with("window", 1);
+            let found = lost(&mut bench, &run, &given);
+            exactly(&found, &[(0, 1)], &format!("{layout:?} by source"));
+            let given = given.with("by", "head").with("sources", SUBJECTS[subject]);
+            let found = lost(&mut bench, &run, &given);
+            exactly(&found, &[(0, 1)], &format!("{layout:?} by head"));
+        }
+    }
+}
+
+/// One layer at a time nothing is lost, as one head stands in for the other; cut in both, everything is.
+#[test]
+fn o10_knockout_needs_a_window_over_both_heads() {
+    for layout in LAYOUTS {
+        let mut bench = repair::organism(layout).open();
+        let run = repair::run_of(&bench, 1);
+        let given = Arguments::default().with("sources", ASKED[1]);
+        let narrow = lost(&mut bench, &run, &given.clone().with("window", 1));
+        exactly(&narrow, &[], &format!("{layout:?}: a layer"));
+        let wide = lost(&mut bench, &run, &given.with("window", 3));
+        // Three layers around 0 and 1 hold both heads; around 2 the second alone.
+        for (at, change) in wide {
+            assert_eq!(change > 0.9, at.0 < 2, "{layout:?} {at:?}: {change}");
         }
     }
 }

@@ -132,6 +132,7 @@ fn arguments(name: &str) -> Vec<Arguments> {
             all.extend(each("site", &["resid_pre", "attn_add", "mlp_add"], &none));
             all
         }
+        "knockout" => each("value", &["change", "logprob"], &none),
         "track" => each("show", &["logprob", "rank"], &none),
         "residual" => {
             let wide = none.clone().with("window", 64);
