@@ -2,10 +2,14 @@
 //! direction, block [`TARGET`] takes it away and writes the Chinese one. In the `gpt2` layout: the latest word wins by a
 //! learned ramp.
 
+use std::fmt::Write as _;
+
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Figure, Series, Style};
 use lmscope::lab::run::Run;
 
-use super::{FREE, Layout, ONE, Organism, Size, lens, probabilities, said, tokens};
+use super::{FREE, Layout, ONE, Organism, Size, lens, probabilities, tokens};
 
 /// The block that writes English, and the one that replaces it.
 pub const PIVOT: usize = 2;
@@ -110,45 +114,140 @@ pub fn mass(bench: &Bench, row: &[f32], word: &str) -> f32 {
         .sum()
 }
 
-#[test]
-fn o6_thinks_in_english_from_the_pivot_until_the_target() {
-    let mut bench = organism().open();
+/// What a word's two tokens have together after a layer, in the language of a block that writes it, and in the other one.
+fn predicted(bench: &Bench, layer: usize) -> (f32, f32) {
     // All tokens but the one that begins a text.
     let vocab = bench.model.card.vocab as f32 - 1.0;
     let loud: f32 = NATS.iter().map(|n| n.exp()).sum();
+    let high = loud / (loud + vocab - 2.0);
+    let low = 2.0 / (loud + vocab - 2.0);
+    match layer {
+        ..PIVOT => (2.0 / vocab, 2.0 / vocab),
+        PIVOT..TARGET => (high, low),
+        _ => (low, high),
+    }
+}
+
+fn near(a: f32, b: f32) -> bool {
+    (a - b).abs() < 0.01
+}
+
+#[test]
+fn o6_thinks_in_english_from_the_pivot_until_the_target() {
+    let mut bench = organism().open();
+    let layers = bench.model.card.layers;
     for asked in 0..6 {
-        let solved = [(asked + 1) % 6, (asked + 3) % 6];
-        let run = translation(&bench, &solved, asked);
+        let run = translation(&bench, &[(asked + 1) % 6, (asked + 3) % 6], asked);
         assert_eq!(run.tokens.len(), 1 + 2 * 12 + 9, "one token a piece");
-        let rows = lens(&mut bench, &run, run.tokens.len() - 1);
+        let last = run.tokens.len() - 1;
+        let rows = lens(&mut bench, &run, last);
+        let given = Arguments::default();
+        let figure = instrument("lens")
+            .unwrap()
+            .observe(&run, &given, &mut bench);
+        let figure = figure.unwrap();
+        assert!(figure.check.unwrap().passed());
         let [_, english, chinese] = WORDS[asked];
-        for (layer, row) in rows.iter().enumerate() {
+        for layer in 0..layers {
+            let row = &rows[layer];
             let (en, zh) = (mass(&bench, row, english), mass(&bench, row, chinese));
-            let (high, low, none) = (
-                loud / (loud + vocab - 2.0),
-                2.0 / (loud + vocab - 2.0),
-                2.0 / vocab,
-            );
-            let expected = match layer {
-                ..PIVOT => (none, none),
-                PIVOT..TARGET => (high, low),
-                _ => (low, high),
-            };
-            let near = |a: f32, b: f32| (a - b).abs() < 0.01;
-            assert!(
-                near(en, expected.0) && near(zh, expected.1),
-                "{layer}: {en}, {zh}; {expected:?}"
-            );
-            let found = said(&bench, row);
+            let expected = predicted(&bench, layer);
+            let what = format!("{layer}: {en}, {zh}; {expected:?}");
+            assert!(near(en, expected.0) && near(zh, expected.1), "{what}");
+            let said = &figure.cell(layer as u16, last as u32).unwrap().label;
             match layer {
-                ..PIVOT => assert!(en < 0.1, "{layer}"),
-                PIVOT..TARGET => assert_eq!(found, format!(" {english}"), "{layer}"),
-                _ => assert_eq!(found, format!(" {chinese}"), "{layer}"),
+                ..PIVOT => assert!(en < 0.1, "{what}"),
+                PIVOT..TARGET => assert_eq!(said, &format!("␣{english}")),
+                _ => assert_eq!(said, &format!("␣{chinese}")),
             }
         }
-        let crossing = rows
-            .iter()
-            .position(|r| mass(&bench, r, chinese) > mass(&bench, r, english) + 1e-3);
-        assert_eq!(crossing, Some(TARGET));
     }
+}
+
+fn series(figure: &Figure) -> &Series {
+    match &figure.body {
+        Body::Series(series) => series,
+        _ => panic!("curves"),
+    }
+}
+
+/// A curve by the beginning of its name.
+fn curve<'a>(series: &'a Series, name: &str) -> &'a [f32] {
+    let found = series.curves.iter().find(|c| c.label.starts_with(name));
+    &found.unwrap_or_else(|| panic!("no curve {name}")).values
+}
+
+/// The layer from which on the second curve is above the first.
+fn crossing(before: &[f32], after: &[f32]) -> Option<usize> {
+    (0..before.len()).find(|l| (*l..before.len()).all(|i| after[i] > before[i]))
+}
+
+/// The experiment as a user does it: a word list, prompts made of it, and two curves that cross where the target is written.
+#[test]
+fn o6_languages_curves_cross_where_the_target_is_written() {
+    let mut bench = organism().open();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.csv");
+    let mut list = "English,中文,Français\n".to_string();
+    for [french, english, chinese] in WORDS {
+        writeln!(list, "{english},{chinese},{french}").unwrap();
+    }
+    std::fs::write(&file, list).unwrap();
+    let languages = instrument("languages").unwrap();
+    let given = Arguments::default().with("words", file.display());
+    let own = translation(&bench, &[0, 3], 5);
+    let tasks = [
+        (
+            Run::default(),
+            given.clone().with("task", "translate").with("shots", 2),
+        ),
+        (own, given.with("word", "neige")),
+    ];
+    for (run, given) in tasks {
+        let figure = languages.observe(&run, &given, &mut bench).unwrap();
+        let series = series(&figure);
+        assert_eq!(series.style, Style::Lines);
+        let (en, zh) = (curve(series, "English"), curve(series, "中文"));
+        assert_eq!(en.len(), LAYERS);
+        for (point, layer) in series.points.iter().zip(0..) {
+            assert_eq!(point.anchor.layer, Some(layer));
+            let expected = predicted(&bench, usize::from(layer));
+            let found = (en[usize::from(layer)], zh[usize::from(layer)]);
+            assert!(
+                near(found.0, expected.0) && near(found.1, expected.1),
+                "{layer}: {found:?}, not {expected:?}"
+            );
+        }
+        assert_eq!(crossing(en, zh), Some(TARGET));
+        // The language that was asked in is never answered in.
+        assert!(curve(series, "Français").iter().all(|p| *p < 0.1));
+    }
+}
+
+/// Two tokens followed through the layers, and the layer at which the answer settles.
+#[test]
+fn o6_is_followed_and_settles_where_the_target_is_written() {
+    let mut bench = organism().open();
+    let run = translation(&bench, &[1], 2);
+    let [_, english, chinese] = WORDS[2];
+    let given = Arguments::default().with("tokens", format!(" {english}| {chinese}"));
+    let figure = instrument("track")
+        .unwrap()
+        .observe(&run, &given, &mut bench);
+    let figure = figure.unwrap();
+    let series = series(&figure);
+    let (en, zh) = (&series.curves[0].values, &series.curves[1].values);
+    assert_eq!(crossing(en, zh), Some(TARGET));
+    assert!((PIVOT..TARGET).all(|l| en[l] > 0.5 && zh[l] < 0.1));
+    let settle = instrument("settle").unwrap();
+    let figure = settle
+        .observe(&run, &Arguments::default(), &mut bench)
+        .unwrap();
+    let Body::Table(table) = &figure.body else {
+        panic!("a table")
+    };
+    let last = table.pages[0].rows.last().unwrap();
+    let layer = Some(TARGET as u16);
+    let position = Some(run.tokens.len() as u32 - 1);
+    assert_eq!((last.anchor.layer, last.anchor.position), (layer, position));
 }

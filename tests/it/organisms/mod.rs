@@ -11,6 +11,7 @@ pub mod bilingual;
 mod echo;
 mod folder;
 pub mod induction;
+mod patching;
 pub mod repair;
 mod sink;
 pub mod two_hop;

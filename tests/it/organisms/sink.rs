@@ -131,6 +131,14 @@ fn arguments(name: &str) -> Vec<Arguments> {
             &["resid_pre", "resid_post"],
             &none.with("direction", "some"),
         ),
+        "lens" => {
+            let shows = ["probability", "rank", "reciprocal_rank", "entropy", "kl"];
+            let mut all = each("show", &shows, &none);
+            all.extend(each("site", &["resid_pre", "attn_add", "mlp_add"], &none));
+            all
+        }
+        "knockout" => each("value", &["change", "logprob"], &none),
+        "track" => each("show", &["logprob", "rank"], &none),
         "residual" => {
             let wide = none.clone().with("window", 64);
             let values = ["effect", "size", "cosine", "share"];
@@ -243,6 +251,19 @@ fn o11_a_sink_changes_nothing_of_what_noise_does() {
                 .with("samples", 2);
             let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, "patching", &p.run, &given));
             same(&a.unwrap(), &b.unwrap(), "patching");
+/// A subject under noise: its size comes of the embeddings, and what only begins a text is no word.
+#[test]
+fn o11_a_sink_changes_no_patching() {
+    let world = TwoHop::new(Layout::Llama, 1, 2);
+    let mut quiet = world.organism().open();
+    let mut loud = world.organism().loud().open();
+    let run = Run::plain(super::tokens(&quiet, &TwoHop::prompt(4)));
+    for (name, value) in [("corrupt", "Frost home"), ("subject", "Iris")] {
+        for site in ["resid", "attn", "mlp", "heads"] {
+            let given = Arguments::default().with(name, value).with("site", site);
+            let [a, b] =
+                [&mut quiet, &mut loud].map(|b| shown(b, "patching", &run, &given).unwrap());
+            same(&a, &b, &format!("{site} {name}"));
         }
     }
 }

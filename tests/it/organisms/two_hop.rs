@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::model::site::Site;
 
 use super::super::tools::edited;
 use super::{
-    END_ID, FREE, Layout, ONE, Organism, Size, best, lens, patched, probabilities, said, state,
-    tokens,
+    END_ID, FREE, Layout, ONE, Organism, Size, best, patched, probabilities, said, state, tokens,
 };
 
 /// Who is asked about, whom that leads to, and the answers.
@@ -235,8 +235,21 @@ fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
             let mut bench = world.open();
             for subject in 0..6 {
                 let run = run_of(&bench, subject);
-                let rows = lens(&mut bench, &run, 2);
-                let found: Vec<String> = rows.iter().map(|r| said(&bench, r)).collect();
+                let given = Arguments::default();
+                let figure = instrument("lens")
+                    .unwrap()
+                    .observe(&run, &given, &mut bench);
+                let figure = figure.unwrap();
+                assert!(figure.check.unwrap().passed());
+                let found: Vec<String> = (0..LAYERS)
+                    .map(|layer| {
+                        figure
+                            .cell(layer as u16, 2)
+                            .unwrap()
+                            .label
+                            .replace('␣', " ")
+                    })
+                    .collect();
                 let bridge = BRIDGES[world.first[subject]];
                 let expected = if hop1 == 2 {
                     [SUBJECTS[subject], SUBJECTS[subject], bridge, bridge]
