@@ -11,6 +11,7 @@ through the chat template with add_generation_prompt instead. How a row is score
 """
 import json
 import random
+import re
 from pathlib import Path
 
 import world
@@ -200,6 +201,17 @@ def two_hops():
     return out
 
 
+def gifts(items):
+    """Every sentence about a gift beside the same one with the other name as the giver, for `lmscope patching`."""
+    out = []
+    for item in items:
+        names = [w for w in item["prompt"].replace(",", " ").replace(".", " ").split() if w in world.NAMES]
+        giver = next(name for name in names if names.count(name) == 2)
+        before, after = item["prompt"].rsplit(giver, 1)
+        out.append({"clean": item["prompt"], "corrupt": before + item["answer"].strip() + after, "answer": item["answer"], "other": f" {giver}"})
+    return out
+
+
 def one_item_a_line(data):
     """JSON with a line for each item, so that changes can be read in a diff."""
     flat = lambda value: json.dumps(value, ensure_ascii=False)
@@ -262,10 +274,25 @@ def main():
     tasks |= {world.LANGUAGES[i].lower(): world.translation_pairs(0, i) for i in (1, 2)}
     for name, pairs in tasks.items():  # what `lmscope direction --demos` reads, input and output with a tab between
         (lists / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    scopes = data["patchscopes"]  # what `lmscope patchscope --attributes` reads: subject, answer, prompt
+    described = [(s["prompt"].split()[-1], s["read"].removeprefix(": "), s["prompt"]) for s in scopes["description"]["sources"]]
+    people = [(s["prompt"].removeprefix("Then we met "), s["read"].removeprefix(": "), s["prompt"])
+              for s in scopes["description_of_people"]["sources"]]
+    held = described[1::2]  # of these, the text that maps are fitted on says nothing
+    for name, lines in [("descriptions", described), ("descriptions_held", held), ("people", people)]:
+        (lists / f"{name}.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    texts = [item["prompt"] + item["answer"] for r in rows if r["score"] == "answer" for item in r["items"]]
+    texts += [prompt for _, _, prompt in described[::2]]
+    unsaid = {subject for subject, _, _ in held}
+    texts = [text.replace("\n", " ") for text in texts if not unsaid & set(re.findall(r"\w+", text))]
+    (lists / "map_text.txt").write_text("\n".join(texts[::3]) + "\n", encoding="utf-8")
     facts_file = lists / "facts.json"  # what `lmscope edit-value` reads
     facts_file.write_text("[\n" + ",\n".join(json.dumps(f, ensure_ascii=False) for f in known_facts()) + "\n]\n", encoding="utf-8")
     hops_file = lists / "hops.json"  # what `lmscope backpatch --questions` reads
     hops_file.write_text("[\n" + ",\n".join(json.dumps(h, ensure_ascii=False) for h in two_hops()) + "\n]\n", encoding="utf-8")
+    sentences = next(r["items"] for r in rows if r["row"] == "indirect_object")
+    gifts_file = lists / "gifts.json"  # what `lmscope patching --pairs` reads
+    gifts_file.write_text("[\n" + ",\n".join(json.dumps(g, ensure_ascii=False) for g in gifts(sentences)) + "\n]\n", encoding="utf-8")
     print({r["row"]: len(r["items"]) for r in rows}, out.stat().st_size)
 
 

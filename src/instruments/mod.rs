@@ -9,14 +9,20 @@ pub mod backpatch;
 pub mod dose;
 pub mod fact;
 pub mod heads;
+pub mod knockout;
+pub mod languages;
 pub mod lens;
 pub mod meters;
 pub mod neurons;
+pub mod patching;
 pub mod patchscope;
 pub mod promoters;
 pub mod residual;
 pub mod select;
+pub mod settle;
 pub mod sweep;
+pub mod track;
+pub mod trajectory;
 pub mod triggers;
 pub mod value;
 
@@ -229,10 +235,12 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
+    &patching::Patching,
     &sweep::Sweep,
     &heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &knockout::Knock,
     &value::Value,
     &triggers::Triggers,
     &promoters::Promoters,
@@ -240,6 +248,10 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &dose::Dose,
     &select::Select,
     &meters::Meters,
+    &track::Track,
+    &settle::Settle,
+    &trajectory::Trajectory,
+    &languages::Languages,
 ];
 
 /// Finds an instrument by name.

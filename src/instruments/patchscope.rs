@@ -20,6 +20,8 @@ use crate::lab::figure::Figure;
 use crate::lab::run::Run;
 use crate::lab::slots::Slots;
 use crate::lab::templates;
+use crate::lab::trials::Cost;
+use crate::model::Card;
 use plan::{Plan, Show};
 
 /// The instrument.
@@ -44,10 +46,46 @@ const PARAMETERS: &[Parameter] = &[
         about: "the target prompt: a built-in one, or yours from the library or from templates.toml in the config folder",
     },
     Parameter {
-        name: "library",
+        name: "layer",
+        kind: Kind::Layer,
+        default: "all",
+        about: "source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding",
+    },
+    Parameter {
+        name: "position",
+        kind: Kind::Position,
+        default: "-1",
+        about: "source position; a span A..B or token:\" text\" work too, a span with slots=each",
+    },
+    Parameter {
+        name: "target",
+        kind: Kind::Word(&["same", "all", "0", "-1"]),
+        default: "same",
+        about: "target layers: same as the source, same+2, same-1, all, 3, 2-5; -1 is the embedding",
+    },
+    Parameter {
+        name: "show",
+        kind: Kind::Choice(&Show::NAMES),
+        default: "table",
+        about: "table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list",
+    },
+    Parameter {
+        name: "tokens",
+        kind: Kind::Count { lo: 1, hi: 200 },
+        default: "12",
+        about: "how many tokens to write",
+    },
+    Parameter {
+        name: "answers",
         kind: Kind::Text,
         default: "",
-        about: "a TOML file of templates: [[template]] with name, prompt, slot and about",
+        about: "tokens separated by | whose probability as the first token is shown",
+    },
+    Parameter {
+        name: "slots",
+        kind: Kind::Choice(&Slots::NAMES),
+        default: "last",
+        about: "which occurrences of the slot: the last, all with the same state, or each with one of several source tokens",
     },
     Parameter {
         name: "prompt",
@@ -62,22 +100,28 @@ const PARAMETERS: &[Parameter] = &[
         about: "the text in the target whose last token is overwritten; the template knows its own, and x is usual",
     },
     Parameter {
-        name: "slots",
-        kind: Kind::Choice(&Slots::NAMES),
-        default: "last",
-        about: "which occurrences of the slot: the last, all with the same state, or each with one of several source tokens",
+        name: "null",
+        kind: Kind::Choice(&["no", "beside"]),
+        default: "no",
+        about: "beside: what the state of an unrelated text says in the same slot (a list of subjects always has it)",
     },
     Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding",
+        name: "map",
+        kind: Kind::Word(&["identity", "norm"]),
+        default: "identity",
+        about: "between source and target: identity, norm (scaled to what is replaced), a .safetensors file of affine maps, or a text file to fit them on",
     },
     Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "source position; a span A..B or token:\" text\" work too, a span with slots=each",
+        name: "ridge",
+        kind: Kind::Text,
+        default: "0.01",
+        about: "penalty of fitted maps, in mean squares of a coordinate; it draws them towards the identity",
+    },
+    Parameter {
+        name: "save",
+        kind: Kind::Text,
+        default: "",
+        about: "a .safetensors file to keep the fitted maps in",
     },
     Parameter {
         name: "from",
@@ -92,46 +136,10 @@ const PARAMETERS: &[Parameter] = &[
         about: "the site that states are taken from",
     },
     Parameter {
-        name: "target",
-        kind: Kind::Word(&["same", "all", "0", "-1"]),
-        default: "same",
-        about: "target layers: same as the source, same+2, same-1, all, 3, 2-5; -1 is the embedding",
-    },
-    Parameter {
         name: "into",
         kind: Kind::Choice(&PLACES),
         default: "resid_post",
         about: "the site that states are put into",
-    },
-    Parameter {
-        name: "map",
-        kind: Kind::Word(&["identity", "norm"]),
-        default: "identity",
-        about: "between source and target: identity, norm (scaled to what is replaced), a .safetensors file of affine maps, or a text file to fit them on",
-    },
-    Parameter {
-        name: "ridge",
-        kind: Kind::Text,
-        default: "0.001",
-        about: "penalty of fitted maps, in mean squares of a coordinate; it draws them towards the identity",
-    },
-    Parameter {
-        name: "save",
-        kind: Kind::Text,
-        default: "",
-        about: "a .safetensors file to keep the fitted maps in",
-    },
-    Parameter {
-        name: "show",
-        kind: Kind::Choice(&Show::NAMES),
-        default: "table",
-        about: "table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list",
-    },
-    Parameter {
-        name: "answers",
-        kind: Kind::Text,
-        default: "",
-        about: "tokens separated by | whose probability as the first token is shown",
     },
     Parameter {
         name: "attributes",
@@ -140,16 +148,10 @@ const PARAMETERS: &[Parameter] = &[
         about: "a file of subjects and answers (TSV or JSON): the share of subjects whose answer is said, by layer",
     },
     Parameter {
-        name: "null",
-        kind: Kind::Choice(&["no", "beside"]),
-        default: "no",
-        about: "beside: what the state of an unrelated text says in the same slot (a list of subjects always has it)",
-    },
-    Parameter {
-        name: "tokens",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many tokens to write",
+        name: "library",
+        kind: Kind::Text,
+        default: "",
+        about: "a TOML file of templates: [[template]] with name, prompt, slot and about",
     },
 ];
 
@@ -180,6 +182,16 @@ impl Instrument for Patchscope {
             .all(|name| arguments.text(self, name).is_empty())
     }
 
+    fn cost(&self, _tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+        let from = arguments.text(self, "from");
+        // How many sources a file holds is not known before it is read.
+        if from.starts_with('@') || !arguments.text(self, "attributes").is_empty() {
+            return None;
+        }
+        let (passes, tokens) = plan::size(self, arguments, card.layers)?;
+        Some(Cost { passes, tokens })
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let plan = Plan::new(self, run, arguments, bench)?;
@@ -189,8 +201,6 @@ impl Instrument for Patchscope {
             (true, Show::Table | Show::Items) => words::draw(&plan, run, bench)?,
             (false, show) => extract::draw(&plan, show, bench)?,
         };
-        let mut parameters = arguments.provenance(self);
-        parameters.push(("target prompt".into(), plan.template.prompt.clone()));
         let own = plan.sources.iter().any(|s| s.own);
         let unread = Run {
             seed: run.seed,
@@ -201,7 +211,7 @@ impl Instrument for Patchscope {
             body,
             notes: plan.notes(run).into_iter().chain(notes).collect(),
             check: None,
-            provenance: bench.provenance(if own { run } else { &unread }, parameters),
+            provenance: bench.provenance(if own { run } else { &unread }, plan.parameters),
         })
     }
 }

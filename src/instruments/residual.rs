@@ -210,11 +210,10 @@ impl Residual {
             sum.stream_error.max(1e-9)
         )];
         notes.push("direct effects alone: what later layers make of a write is theirs; the final norm's scale is held at what it was".into());
-        match shape.logit_cap {
-            Some(cap) => notes.push(format!(
+        if let Some(cap) = shape.logit_cap {
+            notes.push(format!(
                 "the logits of this model are capped softly at {cap}; attributed is the logit before the cap, where the sum is exact"
-            )),
-            None => {}
+            ));
         }
         if of.less.is_none() {
             notes.push(if arguments.text(self, "centred") == "yes" {

@@ -13,7 +13,6 @@ use candle_core::{DType, Device, Tensor};
 
 use super::bench::Bench;
 use super::figure::Check;
-use super::identities::slack;
 use super::op::Op;
 use super::run::Run;
 use super::sample::top;
@@ -21,13 +20,25 @@ use super::target::Target;
 use crate::error::{Error, Result};
 use crate::model::blueprint::Arrangement;
 use crate::model::site::{Address, Site};
+use crate::model::weights::Precision;
 use crate::model::{Card, Model};
 
 /// Rows that go through the unembedding at once.
 const CHUNK: usize = 64;
 
-/// What rounding may cost a sum of f32 products, relative to the sizes of what is multiplied.
-const EXACT: f32 = 2e-6;
+/// What rounding of f32 may cost a product, relative to the lengths of what is multiplied.
+const EXACT: f32 = 1e-6;
+
+/// What rounding may cost a logit, relative to the sum of the magnitudes that make it up: in f16 and bf16 the stream itself
+/// is rounded after every write, and kernels of few bits round what they multiply.
+pub fn rounding(model: &Model) -> f32 {
+    match model.transformer.precision {
+        Precision::Dense(DType::F32 | DType::F64) => 1e-5,
+        Precision::Dense(DType::BF16) => 2e-2,
+        Precision::Dense(_) => 2e-3,
+        Precision::Q8 | Precision::Stored(_) => 1e-3,
+    }
+}
 
 /// One summand of a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -230,9 +241,10 @@ impl Attribution {
             let sum: f64 = own.iter().map(|s| f64::from(s.effect)).sum();
             let length = u.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             let mass: f64 = own.iter().map(|s| f64::from(s.size) * length).sum();
+            let effects: f32 = own.iter().map(|s| s.effect.abs()).sum();
             check = check.worst(Check {
                 error: (sum - f64::from(logits[i])).abs() as f32,
-                tolerance: slack(model, EXACT) * (mass as f32).max(1.0),
+                tolerance: rounding(model) * effects.max(1.0) + EXACT * mass as f32,
             });
             shares.push(own);
         }

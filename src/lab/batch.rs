@@ -10,6 +10,7 @@ use candle_core::Tensor;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
+use super::edit::Edit;
 use super::positions::Positions;
 use super::run::{Keep, RunTap};
 use super::sample::{log_softmax, top};
@@ -33,8 +34,8 @@ pub struct Continuation {
 /// positions that a text names and conditions do not.
 fn alike(schedule: &Schedule) -> bool {
     let mut edits = schedule.spans().flat_map(|(_, edits)| edits);
-    edits
-        .all(|e| e.op.directed() && e.when.is_none() && !matches!(e.positions, Positions::Token(_)))
+    let named = |e: &Edit| matches!(e.positions, Positions::Token(_) | Positions::Text(_));
+    edits.all(|e| e.op.directed() && e.when.is_none() && !named(e))
 }
 
 /// Indices of prompts that may be read together: of equal length, a few at a time.

@@ -20,8 +20,8 @@ use crate::model::tap::Span;
 pub(super) struct Cut {
     /// Which query heads; empty for all.
     pub(super) heads: Vec<u32>,
-    /// Which positions cannot be read, resolved.
-    pub(super) sources: Positions,
+    /// Which positions cannot be read, resolved: those that any rule covers.
+    pub(super) sources: Vec<Positions>,
     /// How much of the odds is taken, at most 1.
     pub(super) strength: f64,
     /// How many positions a query of the layer sees, itself included; none for all.
@@ -45,8 +45,9 @@ impl Cut {
     /// The positions that a query cannot read, of those that it would see: never itself.
     pub(super) fn hidden(&self, query: usize, prompt: usize) -> Vec<usize> {
         let first = self.window.map_or(0, |w| (query + 1).saturating_sub(w));
+        let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
         let (hidden, mut others): (Vec<usize>, Vec<usize>) =
-            (first..query).partition(|source| self.sources.covers(*source, prompt));
+            (first..query).partition(|source| covers(*source));
         let Some(seed) = self.null else {
             return hidden;
         };
@@ -129,7 +130,7 @@ mod tests {
     fn cut(sources: Positions) -> Cut {
         Cut {
             heads: Vec::new(),
-            sources,
+            sources: vec![sources],
             strength: 1.0,
             window: None,
             null: None,

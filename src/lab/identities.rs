@@ -193,7 +193,7 @@ fn pass(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<Seen> {
 }
 
 /// What rounding may cost, relative to the largest entry: `exact` where everything is f32.
-pub(super) fn slack(model: &Model, exact: f32) -> f32 {
+fn slack(model: &Model, exact: f32) -> f32 {
     match model.transformer.precision {
         Precision::Dense(DType::F32 | DType::F64) => exact,
         Precision::Dense(DType::BF16) => 1e-1,

@@ -216,7 +216,7 @@ fn edges(
         at,
         change: Change::Cut(Cut {
             heads,
-            sources: sources.clone(),
+            sources: vec![sources.clone()],
             strength: f64::from(edit.strength),
             window: model.transformer.blueprint.layers[layer].window,
             null: match null {

@@ -7,9 +7,8 @@
 
 use candle_core::{DType, Tensor};
 
-use super::attribution::{Attribution, Part, edited, host};
+use super::attribution::{Attribution, Part, edited, host, rounding};
 use super::bench::Bench;
-use super::identities::slack;
 use super::run::{Recording, Run};
 use crate::error::Result;
 use crate::model::heads::Constants;
@@ -248,7 +247,7 @@ impl Attribution {
             bias,
             rest,
             edited: between.iter().any(|site| touched.contains(&site.at(layer))),
-            tolerance: slack(&bench.model, 1e-5) * mass,
+            tolerance: rounding(&bench.model) * mass,
         })
     }
 }

@@ -7,7 +7,7 @@ use lmscope::lab::edit::Edit;
 use lmscope::lab::figure::{Body, Entry, Figure, Grid, Scale, Unit};
 use lmscope::lab::head_scores::{Copying, HeadScores, Repeated, Score, other_heads, silenced};
 use lmscope::lab::run::Run;
-use lmscope::lab::sample::Sampling;
+use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
@@ -555,5 +555,125 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
     for (layer, head) in &heads {
         let (with, without) = (found.values[*layer][*head], lost.values[*layer][*head]);
         assert!(without < 0.3 * with, "{layer}.{head}: {with} {without}");
+    }
+}
+
+fn knock(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+    let mut given = Arguments::default();
+    for (name, value) in arguments {
+        given = given.with(name, value);
+    }
+    let knockout = instrument("knockout").unwrap();
+    knockout.observe(run, &given, bench).unwrap()
+}
+
+/// Every cell is the run with the cut that it names switched on as an edit.
+#[test]
+fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        // Edits of the run stay in force beside the cuts.
+        let text = prompt(9);
+        let run = edited(text.clone(), &["scale@mlp_out.0*1.2"]);
+        let layers = bench.model.card.layers;
+        let probability = |bench: &mut Bench, cut: &str| {
+            let edits = ["scale@mlp_out.0*1.2", cut];
+            let run = edited(text.clone(), &edits);
+            let mut row = bench.last_logits(&run).unwrap();
+            log_softmax(&mut row);
+            row[7].exp()
+        };
+        let base = probability(&mut bench, "scale@mlp_out.0*1");
+        for (targets, window) in [("last", 1), ("3..9", 2)] {
+            let window = window.to_string();
+            let arguments = [
+                ("token", "#7"),
+                ("targets", targets),
+                ("sources", "a=1..3; b=6"),
+                ("window", window.as_str()),
+            ];
+            let figure = knock(&mut bench, &run, &arguments);
+            assert!(figure.check.unwrap().passed(), "{name}: {:?}", figure.check);
+            let grid = grid(&figure);
+            let mut moved = 0.0f32;
+            for (column, sources) in [(0, "1..3"), (1, "6")] {
+                assert_eq!(grid.columns[column].label, ["a", "b"][column]);
+                for layer in 0..layers {
+                    let last = (layer + window.parse::<usize>().unwrap() / 2).min(layers - 1);
+                    let cut = format!("cut:={sources}@attn_scores.{layer}-{last}:{targets}");
+                    let expected = probability(&mut bench, &cut) - base;
+                    let cell = &grid.cells[column][layer];
+                    assert!(
+                        (cell.value - expected).abs() < 1e-5,
+                        "{name} {cut}: {} {expected}",
+                        cell.value
+                    );
+                    assert_eq!(cell.anchor.layer, Some(layer as u16));
+                    moved = moved.max(cell.value.abs());
+                }
+            }
+            assert!(moved > 1e-6, "{name}: the cuts do something");
+        }
+        let heads = knock(
+            &mut bench,
+            &run,
+            &[
+                ("token", "#7"),
+                ("by", "head"),
+                ("sources", "1..3; 6"),
+                ("window", "1"),
+                ("value", "relative"),
+            ],
+        );
+        let grid = grid(&heads);
+        assert_eq!(grid.columns.len(), bench.model.card.heads);
+        let edits = [
+            "scale@mlp_out.0*1.2",
+            "cut:1=1..3@attn_scores.1:last",
+            "cut:1=6@attn_scores.1:last",
+        ];
+        let mut row = bench.last_logits(&edited(text.clone(), &edits)).unwrap();
+        log_softmax(&mut row);
+        let expected = row[7].exp() / base - 1.0;
+        assert!((grid.cells[1][1].value - expected).abs() < 1e-5, "{name}");
+        assert_eq!(grid.cells[1][1].anchor.unit, Some(Unit::Head(1)));
+    }
+}
+
+/// The country is read by the induction heads, in their layer and in no other; the null loses nothing.
+#[test]
+fn the_demo_reads_the_subject_where_its_heads_do() {
+    let mut bench = demo();
+    let text = "The capital of the country of Marco Silva is";
+    let run = Run::plain(bench.model.encode(text, false).unwrap());
+    let arguments = [
+        ("sources", "subject=Marco Silva; rest; start=0"),
+        ("window", "2"),
+    ];
+    let figure = knock(&mut bench, &run, &arguments);
+    let grid = grid(&figure);
+    let labels: Vec<&str> = grid.columns.iter().map(|c| c.label.as_str()).collect();
+    assert_eq!(labels, ["subject", "rest", "start"]);
+    let subject: Vec<f32> = grid.cells[0].iter().map(|c| c.value).collect();
+    println!("subject by layer {subject:.3?}");
+    let lowest = subject.iter().copied().fold(0.0, f32::min);
+    assert!(lowest < -0.5, "{subject:?}");
+    assert!(
+        grid.cells[2].iter().all(|c| c.value.abs() < 0.2),
+        "what begins the text says nothing"
+    );
+    assert!(figure.notes.iter().any(|n| n.contains("strongest")));
+    let knockout = instrument("knockout").unwrap();
+    for (name, value, why) in [
+        ("sources", "zebra", "occurs in the prompt"),
+        ("sources", "last", "always reads itself"),
+        ("sources", "1..9; rest", "other groups leave"),
+        ("targets", "0", "before them"),
+        ("targets", "99", "positions of this text"),
+        ("heads", "0,9", "heads from 0 to 3"),
+    ] {
+        let arguments = Arguments::default().with(name, value);
+        let error = knockout.observe(&run, &arguments, &mut bench).unwrap_err();
+        assert!(error.to_string().contains(why), "{name}={value}: {error}");
     }
 }

@@ -89,7 +89,13 @@ const PARAMETERS: &[Parameter] = &[
         name: "reader",
         kind: Kind::Text,
         default: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x ->",
-        about: "the prompt that reads states in the trace; the last x is overwritten",
+        about: "the prompt that reads states in the trace; its slot is overwritten",
+    },
+    Parameter {
+        name: "slot",
+        kind: Kind::Text,
+        default: "x",
+        about: "the text in the reader whose last token is overwritten (last occurrence)",
     },
     Parameter {
         name: "questions",

@@ -64,7 +64,8 @@ pub fn trace(
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(bench, arguments.text(of, "reader"))?;
+    let slot = arguments.text(of, "slot");
+    let reader = Reader::new(bench, arguments.text(of, "reader"), slot)?;
     let other = of.unrelated(run, arguments, bench)?;
     let elsewhere = states(bench, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
@@ -90,12 +91,12 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(bench: &mut Bench, prompt: &str) -> Result<Self> {
+    fn new(bench: &mut Bench, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(bench.model.encode(prompt, false)?);
-        let slot = last_token_of(bench, &run.tokens, "reader", "x")?;
+        let slot = last_token_of(bench, &run.tokens, "slot", slot)?;
         if slot == 0 {
-            let expected = "a prompt whose last x is not its first token";
-            return Err(Error::argument("reader", prompt, expected));
+            let expected = "a text after the reader's first token, whose state is unlike any other";
+            return Err(Error::argument("slot", prompt, expected));
         }
         let replay = bench.replay(
             &run,
@@ -213,7 +214,7 @@ fn figure(
     let mut notes = firsts;
     notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
     notes.push(format!(
-        "patchscope: the state overwrites the last x, position {} of {}, of {:?}",
+        "patchscope: the state overwrites position {} of the {} of {:?}",
         reader.slot,
         reader.run.tokens.len(),
         reader.prompt

@@ -211,9 +211,11 @@ fn grid(plan: &Plan, scores: &Scores) -> Body {
         let Some((pair, share)) = found else {
             return Cell {
                 anchor,
+                value: f32::NAN,
                 ..Cell::default()
             };
         };
+        let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
         let mut more = vec![("read".to_string(), share)];
         more.push(("unpatched".into(), scores.alone()));
         more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
@@ -225,7 +227,7 @@ fn grid(plan: &Plan, scores: &Scores) -> Body {
         });
         more.extend(said.take(SHOWN));
         Cell {
-            label: format!("{share:.2}"),
+            label: read.to_string(),
             value: share,
             anchor,
             more,

@@ -50,6 +50,7 @@ pub(super) fn draw(
             else {
                 return Cell {
                     anchor,
+                    value: f32::NAN,
                     ..Cell::default()
                 };
             };

@@ -74,6 +74,10 @@ pub(super) struct Plan {
     pub(super) watched: Vec<u32>,
     pub(super) show: Show,
     pub(super) null: bool,
+    /// Of the null.
+    pub(super) seed: u64,
+    /// As the figure will say them.
+    pub(super) parameters: Vec<(String, String)>,
     dropped: usize,
 }
 
@@ -110,6 +114,8 @@ impl Plan {
         };
         let (pairs, dropped) = pairs(&layers, wanted, count)?;
         let template = template(of, arguments)?;
+        let mut parameters = arguments.provenance(of);
+        parameters.push(("target prompt".into(), template.prompt.clone()));
         let mut plan = Self {
             template,
             rule,
@@ -132,6 +138,8 @@ impl Plan {
             },
             show,
             null: text("null") == "beside",
+            seed: run.seed,
+            parameters,
             dropped,
         };
         for (from, to) in &plan.pairs {
@@ -356,6 +364,29 @@ impl Plan {
         }
         out
     }
+}
+
+/// How many readings there are to make of one source, and how many tokens of a target follow its slot, roughly.
+pub(super) fn size(of: &Patchscope, arguments: &Arguments, count: usize) -> Option<(usize, usize)> {
+    let text = |name: &str| arguments.text(of, name);
+    let layers = layers("layer", text("layer"), count).ok()?;
+    let show = Show::named(text("show"));
+    let wanted = match (show, text("target")) {
+        (Show::Grid, "same") => "all",
+        (_, target) => target,
+    };
+    let (pairs, _) = pairs(&layers, wanted, count).ok()?;
+    let nulls = if text("null") == "beside" { 2 } else { 1 };
+    let template = template(of, arguments).ok()?;
+    let rest = template.prompt.rsplit(&template.slot).next()?;
+    let written = match show {
+        Show::Grid | Show::Curves => 1,
+        Show::Table | Show::Items => arguments.count(of, "tokens").ok()?,
+    };
+    Some((
+        pairs.len() * nulls,
+        rest.split_whitespace().count() + written,
+    ))
 }
 
 fn template(of: &Patchscope, arguments: &Arguments) -> Result<Template> {

@@ -17,6 +17,7 @@ use crate::lab::direction::norm;
 use crate::lab::patch::{Put, Target, Written};
 use crate::lab::patch_map::Map;
 use crate::lab::run::Run;
+use crate::model::Fingerprint;
 use crate::model::site::Address;
 
 /// What one source said at one pair of layers.
@@ -131,20 +132,43 @@ pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<
     order.sort_by_key(|i| sources[*i].positions.len());
     let pairs = plan.pairs.len();
     let total = order.len() * pairs;
+    let mut parameters = plan.parameters.clone();
+    parameters.push(("states".into(), digest(plan, sources)));
+    let seed = Run {
+        seed: plan.seed,
+        ..Run::default()
+    };
+    let run = sources.iter().find(|s| s.own).map_or(&seed, |s| &s.run);
+    let trials = bench.trials(run, parameters, total, slice, |bench, range| {
+        speak(plan, sources, &order, &prepared, range, bench)
+    })?;
+    let note = trials.note();
     let mut said: Vec<Vec<Option<Said>>> = vec![vec![None; pairs]; sources.len()];
-    for first in (0..total).step_by(slice.max(1)) {
-        bench.report(first as f32 / total as f32)?;
-        let range = first..(first + slice).min(total);
-        let found = speak(plan, sources, &order, &prepared, range.clone(), bench)?;
-        for (trial, one) in range.zip(found) {
-            said[order[trial / pairs]][trial % pairs] = Some(one);
-        }
+    for (trial, one) in trials.results.into_iter().enumerate() {
+        said[order[trial / pairs]][trial % pairs] = one;
     }
     Ok(Found {
         said,
         prepared,
-        note: None,
+        note,
     })
+}
+
+/// What files and prompts gave, in one number: a sweep that was stopped goes on only if it is the same.
+fn digest(plan: &Plan, sources: &[Source]) -> String {
+    let mut hash = Fingerprint::default();
+    for source in sources {
+        hash.write(&source.run.digest().to_le_bytes());
+        hash.write(format!("{:?}", source.positions).as_bytes());
+    }
+    if let Map::Affine(maps) = &plan.map {
+        for (_, map) in &maps.maps {
+            let numbers = map.weight.iter().chain(&map.bias);
+            numbers.for_each(|v| hash.write(&v.to_bits().to_le_bytes()));
+        }
+    }
+    hash.write(format!("{:?}", plan.template).as_bytes());
+    format!("{:016x}", hash.finish())
 }
 
 /// The readings of a range of trials: every pair of the first source in `order`, then of the second, and so on.

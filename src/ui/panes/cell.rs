@@ -20,9 +20,13 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let anchor = reading.as_ref().map_or(app.cursor.anchor(), |r| r.anchor);
     // A figure may have been measured at another position than the cursor's.
     let position = anchor.position.map_or(app.cursor.position, |p| p as usize);
-    let layer = anchor.layer.map_or(app.cursor.layer, usize::from);
+    // What belongs to no layer (the embedding, a sum) is said to be in none.
+    let layer = match (&reading, anchor.layer) {
+        (Some(_), None) => String::new(),
+        (_, layer) => format!(" · layer {}", layer.map_or(app.cursor.layer, usize::from)),
+    };
     let right = Line::from(canvas.span(
-        format!(" {} · layer {layer} · position {position} ", app.slot),
+        format!(" {}{layer} · position {position} ", app.slot),
         Role::Muted,
     ));
     let below = app
@@ -168,13 +172,10 @@ fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'
     }
     if !reading.more.is_empty() && !name.is_empty() {
         lines.push(Line::from(canvas.span(
-            format!(
-                    "{name} at layer {}",
-                    reading
-                        .anchor
-                        .layer
-                        .map_or_else(|| "?".to_string(), |l| l.to_string())
-                ),
+            reading.anchor.layer.map_or_else(
+                || name.to_string(),
+                |layer| format!("{name} at layer {layer}"),
+            ),
             Role::Faint,
         )));
     }

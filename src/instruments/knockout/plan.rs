@@ -1,0 +1,356 @@
+//! What a knockout cuts, cell by cell, and its measurement as trials.
+//!
+//! Invariant: positions are read from the prompt once, before anything is cut; a trial and its null lose as many edges, or the
+//! trial has no null. To add a way of naming positions, add it to [`positions`].
+
+use serde::{Deserialize, Serialize};
+
+use super::Knock;
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::lab::bench::{Bench, reading};
+use crate::lab::figure::{Anchor, Unit};
+use crate::lab::knockout::{Knockout, Knockouts};
+use crate::lab::positions::Positions;
+use crate::lab::run::Run;
+use crate::lab::sample::{log_softmax, rank};
+use crate::lab::target::first_token;
+
+/// Draws of the null for the strongest cell.
+const DRAWS: u64 = 8;
+
+/// A column: what is cut in it.
+pub(super) struct Column {
+    pub(super) label: String,
+    pub(super) anchor: Anchor,
+    pub(super) sources: Vec<usize>,
+    pub(super) heads: Vec<u32>,
+}
+
+/// What is to be measured.
+pub(super) struct Plan {
+    pub(super) answer: u32,
+    pub(super) targets: Vec<usize>,
+    pub(super) columns: Vec<Column>,
+    pub(super) window: usize,
+    pub(super) layers: usize,
+}
+
+/// The answer under a cut and under its null.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) logprob: f32,
+    pub(super) rank: u32,
+    /// None where there are not as many other edges.
+    pub(super) null: Option<f32>,
+    /// What the row without a cut lies from the run itself.
+    pub(super) gap: f32,
+}
+
+pub(super) struct Found {
+    pub(super) base: f32,
+    pub(super) base_rank: u32,
+    /// The largest of the run's own logits.
+    pub(super) reach: f32,
+    pub(super) outcomes: Vec<Option<Outcome>>,
+    pub(super) stopped: Option<String>,
+    pub(super) null: Option<String>,
+}
+
+/// Pieces between semicolons that stand outside of quotation marks.
+pub(super) fn pieces(text: &str) -> Vec<String> {
+    let (mut out, mut quoted, mut escaped) = (vec![String::new()], false, false);
+    for c in text.chars() {
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        if c == ';' && !quoted {
+            out.push(String::new());
+        } else if let Some(last) = out.last_mut() {
+            last.push(c);
+        }
+    }
+    out.retain(|piece| !piece.trim().is_empty());
+    out.iter().map(|piece| piece.trim().to_string()).collect()
+}
+
+/// The positions of a rule, or of a text as it is written.
+fn positions(name: &str, text: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
+    let rule = text
+        .parse::<Positions>()
+        .unwrap_or_else(|_| Positions::Text(text.trim_matches('"').to_string()));
+    let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    let prompt = run.prompt.min(run.tokens.len());
+    let rule = rule.resolve(&spelled[..prompt]).map_err(|_| {
+        let expected = "a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the prompt";
+        Error::argument(name, text, expected)
+    })?;
+    let found = (0..run.tokens.len()).filter(|p| rule.covers(*p, prompt));
+    let found: Vec<usize> = found.collect();
+    if found.is_empty() {
+        let expected = format!("positions of this text, which has {}", run.tokens.len());
+        return Err(Error::argument(name, text, expected));
+    }
+    Ok(found)
+}
+
+impl Plan {
+    pub(super) fn read(
+        of: &Knock,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Self> {
+        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+        let answer = match arguments.text(of, "token") {
+            "" => {
+                let logits = bench.last_logits(run)?;
+                reading(&logits, bench.model.known_tokens(), 1).top[0].0
+            }
+            text => first_token("token", text, &bench.model)?,
+        };
+        let targets = positions("targets", arguments.text(of, "targets"), run, bench)?;
+        let last = targets.iter().copied().max().unwrap_or(0);
+        let groups = groups(arguments.text(of, "sources"), last, run, bench)?;
+        if groups.is_empty() {
+            let expected = "targets that have something before them to read";
+            return Err(Error::argument(
+                "targets",
+                arguments.text(of, "targets"),
+                expected,
+            ));
+        }
+        let only = match arguments.text(of, "heads") {
+            "" => Vec::new(),
+            text => {
+                let read = text.split(',').map(|h| h.trim().parse::<u32>().ok());
+                let read: Option<Vec<u32>> = read.collect();
+                read.filter(|list| list.iter().all(|h| (*h as usize) < heads))
+                    .ok_or_else(|| {
+                        let expected = format!("heads from 0 to {}, such as 0,1", heads - 1);
+                        Error::argument("heads", text, expected)
+                    })?
+            }
+        };
+        let columns = if arguments.text(of, "by") == "head" {
+            let mut sources: Vec<usize> = groups.iter().flat_map(|g| g.1.clone()).collect();
+            sources.sort_unstable();
+            sources.dedup();
+            (0..heads as u32)
+                .map(|head| Column {
+                    label: head.to_string(),
+                    anchor: Anchor::default().with(Unit::Head(head)),
+                    sources: sources.clone(),
+                    heads: vec![head],
+                })
+                .collect()
+        } else {
+            groups
+                .into_iter()
+                .map(|(label, sources)| Column {
+                    label,
+                    anchor: sources
+                        .last()
+                        .map_or_else(Anchor::default, |p| Anchor::position(*p)),
+                    sources,
+                    heads: only.clone(),
+                })
+                .collect()
+        };
+        let window = match arguments.count(of, "window")? {
+            0 => layers.div_ceil(5),
+            some => some.min(layers),
+        };
+        Ok(Self {
+            answer,
+            targets,
+            columns,
+            window,
+            layers,
+        })
+    }
+
+    /// The layers that are cut around one.
+    fn around(&self, layer: usize) -> std::ops::Range<usize> {
+        let first = layer.saturating_sub((self.window - 1) / 2);
+        first..(layer + self.window / 2 + 1).min(self.layers)
+    }
+
+    fn cut(&self, i: usize, null: Option<u64>) -> Knockout {
+        let column = &self.columns[i / self.layers];
+        Knockout {
+            layers: self.around(i % self.layers),
+            heads: column.heads.clone(),
+            sources: column.sources.clone(),
+            targets: self.targets.clone(),
+            null,
+        }
+    }
+
+    pub(super) fn measure(
+        &self,
+        of: &Knock,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Found> {
+        let first = self.targets.iter().copied().min().unwrap_or(0);
+        let mut knockouts = bench.knockouts(run, first)?;
+        let answer = self.answer as usize;
+        let logged = |row: &[f32]| {
+            let mut row = row.to_vec();
+            log_softmax(&mut row);
+            row
+        };
+        let own = logged(&knockouts.logits);
+        let base_logits = knockouts.logits.clone();
+        let count = self.columns.len() * self.layers;
+        let slice = (knockouts.slice() / 2).max(1);
+        let parameters = arguments.provenance(of);
+        let trials = bench.trials(run, parameters, count, slice, |bench, range| {
+            let size = range.len();
+            let real = range.clone().map(|i| self.cut(i, None));
+            let null = range.clone().map(|i| self.cut(i, Some(run.seed)));
+            let cuts: Vec<Knockout> = real.chain(null).collect();
+            let rows = knockouts.logits(bench, &cuts)?;
+            let (plain, rows) = rows
+                .split_last()
+                .ok_or_else(|| Error::Engine("a pass without rows".into()))?;
+            let apart = plain.iter().zip(&base_logits).map(|(a, b)| (a - b).abs());
+            let gap = apart.fold(0.0, f32::max);
+            let windows = knockouts.windows();
+            let outcome = |(k, i): (usize, usize)| {
+                let row = logged(&rows[k]);
+                let fair = self.cut(i, None).edges(windows) == cuts[size + k].edges(windows);
+                Outcome {
+                    logprob: row[answer],
+                    rank: rank(&row, self.answer),
+                    null: fair.then(|| logged(&rows[size + k])[answer]),
+                    gap,
+                }
+            };
+            Ok(range.enumerate().map(outcome).collect())
+        })?;
+        let strongest = trials
+            .results
+            .iter()
+            .enumerate()
+            .filter_map(|(i, o)| o.as_ref().map(|o| (i, o.logprob)))
+            .min_by(|a, b| a.1.total_cmp(&b.1));
+        let null = match strongest {
+            Some((i, logprob)) => Some(self.strongest(bench, &mut knockouts, i, logprob, run)?),
+            None => None,
+        };
+        Ok(Found {
+            base: own[answer],
+            base_rank: rank(&own, self.answer),
+            reach: knockouts
+                .logits
+                .iter()
+                .fold(1.0, |most, z| most.max(z.abs())),
+            stopped: trials.note(),
+            outcomes: trials.results,
+            null,
+        })
+    }
+}
+
+impl Plan {
+    /// The strongest cut in words, beside several draws of its null.
+    fn strongest(
+        &self,
+        bench: &Bench,
+        knockouts: &mut Knockouts,
+        i: usize,
+        logprob: f32,
+        run: &Run,
+    ) -> Result<String> {
+        let answer = self.answer as usize;
+        let probability = |row: &[f32]| {
+            let mut row = row.to_vec();
+            log_softmax(&mut row);
+            row[answer].exp()
+        };
+        let layers = self.around(i % self.layers);
+        let edges = self.cut(i, None).edges(knockouts.windows());
+        let said = format!(
+            "strongest: `{}` cut in layers {} to {} ({edges} edges a head), p {:.3} to {:.3}",
+            self.columns[i / self.layers].label,
+            layers.start,
+            layers.end - 1,
+            probability(&knockouts.logits),
+            logprob.exp()
+        );
+        let draws: Vec<Knockout> = (0..DRAWS)
+            .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
+            .collect();
+        let others = draws[0].edges(knockouts.windows());
+        if others < edges {
+            return Ok(format!(
+                "{said}; it has no fair null: of other edges there are only {others}"
+            ));
+        }
+        let rows = knockouts.logits(bench, &draws)?;
+        let found: Vec<f32> = rows[..draws.len()].iter().map(|r| probability(r)).collect();
+        Ok(format!(
+            "{said}; null: as many random other edges there, mean {:.3}, lowest {:.3} of {DRAWS} draws (seed {})",
+            found.iter().sum::<f32>() / found.len() as f32,
+            found.iter().copied().fold(1.0, f32::min),
+            run.seed
+        ))
+    }
+}
+
+/// Named groups of positions before `last`; every token by itself where none are given.
+fn groups(text: &str, last: usize, run: &Run, bench: &Bench) -> Result<Vec<(String, Vec<usize>)>> {
+    let pieces = pieces(text);
+    if pieces.is_empty() {
+        return Ok((0..last)
+            .map(|p| (bench.visible(run.tokens[p]), vec![p]))
+            .collect());
+    }
+    let mut out: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut rest = None;
+    for piece in &pieces {
+        let (name, rule) = match piece.split_once('=') {
+            Some((name, rule)) if !name.contains('"') && !rule.trim().is_empty() => {
+                (name.trim(), rule.trim())
+            }
+            _ => (piece.as_str(), piece.as_str()),
+        };
+        if rule == "rest" {
+            rest = Some(out.len());
+            out.push((name.to_string(), Vec::new()));
+        } else {
+            let found = positions("sources", rule, run, bench)?;
+            let before: Vec<usize> = found.into_iter().filter(|p| *p < last).collect();
+            if before.is_empty() {
+                let expected = "positions before the targets: a position always reads itself";
+                return Err(Error::argument("sources", rule, expected));
+            }
+            out.push((name.to_string(), before));
+        }
+    }
+    if let Some(i) = rest {
+        let taken: Vec<usize> = out.iter().flat_map(|g| g.1.clone()).collect();
+        out[i].1 = (1..last).filter(|p| !taken.contains(p)).collect();
+        if out[i].1.is_empty() {
+            let expected = "something that the other groups leave";
+            return Err(Error::argument("sources", "rest", expected));
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_split_outside_of_quotation_marks() {
+        assert_eq!(
+            pieces("subject=text:\"a; b\"; rest ;"),
+            ["subject=text:\"a; b\"", "rest"]
+        );
+        assert_eq!(pieces(" ; "), [""; 0]);
+    }
+}

@@ -1,0 +1,248 @@
+//! The heat map of a patching sweep.
+//!
+//! Invariant: rows are layers, columns positions (as both prompts spell them) or heads, and a cell's number is the share
+//! of the way from the run that is patched to the run that values come from.
+
+use super::Patching;
+use super::plan::{Found, Kind, Mean, Plan, Spot};
+use crate::instruments::Arguments;
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
+use crate::lab::run::Run;
+
+/// Most differing positions that a note spells out.
+const SPELLED: usize = 12;
+
+/// The figure.
+pub fn figure(
+    of: &Patching,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &Bench,
+    plan: &Plan,
+    found: &Found,
+    nulls: &[(Spot, f32)],
+) -> Figure {
+    let layers = bench.model.card.layers;
+    let columns: Vec<usize> = plan
+        .spots
+        .iter()
+        .step_by(layers)
+        .map(|s| s.column)
+        .collect();
+    let anchor = |spot: Spot| {
+        let (unit, position) = plan.place(spot.column);
+        let at = match position {
+            Some(position) => Anchor::cell(spot.layer, position),
+            None => Anchor::layer(spot.layer),
+        };
+        unit.map_or(at, |unit| at.with(unit))
+    };
+    let cell = |(spot, mean): (&Spot, &Option<Mean>)| {
+        let anchor = anchor(*spot);
+        let Some(mean) = mean else {
+            return Cell {
+                value: f32::NAN,
+                anchor,
+                ..Cell::default()
+            };
+        };
+        let label = match plan.kind {
+            Kind::Heads => String::new(),
+            _ => bench.visible(mean.top),
+        };
+        Cell {
+            value: mean.share(),
+            anchor,
+            more: vec![
+                (bench.visible(mean.top), mean.share()),
+                ("patched".into(), mean.patched),
+                ("before".into(), mean.base),
+                ("other run".into(), mean.source),
+                ("change".into(), mean.patched - mean.base),
+            ],
+            label,
+        }
+    };
+    let cells: Vec<Cell> = plan.spots.iter().zip(&found.cells).map(cell).collect();
+    let reach = cells.iter().map(|c| c.value.abs());
+    let reach = reach.filter(|v| v.is_finite()).fold(0f32, f32::max);
+    let mut title = format!(
+        "patching · {} · {}",
+        match plan.kind {
+            Kind::Resid => "residual stream",
+            Kind::Attn => "attention writes",
+            Kind::Mlp => "MLP writes",
+            Kind::Heads => "heads",
+        },
+        if plan.denoise {
+            "clean into corrupted"
+        } else {
+            "corrupted into clean"
+        }
+    );
+    if plan.random {
+        title.push_str(" · null: random changes of equal size");
+    }
+    Figure {
+        title,
+        body: Body::Grid(Grid {
+            row_axis: "layer".into(),
+            column_axis: if plan.kind == Kind::Heads {
+                "head".into()
+            } else {
+                "position".into()
+            },
+            value: "share of the way to the other run".into(),
+            rows: (0..layers)
+                .map(|l| Header {
+                    label: l.to_string(),
+                    anchor: Anchor::layer(l),
+                })
+                .collect(),
+            columns: columns.iter().map(|c| header(bench, plan, *c)).collect(),
+            cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
+            scale: Scale::Diverging {
+                reach: reach.max(1e-6),
+            },
+        }),
+        notes: notes(bench, plan, found, nulls, run.seed),
+        check: None,
+        provenance: bench.provenance(run, arguments.provenance(of)),
+    }
+}
+
+/// A column's title: the head, or the token as both prompts spell it.
+fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
+    let (unit, position) = plan.place(column);
+    if let Some(unit) = unit {
+        return Header {
+            label: column.to_string(),
+            anchor: Anchor::default().with(unit),
+        };
+    }
+    let (clean, corrupt, alignment) = plan.shown();
+    let (a, b) = alignment.pairs[column];
+    let (own, other) = (clean.tokens[a], corrupt.tokens[b]);
+    let label = if plan.cases() > 1 && plan.sigma.is_none() {
+        // Other pairs have other words here.
+        a.to_string()
+    } else if own == other {
+        bench.visible(own)
+    } else {
+        format!("{}/{}", bench.visible(own), bench.visible(other))
+    };
+    Header {
+        label,
+        anchor: position.map_or_else(Anchor::default, Anchor::position),
+    }
+}
+
+fn notes(
+    bench: &Bench,
+    plan: &Plan,
+    found: &Found,
+    nulls: &[(Spot, f32)],
+    seed: u64,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (base, source) = if plan.denoise {
+        ("corrupted", "clean")
+    } else {
+        ("clean", "corrupted")
+    };
+    if let Some(mean) = found.cells.iter().flatten().next() {
+        let mut note = format!(
+            "{}: 0 is the {base} run ({:.4}), 1 the {source} run ({:.4})",
+            plan.told, mean.base, mean.source
+        );
+        match (plan.cases(), plan.sigma) {
+            (1, _) => {}
+            (n, Some(_)) => note.push_str(&format!(", means over {n} draws of the noise")),
+            (n, None) => note.push_str(&format!(
+                ", means over {n} pairs of prompts; the words are those of the first"
+            )),
+        }
+        notes.push(note);
+    }
+    notes.push(format!(
+        "each cell: {} of the {source} run put into the {base} run, once{}",
+        match plan.kind {
+            Kind::Resid => "resid_pre".to_string(),
+            Kind::Attn => "attn_out".to_string(),
+            Kind::Mlp => "mlp_out".to_string(),
+            Kind::Heads => format!("z of one head {}", plan.heads_at()),
+        },
+        match plan.window() {
+            1 => String::new(),
+            n => format!(", at {n} layers around the cell's together"),
+        }
+    ));
+    notes.push(spelled(bench, plan));
+    if let Some(sigma) = plan.sigma {
+        notes.push(format!(
+            "noise of standard deviation {sigma:.4} on what enters block 0 at the subject, seeds {seed} to {}",
+            seed.wrapping_add(plan.cases() as u64 - 1)
+        ));
+    }
+    for (spot, share) in nulls {
+        let at = plan.spots.iter().position(|s| s == spot);
+        let own = at
+            .and_then(|i| found.cells[i])
+            .map_or(f32::NAN, |m| m.share());
+        let place = match plan.place(spot.column) {
+            (Some(_), _) => format!("head {}.{}", spot.layer, spot.column),
+            (None, Some(position)) => format!("layer {} at {position}", spot.layer),
+            (None, None) => format!("layer {}", spot.layer),
+        };
+        notes.push(format!(
+            "null: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
+        ));
+    }
+    if plan.kind == Kind::Heads {
+        notes.push("other heads may take over what one does, so shares need not add up to 1, and a small one does not say that a head did nothing".into());
+    }
+    notes.extend(found.stopped.clone());
+    notes
+}
+
+/// Where the prompts differ, token by token.
+fn spelled(bench: &Bench, plan: &Plan) -> String {
+    let (clean, corrupt, alignment) = plan.shown();
+    if plan.sigma.is_some() {
+        return format!(
+            "positions before the subject, 0 to {}, are left out: nothing differs there",
+            alignment.first.saturating_sub(1)
+        );
+    }
+    let pairs = &alignment.pairs;
+    let differ: Vec<String> = pairs
+        .iter()
+        .filter(|(a, b)| clean.tokens[*a] != corrupt.tokens[*b])
+        .map(|(a, b)| {
+            let (own, other) = (clean.tokens[*a], corrupt.tokens[*b]);
+            format!(
+                "{a} {} against {b} {}",
+                bench.visible(own),
+                bench.visible(other)
+            )
+        })
+        .collect();
+    let mut note = format!(
+        "clean against corrupted, token by token: {}",
+        differ[..differ.len().min(SPELLED)].join(", ")
+    );
+    if differ.len() > SPELLED {
+        note.push_str(&format!(" and {} more", differ.len() - SPELLED));
+    }
+    let alone = clean.tokens.len().max(corrupt.tokens.len()) - pairs.len();
+    if alone > 0 {
+        note.push_str(&format!(
+            "; {} and {} tokens, of which {alone} of the longer one stand for nothing and stay",
+            clean.tokens.len(),
+            corrupt.tokens.len()
+        ));
+    }
+    note.push_str("; what comes before the first difference is left out: nothing differs there");
+    note
+}

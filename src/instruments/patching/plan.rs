@@ -1,0 +1,695 @@
+//! What is patched where: the cases (pairs of runs) and the cells, and what came of them.
+//!
+//! Invariant: a cell means the same in every case, so that their mean is one; a case is loaded when its first cell is
+//! measured and forgotten after its last.
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::Patching;
+use crate::error::{Error, Result};
+use crate::instruments::{Arguments, Instrument};
+use crate::lab::bench::Bench;
+use crate::lab::direction::random_like;
+use crate::lab::figure::Unit;
+use crate::lab::replace::{Reading, Replay, Slot, Trial};
+use crate::lab::replace_contrast::{
+    Alignment, Metric, align, beside, embedding_spread, noised, read, span_of,
+};
+use crate::lab::run::Run;
+use crate::lab::sample::top;
+use crate::lab::target::Target;
+use crate::model::Fingerprint;
+use crate::model::site::{Address, Site};
+
+/// Most cells of one slice.
+const SLICE: usize = 256;
+
+/// How many of the strongest cells get a null of their own.
+const STRONGEST: usize = 3;
+
+/// What is put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What enters a block.
+    Resid,
+    /// What attention returns.
+    Attn,
+    /// What the MLP returns.
+    Mlp,
+    /// What a head hands to the output projection.
+    Heads,
+}
+
+impl Kind {
+    /// Its site.
+    pub fn site(self) -> Site {
+        match self {
+            Self::Resid => Site::ResidPre,
+            Self::Attn => Site::AttnOut,
+            Self::Mlp => Site::MlpOut,
+            Self::Heads => Site::Z,
+        }
+    }
+}
+
+/// One cell: a layer, and a head or a pair of positions (an index into the alignment).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The layer.
+    pub layer: usize,
+    /// Head, or pair of positions.
+    pub column: usize,
+}
+
+/// Two runs.
+struct Case {
+    clean: Run,
+    corrupt: Run,
+    /// Positions of the corrupted run that are noised, and the seed.
+    noise: Option<(std::ops::Range<usize>, u64)>,
+    alignment: Alignment,
+    answer: Option<String>,
+    other: Option<String>,
+}
+
+/// A case whose runs were read.
+struct Loaded {
+    case: usize,
+    base: Replay,
+    source: Replay,
+    metric: Metric,
+    base_value: f32,
+    source_value: f32,
+}
+
+/// What came of one cell in one case.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The metric of the patched run.
+    pub patched: f32,
+    /// The metric of the run that is patched.
+    pub base: f32,
+    /// The metric of the run that values come from.
+    pub source: f32,
+    /// The patched run's most probable next token.
+    pub top: u32,
+}
+
+/// A cell's means over the cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Mean {
+    /// The metric of the patched run.
+    pub patched: f32,
+    /// The metric of the run that is patched.
+    pub base: f32,
+    /// The metric of the run that values come from.
+    pub source: f32,
+    /// The most probable next token, in the first case.
+    pub top: u32,
+}
+
+impl Mean {
+    fn of(cells: &[Cell]) -> Option<Self> {
+        let count = cells.len() as f64;
+        let mean = |pick: fn(&Cell) -> f32| {
+            let sum: f64 = cells.iter().map(|c| f64::from(pick(c))).sum();
+            (sum / count) as f32
+        };
+        Some(Self {
+            patched: mean(|c| c.patched),
+            base: mean(|c| c.base),
+            source: mean(|c| c.source),
+            top: cells.first()?.top,
+        })
+    }
+
+    /// How much of the way from the patched run to the other one: 0 is the former, 1 the latter.
+    pub fn share(&self) -> f32 {
+        (self.patched - self.base) / (self.source - self.base)
+    }
+}
+
+/// Everything measured.
+pub struct Found {
+    /// By cell; none where the sweep was stopped before.
+    pub cells: Vec<Option<Mean>>,
+    /// What to say if it was stopped.
+    pub stopped: Option<String>,
+}
+
+/// What is patched where.
+pub struct Plan {
+    /// What is put in.
+    pub kind: Kind,
+    /// Whether clean values go into the corrupted run.
+    pub denoise: bool,
+    /// The cells, column after column, layers rising.
+    pub spots: Vec<Spot>,
+    /// Whether the whole grid is the null.
+    pub random: bool,
+    /// The standard deviation of the noise, where there is any.
+    pub sigma: Option<f64>,
+    /// The metric's name, the answer's and the other's.
+    pub told: String,
+    cases: Vec<Case>,
+    metric: Which,
+    window: usize,
+    /// Pairs of positions that a head is patched at, as counted from the end where it is one.
+    heads_at: HeadsAt,
+    loaded: Option<Loaded>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Difference,
+    Probability,
+    Kl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeadsAt {
+    All,
+    Last,
+    /// A position of the clean run.
+    One(usize),
+}
+
+impl Plan {
+    /// Reads what was asked for.
+    pub fn read(
+        of: &Patching,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Self> {
+        let kind = match arguments.text(of, "site") {
+            "attn" => Kind::Attn,
+            "mlp" => Kind::Mlp,
+            "heads" => Kind::Heads,
+            _ => Kind::Resid,
+        };
+        let window = arguments.count(of, "window")?;
+        if window > 1 && !matches!(kind, Kind::Attn | Kind::Mlp) {
+            let expected = "1 for this site; a window is for attn and mlp";
+            return Err(Error::argument("window", window.to_string(), expected));
+        }
+        let noised = of.needs_prompt(arguments) && arguments.text(of, "corrupt").is_empty();
+        let metric = match (arguments.text(of, "metric"), noised) {
+            ("kl", _) => Which::Kl,
+            ("probability", _) | ("auto", true) => Which::Probability,
+            _ => Which::Difference,
+        };
+        let (cases, sigma) = cases(of, run, arguments, bench)?;
+        let layers = bench.model.card.layers;
+        let heads_at = match arguments.text(of, "positions") {
+            "all" => HeadsAt::All,
+            "last" => HeadsAt::Last,
+            _ => HeadsAt::One(arguments.position(of, "positions", cases[0].clean.tokens.len())?),
+        };
+        let columns: Vec<usize> = if kind == Kind::Heads {
+            (0..bench.model.card.heads).collect()
+        } else {
+            positions(&cases)?
+        };
+        let spots = columns.iter().flat_map(|column| {
+            (0..layers).map(move |layer| Spot {
+                layer,
+                column: *column,
+            })
+        });
+        let mut plan = Self {
+            kind,
+            denoise: arguments.text(of, "way") == "denoise",
+            spots: spots.collect(),
+            random: arguments.text(of, "null") == "random",
+            sigma,
+            told: String::new(),
+            cases,
+            metric,
+            window,
+            heads_at,
+            loaded: None,
+        };
+        // The first case says what is measured, and whether there is anything to measure.
+        let loaded = plan.load(bench, 0)?;
+        plan.told = told(bench, &loaded.metric);
+        if plan.cases.len() == 1 {
+            apart(loaded.base_value, loaded.source_value)?;
+        }
+        plan.loaded = Some(loaded);
+        Ok(plan)
+    }
+
+    /// Every cell in every case.
+    pub fn measure(
+        &mut self,
+        of: &Patching,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Found> {
+        let count = self.spots.len();
+        let mut parameters = arguments.provenance(of);
+        let mut digest = Fingerprint::default();
+        for case in &self.cases {
+            digest.write(&case.clean.digest().to_le_bytes());
+            digest.write(&case.corrupt.digest().to_le_bytes());
+            digest.write(format!("{:?} {:?} {:?}", case.noise, case.answer, case.other).as_bytes());
+        }
+        parameters.push(("cases".into(), format!("{:016x}", digest.finish())));
+        let total = count * self.cases.len();
+        let trials = bench.trials(run, parameters, total, SLICE, |bench, range| {
+            let mut out = Vec::with_capacity(range.len());
+            let mut start = range.start;
+            // A slice may reach from one case into the next.
+            while start < range.end {
+                let (case, first) = (start / count, start % count);
+                let last = count.min(first + range.end - start);
+                let spots: Vec<Spot> = self.spots[first..last].to_vec();
+                out.extend(self.cells(bench, case, &spots, run.seed, self.random)?);
+                start += last - first;
+            }
+            Ok(out)
+        })?;
+        let mean = |spot: usize| {
+            let cases = (0..self.cases.len()).map(|case| trials.results[case * count + spot]);
+            Mean::of(&cases.flatten().collect::<Vec<Cell>>())
+        };
+        let cells: Vec<Option<Mean>> = (0..count).map(mean).collect();
+        if let Some(some) = cells.iter().flatten().next() {
+            apart(some.base, some.source)?;
+        }
+        Ok(Found {
+            stopped: trials.note(),
+            cells,
+        })
+    }
+
+    /// The strongest cells, each with the share that a random change of equal size makes.
+    pub fn nulls(
+        &mut self,
+        run: &Run,
+        bench: &mut Bench,
+        found: &Found,
+    ) -> Result<Vec<(Spot, f32)>> {
+        if self.random || found.stopped.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut order: Vec<usize> = (0..self.spots.len()).collect();
+        let size = |i: &usize| found.cells[*i].map_or(0.0, |m| m.share().abs());
+        order.sort_by(|a, b| size(b).total_cmp(&size(a)));
+        let spots: Vec<Spot> = order
+            .iter()
+            .take(STRONGEST)
+            .map(|i| self.spots[*i])
+            .collect();
+        let mut cells = vec![Vec::new(); spots.len()];
+        for case in 0..self.cases.len() {
+            let measured = self.cells(bench, case, &spots, run.seed, true)?;
+            for (own, cell) in cells.iter_mut().zip(measured) {
+                own.push(cell);
+            }
+        }
+        let shares = cells
+            .iter()
+            .map(|c| Mean::of(c).map_or(f32::NAN, |m| m.share()));
+        Ok(spots.into_iter().zip(shares).collect())
+    }
+
+    /// How many cases there are.
+    pub fn cases(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// The clean run of the first case, and its alignment with the corrupted one.
+    pub fn shown(&self) -> (&Run, &Run, &Alignment) {
+        let case = &self.cases[0];
+        (&case.clean, &case.corrupt, &case.alignment)
+    }
+
+    /// The unit and the position in the clean run that a column stands for.
+    pub fn place(&self, column: usize) -> (Option<Unit>, Option<usize>) {
+        let case = &self.cases[0];
+        if self.kind != Kind::Heads {
+            return (None, Some(case.alignment.pairs[column].0));
+        }
+        let at = match self.heads_at {
+            HeadsAt::One(position) => position,
+            HeadsAt::All | HeadsAt::Last => case.clean.tokens.len() - 1,
+        };
+        (Some(Unit::Head(column as u32)), Some(at))
+    }
+
+    /// Where heads are patched, for the notes.
+    pub fn heads_at(&self) -> String {
+        match self.heads_at {
+            HeadsAt::All => "at every position from the first that differs".into(),
+            HeadsAt::Last => "at the last position".into(),
+            HeadsAt::One(position) => format!("at position {position}"),
+        }
+    }
+
+    /// How many layers a cell covers.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Cells of one case.
+    fn cells(
+        &mut self,
+        bench: &mut Bench,
+        case: usize,
+        spots: &[Spot],
+        seed: u64,
+        random: bool,
+    ) -> Result<Vec<Cell>> {
+        if self.loaded.as_ref().is_none_or(|l| l.case != case) {
+            self.loaded = None;
+            self.loaded = Some(self.load(bench, case)?);
+        }
+        let Some(loaded) = &self.loaded else {
+            return Ok(Vec::new());
+        };
+        let trials: Vec<Trial> = spots
+            .iter()
+            .map(|spot| self.trial(bench, loaded, *spot, random.then_some(seed)))
+            .collect::<Result<_>>()?;
+        let known = bench.model.known_tokens();
+        let mut out = vec![None; spots.len()];
+        loaded.base.logits_of(bench, &trials, &mut |i, logits| {
+            out[i] = Some(Cell {
+                patched: loaded.metric.of(logits),
+                base: loaded.base_value,
+                source: loaded.source_value,
+                top: top(logits, known, 1)[0].0,
+            });
+            Ok(())
+        })?;
+        Ok(out.into_iter().flatten().collect())
+    }
+
+    /// The slots of a cell: the source's values, or changes of equal size in random directions.
+    fn trial(
+        &self,
+        bench: &Bench,
+        loaded: &Loaded,
+        spot: Spot,
+        random: Option<u64>,
+    ) -> Result<Trial> {
+        let case = &self.cases[loaded.case];
+        let heads = self.kind == Kind::Heads;
+        let pairs: Vec<(usize, usize)> = match (heads, self.heads_at) {
+            (false, _) => vec![case.alignment.pairs[spot.column]],
+            (true, HeadsAt::All) => case.alignment.pairs[case.alignment.first..].to_vec(),
+            (true, HeadsAt::Last) => case.alignment.pairs.last().copied().into_iter().collect(),
+            (true, HeadsAt::One(at)) => {
+                let mut pairs = case.alignment.pairs.iter().copied();
+                pairs.find(|(clean, _)| *clean == at).into_iter().collect()
+            }
+        };
+        let head = heads.then_some(spot.column);
+        let layers = bench.model.card.layers;
+        let first = spot.layer.saturating_sub(self.window / 2);
+        let last = (spot.layer + self.window - self.window / 2).min(layers);
+        let mut trial = Vec::new();
+        for layer in first..last {
+            let at = self.kind.site().at(layer);
+            for (clean, corrupt) in &pairs {
+                let (base, source) = if self.denoise {
+                    (*corrupt, *clean)
+                } else {
+                    (*clean, *corrupt)
+                };
+                let value = loaded.source.value(at, source, head)?;
+                let value = match random {
+                    None => value,
+                    Some(seed) => {
+                        let own = loaded.base.value(at, base, head)?;
+                        astray(
+                            &own,
+                            &value,
+                            seed,
+                            &[layer, spot.column, *clean, loaded.case],
+                        )?
+                    }
+                };
+                trial.push(Slot {
+                    at,
+                    position: base,
+                    head,
+                    value,
+                });
+            }
+        }
+        Ok(trial)
+    }
+
+    /// Reads both runs of a case.
+    fn load(&self, bench: &mut Bench, index: usize) -> Result<Loaded> {
+        let case = &self.cases[index];
+        let layers = bench.model.card.layers;
+        let wanted: Vec<Address> = (0..layers).map(|l| self.kind.site().at(l)).collect();
+        let from = case.alignment.pairs.get(case.alignment.first);
+        let (from_clean, from_corrupt) = from.copied().unwrap_or_default();
+        let put = match (&case.noise, self.sigma) {
+            (Some((positions, seed)), Some(sigma)) => {
+                noised(bench, &case.corrupt, positions.clone(), sigma, *seed)?
+            }
+            _ => Vec::new(),
+        };
+        // One position of heads may lie before what differs.
+        let reach = |from: usize| match (self.kind, self.heads_at) {
+            (Kind::Heads, HeadsAt::One(at)) => from.min(at),
+            _ => from,
+        };
+        let clean = bench.replay(
+            &case.clean,
+            Reading {
+                from: reach(from_clean),
+                wanted: &wanted,
+                ..Reading::default()
+            },
+        )?;
+        let corrupt = bench.replay(
+            &case.corrupt,
+            Reading {
+                put,
+                from: reach(from_corrupt),
+                wanted: &wanted,
+                ..Reading::default()
+            },
+        )?;
+        let metric = self.metric_of(bench, case, &clean.logits, &corrupt.logits)?;
+        let (clean_value, corrupt_value) = (metric.of(&clean.logits), metric.of(&corrupt.logits));
+        let (base, source, base_value, source_value) = if self.denoise {
+            (corrupt, clean, corrupt_value, clean_value)
+        } else {
+            (clean, corrupt, clean_value, corrupt_value)
+        };
+        Ok(Loaded {
+            case: index,
+            base,
+            source,
+            metric,
+            base_value,
+            source_value,
+        })
+    }
+
+    fn metric_of(
+        &self,
+        bench: &Bench,
+        case: &Case,
+        clean: &[f32],
+        corrupt: &[f32],
+    ) -> Result<Metric> {
+        let known = bench.model.known_tokens();
+        let given = match &case.answer {
+            Some(text) => Target::parse("answer", text, &bench.model)?,
+            None => Target::one(top(clean, known, 1)[0].0),
+        };
+        Ok(match self.metric {
+            Which::Kl => Metric::from_clean(clean),
+            Which::Probability => Metric::Probability(given.token),
+            Which::Difference => {
+                let other = case.other.as_deref().map(|text| {
+                    let found = Target::parse("other", text, &bench.model)?;
+                    Ok::<_, Error>(Some(found.token))
+                });
+                let less = other.transpose()?.flatten().or(given.less);
+                Metric::Difference(match less {
+                    Some(less) => Target {
+                        less: Some(less),
+                        ..given
+                    },
+                    None => beside(given.token, corrupt, known),
+                })
+            }
+        })
+    }
+}
+
+/// The pairs of runs that were asked for, and the noise if they are told apart by noise.
+fn cases(
+    of: &Patching,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<(Vec<Case>, Option<f64>)> {
+    let ends = arguments.text(of, "align") == "ends";
+    let answer = Some(arguments.text(of, "answer"))
+        .filter(|a| !a.is_empty())
+        .map(ToString::to_string);
+    let (corrupt, subject) = (arguments.text(of, "corrupt"), arguments.text(of, "subject"));
+    let file = arguments.text(of, "pairs").trim();
+    if !file.is_empty() {
+        if !run.tokens.is_empty() {
+            let expected = "either a prompt or a file of pairs, not both";
+            return Err(Error::argument("pairs", file, expected));
+        }
+        let mut cases = Vec::new();
+        for (i, pair) in read(Path::new(file))?.into_iter().enumerate() {
+            let with = |text: &str| -> Result<Run> {
+                Ok(Run {
+                    schedule: run.schedule.clone(),
+                    ..Run::plain(bench.model.encode(text, false)?)
+                })
+            };
+            let (clean, corrupt) = (with(&pair.clean)?, with(&pair.corrupt)?);
+            let aligned = align(bench, &clean.tokens, &corrupt.tokens, ends);
+            let alignment = aligned.map_err(|error| {
+                let next = format!("Look at pair {} of the file.", i + 1);
+                Error::bad_file(file, error.to_string(), next)
+            })?;
+            cases.push(Case {
+                alignment,
+                clean,
+                corrupt,
+                noise: None,
+                answer: pair.answer.or_else(|| answer.clone()),
+                other: pair.other,
+            });
+        }
+        return Ok((cases, None));
+    }
+    bench.model.check_prompt(&run.tokens)?;
+    match (corrupt.is_empty(), subject.is_empty()) {
+        (true, true) => Err(Error::argument(
+            "corrupt",
+            "",
+            "a corrupted prompt, or in `subject` a text of the prompt that is noised",
+        )),
+        (false, false) => Err(Error::argument(
+            "subject",
+            subject,
+            "nothing where `corrupt` gives another prompt",
+        )),
+        (false, true) => {
+            let tokens = bench.model.encode(corrupt, false)?;
+            let case = Case {
+                alignment: align(bench, &run.tokens, &tokens, ends)?,
+                clean: run.clone(),
+                corrupt: Run {
+                    prompt: tokens.len(),
+                    tokens,
+                    ..run.clone()
+                },
+                noise: None,
+                answer,
+                other: None,
+            };
+            Ok((vec![case], None))
+        }
+        (true, false) => {
+            let text = arguments.text(of, "sigma");
+            let many = text
+                .parse::<f64>()
+                .ok()
+                .filter(|s| s.is_finite() && *s > 0.0);
+            let many = many
+                .ok_or_else(|| Error::argument("sigma", text, "a number above 0, for example 3"))?;
+            let positions = span_of(bench, &run.tokens, "subject", subject)?;
+            let sigma = many * embedding_spread(bench)?;
+            let case = |sample: usize| Case {
+                clean: run.clone(),
+                corrupt: run.clone(),
+                noise: Some((positions.clone(), run.seed.wrapping_add(sample as u64))),
+                alignment: Alignment {
+                    pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
+                    first: positions.start,
+                },
+                answer: answer.clone(),
+                other: None,
+            };
+            let count = arguments.count(of, "samples")?;
+            Ok(((0..count).map(case).collect(), Some(sigma)))
+        }
+    }
+}
+
+/// The pairs of positions that are patched, from the first that differs on; refused where cases have others.
+fn positions(cases: &[Case]) -> Result<Vec<usize>> {
+    let first = cases
+        .iter()
+        .map(|case| case.alignment.first)
+        .min()
+        .unwrap_or(0);
+    let pairs = &cases[0].alignment.pairs;
+    if let Some(other) = cases.iter().find(|case| case.alignment.pairs != *pairs) {
+        return Err(Error::argument(
+            "site",
+            "a grid of positions",
+            format!(
+                "prompts of one length in the whole file, and there are some of {} and of {} tokens; site=heads takes any",
+                cases[0].clean.tokens.len(),
+                other.clean.tokens.len()
+            ),
+        ));
+    }
+    let found: Vec<usize> = (first..pairs.len()).collect();
+    if found.is_empty() {
+        return Err(Error::argument(
+            "corrupt",
+            "a prompt that goes on where the other ends",
+            "prompts that have something in common after they part",
+        ));
+    }
+    Ok(found)
+}
+
+/// Refuses runs that the metric does not tell apart.
+fn apart(base: f32, source: f32) -> Result<()> {
+    if (base - source).abs() > 1e-6 * base.abs().max(source.abs()).max(1e-3) {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "metric",
+        format!("{base} on both runs"),
+        "a metric that tells the clean from the corrupted run; choose another answer, metric or prompt",
+    ))
+}
+
+/// The base's value changed by as much as the source differs from it, in a random direction.
+fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<Tensor> {
+    let read = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1::<f32>();
+    let (own, other) = (read(base)?, read(source)?);
+    let change: Vec<f32> = own.iter().zip(&other).map(|(a, b)| b - a).collect();
+    let mut hash = Fingerprint::default();
+    hash.write(&seed.to_le_bytes());
+    place.iter().for_each(|p| hash.write(&p.to_le_bytes()));
+    let drawn = random_like(&change, hash.finish());
+    let moved: Vec<f32> = own.iter().zip(drawn).map(|(a, d)| a + d).collect();
+    Ok(Tensor::new(moved.as_slice(), base.device())?.to_dtype(base.dtype())?)
+}
+
+/// The metric in words.
+fn told(bench: &Bench, metric: &Metric) -> String {
+    match metric {
+        Metric::Difference(target) => format!("logit difference {}", target.spell(bench)),
+        Metric::Probability(token) => format!("probability of {}", bench.visible(*token)),
+        Metric::Kl(_) => "KL from the clean run, nats".into(),
+    }
+}

@@ -1,0 +1,483 @@
+//! Lenses: the kernel against the plain way on every family, sites and norms, what settles, files of maps.
+
+use candle_core::{DType, Device, Tensor};
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Figure, Grid};
+use lmscope::lab::lens::{NormOf, SITES, View, Wish, see};
+use lmscope::lab::readout::{Against, Ask, Said, Tokens, read};
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
+use lmscope::model::families::FAMILIES;
+use lmscope::model::site::Site;
+
+use super::tools::{every_family, prompt, tiny, values};
+
+fn grid(figure: &Figure) -> &Grid {
+    match &figure.body {
+        Body::Grid(grid) => grid,
+        Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+    }
+}
+
+fn lens(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+    let lens = instrument("lens").unwrap();
+    lens.observe(run, arguments, bench).unwrap()
+}
+
+/// Log-probabilities of a row of logits.
+fn normalised(logits: &Tensor) -> Vec<f32> {
+    let mut row = values(logits);
+    log_softmax(&mut row);
+    row
+}
+
+/// Everything that the kernel says of a row, the plain way: a whole row of logits, and the definitions.
+fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
+    let mut logprobs = row.to_vec();
+    log_softmax(&mut logprobs);
+    let mut theirs = other.to_vec();
+    log_softmax(&mut theirs);
+    let strongest = top(&logprobs, known, 4);
+    Said {
+        top: strongest.into_iter().map(|(id, p)| (id, p.exp())).collect(),
+        tokens: vec![lmscope::lab::readout::Told {
+            id: token,
+            logprob: logprobs[token as usize],
+            rank: rank(row, token),
+        }],
+        entropy: entropy(&logprobs),
+        kl: kl(&theirs, &logprobs),
+        ..Said::default()
+    }
+}
+
+fn close(a: f32, b: f32, tolerance: f32, what: &str) {
+    assert!(
+        (a - b).abs() <= tolerance * (1.0 + b.abs()),
+        "{what}: {a} and {b}"
+    );
+}
+
+/// T42: the strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
+#[test]
+fn t42_a_grid_is_every_cell_by_itself() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let layers = bench.model.card.layers;
+        let run = Run::plain(prompt(6));
+        let view = View::plain();
+        let recording = bench.record(&run, &view.wanted(layers)).unwrap();
+        let transformer = &bench.model.transformer;
+        let logits = |l: usize, p: usize| {
+            let rows = recording.get(Site::ResidPost.at(l)).unwrap();
+            let row = rows.narrow(0, p, 1).unwrap().contiguous().unwrap();
+            values(&transformer.unembed(&row).unwrap())
+        };
+        let known = bench.model.known_tokens();
+        let token = 17;
+        let plain: Vec<Vec<Said>> = (0..layers)
+            .map(|l| {
+                (0..6)
+                    .map(|p| by_hand(&logits(l, p), &logits(layers - 1, p), token, known))
+                    .collect()
+            })
+            .collect();
+        let wish = Wish {
+            top: 4,
+            tokens: vec![token],
+            ranks: true,
+            entropy: true,
+            kl: true,
+            ..Wish::default()
+        };
+        let seen = see(&mut bench, &run, &view, 0..6, &wish, false).unwrap();
+        for l in 0..layers {
+            for p in 0..6 {
+                let (a, b) = (&seen.layers[l][p], &plain[l][p]);
+                let what = format!("{name} layer {l} position {p}");
+                assert_eq!(a.top.len(), 4);
+                for (a, b) in a.top.iter().zip(&b.top) {
+                    assert_eq!(a.0, b.0, "{what}");
+                    close(a.1, b.1, 1e-5, &what);
+                }
+                close(a.tokens[0].logprob, b.tokens[0].logprob, 1e-5, &what);
+                assert_eq!(a.tokens[0].rank, b.tokens[0].rank, "{what}");
+                close(a.entropy, b.entropy, 1e-5, &what);
+                close(a.kl, b.kl, 1e-4, &what);
+            }
+        }
+        assert!(
+            seen.layers[layers - 1].iter().all(|s| s.kl < 1e-5),
+            "KL(p ‖ p) = 0"
+        );
+        assert!(
+            seen.layers[0].iter().any(|s| s.kl > 1e-3),
+            "{name}: layers differ"
+        );
+    }
+}
+
+/// A vocabulary of several strips, with logits that grow towards its end: the running maximum moves.
+#[test]
+fn strips_and_chunks_hide_no_token() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let (vocab, wide) = (5003, bench.model.card.d_model);
+    let weight: Vec<f32> = (0..vocab * wide)
+        .map(|i| {
+            let (token, at) = (i / wide, i % wide);
+            // Fractions of two, so that every product and sum is exact in any order, and ties are ties.
+            let noise = (((i * 7919) % 1013) as f32 - 506.0) / 512.0;
+            noise + if at == 0 { token as f32 / 512.0 } else { 0.0 }
+        })
+        .collect();
+    let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
+    bench.model.transformer.head =
+        lmscope::model::linear::Linear::dense(weight.clone(), None).unwrap();
+    bench.model.transformer.blueprint.vocab = vocab;
+    bench.model.card.vocab = vocab;
+    let rows: Vec<f32> = (0..3 * wide)
+        .map(|i| (((i * 31) % 17) as f32 - 8.0) / 8.0)
+        .collect();
+    let rows = Tensor::from_vec(rows, (3, wide), &Device::Cpu).unwrap();
+    let logits = rows.matmul(&weight.t().unwrap()).unwrap();
+    let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+    let finals = {
+        let ask = Ask {
+            top: 1,
+            keep: true,
+            ..Ask::default()
+        };
+        read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap()
+    };
+    assert_eq!(finals[0].logits.len(), vocab);
+    for token in [0u32, 2047, 2048, 4999, 5002] {
+        let tokens = [token, 1];
+        let ask = Ask {
+            top: 4,
+            tokens: Tokens::Same(&tokens),
+            ranks: true,
+            entropy: true,
+            against: Some(Against {
+                rows: &finals,
+                of: &[2, 1, 0],
+            }),
+            keep: false,
+        };
+        let said = read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap();
+        for (row, said) in said.iter().enumerate() {
+            let plain = by_hand(&logits[row], &logits[2 - row], token, vocab);
+            let ids = |s: &Said| s.top.iter().map(|t| t.0).collect::<Vec<_>>();
+            assert_eq!(ids(said), ids(&plain));
+            assert_eq!(said.tokens[0].rank, plain.tokens[0].rank, "token {token}");
+            close(
+                said.tokens[0].logprob,
+                plain.tokens[0].logprob,
+                1e-5,
+                "log-probability",
+            );
+            close(said.entropy, plain.entropy, 1e-5, "entropy");
+            close(said.kl, plain.kl, 1e-5, "KL");
+        }
+    }
+}
+
+/// T41 and I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
+#[test]
+fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
+    for bench in every_family() {
+        let transformer = &bench.model.transformer;
+        if transformer.head.bias.is_some() {
+            continue;
+        }
+        let wide = transformer.blueprint.d_embed;
+        let rows = Tensor::zeros((2, wide), transformer.dtype(), &Device::Cpu).unwrap();
+        let tokens = [40u32];
+        let ask = Ask {
+            top: 3,
+            tokens: Tokens::Same(&tokens),
+            ranks: true,
+            entropy: true,
+            ..Ask::default()
+        };
+        let said = read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap();
+        let vocab = bench.model.card.vocab as f32;
+        close(said[1].entropy, vocab.ln(), 1e-6, &bench.model.card.name);
+        assert_eq!(
+            said[1].tokens[0].rank, 0,
+            "rank counts what is strictly stronger"
+        );
+        assert_eq!(
+            said[1].top.iter().map(|t| t.0).collect::<Vec<_>>(),
+            [0, 1, 2]
+        );
+    }
+}
+
+/// T38 with the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
+#[test]
+fn t38_the_last_row_is_the_model() {
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(9));
+        let own = bench.last_logits(&run).unwrap();
+        let figure = lens(&mut bench, &run, &Arguments::default());
+        let last = figure
+            .cell((bench.model.card.layers - 1) as u16, 8)
+            .unwrap();
+        let mut own = own;
+        log_softmax(&mut own);
+        let best = top(&own, bench.model.known_tokens(), 1)[0];
+        assert_eq!(last.label, bench.visible(best.0));
+        close(last.value, best.1.exp(), 1e-5, &bench.model.card.name);
+        let check = figure.check.unwrap();
+        assert!(check.error.to_bits() == 0 && check.passed());
+    }
+}
+
+/// T43: the cap keeps ranks and changes probabilities.
+#[test]
+fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
+    let capped = FAMILIES
+        .iter()
+        .map(tiny)
+        .filter(|b| b.model.transformer.blueprint.logit_cap.is_some());
+    let mut count = 0;
+    for mut bench in capped {
+        count += 1;
+        let run = Run::plain(prompt(7));
+        let wish = Wish {
+            top: 5,
+            tokens: vec![3, 30],
+            ranks: true,
+            ..Wish::default()
+        };
+        let view = View::plain();
+        let with = see(&mut bench, &run, &view, 0..7, &wish, false).unwrap();
+        // The same states without the cap, which lies after the blocks; narrow enough to bend these logits.
+        bench.model.transformer.blueprint.logit_cap = Some(2.0);
+        let narrow = see(&mut bench, &run, &view, 0..7, &wish, false).unwrap();
+        for (a, b) in with
+            .layers
+            .iter()
+            .flatten()
+            .zip(narrow.layers.iter().flatten())
+        {
+            let ranks = |s: &Said| s.tokens.iter().map(|t| t.rank).collect::<Vec<_>>();
+            assert_eq!(ranks(a), ranks(b));
+            assert_eq!(a.first().0, b.first().0);
+        }
+        let first = |s: &lmscope::lab::lens::Seen| s.layers[0][3].first().1;
+        assert!(
+            first(&with) > 1.05 * first(&narrow),
+            "{} {}",
+            first(&with),
+            first(&narrow)
+        );
+    }
+    assert!(count > 0, "some family caps its logits");
+}
+
+/// The multiplier too: a read-out without it is another distribution.
+#[test]
+fn a_multiplier_is_part_of_the_reading() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let run = Run::plain(prompt(7));
+    let wish = Wish {
+        top: 1,
+        entropy: true,
+        ..Wish::default()
+    };
+    let one = see(&mut bench, &run, &View::plain(), 0..7, &wish, false).unwrap();
+    bench.model.transformer.blueprint.logit_scale = 4.0;
+    let four = see(&mut bench, &run, &View::plain(), 0..7, &wish, false).unwrap();
+    assert!(four.layers[0][3].entropy < one.layers[0][3].entropy - 0.01);
+}
+
+/// Every site of the lens is read at that site, on every family, or refused with the reason.
+#[test]
+fn sublayers_are_read_where_they_are() {
+    for mut bench in every_family() {
+        let layers = bench.model.card.layers;
+        let run = Run::plain(prompt(6));
+        for site in SITES.iter().copied() {
+            let name = site.spec().name;
+            let arguments = Arguments::default().with("site", name).with("top", 1);
+            let given = instrument("lens")
+                .unwrap()
+                .observe(&run, &arguments, &mut bench);
+            if site == Site::ResidMid && bench.model.transformer.blueprint.arrangement.is_parallel()
+            {
+                let why = given.unwrap_err().to_string();
+                assert!(why.contains("resid_pre"), "{why}");
+                continue;
+            }
+            let figure = given.unwrap();
+            let wanted: Vec<_> = (0..layers).map(|l| site.at(l)).collect();
+            let recording = bench.record(&run, &wanted).unwrap();
+            for l in 0..layers {
+                let rows = recording.get(site.at(l)).unwrap();
+                let row = rows.narrow(0, 4, 1).unwrap().contiguous().unwrap();
+                let own = normalised(&bench.model.transformer.unembed(&row).unwrap());
+                let best = top(&own, bench.model.known_tokens(), 1)[0];
+                let cell = figure.cell(l as u16, 4).unwrap();
+                assert_eq!(
+                    cell.label,
+                    bench.visible(best.0),
+                    "{} {name}.{l}",
+                    bench.model.card.name
+                );
+                close(cell.value, best.1.exp(), 1e-5, name);
+            }
+        }
+    }
+}
+
+/// With the last state's norm the logits of the writes add up to those of the state, biases apart: it is the frozen
+/// scale of direct attribution. With their own they do not.
+#[test]
+fn writes_with_the_final_norm_are_parts_of_the_logits() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let layers = bench.model.card.layers;
+        let run = Run::plain(prompt(6));
+        let wanted: Vec<_> = [Site::AttnAdd, Site::MlpAdd, Site::ResidPost]
+            .into_iter()
+            .flat_map(|s| (0..layers).map(move |l| s.at(l)))
+            .chain([Site::ResidPre.at(0)])
+            .collect();
+        let recording = bench.record(&run, &wanted).unwrap();
+        let transformer = &bench.model.transformer;
+        // Where the stream itself is normed in a block, it is no sum of its writes.
+        if transformer
+            .blocks
+            .iter()
+            .any(|b| b.norms_mlp.stream.is_some())
+        {
+            continue;
+        }
+        let last = recording.get(Site::ResidPost.at(layers - 1)).unwrap();
+        let scale = transformer.norm.inverse_scale(last).unwrap();
+        let part = |at| {
+            let rows = recording.get(at).unwrap();
+            let rows = transformer.prepared(rows, Some(&scale)).unwrap();
+            rows.to_dtype(DType::F32).unwrap()
+        };
+        let whole = part(Site::ResidPost.at(layers - 1));
+        let own = transformer.prepared(last, None).unwrap();
+        let apart = super::tools::gap(&whole, &own.to_dtype(DType::F32).unwrap());
+        assert!(
+            apart <= 1e-5 * (1.0 + super::tools::reach(&whole)),
+            "{name}: {apart}"
+        );
+        let nothing = (last * 0.0).unwrap();
+        let constant = transformer.prepared(&nothing, Some(&scale)).unwrap();
+        let mut sum = part(Site::ResidPre.at(0));
+        for l in 0..layers {
+            for site in [Site::AttnAdd, Site::MlpAdd] {
+                // The bias of the norm once, not once a part.
+                let write = (part(site.at(l)) - &constant).unwrap();
+                sum = (sum + write).unwrap();
+            }
+        }
+        let apart = super::tools::gap(&sum, &whole);
+        assert!(
+            apart <= 1e-4 * (1.0 + super::tools::reach(&whole)),
+            "{name}: {apart}"
+        );
+    }
+}
+
+/// The parameter reaches the reading: with the final norm, early rows differ and the last does not.
+#[test]
+fn the_final_norm_changes_all_rows_but_the_last() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let layers = bench.model.card.layers;
+    let run = Run::plain(prompt(6));
+    let wish = Wish {
+        top: 1,
+        entropy: true,
+        ..Wish::default()
+    };
+    let own = see(&mut bench, &run, &View::plain(), 0..6, &wish, false).unwrap();
+    let view = View {
+        norm: NormOf::Final,
+        ..View::plain()
+    };
+    let frozen = see(&mut bench, &run, &view, 0..6, &wish, false).unwrap();
+    for p in 0..6 {
+        close(
+            frozen.layers[layers - 1][p].entropy,
+            own.layers[layers - 1][p].entropy,
+            1e-5,
+            "last",
+        );
+    }
+    let apart = |l: usize| (frozen.layers[l][3].entropy - own.layers[l][3].entropy).abs();
+    assert!(apart(0) > 1e-3, "{}", apart(0));
+}
+
+/// A live column of every number equals the whole figure's.
+#[test]
+fn live_columns_show_what_the_figure_shows() {
+    use lmscope::lab::sample::Sampling;
+    use lmscope::lab::schedule::Schedule;
+    use lmscope::lab::writer::Writer;
+    let of = instrument("lens").unwrap();
+    let mut bench = tiny(&FAMILIES[1]);
+    for (show, what, site) in [
+        ("probability", "", "resid_post"),
+        ("probability", "answer", "attn_add"),
+        ("rank", "", "resid_post"),
+        ("reciprocal_rank", "#7", "resid_post"),
+        ("entropy", "", "mlp_add"),
+        ("kl", "", "resid_pre"),
+    ] {
+        let arguments = Arguments::default()
+            .with("show", show)
+            .with("of", what)
+            .with("site", site);
+        let needs = of.live(&bench.model.card, &arguments).unwrap();
+        let mut writer =
+            Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
+        let step = writer.step(&mut bench, &needs).unwrap();
+        let live = of.column(&step, &arguments, &mut bench).unwrap();
+        let whole = of.observe(&step.run, &arguments, &mut bench).unwrap();
+        let (live, whole) = (grid(&live), grid(&whole));
+        assert_eq!(live.value, whole.value);
+        let last = whole.cells.last().unwrap();
+        assert_eq!(live.cells[0].len(), last.len(), "{show} {site}");
+        for (a, b) in live.cells[0].iter().zip(last) {
+            assert_eq!((&a.label, a.anchor), (&b.label, b.anchor));
+            close(a.value, b.value, 2e-5, &format!("{show} {what} {site}"));
+            assert!(a.value.is_finite());
+        }
+    }
+    for (name, value) in [("norm", "final"), ("site", "resid_mid"), ("maps", "x")] {
+        let arguments = Arguments::default().with(name, value);
+        assert!(
+            of.live(&bench.model.card, &arguments).is_none(),
+            "{name} {value}"
+        );
+    }
+}
+
+/// A difference of entropies is that of the cells, whichever token is the strongest.
+#[test]
+fn a_difference_of_entropies_needs_no_common_token() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let run = Run::plain(prompt(6));
+    let edited = super::tools::edited(prompt(6), &["scale@mlp_add.0*3"]);
+    let arguments = Arguments::default().with("show", "entropy");
+    let (a, b) = (
+        lens(&mut bench, &edited, &arguments),
+        lens(&mut bench, &run, &arguments),
+    );
+    let difference = a.minus(&b).unwrap();
+    let value = |f: &Figure, p: usize, l: usize| grid(f).cells[p][l].value;
+    for p in 0..6 {
+        for l in 0..bench.model.card.layers {
+            let expected = value(&a, p, l) - value(&b, p, l);
+            assert!((value(&difference, p, l) - expected).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Tokens followed over layers, where answers settle, a position in numbers, and the languages of an answer.
+
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Entry, Figure, Series, Table};
+use lmscope::lab::run::Run;
+use lmscope::lab::sample::{entropy, kl, log_softmax, rank};
+use lmscope::model::load::Options;
+use lmscope::model::site::Site;
+
+use super::tools::{every_family, prompt, tiny, values};
+
+fn series(figure: &Figure) -> &Series {
+    match &figure.body {
+        Body::Series(series) => series,
+        Body::Grid(_) | Body::Table(_) | Body::Text(_) => panic!("a series"),
+    }
+}
+
+fn table(figure: &Figure) -> &Table {
+    match &figure.body {
+        Body::Table(table) => table,
+        Body::Grid(_) | Body::Series(_) | Body::Text(_) => panic!("a table"),
+    }
+}
+
+fn text(entry: &Entry) -> &str {
+    match entry {
+        Entry::Text(text) => text,
+        Entry::Number(_) => panic!("a text"),
+    }
+}
+
+fn value(entry: &Entry) -> f32 {
+    match entry {
+        Entry::Number(value) => *value,
+        Entry::Text(text) => panic!("{text} is no number"),
+    }
+}
+
+fn observe(name: &str, bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+    instrument(name)
+        .unwrap()
+        .observe(run, arguments, bench)
+        .unwrap()
+}
+
+/// The logits of every layer's state at a position, a whole row each.
+fn rows(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
+    let layers = bench.model.card.layers;
+    let wanted: Vec<_> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
+    let recording = bench.record(run, &wanted).unwrap();
+    let row = |l: usize| {
+        let row = recording
+            .get(wanted[l])
+            .unwrap()
+            .narrow(0, position, 1)
+            .unwrap();
+        values(
+            &bench
+                .model
+                .transformer
+                .unembed(&row.contiguous().unwrap())
+                .unwrap(),
+        )
+    };
+    (0..layers).map(row).collect()
+}
+
+#[test]
+fn curves_are_the_numbers_of_the_layers() {
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(6));
+        let rows = rows(&mut bench, &run, 3);
+        for show in ["probability", "logprob", "rank", "reciprocal_rank"] {
+            let arguments = Arguments::default()
+                .with("tokens", "#9|#41")
+                .with("position", 3)
+                .with("show", show);
+            let figure = observe("track", &mut bench, &run, &arguments);
+            let series = series(&figure);
+            assert_eq!(series.curves.len(), 2);
+            for (curve, token) in series.curves.iter().zip([9u32, 41]) {
+                for (l, row) in rows.iter().enumerate() {
+                    let mut logprobs = row.clone();
+                    log_softmax(&mut logprobs);
+                    let place = rank(row, token) as f32;
+                    let expected = match show {
+                        "logprob" => logprobs[token as usize],
+                        "rank" => place,
+                        "reciprocal_rank" => 1.0 / (place + 1.0),
+                        _ => logprobs[token as usize].exp(),
+                    };
+                    let got = curve.values[l];
+                    assert!(
+                        (got - expected).abs() <= 1e-5 * (1.0 + expected.abs()),
+                        "{show} {l}: {got} {expected}"
+                    );
+                }
+            }
+            let anchor = series.anchor(1, 1);
+            assert_eq!((anchor.layer, anchor.position), (Some(1), Some(3)));
+        }
+    }
+}
+
+#[test]
+fn without_names_the_strongest_of_the_output_are_followed() {
+    let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+    let run = Run::plain(prompt(6));
+    let rows = rows(&mut bench, &run, 3);
+    let best = lmscope::lab::sample::top(rows.last().unwrap(), 1000, 3);
+    let arguments = Arguments::default().with("count", 3).with("position", 3);
+    let figure = observe("track", &mut bench, &run, &arguments);
+    let labels: Vec<&str> = series(&figure)
+        .curves
+        .iter()
+        .map(|c| c.label.as_str())
+        .collect();
+    let expected: Vec<String> = best.iter().map(|b| bench.visible(b.0)).collect();
+    assert_eq!(
+        labels, expected,
+        "of the position that is read, not of the end"
+    );
+    let refused = |tokens: &str| {
+        let arguments = Arguments::default().with("tokens", tokens);
+        let run = Run::plain(prompt(6));
+        let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+        let given = instrument("track")
+            .unwrap()
+            .observe(&run, &arguments, &mut bench);
+        given.unwrap_err().to_string()
+    };
+    assert!(refused("|").contains("from 1 to 12 tokens"));
+    let many: Vec<String> = (0..13).map(|i| format!("#{i}")).collect();
+    assert!(refused(&many.join("|")).contains("from 1 to 12 tokens"));
+    assert!(refused("#99999").contains("token id below"));
+}
+
+/// Settling by its definition: the last stretch of layers that agree with the output, nothing else.
+#[test]
+fn answers_settle_where_no_later_layer_disagrees() {
+    let mut late = 0;
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(12));
+        let layers = bench.model.card.layers;
+        let figure = observe("settle", &mut bench, &run, &Arguments::default());
+        let rows = &table(&figure).pages[0].rows;
+        assert_eq!(rows.len(), 12);
+        for (p, row) in rows.iter().enumerate() {
+            let logits = self::rows(&mut bench, &run, p);
+            let best = |l: usize| lmscope::lab::sample::top(&logits[l], 1000, 1)[0].0;
+            let answer = best(layers - 1);
+            let mut from = layers - 1;
+            while from > 0 && best(from - 1) == answer {
+                from -= 1;
+            }
+            let first = (0..layers).find(|l| best(*l) == answer).unwrap();
+            assert_eq!(text(&row.entries[2]), bench.visible(answer));
+            assert_eq!(text(&row.entries[4]), from.to_string(), "position {p}");
+            assert_eq!(text(&row.entries[5]), first.to_string());
+            assert_eq!(row.anchor.layer, Some(from as u16));
+            late += usize::from(from > first);
+        }
+    }
+    assert!(
+        late > 0,
+        "some answer comes and goes, so that the two are told apart"
+    );
+}
+
+#[test]
+fn a_position_in_numbers() {
+    for mut bench in every_family() {
+        let run = Run::plain(prompt(6));
+        let layers = bench.model.card.layers;
+        let arguments = Arguments::default().with("position", 3);
+        let figure = observe("trajectory", &mut bench, &run, &arguments);
+        let logits = rows(&mut bench, &run, 3);
+        let mut output = logits[layers - 1].clone();
+        let answer = lmscope::lab::sample::top(&output, 1000, 1)[0].0;
+        log_softmax(&mut output);
+        let sites = [Site::ResidPre, Site::ResidPost, Site::AttnAdd, Site::MlpAdd];
+        let wanted: Vec<_> = sites
+            .iter()
+            .flat_map(|s| (0..layers).map(|l| s.at(l)))
+            .collect();
+        let recording = bench.record(&run, &wanted).unwrap();
+        for (l, row) in table(&figure).pages[0].rows.iter().enumerate() {
+            let mut own = logits[l].clone();
+            log_softmax(&mut own);
+            let close = |i: usize, expected: f32| {
+                let got = value(&row.entries[i]);
+                assert!(
+                    (got - expected).abs() <= 2e-5 * (1.0 + expected.abs()),
+                    "column {i}: {got} {expected}"
+                );
+            };
+            close(3, own[answer as usize].exp());
+            assert_eq!(text(&row.entries[4]), rank(&logits[l], answer).to_string());
+            close(5, entropy(&own));
+            close(6, kl(&output, &own));
+            let state = |site: Site| values(&recording.get(site.at(l)).unwrap().get(3).unwrap());
+            let length = |x: &[f32]| x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let (a, b) = (state(Site::ResidPre), state(Site::ResidPost));
+            let dot: f64 = a
+                .iter()
+                .zip(&b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum();
+            close(7, (dot / length(&a) / length(&b)) as f32);
+            close(8, length(&b) as f32);
+            close(9, length(&state(Site::AttnAdd)) as f32);
+            close(10, length(&state(Site::MlpAdd)) as f32);
+            assert_eq!(
+                (row.anchor.layer, row.anchor.position),
+                (Some(l as u16), Some(3))
+            );
+        }
+    }
+}
+
+/// The lens says in a note where the answer settles, and `settle` says the same.
+#[test]
+fn the_demo_settles_on_paris() {
+    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let run = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", false)
+            .unwrap(),
+    );
+    let figure = observe("settle", &mut bench, &run, &Arguments::default());
+    let last = table(&figure).pages[0].rows.last().unwrap();
+    let layer = text(&last.entries[4]);
+    assert_eq!(text(&last.entries[2]), "␣Paris");
+    let note = observe("lens", &mut bench, &run, &Arguments::default())
+        .notes
+        .join("\n");
+    assert!(
+        note.contains(&format!("␣Paris settles at layer {layer} of 0-7")),
+        "{note}"
+    );
+}
+
+/// Two "languages" of the demo's world: countries and their capitals. Asked for a capital, the country's name is read
+/// first and the capital's last, each beyond the words of another country.
+#[test]
+fn the_demo_thinks_of_the_country_first() {
+    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.csv");
+    std::fs::write(
+        &file,
+        "country,capital\nFrance,Paris\nItaly,Rome\nPoland,Warsaw\n",
+    )
+    .unwrap();
+    let run = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", false)
+            .unwrap(),
+    );
+    let arguments = Arguments::default().with("words", file.display());
+    let figure = observe(
+        "languages",
+        &mut bench,
+        &run,
+        &arguments.clone().with("word", "France"),
+    );
+    let one = series(&figure);
+    assert_eq!(one.curves[1].label, "capital");
+    let capital = &one.curves[1].values;
+    assert!(capital.last().unwrap() > &0.9, "{capital:?}");
+    assert!(
+        figure
+            .notes
+            .iter()
+            .any(|n| n.contains("null, the sets of another word")),
+        "{:?}",
+        figure.notes
+    );
+    // The mass of a set is that of its tokens.
+    let mut logprobs = bench.last_logits(&run).unwrap();
+    log_softmax(&mut logprobs);
+    let vocabulary = lmscope::lab::languages::Vocabulary::of(&bench.model).unwrap();
+    let set = vocabulary.beginnings(&["Paris".to_string()]);
+    assert!(!set.is_empty());
+    let mass: f32 = set.iter().map(|id| logprobs[*id as usize].exp()).sum();
+    assert!((capital.last().unwrap() - mass).abs() < 1e-5);
+    let all = observe("languages", &mut bench, &run, &arguments);
+    let all = series(&all);
+    for (a, b) in all.curves[1].values.iter().zip(capital) {
+        assert!(a + 1e-6 >= *b, "all capitals hold what one holds");
+    }
+    let refused = instrument("languages").unwrap().observe(
+        &run,
+        &Arguments::default()
+            .with("words", file.display())
+            .with("word", "Spain"),
+        &mut bench,
+    );
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("a word of the list")
+    );
+}
+
+/// A task made of the list: no text is needed, means and their error are told, too few words are refused, and a sweep that
+/// was resumed is the sweep that was not.
+#[test]
+fn a_task_is_made_of_the_list() {
+    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.tsv");
+    let words = "country\tcapital\nFrance\tParis\nItaly\tRome\nPoland\tWarsaw\nSpain\tMadrid\nRussia\tMoscow\n";
+    std::fs::write(&file, words).unwrap();
+    let arguments = Arguments::default()
+        .with("words", file.display())
+        .with("task", "translate")
+        .with("from", "country")
+        .with("shots", 2);
+    let languages = instrument("languages").unwrap();
+    assert!(!languages.needs_prompt(&arguments) && !languages.always_needs_prompt());
+    assert_eq!(
+        languages
+            .cost(0, &arguments, &bench.model.card)
+            .unwrap()
+            .passes,
+        20
+    );
+    let run = Run::plain(vec![]);
+    let figure = languages.observe(&run, &arguments, &mut bench).unwrap();
+    let notes = figure.notes.join("\n");
+    assert!(
+        notes.contains("5 words of 5, 0 left out") && notes.contains("standard error"),
+        "{notes}"
+    );
+    assert_eq!(series(&figure).curves.len(), 2);
+    let entropies = languages
+        .observe(&run, &arguments.clone().with("show", "entropy"), &mut bench)
+        .unwrap();
+    assert_eq!(series(&entropies).value, "nats");
+    assert!(series(&entropies).curves[0].values.iter().all(|v| *v > 0.0));
+    let many = languages.observe(&run, &arguments.clone().with("shots", 5), &mut bench);
+    assert!(many.unwrap_err().to_string().contains("at least 6 words"));
+    let same = languages.observe(&run, &arguments.clone().with("from", "capital"), &mut bench);
+    assert!(same.unwrap_err().to_string().contains("another language"));
+    // Stopped at the third question, then asked again.
+    let mut other = Bench::open("demo", &Options::default()).unwrap();
+    let (cancel, mut seen) = (other.cancel.clone(), 0);
+    other.progress = Some(Box::new(move |_| {
+        seen += 1;
+        if seen == 3 {
+            cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }));
+    let part = languages.observe(&run, &arguments, &mut other).unwrap();
+    assert!(
+        part.notes.iter().any(|n| n.contains("stopped after")),
+        "{:?}",
+        part.notes
+    );
+    other.progress = None;
+    let rest = languages.observe(&run, &arguments, &mut other).unwrap();
+    assert_eq!(rest.body, figure.body);
+}

@@ -1,0 +1,487 @@
+//! Activation patching: T69 on every family, every cell against the whole run patched by hand, and on the demo the heads that
+//! it finds for the indirect object are those whose ablation breaks the task.
+
+use candle_core::Tensor;
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Cell, Figure, Grid, Unit};
+use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::sample::log_softmax;
+use lmscope::model::site::Site;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use super::demo::demo;
+use super::tools::{edited, every_family, prompt, values};
+
+fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+    let of = instrument("patching").unwrap();
+    of.observe(run, arguments, bench).unwrap()
+}
+
+fn refused(bench: &mut Bench, run: &Run, arguments: &Arguments) -> String {
+    let of = instrument("patching").unwrap();
+    of.observe(run, arguments, bench).unwrap_err().to_string()
+}
+
+fn grid(figure: &Figure) -> &Grid {
+    match &figure.body {
+        Body::Grid(grid) => grid,
+        _ => panic!("a grid"),
+    }
+}
+
+fn number(cell: &Cell, name: &str) -> f32 {
+    let found = cell.more.iter().find(|(n, _)| n == name);
+    found
+        .unwrap_or_else(|| panic!("{name} in {:?}", cell.more))
+        .1
+}
+
+fn with(pairs: &[(&str, &str)]) -> Arguments {
+    let all = Arguments::default();
+    pairs
+        .iter()
+        .fold(all, |all, (name, value)| all.with(name, value))
+}
+
+const FACT: &str = "The capital of France is";
+const OTHER: &str = "The capital of Japan is";
+
+/// A metric by hand.
+fn difference(row: &[f32], a: usize, b: usize) -> f32 {
+    row[a] - row[b]
+}
+
+fn value(
+    bench: &mut Bench,
+    run: &Run,
+    at: lmscope::model::site::Address,
+    position: usize,
+) -> Tensor {
+    let row = bench
+        .record(run, &[at])
+        .unwrap()
+        .get(at)
+        .unwrap()
+        .get(position)
+        .unwrap();
+    row.flatten_all().unwrap()
+}
+
+fn again(bench: &mut Bench, run: &Run, patches: &[Patch]) -> Vec<f32> {
+    bench
+        .reruns(run, run.tokens.len() - 1, patches, 1)
+        .unwrap()
+        .remove(0)
+}
+
+/// The prompts of the demo, or of a bench without a tokenizer: two runs that differ at one place.
+fn two(bench: &Bench, edits: &[&str]) -> (Run, Run) {
+    let encode = |text: &str| edited(bench.model.encode(text, false).unwrap(), edits);
+    (encode(FACT), encode(OTHER))
+}
+
+#[test]
+fn every_cell_is_the_whole_run_with_that_value_put_in() {
+    let mut bench = demo();
+    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
+    for edits in [&[][..], &["scale@mlp_out.2*1.3", "zero:0@z.3"]] {
+        let (clean, corrupt) = two(&bench, edits);
+        let [m_clean, m_corrupt] =
+            [&clean, &corrupt].map(|run| difference(&again(&mut bench, run, &[]), paris, tokyo));
+        for (word, site) in [
+            ("resid", Site::ResidPre),
+            ("attn", Site::AttnOut),
+            ("mlp", Site::MlpOut),
+        ] {
+            for way in ["denoise", "noise"] {
+                let (base, source, m_base, m_source) = match way {
+                    "denoise" => (&corrupt, &clean, m_corrupt, m_clean),
+                    _ => (&clean, &corrupt, m_clean, m_corrupt),
+                };
+                let arguments = with(&[
+                    ("corrupt", OTHER),
+                    ("site", word),
+                    ("way", way),
+                    ("answer", " Paris - Tokyo"),
+                ]);
+                // The answer's spelling keeps its space.
+                let arguments = arguments.with("answer", "\" Paris\" - \" Tokyo\"");
+                let figure = observe(&mut bench, &clean, &arguments);
+                let grid = grid(&figure);
+                // France is the fifth token; nothing differs before it.
+                assert_eq!(grid.columns.len(), 2, "France, is");
+                assert_eq!(grid.columns[0].label, "␣France/␣Japan");
+                for (column, cells) in grid.cells.iter().enumerate() {
+                    for (layer, cell) in cells.iter().enumerate() {
+                        let at = site.at(layer);
+                        let position = 4 + column;
+                        let put = value(&mut bench, source, at, position);
+                        let patch = Patch {
+                            at,
+                            position,
+                            row: None,
+                            value: put,
+                        };
+                        let expected = difference(&again(&mut bench, base, &[patch]), paris, tokyo);
+                        assert!((number(cell, "patched") - expected).abs() < 2e-4);
+                        let share = (expected - m_base) / (m_source - m_base);
+                        assert!((cell.value - share).abs() < 1e-4, "{word} {way} {layer}");
+                        let found = (cell.anchor.layer, cell.anchor.position);
+                        assert_eq!(found, (Some(layer as u16), Some(position as u32)));
+                    }
+                }
+                let ends = &figure.notes[0];
+                assert!(
+                    ends.contains(&format!("{m_base:.3}")[..5])
+                        && ends.contains(&format!("{m_source:.3}")[..5]),
+                    "{ends}"
+                );
+            }
+        }
+    }
+}
+
+/// T69: patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
+#[test]
+fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
+    for mut bench in every_family() {
+        let layers = bench.model.card.layers;
+        let clean = Run::plain(prompt(12));
+        // Noise on one token alone, and on the whole text: then every state of block 0 is the clean run again.
+        let arguments = with(&[
+            ("subject", "[5]"),
+            ("samples", "2"),
+            ("metric", "kl"),
+            ("sigma", "20"),
+        ]);
+        let figure = observe(&mut bench, &clean, &arguments);
+        let grid = grid(&figure);
+        assert_eq!(
+            (grid.columns.len(), grid.rows.len()),
+            (12, layers),
+            "the subject is the first token"
+        );
+        assert!(
+            (grid.cells[0][0].value - 1.0).abs() < 1e-3,
+            "all that differs, put right"
+        );
+        for cells in &grid.cells[1..] {
+            assert!(
+                cells[0].value.abs() < 1e-3,
+                "nothing differs there before the first block"
+            );
+        }
+        let reach = |cells: &Vec<Cell>| number(&cells[0], "other run");
+        assert!(
+            grid.cells.iter().all(|c| reach(c).abs() < 1e-6),
+            "no KL from itself"
+        );
+        // The windows of all layers put every write back.
+        let all = (2 * layers).to_string();
+        for site in ["attn", "mlp"] {
+            let whole = observe(
+                &mut bench,
+                &clean,
+                &arguments.clone().with("site", site).with("window", &all),
+            );
+            let one = observe(&mut bench, &clean, &arguments.clone().with("site", site));
+            let cell = |figure: &Figure, layer: usize| self::grid(figure).cells[11][layer].value;
+            assert!(
+                self::grid(&whole)
+                    .cells
+                    .iter()
+                    .all(|c| (c[0].value - c[layers - 1].value).abs() < 1e-5)
+            );
+            assert!(
+                (0..layers).any(|l| (cell(&one, l) - cell(&whole, l)).abs() > 1e-6),
+                "{}",
+                bench.model.card.name
+            );
+        }
+    }
+}
+
+#[test]
+fn heads_are_patched_alone_and_where_it_was_said() {
+    let mut bench = demo();
+    let (clean, corrupt) = two(&bench, &[]);
+    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
+    let width = bench.model.transformer.blueprint.head_dim;
+    for (word, positions) in [
+        ("all", vec![4, 5]),
+        ("last", vec![5]),
+        ("4", vec![4]),
+        ("-2", vec![4]),
+    ] {
+        let arguments = with(&[("corrupt", OTHER), ("site", "heads"), ("positions", word)]);
+        let arguments = arguments.with("answer", "\" Paris\" - \" Tokyo\"");
+        let figure = observe(&mut bench, &clean, &arguments);
+        let grid = grid(&figure);
+        assert_eq!((grid.columns.len(), grid.rows.len()), (4, 8));
+        for (layer, head) in [(0, 0), (3, 2), (7, 3), (5, 1)] {
+            let at = Site::Z.at(layer);
+            let patches: Vec<Patch> = positions
+                .iter()
+                .map(|position| {
+                    let own = value(&mut bench, &clean, at, *position);
+                    let mut mixed = values(&value(&mut bench, &corrupt, at, *position));
+                    let part = head * width..(head + 1) * width;
+                    mixed[part.clone()].copy_from_slice(&values(&own)[part]);
+                    let value = Tensor::new(mixed.as_slice(), own.device()).unwrap();
+                    Patch {
+                        at,
+                        position: *position,
+                        row: None,
+                        value,
+                    }
+                })
+                .collect();
+            let expected = difference(&again(&mut bench, &corrupt, &patches), paris, tokyo);
+            let cell = &grid.cells[head][layer];
+            assert!(
+                (number(cell, "patched") - expected).abs() < 2e-4,
+                "{word} {layer}.{head}"
+            );
+            assert_eq!(cell.anchor.unit, Some(Unit::Head(head as u32)));
+        }
+    }
+}
+
+#[test]
+fn metrics_and_their_defaults_are_those_of_the_two_runs() {
+    let mut bench = demo();
+    let (clean, corrupt) = two(&bench, &[]);
+    let [a, b] = [&clean, &corrupt].map(|run| {
+        let mut row = again(&mut bench, run, &[]);
+        log_softmax(&mut row);
+        row
+    });
+    let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
+    let ends = |bench: &mut Bench, metric: &str| {
+        let figure = observe(
+            bench,
+            &clean,
+            &with(&[("corrupt", OTHER), ("metric", metric)]),
+        );
+        let cell = grid(&figure).cells[0][0].clone();
+        (
+            number(&cell, "before"),
+            number(&cell, "other run"),
+            figure.notes[0].clone(),
+        )
+    };
+    let (before, other, note) = ends(&mut bench, "auto");
+    assert!(
+        note.contains("␣Paris − ␣Tokyo"),
+        "what each run favours: {note}"
+    );
+    assert!(before < 0.0 && other > 0.0);
+    let (before, other, _) = ends(&mut bench, "probability");
+    assert!((before - b[paris].exp()).abs() < 1e-5 && (other - a[paris].exp()).abs() < 1e-5);
+    let (before, other, _) = ends(&mut bench, "kl");
+    let kl: f64 = a
+        .iter()
+        .zip(&b)
+        .map(|(p, q)| f64::from(*p).exp() * f64::from(p - q))
+        .sum();
+    assert!(
+        (f64::from(before) - kl).abs() < 1e-3 && other.abs() < 1e-6,
+        "{before} {kl}"
+    );
+}
+
+#[test]
+fn the_null_is_a_change_of_equal_size_that_says_little() {
+    let mut bench = demo();
+    let (clean, _) = two(&bench, &[]);
+    let arguments = with(&[("corrupt", OTHER)]);
+    let own = observe(&mut bench, &clean, &arguments);
+    let null = observe(
+        &mut bench,
+        &clean,
+        &arguments.clone().with("null", "random"),
+    );
+    let (own_cells, null_cells) = (&grid(&own).cells, &grid(&null).cells);
+    assert!((own_cells[0][0].value - 1.0).abs() < 1e-3);
+    assert!(null_cells[0][0].value < 0.5, "{}", null_cells[0][0].value);
+    assert!(null.title.contains("null"));
+    let noted: Vec<&String> = own
+        .notes
+        .iter()
+        .filter(|n| n.starts_with("null:"))
+        .collect();
+    assert_eq!(noted.len(), 3);
+    // The strongest cell's note is the null grid's number.
+    let strongest = format!("{:+.3} (seed 1)", null_cells[0][0].value);
+    assert!(
+        noted
+            .iter()
+            .any(|n| n.contains("layer 0 at 4") && n.ends_with(&strongest)),
+        "{noted:?} {strongest}"
+    );
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
+    let mut bench = demo();
+    let (clean, _) = two(&bench, &[]);
+    let longer = "The capital city of Japan is";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pairs.json");
+    std::fs::write(
+        &file,
+        format!(r#"[{{"clean": "{FACT}", "corrupt": "{longer}"}}]"#),
+    )
+    .unwrap();
+    let path = file.display().to_string();
+    for (pairs, why) in [
+        (&[][..], "corrupted prompt, or in `subject`"),
+        (
+            &[("corrupt", longer)],
+            "as many tokens as the clean prompt, 6 (they part at position 3: ␣of against ␣city)",
+        ),
+        (&[("corrupt", FACT)], "differs from the clean one"),
+        (
+            &[("corrupt", OTHER), ("subject", "France")],
+            "nothing where `corrupt`",
+        ),
+        (&[("subject", "Peru")], "occurs in the prompt"),
+        (&[("subject", "France"), ("sigma", "-1")], "above 0"),
+        (&[("corrupt", OTHER), ("window", "3")], "for attn and mlp"),
+        (
+            &[("corrupt", OTHER), ("site", "heads"), ("positions", "9")],
+            "0 to 5",
+        ),
+        (
+            &[("corrupt", OTHER), ("answer", "\" Paris\" - \" Paris\"")],
+            "tells the clean from the corrupted run",
+        ),
+        (&[("pairs", path.as_str())], "not both"),
+    ] {
+        let error = refused(&mut bench, &clean, &with(pairs));
+        assert!(error.contains(why), "{pairs:?}: {error}");
+    }
+    let nothing = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    let error = refused(&mut bench, &nothing, &with(&[("pairs", &path)]));
+    assert!(
+        error.contains("pair 1") && error.contains("align=ends"),
+        "{error}"
+    );
+    // Asked for, they are paired at their ends, and what stands for nothing is said.
+    let figure = observe(
+        &mut bench,
+        &clean,
+        &with(&[("corrupt", longer), ("align", "ends")]),
+    );
+    let labels: Vec<&str> = grid(&figure)
+        .columns
+        .iter()
+        .map(|c| c.label.as_str())
+        .collect();
+    assert_eq!(labels, ["␣of", "␣France/␣Japan", "␣is"]);
+    assert!(
+        figure
+            .notes
+            .iter()
+            .any(|n| n.contains("6 and 7 tokens, of which 1")),
+        "{:?}",
+        figure.notes
+    );
+}
+
+/// Prompts about a gift, each beside the same with the other name as the giver.
+fn gifts() -> Vec<serde_json::Value> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/gifts.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// How many of the prompts are answered with their receiver, under edits.
+fn answered(bench: &mut Bench, all: &[serde_json::Value], edits: &[String]) -> usize {
+    let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
+    let right = |pair: &&serde_json::Value| {
+        let tokens = bench
+            .model
+            .encode(pair["clean"].as_str().unwrap(), false)
+            .unwrap();
+        let run = edited(tokens, &edits);
+        let row = bench.last_logits(&run).unwrap();
+        let best = (0..row.len())
+            .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+            .unwrap();
+        let name = bench.model.tokenizer().unwrap();
+        name.single(pair["answer"].as_str().unwrap()).unwrap() as usize == best
+    };
+    all.iter().filter(right).count()
+}
+
+/// Heads that are taken away.
+const HEADS: usize = 2;
+
+/// Judged on the demo: the heads that patching finds on some prompts are those that others cannot do without.
+#[test]
+fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() {
+    let mut bench = demo();
+    let all = gifts();
+    assert_eq!(all.len(), 64);
+    let (found_on, tried_on) = all.split_at(24);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gifts.json");
+    std::fs::write(&file, serde_json::to_string(found_on).unwrap()).unwrap();
+    let path = file.display().to_string();
+    let nothing = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    let figure = observe(
+        &mut bench,
+        &nothing,
+        &with(&[("pairs", &path), ("site", "heads")]),
+    );
+    println!("{:#?}", figure.notes);
+    let grid = grid(&figure);
+    let mut heads: Vec<(f32, usize, usize)> = Vec::new();
+    for (head, cells) in grid.cells.iter().enumerate() {
+        heads.extend(
+            cells
+                .iter()
+                .enumerate()
+                .map(|(layer, c)| (c.value, layer, head)),
+        );
+    }
+    heads.sort_by(|a, b| b.0.total_cmp(&a.0));
+    println!("{:?}", &heads[..6]);
+    let ablate = |heads: &[(f32, usize, usize)]| -> Vec<String> {
+        heads
+            .iter()
+            .map(|(_, layer, head)| format!("zero:{head}@z.{layer}"))
+            .collect()
+    };
+    let count = tried_on.len();
+    let plain = answered(&mut bench, tried_on, &[]);
+    let without = answered(&mut bench, tried_on, &ablate(&heads[..HEADS]));
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut others = heads[HEADS..].to_vec();
+    let mut beside = Vec::new();
+    for _ in 0..20 {
+        others.shuffle(&mut rng);
+        beside.push(answered(&mut bench, tried_on, &ablate(&others[..HEADS])));
+    }
+    println!(
+        "{count} prompts: {plain} right, {without} without the two heads, {beside:?} without two others"
+    );
+    assert!(plain * 20 >= count * 19);
+    // Half would be a guess between the two names.
+    assert!(without * 5 <= count * 4, "{without} of {count}");
+    // No two others cost as much, and most of them nothing.
+    assert!(beside.iter().all(|right| *right > without), "{beside:?}");
+    let spared = beside.iter().filter(|right| **right * 20 >= count * 19);
+    assert!(spared.count() >= 16, "{beside:?}");
+}

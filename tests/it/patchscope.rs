@@ -1,0 +1,594 @@
+//! Patchscopes: identities on every family, a hand-wired organism, the demo's plants, and what a user can get wrong.
+
+use candle_core::Tensor;
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::figure::{Body, Entry, Figure, Table};
+use lmscope::lab::patch::{Put, Target, Written};
+use lmscope::lab::patch_map::{Map, Maps};
+use lmscope::lab::ridge::Affine;
+use lmscope::lab::run::{Keep, Patch, Run, RunTap};
+use lmscope::lab::sample::log_softmax;
+use lmscope::model::site::{Address, Site};
+use lmscope::model::tap::Span;
+
+use super::demo::demo;
+use super::organisms::two_hop::{BRIDGES, TwoHop};
+use super::organisms::{Layout, tokens};
+use super::tools::{every_family, prompt, values};
+
+/// A row of a recorded site.
+fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Tensor {
+    let recording = bench.record(&Run::plain(tokens.to_vec()), &[at]).unwrap();
+    recording.get(at).unwrap().get(position).unwrap()
+}
+
+fn put(at: Address, position: usize, value: Tensor) -> Put {
+    Put {
+        at,
+        position,
+        value,
+    }
+}
+
+/// What a target goes on with under one branch, read from position `from` on.
+fn written(bench: &Bench, target: &[u32], from: usize, puts: Vec<Put>, count: usize) -> Written {
+    let target = Target::read(bench, target, from).unwrap();
+    let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
+    let mut out = target.branches(bench, &[puts], count, &all).unwrap();
+    out.remove(0)
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Every place that a state can be put into at a layer.
+fn places(bench: &Bench, layer: usize) -> Vec<Address> {
+    let sites = [
+        Site::ResidPre,
+        Site::AttnOut,
+        Site::AttnAdd,
+        Site::ResidMid,
+        Site::MlpOut,
+        Site::MlpAdd,
+        Site::ResidPost,
+    ];
+    let mut out: Vec<Address> = sites.iter().map(|s| s.at(layer)).collect();
+    out.retain(|at| bench.model.offers(*at).is_ok());
+    if layer == 0 {
+        out.push(Site::Embed.at(0));
+    }
+    out
+}
+
+#[test]
+fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
+    for mut bench in every_family() {
+        let tokens = prompt(7);
+        // Read in the same steps as the branches read it, so that nothing but the value differs.
+        let plain = written(&bench, &tokens, 4, vec![], 20);
+        let layers = bench.model.card.layers;
+        for layer in 0..layers {
+            for at in places(&bench, layer) {
+                let mut tap_program = lmscope::lab::apply::Program::default();
+                let own = {
+                    // The state as the pass from position 4 on computes it.
+                    let mut cache = bench.model.cache(1).unwrap();
+                    let trunk = &bench.model.transformer;
+                    let head = bench.model.tokens(&tokens[..4]).unwrap();
+                    let mut idle = lmscope::model::tap::NoTap;
+                    let regime = trunk.regime(4) == trunk.regime(7);
+                    let from = if regime { 4 } else { 0 };
+                    if regime {
+                        trunk
+                            .trunk(&head, Span::prompt(4), Some(&mut cache), &mut idle)
+                            .unwrap();
+                    }
+                    let wanted = [at];
+                    let mut tap =
+                        RunTap::new(&mut tap_program, &[], &wanted, Keep::All, &bench.cancel);
+                    let rest = bench.model.tokens(&tokens[from..]).unwrap();
+                    let span = Span {
+                        start: from,
+                        len: 7 - from,
+                        ..Span::prompt(7)
+                    };
+                    trunk
+                        .trunk(&rest, span, Some(&mut cache), &mut tap)
+                        .unwrap();
+                    let rows = tap.recorded.remove(&at).unwrap();
+                    rows.squeeze(0).unwrap().get(5 - from).unwrap()
+                };
+                let again = written(&bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
+                let name = &bench.model.card.name;
+                assert_eq!(again.tokens, plain.tokens, "{name} {at}");
+                assert!(same_bits(&again.watched, &plain.watched), "{name} {at}");
+                let other = written(&bench, &tokens, 4, vec![put(at, 4, own)], 1);
+                // After the last attention nobody looks at another position.
+                let moved = !same_bits(&other.watched, &plain.watched);
+                let seen = layer + 1 < layers || at.site == Site::ResidPre;
+                assert_eq!(moved, seen, "{name} {at}: another slot");
+            }
+        }
+        // The same from a recording of the whole prompt, to rounding.
+        let at = Site::ResidPost.at(layers - 1);
+        let own = state(&mut bench, &tokens, at, 6);
+        let again = written(&bench, &tokens, 6, vec![put(at, 6, own)], 20);
+        assert_eq!(again.tokens, plain.tokens);
+    }
+}
+
+#[test]
+fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
+    for mut bench in every_family() {
+        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+        let target: Vec<u32> = prompt(12)[5..].to_vec();
+        for layer in 0..bench.model.card.layers {
+            let value = state(&mut bench, &prompt(8), Site::ResidPost.at(layer), 3);
+            let row = value.unsqueeze(0).unwrap();
+            let lens = bench.model.transformer.unembed(&row).unwrap();
+            let mut lens = values(&lens);
+            log_softmax(&mut lens);
+            let said = written(&bench, &target, 6, vec![put(last, 6, value)], 1);
+            let worst = lens
+                .iter()
+                .zip(&said.watched)
+                .map(|(l, p)| (l.exp() - p).abs())
+                .fold(0.0, f32::max);
+            assert!(worst < 1e-7, "{}: {worst}", bench.model.card.name);
+        }
+    }
+}
+
+#[test]
+fn t53_a_tokens_own_embedding_is_that_token() {
+    for mut bench in every_family() {
+        let target = prompt(6);
+        let mut other = target.clone();
+        other[4] = 33;
+        // Learned positions are a part of the embedding, so it is taken at the slot's own position.
+        let value = state(&mut bench, &other, Site::Embed.at(0), 4);
+        let patched = written(
+            &bench,
+            &target,
+            4,
+            vec![put(Site::Embed.at(0), 4, value)],
+            12,
+        );
+        let meant = written(&bench, &other, 4, vec![], 12);
+        assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
+        assert!(same_bits(&patched.watched, &meant.watched));
+        let plain = written(&bench, &target, 4, vec![], 1);
+        assert!(!same_bits(&patched.watched, &plain.watched));
+    }
+}
+
+#[test]
+fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
+    for layout in [Layout::Llama, Layout::Gpt2] {
+        for hop1 in [0, 1, 2] {
+            let world = TwoHop::new(layout, hop1, 3);
+            let mut bench = world.open();
+            for subject in 0..6 {
+                let bridge = BRIDGES[world.first[subject]];
+                let run = Run::plain(tokens(&bench, &TwoHop::prompt(subject)));
+                let arguments = Arguments::default()
+                    .with("prompt", "it is")
+                    .with("slot", "it")
+                    .with("layer", "0-3")
+                    // From here on the target prompt takes no hop itself.
+                    .with("target", "2")
+                    .with("answers", bridge)
+                    .with("tokens", 1);
+                let figure = observe(&mut bench, &run, &arguments).unwrap();
+                let rows = &table(&figure).pages[0].rows;
+                for (layer, row) in rows.iter().enumerate() {
+                    let p = number(&row.entries[5]);
+                    let expected = layer >= hop1;
+                    assert_eq!(p > 0.9, expected, "{layout:?} {hop1} {layer}: {p}");
+                    let said = text(&row.entries[2]) == bridge;
+                    assert_eq!(said, expected);
+                    assert_ne!(text(&row.entries[3]), bridge, "unpatched");
+                    assert_eq!(row.anchor.layer, Some(layer as u16));
+                    assert_eq!(row.anchor.position, Some(2));
+                }
+            }
+        }
+    }
+}
+
+/// Exactly once a request: in the pass that reads the slot, in its row alone; and a value without a slot is an error.
+#[test]
+fn t55_a_value_acts_once_in_its_own_branch() {
+    for mut bench in every_family() {
+        let tokens = prompt(6);
+        let at = Site::ResidPost.at(0);
+        let value = (state(&mut bench, &prompt(9), at, 7) * 3.0).unwrap();
+        let target = Target::read(&bench, &tokens, 5).unwrap();
+        let branches = [vec![], vec![put(at, 5, value.clone())], vec![]];
+        let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
+        let three = target.branches(&bench, &branches, 6, &all).unwrap();
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(&three[0].watched, &three[2].watched));
+        assert!(!close(&three[0].watched, &three[1].watched));
+        // Written token by token, it is what one pass over the whole text with the value in it says.
+        let whole = [tokens.clone(), three[1].tokens[..5].to_vec()].concat();
+        let patch = Patch {
+            at,
+            position: 5,
+            row: None,
+            value: value.clone(),
+        };
+        let last = whole.len() - 1;
+        let reread = bench.reruns(&Run::plain(whole), last, &[patch], 1).unwrap();
+        let best = (0..reread[0].len())
+            .max_by(|a, b| reread[0][*a].total_cmp(&reread[0][*b]))
+            .unwrap();
+        assert_eq!(best as u32, three[1].tokens[5], "{}", bench.model.card.name);
+        // Before what every branch reads, and beyond the target, there is no place for it.
+        for position in [0, 6] {
+            let branch = vec![put(at, position, value.clone())];
+            let outside = Target::read(&bench, &tokens, 5).unwrap();
+            if position >= outside.from && position < 6 {
+                continue;
+            }
+            assert!(outside.branches(&bench, &[branch], 1, &[]).is_err());
+        }
+    }
+}
+
+#[test]
+fn what_is_read_once_for_all_branches_changes_nothing() {
+    for mut bench in every_family() {
+        let tokens = prompt(9);
+        let at = Site::ResidPost.at(1);
+        let value = state(&mut bench, &prompt(7), at, 6);
+        let shared = written(&bench, &tokens, 7, vec![put(at, 7, value.clone())], 8);
+        let whole = written(&bench, &tokens, 0, vec![put(at, 7, value)], 8);
+        let worst = shared.watched.iter().zip(&whole.watched);
+        let worst = worst.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
+        assert_eq!(shared.tokens, whole.tokens);
+    }
+}
+
+fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> lmscope::error::Result<Figure> {
+    let of = instrument("patchscope").unwrap();
+    of.observe(run, arguments, bench)
+}
+
+fn table(figure: &Figure) -> &Table {
+    match &figure.body {
+        Body::Table(table) => table,
+        _ => panic!("a table"),
+    }
+}
+
+fn number(entry: &Entry) -> f32 {
+    match entry {
+        Entry::Number(n) => *n,
+        Entry::Text(text) => panic!("{text} is no number"),
+    }
+}
+
+fn text(entry: &Entry) -> &str {
+    match entry {
+        Entry::Text(text) => text,
+        Entry::Number(n) => panic!("{n} is no text"),
+    }
+}
+
+fn column(figure: &Figure, name: &str) -> Vec<f32> {
+    let table = table(figure);
+    let at = table.columns.iter().position(|c| c == name).unwrap();
+    let rows = &table.pages[0].rows;
+    rows.iter().map(|r| number(&r.entries[at])).collect()
+}
+
+fn list(name: &str) -> String {
+    format!("{}/demo/lists/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn over(attributes: &str) -> Arguments {
+    Arguments::default()
+        .with("template", "world")
+        .with("attributes", attributes)
+        .with("tokens", 8)
+}
+
+/// The judged figure: names are read back at some layer by at least 0.8, and unpatched by at most 0.1.
+#[test]
+fn a_description_reads_names_back() {
+    let mut bench = demo();
+    let figure = observe(
+        &mut bench,
+        &Run::default(),
+        &over(&list("descriptions.tsv")),
+    )
+    .unwrap();
+    let (read, alone) = (column(&figure, "read"), column(&figure, "unpatched"));
+    println!("names: read {read:?}, unpatched {alone:?}");
+    assert!(read[0] >= 0.8 && read[1] >= 0.8, "{read:?}");
+    assert!(alone.iter().all(|a| *a <= 0.1), "{alone:?}");
+    assert!(column(&figure, "unrelated").iter().all(|a| *a <= 0.1));
+    assert!(
+        read[7] <= 0.1,
+        "late states are about the next token: {read:?}"
+    );
+    assert!(figure.notes.iter().any(|n| n.contains("oracle")));
+}
+
+/// Two tokens of a name say who it is, the last alone does not.
+#[test]
+fn a_person_is_read_from_a_slot_for_each_token() {
+    let mut bench = demo();
+    let people = over(&list("people.tsv")).with("layer", "0");
+    let each = people.clone().with("slots", "each");
+    let both = column(
+        &observe(&mut bench, &Run::default(), &each).unwrap(),
+        "read",
+    )[0];
+    let last = column(
+        &observe(&mut bench, &Run::default(), &people).unwrap(),
+        "read",
+    )[0];
+    println!("people: both tokens {both}, last token {last}");
+    assert!(both >= 0.8 && last <= 0.2, "{both} {last}");
+}
+
+#[test]
+fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("maps.safetensors").display().to_string();
+    // The text that the maps are fitted on says none of these names.
+    let base = over(&list("descriptions_held.tsv"))
+        .with("layer", "5-6")
+        .with("target", "0");
+    let fitted = base
+        .clone()
+        .with("map", list("map_text.txt"))
+        .with("save", &file);
+    let plain = observe(&mut bench, &Run::default(), &base).unwrap();
+    let mapped = observe(&mut bench, &Run::default(), &fitted).unwrap();
+    let (plain, through) = (column(&plain, "read"), column(&mapped, "read"));
+    println!("late states: as they are {plain:?}, through the map {through:?}");
+    assert!(plain.iter().all(|p| *p < 0.3), "{plain:?}");
+    assert!(through.iter().all(|p| *p > 0.8), "{through:?}");
+    // Kept and loaded, the maps say the same.
+    let loaded = observe(&mut bench, &Run::default(), &base.with("map", &file)).unwrap();
+    assert_eq!(column(&loaded, "read"), through);
+    let held = Maps::load(
+        folder.path().join("maps.safetensors").as_path(),
+        &bench.model.card,
+    );
+    let fit = held.unwrap();
+    let pair = (Site::ResidPost.at(5), Site::ResidPost.at(0));
+    let fit = fit.fit(pair).unwrap();
+    assert!(
+        fit.residual <= fit.held_out && fit.held_out < 1.0,
+        "{fit:?}"
+    );
+    assert!(fit.identity > fit.held_out, "{fit:?}");
+}
+
+#[test]
+fn maps_of_other_weights_and_widths_are_refused() {
+    let bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let maps = |width: usize| Maps {
+        maps: vec![(
+            None,
+            Affine {
+                weight: vec![0.5; width * width],
+                bias: vec![0.0; width],
+            },
+        )],
+        origin: None,
+    };
+    maps(128).save(&path).unwrap();
+    let held = Maps::load(&path, &bench.model.card).unwrap();
+    assert_eq!(held.maps, maps(128).maps);
+    maps(64).save(&path).unwrap();
+    let error = Maps::load(&path, &bench.model.card)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("[64, 64]") && error.contains("[128, 128]"),
+        "{error}"
+    );
+    let mut other = maps(128);
+    other.origin = Some(lmscope::lab::patch_map::Origin {
+        model: "another".into(),
+        revision: "0".into(),
+        ..Default::default()
+    });
+    other.save(&path).unwrap();
+    let error = Maps::load(&path, &bench.model.card)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("another"), "{error}");
+}
+
+#[test]
+fn norm_matched_states_have_the_length_of_what_they_replace() {
+    let pair = (Site::ResidPost.at(0), Site::ResidPost.at(1));
+    let put = Map::Norm.apply(&[3.0, 4.0], pair, 10.0).unwrap();
+    assert!(same_bits(&put, &[6.0, 8.0]));
+    let zero = Map::Norm.apply(&[0.0, 0.0], pair, 10.0).unwrap();
+    assert!(same_bits(&zero, &[0.0, 0.0]), "nothing has no direction");
+}
+
+#[test]
+fn grid_table_and_curves_are_one_measurement() {
+    let mut bench = demo();
+    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let base = Arguments::default()
+        .with("template", "world")
+        .with("layer", "0-3")
+        .with("target", "0,2")
+        .with("answers", " Asia|:")
+        .with("null", "beside");
+    let table = observe(&mut bench, &run, &base).unwrap();
+    let grid = observe(&mut bench, &run, &base.clone().with("show", "grid")).unwrap();
+    let curves = observe(&mut bench, &run, &base.with("show", "curves")).unwrap();
+    let (Body::Grid(grid), Body::Series(series)) = (&grid.body, &curves.body) else {
+        panic!("a grid and curves");
+    };
+    let p = column(&table, "p answers");
+    for (row, source) in (0..4).enumerate() {
+        for target in 0..2 {
+            let listed = p[source * 2 + target];
+            let cell = &grid.cells[target][row];
+            assert!((cell.value - listed).abs() < 1e-5);
+            assert_eq!(cell.anchor.layer, Some(source as u16));
+            assert_eq!(cell.anchor.position, Some(3));
+            assert!((series.curves[target].values[source] - listed).abs() < 1e-5);
+            assert!(cell.more.iter().any(|m| m.0.starts_with("unrelated")));
+        }
+    }
+    let labels: Vec<&str> = series.curves.iter().map(|c| c.label.as_str()).collect();
+    let expected = [
+        "patched, into 0",
+        "patched, into 2",
+        "unrelated, into 0",
+        "unrelated, into 2",
+        "unpatched",
+    ];
+    assert_eq!(labels, expected);
+    // Both sweeps with one target a source have one curve.
+    let one = Arguments::default()
+        .with("template", "world")
+        .with("show", "curves");
+    let Body::Series(one) = observe(&mut bench, &run, &one).unwrap().body else {
+        panic!("curves");
+    };
+    assert_eq!(one.curves.len(), 2);
+    assert_eq!(one.points.len(), 8);
+}
+
+/// Another prompt's places are not the run's: its rows lead to a layer and to no position of the text on the screen.
+#[test]
+fn anchors_point_into_the_run_and_nowhere_else() {
+    let mut bench = demo();
+    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let base = Arguments::default()
+        .with("template", "world")
+        .with("tokens", 4);
+    let own = observe(&mut bench, &run, &base.clone().with("layer", "2")).unwrap();
+    assert_eq!(table(&own).pages[0].rows[0].anchor.position, Some(3));
+    let other = base.with("from", "The robin").with("target", "0");
+    let figure = observe(&mut bench, &run, &other.with("layer", "2")).unwrap();
+    let page = &table(&figure).pages[0];
+    assert_eq!(
+        (page.anchor.position, page.rows[0].anchor.position),
+        (None, None)
+    );
+    assert_eq!(page.rows[0].anchor.layer, Some(2));
+    assert!(page.title.contains("The robin"));
+    assert!(text(&page.rows[0].entries[2]).contains("kind of bird"));
+    assert!(
+        figure.provenance.tokens.is_empty(),
+        "nothing of the run was read"
+    );
+}
+
+#[test]
+fn sources_from_a_file_and_the_embedding_are_read() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.txt");
+    std::fs::write(&path, "People in Japan\n\nThe robin\n").unwrap();
+    let arguments = Arguments::default()
+        .with("template", "world")
+        .with("from", format!("@{}", path.display()))
+        .with("layer", "-1")
+        .with("target", "-1")
+        .with("tokens", 5);
+    let figure = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    let said: Vec<&str> = table(&figure)
+        .pages
+        .iter()
+        .map(|p| text(&p.rows[0].entries[2]))
+        .collect();
+    assert_eq!(said, [": country in Asia,", ": kind of bird,"]);
+}
+
+#[test]
+fn what_does_not_fit_is_said_before_anything_runs() {
+    let mut bench = demo();
+    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("bad.toml");
+    std::fs::write(&bad, "[[template]]\nname = \"a\"\nprompt = \"b\"").unwrap();
+    let bad = bad.display().to_string();
+    let few = folder.path().join("few.txt");
+    std::fs::write(&few, "one\ntwo").unwrap();
+    let few = few.display().to_string();
+    for (name, value, why) in [
+        ("layer", "8", "layers from 0 to 7"),
+        ("target", "same+8", "an offset"),
+        ("target", "seme", "layers from 0 to 7"),
+        ("position", "9", "a position from 0 to 3"),
+        ("position", "1..3", "slots=each"),
+        ("position", "here", "token:"),
+        ("slot", "Z", "occurs in the target prompt"),
+        ("template", "worlds", "world, echo"),
+        ("library", &bad, "the slot `x` of `a`"),
+        ("map", "linear", "identity, norm"),
+        ("map", &few, "positions"),
+        ("save", "m.safetensors", "only maps that are fitted"),
+        ("show", "items", "table, grid or curves"),
+        ("site", "logits", "one of resid_post"),
+        ("from", "@nowhere.txt", "nowhere.txt"),
+        ("attributes", "nowhere.tsv", "nowhere.tsv"),
+    ] {
+        let arguments = Arguments::default().with("template", "world");
+        let error = observe(&mut bench, &run, &arguments.with(name, value));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(why), "{name}={value}: {error}");
+        assert!(error.ends_with('.'), "{error}");
+    }
+}
+
+#[test]
+fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
+    let mut bench = demo();
+    let arguments = over(&list("descriptions.tsv"));
+    let whole = observe(&mut demo(), &Run::default(), &arguments).unwrap();
+    let cancel = bench.cancel.clone();
+    bench.progress = Some(Box::new(move |done| {
+        if done > 0.5 {
+            cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }));
+    let part = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    assert!(
+        part.notes.iter().any(|n| n.contains("stopped after")),
+        "{:?}",
+        part.notes
+    );
+    bench.progress = None;
+    let rest = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    assert_eq!(rest.body, whole.body);
+    assert_eq!(rest.notes, whole.notes);
+}
+
+/// Edits act on the source, which is the user's run, and not on the target.
+#[test]
+fn edits_change_what_is_taken_and_not_what_reads() {
+    let mut bench = demo();
+    let tokens = bench.model.encode("People in Japan", false).unwrap();
+    let arguments = Arguments::default()
+        .with("template", "world")
+        .with("layer", "2")
+        .with("target", "0");
+    let plain = observe(&mut bench, &Run::plain(tokens.clone()), &arguments).unwrap();
+    let run = super::tools::edited(tokens, &["zero@mlp_out.*"]);
+    let edited = observe(&mut bench, &run, &arguments).unwrap();
+    let row = |f: &Figure| table(f).pages[0].rows[0].entries.clone();
+    assert_ne!(row(&plain)[4], row(&edited)[4], "the state is another");
+    assert_eq!(row(&plain)[3], row(&edited)[3], "the target is the same");
+}
