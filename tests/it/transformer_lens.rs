@@ -110,18 +110,30 @@ impl Case {
         of.observe(run, &arguments, &mut self.bench).unwrap()
     }
 
-    /// The metric of every patched run of a patching map, layer after layer.
-    fn patched(&mut self, run: &Run, parameters: &[(&str, String)]) -> Vec<f32> {
+    /// The metric of every patched run of a patching map `[layers, columns]`. Positions at which the prompts are still
+    /// the same are left out of a map: nothing can change there.
+    fn patched(&mut self, run: &Run, parameters: &[(&str, String)], columns: usize) -> Tensor {
         let parameters: Vec<(&str, &str)> =
             parameters.iter().map(|(k, v)| (*k, v.as_str())).collect();
         let figure = self.observe(run, "patching", &parameters);
         let grid = grid(&figure);
-        let value = |cell: &Cell| {
-            let found = cell.more.iter().find(|(name, _)| name == "patched");
+        let value = |cell: &Cell, which: &str| {
+            let found = cell.more.iter().find(|(name, _)| name == which);
             found.expect("a cell says the metric itself").1
         };
-        let of_layer = |layer: usize| grid.cells.iter().map(move |c| value(&c[layer]));
-        (0..grid.rows.len()).flat_map(of_layer).collect()
+        let before = value(&grid.cells[0][0], "before");
+        let mut found = vec![before; grid.rows.len() * columns];
+        for (header, cells) in grid.columns.iter().zip(&grid.cells) {
+            let column = match (header.anchor.unit, header.anchor.position) {
+                (Some(Unit::Head(head)), _) => head as usize,
+                (_, Some(position)) => position as usize,
+                _ => panic!("a column is a head or a position"),
+            };
+            for (layer, cell) in cells.iter().enumerate() {
+                found[layer * columns + column] = value(cell, "patched");
+            }
+        }
+        stack([found], &[grid.rows.len(), columns])
     }
 
     /// Asserts that a grid that keeps the whole vocabulary is that of expected logits `[layers, .., vocab]`.
@@ -516,7 +528,7 @@ fn a_cut_is_that_of_transformer_lens() {
 fn patching_maps_are_those_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let (layers, heads) = (case.bench.model.card.layers, case.bench.model.card.heads);
+        let heads = case.bench.model.card.heads;
         let length = run.tokens.len();
         let words = |ids: &[u32]| ids.iter().map(|id| format!("w{id} ")).collect::<String>();
         let corrupt = words(&case.ids("corrupted"));
@@ -547,9 +559,8 @@ fn patching_maps_are_those_of_transformer_lens() {
         for (tensor, mut parameters, columns) in plans {
             parameters.push(("corrupt", corrupt.clone()));
             parameters.push(("answer", answer.clone()));
-            let found = case.patched(&run, &parameters);
-            assert_eq!(found.len(), layers * columns, "{tensor}");
-            case.agrees(&tensor, &stack([found], &[layers, columns]));
+            let found = case.patched(&run, &parameters, columns);
+            case.agrees(&tensor, &found);
         }
         // Heads at one position.
         for way in ["denoise", "noise"] {
@@ -562,8 +573,7 @@ fn patching_maps_are_those_of_transformer_lens() {
                     ("corrupt", corrupt.clone()),
                     ("answer", answer.clone()),
                 ];
-                let found = case.patched(&run, &parameters);
-                let found = stack([found], &[layers, heads]);
+                let found = case.patched(&run, &parameters, heads);
                 let expected = whole.narrow(1, position, 1).unwrap().squeeze(1).unwrap();
                 let apart = gap(&expected, &found);
                 assert!(

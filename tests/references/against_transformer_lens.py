@@ -15,8 +15,8 @@ asserts that the Hugging Face model, both copies, and the sum of the attribution
 `results.safetensors` holds, for a prompt of n tokens, f32 unless said otherwise:
 
 * `tokens` and `corrupted` `[n]` i64: the clean prompt, and one of the same length in which two tokens differ; `answers` `[2]`
-  i64: a right and a wrong token; `repeated` i64: a first token with p random ones twice; `text` i64: tokens of which many
-  come again, though never at once;
+  i64: a right and a wrong token; `repeated` i64: a token, then p random ones twice; `text` i64: tokens of which many come again,
+  though never at once; neither begins with the token that begins texts;
 * `logits` `[n, vocab]`: of the clean prompt, soft-capped where the model caps them;
 * `direct.{embed,pos_embed}.{token,difference}` `[n]`, `direct.{attn,attn_bias,mlp}.*` `[layers, n]`,
   `direct.head.*` `[layers, heads, n]`, `direct.neuron.*` `[layers, d_mlp]` (last position), `direct.bias.*` `[1]`: what each
@@ -271,7 +271,7 @@ def scores(model, texts):
 
 def returning(length, few, rng):
     """Random tokens of a few, no token twice in a row."""
-    tokens = [0]
+    tokens = [2]
     while len(tokens) < length:
         tokens += [t for t in torch.randint(2, 2 + few, (1,), generator=rng).tolist() if t != tokens[-1]]
     return torch.tensor(tokens)
@@ -324,8 +324,8 @@ def make(name, config, convert, told, seed):
     hf = checkpoint(name, config, seed)
     clean, corrupted, right, wrong = prompts(hf, seed)
     rng = torch.Generator().manual_seed(seed + 1)
-    once = torch.randperm(config.vocab_size - 2, generator=rng)[:PERIOD] + 2
-    texts = {"repeated": torch.cat([torch.zeros(1, dtype=torch.int64), once, once]), "text": returning(20, 5, rng)}
+    drawn = torch.randperm(config.vocab_size - 2, generator=rng)[: PERIOD + 1] + 2
+    texts = {"repeated": torch.cat([drawn, drawn[1:]]), "text": returning(20, 5, rng)}
 
     plain, folded = (hooked(hf, convert, told, fold) for fold in (False, True))
     logits, out = lens(plain, clean)
