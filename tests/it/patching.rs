@@ -104,7 +104,7 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
     // Means over the ten draws, each by hand.
     let at = Site::Embed.at(0);
     let (site, layer, position) = (Site::ResidPre, 6, 5);
-    let sigma: f64 = 3.0 * embedding_spread(&bench, clean.tokens[0]).unwrap();
+    let sigma: f64 = 3.0 * embedding_spread(&bench).unwrap();
     let put = value(&mut bench, &clean, site.at(layer), position);
     let (mut sum, draws) = (0.0, 10);
     for seed in 1..=draws {

@@ -113,7 +113,7 @@ pub fn cases(
             } else {
                 span_of(bench, &run.tokens, "subject", subject)?
             };
-            let sigma = many * embedding_spread(bench, run.tokens[0])?;
+            let sigma = many * embedding_spread(bench)?;
             let case = |sample: usize| Case {
                 clean: run.clone(),
                 corrupt: run.clone(),

@@ -121,11 +121,6 @@ fn arguments(name: &str) -> Vec<Arguments> {
             none.with("direction", "some")
                 .with("positions", "all-but-bos"),
         ],
-        "lens" => {
-            let mut all = each("show", &["probability", "rank", "entropy", "kl"], &none);
-            all.extend(each("site", &["attn_add", "mlp_add"], &none));
-            all
-        }
         "meters" => each(
             "site",
             &["resid_pre", "resid_post"],
@@ -174,7 +169,6 @@ fn arguments(name: &str) -> Vec<Arguments> {
 
 /// Instruments that need files or a prompt of their own.
 const ELSEWHERE: [&str; 4] = ["languages", "patching", "patchscope", "select"];
-const ELSEWHERE: [&str; 4] = ["patchscope", "select", "languages", "patching"];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {
@@ -251,6 +245,10 @@ fn o11_a_sink_changes_nothing_of_what_noise_does() {
                 .with("samples", 2);
             let [a, b] = [&mut p.quiet, &mut p.loud].map(|b| shown(b, "patching", &p.run, &given));
             same(&a.unwrap(), &b.unwrap(), "patching");
+        }
+    }
+}
+
 /// A subject under noise: its size comes of the embeddings, and what only begins a text is no word.
 #[test]
 fn o11_a_sink_changes_no_patching() {
