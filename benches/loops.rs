@@ -14,7 +14,7 @@ use lmscope::instruments::{Arguments, Instrument, backpatch::Backpatch, lens::Le
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Figure};
 use lmscope::lab::replace::Reading;
-use lmscope::lab::replace_pairs::{Became, Pair, Vector, Wanted, goes_back, pairs, trials};
+use lmscope::lab::replace::pairs::{Became, Pair, Vector, Wanted, goes_back, pairs, trials};
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
 

@@ -10,7 +10,7 @@ use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
 use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
-use crate::instruments::{INSTRUMENTS, instrument};
+use crate::instruments::{INSTRUMENTS, STEADY, instrument};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
 use crate::lab::receipt::Receipt;
@@ -168,11 +168,9 @@ impl App {
             self.chat = false;
             self.warn("this model has no chat template; prompts go in as raw text");
         }
-        let live = self.live();
-        let mut effects = vec![
-            self.ask(Request::Sampling(self.history.sampling())),
-            self.ask(Request::Live(live)),
-        ];
+        let mut effects = vec![self.ask(Request::Sampling(self.history.sampling()))];
+        self.watched.clear();
+        effects.extend(self.watch());
         if !chosen {
             effects.push(self.ask_edits());
         }
@@ -183,7 +181,7 @@ impl App {
         effects
     }
 
-    /// The questions of every instrument that is live on this model.
+    /// The questions of the live instruments that have a place on the screen, and of the steady ones.
     pub(super) fn live(&self) -> Vec<Question> {
         let Some(model) = &self.model else {
             return Vec::new();
@@ -199,10 +197,41 @@ impl App {
             arguments: asked(name),
             unedited: false,
         };
+        let placed =
+            |(i, name): (usize, Slot)| i < STEADY || [self.slot, self.second].contains(&name);
         let live = INSTRUMENTS
             .iter()
+            .enumerate()
+            .filter(|(i, of)| placed((*i, of.name())))
+            .map(|(_, of)| of)
             .filter(|i| i.live(&model.card, &asked(i.name())).is_some());
         live.map(|i| question(i.name())).collect()
+    }
+
+    /// Tells the engine which instruments are live, where that is news. The figure of one that ceases to be does not
+    /// grow any more and says so; one that begins is at work at once.
+    pub(super) fn watch(&mut self) -> Option<Effect> {
+        let live = self.live();
+        if live == self.watched {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.watched, live.clone());
+        let within = |list: &[Question], slot: Slot| list.iter().any(|q| q.instrument == slot);
+        for question in &before {
+            if !within(&live, question.instrument) {
+                self.with(question.instrument, |s| {
+                    s.stale = s.figure.is_some().then_some(EARLIER_TEXT);
+                });
+            }
+        }
+        if !self.transcript.tokens.is_empty() {
+            for question in live.iter().filter(|q| !before.contains(q)) {
+                self.with(question.instrument, |s| {
+                    s.working = Some(Working::default())
+                });
+            }
+        }
+        Some(self.ask(Request::Live(live)))
     }
 
     /// Whether an instrument grows with the text.

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::{Known, Loaded, Loading, Request, Slot, Token, Update};
+use crate::engine::{Known, Loaded, Loading, Question, Request, Slot, Token, Update};
 use crate::instruments::INSTRUMENTS;
 use crate::lab;
 use crate::lab::edit::Edit;
@@ -238,6 +238,8 @@ pub struct App {
     pub last: Option<(String, bool)>,
     /// What each instrument shows.
     pub shown: BTreeMap<Slot, Shown>,
+    /// What the engine was last told to keep live.
+    watched: Vec<Question>,
     /// The figure chosen last.
     pub slot: Slot,
     /// The figure shown under the first one where there is room.
@@ -349,6 +351,7 @@ impl App {
                     )
                 })
                 .collect(),
+            watched: Vec::new(),
             slot: first,
             second,
             cursor: Cursor::default(),
@@ -419,7 +422,9 @@ impl App {
             }
             Event::Key(key) => {
                 self.revision += 1;
-                self.press(key)
+                let mut effects = self.press(key);
+                effects.extend(self.watch());
+                effects
             }
             Event::Paste(text) => {
                 self.revision += 1;

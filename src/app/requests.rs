@@ -144,24 +144,26 @@ impl App {
     /// Asks an instrument with these arguments and turns to its pane.
     pub(super) fn question(&mut self, slot: Slot, arguments: Arguments) -> Vec<Effect> {
         self.set_focus(Pane::Figure(slot));
-        if let Some(shown) = self.shown.get_mut(slot) {
-            shown.arguments = arguments.clone();
-            shown.working = Some(Working::default());
-        }
-        if self.is_live(slot) {
-            let live = self.live();
-            if self.transcript.tokens.is_empty()
-                && let Some(shown) = self.shown.get_mut(slot)
-            {
-                shown.working = None;
-            }
-            return vec![self.ask(Request::Live(live))];
-        }
-        vec![self.ask(Request::Observe(Question {
+        let question = Question {
             instrument: slot,
             arguments,
             unedited: false,
-        }))]
+        };
+        if let Some(shown) = self.shown.get_mut(slot) {
+            shown.arguments = question.arguments.clone();
+        }
+        let known = self.watched.contains(&question);
+        let mut effects: Vec<Effect> = self.watch().into_iter().collect();
+        let live = self.is_live(slot);
+        if live && (!known || self.transcript.tokens.is_empty()) {
+            // It is at work already, or will be with the first token.
+            return effects;
+        }
+        if let Some(shown) = self.shown.get_mut(slot) {
+            shown.working = Some(Working::default());
+        }
+        effects.push(self.ask(Request::Observe(question)));
+        effects
     }
 
     /// Asks for the chosen figure of the unedited run.

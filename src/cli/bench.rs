@@ -1,4 +1,4 @@
-//! `lmscope bench`: how fast a model is here: bare, with every live instrument on, and under edits.
+//! `lmscope bench`: how fast a model is here: bare, with the steady instruments live, and under edits.
 //!
 //! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
 //! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in `measure`.
@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::instruments::{Arguments, INSTRUMENTS, STEADY};
 use crate::lab::bench::Bench;
 use crate::lab::direction::{Direction, Origin, random_like};
 use crate::lab::edit::Edit;
@@ -24,7 +24,7 @@ use crate::model::site::Site;
 /// The row.
 pub const BENCH: Subcommand = Subcommand {
     name: "bench",
-    about: "Measures start-up, tokens a second bare, with every live instrument and under ten edits, and memory",
+    about: "Measures start-up, tokens a second bare, with the steady live instruments and under ten edits, and memory",
     arguments: build,
     run,
 };
@@ -160,7 +160,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     let defaults = Arguments::default();
     let mut needs = Needs::default();
     let mut live = Vec::new();
-    for of in INSTRUMENTS {
+    for of in INSTRUMENTS.iter().take(STEADY) {
         if let Some(more) = of.live(&card, &defaults) {
             needs.merge(more);
             live.push(of.name());
@@ -244,7 +244,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
 enum Kind<'a> {
     /// Nothing is watched and nothing changed.
     Bare,
-    /// Every live instrument makes its columns.
+    /// The steady live instruments make their columns.
     Live(&'a Needs),
     /// Under edits.
     Edited(&'a [Edit], Beside),
@@ -301,7 +301,7 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
     for _ in 0..count {
         let step = writer.step(bench, needs)?;
         if matches!(kind, Kind::Live(_)) {
-            for of in INSTRUMENTS {
+            for of in INSTRUMENTS.iter().take(STEADY) {
                 if of.live(&bench.model.card, &arguments).is_some() {
                     std::hint::black_box(of.column(&step, &arguments, bench)?);
                 }

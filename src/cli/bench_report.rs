@@ -29,7 +29,7 @@ pub struct Report {
     pub first_token_ms: f64,
     /// Tokens a second with nothing watched.
     pub bare: f64,
-    /// Tokens a second with every live instrument on.
+    /// Tokens a second with the steady live instruments on.
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,

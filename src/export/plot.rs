@@ -216,7 +216,7 @@ mod tests {
         let out = picture(&curves);
         assert_eq!(out.matches("<circle").count(), 12);
         assert!(out.contains("<title>␣Rome · layer 2 · 0.300</title>"));
-        let moves = |out: &str| out.matches("d=\"M").count() + out.matches("L").count();
+        let moves = |out: &str| out.matches("d=\"M").count() + out.matches('L').count();
         let before = moves(&out);
         curves.curves[1].values[2] = f32::NAN;
         let out = picture(&curves);

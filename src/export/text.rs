@@ -2,6 +2,7 @@
 //!
 //! Invariant: columns line up, by terminal width; no colour, ever. Wide grids go on in blocks below.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::number::significant;
@@ -207,8 +208,9 @@ fn write_series(out: &mut String, series: &Series) {
         let bar = |from: f32, to: f32| {
             let (start, end) = (at(from.min(to)), at(from.max(to)));
             let glyph = if to < from { "▒" } else { "█" };
-            // The smallest part still shows.
-            let long = (end - start).max(usize::from(to > from || to < from));
+            // The smallest part still shows; what is no number shows nothing.
+            let differs = from.partial_cmp(&to).is_some_and(Ordering::is_ne);
+            let long = (end - start).max(usize::from(differs));
             format!("{}{}", " ".repeat(start.min(BAR - 1)), glyph.repeat(long))
         };
         let zero = 0.0f32.clamp(lo, hi);

@@ -493,10 +493,10 @@ impl Lens {
         notes.extend(grown.notes);
         let mut title = format!("lens · norm {norm} · ");
         if let Some(kind) = kind {
-            title += &format!("{kind} · ");
+            title.extend([kind, " · "]);
         }
         if view.site != Site::ResidPost {
-            title += &format!("{site} · ");
+            title.extend([site, " · "]);
         }
         title += match (shown.show, shown.of) {
             (Show::Probability, Of::Own) => "top-1",

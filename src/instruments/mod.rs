@@ -254,6 +254,10 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &languages::Languages,
 ];
 
+/// How many of [`INSTRUMENTS`], from the first on, are always at work on a growing text; others only while they have a place on
+/// the screen.
+pub const STEADY: usize = 2;
+
 /// Finds an instrument by name.
 pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {
     INSTRUMENTS

@@ -332,7 +332,7 @@ impl Figure {
             (Body::Table(table), Body::Table(more)) => table.pages.extend(more.pages),
             (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
             (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
-                *body = other
+                *body = other;
             }
         }
         self.provenance = next.provenance;

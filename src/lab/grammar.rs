@@ -70,10 +70,9 @@ impl fmt::Display for What {
             Self::DirectionTo(name, value) => write!(f, "{name}={value}"),
             Self::DirectionWithin(name, low, high) => write!(f, "{name}={low}..{high}"),
             Self::Swap(from, to) => write!(f, "{from}>{to}"),
-            Self::Units(which) => write!(f, "{which}"),
             Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
             Self::UnitsFrom(which, text) => write!(f, "{which}={text}"),
-            Self::Edges(which, Positions::All) => write!(f, "{which}"),
+            Self::Units(which) | Self::Edges(which, Positions::All) => write!(f, "{which}"),
             Self::Edges(which, sources) => write!(f, "{which}={sources}"),
             Self::Turn(which, from, to) => {
                 write!(f, "{which}={}>{}", quoted(from), quoted(to))

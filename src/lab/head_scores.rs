@@ -22,6 +22,7 @@ use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::site::{Address, Site};
+use crate::model::tokenizer::Tokenizer;
 
 /// A kind of reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Repeated {
         let mut known: Vec<u32> = (0..model.known_tokens() as u32).collect();
         known.retain(|id| !special(id));
         known.shuffle(&mut StdRng::seed_from_u64(seed));
-        let begin: Vec<u32> = tokenizer.and_then(|t| t.bos()).into_iter().collect();
+        let begin: Vec<u32> = tokenizer.and_then(Tokenizer::bos).into_iter().collect();
         let most = known.len().min((model.card.context - begin.len()) / 2);
         if period > most || period < 2 {
             return Err(Error::argument(
@@ -120,7 +121,7 @@ impl Repeated {
 
 /// Where a text proper begins: behind the token that only begins it.
 pub fn beginning(model: &Model, tokens: &[u32]) -> usize {
-    let begin = model.tokenizer.as_ref().and_then(|t| t.bos());
+    let begin = model.tokenizer.as_ref().and_then(Tokenizer::bos);
     usize::from(begin.is_some() && tokens.first().copied() == begin)
 }
 

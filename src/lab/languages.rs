@@ -164,11 +164,11 @@ pub fn disjoint(a: &[u32], b: &[u32]) -> bool {
 
 /// Solved lines of a task and one that ends where the answer begins: `Français: "fleur" - 中文: "`.
 pub fn task(from: &str, to: &str, solved: &[(&str, &str)], word: &str) -> String {
-    let mut out = String::new();
-    for (given, answer) in solved {
-        out += &format!("{from}: \"{given}\" - {to}: \"{answer}\"\n");
-    }
-    out + &format!("{from}: \"{word}\" - {to}: \"")
+    let line =
+        |(given, answer): &(&str, &str)| format!("{from}: \"{given}\" - {to}: \"{answer}\"\n");
+    let mut lines: Vec<String> = solved.iter().map(line).collect();
+    lines.push(format!("{from}: \"{word}\" - {to}: \""));
+    lines.concat()
 }
 
 #[cfg(test)]

@@ -88,11 +88,11 @@ impl LensFile {
                 .collect();
             let mut about = "Jacobian lens".to_string();
             if let Some(prompts) = facts.get("n_prompts") {
-                about += &format!(", fitted on {prompts} prompts");
+                about.extend([", fitted on ", prompts, " prompts"]);
             }
             let named = ["model", "model_name", "provenance.model"];
             if let Some(of) = named.iter().find_map(|key| facts.get(*key)) {
-                about += &format!(", made for {}", text::visible(of.as_bytes()));
+                about.extend([", made for ", &text::visible(of.as_bytes())]);
             }
             return Self {
                 kind: Kind::Jacobian,

@@ -297,7 +297,7 @@ impl Transformer {
     fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         Ok(self
             .head
-            .forward(&self.projected(normed)?)?
+            .forward(&self.projected(&normed.to_dtype(self.dtype())?)?)?
             .to_dtype(DType::F32)?)
     }
 

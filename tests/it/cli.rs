@@ -584,10 +584,15 @@ fn trace_agrees_with_what_transformers_computed() {
 
 /// What an instrument is asked about: a text, or the files that it reads instead.
 fn start(of: &dyn Instrument) -> Vec<String> {
-    if of.needs_prompt(&Arguments::default()) {
-        return vec!["-p".into(), FACT.into()];
-    }
     let lists = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists");
+    if of.needs_prompt(&Arguments::default()) {
+        let mut start: Vec<String> = vec!["-p".into(), FACT.into()];
+        if of.parameters().iter().any(|p| p.name == "words") {
+            let words = lists.join("languages.tsv");
+            start.extend(["--words".into(), words.display().to_string()]);
+        }
+        return start;
+    }
     let side = |name: &str| {
         let file = lists.join(format!("refusal_{name}.txt"));
         [format!("--{name}"), file.display().to_string()]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{D, DType};
 use lmscope::app::Event;
+use lmscope::app::layout::Pane;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::combine::combine;
@@ -758,7 +759,8 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
     // On the screen, x on such a cell writes the edit.
     let mut app = recorded::app((120, 40), recorded::session());
     app.update(Event::Engine(recorded::shown("heads", figure.clone())));
-    recorded::press(&mut app, "f f f f l j x");
+    app.set_focus(Pane::Figure("heads"));
+    recorded::press(&mut app, "l j x");
     let lines: Vec<String> = app
         .history
         .edits()

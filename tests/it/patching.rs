@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Cell, Figure, Grid, Unit};
-use lmscope::lab::replace_contrast::{embedding_spread, noised};
+use lmscope::lab::replace::contrast::{embedding_spread, noised};
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::site::Site;

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Entry, Figure, Table};
+use lmscope::lab::patch::map::{Map, Maps};
 use lmscope::lab::patch::{Put, Target, Written};
-use lmscope::lab::patch_map::{Map, Maps};
 use lmscope::lab::ridge::Affine;
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::log_softmax;
@@ -402,7 +402,7 @@ fn maps_of_other_weights_and_widths_are_refused() {
         "{error}"
     );
     let mut other = maps(128);
-    other.origin = Some(lmscope::lab::patch_map::Origin {
+    other.origin = Some(lmscope::lab::patch::map::Origin {
         model: "another".into(),
         revision: "0".into(),
         ..Default::default()

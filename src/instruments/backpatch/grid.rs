@@ -11,7 +11,7 @@ use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
 use crate::lab::replace::Reading;
-use crate::lab::replace_pairs::{
+use crate::lab::replace::pairs::{
     Became, Pair, Score, Vector, Wanted, goes_back, length, pairs as all_pairs, said, states,
     trials,
 };

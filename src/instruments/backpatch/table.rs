@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::lab::replace_hops::{Found, Measure, Place, Question, Tried, read};
-use crate::lab::replace_pairs::{Pair, Score, goes_back, pairs as all_pairs};
+use crate::lab::replace::hops::{Found, Measure, Place, Question, Tried, read};
+use crate::lab::replace::pairs::{Pair, Score, goes_back, pairs as all_pairs};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 
@@ -109,8 +109,11 @@ pub fn table(
     })
 }
 
+/// Whether a question belongs to a case.
+type Belongs = fn(&Found) -> bool;
+
 /// Cases, each with the questions that belong to it.
-const CASES: &[(&str, fn(&Found) -> bool)] = &[
+const CASES: &[(&str, Belongs)] = &[
     ("all", |_| true),
     ("right by itself", |f| f.right),
     ("wrong by itself", |f| !f.right),

@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
+use crate::lab::replace::hops::last_token_of;
+use crate::lab::replace::pairs::{Wanted, rank, states};
 use crate::lab::replace::{Reading, Replay, Slot, Trial};
-use crate::lab::replace_hops::last_token_of;
-use crate::lab::replace_pairs::{Wanted, rank, states};
 use crate::lab::run::Run;
 use crate::model::site::Site;
 

@@ -9,7 +9,7 @@ use super::Patching;
 use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
-use crate::lab::replace_contrast::{Alignment, align, embedding_spread, read, span_of};
+use crate::lab::replace::contrast::{Alignment, align, embedding_spread, read, span_of};
 use crate::lab::run::Run;
 
 /// Two runs.

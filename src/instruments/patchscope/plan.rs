@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::lab::attributes::{self, Subject};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
-use crate::lab::patch_fit;
-use crate::lab::patch_map::{Map, Maps};
+use crate::lab::patch::fit::fit;
+use crate::lab::patch::map::{Map, Maps};
 use crate::lab::positions::Positions;
 use crate::lab::run::Run;
 use crate::lab::slots::{Slots, Slotted, last_of};
@@ -312,7 +312,7 @@ impl Plan {
             .filter(|r| r.is_finite() && *r >= 0.0)
             .ok_or_else(|| Error::argument("ridge", text, "a number, 0 or more"))?;
         let pairs: Vec<_> = self.pairs.iter().map(|p| self.addresses(*p)).collect();
-        let maps = patch_fit::fit(bench, path, &pairs, ridge)?;
+        let maps = fit(bench, path, &pairs, ridge)?;
         if !save.is_empty() {
             maps.save(Path::new(save))?;
         }

@@ -5,7 +5,7 @@ use super::sweep::{self, Found, Prepared};
 use crate::error::Result;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Entry, Page, Row, Table};
-use crate::lab::patch_map::Map;
+use crate::lab::patch::map::Map;
 use crate::lab::run::Run;
 use crate::text;
 

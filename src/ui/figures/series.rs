@@ -12,6 +12,8 @@
 //!      layer 4 · probability  ● ␣Paris 0.700  ○ ␣Rome 0.100
 //! ```
 
+use std::cmp::Ordering;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
@@ -248,11 +250,9 @@ impl Paint<'_> {
     fn column(&self, plot: Rect, point: usize) -> u16 {
         let last = self.series.points.len() - 1;
         let room = usize::from(plot.width - 1);
-        let at = if last == 0 {
-            room / 2
-        } else {
-            (point * room + last / 2) / last
-        };
+        let at = (point * room + last / 2)
+            .checked_div(last)
+            .unwrap_or(room / 2);
         plot.x + at as u16
     }
 
@@ -547,7 +547,7 @@ fn floating(
     };
     let sign = if to < from { Sign::Down } else { Sign::Up };
     let (mut start, mut end) = (place(from.min(to)), place(from.max(to)));
-    if start == end && (to < from || to > from) {
+    if start == end && from.partial_cmp(&to).is_some_and(Ordering::is_ne) {
         if end < halves {
             end += 1;
         } else {

@@ -657,12 +657,27 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
             &["zero@mlp_out.4", "zero@attn_out.5", "zero@mlp_out.6"],
         )?;
         assert_ne!(edited, expected, "{name}: edits change what is written");
-        // Those that read files of prompts are about the same passes.
-        let about_text = |of: &&&dyn Instrument| of.needs_prompt(&Arguments::default());
-        for of in INSTRUMENTS.iter().filter(about_text) {
-            let figure = of.observe(&Run::plain(ids.clone()), &Arguments::default(), &mut bench)?;
-            assert_eq!(figure.provenance.dtype, name, "{}", of.name());
+        every_instrument_serves(&mut bench, &ids, name)?;
+    }
+    let half = Options {
+        dtype: Some("f16".into()),
+        ..options
+    };
+    every_instrument_serves(&mut Bench::open("demo", &half)?, &ids, "f16")
+}
+
+/// Those that read files of prompts are about the same passes as the others.
+#[cfg(feature = "demo")]
+fn every_instrument_serves(bench: &mut Bench, ids: &[u32], dtype: &str) -> Outcome {
+    let words = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/languages.tsv");
+    let about_text = |of: &&&dyn Instrument| of.needs_prompt(&Arguments::default());
+    for of in INSTRUMENTS.iter().filter(about_text) {
+        let mut arguments = Arguments::default();
+        if of.parameters().iter().any(|p| p.name == "words") {
+            arguments = arguments.with("words", words.display());
         }
+        let figure = of.observe(&Run::plain(ids.to_vec()), &arguments, bench)?;
+        assert_eq!(figure.provenance.dtype, dtype, "{}", of.name());
     }
     Ok(())
 }

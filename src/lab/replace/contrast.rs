@@ -13,12 +13,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Deserialize;
 
-use super::bench::Bench;
-use super::replace::Slot;
-use super::run::Run;
-use super::sample::{kl, log_softmax, log_sum_exp, top};
-use super::target::Target;
 use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::replace::Slot;
+use crate::lab::run::Run;
+use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
+use crate::lab::target::Target;
 use crate::model::site::Site;
 use crate::model::weights::normals;
 

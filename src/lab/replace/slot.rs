@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 
-use super::apply::Program;
 use crate::error::{Error, Result};
+use crate::lab::apply::Program;
 use crate::model::Model;
 use crate::model::site::{Address, Axis, Site};
 use crate::model::tap::{Span, Tap};

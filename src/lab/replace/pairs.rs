@@ -8,12 +8,12 @@
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bench;
-use super::direction::random_like;
-use super::replace::{Replay, Slot, Trial};
-use super::run::Run;
-use super::sample::{log_sum_exp, top};
 use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::direction::random_like;
+use crate::lab::replace::{Replay, Slot, Trial};
+use crate::lab::run::Run;
+use crate::lab::sample::{log_sum_exp, top};
 use crate::model::Fingerprint;
 use crate::model::site::{Address, Site};
 
@@ -147,7 +147,7 @@ impl Wanted {
     ) -> Result<Self> {
         let mut firsts = Vec::new();
         for text in spellings {
-            let first = super::target::first_token(name, text, &bench.model)?;
+            let first = crate::lab::target::first_token(name, text, &bench.model)?;
             if !firsts.contains(&first) {
                 firsts.push(first);
             }

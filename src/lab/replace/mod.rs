@@ -11,28 +11,39 @@
 //! rounding. Edits with a condition look at values that are not computed again, so their trials are read whole.
 //! To read something else of trials, add a method of [`Replay`] that walks [`Replay::chunks`].
 
+pub mod contrast;
+pub mod hops;
+pub mod pairs;
+mod slot;
+
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::apply::{Null, Program};
-use super::bench::Bench;
-use super::extend::extend;
-pub use super::replace_slot::{Slot, Trial};
-use super::replace_slot::{SlotTap, check, put};
-use super::run::Run;
-use super::sample::top;
 use crate::error::{Error, Result};
+use crate::lab::apply::{Null, Program};
+use crate::lab::bench::Bench;
+use crate::lab::extend::extend;
+use crate::lab::run::Run;
+use crate::lab::sample::top;
 use crate::model::Model;
 use crate::model::cache::{Cache, Own};
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
+pub use slot::{Slot, Trial};
+use slot::{SlotTap, check, put};
 
 /// Most rows of one pass.
 const ROWS: usize = 256;
 
 /// Bytes that the values of one pass may take, roughly.
 const BYTES: usize = 256 << 20;
+
+/// Takes a trial's number and its logits.
+type Took<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + 'a;
+
+/// Takes a trial's number, its logits and the tokens that it went on with.
+type Wrote<'a> = dyn FnMut(usize, &[f32], &[u32]) -> Result<()> + 'a;
 
 /// How a run is read the first time.
 #[derive(Clone, Debug, Default)]
@@ -173,15 +184,10 @@ impl Replay {
     }
 
     /// The logits of every trial after the position that is read, `[vocab]` each, handed over as they come, not in order.
-    pub fn logits_of(
-        &self,
-        bench: &Bench,
-        trials: &[Trial],
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn logits_of(&self, bench: &Bench, trials: &[Trial], each: &mut Took) -> Result<()> {
         for chunk in self.chunks(bench, trials, false, each)? {
             let mut program = self.program.clone();
-            let tap = self.tap(bench, &mut program, &chunk, trials)?;
+            let tap = self.tap(bench, &mut program, &chunk, trials);
             let (logits, _) = self.pass(bench, &chunk, trials, Own::Passing, tap)?;
             let logits = logits.to_vec2::<f32>()?;
             for ((_, index), row) in chunk.rows.iter().zip(&logits) {
@@ -198,7 +204,7 @@ impl Replay {
         bench: &Bench,
         trials: &[Trial],
         count: usize,
-        each: &mut dyn FnMut(usize, &[f32], &[u32]) -> Result<()>,
+        each: &mut Wrote,
     ) -> Result<()> {
         let length = self.run.tokens.len();
         if self.read + 1 != length {
@@ -237,7 +243,7 @@ impl Replay {
         bench: &Bench,
         trials: &[Trial],
         kept: bool,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        each: &mut Took,
     ) -> Result<Vec<Chunk>> {
         let model = &bench.model;
         let layers = model.card.layers;
@@ -289,7 +295,7 @@ impl Replay {
         program: &'a mut Program,
         chunk: &Chunk,
         trials: &'a [Trial],
-    ) -> Result<SlotTap<'a>> {
+    ) -> SlotTap<'a> {
         let layers = bench.model.card.layers;
         let mut slots = Vec::new();
         for (row, (entry, index)) in chunk.rows.iter().enumerate() {
@@ -301,7 +307,7 @@ impl Replay {
             let own = self.put.iter().chain(&trials[*index]).filter(later);
             slots.extend(own.map(|slot| (row, slot)));
         }
-        Ok(SlotTap::new(program, slots, &bench.cancel))
+        SlotTap::new(program, slots, &bench.cancel)
     }
 
     /// One pass over a chunk: logits `[rows, vocab]` after the position that is read.
@@ -401,7 +407,7 @@ impl Replay {
         let model = &bench.model;
         let rows = chunk.rows.len();
         let mut program = self.program.clone();
-        let tap = self.tap(bench, &mut program, chunk, trials)?;
+        let tap = self.tap(bench, &mut program, chunk, trials);
         let (logits, mut cache) = self.pass(bench, chunk, trials, Own::Kept, tap)?;
         if self.shares {
             cache.complete(rows, &self.cache)?;

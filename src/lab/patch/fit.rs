@@ -1,19 +1,19 @@
 //! Affine maps between the states of two places, fitted by ridge regression over a file of prompts.
 //!
 //! Invariants: the first position of a prompt is left out, because attention sinks live there; whole prompts are held out, every
-//! fifth one (of fewer than five, every fifth position), and no map has seen them. To fit another way, see [`super::ridge`].
+//! fifth one (of fewer than five, every fifth position), and no map has seen them. To fit another way, see [`crate::lab::ridge`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::batch::read_prompts;
-use super::bench::Bench;
-use super::patch_map::{Fit, Maps, Origin, spelled};
-use super::ridge::{Affine, Regression};
-use super::run::Run;
 use crate::error::{Error, Result};
+use crate::lab::batch::read_prompts;
+use crate::lab::bench::Bench;
+use crate::lab::patch::map::{Fit, Maps, Origin, spelled};
+use crate::lab::ridge::{Affine, Regression};
+use crate::lab::run::Run;
 use crate::model::site::Address;
 
 /// Most positions that are kept; the paper fits on 10 000.

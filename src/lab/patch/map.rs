@@ -11,9 +11,9 @@ use candle_core::{DType, Device};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::direction::norm;
-use super::ridge::Affine;
 use crate::error::{Error, Result};
+use crate::lab::direction::norm;
+use crate::lab::ridge::Affine;
 use crate::model::Card;
 use crate::model::site::Address;
 

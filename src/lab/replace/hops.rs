@@ -10,14 +10,14 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::batch::continuations;
-use super::bench::Bench;
-use super::positions::Positions;
-use super::replace::Reading;
-use super::replace_pairs::{Pair, Vector, Wanted, said, states, trials};
-use super::run::Run;
-use super::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::lab::batch::continuations;
+use crate::lab::bench::Bench;
+use crate::lab::positions::Positions;
+use crate::lab::replace::Reading;
+use crate::lab::replace::pairs::{Pair, Vector, Wanted, said, states, trials};
+use crate::lab::run::Run;
+use crate::lab::schedule::Schedule;
 
 /// One spelling or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -4,13 +4,16 @@
 //! the first slot is read once for all branches; a value that found no place is an error. To ask something else of a
 //! branch, add a field to [`Written`].
 
+pub mod fit;
+pub mod map;
+
 use candle_core::Tensor;
 
-use super::apply::Program;
-use super::bench::{Bench, Reading, reading};
-use super::run::{Keep, Patch, RunTap};
-use super::sample::log_sum_exp;
 use crate::error::{Error, Result};
+use crate::lab::apply::Program;
+use crate::lab::bench::{Bench, Reading, reading};
+use crate::lab::run::{Keep, Patch, RunTap};
+use crate::lab::sample::log_sum_exp;
 use crate::model::Model;
 use crate::model::cache::Cache;
 use crate::model::site::Address;
