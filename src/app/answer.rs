@@ -227,7 +227,7 @@ impl App {
         if !self.transcript.tokens.is_empty() {
             for question in live.iter().filter(|q| !before.contains(q)) {
                 self.with(question.instrument, |s| {
-                    s.working = Some(Working::default())
+                    s.working = Some(Working::default());
                 });
             }
         }
