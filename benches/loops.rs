@@ -109,7 +109,7 @@ fn lens(run: &Run, bench: &mut Bench) -> Figure {
 }
 
 /// The grid against `[layers][positions]` of the loops. Two tokens that are equally likely may change places.
-fn compare_lens(expected: &Vec<Vec<Answer>>, figure: &Figure, bench: &Bench) {
+fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, bench: &Bench) {
     let Body::Grid(grid) = &figure.body else {
         unreachable!("the lens is a grid")
     };
@@ -152,7 +152,7 @@ fn back_patch(run: &Run, bench: &mut Bench) -> Vec<(Pair, Became)> {
 }
 
 /// The pairs against those of the loops: the same next token, but for ties.
-fn compare_pairs(expected: &Vec<(Pair, Answer)>, found: &[(Pair, Became)]) {
+fn compare_pairs(expected: &[(Pair, Answer)], found: &[(Pair, Became)]) {
     assert_eq!(expected.len(), found.len());
     let found: BTreeMap<Pair, &Became> = found.iter().map(|(pair, b)| (*pair, b)).collect();
     let others = expected

@@ -118,7 +118,7 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
         for length in [1, 11, 40] {
             for edits in EDITS {
                 let run = edited(prompt(length), edits);
-                let from = if length == 1 { 0 } else { 1 };
+                let from = usize::from(length > 1);
                 let mut all = if length == 1 {
                     let at = Site::ResidPost.at(0);
                     vec![vec![Slot::new(at, 0, noise(1, bench.model.card.d_model))]]

@@ -524,16 +524,22 @@ fn a_cut_is_that_of_transformer_lens() {
 }
 
 /// Clean values in the corrupted run and the other way round, by layer and position or head: the metric of every patched run.
+/// A tensor's name, the parameters that ask for it, and its columns.
+type Plan<'a> = (String, Vec<(&'a str, String)>, usize);
+
 #[test]
 fn patching_maps_are_those_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
         let heads = case.bench.model.card.heads;
         let length = run.tokens.len();
-        let words = |ids: &[u32]| ids.iter().map(|id| format!("w{id} ")).collect::<String>();
+        let words = |ids: &[u32]| -> String {
+            let words: Vec<String> = ids.iter().map(|id| format!("w{id} ")).collect();
+            words.concat()
+        };
         let corrupt = words(&case.ids("corrupted"));
         let [_, (_, answer)] = case.questions();
-        let mut plans: Vec<(String, Vec<(&str, String)>, usize)> = Vec::new();
+        let mut plans: Vec<Plan> = Vec::new();
         for (site, name) in [
             ("resid", "resid_pre"),
             ("attn", "attn_out"),
