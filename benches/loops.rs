@@ -47,11 +47,13 @@ fn main() {
         bench,
     };
     measure.time("lens", lens, |turn, figure, bench| {
-        let expected = serde_json::from_value(found["lens"][turn].clone()).unwrap();
+        let expected: Vec<Vec<Answer>> =
+            serde_json::from_value(found["lens"][turn].clone()).unwrap();
         compare_lens(&expected, figure, bench);
     });
     measure.time("back-patching", back_patch, |turn, became, _| {
-        let expected = serde_json::from_value(found["back-patching"][turn].clone()).unwrap();
+        let expected: Vec<(Pair, Answer)> =
+            serde_json::from_value(found["back-patching"][turn].clone()).unwrap();
         compare_pairs(&expected, became);
     });
     measure.time("back-patching, the whole figure", figure, |_, _, _| {});
