@@ -196,6 +196,7 @@ impl App {
             instrument: name,
             arguments: asked(name),
             unedited: false,
+            until: None,
         };
         let placed =
             |(i, name): (usize, Slot)| i < STEADY || [self.slot, self.second].contains(&name);

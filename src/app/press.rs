@@ -258,10 +258,23 @@ impl App {
         }));
     }
 
-    /// What the instrument of a form will take as it is filled in, where that is known before.
-    pub fn cost(&self, form: &Form) -> Option<String> {
+    /// What is known of a form as it is filled in: after which token it asks where that is not the last one, and what the
+    /// instrument will take.
+    pub fn ahead(&self, form: &Form) -> Option<String> {
+        let after = self.until(form.slot).and_then(|n| {
+            let token = self.transcript.tokens.get(n - 1)?;
+            let text = text::visible(&token.bytes);
+            Some(format!("asks what follows {text} ({})", n - 1))
+        });
+        let cost = self.cost(form).map(|cost| format!("takes {cost}"));
+        let parts: Vec<String> = [after, cost].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(" · "))
+    }
+
+    fn cost(&self, form: &Form) -> Option<String> {
         let card = &self.model.as_ref()?.card;
-        let tokens = self.transcript.tokens.len();
+        let all = self.transcript.tokens.len();
+        let tokens = self.until(form.slot).unwrap_or(all);
         let of = instrument(form.slot).ok()?;
         let cost = of.cost(tokens, &form.arguments(), card)?;
         let time = self.pace.map(|pace| {

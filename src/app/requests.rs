@@ -8,8 +8,8 @@ use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, Effect, Working, beside, mark};
-use crate::engine::{Mode, Prompt, Question, Request, Slot};
-use crate::instruments::{Arguments, Instrument, Kind};
+use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
+use crate::instruments::{Arguments, Instrument, Kind, instrument};
 use crate::lab::edit::Edit;
 
 impl App {
@@ -148,9 +148,11 @@ impl App {
             instrument: slot,
             arguments,
             unedited: false,
+            until: self.until(slot),
         };
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = question.arguments.clone();
+            shown.until = question.until;
         }
         let known = self.watched.contains(&question);
         let mut effects: Vec<Effect> = self.watch().into_iter().collect();
@@ -166,17 +168,33 @@ impl App {
         effects
     }
 
+    /// Where a text ends for an instrument that asks what follows: at the cursor, or, where the cursor follows a text that the
+    /// model has ended, at the end of its prompt. Nothing where that is the whole text.
+    pub(super) fn until(&self, slot: Slot) -> Option<usize> {
+        if !instrument(slot).is_ok_and(|of| of.reads_end()) {
+            return None;
+        }
+        let text = &self.transcript;
+        let ended = !text.busy() && text.ending == Some(Ending::EndToken);
+        let until = match self.cursor.follow {
+            false => self.cursor.position + 1,
+            true if ended => text.prompt,
+            true => text.tokens.len(),
+        };
+        (1..text.tokens.len()).contains(&until).then_some(until)
+    }
+
     /// Asks for the chosen figure of the unedited run.
     pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
-        let arguments = self
-            .shown
-            .get(self.slot)
-            .map(|s| s.arguments.clone())
+        let shown = self.shown.get(self.slot);
+        let (arguments, until) = shown
+            .map(|s| (s.arguments.clone(), s.until))
             .unwrap_or_default();
         let question = |unedited| Question {
             instrument: self.slot,
             arguments: arguments.clone(),
             unedited,
+            until,
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));

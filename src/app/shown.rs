@@ -34,6 +34,8 @@ pub struct Shown {
     pub failed: Option<String>,
     /// The parameters asked with.
     pub arguments: Arguments,
+    /// How many tokens of the text it was asked about, where that is not all of them.
+    pub until: Option<usize>,
     /// The row and column that the anchor does not decide.
     pub spot: Spot,
 }

@@ -50,6 +50,8 @@ pub struct Question {
     pub arguments: Arguments,
     /// Whether to leave the edits out (the baseline of the same tokens).
     pub unedited: bool,
+    /// How many tokens of the text it is about; all by default.
+    pub until: Option<usize>,
 }
 
 impl Question {

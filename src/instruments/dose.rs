@@ -98,6 +98,10 @@ impl Instrument for Dose {
         PARAMETERS
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let strengths = self.strengths(arguments)?;

@@ -87,6 +87,10 @@ impl Instrument for Fact {
         PARAMETERS
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let mut prompts = vec![run.tokens.clone()];

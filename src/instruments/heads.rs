@@ -102,6 +102,10 @@ impl Instrument for Heads {
         arguments.text(self, "demos").is_empty()
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let null = arguments.text(self, "null") == "random";

@@ -95,6 +95,10 @@ impl Instrument for Knock {
         })
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let plan = Plan::read(self, run, arguments, bench)?;

@@ -147,6 +147,10 @@ impl Instrument for Languages {
         })
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let list = match arguments.text(self, "words").trim() {

@@ -208,6 +208,10 @@ pub trait Instrument: Sync {
     fn always_needs_prompt(&self) -> bool {
         true
     }
+    /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
+    fn reads_end(&self) -> bool {
+        false
+    }
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, _tokens: usize, _arguments: &Arguments, _card: &Card) -> Option<Cost> {
         None

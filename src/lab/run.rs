@@ -40,6 +40,14 @@ impl Run {
         }
     }
 
+    /// Its first so many tokens, at least one where it has any.
+    #[must_use]
+    pub fn until(mut self, tokens: usize) -> Self {
+        self.tokens.truncate(tokens.max(1));
+        self.prompt = self.prompt.min(self.tokens.len());
+        self
+    }
+
     /// The same tokens without edits.
     #[must_use]
     pub fn unedited(&self) -> Self {

@@ -72,6 +72,7 @@ fn live(name: &'static str) -> Question {
         instrument: name,
         arguments: Arguments::default(),
         unedited: false,
+        until: None,
     }
 }
 

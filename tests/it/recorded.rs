@@ -423,8 +423,9 @@ fn ask(request: &Request) -> String {
                 .iter()
                 .map(|(k, v)| format!("{k}={v}"))
                 .collect();
+            let until = q.until.map_or(String::new(), |n| format!(" until {n}"));
             format!(
-                "observe {}{} {}",
+                "observe {}{}{until} {}",
                 q.instrument,
                 if q.unedited { " unedited" } else { "" },
                 arguments.join(" ")

@@ -459,11 +459,12 @@ impl Worker {
         let slot = question.instrument;
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
-            if question.unedited {
+            let run = if question.unedited {
                 writer.run.unedited()
             } else {
                 writer.run.clone()
-            }
+            };
+            run.until(question.until.unwrap_or(usize::MAX))
         } else {
             // It reads texts of its own, and the edits of this one are not theirs.
             Run {
@@ -482,7 +483,13 @@ impl Worker {
         }));
         let figure = instrument(slot)?.observe(&run, &question.arguments, bench);
         bench.progress = None;
-        let figure = figure?;
+        let mut figure = figure?;
+        if question.until.is_some()
+            && let Some((last, before)) = run.tokens.split_last()
+        {
+            let last = bench.visible(*last);
+            figure.title = format!("{} · after {last} ({})", figure.title, before.len());
+        }
         if let Some(check) = figure.check.filter(|_| !question.unedited) {
             let worst = self.check.map_or(check, |held| held.worst(check));
             if self.check != Some(worst) {

@@ -151,6 +151,10 @@ impl Instrument for Backpatch {
         })
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         if !self.needs_prompt(arguments) {

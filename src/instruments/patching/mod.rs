@@ -148,6 +148,10 @@ impl Instrument for Patching {
         })
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let mut plan = plan::Plan::read(self, run, arguments, bench)?;

@@ -159,6 +159,10 @@ impl Instrument for Sweep {
         })
     }
 
+    fn reads_end(&self) -> bool {
+        true
+    }
+
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         let plan = Plan::read(self, run, arguments, bench)?;

@@ -13,7 +13,7 @@ use crate::ui::panes::{fold, put};
 use crate::ui::theme::{Role, Theme};
 
 /// Draws it.
-pub fn draw(form: &Form, cost: Option<String>, theme: &Theme, body: Rect, buf: &mut Buffer) {
+pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 84.min(body.width);
     let room = usize::from(width).saturating_sub(2);
     let wrong = form
@@ -23,10 +23,7 @@ pub fn draw(form: &Form, cost: Option<String>, theme: &Theme, body: Rect, buf: &
     let about = form.fields.get(form.selected).map_or_else(Vec::new, |f| {
         fold(&meaning(f.parameter.kind, f.parameter.about), room)
     });
-    let cost: Vec<String> = cost
-        .map(|cost| format!("takes {cost}"))
-        .into_iter()
-        .collect();
+    let cost = ahead.map_or_else(Vec::new, |ahead| fold(&ahead, room));
     let height = form.fields.len() + 2 + wrong.len() + cost.len() + 3;
     let inner = boxed(
         &format!("{} · Enter runs it", form.slot),

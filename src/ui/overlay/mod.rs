@@ -31,7 +31,7 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
             Purpose::Help => help::draw(listing, theme, body, buf),
             Purpose::Picker | Purpose::Theme => picker::draw(listing, theme, body, buf),
         },
-        Overlay::Form(form) => form::draw(form, app.cost(form), theme, body, buf),
+        Overlay::Form(form) => form::draw(form, app.ahead(form), theme, body, buf),
         Overlay::Line(line) => line::draw(line, theme, body, buf),
         Overlay::Notices { scroll } => notices::draw(app, *scroll, theme, body, buf),
     }
