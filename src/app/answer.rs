@@ -19,7 +19,7 @@ use crate::model::site::Address;
 
 /// What a figure is older than.
 const BEFORE_EDIT: &str = "for the run before the last edit";
-const EARLIER_TEXT: &str = "for an earlier text";
+pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {

@@ -545,6 +545,20 @@ impl App {
         cursor::read(figure, spot)
     }
 
+    /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
+    /// edge of a figure that ends before the cursor, or the cursor's own in the text.
+    pub fn here(&self) -> (usize, usize) {
+        let own = (self.cursor.layer, self.cursor.position);
+        let cell = match self.focus {
+            Pane::Transcript | Pane::Edits => None,
+            Pane::Figure(_) | Pane::Cell => self.reading(),
+        };
+        cell.map_or(own, |cell| {
+            let layer = cell.anchor.layer.map_or(own.0, usize::from);
+            (layer, cell.anchor.position.map_or(own.1, |p| p as usize))
+        })
+    }
+
     /// What the chosen figure says at the cursor.
     pub fn reading(&self) -> Option<Reading> {
         self.reading_of(self.slot)

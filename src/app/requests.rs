@@ -3,11 +3,12 @@
 //! Invariant: every request goes through [`App::ask`], which notes it in the session.
 //! To ask for something new, add a method that returns effects.
 
+use super::answer::EARLIER_TEXT;
 use super::cursor::{self, Step};
 use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
-use super::{App, Effect, Working, beside, mark};
+use super::{App, Effect, Shown, Working, beside, mark};
 use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind, instrument};
 use crate::lab::edit::Edit;
@@ -168,11 +169,21 @@ impl App {
         effects
     }
 
-    /// Where a text ends for an instrument that asks what follows: at the cursor, or, where the cursor follows a text that the
+    /// Where a text ends for an instrument that asks what follows: at the cursor of the text, or, where the cursor follows a text that the
     /// model has ended, at the end of its prompt. Nothing where that is the whole text.
     pub(super) fn until(&self, slot: Slot) -> Option<usize> {
         if !instrument(slot).is_ok_and(|of| of.reads_end()) {
             return None;
+        }
+        let within = match self.focus {
+            Pane::Figure(focus) => focus == slot,
+            Pane::Cell => self.slot == slot,
+            Pane::Transcript | Pane::Edits => false,
+        };
+        // From within a figure of this text it is asked again about what it was about.
+        let fresh = |s: &&Shown| s.figure.is_some() && s.stale != Some(EARLIER_TEXT);
+        if let Some(shown) = self.shown.get(slot).filter(|s| within && fresh(s)) {
+            return shown.until;
         }
         let text = &self.transcript;
         let ended = !text.busy() && text.ending == Some(Ending::EndToken);
@@ -211,21 +222,27 @@ impl App {
             .get(instrument.name())
             .map(|s| s.arguments.clone())
             .unwrap_or_default();
-        if self.is_live(instrument.name()) {
-            return arguments;
+        let live = self.is_live(instrument.name());
+        let named = |kind: Kind| instrument.parameters().iter().find(|p| p.kind == kind);
+        let here = self.here();
+        if let Some(layer) = named(Kind::Layer).filter(|_| !live) {
+            arguments = arguments.with(layer.name, here.0);
         }
-        let named = |kind: Kind| {
-            instrument
-                .parameters()
-                .iter()
-                .find(|p| p.kind == kind)
-                .map(|p| p.name)
+        // What a live figure shows already needs no position.
+        let shown = |position: usize| {
+            let reading = self.reading_of(instrument.name());
+            reading.is_some_and(|r| r.anchor.position == Some(position as u32))
         };
-        if let Some(layer) = named(Kind::Layer) {
-            arguments = arguments.with(layer, self.cursor.layer);
-        }
         if let Some(position) = named(Kind::Position) {
-            arguments = arguments.with(position, self.cursor.position);
+            let newest = self.cursor.follow && position.default == "-1";
+            if newest {
+                arguments = arguments.with(position.name, position.default);
+            } else if !live || !shown(self.cursor.position) {
+                // A figure is asked again about where the text's cursor is, another one about the cell under it.
+                let own = self.slot == instrument.name();
+                let at = if own { self.cursor.position } else { here.1 };
+                arguments = arguments.with(position.name, at);
+            }
         }
         arguments
     }

@@ -134,7 +134,7 @@ fn direction(app: &mut App, text: &str) -> Outcome {
             );
         }
     };
-    let layer = app.cursor.layer;
+    let layer = app.here().0;
     app.inform(format!(
         "measuring the direction {name} at layer {layer} from {} and {} prompts",
         plus.len(),

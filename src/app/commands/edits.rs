@@ -265,7 +265,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
                 wants: false,
             };
             let items = many.iter().map(item).collect();
-            let title = format!("steer at layer {} with", app.cursor.layer);
+            let title = format!("steer at layer {} with", app.here().0);
             app.open_listing(palette::Purpose::Picker, &title, items);
             return Ok(vec![]);
         }
@@ -283,7 +283,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
     };
     add(
         app,
-        steering(&name, Place::At(Site::ResidPost.at(app.cursor.layer))),
+        steering(&name, Place::At(Site::ResidPost.at(app.here().0))),
     )
 }
 
