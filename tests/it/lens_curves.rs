@@ -367,3 +367,29 @@ fn a_task_is_made_of_the_list() {
     let rest = languages.observe(&run, &arguments, &mut other).unwrap();
     assert_eq!(rest.body, figure.body);
 }
+
+/// The README's example: from French to German the demo does not pass through English.
+#[test]
+fn the_demo_translates_without_a_pivot() {
+    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let words = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/languages.tsv");
+    let arguments = Arguments::default()
+        .with("words", words.display())
+        .with("task", "translate")
+        .with("from", "French")
+        .with("to", "German")
+        .with("pivot", "English");
+    let run = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    let figure = observe("languages", &mut bench, &run, &arguments);
+    let curves = &series(&figure).curves;
+    let most = |i: usize| curves[i].values.iter().copied().fold(0.0, f32::max);
+    let labels: Vec<&str> = curves.iter().map(|c| c.label.as_str()).collect();
+    assert_eq!(labels[..3], ["English", "French", "German"]);
+    assert!(most(0) < 0.05, "English {:?}", curves[0].values);
+    assert!(most(1) > 0.2, "French {:?}", curves[1].values);
+    let (french, german) = (&curves[1].values, &curves[2].values);
+    assert!(french.last().unwrap() < &0.01 && german.last().unwrap() > &0.8);
+}
