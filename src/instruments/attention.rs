@@ -16,6 +16,7 @@ use crate::lab::figure::{
 use crate::lab::head_scores::Score;
 use crate::lab::heads_seen::{Edges, Weight, entropy, of_writes, strongest, written};
 use crate::lab::run::Run;
+use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 use crate::model::site::{Address, Site};
@@ -127,6 +128,25 @@ impl Instrument for Attention {
 
     fn needs_prompt(&self, arguments: &Arguments) -> bool {
         arguments.text(self, "show") != "scores" || arguments.text(self, "on") == "prompt"
+    }
+
+    fn cost(&self, tokens: usize, arguments: &Arguments, _card: &Card) -> Option<Cost> {
+        if arguments.text(self, "show") != "scores" {
+            return None;
+        }
+        let number = |name| arguments.count(self, name).ok();
+        if arguments.text(self, "on") == "prompt" {
+            return Some(Cost { passes: 1, tokens });
+        }
+        let copying = if number("silence")? == 0 {
+            0
+        } else {
+            scores::RUNS
+        };
+        Some(Cost {
+            passes: number("trials")? * (1 + copying),
+            tokens: 2 * number("period")? + 1,
+        })
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {

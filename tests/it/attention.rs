@@ -693,3 +693,19 @@ fn the_demo_reads_the_subject_where_its_heads_do() {
         assert!(error.to_string().contains(why), "{name}={value}: {error}");
     }
 }
+
+/// What scores will take is said before: their runs, and, with heads to silence, those of copying with and without them.
+#[test]
+fn scores_say_what_they_will_take() {
+    let bench = Bench::open("demo", &Options::default()).unwrap();
+    let of = instrument("attention").unwrap();
+    let cost = |arguments: Arguments| of.cost(7, &arguments, &bench.model.card);
+    let scores = Arguments::default().with("show", "scores");
+    assert_eq!(cost(Arguments::default()), None, "one pass");
+    let found = cost(scores.clone()).unwrap();
+    assert_eq!((found.passes, found.tokens), (4, 41));
+    let found = cost(scores.clone().with("silence", 3).with("trials", 2)).unwrap();
+    assert_eq!((found.passes, found.tokens), (2 * 11, 41));
+    let found = cost(scores.with("on", "prompt")).unwrap();
+    assert_eq!((found.passes, found.tokens), (1, 7));
+}

@@ -17,6 +17,9 @@ use crate::lab::run::Run;
 /// How many draws of other heads stand beside the silenced ones.
 const DRAWS: usize = 8;
 
+/// How often copying is measured: with all heads, without the highest, and without others.
+pub(super) const RUNS: usize = 2 + DRAWS;
+
 impl Attention {
     /// Layers by heads.
     pub(super) fn scores(
