@@ -3,7 +3,7 @@
 //! How they are written is in [`super::grammar`], what they do in [`super::op`]. Invariant: an edit is a plain value, equal
 //! to another when it prints alike and is on alike. To add a kind of argument, add a variant of [`What`].
 
-use super::condition::Condition;
+use super::condition::{Condition, Probe};
 use super::op::Op;
 use super::positions::Positions;
 use crate::error::Result;
@@ -157,6 +157,25 @@ impl Edit {
             | What::DirectionWithin(..)
             | What::Swap(..) => None,
         }
+    }
+
+    /// Every name in it that may stand for a file: directions, sets of units, and where units take their values from.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = match &self.what {
+            What::Direction(name)
+            | What::DirectionTo(name, _)
+            | What::DirectionWithin(name, ..)
+            | What::UnitsFrom(_, name) => vec![name.as_str()],
+            What::Swap(from, to) => vec![from.as_str(), to.as_str()],
+            What::Units(_) | What::UnitsTo(..) | What::Turn(..) | What::Edges(..) => vec![],
+        };
+        if let Some(Which::Set(name)) = self.which() {
+            names.push(name);
+        }
+        if let Some(Probe::Along(name, _)) = self.when.as_ref().map(|when| &when.probe) {
+            names.push(name);
+        }
+        names
     }
 
     /// The same without a condition: what it would do wherever its rules allow.

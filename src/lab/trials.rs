@@ -16,12 +16,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::bench::Bench;
+use super::edit::Edit;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
 
 /// Sweeps whose results are kept, in memory and as files.
 const KEPT: usize = 8;
+
+/// Longest file whose content is compared when a sweep goes on.
+const LARGE: u64 = 64 << 20;
 
 /// What a sweep takes before it starts: rows through the whole model, and the positions of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,7 +125,6 @@ impl Unfinished {
     }
 
     fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
-        self.stopped = true;
         // Without the file the sweep only begins anew in another process.
         if let Some(path) = self.path(key)
             && let Err(error) = write(&path, &results)
@@ -216,19 +219,30 @@ impl Bench {
                 Ok(trials)
             }
             Err(Error::Cancelled) if trials.done() > 0 => {
-                for (value, result) in kept.iter_mut().zip(&trials.results) {
-                    *value = result.as_ref().and_then(|r| serde_json::to_value(r).ok());
-                }
+                place(&mut kept, &trials);
                 self.unfinished.keep(key, kept);
+                self.unfinished.stopped = true;
                 self.cancel.store(false, Ordering::Relaxed);
                 Ok(trials)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if trials.done() > 0 && !matches!(error, Error::Cancelled) {
+                    place(&mut kept, &trials);
+                    self.unfinished.keep(key, kept);
+                }
+                Err(error)
+            }
         }
     }
 
     /// Everything a sweep's results depend on, in one number.
     fn sweep_key(&self, run: &Run, parameters: Vec<(String, String)>) -> Result<u64> {
+        let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
+        let mut names: Vec<String> = edits
+            .flat_map(Edit::names)
+            .chain(parameters.iter().map(|(_, value)| value.as_str()))
+            .map(ToString::to_string)
+            .collect();
         let provenance = self.provenance(run, parameters);
         let text = serde_json::to_vec(&provenance)
             .map_err(|e| Error::Engine(format!("a sweep has no name: {e}")))?;
@@ -250,14 +264,44 @@ impl Bench {
         sets.sort_by_key(|(name, _)| *name);
         digest.write(format!("{sets:?}").as_bytes());
         digest.write(&run.digest().to_le_bytes());
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            // A vector file may be moved by layers (`FILE#-1`), a list named as `@FILE`.
+            let bare = name.strip_prefix('@').unwrap_or(&name);
+            let shifted = bare.rsplit_once('#').map_or(bare, |(name, _)| name);
+            for path in [bare, shifted] {
+                if let Some(held) = held(Path::new(path)) {
+                    digest.write(path.as_bytes());
+                    digest.write(&held);
+                }
+            }
+        }
         Ok(digest.finish())
     }
+}
+
+/// Puts what was measured in its place, as it will be kept.
+fn place<T: Serialize>(kept: &mut [Option<Value>], trials: &Trials<T>) {
+    for (value, result) in kept.iter_mut().zip(&trials.results) {
+        *value = result.as_ref().and_then(|r| serde_json::to_value(r).ok());
+    }
+}
+
+/// What a file holds now, where there is one; of a large one, or of a folder, its length and when it was written.
+fn held(path: &Path) -> Option<Vec<u8>> {
+    let facts = std::fs::metadata(path).ok()?;
+    if facts.is_file() && facts.len() <= LARGE {
+        return std::fs::read(path).ok();
+    }
+    Some(format!("{} {:?}", facts.len(), facts.modified().ok()).into_bytes())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
+    use crate::lab::schedule::Schedule;
     use crate::model::Model;
     use crate::model::families::FAMILIES;
 
@@ -282,6 +326,56 @@ mod tests {
             Ok(range.map(|i| 0.1 * i as f32).collect())
         });
         (trials, seen)
+    }
+
+    /// A name stands for what its file holds now: a sweep does not go on with another one's results.
+    #[test]
+    fn a_sweep_whose_file_has_changed_begins_anew() {
+        let bench = bench();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vector.safetensors");
+        let parameters = vec![("direction".to_string(), file.display().to_string())];
+        let edit = format!(
+            "add:{}@resid_pre.0 when {}@resid_pre.0>1",
+            "x",
+            file.display()
+        );
+        let conditioned = Run {
+            schedule: Schedule::always(vec![edit.parse().unwrap()]),
+            ..Run::plain(vec![1, 2])
+        };
+        let plain = Run::plain(vec![1, 2]);
+        let key = |run: &Run, parameters: &[(String, String)]| {
+            bench.sweep_key(run, parameters.to_vec()).unwrap()
+        };
+        let mut keys = Vec::new();
+        for content in ["one", "two"] {
+            std::fs::write(&file, content).unwrap();
+            keys.push((key(&plain, &parameters), key(&conditioned, &[])));
+            assert_eq!(key(&plain, &parameters), keys[keys.len() - 1].0);
+        }
+        assert_ne!(keys[0].0, keys[1].0, "a parameter that names it");
+        assert_ne!(keys[0].1, keys[1].1, "an edit that names it");
+    }
+
+    /// What was measured before an error is there when the sweep is asked again.
+    #[test]
+    fn an_error_loses_nothing() {
+        let mut bench = bench();
+        let run = Run::plain(vec![1, 2]);
+        let mut again = Vec::new();
+        for attempt in 0..2 {
+            let found = bench.trials(&run, named("e"), 6, 2, |_, range| {
+                if attempt == 0 && range.start == 4 {
+                    return Err(Error::Engine("broken".into()));
+                }
+                again.push((attempt, range.start));
+                Ok(range.map(|i| i as f32).collect())
+            });
+            assert_eq!(found.is_err(), attempt == 0);
+            assert!(!bench.unfinished.stopped, "nobody stopped it");
+        }
+        assert_eq!(again, [(0, 0), (0, 2), (1, 4)]);
     }
 
     #[test]

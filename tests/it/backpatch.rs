@@ -426,3 +426,80 @@ fn held_out_questions_are_set_right_three_times_as_often_as_by_an_unrelated_stat
     assert!(wrong("pairs that work") >= 3.0 * wrong("unrelated: pairs"));
     assert!(wrong("pairs that work") > 2.0 * wrong("random: pairs"));
 }
+
+/// What can be said before a long table begins is said then, and a question is never unrelated to itself.
+#[test]
+fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = TwoHop::new(Layout::Llama, 2, 1);
+    let mut bench = world.open();
+    let path = folder.path().join("few.json");
+    let write = |all: &serde_json::Value| std::fs::write(&path, all.to_string()).unwrap();
+    let own = |entity: &str| serde_json::json!({"prompt": TwoHop::prompt(0), "answer": world.answer(0), "entity": entity});
+    let arguments = Arguments::default()
+        .with("questions", path.display())
+        .with("measure", "probability");
+    let nothing = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    write(&serde_json::json!([own(SUBJECTS[0].trim()), own("Nobody")]));
+    let of = instrument("backpatch").unwrap();
+    let error = of.observe(&nothing, &arguments, &mut bench).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("question 2") && error.contains("Nobody"),
+        "{error}"
+    );
+    // Alone, the others' state is that of a text, and mends nothing.
+    write(&serde_json::json!([own(SUBJECTS[0].trim())]));
+    let figure = observe(&mut bench, &nothing, &arguments);
+    let of_all = |column: &str| entry(table(&figure), "all", "last", column);
+    assert_eq!(of_all("any pair (oracle)"), 1.0);
+    assert_eq!(of_all("unrelated: any (oracle)"), 0.0);
+    let note = "for 1 of 1 questions no other one is unrelated";
+    assert!(
+        figure.notes.iter().any(|n| n.contains(note)),
+        "{:?}",
+        figure.notes
+    );
+    // A row counts the questions that have its place, in every column.
+    let mut right = serde_json::json!({"prompt": TwoHop::prompt(1), "answer": ""});
+    let favoured = bench.model.encode(&TwoHop::prompt(1), false).unwrap();
+    let row = bench.last_logits(&Run::plain(favoured)).unwrap();
+    let best = (0..row.len())
+        .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+        .unwrap();
+    right["answer"] = format!("#{best}").into();
+    write(&serde_json::json!([own(SUBJECTS[0].trim()), right]));
+    let figure = observe(&mut bench, &nothing, &arguments);
+    let at = |place: &str, column: &str| entry(table(&figure), "all", place, column);
+    assert_eq!(
+        (at("last", "questions"), at("last", "right before")),
+        (2.0, 0.5)
+    );
+    assert_eq!(
+        (at("entity", "questions"), at("entity", "right before")),
+        (1.0, 0.0)
+    );
+}
+
+/// Trials that write have no unedited run beside them, which a condition on its probability would need.
+#[test]
+fn conditions_on_probabilities_are_refused_where_trials_write() {
+    let world = TwoHop::new(Layout::Llama, 2, 1);
+    let mut bench = world.open();
+    let tokens = bench.model.encode(&TwoHop::prompt(0), false).unwrap();
+    let edit = format!("zero@resid_pre.1:generated when p(\"{}\")<2", SUBJECTS[0]);
+    let run = edited(tokens, &[&edit]);
+    let of = instrument("backpatch").unwrap();
+    let asked = |measure: &str| {
+        Arguments::default()
+            .with("answer", world.answer(0))
+            .with("measure", measure)
+            .with("tokens", 3)
+    };
+    let error = of.observe(&run, &asked("success"), &mut bench).unwrap_err();
+    assert!(error.to_string().contains("measure=probability"), "{error}");
+    of.observe(&run, &asked("probability"), &mut bench).unwrap();
+}

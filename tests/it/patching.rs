@@ -539,3 +539,26 @@ fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() 
     let spared = beside.iter().filter(|right| **right * 20 >= count * 19);
     assert!(spared.count() >= 16, "{beside:?}");
 }
+
+/// Draws of noise favour other tokens, and all of them are measured by the one difference that is named.
+#[test]
+fn noise_is_measured_by_one_difference() {
+    let mut bench = demo();
+    let run = Run::plain(bench.model.encode(FACT, false).unwrap());
+    let arguments = |samples: &str| {
+        with(&[
+            ("subject", "France"),
+            ("metric", "difference"),
+            ("samples", samples),
+        ])
+    };
+    let [one, many] = ["1", "6"].map(|samples| {
+        let figure = observe(&mut bench, &run, &arguments(samples));
+        let note = figure.notes[0].clone();
+        let clean = note.split("1 the clean run (").nth(1).unwrap();
+        let clean: f32 = clean.split(')').next().unwrap().parse().unwrap();
+        (note.split(':').next().unwrap().to_string(), clean)
+    });
+    assert_eq!(one.0, many.0, "the same two tokens");
+    assert!((one.1 - many.1).abs() < 1e-3, "{one:?} {many:?}");
+}

@@ -54,6 +54,7 @@ pub fn table(
         renormed: of.renormed(arguments),
         seed: run.seed,
     };
+    measure.check(bench, &questions)?;
     let mut digest = Fingerprint::default();
     digest.write(format!("{questions:?}").as_bytes());
     let mut parameters = arguments.provenance(of);
@@ -166,6 +167,8 @@ fn best_pair(pairs: &[Pair], hits: &[&[bool]]) -> Option<(Pair, f32)> {
 }
 
 fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<Row> {
+    let here = |found: &&&Found| found.tried.iter().any(|t| t.place == place);
+    let some: Vec<&Found> = some.iter().filter(here).copied().collect();
     let tried: Vec<&Tried> = some
         .iter()
         .flat_map(|f| f.tried.iter().filter(|t| t.place == place))
@@ -278,6 +281,13 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
         "unrelated: the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
         measure.seed
     ));
+    let alone = done.iter().filter(|(_, f)| f.unrelated.is_none()).count();
+    if alone > 0 {
+        notes.push(format!(
+            "for {alone} of {} questions no other one is unrelated; the end of a text that the model wrote stood in",
+            done.len()
+        ));
+    }
     if done
         .iter()
         .all(|(_, f)| f.first.is_none() && f.second.is_none())

@@ -158,11 +158,16 @@ fn notes(
             "{}: 0 is the {base} run ({:.4}), 1 the {source} run ({:.4})",
             plan.told, mean.base, mean.source
         );
+        let most = if found.stopped.is_some() {
+            "up to "
+        } else {
+            ""
+        };
         let over = match (plan.cases(), plan.sigma) {
             (1, _) => String::new(),
-            (n, Some(_)) => format!(", means over {n} draws of the noise"),
+            (n, Some(_)) => format!(", means over {most}{n} draws of the noise"),
             (n, None) => {
-                format!(", means over {n} pairs of prompts; the words are those of the first")
+                format!(", means over {most}{n} pairs of prompts; the words are those of the first")
             }
         };
         note.push_str(&over);
@@ -214,6 +219,9 @@ fn notes(
 fn spelled(bench: &Bench, plan: &Plan) -> String {
     let (clean, corrupt, alignment) = plan.shown();
     if plan.sigma.is_some() {
+        if alignment.first == 0 {
+            return "the noise begins at the first token, so every position is a cell".into();
+        }
         return format!(
             "positions before the subject, 0 to {}, are left out: nothing differs there",
             alignment.first.saturating_sub(1)

@@ -10,8 +10,10 @@ mod case;
 mod figure;
 mod plan;
 
+use std::sync::atomic::Ordering;
+
 use super::{Arguments, Instrument, Kind, Parameter};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::figure::Figure;
 use crate::lab::run::Run;
@@ -156,9 +158,21 @@ impl Instrument for Patching {
         arguments.check(self)?;
         let mut plan = plan::Plan::read(self, run, arguments, bench)?;
         let found = plan.measure(self, run, arguments, bench)?;
-        let nulls = plan.nulls(run, bench, &found)?;
-        Ok(figure::figure(
-            self, run, arguments, bench, &plan, &found, &nulls,
-        ))
+        let nulls = match plan.nulls(run, bench, &found) {
+            // The sweep is done; who stops now has waited long enough for what stands beside it.
+            Err(Error::Cancelled) => {
+                bench.cancel.store(false, Ordering::Relaxed);
+                None
+            }
+            nulls => Some(nulls?),
+        };
+        let shown = nulls.as_deref().unwrap_or_default();
+        let mut figure = figure::figure(self, run, arguments, bench, &plan, &found, shown);
+        if nulls.is_none() {
+            figure
+                .notes
+                .push("stopped before the nulls were measured".into());
+        }
+        Ok(figure)
     }
 }

@@ -222,6 +222,13 @@ impl Plan {
         // The first case says what is measured, and whether there is anything to measure.
         let loaded = plan.load(bench, 0)?;
         plan.told = told(bench, &loaded.metric);
+        if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
+            // One clean run, so one difference for all draws of the noise, whatever each of them favours.
+            let other = target.less.map(|less| format!("#{less}"));
+            for case in &mut plan.cases {
+                case.other.clone_from(&other);
+            }
+        }
         if plan.cases.len() == 1 {
             apart(loaded.base_value, loaded.source_value)?;
         }

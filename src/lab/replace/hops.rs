@@ -170,11 +170,15 @@ pub struct Found {
     pub first: Option<bool>,
     /// Whether it answers the second hop alone, where there is one.
     pub second: Option<bool>,
-    /// Which question's state was the unrelated one.
-    pub unrelated: usize,
+    /// Which question's state was the unrelated one; none where all others share its answer or its bridge, and a text that the
+    /// model wrote stood in.
+    pub unrelated: Option<usize>,
     /// What came of the pairs.
     pub tried: Vec<Tried>,
 }
+
+/// How long the text is that stands in for an unrelated question.
+const WRITTEN: usize = 16;
 
 /// How questions are measured.
 #[derive(Clone, Debug)]
@@ -192,6 +196,39 @@ pub struct Measure {
 }
 
 impl Measure {
+    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that are not
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// Names the first question that cannot be, and why.
+    pub fn check(&self, bench: &Bench, all: &[Question]) -> Result<()> {
+        let fits = |question: &Question| -> Result<()> {
+            Wanted::new(bench, "answer", &question.answer, self.tokens)?;
+            if question.first.is_some() {
+                Wanted::new(bench, "bridge", &question.bridge, self.tokens)?;
+            }
+            for prompt in [&question.first, &question.second].into_iter().flatten() {
+                bench
+                    .model
+                    .check_prompt(&bench.model.encode(prompt, false)?)?;
+            }
+            let run = Run::plain(bench.model.encode(&question.prompt, false)?);
+            bench.model.check_prompt(&run.tokens)?;
+            self.positions(bench, question, &run).map(|_| ())
+        };
+        for (i, question) in all.iter().enumerate() {
+            fits(question).map_err(|error| {
+                Error::argument(
+                    "questions",
+                    format!("question {}", i + 1),
+                    format!("one that can be measured: {error}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     /// Measures one of some questions.
     ///
     /// # Errors
@@ -215,7 +252,7 @@ impl Measure {
         let other = unrelated(all, at, self.seed);
         let mut tried = Vec::new();
         for (place, position) in positions {
-            let elsewhere = self.elsewhere(bench, &all[other], place)?;
+            let elsewhere = self.elsewhere(bench, other.map(|j| &all[j]), place)?;
             let hits = |vector: Vector| -> Result<Vec<bool>> {
                 let trials = trials(&replay, position, &self.pairs, vector, self.renormed)?;
                 let became = wanted.of(bench, &replay, &trials)?;
@@ -269,8 +306,17 @@ impl Measure {
         Ok(out)
     }
 
-    /// What an unrelated question has at the same place.
-    fn elsewhere(&self, bench: &mut Bench, other: &Question, place: Place) -> Result<Vec<Tensor>> {
+    /// What an unrelated question has at the same place, or, without one, a text of the model's own at its end.
+    fn elsewhere(
+        &self,
+        bench: &mut Bench,
+        other: Option<&Question>,
+        place: Place,
+    ) -> Result<Vec<Tensor>> {
+        let Some(other) = other else {
+            let run = bench.unrelated(self.seed, WRITTEN)?;
+            return states(bench, &run, run.tokens.len() - 1);
+        };
         let run = Run::plain(bench.model.encode(&other.prompt, false)?);
         let last = run.tokens.len() - 1;
         let position = match (place, &other.entity) {
@@ -294,8 +340,8 @@ fn answers(bench: &mut Bench, prompt: &str, wanted: &Wanted) -> Result<bool> {
     Ok(wanted.read(bench, &found[0].first, written).hit)
 }
 
-/// A question whose answer and bridge are other ones, drawn by the seed; the next one where there is none.
-fn unrelated(all: &[Question], at: usize, seed: u64) -> usize {
+/// A question whose answer and bridge are other ones, drawn by the seed.
+fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
     let mut hash = crate::model::Fingerprint::default();
     hash.write(&seed.to_le_bytes());
     hash.write(&(at as u64).to_le_bytes());
@@ -308,10 +354,8 @@ fn unrelated(all: &[Question], at: usize, seed: u64) -> usize {
         let (own, other) = (&all[at], &all[*j]);
         *j != at && !shares(&own.answer, &other.answer) && !shares(&own.bridge, &other.bridge)
     };
-    (0..all.len())
-        .map(|i| (start + i) % all.len())
-        .find(apart)
-        .unwrap_or((at + 1) % all.len())
+    let mut others = (0..all.len()).map(|i| (start + i) % all.len());
+    others.find(apart)
 }
 
 #[cfg(test)]
@@ -375,11 +419,18 @@ mod tests {
             question(" Tokyo", " Japan"),
         ];
         for seed in 0..20 {
-            assert_eq!(unrelated(&all, 0, seed), 3);
-            let of_japan = unrelated(&all, 3, seed);
+            assert_eq!(unrelated(&all, 0, seed), Some(3));
+            assert_eq!(
+                unrelated(&all[..1], 0, seed),
+                None,
+                "a question is not unrelated to itself"
+            );
+            let of_japan = unrelated(&all, 3, seed).unwrap();
             assert_ne!(of_japan, 3);
         }
-        let drawn: Vec<usize> = (0..20).map(|seed| unrelated(&all, 3, seed)).collect();
+        let drawn: Vec<usize> = (0..20)
+            .map(|seed| unrelated(&all, 3, seed).unwrap())
+            .collect();
         assert!(drawn.iter().any(|d| *d != drawn[0]), "the seed draws");
     }
 }

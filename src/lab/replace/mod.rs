@@ -212,6 +212,13 @@ impl Replay {
             return Err(Error::argument("read", self.read.to_string(), expected));
         }
         let count = count.clamp(1, bench.model.card.context - length + 1);
+        if count > 1 && self.program.asks_probability() {
+            // The unedited model would have to read along with every trial.
+            return Err(Error::Refused {
+                address: "when p(...)".into(),
+                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
+            });
+        }
         let mut own = Vec::new();
         let chunks = self.chunks(bench, trials, true, &mut |index, _| {
             own.push(index);
