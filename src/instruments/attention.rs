@@ -7,6 +7,8 @@
 
 mod scores;
 
+use candle_core::DType;
+
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
@@ -14,7 +16,7 @@ use crate::lab::figure::{
     Anchor, Body, Cell, Entry, Figure, Grid, Header, Page, Row, Scale, Table, Unit,
 };
 use crate::lab::head_scores::Score;
-use crate::lab::heads_seen::{Edges, Weight, entropy, of_writes, strongest, written};
+use crate::lab::heads_seen::{Edges, Weight, Written, entropy, of_writes, strongest, written};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
@@ -424,16 +426,45 @@ impl Attention {
         })
     }
 
+    /// What each of some heads reads most at a position, and how much of its attention that is.
+    fn read_most(
+        &self,
+        heads: &[Written],
+        run: &Run,
+        position: usize,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Vec<(usize, f32)>> {
+        let mut layers: Vec<usize> = heads.iter().map(|own| own.head.0).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        let mut read = vec![(0, 0.0); heads.len()];
+        for some in layers.chunks(bench.attention_layers(run.tokens.len())) {
+            let wanted: Vec<Address> = some.iter().map(|l| Site::AttnProbs.at(*l)).collect();
+            let recording = bench.record(run, &wanted)?;
+            for (own, read) in heads.iter().zip(&mut read) {
+                let (layer, head) = own.head;
+                if !some.contains(&layer) {
+                    continue;
+                }
+                let probs = recording.get(Site::AttnProbs.at(layer))?.get(head)?;
+                let probs = probs
+                    .get(position)?
+                    .to_dtype(DType::F32)?
+                    .to_vec1::<f32>()?;
+                let most = strongest(&probs, position, 1, self.apart(arguments));
+                *read = most.first().copied().unwrap_or_default();
+            }
+        }
+        Ok(read)
+    }
+
     /// The heads that write most at a position, what they read, and the tokens that they promote.
     fn writes(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         let layers = self.layers(arguments, bench.model.card.layers)?;
         let position = arguments.position(self, "position", run.tokens.len())?;
         let normed = bench.model.card.norms_writes;
-        let mut wanted: Vec<Address> = Vec::new();
-        for layer in &layers {
-            wanted.push(Site::AttnProbs.at(*layer));
-            wanted.extend(of_writes(*layer, normed));
-        }
+        let wanted: Vec<Address> = layers.iter().flat_map(|l| of_writes(*l, normed)).collect();
         let recording = bench.record(run, &wanted)?;
         let heads: Vec<(usize, usize)> = layers
             .iter()
@@ -442,16 +473,10 @@ impl Attention {
         let mut found = written(bench, &recording, &heads, position, 5)?;
         found.sort_by(|a, b| b.size.total_cmp(&a.size));
         found.truncate(arguments.count(self, "count")?);
+        let read = self.read_most(&found, run, position, arguments, bench)?;
         let mut rows = Vec::with_capacity(found.len());
-        for own in &found {
+        for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
-            let probs = recording
-                .get(Site::AttnProbs.at(layer))?
-                .get(head)?
-                .get(position)?;
-            let probs = probs.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
-            let read = strongest(&probs, position, 1, self.apart(arguments));
-            let (source, prob) = read.first().copied().unwrap_or_default();
             let words = |side: &[(u32, f32)]| {
                 let words = side.iter().map(|(id, _)| bench.visible(*id));
                 Entry::Text(words.collect::<Vec<_>>().join(" "))

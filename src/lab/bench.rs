@@ -26,7 +26,7 @@ use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
 use crate::text;
 
-/// Bytes of recordings that are kept.
+/// Bytes of recordings that are kept, unless told otherwise.
 const BUDGET: usize = 512 << 20;
 
 /// Rows that go through the unembedding at once.
@@ -57,6 +57,8 @@ pub struct Bench {
     pub pace: Option<f32>,
     /// Value cards.
     pub cards: ValueCards,
+    /// Bytes of recordings that are kept, and of attention that is recorded at once.
+    pub budget: usize,
     /// The text of the null, by seed and length.
     pub(super) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
@@ -79,6 +81,7 @@ impl Bench {
             unfinished: Unfinished::default(),
             pace: None,
             cards: ValueCards::default(),
+            budget: BUDGET,
             kept: Vec::new(),
         }
     }
@@ -195,10 +198,17 @@ impl Bench {
         Ok((recording, logits.flatten_all()?.to_vec1()?))
     }
 
+    /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does
+    /// not take the memory of the machine; at least one.
+    pub fn attention_layers(&self, tokens: usize) -> usize {
+        let bytes = 4 * self.model.card.heads * tokens * tokens;
+        (self.budget / bytes.max(1)).max(1)
+    }
+
     fn keep(&mut self, key: u64, recording: Arc<Recording>) {
         self.kept.push((key, recording));
         while self.kept.len() > 1
-            && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > BUDGET
+            && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > self.budget
         {
             self.kept.remove(0);
         }

@@ -138,12 +138,20 @@ impl HeadScores {
         };
         for (done, (run, first)) in runs.iter().enumerate() {
             bench.report(done as f32 / runs.len() as f32)?;
-            let recording = bench.record(run, &wanted)?;
             let length = run.tokens.len();
             let read = (0..length).map(|i| score.sources(&run.tokens, i, *first));
             let read: Vec<Vec<usize>> = read.collect();
             out.queries += read.iter().filter(|s| !s.is_empty()).count();
+            let slice = bench.attention_layers(length);
+            let mut recording = None;
             for (layer, at) in wanted.iter().enumerate() {
+                if layer % slice == 0 {
+                    let some = &wanted[layer..layers.min(layer + slice)];
+                    recording = Some(bench.record(run, some)?);
+                }
+                let Some(recording) = &recording else {
+                    continue;
+                };
                 let probs = recording.get(*at)?.to_dtype(DType::F32)?;
                 let probs: Vec<f32> = probs.flatten_all()?.to_vec1()?;
                 let window = bench.model.transformer.blueprint.layers[layer].window;

@@ -709,3 +709,31 @@ fn scores_say_what_they_will_take() {
     let found = cost(scores.with("on", "prompt")).unwrap();
     assert_eq!((found.passes, found.tokens), (1, 7));
 }
+
+/// Where attention of all layers would take too much memory it is recorded a few layers at a time, to the same numbers.
+#[test]
+fn attention_of_few_layers_at_a_time_is_the_same() {
+    let run = Run::plain(prompt(14));
+    for mut bench in every_family() {
+        let family = bench.model.card.family;
+        assert!(bench.attention_layers(run.tokens.len()) >= bench.model.card.layers);
+        let asked = [
+            ("attention", [("show", "writes"), ("position", "9")]),
+            ("attention", [("show", "scores"), ("on", "prompt")]),
+            ("residual", [("by", "source"), ("position", "9")]),
+        ];
+        let mut seen = Vec::new();
+        for budget in [bench.budget, 1] {
+            bench.budget = budget;
+            seen.push(asked.map(|(name, parameters)| {
+                let given = Arguments::default();
+                let given = parameters.iter().fold(given, |g, (k, v)| g.with(k, v));
+                let figure = instrument(name).unwrap().observe(&run, &given, &mut bench);
+                figure.map_err(|e| e.to_string()).map(|f| (f.body, f.notes))
+            }));
+        }
+        assert_eq!(bench.attention_layers(run.tokens.len()), 1);
+        assert!(seen[0] == seen[1], "{family}");
+        assert!(seen[0][1].is_ok(), "{family}");
+    }
+}

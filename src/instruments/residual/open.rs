@@ -212,13 +212,15 @@ impl Residual {
     ) -> Result<Figure> {
         let layers = self.layers(arguments, bench)?;
         let normed = bench.model.card.norms_writes;
-        let wanted = all_addresses(bench, run, of_attention(&layers, normed, true))?;
-        let recording = bench.record(run, &wanted)?;
         let sum = bench.attribute(run, position..position + 1, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
-        for (done, layer) in layers.iter().enumerate() {
-            bench.report(done as f32 / layers.len() as f32)?;
-            pieces.push(sum.sources(bench, run, &recording, *layer, 0)?);
+        for some in layers.chunks(bench.attention_layers(run.tokens.len())) {
+            let wanted = all_addresses(bench, run, of_attention(some, normed, true))?;
+            let recording = bench.record(run, &wanted)?;
+            for layer in some {
+                bench.report(pieces.len() as f32 / layers.len() as f32)?;
+                pieces.push(sum.sources(bench, run, &recording, *layer, 0)?);
+            }
         }
         let (heads, sources) = (bench.model.card.heads, position + 1);
         let one = arguments.layer(self, "layer", bench.model.card.layers)?;
