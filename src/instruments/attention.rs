@@ -7,7 +7,7 @@
 
 mod scores;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
@@ -166,13 +166,13 @@ impl Instrument for Attention {
         let layers = self.layers(arguments, bench.model.card.layers)?;
         let position = step.choice.position;
         let mut cells = Vec::new();
-        for layer in &layers {
-            let row = step
-                .rows
-                .get(&Site::AttnProbs.at(*layer))
-                .ok_or_else(|| Error::Engine(format!("attn_probs.{layer} was not recorded")))?;
-            // The newest query of every head, one after the other.
-            let row = row.to_vec1::<f32>()?;
+        // The newest query of every head, one after the other, and one read-back for all layers.
+        let rows = layers.iter().map(|layer| {
+            let row = step.rows.get(&Site::AttnProbs.at(*layer));
+            row.ok_or_else(|| Error::Engine(format!("attn_probs.{layer} was not recorded")))
+        });
+        let rows = Tensor::stack(&rows.collect::<Result<Vec<_>>>()?, 0)?.to_vec2::<f32>()?;
+        for (layer, row) in layers.iter().zip(&rows) {
             for (head, row) in row.chunks(position + 1).enumerate() {
                 cells.push(self.reading(
                     row,

@@ -218,10 +218,11 @@ impl Attribution {
         let parts = summands(model, run, &positions, rows)?;
         let width = model.card.d_model;
         let (seen, end) = (host(&directions)?, host(last)?);
-        let values: Vec<Vec<f32>> = parts
-            .iter()
-            .map(|(_, rows)| host(rows))
-            .collect::<Result<_>>()?;
+        // One read-back for all parts.
+        let wide = parts.iter().map(|(_, rows)| rows.to_dtype(DType::F32));
+        let wide = wide.collect::<std::result::Result<Vec<_>, _>>()?;
+        let values = host(&Tensor::stack(&wide, 0)?)?;
+        let values: Vec<&[f32]> = values.chunks(positions.len() * width).collect();
         let mut shares = Vec::with_capacity(positions.len());
         let mut check = Check {
             error: 0.0,
