@@ -73,6 +73,8 @@ pub struct Knockouts {
     program: Program,
     first: usize,
     windows: Vec<Option<usize>>,
+    /// Bytes of a layer's scores in one row, with what cuts them.
+    scores: usize,
     /// Logits after the last token, `[vocab]`.
     pub logits: Vec<f32>,
 }
@@ -115,6 +117,8 @@ impl Bench {
             program,
             first,
             windows: layers.iter().map(|l| l.window).collect(),
+            // Two numbers and a flag an edge.
+            scores: 9 * transformer.blueprint.heads * (length - first) * length,
             logits: logits.flatten_all()?.to_vec1()?,
         })
     }
@@ -123,7 +127,7 @@ impl Bench {
 impl Knockouts {
     /// How many cuts go into one pass, beside the row that is left alone.
     pub fn slice(&self) -> usize {
-        (BYTES / self.cache.bytes().max(1)).clamp(2, 33) - 1
+        (BYTES / (self.cache.bytes() + self.scores).max(1)).clamp(2, 33) - 1
     }
 
     /// How many positions a query sees in every layer; none for all.
@@ -194,7 +198,7 @@ impl CutTap<'_> {
             return Ok(scores);
         }
         let flags = Tensor::from_vec(flags, scores.shape(), scores.device())?;
-        let gone = Tensor::full(f32::NEG_INFINITY, scores.shape(), scores.device())?;
+        let gone = Tensor::new(f32::NEG_INFINITY, scores.device())?.broadcast_as(scores.shape())?;
         Ok(flags.where_cond(&gone, &scores)?)
     }
 }
