@@ -503,3 +503,24 @@ fn conditions_on_probabilities_are_refused_where_trials_write() {
     assert!(error.to_string().contains("measure=probability"), "{error}");
     of.observe(&run, &asked("probability"), &mut bench).unwrap();
 }
+
+/// The token that begins every text has one state, so the null of the first position is taken elsewhere.
+#[test]
+fn the_first_position_has_a_null_of_its_own() {
+    let mut bench = demo();
+    let run = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", false)
+            .unwrap(),
+    );
+    let figure = observe(&mut bench, &run, &Arguments::default().with("position", 0));
+    let Body::Grid(grid) = &figure.body else {
+        panic!("a grid")
+    };
+    let differ = grid.cells.iter().flatten().filter(|cell| {
+        let number = |name: &str| cell.more.iter().find(|(n, _)| n == name).unwrap().1;
+        (number("own") - number("unrelated")).abs() > 1e-6
+    });
+    assert!(differ.count() > 8);
+}

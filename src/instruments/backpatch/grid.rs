@@ -57,8 +57,10 @@ pub fn pairs(
     let unpatched = wanted.of(bench, &replay, &[vec![]])?.swap_remove(0);
     let other = of.unrelated(run, arguments, bench)?;
     let last = other.tokens.len() - 1;
-    // The same kind of place: its end for the end, else the same position as far as there is one.
-    let there = if position + 1 == run.tokens.len() {
+    // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
+    // has the same state in all of them, which would be no null.
+    let begins = position == 0 && run.tokens.first() == other.tokens.first();
+    let there = if position + 1 == run.tokens.len() || begins {
         last
     } else {
         position.min(last)
