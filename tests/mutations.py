@@ -220,6 +220,19 @@ FAULTS = [
     ("lens_files::a_tuned_lens_of_zeros", "src/lab/lens_file.rs", "Kind::Tuned => (wide + mapped)?,", "Kind::Tuned => mapped,"),
     ("lens_files::a_jacobian", "src/lab/lens_file.rs", "self.tensor(weight, rows)?.t()?", "self.tensor(weight, rows)?"),
     ("lens_files::a_jacobian", "src/lab/lens_file.rs", "(false, true) => Ok(0),", "(false, true) => Ok(1),"),
+    # Replaced states: what is asked beside the run.
+    ("patching::a_corrupted_prompt", "src/instruments/patching/case.rs", "Run::plain(bench.model.encode(text, chat)?)", "Run::plain(bench.model.encode(text, false)?)"),
+    ("patching::heads_are_patched_in_every", "src/instruments/patching/case.rs", "let at = differ.iter().find(|pair| pair.0 == at);", "let at = pairs.iter().find(|pair| pair.0 == at);"),
+    ("backpatch::an_unrelated_prompt", "src/instruments/backpatch/mod.rs", "bench.model.encode(text, chat)?", "bench.model.encode(text, false && chat)?"),
+    ("backpatch::t58", "src/lab/replace/pairs.rs", "id_of(text).map_or_else(|| text.clone(), |id| letters(bench, id))", "id_of(text).map_or_else(|| text.clone(), |_| text.clone())"),
+    ("backpatch::an_end", "src/lab/replace/pairs.rs", "tokens.is_some() && (end.is_some() || spellings.is_empty())", "tokens.is_some() && spellings.is_empty()"),
+    ("backpatch::what_cannot", "src/instruments/backpatch/trace.rs", '"auto" if arguments', '"auto" | "entity" if arguments'),
+    ("patchscope::other_sources", "src/instruments/patchscope/plan.rs", "bench.model.encode(subject.text(), chat)?", "bench.model.encode(subject.text(), false && chat)?"),
+    ("patchscope::a_token_that", "src/lab/target.rs", "if (first as usize) >= known {", "if (first as usize) > known {"),
+    ("patchscope::what_a_sweep", "src/instruments/patchscope/plan.rs", "template.prompt.split_once(&template.slot).map(|s| s.1)", "template.prompt.rsplit(&template.slot).next()"),
+    ("patchscope::the_null_counts", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| look != &looks[*j])"),
+    ("patchscope::scores", "src/instruments/patchscope/extract.rs", "if found.note.is_none() {", "if found.note.is_some() {"),
+    ("scripts::every_script", "src/app/requests.rs", 'if begun { "yes" }', 'if !begun { "yes" }'),
 ]
 
 

@@ -228,6 +228,13 @@ impl App {
         if let Some(layer) = named(Kind::Layer).filter(|_| !live) {
             arguments = arguments.with(layer.name, here.0);
         }
+        // Prompts beside the text are begun as it was.
+        let chat = instrument.parameters().iter().find(|p| p.name == "chat");
+        let begun = self.last.as_ref().is_some_and(|(_, chat)| *chat);
+        let said = |name: &str| begun || arguments.0.contains_key(name);
+        if let Some(chat) = chat.filter(|c| said(c.name) && instrument.needs_prompt(&arguments)) {
+            arguments = arguments.with(chat.name, if begun { "yes" } else { "no" });
+        }
         // What a live figure shows already needs no position.
         let shown = |position: usize| {
             let reading = self.reading_of(instrument.name());

@@ -79,7 +79,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "answers",
         kind: Kind::Text,
         default: "",
-        about: "tokens separated by | whose probability as the first token is shown",
+        about: "texts separated by |, in quotes or not, or ids as #17, whose first tokens' probability as the first token is shown",
     },
     Parameter {
         name: "slots",
@@ -128,6 +128,12 @@ const PARAMETERS: &[Parameter] = &[
         kind: Kind::Text,
         default: "",
         about: "another source prompt instead of the run, or @FILE for one a line; read without edits",
+    },
+    Parameter {
+        name: "chat",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: "no",
+        about: "yes: every source prompt, or subject's prompt, is one user turn of the chat template; the target stays as it is",
     },
     Parameter {
         name: "site",
@@ -209,7 +215,7 @@ impl Instrument for Patchscope {
         Ok(Figure {
             title: format!("patchscope · {}{title}", plan.template.name),
             body,
-            notes: plan.notes(run).into_iter().chain(notes).collect(),
+            notes: plan.notes(run, bench).into_iter().chain(notes).collect(),
             check: None,
             provenance: bench.provenance(if own { run } else { &unread }, plan.parameters),
         })

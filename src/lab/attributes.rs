@@ -34,16 +34,43 @@ impl Subject {
         }
     }
 
+    /// The answers, made ready to be looked for.
+    pub fn look(&self) -> Look {
+        Look {
+            answers: self.answers.iter().map(|a| Words::new(a)).collect(),
+            all: Words::new(&self.answers.join(" | ")),
+        }
+    }
+}
+
+/// A text as words: made once, looked through often.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Words(String);
+
+impl Words {
+    /// The words of a text.
+    pub fn new(text: &str) -> Self {
+        Self(words(text))
+    }
+}
+
+/// A subject's answers as they are looked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Look {
+    answers: Vec<Words>,
+    /// All of them in one text.
+    all: Words,
+}
+
+impl Look {
     /// Whether a text says one of the answers.
-    pub fn said_in(&self, text: &str) -> bool {
-        let text = words(text);
-        self.answers.iter().any(|a| says(&text, &words(a)))
+    pub fn said_in(&self, text: &Words) -> bool {
+        self.answers.iter().any(|a| says(&text.0, &a.0))
     }
 
     /// Whether another subject has one of these answers too.
     pub fn shares(&self, other: &Self) -> bool {
-        let text = |s: &Self| s.answers.join(" | ");
-        self.said_in(&text(other)) || other.said_in(&text(self))
+        self.said_in(&other.all) || other.said_in(&self.all)
     }
 }
 
@@ -143,30 +170,31 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
 mod tests {
     use super::*;
 
-    fn subject(answers: &[&str]) -> Subject {
-        Subject {
+    fn look(answers: &[&str]) -> Look {
+        let subject = Subject {
             subject: "s".into(),
             answers: answers.iter().map(ToString::to_string).collect(),
             prompt: String::new(),
-        }
+        };
+        subject.look()
     }
 
     #[test]
     fn an_answer_is_said_in_whole_words() {
-        let s = subject(&["Oman", "New York"]);
-        assert!(s.said_in(": country, OMAN."));
-        assert!(s.said_in("in new-york city"));
+        let s = look(&["Oman", "New York"]);
+        assert!(s.said_in(&Words::new(": country, OMAN.")));
+        assert!(s.said_in(&Words::new("in new-york city")));
         for text in ["a woman", "New Haven, York", "", "York New"] {
-            assert!(!s.said_in(text), "{text}");
+            assert!(!s.said_in(&Words::new(text)), "{text}");
         }
-        assert!(subject(&["東京"]).said_in(": 東京です"));
+        assert!(look(&["東京"]).said_in(&Words::new(": 東京です")));
     }
 
     #[test]
     fn answers_that_contain_each_other_are_shared() {
-        let europe = subject(&["country in Europe"]);
-        assert!(europe.shares(&subject(&["Europe", "Asia"])));
-        assert!(!europe.shares(&subject(&["country in Asia"])));
+        let europe = look(&["country in Europe"]);
+        assert!(europe.shares(&look(&["Europe", "Asia"])));
+        assert!(!europe.shares(&look(&["country in Asia"])));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::positions::Positions;
 use super::run::{Keep, RunTap};
 use super::sample::{log_softmax, top};
 use super::schedule::Schedule;
+use super::target::first_token;
 use crate::error::{Error, Result};
 use crate::model::tap::{Phase, Span, Tap};
 
@@ -238,18 +239,15 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// First tokens of texts separated by `|`, each once; `name` is the parameter, for messages.
+/// First tokens of texts separated by `|`, each once, as [`first_token`] reads them; `name` is the parameter, for messages.
 ///
 /// # Errors
 ///
-/// When there is no text, or one without a token.
+/// When there is no text, or one without a token that the model has.
 pub fn first_tokens(bench: &Bench, name: &str, texts: &str) -> Result<Vec<u32>> {
     let mut out = Vec::new();
     for text in texts.split('|').filter(|t| !t.is_empty()) {
-        let ids = bench.model.tokenizer()?.encode_literal(text)?;
-        let expected = "texts that have at least one token";
-        let first = ids.first().copied();
-        let first = first.ok_or_else(|| Error::argument(name, text, expected))?;
+        let first = first_token(name, text, &bench.model)?;
         if !out.contains(&first) {
             out.push(first);
         }

@@ -66,10 +66,8 @@ impl Target {
 pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     let quoted = text.trim();
     let inner = quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-    if inner.is_none()
-        && let Some(id) = quoted.strip_prefix('#').and_then(|n| n.parse::<u32>().ok())
-    {
-        let known = model.known_tokens();
+    let known = model.known_tokens();
+    if let Some(id) = id_of(text) {
         return if (id as usize) < known {
             Ok(id)
         } else {
@@ -78,7 +76,20 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
         };
     }
     let ids = model.tokenizer()?.encode_literal(inner.unwrap_or(text))?;
-    ids.first()
-        .copied()
-        .ok_or_else(|| Error::argument(name, text, "a text that has at least one token"))
+    let first = ids.first().copied();
+    let first =
+        first.ok_or_else(|| Error::argument(name, text, "a text that has at least one token"))?;
+    // A tokenizer may have been given words after the model was trained.
+    if (first as usize) >= known {
+        let expected = format!(
+            "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has and the model, of {known} tokens, has not"
+        );
+        return Err(Error::argument(name, text, expected));
+    }
+    Ok(first)
+}
+
+/// The id that a text names as `#17`, whether or not there is such a token.
+pub fn id_of(text: &str) -> Option<u32> {
+    text.trim().strip_prefix('#').and_then(|n| n.parse().ok())
 }

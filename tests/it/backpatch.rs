@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Cell, Entry, Figure, Grid, Table};
+use lmscope::lab::replace::pairs::Wanted;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::site::Site;
@@ -163,6 +164,11 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
                 .with("tokens", 2);
             let figure = observe(&mut bench, &run, &written);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
+            // An id is looked for by the letters of its token.
+            let tokenizer = bench.model.tokenizer().unwrap();
+            let id = tokenizer.single(world.answer(subject)).unwrap();
+            let by_id = written.clone().with("answer", format!("#{id}"));
+            assert_eq!(observe(&mut bench, &run, &by_id).body, figure.body);
             let label = &grid(&figure).cells[2][0].label;
             assert!(label.starts_with(world.answer(subject)), "{label}");
             // The bridge is on top from the layer of the first hop on, the answer nowhere.
@@ -189,6 +195,11 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
             // The reader's last block says a bridge that lies in its slot, so it reads one that is put in below.
             assert_eq!(column("bridge 2 scope", "rank")[2], 0.0);
             assert_eq!(column("bridge 2 oracle", "rank")[3], 0.0);
+            let told = figure
+                .notes
+                .iter()
+                .any(|n| n.contains(&TwoHop::prompt((subject + 1) % 6)) && n.ends_with("seed 1"));
+            assert!(told, "the unrelated text is named: {:?}", figure.notes);
             // The unrelated question has another bridge to say.
             let away = column("bridge 2 scope", "rank, unrelated text");
             assert!(away[2] > 0.0, "{away:?}");
@@ -383,9 +394,11 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
         (with("questions", "nowhere.json"), "not both"),
         (
             with("show", "trace").with("slot", "y"),
-            "occurs in the prompt",
+            "occurs in the reader",
         ),
+        (with("show", "trace").with("position", "entity"), "`entity`"),
         (with("answer", "#99999"), "token id below"),
+        (with("answer", "|"), "at least one text"),
     ] {
         let error = refused(&mut bench, &run, &arguments);
         assert!(error.contains(why), "{arguments:?}: {error}");
@@ -396,6 +409,9 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
     };
     let error = refused(&mut bench, &nothing, &with("questions", "nowhere.json"));
     assert!(error.contains("nowhere.json"), "{error}");
+    let chat = with("questions", "nowhere.json").with("chat", "yes");
+    let error = refused(&mut bench, &nothing, &chat);
+    assert!(error.contains("read as they are written"), "{error}");
     assert!(ANSWERS.contains(&world.answer(0)));
 }
 
@@ -425,6 +441,75 @@ fn held_out_questions_are_set_right_three_times_as_often_as_by_an_unrelated_stat
     // Pair by pair the own states do better than either null.
     assert!(wrong("pairs that work") >= 3.0 * wrong("unrelated: pairs"));
     assert!(wrong("pairs that work") > 2.0 * wrong("random: pairs"));
+}
+
+/// What ends a text is never written into it, and what holds a part of a letter is no text: no answers to look for there.
+#[test]
+fn an_end_is_no_answer_to_look_for() {
+    let bench = demo();
+    let end = bench.model.tokenizer().unwrap().eos()[0];
+    let known = 0..bench.model.known_tokens() as u32;
+    let part = known.into_iter().find(|id| {
+        let bytes = bench.model.bytes(*id);
+        !bytes.is_empty() && String::from_utf8(bytes).is_err()
+    });
+    let none = [(end, None), (part.unwrap(), None)];
+    let some = none.map(|(id, _)| (id, Some(10)));
+    for (end, tokens) in none.into_iter().chain(some) {
+        let mut logits = vec![0.0; bench.model.card.vocab];
+        logits[end as usize] = 9.0;
+        let given = Wanted::new(&bench, "answer", &[format!("#{end}")], tokens);
+        let favoured = Wanted::favoured(&bench, "answer", &logits, tokens);
+        for wanted in [given, favoured] {
+            match (wanted, tokens) {
+                (Ok(wanted), None) => assert_eq!(wanted.firsts, [end]),
+                (Err(error), Some(_)) => {
+                    assert!(error.to_string().contains("use measure=probability"));
+                }
+                (other, _) => panic!("{tokens:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
+    let mut bench = demo();
+    let run = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", true)
+            .unwrap(),
+    );
+    let text = "Tell me about Japan.";
+    let arguments = Arguments::default()
+        .with("answer", " Paris")
+        .with("unrelated", text)
+        .with("chat", "yes");
+    let figure = observe(&mut bench, &run, &arguments);
+    let [source, target] = [6, 2];
+    let found = number(&grid(&figure).cells[source][target], "unrelated");
+    let (from, to) = (Site::ResidPost.at(source), Site::ResidPost.at(target));
+    let last = run.tokens.len() - 1;
+    let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
+    let mut by_hand = |chat: bool| {
+        let other = Run::plain(bench.model.encode(text, chat).unwrap());
+        let recording = bench.record(&other, &[from]).unwrap();
+        let value = recording.get(from).unwrap();
+        let patch = Patch {
+            at: to,
+            position: last,
+            row: None,
+            value: value.get(other.tokens.len() - 1).unwrap(),
+        };
+        probability(
+            bench.reruns(&run, last, &[patch], 1).unwrap().remove(0),
+            paris,
+        )
+    };
+    let (chat, raw) = (by_hand(true), by_hand(false));
+    assert!((found - chat).abs() < 1e-6, "{found} {chat} {raw}");
+    assert!((found - raw).abs() > 1e-6, "{found} {raw}");
 }
 
 /// What can be said before a long table begins is said then, and a question is never unrelated to itself.

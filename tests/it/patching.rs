@@ -415,6 +415,10 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
             &[("corrupt", OTHER), ("answer", "\" Paris\" - \" Paris\"")],
             "tells the clean from the corrupted run",
         ),
+        (
+            &[("corrupt", OTHER), ("positions", "last")],
+            "are for heads",
+        ),
         (&[("pairs", path.as_str())], "not both"),
     ] {
         let error = refused(&mut bench, &clean, &with(pairs));
@@ -429,6 +433,18 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         error.contains("pair 1") && error.contains("align=ends"),
         "{error}"
     );
+    for name in ["corrupt", "subject"] {
+        let error = refused(
+            &mut bench,
+            &nothing,
+            &with(&[("pairs", &path), (name, "a")]),
+        );
+        assert!(
+            error.contains(&format!("`{name}` is `a`"))
+                && error.contains("nothing beside a file of pairs"),
+            "{error}"
+        );
+    }
     // Asked for, they are paired at their ends, and what stands for nothing is said.
     let figure = observe(
         &mut bench,
@@ -561,4 +577,108 @@ fn noise_is_measured_by_one_difference() {
     });
     assert_eq!(one.0, many.0, "the same two tokens");
     assert!((one.1 - many.1).abs() < 1e-3, "{one:?} {many:?}");
+}
+
+/// The other prompt goes through the template where the clean one did.
+#[test]
+fn a_corrupted_prompt_is_a_turn_of_chat_where_it_is_said() {
+    let mut bench = demo();
+    let [clean, corrupt] =
+        [FACT, OTHER].map(|text| Run::plain(bench.model.encode(text, true).unwrap()));
+    let arguments = with(&[("corrupt", OTHER), ("answer", "\" Paris\" - \" Tokyo\"")]);
+    let raw = refused(&mut bench, &clean, &arguments);
+    assert!(raw.contains("as many tokens as the clean prompt"), "{raw}");
+    let figure = observe(&mut bench, &clean, &arguments.clone().with("chat", "yes"));
+    let cells = &grid(&figure).cells;
+    assert_eq!(grid(&figure).columns[0].label, "␣France/␣Japan");
+    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
+    let before = difference(&again(&mut bench, &corrupt, &[]), paris, tokyo);
+    assert!((number(&cells[0][0], "before") - before).abs() < 1e-4);
+    // And so do both prompts of a file.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pairs.json");
+    let one = format!(r#"[{{"clean": "{FACT}", "corrupt": "{OTHER}"}}]"#);
+    std::fs::write(&file, one).unwrap();
+    let listed = with(&[("answer", "\" Paris\" - \" Tokyo\""), ("chat", "yes")]);
+    let listed = listed.with("pairs", file.display());
+    let listed = observe(&mut bench, &Run::default(), &listed);
+    assert_eq!(grid(&listed).columns.len(), grid(&figure).columns.len());
+    for (own, other) in cells
+        .iter()
+        .flatten()
+        .zip(grid(&listed).cells.iter().flatten())
+    {
+        assert!((own.value - other.value).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn heads_are_patched_in_every_pair_or_refused() {
+    let mut bench = demo();
+    let (clean, _) = two(&bench, &[]);
+    // The corrupted prompt ends where they part: nothing stands for what comes after.
+    for positions in ["all", "last"] {
+        let arguments = with(&[
+            ("corrupt", "The capital of France"),
+            ("align", "ends"),
+            ("site", "heads"),
+            ("positions", positions),
+        ]);
+        let error = refused(&mut bench, &clean, &arguments);
+        assert!(error.contains("something in common"), "{error}");
+    }
+    let early = with(&[("corrupt", OTHER), ("site", "heads"), ("positions", "2")]);
+    let error = refused(&mut bench, &clean, &early);
+    assert!(error.contains("differs: from 4 to 5"), "{error}");
+    // Pairs of different lengths: a position is looked for in each.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pairs.json");
+    let (longer, other) = (
+        "We know the capital of France is",
+        "We know the capital of Japan is",
+    );
+    let list = format!(
+        r#"[{{"clean": "{longer}", "corrupt": "{other}"}}, {{"clean": "{FACT}", "corrupt": "{OTHER}"}}]"#
+    );
+    std::fs::write(&file, list).unwrap();
+    let path = file.display().to_string();
+    let at = |positions: &str| with(&[("site", "heads"), ("positions", positions)]);
+    for (positions, why) in [("8", "a position from 0 to 5"), ("-3", "from 8 to 9")] {
+        let error = refused(
+            &mut bench,
+            &Run::default(),
+            &at(positions).with("pairs", &path),
+        );
+        assert!(
+            error.contains(why)
+                && error.contains(if positions == "8" { "pair 2" } else { "pair 1" }),
+            "{error}"
+        );
+    }
+    let both = observe(&mut bench, &Run::default(), &at("-2").with("pairs", &path));
+    let mut single = |clean: &str, corrupt: &str| {
+        let run = Run::plain(bench.model.encode(clean, false).unwrap());
+        observe(&mut bench, &run, &at("-2").with("corrupt", corrupt))
+    };
+    let each = [single(longer, other), single(FACT, OTHER)];
+    let mut moved = [0.0f32; 2];
+    for (head, cells) in grid(&both).cells.iter().enumerate() {
+        for (layer, cell) in cells.iter().enumerate() {
+            let [a, b] = [&each[0], &each[1]].map(|f| &grid(f).cells[head][layer]);
+            let mean = f32::midpoint(number(a, "patched"), number(b, "patched"));
+            assert!((number(cell, "patched") - mean).abs() < 1e-4);
+            for (moved, cell) in moved.iter_mut().zip([a, b]) {
+                *moved = moved.max((number(cell, "patched") - number(cell, "before")).abs());
+            }
+        }
+    }
+    // Some head does something in each of them.
+    assert!(moved.iter().all(|m| *m > 0.005), "{moved:?}");
+    let note = "at position -2 of every clean prompt";
+    assert!(
+        both.notes.iter().any(|n| n.contains(note)),
+        "{:?}",
+        both.notes
+    );
 }

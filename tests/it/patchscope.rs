@@ -670,3 +670,165 @@ fn edits_change_what_is_taken_and_not_what_reads() {
     assert_ne!(row(&plain)[4], row(&edited)[4], "the state is another");
     assert_eq!(row(&plain)[3], row(&edited)[3], "the target is the same");
 }
+
+/// Sources beside the run go through the template where it is said, and the target never.
+#[test]
+fn other_sources_are_turns_of_chat_where_it_is_said() {
+    let mut bench = demo();
+    let text = "Tell me about Japan.";
+    let run = Run::plain(bench.model.encode(text, true).unwrap());
+    let arguments = Arguments::default()
+        .with("template", "world")
+        .with("tokens", 3);
+    let own = observe(&mut bench, &run, &arguments).unwrap();
+    let other = arguments.clone().with("from", text);
+    let raw = observe(&mut bench, &Run::default(), &other).unwrap();
+    let chat = other.clone().with("chat", "yes");
+    let chat = observe(&mut bench, &Run::default(), &chat).unwrap();
+    assert_eq!(column(&own, "p first"), column(&chat, "p first"));
+    assert_ne!(column(&own, "p first"), column(&raw, "p first"));
+    // A model without a template has no such turns: neither of a prompt nor of a list of subjects.
+    bench.model.template = None;
+    let list = over(&list("descriptions.tsv"));
+    for arguments in [other, list] {
+        let arguments = arguments.with("chat", "yes");
+        let error = observe(&mut bench, &Run::default(), &arguments).unwrap_err();
+        assert!(
+            error.to_string().contains("has no chat template"),
+            "{error}"
+        );
+    }
+    assert!(observe(&mut bench, &run, &arguments.with("chat", "yes")).is_ok());
+}
+
+#[test]
+fn watched_tokens_are_ids_and_quoted_texts_too() {
+    let mut bench = demo();
+    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let country = bench.model.tokenizer().unwrap().single(" country").unwrap();
+    let base = Arguments::default()
+        .with("template", "world")
+        .with("tokens", 2)
+        .with("layer", "0,1");
+    let mut watched = |text: &str| {
+        let figure = observe(&mut bench, &run, &base.clone().with("answers", text)).unwrap();
+        let note = "answers: the probability that the first token is ␣country".to_string();
+        assert!(figure.notes.contains(&note), "{text}: {:?}", figure.notes);
+        column(&figure, "p answers")
+    };
+    let plain = watched(" country");
+    assert_eq!(watched(&format!("#{country}")), plain);
+    assert_eq!(watched("\" country\""), plain);
+    assert_eq!(watched(&format!(" country|#{country}")), plain, "each once");
+}
+
+/// A tokenizer with a word more than the model: a sentence wherever an answer is read.
+#[test]
+fn a_token_that_the_model_lacks_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
+    for file in std::fs::read_dir(demo).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.push(serde_json::json!({
+        "id": 2048, "content": "Zork", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": false
+    }));
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let options = lmscope::model::load::Options {
+        device: Some("cpu".into()),
+        ..Default::default()
+    };
+    let mut bench = Bench::open(folder.path().to_str().unwrap(), &options).unwrap();
+    let run = Run::plain(
+        bench
+            .model
+            .encode("The capital of France is", false)
+            .unwrap(),
+    );
+    let with = |name: &str, value: &str| Arguments::default().with(name, value);
+    for (name, arguments) in [
+        ("patchscope", with("answers", "Zork")),
+        ("patching", with("subject", "France").with("answer", "Zork")),
+        (
+            "patching",
+            with("answer", "Zork").with("metric", "difference"),
+        ),
+        ("backpatch", with("answer", "Zork")),
+    ] {
+        let of = instrument(name).unwrap();
+        let error = of.observe(&run, &arguments, &mut bench).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("begins with #2048"), "{name}: {error}");
+    }
+}
+
+/// Branches read on from the first slot that they fill, and that is what a sweep is said to take.
+#[test]
+fn what_a_sweep_takes_counts_from_its_first_slot() {
+    let bench = demo();
+    let of = instrument("patchscope").unwrap();
+    let tokens = |slots: &str| {
+        let arguments = Arguments::default()
+            .with("prompt", "x is one and x is two and x is")
+            .with("slots", slots)
+            .with("tokens", 1);
+        of.cost(4, &arguments, &bench.model.card).unwrap().tokens
+    };
+    assert_eq!(["last", "all", "each"].map(tokens), [2, 10, 10]);
+}
+
+/// The null of a subject: what the states of the others say, of those that share no answer.
+#[test]
+fn the_null_counts_the_others_that_share_no_answer() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.tsv");
+    let lines = "robin\tbird\tThe robin\nFrance\tcountry|kind\tPeople in France\nJapan\tcountry in Asia\tPeople in Japan\nsparrow\tcountry\tThe sparrow\nItaly\tcountry in Asia\tPeople in Italy\n";
+    std::fs::write(&path, lines).unwrap();
+    let items = over(&path.display().to_string())
+        .with("show", "items")
+        .with("layer", "0");
+    let figure = observe(&mut bench, &Run::default(), &items).unwrap();
+    let rows = &table(&figure).pages[0].rows;
+    let says: Vec<&str> = rows.iter().map(|r| text(&r.entries[4])).collect();
+    println!("{says:?}");
+    // Of the robin all others; of the rest, who share `country`, the robin alone.
+    let share = |words: &[&str], others: &[usize]| {
+        let read = |i: &&usize| words.iter().any(|w| says[**i].contains(w));
+        others.iter().filter(read).count() as f32 / others.len() as f32
+    };
+    let expected = [
+        share(&["bird"], &[1, 2, 3, 4]),
+        share(&["country", "kind"], &[0]),
+        share(&["country in Asia"], &[0]),
+        share(&["country"], &[0]),
+        share(&["country in Asia"], &[0]),
+    ];
+    let found: Vec<f32> = rows.iter().map(|r| number(&r.entries[5])).collect();
+    assert_eq!(found, expected);
+    assert!(
+        expected[0] > 0.0 && expected[1] > 0.0 && expected[2] < 1.0,
+        "{found:?}"
+    );
+}
+
+/// Scoring a long list takes its time too, and can be stopped.
+#[test]
+fn scores_can_be_stopped() {
+    let mut bench = demo();
+    let cancel = bench.cancel.clone();
+    bench.progress = Some(Box::new(move |done| {
+        if done >= 1.0 {
+            cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }));
+    let list = over(&list("people.tsv")).with("layer", "0");
+    let error = observe(&mut bench, &Run::default(), &list).unwrap_err();
+    assert!(matches!(error, lmscope::error::Error::Cancelled), "{error}");
+}

@@ -86,6 +86,12 @@ const PARAMETERS: &[Parameter] = &[
         about: "a prompt whose states are the null; by default a text that the model writes by itself",
     },
     Parameter {
+        name: "chat",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: "no",
+        about: "yes: the unrelated prompt is one user turn of the chat template; the reader stays as it is written",
+    },
+    Parameter {
         name: "reader",
         kind: Kind::Text,
         default: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x ->",
@@ -158,6 +164,10 @@ impl Instrument for Backpatch {
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         if !self.needs_prompt(arguments) {
+            if arguments.text(self, "chat") == "yes" {
+                let expected = "no beside a file of questions, which are read as they are written";
+                return Err(Error::argument("chat", "yes", expected));
+            }
             return table::table(self, run, arguments, bench);
         }
         match arguments.text(self, "show") {
@@ -208,11 +218,9 @@ impl Backpatch {
     /// The answer looked for, or what the run favours.
     fn wanted(&self, arguments: &Arguments, bench: &Bench, logits: &[f32]) -> Result<Wanted> {
         let tokens = self.measured(arguments, false)?;
-        let given = spellings(arguments.text(self, "answer"));
-        if given.is_empty() {
-            Ok(Wanted::favoured(bench, logits, tokens))
-        } else {
-            Wanted::new(bench, "answer", &given, tokens)
+        match arguments.text(self, "answer") {
+            "" => Wanted::favoured(bench, "answer", logits, tokens),
+            text => Wanted::new(bench, "answer", &spellings(text), tokens),
         }
     }
 
@@ -220,7 +228,10 @@ impl Backpatch {
     fn unrelated(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Run> {
         match arguments.text(self, "unrelated") {
             "" => bench.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
-            text => Ok(Run::plain(bench.model.encode(text, false)?)),
+            text => {
+                let chat = arguments.text(self, "chat") == "yes";
+                Ok(Run::plain(bench.model.encode(text, chat)?))
+            }
         }
     }
 

@@ -55,10 +55,7 @@ pub fn trace(
     });
     let last = run.tokens.len() - 1;
     let mut positions = match arguments.text(of, "position") {
-        "auto" | "entity" => match arguments.text(of, "entity") {
-            "" => Vec::new(),
-            entity => vec![last_token_of(bench, &run.tokens, "entity", entity)?],
-        },
+        "auto" if arguments.text(of, "entity").is_empty() => Vec::new(),
         _ => vec![of.position(run, arguments, bench)?],
     };
     if !positions.contains(&last) {
@@ -77,7 +74,7 @@ pub fn trace(
         columns.push((*position, reader.ranks(bench, &own, &sought)?));
     }
     Ok(figure(
-        of, run, arguments, bench, &reader, &sought, &columns, &away,
+        of, run, arguments, bench, &reader, &sought, &columns, &away, &other,
     ))
 }
 
@@ -93,11 +90,14 @@ struct Reader {
 impl Reader {
     fn new(bench: &mut Bench, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(bench.model.encode(prompt, false)?);
-        let slot = last_token_of(bench, &run.tokens, "slot", slot)?;
-        if slot == 0 {
+        let expected = "a text that occurs in the reader, letter for letter";
+        let position = last_token_of(bench, &run.tokens, "slot", slot)
+            .map_err(|_| Error::argument("slot", slot, expected))?;
+        if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
-            return Err(Error::argument("slot", prompt, expected));
+            return Err(Error::argument("slot", slot, expected));
         }
+        let slot = position;
         let replay = bench.replay(
             &run,
             Reading {
@@ -164,6 +164,7 @@ fn figure(
     sought: &[Sought],
     found: &[(usize, Vec<Ranks>)],
     away: &[Ranks],
+    other: &Run,
 ) -> Figure {
     let layers = bench.model.card.layers;
     let mut columns = Vec::new();
@@ -218,6 +219,13 @@ fn figure(
         reader.slot,
         reader.run.tokens.len(),
         reader.prompt
+    ));
+    let ids = other.tokens.iter();
+    let bytes: Vec<u8> = ids.flat_map(|id| bench.model.bytes(*id)).collect();
+    notes.push(format!(
+        "unrelated text, read at its last token: {:?}; seed {}",
+        crate::text::plain(&bytes),
+        run.seed
     ));
     Figure {
         title: format!("backpatch · trace of {}", named.join(" and ")),

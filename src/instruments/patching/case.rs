@@ -40,26 +40,31 @@ pub fn cases(
         .filter(|a| !a.is_empty())
         .map(ToString::to_string);
     let (corrupt, subject) = (arguments.text(of, "corrupt"), arguments.text(of, "subject"));
+    // The clean prompt went through the template, or not, before it came here.
+    let chat = arguments.text(of, "chat") == "yes";
     let file = arguments.text(of, "pairs").trim();
     if !file.is_empty() {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
             return Err(Error::argument("pairs", file, expected));
         }
+        for (name, given) in [("corrupt", corrupt), ("subject", subject)] {
+            if !given.is_empty() {
+                let expected = "nothing beside a file of pairs, which has the prompts";
+                return Err(Error::argument(name, given, expected));
+            }
+        }
         let mut cases = Vec::new();
         for (i, pair) in read(Path::new(file))?.into_iter().enumerate() {
             let with = |text: &str| -> Result<Run> {
                 Ok(Run {
                     schedule: run.schedule.clone(),
-                    ..Run::plain(bench.model.encode(text, false)?)
+                    ..Run::plain(bench.model.encode(text, chat)?)
                 })
             };
             let (clean, corrupt) = (with(&pair.clean)?, with(&pair.corrupt)?);
             let aligned = align(bench, &clean.tokens, &corrupt.tokens, ends);
-            let alignment = aligned.map_err(|error| {
-                let next = format!("Look at pair {} of the file.", i + 1);
-                Error::bad_file(file, error.to_string(), next)
-            })?;
+            let alignment = aligned.map_err(|error| of_pair(file, i, &error))?;
             cases.push(Case {
                 alignment,
                 clean,
@@ -84,7 +89,7 @@ pub fn cases(
             "nothing where `corrupt` gives another prompt",
         )),
         (false, true) => {
-            let tokens = bench.model.encode(corrupt, false)?;
+            let tokens = bench.model.encode(corrupt, chat)?;
             let case = Case {
                 alignment: align(bench, &run.tokens, &tokens, ends)?,
                 clean: run.clone(),
@@ -152,11 +157,104 @@ pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
     }
     let found: Vec<usize> = (first..pairs.len()).collect();
     if found.is_empty() {
-        return Err(Error::argument(
-            "corrupt",
-            "a prompt that goes on where the other ends",
-            "prompts that have something in common after they part",
-        ));
+        return Err(apart_at_once());
     }
     Ok(found)
+}
+
+/// Where heads are patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadsAt {
+    /// From the first position that differs on.
+    All,
+    /// After the last token of both prompts.
+    Last,
+    /// A position of the clean prompt, from its end where it is negative.
+    One(i64),
+}
+
+impl HeadsAt {
+    /// Reads the parameter `positions`.
+    pub fn read(of: &Patching, arguments: &Arguments, tokens: usize) -> Result<Self> {
+        Ok(match arguments.text(of, "positions") {
+            "all" => Self::All,
+            "last" => Self::Last,
+            text => match text.parse() {
+                Ok(position) => Self::One(position),
+                // Says what a position is.
+                Err(_) => Self::One(arguments.position(of, "positions", tokens)? as i64),
+            },
+        })
+    }
+
+    /// The pairs of a case that it means; refused where there are none, because nothing would be patched.
+    fn pairs(
+        self,
+        of: &Patching,
+        arguments: &Arguments,
+        case: &Case,
+    ) -> Result<Vec<(usize, usize)>> {
+        let Alignment { pairs, first } = &case.alignment;
+        let differ = pairs.get(*first..).unwrap_or_default();
+        let (clean, corrupt) = (case.clean.tokens.len(), case.corrupt.tokens.len());
+        let last = differ
+            .last()
+            .filter(|pair| **pair == (clean - 1, corrupt - 1));
+        let found = match self {
+            Self::All => differ.to_vec(),
+            Self::Last => last.copied().into_iter().collect(),
+            Self::One(_) => {
+                let at = arguments.position(of, "positions", clean)?;
+                let at = differ.iter().find(|pair| pair.0 == at);
+                at.copied().into_iter().collect()
+            }
+        };
+        match (found.is_empty(), differ.first()) {
+            (false, _) => Ok(found),
+            (true, Some((from, _))) => {
+                let text = arguments.text(of, "positions");
+                let expected = format!(
+                    "a position of the clean prompt that stands for one of the corrupted prompt and does not come before the first that differs: from {from} to {}",
+                    clean - 1
+                );
+                Err(Error::argument("positions", text, expected))
+            }
+            (true, None) => Err(apart_at_once()),
+        }
+    }
+}
+
+/// The pairs of positions that heads are patched at in every case; refused where a case has none.
+pub fn heads_pairs(
+    at: HeadsAt,
+    of: &Patching,
+    arguments: &Arguments,
+    cases: &[Case],
+) -> Result<Vec<Vec<(usize, usize)>>> {
+    let file = arguments.text(of, "pairs").trim();
+    let found = |(i, case)| {
+        at.pairs(of, arguments, case).map_err(|error| {
+            if file.is_empty() {
+                return error;
+            }
+            of_pair(file, i, &error)
+        })
+    };
+    cases.iter().enumerate().map(found).collect()
+}
+
+/// An error about one pair of a file.
+fn of_pair(file: &str, index: usize, error: &Error) -> Error {
+    let what = error.to_string();
+    let next = format!("Look at pair {} of the file.", index + 1);
+    Error::bad_file(file, what.trim_end_matches('.'), next)
+}
+
+/// What is said of prompts that part and have nothing in common afterwards.
+fn apart_at_once() -> Error {
+    Error::argument(
+        "corrupt",
+        "a prompt that goes on where the other ends",
+        "prompts that have something in common after they part",
+    )
 }

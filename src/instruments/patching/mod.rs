@@ -102,6 +102,12 @@ const PARAMETERS: &[Parameter] = &[
         default: "",
         about: "a JSON file of clean and corrupted prompts instead of the text that is there: every number is the mean",
     },
+    Parameter {
+        name: "chat",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: "no",
+        about: "yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template",
+    },
 ];
 
 impl Instrument for Patching {

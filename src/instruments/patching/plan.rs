@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Patching;
-use super::case::{Case, cases, positions};
+use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::Bench;
@@ -143,8 +143,9 @@ pub struct Plan {
     cases: Vec<Case>,
     metric: Which,
     window: usize,
-    /// Pairs of positions that a head is patched at, as counted from the end where it is one.
     heads_at: HeadsAt,
+    /// Pairs of positions that heads are patched at, by case; none for other sites.
+    heads_pairs: Vec<Vec<(usize, usize)>>,
     loaded: Option<Loaded>,
 }
 
@@ -153,14 +154,6 @@ enum Which {
     Difference,
     Probability,
     Kl,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HeadsAt {
-    All,
-    Last,
-    /// A position of the clean run.
-    One(usize),
 }
 
 impl Plan {
@@ -182,6 +175,11 @@ impl Plan {
             let expected = "1 for this site; a window is for attn and mlp";
             return Err(Error::argument("window", window.to_string(), expected));
         }
+        let at = arguments.text(of, "positions");
+        if kind != Kind::Heads && at != "all" {
+            let expected = "all for this site, whose grid has every position; others are for heads";
+            return Err(Error::argument("positions", at, expected));
+        }
         let noised = of.needs_prompt(arguments) && arguments.text(of, "corrupt").is_empty();
         let metric = match (arguments.text(of, "metric"), noised) {
             ("kl", _) => Which::Kl,
@@ -190,15 +188,12 @@ impl Plan {
         };
         let (cases, sigma) = cases(of, run, arguments, bench)?;
         let layers = bench.model.card.layers;
-        let heads_at = match arguments.text(of, "positions") {
-            "all" => HeadsAt::All,
-            "last" => HeadsAt::Last,
-            _ => HeadsAt::One(arguments.position(of, "positions", cases[0].clean.tokens.len())?),
-        };
-        let columns: Vec<usize> = if kind == Kind::Heads {
-            (0..bench.model.card.heads).collect()
+        let heads_at = HeadsAt::read(of, arguments, cases[0].clean.tokens.len())?;
+        let (columns, heads_pairs) = if kind == Kind::Heads {
+            let heads = (0..bench.model.card.heads).collect();
+            (heads, heads_pairs(heads_at, of, arguments, &cases)?)
         } else {
-            positions(&cases)?
+            (positions(&cases)?, Vec::new())
         };
         let spots = columns.iter().flat_map(|column| {
             (0..layers).map(move |layer| Spot {
@@ -217,6 +212,7 @@ impl Plan {
             metric,
             window,
             heads_at,
+            heads_pairs,
             loaded: None,
         };
         // The first case says what is measured, and whether there is anything to measure.
@@ -329,9 +325,9 @@ impl Plan {
         if self.kind != Kind::Heads {
             return (None, Some(case.alignment.pairs[column].0));
         }
-        let at = match self.heads_at {
-            HeadsAt::One(position) => position,
-            HeadsAt::All | HeadsAt::Last => case.clean.tokens.len() - 1,
+        let at = match (self.heads_at, self.heads_pairs[0].first()) {
+            (HeadsAt::One(_), Some((clean, _))) => *clean,
+            _ => case.clean.tokens.len() - 1,
         };
         (Some(Unit::Head(column as u32)), Some(at))
     }
@@ -341,7 +337,13 @@ impl Plan {
         match self.heads_at {
             HeadsAt::All => "at every position from the first that differs".into(),
             HeadsAt::Last => "at the last position".into(),
-            HeadsAt::One(position) => format!("at position {position}"),
+            HeadsAt::One(position) if position < 0 && self.cases.len() > 1 => {
+                format!("at position {position} of every clean prompt")
+            }
+            HeadsAt::One(position) => {
+                let pair = self.heads_pairs.first().and_then(|pairs| pairs.first());
+                format!("at position {}", pair.map_or(position, |p| p.0 as i64))
+            }
         }
     }
 
@@ -405,14 +407,10 @@ impl Plan {
     ) -> Result<Trial> {
         let case = &self.cases[loaded.case];
         let heads = self.kind == Kind::Heads;
-        let pairs: Vec<(usize, usize)> = match (heads, self.heads_at) {
-            (false, _) => vec![case.alignment.pairs[spot.column]],
-            (true, HeadsAt::All) => case.alignment.pairs[case.alignment.first..].to_vec(),
-            (true, HeadsAt::Last) => case.alignment.pairs.last().copied().into_iter().collect(),
-            (true, HeadsAt::One(at)) => {
-                let mut pairs = case.alignment.pairs.iter().copied();
-                pairs.find(|(clean, _)| *clean == at).into_iter().collect()
-            }
+        let pairs = if heads {
+            self.heads_pairs[loaded.case].as_slice()
+        } else {
+            &case.alignment.pairs[spot.column..=spot.column]
         };
         let head = heads.then_some(spot.column);
         let layers = bench.model.card.layers;
@@ -421,7 +419,7 @@ impl Plan {
         let mut trial = Vec::new();
         for layer in first..last {
             let at = self.kind.site().at(layer);
-            for (clean, corrupt) in &pairs {
+            for (clean, corrupt) in pairs {
                 let (base, source) = if self.denoise {
                     (*corrupt, *clean)
                 } else {
@@ -464,15 +462,10 @@ impl Plan {
             }
             _ => Vec::new(),
         };
-        // One position of heads may lie before what differs.
-        let reach = |from: usize| match (self.kind, self.heads_at) {
-            (Kind::Heads, HeadsAt::One(at)) => from.min(at),
-            _ => from,
-        };
         let clean = bench.replay(
             &case.clean,
             Reading {
-                from: reach(from_clean),
+                from: from_clean,
                 wanted: &wanted,
                 ..Reading::default()
             },
@@ -481,7 +474,7 @@ impl Plan {
             &case.corrupt,
             Reading {
                 put,
-                from: reach(from_corrupt),
+                from: from_corrupt,
                 wanted: &wanted,
                 ..Reading::default()
             },

@@ -4,13 +4,15 @@
 //! Invariant: the null of a subject is what the others' states, in the same slot at the same layers, say of its answers; others that
 //! share an answer do not count.
 
+use std::collections::BTreeMap;
+
 use super::curves;
 use super::grid::frame;
 use super::plan::{Plan, Show, spelled};
 use super::sweep::{self, Found, Said};
 use super::words::{anchor, shared_slot, spoken};
 use crate::error::Result;
-use crate::lab::attributes::Subject;
+use crate::lab::attributes::{Look, Subject, Words};
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
 use crate::text;
@@ -29,6 +31,8 @@ struct Scores {
     control: Vec<bool>,
     /// Share of unrelated subjects whose states say it, `[subject][pair]`; none where every other shares an answer.
     null: Vec<Vec<Option<f32>>>,
+    /// How many subjects have no null.
+    lone: usize,
 }
 
 /// The mean of what is there.
@@ -50,44 +54,57 @@ impl Scores {
             .iter()
             .map(|row| row.iter().map(text).collect())
             .collect();
-        let read = |subject: &Subject, text: &Option<String>| {
-            text.as_ref().map(|text| subject.said_in(text))
-        };
-        let hits = plan
-            .subjects
+        // Every text and answer is cut into words once: each is held against all the others.
+        let words = |text: &Option<String>| text.as_deref().map(Words::new);
+        let words: Vec<Vec<Option<Words>>> = texts
             .iter()
-            .zip(&texts)
-            .map(|(subject, row)| row.iter().map(|t| read(subject, t)).collect())
+            .map(|row| row.iter().map(words).collect())
             .collect();
-        let control = plan
-            .subjects
+        let looks: Vec<Look> = plan.subjects.iter().map(Subject::look).collect();
+        let read = |look: &Look, text: &Option<Words>| text.as_ref().map(|t| look.said_in(t));
+        let hits = looks
+            .iter()
+            .zip(&words)
+            .map(|(look, row)| row.iter().map(|t| read(look, t)).collect())
+            .collect();
+        let control = looks
             .iter()
             .zip(&plan.sources)
-            .map(|(subject, source)| {
-                found
-                    .target(source)
-                    .is_some_and(|target| subject.said_in(&spoken(bench, &target.control.tokens)))
+            .map(|(look, source)| {
+                let says = |tokens| look.said_in(&Words::new(&spoken(bench, tokens)));
+                let target = found.target(source);
+                target.is_some_and(|target| says(&target.control.tokens))
             })
             .collect();
-        let null = plan.subjects.iter().map(|subject| {
-            let others: Vec<usize> = (0..plan.subjects.len())
-                .filter(|j| !subject.shares(&plan.subjects[*j]))
+        // Subjects with the same answers have the same null.
+        let mut nulls: BTreeMap<&Look, (bool, Vec<Option<f32>>)> = BTreeMap::new();
+        for look in &looks {
+            if nulls.contains_key(look) {
+                continue;
+            }
+            // Who has stopped the sweep wants to see what there is of it.
+            if found.note.is_none() {
+                bench.report(1.0)?;
+            }
+            let others: Vec<usize> = (0..looks.len())
+                .filter(|j| !look.shares(&looks[*j]))
                 .collect();
             let share = |pair: usize| {
-                let read = others
-                    .iter()
-                    .filter_map(|j| read(subject, &texts[*j][pair]));
+                let read = others.iter().filter_map(|j| read(look, &words[*j][pair]));
                 mean(read.map(one))
             };
-            (0..plan.pairs.len()).map(share).collect()
-        });
-        let null = null.collect();
+            let shares = (0..plan.pairs.len()).map(share).collect();
+            nulls.insert(look, (others.is_empty(), shares));
+        }
+        let lone = looks.iter().filter(|look| nulls[*look].0).count();
+        let null = looks.iter().map(|look| nulls[look].1.clone()).collect();
         Ok(Self {
             found,
             texts,
             hits,
             control,
             null,
+            lone,
         })
     }
 
@@ -141,14 +158,10 @@ impl Scores {
                 plan.count
             ),
         ];
-        let lone = plan.subjects.iter().filter(|s| {
-            let others = plan.subjects.iter().filter(|o| o != s);
-            others.into_iter().all(|o| s.shares(o))
-        });
-        let lone = lone.count();
-        if lone > 0 {
+        if self.lone > 0 {
             out.push(format!(
-                "{lone} of {count} subjects share an answer with every other, and have no null: add subjects with other answers"
+                "{} of {count} subjects share an answer with every other, and have no null: add subjects with other answers",
+                self.lone
             ));
         }
         out.extend(shared_slot(plan, &self.found, bench));

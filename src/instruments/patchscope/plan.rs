@@ -175,6 +175,7 @@ impl Plan {
         bench: &Bench,
     ) -> Result<()> {
         let (from, list) = (arguments.text(of, "from"), arguments.text(of, "attributes"));
+        let chat = arguments.text(of, "chat") == "yes";
         if !list.is_empty() {
             if !from.is_empty() {
                 let expected =
@@ -183,7 +184,7 @@ impl Plan {
             }
             self.subjects = attributes::read(Path::new(list))?;
             for subject in &self.subjects {
-                self.sources.push(self.subject(subject, bench)?);
+                self.sources.push(self.subject(subject, chat, bench)?);
             }
             return Ok(());
         }
@@ -203,7 +204,7 @@ impl Plan {
             self.sources.push(source);
         }
         for text in texts {
-            let run = Run::plain(bench.model.encode(&text, false)?);
+            let run = Run::plain(bench.model.encode(&text, chat)?);
             let source = self.source(run, given, false, bench)?;
             self.sources.push(source);
         }
@@ -255,8 +256,8 @@ impl Plan {
     }
 
     /// The tokens of a subject: all of them for `each`, else the last.
-    fn subject(&self, subject: &Subject, bench: &Bench) -> Result<Source> {
-        let tokens = bench.model.encode(subject.text(), false)?;
+    fn subject(&self, subject: &Subject, chat: bool, bench: &Bench) -> Result<Source> {
+        let tokens = bench.model.encode(subject.text(), chat)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
             let expected =
@@ -320,7 +321,7 @@ impl Plan {
     }
 
     /// What every figure of this plan must say.
-    pub(super) fn notes(&self, run: &Run) -> Vec<String> {
+    pub(super) fn notes(&self, run: &Run, bench: &Bench) -> Vec<String> {
         let what = match self.rule {
             Slots::Last => "the slot",
             Slots::All => "every slot",
@@ -346,6 +347,13 @@ impl Plan {
                 )
             })),
         }
+        if !self.watched.is_empty() && self.subjects.is_empty() {
+            let watched = self.watched.iter().map(|id| bench.visible(*id));
+            out.push(format!(
+                "answers: the probability that the first token is {}",
+                watched.collect::<Vec<_>>().join(" or ")
+            ));
+        }
         if self.dropped > 0 {
             out.push(format!(
                 "{} source layers have no such target layer and were left out",
@@ -366,7 +374,7 @@ impl Plan {
     }
 }
 
-/// How many readings there are to make of one source, and how many tokens of a target follow its slot, roughly.
+/// How many readings there are to make of one source, and how many tokens of a target follow its first slot, roughly.
 pub(super) fn size(of: &Patchscope, arguments: &Arguments, count: usize) -> Option<(usize, usize)> {
     let text = |name: &str| arguments.text(of, name);
     let layers = layers("layer", text("layer"), count).ok()?;
@@ -378,7 +386,11 @@ pub(super) fn size(of: &Patchscope, arguments: &Arguments, count: usize) -> Opti
     let (pairs, _) = pairs(&layers, wanted, count).ok()?;
     let nulls = if text("null") == "beside" { 2 } else { 1 };
     let template = template(of, arguments).ok()?;
-    let rest = template.prompt.rsplit(&template.slot).next()?;
+    // Every branch reads on from the first slot that it fills.
+    let rest = match Slots::named(text("slots")).ok()? {
+        Slots::Last => template.prompt.rsplit(&template.slot).next(),
+        Slots::All | Slots::Each => template.prompt.split_once(&template.slot).map(|s| s.1),
+    }?;
     let written = match show {
         Show::Grid | Show::Curves => 1,
         Show::Table | Show::Items => arguments.count(of, "tokens").ok()?,

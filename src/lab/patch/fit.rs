@@ -22,7 +22,7 @@ const MOST: usize = 20_000;
 /// One in so many is held out.
 const HELD: usize = 5;
 
-/// Bytes that maps may take.
+/// Bytes that maps may take, and states that they are fitted on.
 const BYTES: usize = 2 << 30;
 
 /// States of one address, `[n, d_model]`, those that are fitted on and those that are held out.
@@ -100,6 +100,7 @@ fn gather(
     wanted: &[Address],
 ) -> Result<(BTreeMap<Address, States>, usize, usize)> {
     let d = bench.model.card.d_model;
+    let most = room(wanted.len(), d);
     let mut fitted: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut held: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut seen = 0;
@@ -109,7 +110,7 @@ fn gather(
         let recording = bench.record(&Run::plain(tokens.clone()), wanted)?;
         for at in wanted {
             let rows = recording.get(*at)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-            for (i, row) in rows.iter().enumerate().skip(1) {
+            for (i, row) in rows.iter().enumerate().skip(1).take(most - seen) {
                 let out = if prompts.len() >= HELD {
                     number % HELD == HELD - 1
                 } else {
@@ -119,16 +120,17 @@ fn gather(
                 side.entry(*at).or_default().extend(row);
             }
         }
-        seen += tokens.len() - 1;
-        if seen >= MOST {
+        seen = (seen + tokens.len() - 1).min(most);
+        if seen == most {
             break;
         }
     }
     let mut states = BTreeMap::new();
     let mut counts = (0, 0);
     for at in wanted {
-        let rows = |side: &BTreeMap<Address, Vec<f32>>| -> Result<Tensor> {
-            let values = side.get(at).cloned().unwrap_or_default();
+        let rows = |side: &mut BTreeMap<Address, Vec<f32>>| -> Result<Tensor> {
+            // Moved, not copied: all of them together are large.
+            let values = side.remove(at).unwrap_or_default();
             let n = values.len() / d;
             if n < 2 {
                 let next = "Give a text with at least a few dozen prompts, one a line; thousands of positions make a good map.";
@@ -141,13 +143,18 @@ fn gather(
             Ok(Tensor::from_vec(values, (n, d), &Device::Cpu)?)
         };
         let both = States {
-            fitted: rows(&fitted)?,
-            held: rows(&held)?,
+            fitted: rows(&mut fitted)?,
+            held: rows(&mut held)?,
         };
         counts = (both.fitted.dim(0)?, both.held.dim(0)?);
         states.insert(*at, both);
     }
     Ok((states, counts.0, counts.1))
+}
+
+/// How many positions are kept of so many addresses of width `d`.
+fn room(addresses: usize, d: usize) -> usize {
+    MOST.min(BYTES / (addresses * d * size_of::<f32>()).max(1))
 }
 
 /// What a map leaves of the variance of `y`, about the mean that the fit knew.
@@ -167,4 +174,19 @@ fn unexplained(said: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let miss = square(&(&y - said.to_dtype(DType::F64)?)?)?;
     let all = square(&y.broadcast_sub(&mean)?)?;
     Ok(if all > 0.0 { miss / all } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_positions_are_kept_as_fit_into_memory() {
+        assert_eq!(room(4, 64), MOST, "a small model is fitted on all");
+        // All layers of a model of eight billion parameters.
+        let (addresses, d) = (33, 4096);
+        let kept = room(addresses, d);
+        assert!(kept < MOST && kept * addresses * d * 4 <= BYTES, "{kept}");
+        assert!((kept + 1) * addresses * d * 4 > BYTES, "{kept}");
+    }
 }

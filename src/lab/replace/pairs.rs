@@ -14,6 +14,7 @@ use crate::lab::direction::random_like;
 use crate::lab::replace::{Replay, Slot, Trial};
 use crate::lab::run::Run;
 use crate::lab::sample::{log_sum_exp, top};
+use crate::lab::target::{first_token, id_of};
 use crate::model::Fingerprint;
 use crate::model::site::{Address, Site};
 
@@ -138,7 +139,7 @@ impl Wanted {
     ///
     /// # Errors
     ///
-    /// When there is no spelling, or one without a token.
+    /// When there is no spelling, or one without a token of the model, or a text is looked for that is never written.
     pub fn new(
         bench: &Bench,
         name: &str,
@@ -147,7 +148,7 @@ impl Wanted {
     ) -> Result<Self> {
         let mut firsts = Vec::new();
         for text in spellings {
-            let first = crate::lab::target::first_token(name, text, &bench.model)?;
+            let first = first_token(name, text, &bench.model)?;
             if !firsts.contains(&first) {
                 firsts.push(first);
             }
@@ -156,27 +157,48 @@ impl Wanted {
             let expected = "at least one text, several separated by |";
             return Err(Error::argument(name, "", expected));
         }
-        let known = bench.model.known_tokens();
-        if let Some(far) = firsts.iter().find(|id| **id as usize >= known) {
-            let expected = format!("a token id below {known}");
-            return Err(Error::argument(name, format!("#{far}"), expected));
+        // An id stands for the letters of its token.
+        let spelled: Vec<String> = spellings
+            .iter()
+            .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(bench, id)))
+            .collect();
+        Self::looked_for(bench, name, firsts, &spelled, tokens)
+    }
+
+    /// What the model favours itself, as an answer; `name` is the parameter that would give another one.
+    ///
+    /// # Errors
+    ///
+    /// When its text is looked for and never written, because it ends the text or has no letters.
+    pub fn favoured(
+        bench: &Bench,
+        name: &str,
+        logits: &[f32],
+        tokens: Option<usize>,
+    ) -> Result<Self> {
+        let best = top(logits, bench.model.known_tokens(), 1)[0].0;
+        Self::looked_for(bench, name, vec![best], &[letters(bench, best)], tokens)
+    }
+
+    fn looked_for(
+        bench: &Bench,
+        name: &str,
+        firsts: Vec<u32>,
+        spelled: &[String],
+        tokens: Option<usize>,
+    ) -> Result<Self> {
+        let spellings = lowered(spelled);
+        let end = firsts.iter().find(|id| bench.model.is_end(**id));
+        if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
+            let given = bench.visible(*end.unwrap_or(&firsts[0]));
+            let expected = "an answer whose letters can be looked for in what is written; use measure=probability for this one";
+            return Err(Error::argument(name, given, expected));
         }
         Ok(Self {
             firsts,
-            spellings: lowered(spellings),
+            spellings,
             tokens,
         })
-    }
-
-    /// What the model favours itself, as an answer.
-    pub fn favoured(bench: &Bench, logits: &[f32], tokens: Option<usize>) -> Self {
-        let best = top(logits, bench.model.known_tokens(), 1)[0].0;
-        let spelled = String::from_utf8_lossy(&bench.model.bytes(best)).into_owned();
-        Self {
-            firsts: vec![best],
-            spellings: lowered(&[spelled]),
-            tokens,
-        }
     }
 
     /// What became of it after these logits, and this continuation of theirs.
@@ -246,6 +268,11 @@ pub fn said(bench: &Bench, written: &[u32]) -> String {
         .flat_map(|id| bench.model.bytes(*id))
         .collect();
     crate::text::plain(&bytes)
+}
+
+/// The letters of a token; none where it holds a part of one.
+fn letters(bench: &Bench, id: u32) -> String {
+    String::from_utf8(bench.model.bytes(id)).unwrap_or_default()
 }
 
 /// Trimmed and in lower case; a spelling of one letter would be found anywhere, and is left out where there is a longer one.
