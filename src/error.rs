@@ -134,6 +134,14 @@ pub enum Error {
         /// What is accepted.
         expected: String,
     },
+    /// Two figures of which one cannot be taken from the other.
+    #[error("There is no difference to show: {why}. {next}.")]
+    NoDifference {
+        /// What keeps them apart.
+        why: String,
+        /// What to do.
+        next: String,
+    },
     /// Nothing to run the model on.
     #[error("The prompt is empty. Write at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,

@@ -4,7 +4,7 @@
 //! whose rows or columns are something else keeps a spot of its own beside it.
 //! To add a way to move, add a variant of [`Step`].
 
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
+use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Row, Series, Style, Table, Unit};
 
 /// Where the user is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,19 +141,26 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
         .unwrap_or(spot.column)
         .min(last);
     let rows = &table.pages.get(column)?.rows;
-    // Where every layer has one row, the row is the cursor's layer; elsewhere rows are ranks, and stay.
-    let layers = rows
-        .iter()
-        .all(|r| r.anchor.layer.is_some() && r.anchor.unit.is_none());
-    let by_layer = || {
-        nearest(
-            rows.iter().map(|r| r.anchor.layer.map(usize::from)),
-            cursor.layer,
-            spot.row,
-        )
-    };
-    let row = if layers {
-        by_layer().unwrap_or(spot.row)
+    let plain = rows.iter().all(|r| r.anchor.unit.is_none());
+    let mut positions: Vec<_> = rows.iter().map(|r| r.anchor.position).collect();
+    positions.dedup();
+    let moving = positions.len() > 1 && positions.iter().all(Option::is_some);
+    // Where rows are places of the text, the row is the cursor's position, and its layer there; where every layer has
+    // one row, the cursor's layer. Elsewhere rows are ranks, and stay.
+    let row = if plain && moving {
+        let away = |(i, row): (usize, &Row)| {
+            let anchor = row.anchor;
+            let position = (anchor.position? as usize).abs_diff(cursor.position);
+            let layer = anchor
+                .layer
+                .map_or(0, |l| usize::from(l).abs_diff(cursor.layer));
+            Some((position, layer, i != spot.row, i))
+        };
+        let found = rows.iter().enumerate().filter_map(away).min();
+        found.map_or(spot.row, |(.., i)| i)
+    } else if plain && rows.iter().all(|r| r.anchor.layer.is_some()) {
+        let layers = rows.iter().map(|r| r.anchor.layer.map(usize::from));
+        nearest(layers, cursor.layer, spot.row).unwrap_or(spot.row)
     } else {
         spot.row
     };
@@ -373,7 +380,7 @@ fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::figure::{Cell, Header, Page, Provenance, Row, Scale};
+    use crate::lab::figure::{Cell, Header, Page, Provenance, Scale};
 
     fn figure(body: Body) -> Figure {
         Figure {
@@ -502,6 +509,47 @@ mod tests {
         let reading = read(&table, spot).unwrap();
         assert_eq!(reading.anchor.position, Some(1));
         assert_eq!(reading.entries[1], ("b".to_string(), "1.23".to_string()));
+    }
+
+    /// Where rows are positions, the row is the cursor's, whatever layer it names.
+    #[test]
+    fn rows_of_positions_follow_the_position() {
+        let row = |anchor| Row {
+            anchor,
+            entries: vec![],
+        };
+        // The layers at which the answers of positions 3 to 6 settle; the third never does; two rows for the last.
+        let anchors = [
+            Anchor::cell(5, 3),
+            Anchor::cell(1, 4),
+            Anchor::position(5),
+            Anchor::cell(0, 6),
+            Anchor::cell(5, 6),
+        ];
+        let settle = figure(Body::Table(Table {
+            columns: vec![],
+            pages: vec![Page {
+                title: String::new(),
+                anchor: Anchor::default(),
+                rows: anchors.map(row).to_vec(),
+            }],
+        }));
+        let at = |layer, position, held| {
+            let cursor = Cursor {
+                layer,
+                position,
+                ..Cursor::default()
+            };
+            let held = Spot {
+                row: held,
+                column: 0,
+            };
+            locate(&settle, cursor, held).unwrap().row
+        };
+        assert_eq!(at(5, 4, 0), 1, "layer 5 is at other positions");
+        assert_eq!(at(5, 5, 0), 2, "a position without a layer");
+        assert_eq!(at(0, 0, 3), 0, "the nearest");
+        assert_eq!((at(4, 17, 0), at(1, 17, 4)), (4, 3), "then the layer");
     }
 
     #[test]

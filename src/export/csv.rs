@@ -27,20 +27,22 @@ pub(super) fn write(figure: &Figure) -> String {
     out
 }
 
-/// A line a candidate: rank 1 is the cell itself.
+/// A line a candidate, from rank 1; where the first is not the cell itself (its number is another, or what edits
+/// changed), the cell comes before it as rank 0.
 fn write_grid(out: &mut String, grid: &Grid) {
     out.push_str("row,column,layer,position,unit,rank,token,value\n");
     for (column, cells) in grid.columns.iter().zip(&grid.cells) {
         for (row, cell) in grid.rows.iter().zip(cells) {
-            let own = [(cell.label.clone(), cell.value)];
-            let candidates = if cell.more.is_empty() {
-                &own[..]
-            } else {
-                &cell.more
-            };
-            for (rank, (token, value)) in candidates.iter().enumerate() {
+            let own = (cell.label.clone(), cell.value);
+            let itself = cell.more.first().is_some_and(|(token, value)| {
+                *token == own.0 && value.to_bits() == own.1.to_bits()
+            });
+            // Alone, the cell is its own first candidate.
+            let first = usize::from(itself || cell.more.is_empty());
+            let own = (!itself).then_some(&own);
+            for (i, (token, value)) in own.into_iter().chain(&cell.more).enumerate() {
                 let [layer, position, unit] = place(cell.anchor);
-                let rank = (rank + 1).to_string();
+                let rank = (first + i).to_string();
                 let labels = [row.label.clone(), column.label.clone()];
                 let [row, column] = labels;
                 record(
@@ -175,6 +177,19 @@ mod tests {
         }
         let out = write(&figure);
         assert!(out.ends_with("0,The,0,0,,1,\"#,\",0.97\n"), "{out}");
+    }
+
+    /// A difference, or a number that is no candidate's, is written as well as what stands beside it.
+    #[test]
+    fn a_cell_whose_number_is_another_comes_first() {
+        let mut figure = samples::lens(1, 1);
+        if let Body::Grid(grid) = &mut figure.body {
+            grid.cells[0][0].value = -0.25;
+        }
+        let out = write(&figure);
+        assert!(out.contains("\n0,The,0,0,,0,␣capital,-0.25\n"), "{out}");
+        assert!(out.contains("\n0,The,0,0,,1,␣capital,0.97\n"), "{out}");
+        assert!(out.ends_with("0,The,0,0,,3,␣a,0.01\n"), "{out}");
     }
 
     #[test]

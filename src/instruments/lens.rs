@@ -296,22 +296,39 @@ impl Instrument for Lens {
             _ => None,
         };
         // One after the other: waking a second thread costs more than a vocabulary of exponentials.
-        let cells = step
+        let (mut cells, mut strongest) = (Vec::new(), Vec::new());
+        for (at, row) in step
             .unembedded
             .iter()
             .filter(|(at, _)| at.site == view.site)
-            .map(|(at, row)| {
-                let read = reading(row, known, shown.top);
-                let mut said = Said {
-                    top: read.top,
-                    ..Said::default()
-                };
-                if let Some(output) = &output {
-                    output.measure(row, shown, &mut said);
-                }
-                shown.cell(bench, &said, Anchor::cell(at.layer.into(), position))
-            })
-            .collect();
+        {
+            let read = reading(row, known, shown.top);
+            let mut said = Said {
+                top: read.top,
+                ..Said::default()
+            };
+            if let Some(output) = &output {
+                output.measure(row, shown, &mut said);
+            }
+            strongest.push(said.first().0);
+            cells.push(shown.cell(bench, &said, Anchor::cell(at.layer.into(), position)));
+        }
+        let answer = step.unembedded.iter().find(|(at, _)| *at == last);
+        let answer = answer.and_then(|(_, row)| Some(reading(row, known, 1).top.first()?.0));
+        let newest = answer.map(|answer| {
+            let agree = strongest.iter().rev().take_while(|t| **t == answer).count();
+            let layers = strongest.len();
+            let settles = match agree {
+                0 => "is the strongest at no last layer of this lens".into(),
+                _ => format!("settles at layer {} of 0-{}", layers - agree, layers - 1),
+            };
+            format!(
+                "after {} the answer {} {settles}",
+                bench.visible(step.run.tokens[position]),
+                bench.visible(answer)
+            )
+        });
+        let notes = newest.into_iter().chain(cautions(&view)).collect();
         Ok(self.figure(
             bench,
             &step.run,
@@ -322,7 +339,7 @@ impl Instrument for Lens {
                 positions: vec![position],
                 cells: vec![cells],
                 check: step.check,
-                notes: Vec::new(),
+                notes,
             },
         ))
     }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum};
 use crate::lab::bench::Bench;
 use crate::lab::figure::{
-    Anchor, Body, Cell, Check, Curve, Figure, Grid, Header, Scale, Series, Style,
+    Anchor, Body, Cell, Check, Curve, Figure, Grid, Header, Scale, Series, Style, Unit,
 };
 use crate::lab::run::Run;
 use crate::lab::target::Target;
@@ -169,14 +169,20 @@ impl Residual {
     ) -> Result<Figure> {
         let many = arguments.count(self, "window")? > 1;
         let value = arguments.text(self, "value");
+        // A grid of one column is about the favoured tokens too: more columns may come.
+        let whose = if many && arguments.text(self, "token").is_empty() {
+            FAVOURED.to_owned()
+        } else {
+            spelled(sum, bench)
+        };
         let title = match (many, value) {
-            (false, "effect") => format!("residual · what made {}", spelled(sum, bench)),
-            _ => format!("residual · {}", measured(sum, value, bench)),
+            (false, "effect") => format!("residual · what made {whose}"),
+            _ => format!("residual · {}", measured(value, &whose)),
         };
         let body = if many {
-            Body::Grid(grid(sum, run, value, bench))
+            Body::Grid(grid(sum, run, value, &whose, bench))
         } else {
-            Body::Series(series(sum, value, bench))
+            Body::Series(series(sum, value, &whose))
         };
         let mut notes = self.notes(sum, run, arguments, bench);
         if value == "share" {
@@ -229,11 +235,14 @@ impl Residual {
     }
 }
 
+/// The targets where none is given.
+const FAVOURED: &str = "the favoured token of each position";
+
 /// The targets of a figure in words.
 pub(super) fn spelled(sum: &Attribution, bench: &Bench) -> String {
     match sum.targets.as_slice() {
         [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(bench),
-        _ => "the favoured token of each position".into(),
+        _ => FAVOURED.to_owned(),
     }
 }
 
@@ -246,7 +255,7 @@ fn anchor(part: Part, position: usize) -> Anchor {
 }
 
 /// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
-fn series(sum: &Attribution, value: &str, bench: &Bench) -> Series {
+fn series(sum: &Attribution, value: &str, whose: &str) -> Series {
     let kept = kept(sum, value);
     let values: Vec<f32> = kept
         .iter()
@@ -256,7 +265,7 @@ fn series(sum: &Attribution, value: &str, bench: &Bench) -> Series {
     let adds = value == "effect";
     Series {
         axis: "write".into(),
-        value: measured(sum, value, bench),
+        value: measured(value, whose),
         // Only the layer: a live figure that named a position here would grow instead of being replaced.
         points: kept.iter().map(|k| header(sum.parts[*k])).collect(),
         curves: vec![Curve {
@@ -299,9 +308,9 @@ fn pick(share: &Share, value: &str) -> f32 {
 }
 
 /// What the numbers are.
-fn measured(sum: &Attribution, value: &str, bench: &Bench) -> String {
+fn measured(value: &str, whose: &str) -> String {
     match value {
-        "effect" => format!("effect on the logit of {}", spelled(sum, bench)),
+        "effect" => format!("effect on the logit of {whose}"),
         "size" => "length of the write".into(),
         "cosine" => "cosine of the write with the stream before it".into(),
         _ => "share of the write in the end of the stream".into(),
@@ -309,7 +318,7 @@ fn measured(sum: &Attribution, value: &str, bench: &Bench) -> String {
 }
 
 /// Parts by positions.
-fn grid(sum: &Attribution, run: &Run, value: &str, bench: &Bench) -> Grid {
+fn grid(sum: &Attribution, run: &Run, value: &str, whose: &str, bench: &Bench) -> Grid {
     let kept = kept(sum, value);
     let cells = sum.positions.iter().enumerate().map(|(i, position)| {
         let cell = |k: &usize| {
@@ -328,12 +337,16 @@ fn grid(sum: &Attribution, run: &Run, value: &str, bench: &Bench) -> Grid {
         kept.iter().map(cell).collect::<Vec<_>>()
     });
     let cells: Vec<Vec<Cell>> = cells.collect();
+    let columns = match value {
+        "effect" => targets(sum, run, bench),
+        _ => columns(&sum.positions, run, bench),
+    };
     Grid {
         row_axis: "write".into(),
         column_axis: "position".into(),
-        value: measured(sum, value, bench),
+        value: measured(value, whose),
         rows: kept.iter().map(|k| header(sum.parts[*k])).collect(),
-        columns: columns(&sum.positions, run, bench),
+        columns,
         scale: scale(&sum.positions, &cells, value),
         cells,
     }
@@ -346,6 +359,15 @@ pub(super) fn columns(positions: &[usize], run: &Run, bench: &Bench) -> Vec<Head
         anchor: Anchor::position(*p),
     };
     positions.iter().map(header).collect()
+}
+
+/// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
+pub(super) fn targets(sum: &Attribution, run: &Run, bench: &Bench) -> Vec<Header> {
+    let mut columns = columns(&sum.positions, run, bench);
+    for (column, target) in columns.iter_mut().zip(&sum.targets) {
+        column.anchor = column.anchor.with(Unit::Token(target.token));
+    }
+    columns
 }
 
 /// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.

@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::text::width;
 
 pub use super::series::{Curve, Series, Style};
@@ -323,17 +322,30 @@ impl Figure {
         if let Some(first) = first {
             self.truncate(first);
         }
-        match (&mut self.body, next.body) {
+        let grown = match (&mut self.body, next.body) {
             (Body::Grid(grid), Body::Grid(more)) => {
                 grid.scale = grid.scale.around(more.scale);
                 grid.columns.extend(more.columns);
                 grid.cells.extend(more.cells);
+                true
             }
-            (Body::Table(table), Body::Table(more)) => table.pages.extend(more.pages),
+            (Body::Table(table), Body::Table(more)) => {
+                table.pages.extend(more.pages);
+                true
+            }
             (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
             (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
                 *body = other;
+                false
             }
+        };
+        // What is said of the newest position is said of none before it: a title belongs to the whole body, and notes
+        // come with every column.
+        if !grown {
+            self.title = next.title;
+        }
+        if !grown || !next.notes.is_empty() {
+            self.notes = next.notes;
         }
         self.provenance = next.provenance;
     }
@@ -356,40 +368,6 @@ impl Figure {
         }
     }
 
-    /// This figure less a baseline of the same shape: what the edits changed.
-    pub fn minus(&self, baseline: &Self) -> Result<Self> {
-        let mismatch = || {
-            Error::argument(
-                "baseline",
-                baseline.title.clone(),
-                format!("a figure of the same shape as `{}`", self.title),
-            )
-        };
-        let body = match (&self.body, &baseline.body) {
-            (Body::Grid(a), Body::Grid(b)) => {
-                let same = a.rows.len() == b.rows.len() && a.columns.len() <= b.columns.len();
-                if !same {
-                    return Err(mismatch());
-                }
-                Body::Grid(difference(a, b))
-            }
-            (Body::Series(a), Body::Series(b)) if a.matches(b) => Body::Series(a.less(b)),
-            (Body::Table(_), Body::Table(_)) | (Body::Text(_), Body::Text(_)) => self.body.clone(),
-            (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_), _) => {
-                return Err(mismatch());
-            }
-        };
-        let mut notes = self.notes.clone();
-        notes.push("with edits, less the unedited run of the same tokens".into());
-        Ok(Self {
-            title: format!("{} Δ", self.title),
-            body,
-            notes,
-            check: self.check,
-            provenance: self.provenance.clone(),
-        })
-    }
-
     /// The cell of a grid at a layer and position.
     pub fn cell(&self, layer: u16, position: u32) -> Option<&Cell> {
         let Body::Grid(grid) = &self.body else {
@@ -400,37 +378,6 @@ impl Figure {
             .flatten()
             .find(|c| c.anchor.layer == Some(layer) && c.anchor.position == Some(position))
     }
-}
-
-fn difference(a: &Grid, b: &Grid) -> Grid {
-    let mut out = a.clone();
-    let mut reach = 0.0f32;
-    for (column, base) in out.cells.iter_mut().zip(&b.cells) {
-        for (cell, base) in column.iter_mut().zip(base) {
-            if cell.label != base.label {
-                cell.more
-                    .insert(0, (format!("was {}", base.label), base.value));
-            }
-            // The same token's number on both sides, where the baseline lists it.
-            let before = base
-                .more
-                .iter()
-                .find(|(label, _)| *label == cell.label)
-                .map_or(0.0, |(_, v)| *v);
-            // A cell without runners-up has a number of its own, whatever its token.
-            let before = if base.label == cell.label || base.more.is_empty() {
-                base.value
-            } else {
-                before
-            };
-            cell.value -= before;
-            reach = reach.max(cell.value.abs());
-        }
-    }
-    out.scale = Scale::Diverging {
-        reach: reach.max(1e-6),
-    };
-    out
 }
 
 #[cfg(test)]
@@ -486,6 +433,109 @@ mod tests {
         assert_eq!(width(&figure), 4);
         figure.append(grid(1..2));
         assert_eq!(width(&figure), 2, "positions from 1 on were rewritten");
+    }
+
+    /// Notes are about the newest position; a title that is about one position goes with its body.
+    #[test]
+    fn what_is_said_is_about_what_is_shown() {
+        let said = |mut figure: Figure, word: &str| {
+            figure.title = format!("title {word}");
+            figure.notes = vec![format!("after {word}")];
+            figure
+        };
+        let heard = |figure: &Figure| (figure.title.clone(), figure.notes.clone());
+        let both =
+            |title: &str, note: &str| (format!("title {title}"), vec![format!("after {note}")]);
+        let mut columns = said(grid(0..3), "a");
+        columns.append(said(grid(3..4), "b"));
+        assert_eq!(heard(&columns), both("a", "b"), "grown");
+        columns.append(grid(4..5));
+        assert_eq!(
+            heard(&columns),
+            both("a", "b"),
+            "a column that says nothing"
+        );
+        let waterfall = |word: &str| {
+            let mut figure = said(curves(0..2, 0.0), word);
+            if let Body::Series(series) = &mut figure.body {
+                for point in &mut series.points {
+                    point.anchor = Anchor::default();
+                }
+            }
+            figure
+        };
+        let mut figure = waterfall("a");
+        figure.append(waterfall("b"));
+        assert_eq!(heard(&figure), both("b", "b"), "replaced");
+    }
+
+    /// Runs about different tokens, rows or places have no difference, and the error names both.
+    #[test]
+    fn only_the_same_is_subtracted() {
+        let refused = |a: &Figure, b: &Figure| a.minus(b).unwrap_err().to_string();
+        let mut other = grid(0..2);
+        if let Body::Grid(g) = &mut other.body {
+            g.value = "probability of ␣Rome".into();
+        }
+        let said = refused(&other, &grid(0..2));
+        assert!(
+            said.contains("␣Rome") && said.contains("Name the token"),
+            "{said}"
+        );
+        let targeted = |id| {
+            let mut figure = grid(0..2);
+            if let Body::Grid(g) = &mut figure.body {
+                g.columns[1].anchor = g.columns[1].anchor.with(Unit::Token(id));
+            }
+            figure
+        };
+        assert!(targeted(5).minus(&targeted(5)).is_ok());
+        let said = refused(&targeted(5), &targeted(9));
+        assert!(said.contains("#5") && said.contains("#9"), "{said}");
+        let mut other = curves(0..2, 0.0);
+        if let Body::Series(series) = &mut other.body {
+            series.value = "rank".into();
+        }
+        assert!(refused(&curves(0..2, 0.0), &other).contains("rank"));
+        let mut moved = curves(0..2, 0.0);
+        if let Body::Series(series) = &mut moved.body {
+            series.curves[0].anchor = Anchor::layer(2);
+        }
+        assert!(refused(&curves(0..2, 0.0), &moved).contains("places"));
+        let mut table = grid(0..0);
+        table.body = Body::Table(Table {
+            columns: vec![],
+            pages: vec![],
+        });
+        let said = refused(&table, &table);
+        assert!(said.contains("table"), "{said}");
+    }
+
+    /// A part that only edits have is all theirs; any other part must be in both.
+    #[test]
+    fn what_only_edits_have_counts_whole() {
+        let sum = |parts: &[(&str, f32)]| {
+            let mut figure = curves(0..parts.len(), 0.0);
+            if let Body::Series(series) = &mut figure.body {
+                series.points = parts
+                    .iter()
+                    .map(|(label, _)| Header {
+                        label: (*label).into(),
+                        anchor: Anchor::layer(1),
+                    })
+                    .collect();
+                series.curves[0].values = parts.iter().map(|p| p.1).collect();
+            }
+            figure
+        };
+        let edited = sum(&[("embed", 1.0), ("edit resid_pre.1", 4.0), ("mlp 1", 2.0)]);
+        let less = edited
+            .minus(&sum(&[("embed", 1.0), ("mlp 1", 0.5)]))
+            .unwrap();
+        assert_eq!(values(&less), [0.0, 4.0, 1.5]);
+        assert!(edited.minus(&sum(&[("embed", 1.0)])).is_err());
+        let plain = sum(&[("embed", 1.0)]);
+        assert!(plain.minus(&edited).is_err(), "the baseline has more");
     }
 
     #[test]

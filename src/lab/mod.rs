@@ -16,6 +16,7 @@ mod compile;
 pub mod condition;
 pub mod contrast;
 mod cut;
+mod difference;
 pub mod direction;
 pub mod edit;
 mod extend;

@@ -178,33 +178,8 @@ impl Series {
         }
     }
 
-    /// Whether another series has the same curves over the same points.
-    pub(super) fn matches(&self, other: &Self) -> bool {
-        let labels = |s: &Self| s.curves.iter().map(|c| c.label.clone()).collect::<Vec<_>>();
-        self.style == other.style
-            && labels(self) == labels(other)
-            && self.points.len() <= other.points.len()
-    }
-
-    /// This series less another with the same curves.
-    pub(super) fn less(&self, base: &Self) -> Self {
-        let mut out = self.clone();
-        let mut reach = 0.0f32;
-        for (curve, base) in out.curves.iter_mut().zip(&base.curves) {
-            for (value, base) in curve.values.iter_mut().zip(&base.values) {
-                *value -= base;
-                reach = reach.max(value.abs());
-            }
-            curve.total = curve.total.zip(base.total).map(|(a, b)| a - b);
-        }
-        out.scale = Scale::Diverging {
-            reach: reach.max(1e-6),
-        };
-        out
-    }
-
-    /// Appends points to curves of the same names; other curves replace it whole.
-    pub(super) fn extend(&mut self, more: Self) {
+    /// Appends points to curves of the same names; other curves replace it whole. Says whether it grew.
+    pub(super) fn extend(&mut self, more: Self) -> bool {
         let same = self.curves.len() == more.curves.len()
             && self
                 .curves
@@ -213,7 +188,7 @@ impl Series {
                 .all(|(a, b)| a.label == b.label);
         if !same {
             *self = more;
-            return;
+            return false;
         }
         self.scale = self.scale.around(more.scale);
         self.points.extend(more.points);
@@ -221,6 +196,7 @@ impl Series {
             curve.values.extend(more.values);
             curve.total = more.total;
         }
+        true
     }
 
     /// Keeps the first points.

@@ -737,3 +737,45 @@ fn attention_of_few_layers_at_a_time_is_the_same() {
         assert!(seen[0][1].is_ok(), "{family}");
     }
 }
+
+/// The change of an entropy is that of the cell; the change of a probability is that of the same source.
+#[test]
+fn differences_are_of_the_same_number() {
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let loud = edited(prompt(6), &["scale@mlp_add.0*20"]);
+        let plain = Run::plain(prompt(6));
+        let of = |bench: &mut Bench, value: &str| {
+            let asked = [("layer", "1"), ("value", value)];
+            let (a, b) = (
+                observe(bench, &loud, &asked),
+                observe(bench, &plain, &asked),
+            );
+            let less = a.minus(&b).unwrap();
+            (a, b, less)
+        };
+        let (a, b, less) = of(&mut bench, "entropy");
+        for (p, column) in grid(&less).cells.iter().enumerate() {
+            for (h, cell) in column.iter().enumerate() {
+                let expected = grid(&a).cells[p][h].value - grid(&b).cells[p][h].value;
+                assert_eq!(cell.value, expected, "{name} {p} {h}");
+            }
+        }
+        let before = probs(&mut bench, &plain, 1);
+        let (a, b, less) = of(&mut bench, "probability");
+        let mut moved = 0;
+        for (p, column) in grid(&less).cells.iter().enumerate() {
+            for (h, cell) in column.iter().enumerate() {
+                let (own, base) = (&grid(&a).cells[p][h], &grid(&b).cells[p][h]);
+                let source: usize = own.more[0].0.rsplit(' ').next().unwrap().parse().unwrap();
+                let expected = own.value - before[h][p][source];
+                assert!((cell.value - expected).abs() < 1e-6, "{name} {p} {h}");
+                if own.more[0].0 != base.more[0].0 {
+                    moved += 1;
+                    assert_eq!(cell.more[0].0, format!("was {}", base.more[0].0));
+                }
+            }
+        }
+        assert!(moved > 0, "{name}: some head reads another source");
+    }
+}

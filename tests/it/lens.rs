@@ -442,6 +442,13 @@ fn live_columns_show_what_the_figure_shows() {
         let step = writer.step(&mut bench, &needs).unwrap();
         let live = of.column(&step, &arguments, &mut bench).unwrap();
         let whole = of.observe(&step.run, &arguments, &mut bench).unwrap();
+        // What is said of the newest position is what the whole figure says of it; the cautions come along.
+        let after = |notes: &[String]| notes.iter().find(|n| n.starts_with("after ")).cloned();
+        let said = after(&live.notes).unwrap();
+        if let Some(whole) = after(&whole.notes) {
+            assert!(whole.starts_with(&said), "{whole} / {said}");
+        }
+        assert_eq!(live.notes.last() == Some(&said), site.starts_with("resid"));
         let (live, whole) = (grid(&live), grid(&whole));
         assert_eq!(live.value, whole.value);
         let last = whole.cells.last().unwrap();

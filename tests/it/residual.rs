@@ -483,3 +483,101 @@ fn the_first_position_has_no_part_in_the_colours() {
         assert_eq!(plain.cells[1..], sunk.cells[1..], "{value}");
     }
 }
+
+/// What a live figure says goes with what it shows: the waterfall of the newest token, its title and its notes.
+#[test]
+fn a_live_figure_speaks_of_what_it_shows() {
+    let residual = instrument("residual").unwrap();
+    let mut moved = 0;
+    for mut bench in dense_families() {
+        for window in [1, 8] {
+            let name = format!("{} {window}", bench.model.card.name);
+            let arguments = Arguments::default().with("window", window);
+            let needs = residual.live(&bench.model.card, &arguments).unwrap();
+            let sampling = Sampling::default();
+            let mut writer =
+                Writer::begin(&mut bench, prompt(1), Schedule::none(), sampling).unwrap();
+            let mut step = writer.step(&mut bench, &needs).unwrap();
+            let mut live = residual.column(&step, &arguments, &mut bench).unwrap();
+            let first = (live.title.clone(), live.notes.clone());
+            for _ in 0..2 {
+                step = writer.step(&mut bench, &needs).unwrap();
+                live.append(residual.column(&step, &arguments, &mut bench).unwrap());
+            }
+            let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+            assert_eq!(live.title, whole.title, "{name}");
+            let after = |notes: &[String]| notes[0].split(':').next().map(str::to_owned);
+            assert_eq!(after(&live.notes), after(&whole.notes), "{name}");
+            assert_ne!(live.notes[0], first.1[0], "{name}");
+            moved += usize::from(live.title != first.0);
+            let value = |figure: &Figure| match &figure.body {
+                Body::Grid(grid) => grid.value.clone(),
+                Body::Series(series) => series.value.clone(),
+                Body::Table(_) | Body::Text(_) => panic!("numbers"),
+            };
+            assert_eq!(value(&live), value(&whole), "{name}");
+        }
+    }
+    assert!(moved > 0, "some model favours another token later");
+}
+
+/// Edits of the stream are parts that the unedited run lacks: all of them is difference, and it still sums.
+#[test]
+fn a_difference_is_of_one_logit_and_still_sums() {
+    for family in [&FAMILIES[0], &FAMILIES[1]] {
+        let mut bench = tiny(family);
+        let edited = edited(prompt(LENGTH), &["scale@resid_post.0*1.5"]);
+        let plain = Run::plain(prompt(LENGTH));
+        let by = |bench: &mut Bench, run: &Run, token: &str, window: &str| {
+            observe(bench, run, &[("token", token), ("window", window)])
+        };
+        let (a, b) = (
+            by(&mut bench, &edited, "#7", "1"),
+            by(&mut bench, &plain, "#7", "1"),
+        );
+        let less = a.minus(&b).unwrap();
+        let (Body::Series(less), Body::Series(a), Body::Series(b)) = (&less.body, &a.body, &b.body)
+        else {
+            panic!("series")
+        };
+        let part = less
+            .points
+            .iter()
+            .position(|p| p.label.starts_with("edit "));
+        let part = part.unwrap();
+        assert_eq!(less.curves[0].values[part], a.curves[0].values[part]);
+        let mlp = a.points.iter().position(|p| p.label == "mlp 1").unwrap();
+        let same = b.points.iter().position(|p| p.label == "mlp 1").unwrap();
+        assert_ne!(mlp, same, "the parts of the edit stand between");
+        let expected = a.curves[0].values[mlp] - b.curves[0].values[same];
+        assert_eq!(less.curves[0].values[mlp], expected);
+        let total = less.curves[0].total.unwrap();
+        assert!((less.curves[0].sum() - total).abs() < 1e-3);
+        let other = by(&mut bench, &plain, "#3", "1");
+        let said = by(&mut bench, &edited, "#7", "1").minus(&other);
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("Name the token"), "{said}");
+        let (a, b) = (
+            by(&mut bench, &edited, "#7", "4"),
+            by(&mut bench, &plain, "#7", "4"),
+        );
+        assert!(a.minus(&b).is_ok());
+    }
+}
+
+/// A grid of favoured tokens is compared only where both runs favour the same.
+#[test]
+fn a_grid_of_other_favoured_tokens_has_no_difference() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let last = bench.model.card.layers - 1;
+    let turned = edited(prompt(6), &[&format!("scale@resid_post.{last}*-1")]);
+    let plain = Run::plain(prompt(6));
+    for by in ["layer", "head"] {
+        let asked = [("window", "4"), ("by", by)];
+        let a = observe(&mut bench, &turned, &asked);
+        let b = observe(&mut bench, &plain, &asked);
+        let said = a.minus(&b).unwrap_err().to_string();
+        assert!(said.contains("token #"), "{by}: {said}");
+        assert!(b.minus(&b).is_ok(), "{by}");
+    }
+}

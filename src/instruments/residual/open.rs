@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Residual, all_addresses, columns, spelled, with_rests};
+use super::{Residual, all_addresses, columns, spelled, targets, with_rests};
 use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::attribution::{Attribution, Part, Question};
@@ -128,7 +128,7 @@ impl Residual {
                         anchor: Anchor::layer(layers[k]).with(Unit::Head(h as u32)),
                     })
                     .collect(),
-                columns: columns(&sum.positions, run, bench),
+                columns: targets(&sum, run, bench),
                 scale: diverging(&cells, |c| c.anchor.position != Some(0)),
                 cells,
             })

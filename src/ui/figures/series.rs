@@ -39,8 +39,10 @@ const COLOURS: [Role; 6] = [
     Role::Error,
     Role::Title,
 ];
-/// Longest title of a bar, and of a curve in the legend.
+/// Longest title of a curve in the legend, and of a point.
 const LABEL: usize = 16;
+/// Longest title of a bar: parts that edits moved are told apart by the end of theirs.
+const TITLE: usize = 20;
 /// Columns of a number beside a bar.
 const NUMBER: usize = 8;
 
@@ -421,7 +423,7 @@ impl Paint<'_> {
             .saturating_sub(lines / 2)
             .min(count.saturating_sub(lines));
         let labels = self.series.points.iter().map(|p| width(&p.label));
-        let label = labels.max().unwrap_or(0).clamp(5, LABEL);
+        let label = labels.max().unwrap_or(0).clamp(5, TITLE);
         let wide = usize::from(self.area.width);
         // The left edge holds the cursor's mark, the right edge the scroll mark.
         let bar = wide.saturating_sub(label + NUMBER + 5);
@@ -635,6 +637,20 @@ mod tests {
                 .unwrap()
         };
         assert!(row(5) < row(4) && row(4) < row(3) && row(3) < row(0));
+    }
+
+    #[test]
+    fn parts_that_edits_moved_are_told_apart() {
+        let mut figure = samples::waterfall();
+        if let crate::lab::figure::Body::Series(series) = &mut figure.body {
+            series.points[1].label = "edit resid_post.10".into();
+            series.points[2].label = "edit resid_post.11".into();
+        }
+        let (drawn, _) = lines(&figure, at(0, 0), &Theme::default(), 60, 8);
+        assert!(
+            drawn.contains("edit resid_post.10 ") && drawn.contains("edit resid_post.11 "),
+            "{drawn}"
+        );
     }
 
     #[test]
