@@ -209,6 +209,7 @@ impl App {
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
+        self.with(self.slot, |s| s.refused = None);
         vec![
             self.ask(Request::Observe(edited)),
             self.ask(Request::Observe(unedited)),
