@@ -744,7 +744,9 @@ fn a_knockout_is_about_the_run_s_last_token() {
             let largest = cells.max_by(|a, b| a.value.abs().total_cmp(&b.value.abs()));
             let largest = largest.unwrap();
             let column = grid.cells.iter().position(|c| c.contains(largest));
+            let head = grid.column_axis == "head";
             let label = &grid.columns[column.unwrap()].label;
+            let label = format!("{}{label}", if head { "head " } else { "" });
             let layer = largest.anchor.layer.unwrap();
             let note = figure.notes.iter().find(|n| n.starts_with("strongest"));
             let note = note.unwrap();

@@ -304,9 +304,13 @@ impl Plan {
         };
         let layers = self.around(i % self.layers);
         let edges = self.cut(i, None).edges(knockouts.windows());
+        let column = &self.columns[i / self.layers];
+        let name = match column.anchor.unit {
+            Some(Unit::Head(head)) => format!("head {head}"),
+            _ => column.label.clone(),
+        };
         let said = format!(
-            "strongest: `{}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
-            self.columns[i / self.layers].label,
+            "strongest: `{name}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
             short(probability(&knockouts.logits)),
