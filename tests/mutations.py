@@ -220,6 +220,16 @@ FAULTS = [
     ("lens_files::a_tuned_lens_of_zeros", "src/lab/lens_file.rs", "Kind::Tuned => (wide + mapped)?,", "Kind::Tuned => mapped,"),
     ("lens_files::a_jacobian", "src/lab/lens_file.rs", "self.tensor(weight, rows)?.t()?", "self.tensor(weight, rows)?"),
     ("lens_files::a_jacobian", "src/lab/lens_file.rs", "(false, true) => Ok(0),", "(false, true) => Ok(1),"),
+    ("engine::a_live_sum", "src/engine/worker/changes.rs", ".rows_follow_edits() {", ".rows_follow_edits() && false {"),
+    ("engine::a_stopped_question", "src/engine/worker/mod.rs", "self.tell(Update::Dropped(question.instrument));", "drop(question);"),
+    ("scripts::every_script_plays", "src/app/answer.rs", "figure.provenance.tokens.len() > left", "figure.provenance.tokens.len() > left + 1"),
+    ("scripts::every_script_plays", "src/app/answer.rs", "s.refused.clone_from(&problem);", "s.refused = None;"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "        _ => run.tokens.len(),", "        _ => run.prompt.min(run.tokens.len()),"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "change(value, logprob, own[answer]).abs()", "-change(value, logprob, own[answer])"),
+    ("attention::copying_keeps", "src/instruments/attention/scores.rs", "edits.iter().fold(run.schedule.clone(),", "edits.iter().fold(crate::lab::schedule::Schedule::none(),"),
+    ("lens_files::layers_without", "src/lab/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
+    ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
+    ("residual::a_stream_that_is_normed", "src/instruments/residual.rs", "!newest || card.norms_stream", "!newest"),
 ]
 
 
