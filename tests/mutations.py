@@ -140,7 +140,7 @@ FAULTS = [
     ("patchscope::t54", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position)?;", "let taken = row(values, position - 1)?;"),
     ("patchscope::t55", "src/lab/patch/mod.rs", "row: Some(row),", "row: None,"),
     ("patchscope::what_is_read", "src/lab/patch/mod.rs", "&tokens[..from]", "&tokens[1..=from]"),
-    ("patchscope::a_description", "src/instruments/patchscope/extract.rs", ".filter(|j| !subject.shares(&plan.subjects[*j]))", ".filter(|j| *j < plan.subjects.len())"),
+    ("patchscope::a_description", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| *j < looks.len())"),
     ("patchscope::a_person", "src/instruments/patchscope/sweep.rs", "source.positions[i.min(source.positions.len() - 1)]", "source.positions[0]"),
     ("patchscope::a_map", "src/lab/ridge.rs", "weight[i * d + i] += 1.0;", "weight[i * d + i] += 0.0;"),
     ("patchscope::a_map", "src/lab/patch/fit.rs", "held_out: left(&map, &x.held, y, &y.held)?,", "held_out: left(&map, &x.held, y, &x.held)?,"),
@@ -239,6 +239,16 @@ FAULTS = [
     ("patchscope::the_null_counts", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| look != &looks[*j])"),
     ("patchscope::scores", "src/instruments/patchscope/extract.rs", "if found.note.is_none() {", "if found.note.is_some() {"),
     ("scripts::every_script", "src/app/requests.rs", 'if begun { "yes" }', 'if !begun { "yes" }'),
+    ("engine::a_live_sum", "src/engine/worker/changes.rs", ".rows_follow_edits() {", ".rows_follow_edits() && false {"),
+    ("engine::a_stopped_question", "src/engine/worker/mod.rs", "self.tell(Update::Dropped(question.instrument));", "drop(question);"),
+    ("scripts::every_script_plays", "src/app/answer.rs", "figure.provenance.tokens.len() > left", "figure.provenance.tokens.len() > left + 1"),
+    ("scripts::every_script_plays", "src/app/answer.rs", "s.refused.clone_from(&problem);", "s.refused = None;"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "        _ => run.tokens.len(),", "        _ => run.prompt.min(run.tokens.len()),"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "change(value, logprob, own[answer]).abs()", "-change(value, logprob, own[answer])"),
+    ("attention::copying_keeps", "src/instruments/attention/scores.rs", "edits.iter().fold(run.schedule.clone(),", "edits.iter().fold(crate::lab::schedule::Schedule::none(),"),
+    ("lens_files::layers_without", "src/lab/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
+    ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
+    ("residual::a_stream_that_is_normed", "src/instruments/residual.rs", "!newest || card.norms_stream", "!newest"),
 ]
 
 

@@ -39,7 +39,7 @@ impl App {
             }
             Update::Kept(number) => self.kept = Some(self.lost(number)),
             Update::Rewound(left) => self.rewound(left),
-            Update::Restored(number) => self.restored(number),
+            Update::Restored(number) => return self.restored(number),
             Update::Edited { boundary, receipts } => self.edited(boundary, receipts),
             Update::Figure {
                 slot,
@@ -50,6 +50,7 @@ impl App {
             Update::Working { slot, done, left } => {
                 self.with(slot, |s| s.working = Some(Working { done, left }));
             }
+            Update::Dropped(slot) => self.with(slot, Shown::drop_question),
             Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
             Update::Receipts(receipts) => self.receipts = receipts,
@@ -138,7 +139,7 @@ impl App {
         ));
     }
 
-    fn with(&mut self, slot: Slot, change: impl FnOnce(&mut Shown)) {
+    pub(super) fn with(&mut self, slot: Slot, change: impl FnOnce(&mut Shown)) {
         if let Some(shown) = self.shown.get_mut(slot) {
             change(shown);
         }
@@ -268,11 +269,11 @@ impl App {
     }
 
     /// A text is back; the one that stood in its place can come back in its turn.
-    fn restored(&mut self, number: u64) {
+    fn restored(&mut self, number: u64) -> Vec<Effect> {
         let gone = self.kept.take();
         let coming = self.restoring.take();
         let Some(coming) = coming.filter(|r| r.lost().number == number) else {
-            return;
+            return Vec::new();
         };
         let (way, lost) = match coming {
             Restoring::Text(way, lost) => {
@@ -294,15 +295,22 @@ impl App {
         self.follow();
         self.forget_figures();
         let word = match way {
-            Some(Way::Back) => "undone",
-            Some(Way::Forth) => "redone",
+            Some(Way::Back) => Some("undone"),
+            Some(Way::Forth) => Some("redone"),
             // What was undone was said already.
-            None => return,
+            None => None,
         };
-        self.inform(format!(
-            "{word}: the text is as it was, {} tokens",
-            self.transcript.tokens.len()
-        ));
+        if let Some(word) = word {
+            self.inform(format!(
+                "{word}: the text is as it was, {} tokens",
+                self.transcript.tokens.len()
+            ));
+        }
+        if self.difference {
+            self.ask_unedited()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Live figures are about the text that was there before and come anew; the others say that they are older.
@@ -318,8 +326,7 @@ impl App {
             } else if shown.figure.is_some() && about_text(slot, shown) {
                 shown.stale = Some(EARLIER_TEXT);
             }
-            shown.unedited = None;
-            shown.difference = None;
+            shown.forget_difference();
         }
     }
 
@@ -358,12 +365,18 @@ impl App {
         self.transcript.truncate(left);
         self.baseline = None;
         self.follow();
-        for shown in self.shown.values_mut() {
+        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        for (slot, shown) in &mut self.shown {
+            let about = about_text(slot, shown);
             if let Some(figure) = &mut shown.figure {
-                figure.truncate(left as u32);
+                if live.contains(slot) {
+                    figure.truncate(left as u32);
+                } else if about && figure.provenance.tokens.len() > left {
+                    // Nothing makes it anew, and its numbers are of tokens that are gone.
+                    shown.stale = Some(EARLIER_TEXT);
+                }
             }
-            shown.unedited = None;
-            shown.difference = None;
+            shown.forget_difference();
         }
     }
 
@@ -407,20 +420,23 @@ impl App {
                 s.stale = None;
             }
             s.difference = match (&s.figure, &s.unedited) {
-                (Some(edited), Some(unedited)) => {
-                    edited.minus(unedited).map_err(|e| problem = Some(e)).ok()
-                }
+                (Some(edited), Some(unedited)) => edited
+                    .minus(unedited)
+                    .map_err(|e| problem = Some(e.to_string()))
+                    .ok(),
                 _ => None,
             };
+            s.refused.clone_from(&problem);
         });
         if let Some(problem) = problem.filter(|_| self.difference) {
-            self.warn(problem.to_string());
+            self.warn(problem);
         }
     }
 
     fn column_came(&mut self, slot: Slot, column: Figure) {
         self.with(slot, |s| {
             s.difference = None;
+            s.refused = None;
             match &mut s.figure {
                 Some(figure) => figure.append(column),
                 None => s.figure = Some(column),

@@ -172,7 +172,7 @@ impl App {
     /// Where a text ends for an instrument that asks what follows: at the cursor of the text, or, where the cursor follows a text that the
     /// model has ended, at the end of its prompt. Nothing where that is the whole text.
     pub(super) fn until(&self, slot: Slot) -> Option<usize> {
-        if !instrument(slot).is_ok_and(|of| of.reads_end()) {
+        if !instrument(slot).is_ok_and(Instrument::reads_end) {
             return None;
         }
         let within = match self.focus {
@@ -209,6 +209,7 @@ impl App {
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
+        self.with(self.slot, |s| s.refused = None);
         vec![
             self.ask(Request::Observe(edited)),
             self.ask(Request::Observe(unedited)),

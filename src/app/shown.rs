@@ -26,6 +26,8 @@ pub struct Shown {
     pub unedited: Option<Figure>,
     /// The first less the second.
     pub difference: Option<Figure>,
+    /// Why there is no difference, in a sentence.
+    pub refused: Option<String>,
     /// What the figure is older than, in words.
     pub stale: Option<&'static str>,
     /// How far the next one is.
@@ -38,4 +40,24 @@ pub struct Shown {
     pub until: Option<usize>,
     /// The row and column that the anchor does not decide.
     pub spot: Spot,
+}
+
+/// What is said of a difference whose parts were not measured.
+const STOPPED: &str = "The unedited run was not measured; D twice asks for it again.";
+
+impl Shown {
+    /// The unedited run is to be measured anew.
+    pub(super) fn forget_difference(&mut self) {
+        self.unedited = None;
+        self.difference = None;
+        self.refused = None;
+    }
+
+    /// What was asked does not come.
+    pub(super) fn drop_question(&mut self) {
+        self.working = None;
+        if self.difference.is_none() {
+            self.refused.get_or_insert_with(|| STOPPED.into());
+        }
+    }
 }

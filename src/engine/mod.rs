@@ -299,6 +299,8 @@ pub enum Update {
         /// What the rest will take at the pace so far; none while that is a guess.
         left: Option<Duration>,
     },
+    /// A figure that was asked for is not made: it was stopped, or a new text came first.
+    Dropped(Slot),
     /// How many positions a second the latest whole pass read.
     Pace(f32),
     /// The self-check of the newest pass: last lens row against the model's own logits.

@@ -6,7 +6,7 @@
 
 mod plan;
 
-use self::plan::{Found, Plan, pieces};
+use self::plan::{Found, Plan, change, pieces, short};
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::Result;
 use crate::lab::attribution::rounding;
@@ -36,7 +36,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "targets",
         kind: Kind::Text,
         default: "last",
-        about: "who cannot read it: a position rule or a text of the prompt",
+        about: "who cannot read it: a position rule, counted in the whole text, or a text of it",
     },
     Parameter {
         name: "by",
@@ -117,11 +117,8 @@ impl Knock {
         bench: &Bench,
     ) -> Figure {
         let value = arguments.text(self, "value");
-        let measure = |logprob: f32| match value {
-            "relative" => (logprob - found.base).exp() - 1.0,
-            "logprob" => logprob - found.base,
-            _ => logprob.exp() - found.base.exp(),
-        };
+        let by_head = arguments.text(self, "by") == "head";
+        let measure = |logprob: f32| change(value, logprob, found.base);
         let position = run.tokens.len() - 1;
         let cell = |i: usize| {
             let column = &plan.columns[i / plan.layers];
@@ -177,10 +174,15 @@ impl Knock {
         let cells_done = outcomes.count();
         let mut notes = vec![
             format!(
-                "each cell: what becomes of {name} after the last token (p {:.3}, rank {}) when {} cannot read the column in {} layers around the row; a position always reads itself",
-                found.base.exp(),
+                "each cell: what becomes of {name} after the last token (p {}, rank {}) when {} cannot read {} in {} layers around the row; a position always reads itself",
+                short(found.base.exp()),
                 found.base_rank,
                 who(&plan.targets),
+                if by_head {
+                    "the sources with the column's head"
+                } else {
+                    "the column"
+                },
                 plan.window
             ),
             if nulls.is_empty() {

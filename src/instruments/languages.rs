@@ -49,7 +49,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "from",
         kind: Kind::Text,
         default: "",
-        about: "the language that is translated from; by default the third",
+        about: "the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one",
     },
     Parameter {
         name: "to",
@@ -206,7 +206,7 @@ impl Instrument for Languages {
             "a set: every token that the word, with or without a space before it, begins with"
                 .into(),
         );
-        notes.extend(cautions(&view));
+        notes.extend(cautions(&view, bench.model.card.layers));
         let most = (bench.model.card.vocab as f32).ln();
         Ok(Figure {
             title: format!(
@@ -297,10 +297,14 @@ impl Languages {
             "" => Ok(otherwise.min(last)),
             given => list.language(name, given),
         };
+        let (to, pivot) = (role("to", 1)?, role("pivot", 0)?);
+        // A third language where there is one; else the other one.
+        let others = || (0..=last).filter(|l| *l != to);
+        let from = others().find(|l| *l != pivot).or_else(|| others().next());
         Ok(Roles {
-            from: role("from", 2)?,
-            to: role("to", 1)?,
-            pivot: role("pivot", 0)?,
+            from: role("from", from.unwrap_or(0))?,
+            to,
+            pivot,
         })
     }
 

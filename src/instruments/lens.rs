@@ -101,7 +101,7 @@ pub(super) fn view(of: &dyn Instrument, arguments: &Arguments, bench: &Bench) ->
 }
 
 /// What a reader must know of such a reading.
-pub(super) fn cautions(view: &View) -> Vec<String> {
+pub(super) fn cautions(view: &View, layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     match (view.site, view.norm) {
         (Site::AttnAdd | Site::MlpAdd, NormOf::Own) => notes.push(
@@ -117,6 +117,18 @@ pub(super) fn cautions(view: &View) -> Vec<String> {
     }
     if let Some(file) = &view.file {
         notes.push(file.about.clone());
+        let lacks = file.lacks(view.site, layers);
+        if !lacks.is_empty() {
+            let names: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+            notes.push(format!(
+                "the file has no map for {} of {}: what is said there is the plain lens",
+                view.site.spec().name,
+                match names.as_slice() {
+                    [one] => format!("layer {one}"),
+                    many => format!("layers {}", many.join(", ")),
+                }
+            ));
+        }
     }
     notes
 }
@@ -328,7 +340,10 @@ impl Instrument for Lens {
                 bench.visible(answer)
             )
         });
-        let notes = newest.into_iter().chain(cautions(&view)).collect();
+        let notes = newest
+            .into_iter()
+            .chain(cautions(&view, bench.model.card.layers))
+            .collect();
         Ok(self.figure(
             bench,
             &step.run,
@@ -428,7 +443,7 @@ fn settled(seen: &Seen, view: &View, run: &Run, bench: &Bench) -> Vec<String> {
     let mut all: Vec<usize> = (from..count).filter_map(|i| seen.settles(i)).collect();
     all.sort_unstable();
     let mut notes = Vec::new();
-    if let (Some(i), Some(median)) = (count.checked_sub(1), all.get(all.len() / 2)) {
+    if let Some(i) = count.checked_sub(1) {
         let answer = bench.visible(seen.finals[i].first().0);
         let last = match seen.settles(i) {
             Some(layer) => format!("settles at layer {layer} of 0-{}", layers - 1),
@@ -440,12 +455,14 @@ fn settled(seen: &Seen, view: &View, run: &Run, bench: &Bench) -> Vec<String> {
         } else {
             String::new()
         };
+        let median = all.get(all.len() / 2).map_or_else(String::new, |median| {
+            format!("; median over {} positions: layer {median}", all.len())
+        });
         notes.push(format!(
-            "after {after} the answer {answer} {last}; median over {} positions: layer {median}{share}",
-            all.len()
+            "after {after} the answer {answer} {last}{median}{share}"
         ));
     }
-    notes.extend(cautions(view));
+    notes.extend(cautions(view, layers));
     notes
 }
 

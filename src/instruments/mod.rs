@@ -199,6 +199,10 @@ pub trait Instrument: Sync {
     fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
         Err(Error::Engine(format!("{} has no live form", self.name())))
     }
+    /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
+    fn rows_follow_edits(&self) -> bool {
+        false
+    }
     /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none,
     /// and the screen shows it without one.
     fn needs_prompt(&self, _arguments: &Arguments) -> bool {

@@ -94,7 +94,9 @@ impl Instrument for Residual {
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        if arguments.text(self, "by") != "layer" || arguments.text(self, "position") != "-1" {
+        let newest =
+            arguments.text(self, "by") == "layer" && arguments.text(self, "position") == "-1";
+        if !newest || card.norms_stream {
             return None;
         }
         // What edits of the stream move is recorded as well, and a step that lacks it would not sum.
@@ -102,6 +104,11 @@ impl Instrument for Residual {
             record: every_address(card),
             unembed: Vec::new(),
         })
+    }
+
+    fn rows_follow_edits(&self) -> bool {
+        // What an edit of the stream moves is a row of its own.
+        true
     }
 
     fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {

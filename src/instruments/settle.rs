@@ -107,7 +107,7 @@ impl Instrument for Settle {
         notes.push(
             "settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles".into(),
         );
-        notes.extend(cautions(&view));
+        notes.extend(cautions(&view, bench.model.card.layers));
         Ok(Figure {
             title: format!("settle · {}", view.site.spec().name),
             body: Body::Table(Table {

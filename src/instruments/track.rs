@@ -112,7 +112,7 @@ impl Instrument for Track {
             }
             _ => "layers differ in temperature as well: where that matters, compare ranks".into(),
         });
-        notes.extend(cautions(&view));
+        notes.extend(cautions(&view, bench.model.card.layers));
         let name = show.replace('_', " ");
         let kind = view
             .file

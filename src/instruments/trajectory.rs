@@ -128,7 +128,7 @@ impl Instrument for Trajectory {
         notes.push(
             "rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block".into(),
         );
-        notes.extend(cautions(&view));
+        notes.extend(cautions(&view, bench.model.card.layers));
         let after = bench.visible(run.tokens[position]);
         Ok(Figure {
             title: format!("trajectory · after {after} at {position}"),

@@ -220,13 +220,13 @@ pub fn other_heads(bench: &Bench, heads: &[Head], seed: u64) -> Vec<Head> {
 }
 
 impl Copying {
-    /// Measures repeated sequences under edits: the tokens of the second copy, but for its first, which nothing foretells.
-    pub fn measure(bench: &mut Bench, texts: &[Repeated], edits: &[Edit]) -> Result<Self> {
+    /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
+    pub fn measure(bench: &mut Bench, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
         let known = bench.model.known_tokens();
         for text in texts {
             let run = Run {
-                schedule: Schedule::always(edits.to_vec()),
+                schedule: schedule.clone(),
                 ..Run::plain(text.tokens.clone())
             };
             let mut program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;

@@ -195,6 +195,14 @@ impl LensFile {
         Ok(self.maps.contains_key(&self.blocks(at)?))
     }
 
+    /// The layers whose state at a site has no map here and is read as it is; the model's last state, which needs none,
+    /// is not among them.
+    pub fn lacks(&self, site: Site, layers: usize) -> Vec<usize> {
+        let needs = |l: &usize| (site, l + 1) != (Site::ResidPost, layers);
+        let lacks = |l: &usize| !self.serves(site.at(*l)).unwrap_or(false);
+        (0..layers).filter(needs).filter(lacks).collect()
+    }
+
     /// How many blocks the state at an address went through.
     fn blocks(&self, at: Address) -> Result<usize> {
         match at.site {

@@ -66,6 +66,8 @@ pub struct Card {
     pub neuron_layers: Vec<usize>,
     /// Whether what the MLP writes is normed before it is added.
     pub norms_writes: bool,
+    /// Whether the stream itself is normed after every write, so that it is no sum of them.
+    pub norms_stream: bool,
     /// Query heads.
     pub heads: usize,
     /// Rows of the unembedding.
@@ -131,6 +133,7 @@ impl Model {
             d_mlp: b.d_mlp,
             neuron_layers: transformer.neuron_layers(),
             norms_writes: transformer.norms_writes(),
+            norms_stream: b.arrangement == blueprint::Arrangement::NormedStream,
             heads: b.heads,
             vocab: b.vocab,
             context,

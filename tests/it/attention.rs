@@ -517,8 +517,9 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         "three heads stand out: {top:?}"
     );
     let heads: Vec<(usize, usize)> = top[..3].iter().map(|(head, _)| *head).collect();
-    let all = Copying::measure(&mut bench, &texts, &[]).unwrap();
-    let without = Copying::measure(&mut bench, &texts, &silenced(&heads)).unwrap();
+    let all = Copying::measure(&mut bench, &texts, &Schedule::none()).unwrap();
+    let without =
+        Copying::measure(&mut bench, &texts, &Schedule::always(silenced(&heads))).unwrap();
     println!("copying {all:?}, without {heads:?} {without:?}");
     assert!(all.right > 0.95 && all.probability > 0.9, "{all:?}");
     assert!(
@@ -527,7 +528,8 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
     );
     for seed in 0..8 {
         let others = other_heads(&bench, &heads, seed);
-        let null = Copying::measure(&mut bench, &texts, &silenced(&others)).unwrap();
+        let null =
+            Copying::measure(&mut bench, &texts, &Schedule::always(silenced(&others))).unwrap();
         println!("without {others:?} {null:?}");
         assert!(null.right > 0.5, "{others:?}: {null:?}");
     }
@@ -681,14 +683,18 @@ fn the_demo_reads_the_subject_where_its_heads_do() {
     assert!(figure.notes.iter().any(|n| n.contains("strongest")));
     let knockout = instrument("knockout").unwrap();
     for (name, value, why) in [
-        ("sources", "zebra", "occurs in the prompt"),
+        ("sources", "zebra", "occurs in the run's text"),
         ("sources", "last", "always reads itself"),
         ("sources", "1..9; rest", "other groups leave"),
         ("targets", "0", "before them"),
         ("targets", "99", "positions of this text"),
         ("heads", "0,9", "heads from 0 to 3"),
+        ("by", "head", "nothing with by=head"),
     ] {
-        let arguments = Arguments::default().with(name, value);
+        let mut arguments = Arguments::default().with(name, value);
+        if value == "head" {
+            arguments = arguments.with("heads", 1);
+        }
         let error = knockout.observe(&run, &arguments, &mut bench).unwrap_err();
         assert!(error.to_string().contains(why), "{name}={value}: {error}");
     }
@@ -778,4 +784,72 @@ fn differences_are_of_the_same_number() {
         }
         assert!(moved > 0, "{name}: some head reads another source");
     }
+}
+
+/// `last` and ends are those of the whole text, wherever its prompt ended; the strongest cell is the one whose number is
+/// largest, also where the answer gains.
+#[test]
+fn a_knockout_is_about_the_run_s_last_token() {
+    let (mut gained, mut by_head) = (false, false);
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let text = Run::plain(prompt(9));
+        let written = Run {
+            prompt: 5,
+            ..text.clone()
+        };
+        for arguments in [
+            vec![("window", "1")],
+            vec![("window", "1"), ("targets", "-2"), ("sources", "-4")],
+            vec![("window", "1"), ("targets", "last"), ("by", "head")],
+        ] {
+            let whole = knock(&mut bench, &text, &arguments);
+            let figure = knock(&mut bench, &written, &arguments);
+            assert_eq!(whole.body, figure.body, "{name} {arguments:?}");
+            let grid = grid(&figure);
+            if arguments.len() == 1 {
+                assert_eq!(grid.columns.len(), 8, "{name}");
+            }
+            let cells = grid.cells.iter().flatten();
+            let largest = cells.max_by(|a, b| a.value.abs().total_cmp(&b.value.abs()));
+            let largest = largest.unwrap();
+            let column = grid.cells.iter().position(|c| c.contains(largest));
+            let head = grid.column_axis == "head";
+            let label = &grid.columns[column.unwrap()].label;
+            let label = format!("{}{label}", if head { "head " } else { "" });
+            let layer = largest.anchor.layer.unwrap();
+            let note = figure.notes.iter().find(|n| n.starts_with("strongest"));
+            let note = note.unwrap();
+            let expected = format!("strongest: `{label}` cut in layers {layer} to {layer} ");
+            assert!(note.starts_with(&expected), "{name} {arguments:?}: {note}");
+            gained |= largest.value > 0.0;
+            by_head |= figure.notes[0].contains("the sources with the column's head");
+        }
+        let arguments = [("targets", "generated"), ("sources", "prompt")];
+        let generated = knock(&mut bench, &written, &arguments);
+        let note = &generated.notes[0];
+        assert!(note.contains("positions 5 to 8"), "{name}: {note}");
+    }
+    assert!(gained, "somewhere the largest change is a gain");
+    assert!(by_head);
+}
+
+/// What copying is measured under are the edits that the scores were measured under.
+#[test]
+fn copying_keeps_the_run_s_edits() {
+    let mut bench = demo();
+    let tokens = bench.model.encode("The capital of France is", false);
+    let tokens = tokens.unwrap();
+    let arguments = [("show", "scores"), ("silence", "3"), ("trials", "2")];
+    let copying = |bench: &mut Bench, edits: &[&str]| -> Vec<String> {
+        let figure = observe(bench, &edited(tokens.clone(), edits), &arguments);
+        let found = figure.notes.iter().filter(|n| n.contains("silenced"));
+        found.cloned().collect()
+    };
+    let plain = copying(&mut bench, &[]);
+    assert!(plain[0].contains("probability 0.9"), "{plain:?}");
+    // Without attention nothing is copied, whatever else is silenced.
+    let blind = copying(&mut bench, &["zero@attn_out.*"]);
+    assert!(blind[0].contains("probability 0.0"), "{blind:?}");
+    assert!(blind[1].contains("silenced 0.0"), "{blind:?}");
 }

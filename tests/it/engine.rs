@@ -322,3 +322,102 @@ fn a_newer_question_replaces_the_waiting_one() {
         .count();
     assert!(figures < 30, "{figures} figures for 30 questions");
 }
+
+/// An edit of the stream from now on adds a row to a sum: what follows fits what is there, and is what a new measurement
+/// gives.
+#[test]
+fn a_live_sum_is_asked_anew_when_edits_give_it_other_rows() {
+    let session = session();
+    let question = Question {
+        arguments: Arguments::default().with("window", 8),
+        ..live("residual")
+    };
+    session
+        .handle
+        .ask(Request::Live(vec![live("lens"), question.clone()]));
+    session.generate("Once upon a time", 2);
+    session.handle.ask(Request::Edits {
+        edits: vec!["zero@resid_post.1".parse().unwrap()],
+        mode: Mode::FromNow,
+    });
+    session.handle.ask(Request::Continue { count: 8 });
+    let seen = session.until(|u| matches!(u, Update::Ended { .. }));
+    let edited = seen
+        .iter()
+        .position(|u| matches!(u, Update::Edited { .. }))
+        .unwrap();
+    let mut held = None;
+    let (mut lenses, mut columns) = (0, 0);
+    for update in &seen[edited..] {
+        match update {
+            Update::Figure { slot: "lens", .. } => lenses += 1,
+            Update::Figure {
+                slot: "residual",
+                figure,
+                ..
+            } => held = Some(figure.clone()),
+            Update::Column {
+                slot: "residual",
+                figure,
+            } => {
+                columns += 1;
+                let held = held.as_mut().expect("the whole figure comes first");
+                let (Body::Grid(a), Body::Grid(b)) = (&held.body, &figure.body) else {
+                    panic!("grids")
+                };
+                assert_eq!(a.rows, b.rows);
+                held.append((**figure).clone());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(lenses, 0, "the rows of a lens stay what they are");
+    assert!(columns > 0);
+    let Body::Grid(grown) = &held.unwrap().body.clone() else {
+        panic!("a grid")
+    };
+    assert!(grown.rows.iter().any(|r| r.label.starts_with("edit ")));
+    session.handle.ask(Request::Observe(question));
+    let whole = session.until(|u| {
+        matches!(
+            u,
+            Update::Figure {
+                slot: "residual",
+                ..
+            }
+        )
+    });
+    let Some(Update::Figure { figure, .. }) = whole.last() else {
+        unreachable!()
+    };
+    let Body::Grid(whole) = &figure.body else {
+        panic!("a grid")
+    };
+    let last = (grown.cells.last().unwrap(), whole.cells.last().unwrap());
+    for (a, b) in last.0.iter().zip(last.1) {
+        assert!((a.value - b.value).abs() < 1e-3, "{a:?} {b:?}");
+    }
+}
+
+/// Questions that wait when something new begins are told off, each by its name.
+#[test]
+fn a_stopped_question_is_said_to_be_dropped() {
+    let session = session();
+    session.generate("The capital of France is", 1);
+    for slot in ["lens", "neurons", "residual"] {
+        session.handle.ask(Request::Observe(live(slot)));
+    }
+    session.handle.ask(Request::Generate {
+        prompt: Prompt::Text("Once".into()),
+        count: 1,
+    });
+    let seen = session.until(|u| matches!(u, Update::Began(_)));
+    for slot in ["lens", "neurons", "residual"] {
+        let ends = seen.iter().filter(|u| match u {
+            Update::Figure { slot: s, .. } | Update::Dropped(s) => *s == slot,
+            _ => false,
+        });
+        assert_eq!(ends.count(), 1, "{slot}: made or dropped");
+    }
+    assert!(seen.iter().any(|u| matches!(u, Update::Dropped(_))));
+}

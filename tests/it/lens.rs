@@ -488,3 +488,26 @@ fn a_difference_of_entropies_needs_no_common_token() {
         }
     }
 }
+
+/// Where the answer is the strongest at no last layer, the figure says so, and of how many positions.
+#[test]
+fn what_settles_nowhere_is_said() {
+    let mut nowhere = 0;
+    for mut bench in every_family() {
+        let name = bench.model.card.name.clone();
+        let run = Run::plain(prompt(6));
+        let arguments = Arguments::default().with("window", 1);
+        let output = lens(&mut bench, &run, &arguments);
+        let writes = lens(&mut bench, &run, &arguments.with("site", "mlp_add"));
+        let last = |figure: &Figure| grid(figure).cells[0].last().unwrap().label.clone();
+        let settles = last(&output) == last(&writes);
+        let note = &writes.notes[1];
+        assert!(note.starts_with("after "), "{name}: {:?}", writes.notes);
+        let said = note.contains("settles at layer");
+        assert_eq!(said, settles, "{name}: {note}");
+        let nothing = "the strongest at no last layer of this lens; 0 of 1 positions settle";
+        assert_eq!(note.contains(nothing), !settles, "{name}: {note}");
+        nowhere += usize::from(!settles);
+    }
+    assert!(nowhere > 3);
+}

@@ -333,6 +333,13 @@ fn a_task_is_made_of_the_list() {
     );
     let run = Run::plain(vec![]);
     let figure = languages.observe(&run, &arguments, &mut bench).unwrap();
+    // Of two languages it is the other one that is translated from.
+    let mut alone = arguments.clone();
+    alone.0.remove("from");
+    let unsaid = languages.observe(&run, &alone, &mut bench).unwrap();
+    assert_eq!(unsaid.body, figure.body);
+    let back = alone.with("to", "country").with("pivot", "capital");
+    assert!(languages.observe(&run, &back, &mut bench).is_ok());
     let notes = figure.notes.join("\n");
     assert!(
         notes.contains("5 words of 5, 0 left out") && notes.contains("standard error"),

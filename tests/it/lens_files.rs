@@ -280,3 +280,24 @@ fn maps_are_applied_in_f32() {
         assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "{a} {b}");
     }
 }
+
+/// States without a map are read plainly, and the figure names their layers; the last state needs none.
+#[test]
+fn layers_without_a_map_are_named() {
+    let mut bench = bench();
+    let named = |bench: &mut Bench, file: &str, site: &str| {
+        let arguments = Arguments::default().with("maps", given(file));
+        let figure = lens(bench, &arguments.with("site", site));
+        let notes = figure.notes.into_iter().filter(|n| n.contains("no map"));
+        notes.collect::<Vec<_>>()
+    };
+    assert_eq!(named(&mut bench, "jacobian.pt", "resid_post"), [""; 0]);
+    assert_eq!(named(&mut bench, "tuned", "resid_post"), [""; 0]);
+    assert_eq!(named(&mut bench, "tuned", "resid_pre"), [""; 0]);
+    // The first Jacobian is of what leaves block 0, so what enters it has none.
+    let said = named(&mut bench, "jacobian.pt", "resid_pre");
+    assert!(said[0].contains("resid_pre of layer 0: "), "{said:?}");
+    let file = LensFile::open(&given("jacobian.pt"), &bench.model).unwrap();
+    assert_eq!(file.lacks(Site::ResidPre, 3), [0]);
+    assert_eq!(file.lacks(Site::ResidPost, 3), [0; 0]);
+}

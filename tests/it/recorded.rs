@@ -28,6 +28,7 @@ pub fn loaded() -> Update {
         d_mlp: 512,
         neuron_layers: (0..LAYERS).collect(),
         norms_writes: false,
+        norms_stream: false,
         heads: 6,
         vocab: 2048,
         context: 512,

@@ -443,6 +443,10 @@ fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
             .to_string();
         assert!(error.contains("no sum of writes"), "{by}: {error}");
     }
+    // Nor is it offered at every new token.
+    let residual = instrument("residual").unwrap();
+    let live = residual.live(&bench.model.card, &Arguments::default());
+    assert!(live.is_none());
 }
 
 /// O11 on figures: whatever the first position holds, colours and everybody else's numbers stay.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use lmscope::app::Event;
 use lmscope::engine::{Ending, Update};
+use lmscope::instruments::instrument;
 use lmscope::lab::figure::Check;
 use lmscope::lab::writer::Beside;
 use lmscope::ui::theme::Theme;
@@ -102,7 +103,18 @@ fn update(words: &str) -> Update {
             figure: Box::new(lens(number(rest), number(rest) + 1, 0.0)),
         },
         "neurons" => shown("neurons", neurons(0, number(rest))),
-        "patchscope" => shown("patchscope", patchscope()),
+        "unedited-lens" => Update::Figure {
+            slot: "lens",
+            unedited: true,
+            figure: Box::new(lens(0, number(rest), 0.0)),
+        },
+        "patchscope" => {
+            let mut figure = patchscope();
+            // Of so many tokens of the text, where that is said.
+            figure.provenance.tokens = vec![7; rest.parse().unwrap_or(0)];
+            shown("patchscope", figure)
+        }
+        "dropped" => Update::Dropped(instrument(rest).unwrap().name()),
         "checked" => Update::Checked(Check {
             error: rest.parse().unwrap(),
             tolerance: 1e-4,

@@ -8,6 +8,7 @@ use super::tokens::plain_tokens;
 use super::{Worker, known};
 use crate::engine::{Mode, Update};
 use crate::error::{Error, Result};
+use crate::instruments::instrument;
 use crate::lab::contrast::{Contrast, Measure, Method};
 use crate::lab::edit::Edit;
 use crate::lab::trials::left;
@@ -52,8 +53,16 @@ impl Worker {
             self.tell_beside();
             self.check = None;
             self.refresh();
-        } else if self.beside.is_lockstep() {
-            self.tell_beside();
+        } else {
+            if self.beside.is_lockstep() {
+                self.tell_beside();
+            }
+            // Columns of another shape would not fit what is there.
+            for question in self.live.clone() {
+                if instrument(question.instrument)?.rows_follow_edits() {
+                    self.enqueue(question);
+                }
+            }
         }
         self.receipts_due = true;
         Ok(())

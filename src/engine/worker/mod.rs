@@ -161,6 +161,9 @@ impl Worker {
             Ok(Ok(())) => return,
             Ok(Err(Error::Cancelled)) => {
                 self.cancel.store(false, Ordering::Relaxed);
+                if let Some(slot) = slot {
+                    self.tell(Update::Dropped(slot));
+                }
                 self.stop();
                 return;
             }
@@ -195,7 +198,9 @@ impl Worker {
     }
 
     fn stop(&mut self) {
-        self.waiting.clear();
+        for question in std::mem::take(&mut self.waiting) {
+            self.tell(Update::Dropped(question.instrument));
+        }
         self.baseline = None;
         if self.goal.is_some() {
             self.end(Ending::Stopped);

@@ -81,7 +81,7 @@ impl Attention {
         let count = arguments.count(self, "silence")?;
         if count > 0 && !on_prompt {
             let heads: Vec<Head> = found.top(count).into_iter().map(|(head, _)| head).collect();
-            notes.extend(copying(bench, &texts, &heads, run.seed)?);
+            notes.extend(copying(bench, &texts, &heads, run)?);
         }
         Ok(self.score_grid(run, arguments, bench, score, &found, notes))
     }
@@ -149,15 +149,21 @@ fn copying(
     bench: &mut Bench,
     texts: &[Repeated],
     heads: &[Head],
-    seed: u64,
+    run: &Run,
 ) -> Result<Vec<String>> {
-    let all = Copying::measure(bench, texts, &[])?;
-    let without = Copying::measure(bench, texts, &silenced(heads))?;
+    let seed = run.seed;
+    // The heads were found under the run's own edits, and these stay in force beside every silence.
+    let silent = |heads: &[Head]| {
+        let edits = silenced(heads);
+        edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))
+    };
+    let all = Copying::measure(bench, texts, &run.schedule)?;
+    let without = Copying::measure(bench, texts, &silent(heads))?;
     let mut others = Vec::with_capacity(DRAWS);
     for draw in 0..DRAWS {
         bench.report(draw as f32 / DRAWS as f32)?;
         let heads = other_heads(bench, heads, seed.wrapping_add(draw as u64));
-        others.push(Copying::measure(bench, texts, &silenced(&heads))?);
+        others.push(Copying::measure(bench, texts, &silent(&heads))?);
     }
     let mean = |of: fn(&Copying) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
     let worst = others.iter().map(|c| c.probability).fold(1.0, f64::min);

@@ -57,6 +57,27 @@ pub(super) struct Found {
     pub(super) null: Option<String>,
 }
 
+/// What became of the answer, as the number of a cell.
+pub(super) fn change(value: &str, logprob: f32, base: f32) -> f32 {
+    match value {
+        "relative" => (logprob - base).exp() - 1.0,
+        "logprob" => logprob - base,
+        _ => logprob.exp() - base.exp(),
+    }
+}
+
+/// A probability with three significant digits.
+pub(super) fn short(p: f32) -> String {
+    if p >= 0.1 {
+        format!("{p:.3}")
+    } else if p >= 0.001 {
+        let digits = 2 + (-p.log10()).ceil() as usize;
+        format!("{p:.digits$}")
+    } else {
+        format!("{p:.2e}")
+    }
+}
+
 /// Pieces between semicolons that stand outside of quotation marks.
 pub(super) fn pieces(text: &str) -> Vec<String> {
     let (mut out, mut quoted, mut escaped) = (vec![String::new()], false, false);
@@ -73,18 +94,22 @@ pub(super) fn pieces(text: &str) -> Vec<String> {
     out.iter().map(|piece| piece.trim().to_string()).collect()
 }
 
-/// The positions of a rule, or of a text as it is written.
+/// The positions of a rule, counted in the whole text, or of a text as it is written.
 fn positions(name: &str, text: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
     let rule = text
         .parse::<Positions>()
         .unwrap_or_else(|_| Positions::Text(text.trim_matches('"').to_string()));
     let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
-    let prompt = run.prompt.min(run.tokens.len());
-    let rule = rule.resolve(&spelled[..prompt]).map_err(|_| {
-        let expected = "a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the prompt";
+    let rule = rule.resolve(&spelled).map_err(|_| {
+        let expected = "a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text";
         Error::argument(name, text, expected)
     })?;
-    let found = (0..run.tokens.len()).filter(|p| rule.covers(*p, prompt));
+    // What is asked is what follows the run's last token, so ends are counted from there and not from the prompt's.
+    let end = match rule {
+        Positions::Prompt | Positions::Generated => run.prompt.min(run.tokens.len()),
+        _ => run.tokens.len(),
+    };
+    let found = (0..run.tokens.len()).filter(|p| rule.covers(*p, end));
     let found: Vec<usize> = found.collect();
     if found.is_empty() {
         let expected = format!("positions of this text, which has {}", run.tokens.len());
@@ -119,8 +144,13 @@ impl Plan {
                 expected,
             ));
         }
+        let by_head = arguments.text(of, "by") == "head";
         let only = match arguments.text(of, "heads") {
             "" => Vec::new(),
+            text if by_head => {
+                let expected = "nothing with by=head, where every head is a column; by=source cuts only these heads";
+                return Err(Error::argument("heads", text, expected));
+            }
             text => {
                 let read = text.split(',').map(|h| h.trim().parse::<u32>().ok());
                 let read: Option<Vec<u32>> = read.collect();
@@ -131,7 +161,7 @@ impl Plan {
                     })?
             }
         };
-        let columns = if arguments.text(of, "by") == "head" {
+        let columns = if by_head {
             let mut sources: Vec<usize> = groups.iter().flat_map(|g| g.1.clone()).collect();
             sources.sort_unstable();
             sources.dedup();
@@ -230,12 +260,14 @@ impl Plan {
             };
             Ok(range.enumerate().map(outcome).collect())
         })?;
+        let value = arguments.text(of, "value");
+        let size = |logprob: f32| change(value, logprob, own[answer]).abs();
         let strongest = trials
             .results
             .iter()
             .enumerate()
             .filter_map(|(i, o)| o.as_ref().map(|o| (i, o.logprob)))
-            .min_by(|a, b| a.1.total_cmp(&b.1));
+            .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
         let null = match strongest {
             Some((i, logprob)) => Some(self.strongest(bench, &mut knockouts, i, logprob, run)?),
             None => None,
@@ -272,13 +304,17 @@ impl Plan {
         };
         let layers = self.around(i % self.layers);
         let edges = self.cut(i, None).edges(knockouts.windows());
+        let column = &self.columns[i / self.layers];
+        let name = match column.anchor.unit {
+            Some(Unit::Head(head)) => format!("head {head}"),
+            _ => column.label.clone(),
+        };
         let said = format!(
-            "strongest: `{}` cut in layers {} to {} ({edges} edges a head), p {:.3} to {:.3}",
-            self.columns[i / self.layers].label,
+            "strongest: `{name}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
-            probability(&knockouts.logits),
-            logprob.exp()
+            short(probability(&knockouts.logits)),
+            short(logprob.exp())
         );
         let draws: Vec<Knockout> = (0..DRAWS)
             .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
@@ -292,9 +328,10 @@ impl Plan {
         let rows = knockouts.logits(bench, &draws)?;
         let found: Vec<f32> = rows[..draws.len()].iter().map(|r| probability(r)).collect();
         Ok(format!(
-            "{said}; null: as many random other edges there, mean {:.3}, lowest {:.3} of {DRAWS} draws (seed {})",
-            found.iter().sum::<f32>() / found.len() as f32,
-            found.iter().copied().fold(1.0, f32::min),
+            "{said}; null: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
+            short(found.iter().sum::<f32>() / found.len() as f32),
+            short(found.iter().copied().fold(1.0, f32::min)),
+            short(found.iter().copied().fold(0.0, f32::max)),
             run.seed
         ))
     }
@@ -344,6 +381,12 @@ fn groups(text: &str, last: usize, run: &Run, bench: &Bench) -> Result<Vec<(Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_probabilities_keep_their_digits() {
+        let said = [0.5, 0.04321, 0.00123, 0.000_012_3].map(short);
+        assert_eq!(said, ["0.500", "0.0432", "0.00123", "1.23e-5"]);
+    }
 
     #[test]
     fn groups_are_split_outside_of_quotation_marks() {

@@ -26,7 +26,12 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let figure = app.figure(slot);
     let left = canvas.title(pane);
     let right = state(canvas, shown, slot);
+    let refused = refused(canvas, shown, slot);
     let below = match (shown.stale, figure) {
+        (None, Some(_)) if refused.is_some() => {
+            let why = refused.unwrap_or_default();
+            Line::from(canvas.span(format!(" {why} "), Role::Warning))
+        }
         (Some(words), Some(_)) => Line::from(canvas.span(format!(" {words} "), Role::Warning)),
         (None, Some(figure)) => figure.notes.first().map_or_else(Line::default, |n| {
             Line::from(canvas.span(format!(" {n} "), Role::Faint))
@@ -65,6 +70,13 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
 }
 
+/// Why the difference that is asked for is not shown.
+fn refused<'a>(canvas: &Canvas, shown: &'a Shown, slot: Slot) -> Option<&'a str> {
+    let asked = canvas.app.difference && shown.difference.is_none() && canvas.app.slot == slot;
+    let why = shown.refused.as_deref().or(shown.failed.as_deref());
+    why.filter(|_| asked)
+}
+
 /// What is said at the right of the title: the figure's own title, and work going on.
 fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     let app = canvas.app;
@@ -84,7 +96,9 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
         };
         spans.push(canvas.span(text, Role::Accent));
     }
-    if app.difference && shown.difference.is_none() && app.slot == slot {
+    if refused(canvas, shown, slot).is_some() {
+        spans.push(canvas.span(" no Δ ", Role::Warning));
+    } else if app.difference && shown.difference.is_none() && app.slot == slot {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));
     }
     if shown.failed.is_some() && shown.figure.is_some() {
