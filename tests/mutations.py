@@ -239,6 +239,7 @@ FAULTS = [
     ("patchscope::the_null_counts", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| look != &looks[*j])"),
     ("patchscope::scores", "src/instruments/patchscope/extract.rs", "if found.note.is_none() {", "if found.note.is_some() {"),
     ("scripts::every_script", "src/app/requests.rs", 'if begun { "yes" }', 'if !begun { "yes" }'),
+    ("backpatch::a_table_asks", "src/lab/replace/hops.rs", "encode(&other.prompt, self.chat)", "encode(&other.prompt, false)"),
     ("engine::a_live_sum", "src/engine/worker/changes.rs", ".rows_follow_edits() {", ".rows_follow_edits() && false {"),
     ("engine::a_stopped_question", "src/engine/worker/mod.rs", "self.tell(Update::Dropped(question.instrument));", "drop(question);"),
     ("scripts::every_script_plays", "src/app/answer.rs", "figure.provenance.tokens.len() > left", "figure.provenance.tokens.len() > left + 1"),

@@ -409,9 +409,6 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
     };
     let error = refused(&mut bench, &nothing, &with("questions", "nowhere.json"));
     assert!(error.contains("nowhere.json"), "{error}");
-    let chat = with("questions", "nowhere.json").with("chat", "yes");
-    let error = refused(&mut bench, &nothing, &chat);
-    assert!(error.contains("read as they are written"), "{error}");
     assert!(ANSWERS.contains(&world.answer(0)));
 }
 
@@ -608,4 +605,99 @@ fn the_first_position_has_a_null_of_its_own() {
         (number("own") - number("unrelated")).abs() > 1e-6
     });
     assert!(differ.count() > 8);
+}
+
+/// Every prompt of a question is a turn of chat where that is said: its own, the unrelated one and both hops.
+#[test]
+fn a_table_asks_its_questions_as_turns_of_chat_where_it_is_said() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chat.json");
+    let (own, other) = ("The capital of France is", "Tell me about Japan.");
+    let favoured = |bench: &mut Bench, tokens: Vec<u32>| {
+        let row = bench.last_logits(&Run::plain(tokens)).unwrap();
+        let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+        best.unwrap()
+    };
+    // What is asked for is what the model says to it as a turn of chat: raw it says something else.
+    let tokens = |bench: &Bench, text: &str, chat: bool| bench.model.encode(text, chat).unwrap();
+    let [answer, raw] = [true, false].map(|chat| {
+        let run = tokens(&bench, own, chat);
+        favoured(&mut bench, run)
+    });
+    assert_ne!(answer, raw);
+    let said = |id: usize| format!("#{id}");
+    let questions = serde_json::json!([
+        {"prompt": own, "answer": said(answer), "second": own},
+        {"prompt": other, "answer": said(raw), "bridge": said(answer), "first": own},
+    ]);
+    std::fs::write(&path, questions.to_string()).unwrap();
+    let arguments = Arguments::default()
+        .with("questions", path.display())
+        .with("measure", "probability");
+    let nothing = Run {
+        seed: 1,
+        ..Run::default()
+    };
+    let mut figures = ["yes", "no"].map(|chat| {
+        let arguments = arguments.clone().with("chat", chat);
+        observe(&mut bench, &nothing, &arguments)
+    });
+    let layers = bench.model.card.layers;
+    for (figure, chat) in figures.iter_mut().zip([true, false]) {
+        let run = Run::plain(tokens(&bench, own, chat));
+        let away = Run::plain(tokens(&bench, other, chat));
+        let sites: Vec<_> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
+        let [here, there] = [&run, &away].map(|of| {
+            let recording = bench.record(of, &sites).unwrap();
+            let last = of.tokens.len() - 1;
+            let state = |at: &_| recording.get(*at).unwrap().get(last).unwrap();
+            sites.iter().map(state).collect::<Vec<Tensor>>()
+        });
+        let last = run.tokens.len() - 1;
+        let mut share = |states: &[Tensor]| {
+            let (mut hits, mut all) = (0, 0);
+            for (source, state) in states.iter().enumerate() {
+                for target in &sites[..source] {
+                    let patch = Patch {
+                        at: *target,
+                        position: last,
+                        row: None,
+                        value: state.clone(),
+                    };
+                    let row = bench.reruns(&run, last, &[patch], 1).unwrap().remove(0);
+                    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+                    hits += usize::from(best == Some(answer));
+                    all += 1;
+                }
+            }
+            hits as f32 / all as f32
+        };
+        let expected = [share(&here), share(&there)];
+        let asked = &table(figure).pages[1].rows;
+        let of = |row: usize, column: &str| {
+            let at = table(figure).columns.iter().position(|c| c == column);
+            asked[row].entries[at.unwrap()].clone()
+        };
+        for (column, share) in ["pairs that work", "unrelated: pairs"]
+            .into_iter()
+            .zip(expected)
+        {
+            assert_eq!(of(0, column), Entry::Number(share), "{chat} {column}");
+        }
+        assert_eq!(
+            of(0, "right before"),
+            Entry::Number(f32::from(u8::from(chat)))
+        );
+        let hop = if chat { "known" } else { "not known" };
+        for (row, said) in [
+            (0, format!("second hop {hop}")),
+            (1, format!("first hop {hop}")),
+        ] {
+            let Entry::Text(text) = of(row, "case") else {
+                panic!("a text")
+            };
+            assert!(text.contains(&said), "{chat}: {text}");
+        }
+    }
 }

@@ -117,11 +117,7 @@ impl Case {
             parameters.iter().map(|(k, v)| (*k, v.as_str())).collect();
         let figure = self.observe(run, "patching", &parameters);
         let grid = grid(&figure);
-        let value = |cell: &Cell, which: &str| {
-            let found = cell.more.iter().find(|(name, _)| name == which);
-            found.expect("a cell says the metric itself").1
-        };
-        let before = value(&grid.cells[0][0], "before");
+        let before = metric(&grid.cells[0][0], "before");
         let mut found = vec![before; grid.rows.len() * columns];
         for (header, cells) in grid.columns.iter().zip(&grid.cells) {
             let column = match (header.anchor.unit, header.anchor.position) {
@@ -130,7 +126,7 @@ impl Case {
                 _ => panic!("a column is a head or a position"),
             };
             for (layer, cell) in cells.iter().enumerate() {
-                found[layer * columns + column] = value(cell, "patched");
+                found[layer * columns + column] = metric(cell, "patched");
             }
         }
         stack([found], &[grid.rows.len(), columns])
@@ -527,6 +523,12 @@ fn a_cut_is_that_of_transformer_lens() {
 /// A tensor's name, the parameters that ask for it, and its columns.
 type Plan<'a> = (String, Vec<(&'a str, String)>, usize);
 
+/// A number that a cell of a patching map carries beside its share.
+fn metric(cell: &Cell, which: &str) -> f32 {
+    let found = cell.more.iter().find(|(name, _)| name == which);
+    found.expect("a cell says the metric itself").1
+}
+
 #[test]
 fn patching_maps_are_those_of_transformer_lens() {
     for mut case in Case::all() {
@@ -568,18 +570,33 @@ fn patching_maps_are_those_of_transformer_lens() {
             let found = case.patched(&run, &parameters, columns);
             case.agrees(&tensor, &found);
         }
-        // Heads at one position.
+        // Heads at one position; where the prompts are still the same there is nothing to patch, and no number moves.
+        let (clean, other) = (case.ids("tokens"), case.ids("corrupted"));
+        let same = clean.iter().zip(&other).take_while(|(a, b)| a == b).count();
+        assert!((1..length).contains(&same));
         for way in ["denoise", "noise"] {
             let whole = case.get(&format!("{way}.z_by_pos.difference")).clone();
-            for position in 0..length {
-                let parameters = [
+            let asked = |position: usize| {
+                [
                     ("site", "heads".to_string()),
                     ("way", way.into()),
                     ("positions", position.to_string()),
                     ("corrupt", corrupt.clone()),
                     ("answer", answer.clone()),
-                ];
-                let found = case.patched(&run, &parameters, heads);
+                ]
+            };
+            for position in 0..length {
+                let found = if position < same {
+                    let parameters = asked(same);
+                    let parameters = parameters.each_ref().map(|(k, v)| (*k, v.as_str()));
+                    let figure = case.observe(&run, "patching", &parameters);
+                    let grid = grid(&figure);
+                    let before = metric(&grid.cells[0][0], "before");
+                    let layers = grid.rows.len();
+                    stack([vec![before; layers * heads]], &[layers, heads])
+                } else {
+                    case.patched(&run, &asked(position), heads)
+                };
                 let expected = whole.narrow(1, position, 1).unwrap().squeeze(1).unwrap();
                 let apart = gap(&expected, &found);
                 assert!(

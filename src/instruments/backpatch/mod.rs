@@ -89,7 +89,7 @@ const PARAMETERS: &[Parameter] = &[
         name: "chat",
         kind: Kind::Choice(&["no", "yes"]),
         default: "no",
-        about: "yes: the unrelated prompt is one user turn of the chat template; the reader stays as it is written",
+        about: "yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is written",
     },
     Parameter {
         name: "reader",
@@ -164,10 +164,6 @@ impl Instrument for Backpatch {
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
         if !self.needs_prompt(arguments) {
-            if arguments.text(self, "chat") == "yes" {
-                let expected = "no beside a file of questions, which are read as they are written";
-                return Err(Error::argument("chat", "yes", expected));
-            }
             return table::table(self, run, arguments, bench);
         }
         match arguments.text(self, "show") {

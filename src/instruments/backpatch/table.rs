@@ -51,6 +51,7 @@ pub fn table(
         places: of.places(arguments)?,
         pairs: back,
         tokens: of.measured(arguments, true)?,
+        chat: arguments.text(of, "chat") == "yes",
         renormed: of.renormed(arguments),
         seed: run.seed,
     };

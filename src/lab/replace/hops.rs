@@ -2,8 +2,8 @@
 //!
 //! A file is a JSON list of `{"prompt": "The capital of the country of Ann is", "answer": " Paris", "entity": "Ann",
 //! "bridge": " France", "first": "Ann was born in", "second": "The capital of France is"}`; answer and bridge may be lists
-//! of spellings, and all but prompt and answer may be left out. Invariant: a question is asked as it is written, answers
-//! with the space that they begin with. To measure something else of each, add a field to [`Found`].
+//! of spellings, and all but prompt and answer may be left out. Invariant: a question is asked as it is written, or as a
+//! turn of chat with all its prompts, answers with the space that they begin with. To measure something else of each, add a field to [`Found`].
 
 use std::path::Path;
 
@@ -189,6 +189,8 @@ pub struct Measure {
     pub pairs: Vec<Pair>,
     /// How many tokens are written; none where the next one is enough.
     pub tokens: Option<usize>,
+    /// Whether every prompt of a question is one user turn of the chat template.
+    pub chat: bool,
     /// Whether every vector gets the length of what it replaces.
     pub renormed: bool,
     /// The seed of what is random.
@@ -209,11 +211,10 @@ impl Measure {
                 Wanted::new(bench, "bridge", &question.bridge, self.tokens)?;
             }
             for prompt in [&question.first, &question.second].into_iter().flatten() {
-                bench
-                    .model
-                    .check_prompt(&bench.model.encode(prompt, false)?)?;
+                let tokens = bench.model.encode(prompt, self.chat)?;
+                bench.model.check_prompt(&tokens)?;
             }
-            let run = Run::plain(bench.model.encode(&question.prompt, false)?);
+            let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
             bench.model.check_prompt(&run.tokens)?;
             self.positions(bench, question, &run).map(|_| ())
         };
@@ -237,7 +238,7 @@ impl Measure {
     pub fn question(&self, bench: &mut Bench, all: &[Question], at: usize) -> Result<Found> {
         let question = &all[at];
         let wanted = Wanted::new(bench, "answer", &question.answer, self.tokens)?;
-        let run = Run::plain(bench.model.encode(&question.prompt, false)?);
+        let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
         let positions = self.positions(bench, question, &run)?;
         let from = positions.iter().map(|(_, p)| *p).min();
         let from = from.unwrap_or(run.tokens.len() - 1);
@@ -270,7 +271,7 @@ impl Measure {
                 return Ok(None);
             };
             let wanted = Wanted::new(bench, "bridge", spellings, self.tokens)?;
-            Ok(Some(answers(bench, prompt, &wanted)?))
+            Ok(Some(self.answers(bench, prompt, &wanted)?))
         };
         Ok(Found {
             first: alone(&question.first, &question.bridge)?,
@@ -317,7 +318,7 @@ impl Measure {
             let run = bench.unrelated(self.seed, WRITTEN)?;
             return states(bench, &run, run.tokens.len() - 1);
         };
-        let run = Run::plain(bench.model.encode(&other.prompt, false)?);
+        let run = Run::plain(bench.model.encode(&other.prompt, self.chat)?);
         let last = run.tokens.len() - 1;
         let position = match (place, &other.entity) {
             (Place::Entity, Some(entity)) => last_token_of(bench, &run.tokens, "entity", entity)?,
@@ -325,19 +326,19 @@ impl Measure {
         };
         states(bench, &run, position)
     }
-}
 
-/// Whether the model answers a prompt by itself.
-fn answers(bench: &mut Bench, prompt: &str, wanted: &Wanted) -> Result<bool> {
-    let tokens = bench.model.encode(prompt, false)?;
-    let count = wanted.tokens.unwrap_or(1);
-    let found = continuations(bench, &[tokens], &Schedule::none(), count)?;
-    let written = if wanted.tokens.is_some() {
-        found[0].tokens.as_slice()
-    } else {
-        &[]
-    };
-    Ok(wanted.read(bench, &found[0].first, written).hit)
+    /// Whether the model answers a prompt by itself.
+    fn answers(&self, bench: &mut Bench, prompt: &str, wanted: &Wanted) -> Result<bool> {
+        let tokens = bench.model.encode(prompt, self.chat)?;
+        let count = wanted.tokens.unwrap_or(1);
+        let found = continuations(bench, &[tokens], &Schedule::none(), count)?;
+        let written = if wanted.tokens.is_some() {
+            found[0].tokens.as_slice()
+        } else {
+            &[]
+        };
+        Ok(wanted.read(bench, &found[0].first, written).hit)
+    }
 }
 
 /// A question whose answer and bridge are other ones, drawn by the seed.
