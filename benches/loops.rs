@@ -143,7 +143,7 @@ fn back_patch(run: &Run, bench: &mut Bench) -> Vec<(Pair, Became)> {
         ..Reading::default()
     };
     let replay = bench.replay(run, reading).unwrap();
-    let wanted = Wanted::favoured(bench, &replay.logits, None);
+    let wanted = Wanted::favoured(bench, "answer", &replay.logits, None).unwrap();
     let back: Vec<Pair> = pairs(bench.model.card.layers)
         .into_iter()
         .filter(|pair| goes_back(*pair))

@@ -179,8 +179,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         Some(path) => output::file(path, written.as_bytes())?,
         None => output::write(written.as_bytes())?,
     }
-    // Without a text of its own, an edit has nothing to leave a receipt on.
-    if !run.schedule.latest().is_empty() && !run.tokens.is_empty() {
+    // Without a text of its own, or in a figure of other texts that were read unedited, an edit has nothing to leave a receipt on.
+    if !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
         let receipts = bench.receipts(&run)?;
         output::receipts(&receipts);
     }

@@ -459,6 +459,36 @@ fn a_seed_decides_what_is_drawn() {
     assert_ne!(draw("7"), draw("8"));
 }
 
+/// A figure of other texts is read unedited, so no receipt says that an edit did something there.
+#[test]
+fn a_figure_of_other_texts_has_no_receipt() {
+    let asked = |from: &[&str]| {
+        let all = [
+            "patchscope",
+            "demo",
+            "-p",
+            FACT,
+            "--layer",
+            "3",
+            "--edit",
+            "zero@mlp_out.1",
+        ];
+        let (code, out, err) = outcome(&[&all, from].concat());
+        assert_eq!(code, 0, "{err}");
+        (out, err)
+    };
+    let (own, receipts) = asked(&[]);
+    assert!(
+        own.contains("edits zero@mlp_out.1") && receipts.contains("fired"),
+        "{own}{receipts}"
+    );
+    let (other, receipts) = asked(&["--from", "The capital of Japan is"]);
+    assert!(
+        other.contains("edits none") && !receipts.contains("fired"),
+        "{other}{receipts}"
+    );
+}
+
 #[test]
 fn strength_zero_changes_nothing_and_an_edit_leaves_a_receipt() {
     let run = |edit: &str| {

@@ -445,6 +445,28 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
             "{error}"
         );
     }
+    // What is wrong with a later pair is said before the first is measured, with its number.
+    let long = "the ".repeat(600);
+    for (second, why) in [
+        (
+            serde_json::json!({"clean": FACT, "corrupt": OTHER, "answer": "#99999"}),
+            "token id below",
+        ),
+        (
+            serde_json::json!({"clean": FACT, "corrupt": OTHER, "other": "#99999"}),
+            "token id below",
+        ),
+        (serde_json::json!({"clean": FACT, "corrupt": long}), "512"),
+    ] {
+        let all = serde_json::json!([{"clean": FACT, "corrupt": OTHER}, second]);
+        let file = folder.path().join("two.json");
+        std::fs::write(&file, all.to_string()).unwrap();
+        let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
+        bench.progress = Some(Box::new(|_| panic!("nothing is measured yet")));
+        let error = refused(&mut bench, &nothing, &asked);
+        bench.progress = None;
+        assert!(error.contains("pair 2") && error.contains(why), "{error}");
+    }
     // Asked for, they are paired at their ends, and what stands for nothing is said.
     let figure = observe(
         &mut bench,

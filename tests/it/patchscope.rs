@@ -629,6 +629,14 @@ fn what_does_not_fit_is_said_before_anything_runs() {
         assert!(error.contains(why), "{name}={value}: {error}");
         assert!(error.ends_with('.'), "{error}");
     }
+    let arguments = over(&list("descriptions.tsv")).with("answers", " a");
+    let error = observe(&mut bench, &Run::default(), &arguments).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("nothing beside a list of subjects"),
+        "{error}"
+    );
 }
 
 #[test]

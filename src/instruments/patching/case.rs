@@ -9,8 +9,9 @@ use super::Patching;
 use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
-use crate::lab::replace::contrast::{Alignment, align, embedding_spread, read, span_of};
+use crate::lab::replace::contrast::{Alignment, Contrast, align, embedding_spread, read, span_of};
 use crate::lab::run::Run;
+use crate::lab::target::Target;
 
 /// Two runs.
 pub struct Case {
@@ -54,26 +55,12 @@ pub fn cases(
                 return Err(Error::argument(name, given, expected));
             }
         }
-        let mut cases = Vec::new();
-        for (i, pair) in read(Path::new(file))?.into_iter().enumerate() {
-            let with = |text: &str| -> Result<Run> {
-                Ok(Run {
-                    schedule: run.schedule.clone(),
-                    ..Run::plain(bench.model.encode(text, chat)?)
-                })
-            };
-            let (clean, corrupt) = (with(&pair.clean)?, with(&pair.corrupt)?);
-            let aligned = align(bench, &clean.tokens, &corrupt.tokens, ends);
-            let alignment = aligned.map_err(|error| of_pair(file, i, &error))?;
-            cases.push(Case {
-                alignment,
-                clean,
-                corrupt,
-                noise: None,
-                answer: pair.answer.or_else(|| answer.clone()),
-                other: pair.other,
-            });
-        }
+        let pairs = read(Path::new(file))?.into_iter().enumerate();
+        let cases = pairs.map(|(i, pair)| {
+            let case = of_prompts(pair, run, chat, ends, answer.as_deref(), bench);
+            case.map_err(|error| of_pair(file, i, &error))
+        });
+        let cases = cases.collect::<Result<_>>()?;
         return Ok((cases, None));
     }
     bench.model.check_prompt(&run.tokens)?;
@@ -134,6 +121,39 @@ pub fn cases(
             Ok(((0..count).map(case).collect(), Some(sigma)))
         }
     }
+}
+
+/// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
+fn of_prompts(
+    pair: Contrast,
+    run: &Run,
+    chat: bool,
+    ends: bool,
+    answer: Option<&str>,
+    bench: &Bench,
+) -> Result<Case> {
+    let read = |text: &str| -> Result<Run> {
+        let tokens = bench.model.encode(text, chat)?;
+        bench.model.check_prompt(&tokens)?;
+        Ok(Run {
+            schedule: run.schedule.clone(),
+            ..Run::plain(tokens)
+        })
+    };
+    let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
+    for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
+        if let Some(text) = text {
+            Target::parse(name, text, &bench.model)?;
+        }
+    }
+    Ok(Case {
+        alignment: align(bench, &clean.tokens, &corrupt.tokens, ends)?,
+        clean,
+        corrupt,
+        noise: None,
+        answer: pair.answer.or_else(|| answer.map(ToString::to_string)),
+        other: pair.other,
+    })
 }
 
 /// The pairs of positions that are patched, from the first that differs on; refused where cases have others.

@@ -182,6 +182,12 @@ impl Plan {
                     "no other source beside a list of subjects; its third column holds the prompts";
                 return Err(Error::argument("from", from, expected));
             }
+            let answers = arguments.text(of, "answers");
+            if !answers.is_empty() {
+                let expected =
+                    "nothing beside a list of subjects; its second column holds the answers";
+                return Err(Error::argument("answers", answers, expected));
+            }
             self.subjects = attributes::read(Path::new(list))?;
             for subject in &self.subjects {
                 self.sources.push(self.subject(subject, chat, bench)?);
