@@ -4,6 +4,7 @@
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -51,6 +52,8 @@ pub struct Bench {
     pub cancel: Arc<AtomicBool>,
     /// Called with how far a sweep is, 0 to 1.
     pub progress: Option<Box<dyn FnMut(f32)>>,
+    /// Which part of the whole is being done.
+    stage: Range<f32>,
     /// Sweeps that were stopped, to go on with.
     pub unfinished: Unfinished,
     /// Positions a second of the latest whole pass; none before the first one.
@@ -78,6 +81,7 @@ impl Bench {
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: None,
+            stage: 0.0..1.0,
             unfinished: Unfinished::default(),
             pace: None,
             cards: ValueCards::default(),
@@ -107,13 +111,22 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Tells how far a sweep is, and stops it if the user asked.
+    /// Does one part of what is asked for: `share` of the whole, which begins where earlier parts end.
+    pub fn part<T>(&mut self, share: Range<f32>, work: impl FnOnce(&mut Self) -> T) -> T {
+        let whole = std::mem::replace(&mut self.stage, share);
+        let out = work(self);
+        self.stage = whole;
+        out
+    }
+
+    /// Tells how far a sweep is, `done` of its part, and stops it if the user asked.
     pub fn report(&mut self, done: f32) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
         if let Some(progress) = &mut self.progress {
-            progress(done);
+            let Range { start, end } = self.stage;
+            progress(start + done * (end - start));
         }
         Ok(())
     }

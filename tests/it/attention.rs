@@ -716,6 +716,26 @@ fn scores_say_what_they_will_take() {
     assert_eq!((found.passes, found.tokens), (1, 7));
 }
 
+/// With heads to silence there are two things to do, and one progress for both.
+#[test]
+fn scores_and_what_they_are_for_have_one_progress() {
+    let mut bench = demo();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let shares = seen.clone();
+    bench.progress = Some(Box::new(move |done| shares.lock().unwrap().push(done)));
+    let run = Run::plain(prompt(7));
+    for (silence, passes) in [("3", 11.0), ("0", 1.0)] {
+        let arguments = [("show", "scores"), ("silence", silence), ("trials", "2")];
+        observe(&mut bench, &run, &arguments);
+        let shares = std::mem::take(&mut *seen.lock().unwrap());
+        assert!(shares.is_sorted() && shares[0] == 0.0, "{shares:?}");
+        // Of the passes over both texts this one is over the second.
+        assert_eq!(shares[1], 0.5 / passes, "{shares:?}");
+        assert!(shares.iter().all(|s| *s < 1.0), "{shares:?}");
+        assert_eq!(shares.len(), if silence == "3" { 11 } else { 2 });
+    }
+}
+
 /// Where attention of all layers would take too much memory it is recorded a few layers at a time, to the same numbers.
 #[test]
 fn attention_of_few_layers_at_a_time_is_the_same() {

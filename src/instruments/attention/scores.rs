@@ -50,7 +50,18 @@ impl Attention {
             });
             own.collect()
         };
-        let found = HeadScores::measure(bench, score, &runs)?;
+        let silence = if on_prompt {
+            0
+        } else {
+            arguments.count(self, "silence")?
+        };
+        // Scores take one pass over every text, copying one for every time that it is measured.
+        let share = if silence > 0 {
+            1.0 / (1 + RUNS) as f32
+        } else {
+            1.0
+        };
+        let found = bench.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
         let mut notes = vec![match score {
             Score::Induction => "induction: mean attention to what came after the earlier occurrences of the token that reads".to_string(),
             Score::Previous => "previous: mean attention to the token before".into(),
@@ -78,10 +89,9 @@ impl Attention {
         let highest = found.top(5);
         let named = highest.iter().map(|((l, h), s)| format!("{l}.{h} {s:.3}"));
         notes.push(format!("highest: {}", named.collect::<Vec<_>>().join(", ")));
-        let count = arguments.count(self, "silence")?;
-        if count > 0 && !on_prompt {
-            let heads: Vec<Head> = found.top(count).into_iter().map(|(head, _)| head).collect();
-            notes.extend(copying(bench, &texts, &heads, run)?);
+        if silence > 0 {
+            let heads: Vec<Head> = found.top(silence).into_iter().map(|h| h.0).collect();
+            notes.extend(bench.part(share..1.0, |b| copying(b, &texts, &heads, run))?);
         }
         Ok(self.score_grid(run, arguments, bench, score, &found, notes))
     }
@@ -158,10 +168,11 @@ fn copying(
         edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))
     };
     let all = Copying::measure(bench, texts, &run.schedule)?;
+    bench.report(1.0 / RUNS as f32)?;
     let without = Copying::measure(bench, texts, &silent(heads))?;
     let mut others = Vec::with_capacity(DRAWS);
     for draw in 0..DRAWS {
-        bench.report(draw as f32 / DRAWS as f32)?;
+        bench.report((draw + 2) as f32 / RUNS as f32)?;
         let heads = other_heads(bench, heads, seed.wrapping_add(draw as u64));
         others.push(Copying::measure(bench, texts, &silent(&heads))?);
     }
