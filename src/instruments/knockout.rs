@@ -2,7 +2,7 @@
 //!
 //! A cell cuts the edges from some targets (by default the last token) to some sources in a window of layers around its row,
 //! and shows what the answer's probability loses. Invariant: beside every cell stands its null, as many random other edges of the
-//! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a choice of `by` and its trials in [`Plan::read`].
+//! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a choice of `by` and its trials in `Plan::read`.
 
 mod plan;
 

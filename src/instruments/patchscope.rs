@@ -4,7 +4,7 @@
 //! into slots of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
 //! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
 //! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
-//! To add a way to show it, add a word to `show` and a file beside [`words`].
+//! To add a way to show it, add a word to `show` and a file beside `words`.
 
 mod curves;
 mod extract;

@@ -4,7 +4,7 @@
 //! the clean run's values into the corrupted run, a cell at a time, and asks how much of the answer comes back; noising puts
 //! the corrupted run's values into the clean one and asks how much is lost (Meng et al. 2022, 2202.05262; Wang et al. 2022,
 //! 2211.00593; Zhang and Nanda 2023, 2309.16042). Invariant: 0 is the run that values are put into, 1 the run they come from,
-//! and both numbers stand in the notes. To patch another site, add it to [`plan::Kind`].
+//! and both numbers stand in the notes. To patch another site, add it to `plan::Kind`.
 
 mod case;
 mod figure;

@@ -9,7 +9,7 @@
 //!
 //! Invariant: a trial's logits are those of the whole run with its edits and the same values put in after them, to
 //! rounding. Edits with a condition look at values that are not computed again, so their trials are read whole.
-//! To read something else of trials, add a method of [`Replay`] that walks [`Replay::chunks`].
+//! To read something else of trials, add a method of [`Replay`] that walks `Replay::chunks`.
 
 pub mod contrast;
 pub mod hops;
