@@ -111,7 +111,7 @@ FAULTS = [
     ("replace::t57_a_trial", "src/lab/replace/slot.rs", "Site::ResidPost => layer + 1,\n", "Site::ResidPost => layer,\n"),
     ("replace::t57_a_trial", "src/lab/replace/mod.rs", "own > *entry || (own == *entry && !slot.at_the_door())", "own > *entry"),
     ("replace::t57_a_trial", "src/lab/replace/slot.rs", "let line = row * tokens + slot.position - span.start;", "let line = slot.position - span.start;"),
-    ("replace::t57_a_trial", "src/lab/replace/slot.rs", "        let x = if self.program.touches(at) {\n            self.program.apply(at, x, self.span)?\n        } else {\n            x\n        };\n        let x = match", "        let x = match"),
+    ("replace::t57_a_trial", "src/lab/replace/slot.rs", "        let x = self.program.apply(at, x, self.span)?;\n", ""),
     ("replace::t57_logits", "src/lab/replace/mod.rs", "let own = self.put.iter().chain(&trials[*index]).filter(later);", "let own = trials[*index].iter().filter(later);"),
     ("replace::t57_logits", "src/lab/replace/mod.rs", "let x = x.narrow(1, self.read - chunk.from, 1)?.contiguous()?;", "let x = x.narrow(1, span.len - 1, 1)?.contiguous()?;"),
     ("replace::a_head", "src/lab/replace/slot.rs", "line * heads + head)?;", "line * heads)?;"),

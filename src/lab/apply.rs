@@ -279,8 +279,11 @@ impl Program {
         self.remembered.values_mut().for_each(|held| *held = None);
     }
 
-    /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`.
+    /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`; where nothing acts or looks, that is `x`.
     pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+        if !self.touches(at) {
+            return Ok(x);
+        }
         if at.site.spec().axis == Axis::Positions {
             return self.by_edges(at, x, span);
         }

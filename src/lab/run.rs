@@ -217,11 +217,7 @@ impl Tap for RunTap<'_> {
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let x = if self.program.touches(at) {
-            self.program.apply(at, x, self.span)?
-        } else {
-            x
-        };
+        let x = self.program.apply(at, x, self.span)?;
         let x = if self.patches.is_empty() {
             x
         } else {

@@ -166,11 +166,7 @@ impl Tap for SlotTap<'_> {
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let x = if self.program.touches(at) {
-            self.program.apply(at, x, self.span)?
-        } else {
-            x
-        };
+        let x = self.program.apply(at, x, self.span)?;
         let x = match self.slots.get(&at) {
             Some(slots) => put(x, slots, self.span)?,
             None => x,
