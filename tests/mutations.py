@@ -62,10 +62,10 @@ FAULTS = [
     ("parity", "src/model/families/smollm3.rs", "layer.rope = rotates.then_some(0)", "layer.rope = Some(0)"),
     # What keeps edits honest.
     ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "self.set(row, span.start + i, value);", "self.set(row, i, value);"),
-    ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "self.since[row].map_or(position, |s| s.min(position))", "self.since[row].map_or(position, |s| s.max(position))"),
+    ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "t.iter().position(|held| *held == Some(true))", "t.iter().rposition(|held| *held == Some(true))"),
     ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, logged", "watch.note(position + 1, logged"),
     ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program.hear(self.run.tokens.len() - 1, &row);", "self.program.hear(self.run.tokens.len(), &row);"),
-    ("honest::no_edit", "src/lab/apply.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
+    ("honest::no_edit", "src/lab/receipt.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
     ("honest::no_edit", "src/model/site.rs", "order(self) <= order(other)", "order(self) <= order(other) || true"),
     ("honest::a_group", "src/lab/unit_set.rs", ".filter(|(l, _)| *l == layer)", ".filter(|(l, _)| *l <= layer)"),
     ("honest::receipts_are", "src/lab/apply.rs", "relative: (sum / group.len() as f64) as f32,", "relative: sum as f32,"),
@@ -225,7 +225,7 @@ FAULTS = [
     ("lens_files::a_tuned_lens_meets", "src/lab/lens_file.rs", "Site::ResidPost => Ok(usize::from(at.layer) + 1),", "Site::ResidPost => Ok(usize::from(at.layer)),"),
     ("lens_files::a_tuned_lens_of_zeros", "src/lab/lens_file.rs", "Kind::Tuned => (wide + mapped)?,", "Kind::Tuned => mapped,"),
     ("lens_files::a_jacobian", "src/lab/lens_file.rs", "self.tensor(weight, rows)?.t()?", "self.tensor(weight, rows)?"),
-    ("lens_files::a_jacobian", "src/lab/lens_file.rs", "(false, true) => Ok(0),", "(false, true) => Ok(1),"),
+    ("lens_files::a_jacobian", "src/lab/lens_file.rs", "\"attn_in\" | \"resid_pre\" => Ok(0),", "\"attn_in\" | \"resid_pre\" => Ok(1),"),
     # Replaced states: what is asked beside the run.
     ("patching::a_corrupted_prompt", "src/instruments/patching/case.rs", "Run::plain(bench.model.encode(text, chat)?)", "Run::plain(bench.model.encode(text, false)?)"),
     ("patching::heads_are_patched_in_every", "src/instruments/patching/case.rs", "let at = differ.iter().find(|pair| pair.0 == at);", "let at = pairs.iter().find(|pair| pair.0 == at);"),

@@ -363,7 +363,7 @@ fn means(
         let mut program = if schedule.is_idle() {
             Program::default()
         } else {
-            bench.compile(schedule, tokens, tokens.len(), super::apply::Null::No)?
+            bench.compile(&run, super::apply::Null::No)?
         };
         let recording = bench.pass(&run, &mut program, &[], &wanted, 1)?;
         for (layer, at) in wanted.iter().enumerate() {
