@@ -280,9 +280,21 @@ fn block(
 mod tests {
     use super::*;
 
-    /// What zlib makes of texts (raw deflate, levels 9, 0 and fixed codes).
+    /// What zlib (raw deflate, level 9) makes of a text, in one block of fixed codes.
     const HELLO: &[u8] = &[
-        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb8, 0x00,
+        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb9, 0x00,
+    ];
+
+    /// The same of 300 letters of few kinds, in a block with codes of its own.
+    const OWN: &[u8] = &[
+        0x55, 0x4f, 0x49, 0x0e, 0x00, 0x31, 0x08, 0x7a, 0x2b, 0x8b, 0xff, 0xff, 0xc2, 0x80, 0x6d,
+        0x0f, 0x63, 0xa2, 0x71, 0x01, 0x54, 0x18, 0x24, 0x41, 0x40, 0x23, 0x01, 0x18, 0xb8, 0x21,
+        0x96, 0xb6, 0xe2, 0x9d, 0x65, 0x7a, 0x26, 0x0b, 0x55, 0xdc, 0x43, 0xce, 0x2c, 0x58, 0xa2,
+        0x0b, 0xb2, 0x28, 0x1f, 0xe6, 0x46, 0x50, 0x2b, 0xc0, 0xa5, 0x0f, 0x4f, 0xaf, 0xb8, 0xa3,
+        0xb7, 0xcb, 0x0a, 0xba, 0x0b, 0xd4, 0x3c, 0x02, 0x5c, 0x01, 0x6d, 0x4b, 0xd9, 0x66, 0x8f,
+        0x2f, 0x15, 0xf7, 0xae, 0x52, 0x5f, 0x79, 0x6c, 0xec, 0xf4, 0x43, 0xa3, 0xef, 0xbc, 0x0a,
+        0xfd, 0x00, 0xc4, 0x0f, 0xaa, 0xa7, 0xd4, 0x64, 0xc1, 0xc1, 0x84, 0xbd, 0x77, 0xec, 0x27,
+        0x7a, 0xdb, 0xfa, 0xe2, 0xbb, 0x35, 0xf5, 0x07,
     ];
 
     #[test]
@@ -292,6 +304,15 @@ mod tests {
         for most in 0..text.len() {
             assert_eq!(inflate(HELLO, most).unwrap(), text[..most]);
         }
+        let mut state = 1u64;
+        let letters: Vec<u8> = (0..300)
+            .map(|_| {
+                state = (state * 1_103_515_245 + 12345) & 0x7fff_ffff;
+                b"aaaaaaaaabbbccde"[(state >> 16) as usize % 16]
+            })
+            .collect();
+        assert_eq!(inflate(OWN, 1000).unwrap(), letters);
+        assert_eq!(inflate(OWN, 299).unwrap(), letters[..299]);
         let stored = [&[1, 3, 0, 0xfc, 0xff][..], b"abc"].concat();
         assert_eq!(inflate(&stored, 9).unwrap(), b"abc");
         assert_eq!(inflate(&stored, 2).unwrap(), b"ab");
@@ -299,17 +320,17 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_and_no_more() {
-        for cut in 0..HELLO.len() - 1 {
-            assert!(inflate(&HELLO[..cut], 100).is_err(), "{cut}");
-        }
-        for at in 0..HELLO.len() {
-            for bit in 0..8 {
-                let mut bytes = HELLO.to_vec();
-                bytes[at] ^= 1 << bit;
-                assert!(
-                    inflate(&bytes, 1000).is_ok_and(|out| out.len() <= 1000)
-                        || inflate(&bytes, 1000).is_err()
-                );
+        for whole in [HELLO, OWN] {
+            for cut in 0..whole.len() - 1 {
+                assert!(inflate(&whole[..cut], 1000).is_err(), "{cut}");
+            }
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut bytes = whole.to_vec();
+                    bytes[at] ^= 1 << bit;
+                    let out = inflate(&bytes, 1000);
+                    assert!(out.is_err() || out.is_ok_and(|out| out.len() <= 1000));
+                }
             }
         }
     }

@@ -45,7 +45,7 @@ pub struct Format {
 }
 
 /// A length that is none: what rounding leaves.
-const NOTHING: f32 = 1e-12;
+pub const NOTHING: f32 = 1e-12;
 
 /// The key of our own provenance in JSON files beside.
 const OWN: &str = "lmscope";

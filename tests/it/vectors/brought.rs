@@ -7,10 +7,13 @@ use lmscope::lab::direction::{Direction, Origin, norm};
 use lmscope::lab::edit::Edit;
 use lmscope::lab::lens_file::LensFile;
 use lmscope::model::site::{Address, Site};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::places;
 use crate::cli::{outcome, refused, written};
 use crate::demo::demo;
+use crate::lies::guard::peak_of;
 
 /// A `.npy` file.
 pub fn npy(descr: &str, fortran: bool, shape: &[usize], data: &[u8], version: u8) -> Vec<u8> {
@@ -392,7 +395,7 @@ fn several_arrays_are_layers_or_have_names() {
         let lies = zip(&[("4.npy", &four)], packed, Some(four.len() as u32 + 9));
         assert!(load(&folder.file("lies.npz", &lies)).is_err());
         let bomb = zip(&[("4.npy", &four)], true, Some(u32::MAX - 1));
-        let peak = crate::lies::guard::peak_of(|| drop(load(&folder.file("bomb.npz", &bomb))));
+        let peak = peak_of(|| drop(load(&folder.file("bomb.npz", &bomb))));
         assert!(peak < 8 << 20, "{peak}");
     }
     let odd = zip(
@@ -842,5 +845,58 @@ fn a_jacobian_lens_is_of_the_place_that_its_word_means() {
     for how in ["mean", "sum", "select"] {
         let said = lens(Some("block_output"), reduce(Py::Text(how))).unwrap_err();
         assert!(said.contains(&format!("reduced by `{how}` 2")), "{said}");
+    }
+}
+
+/// Whatever is wrong with a file, there is a sentence or a direction of finite numbers, and little memory.
+#[test]
+fn damage_to_what_people_bring_does_no_harm() {
+    let folder = Folder::new();
+    let array = npy("<f4", false, &[4, 6], &f32s(&table(4, 6)), 1);
+    let row = npy("<f4", false, &[6], &f32s(&vector(1, 6)), 2);
+    let tensors = |n: usize| (Py::Int(n as i32), Py::Tensor(vec![6], vector(n, 6)));
+    let mut rng = StdRng::seed_from_u64(7);
+    for (name, whole) in [
+        ("x.npy", array.clone()),
+        (
+            "x.npz",
+            zip(&[("4.npy", &row), ("b.npy", &array)], true, None),
+        ),
+        (
+            "y.npz",
+            zip(&[("4.npy", &row), ("7.npy", &row)], false, None),
+        ),
+        ("x.pt", torch(&Py::Dict(vec![tensors(3), tensors(5)]))),
+        ("y.pt", torch(&Py::List(vec![tensors(3).1, tensors(5).1]))),
+    ] {
+        for _ in 0..600 {
+            let mut bytes = whole.clone();
+            for _ in 0..rng.random_range(1..3) {
+                let at = rng.random_range(0..bytes.len());
+                match rng.random_range(0..4) {
+                    0 => bytes[at] = rng.random(),
+                    1 => bytes[at] ^= 1 << rng.random_range(0..8),
+                    2 => bytes.truncate(at.max(1)),
+                    _ => {
+                        let end = (at + 4).min(bytes.len());
+                        bytes[at..end].fill(0xff);
+                    }
+                }
+            }
+            let path = folder.file(name, &bytes);
+            let mut read = Err(String::new());
+            let peak = peak_of(|| read = load(&path));
+            assert!(peak < (2 << 20) + 64 * bytes.len(), "{name}: {peak} bytes");
+            if let Ok(direction) = read {
+                assert!(
+                    direction
+                        .rows
+                        .iter()
+                        .flat_map(|(_, v)| v)
+                        .all(|v| v.is_finite()),
+                    "{name}"
+                );
+            }
+        }
     }
 }
