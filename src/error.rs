@@ -106,6 +106,14 @@ pub enum Error {
         /// The closest name.
         near: Option<String>,
     },
+    /// A site without the layer that it needs, or with one that it cannot have.
+    #[error("`{given}` is no address: {why}. `lmscope sites` lists them all.")]
+    BadAddress {
+        /// What was written.
+        given: String,
+        /// What is wrong with it, and how it is written.
+        why: String,
+    },
     /// A site that this model does not have, or that cannot be edited.
     #[error("`{address}` does not exist here: {why}")]
     Refused {

@@ -12,6 +12,7 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::edit::Edit;
+use crate::lab::grammar::understood;
 use crate::lab::preset::Preset;
 use crate::lab::run::Run;
 use crate::lab::schedule::Schedule;
@@ -224,10 +225,15 @@ pub fn parse_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
 /// The edits of the flags alone.
 pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
     let lines = matches.get_many::<String>("edit");
+    let lines = lines.into_iter().flatten();
     lines
-        .into_iter()
-        .flatten()
-        .map(|line| line.parse())
+        .map(|line| {
+            let edit = line.parse()?;
+            if let Some(note) = understood(line, &edit) {
+                output::note(&note);
+            }
+            Ok(edit)
+        })
         .collect()
 }
 
@@ -245,10 +251,9 @@ pub fn run(matches: &ArgMatches, bench: &Bench, edits: Vec<Edit>) -> Result<Run>
         Schedule::always(edits)
     };
     Ok(Run {
-        prompt: tokens.len(),
-        tokens,
         schedule,
         seed: seed(matches),
+        ..Run::plain(tokens)
     })
 }
 

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::neurons::words;
 use super::{Arguments, Instrument, Kind, Parameter};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::lab::batch::{last_logits, read_prompts};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::fact_neurons::{FactNeuron, Search, ask, refine};
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
@@ -93,6 +94,12 @@ impl Instrument for Fact {
 
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
         arguments.check(self)?;
+        // Each way of asking is a prompt of its own, the run's text as well.
+        let run = &Run {
+            schedule: run.schedule.clone(),
+            seed: run.seed,
+            ..Run::plain(run.tokens.clone())
+        };
         let mut prompts = vec![run.tokens.clone()];
         prompts.extend(self.paraphrases(arguments, bench)?);
         let target = match arguments.text(self, "answer") {
@@ -165,16 +172,9 @@ impl Fact {
             "" => return Ok(Vec::new()),
             path => Path::new(path),
         };
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let lines = text.lines().filter(|l| !l.trim().is_empty());
-        let prompts = lines
-            .map(|l| bench.model.encode(l, false))
-            .collect::<Result<Vec<_>>>()?;
-        if prompts.is_empty() {
-            let next = "Write one prompt a line, or leave the parameter out.";
-            return Err(Error::bad_file(path, "it holds no prompt", next));
-        }
-        Ok(prompts)
+        let prompts = read_prompts(path)?;
+        let encoded = prompts.iter().map(|text| bench.model.encode(text, false));
+        encoded.collect()
     }
 }
 
@@ -203,7 +203,7 @@ fn without(
         }
     }
     let mut mean = |schedule| -> Result<f32> {
-        let mut rows = bench.last_logits_of(prompts, schedule)?;
+        let mut rows = last_logits(bench, prompts, schedule)?;
         let p = rows.iter_mut().map(|row| {
             log_softmax(row);
             row[target.token as usize].exp()

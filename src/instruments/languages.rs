@@ -371,9 +371,9 @@ impl Languages {
             bench.model.check_prompt(&tokens)?;
             questions.push(Question {
                 run: Run {
-                    prompt: tokens.len(),
-                    tokens,
-                    ..run.clone()
+                    schedule: run.schedule.clone(),
+                    seed: run.seed,
+                    ..Run::plain(tokens)
                 },
                 sets: sets(rows[i]),
                 // A word that no line of the prompt holds, where there is one.

@@ -161,12 +161,7 @@ impl Track {
         let mut tokens = Vec::new();
         if text.is_empty() {
             let count = arguments.count(self, "count")?;
-            let prefix = Run {
-                tokens: run.tokens[..=position].to_vec(),
-                prompt: run.prompt.min(position + 1),
-                ..run.clone()
-            };
-            let logits = bench.last_logits(&prefix)?;
+            let logits = bench.last_logits(&run.clone().until(position + 1))?;
             let known = bench.model.known_tokens();
             tokens.extend(reading(&logits, known, count).top.iter().map(|t| t.0));
         } else {

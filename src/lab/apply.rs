@@ -14,7 +14,7 @@ use super::change::{self, Change};
 use super::direction::unit;
 use super::edit::{Edit, What};
 use super::prepare::{Prepared, prepare};
-use super::receipt::{Fired, Receipt};
+use super::receipt::{Fired, Receipt, silence};
 use super::schedule::Schedule;
 use super::shelf::places;
 use super::watch::{Watch, Watched};
@@ -77,6 +77,8 @@ struct Pending {
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     prompt: usize,
+    /// The prompt that it was prepared for, where another one would need another program.
+    bound: Option<Vec<u32>>,
     /// The first rows of a batch that edits act on; the rest run unedited beside them.
     rows: Option<usize>,
     acts: HashMap<Address, Vec<Act>>,
@@ -202,6 +204,35 @@ impl Program {
         };
         self.watches.push(Watch::new(condition.clone(), watched));
         Ok(Some(self.watches.len() - 1))
+    }
+
+    /// Ties it to the prompt that it was prepared for.
+    pub(super) fn bind(&mut self, prompt: Vec<u32>) {
+        self.bound = Some(prompt);
+    }
+
+    /// Refuses to act on another prompt than the one it is tied to: the tokens `[batch, tokens]` of a pass.
+    ///
+    /// # Errors
+    ///
+    /// When a row that edits act on has other tokens.
+    pub fn admit(&self, tokens: &Tensor, span: Span) -> Result<()> {
+        let Some(own) = self.bound.as_ref().filter(|_| !self.is_idle()) else {
+            return Ok(());
+        };
+        let end = own.len().min(span.start + span.len);
+        let Some(own) = own.get(span.start..end).filter(|own| !own.is_empty()) else {
+            return Ok(());
+        };
+        let rows = self.rows(tokens.dim(0)?);
+        let read = tokens.narrow(0, 0, rows)?.narrow(1, 0, own.len())?;
+        let read = read.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        if read.iter().all(|row| row == own) {
+            return Ok(());
+        }
+        Err(Error::Engine(
+            "edits that were prepared for one prompt met another".into(),
+        ))
     }
 
     fn receipt_for(&mut self, edit: &Edit) -> usize {
@@ -532,53 +563,6 @@ fn covered(
                 && watch.is_none_or(|w| w.holds(i / tokens, position))
         })
         .collect()
-}
-
-/// Why an edit has not fired in a text of `seen` positions.
-fn silence(
-    edit: &Edit,
-    span: &Range<usize>,
-    watch: Option<&Watch>,
-    prompt: usize,
-    seen: usize,
-) -> String {
-    if seen == 0 {
-        return "nothing was read yet".into();
-    }
-    let inside = |p: &usize| span.contains(p);
-    if !(0..seen).any(|p| inside(&p)) {
-        return format!(
-            "it is in force from position {} on, and the text has {seen} so far",
-            span.start
-        );
-    }
-    let here = (0..seen).filter(inside);
-    let ruled = |p: &usize| edit.positions.covers(*p, prompt);
-    if !here.clone().any(|p| ruled(&p)) {
-        return format!(
-            "its positions ({}) are not among the {seen} of this text, whose prompt has {prompt}",
-            edit.positions
-        );
-    }
-    if !here.clone().any(|p| edit.covers(p, prompt)) {
-        let phase = match edit.phase {
-            Some(crate::model::tap::Phase::Prefill) => "prefill, the prompt",
-            _ => "decode, what is written",
-        };
-        return format!("its phase is {phase}, and none of its positions lies there so far");
-    }
-    match watch {
-        Some(watch) => watch.silence(),
-        None => match &edit.what {
-            What::Units(super::edit::Which::Set(name)) => {
-                format!("the set `{name}` has no unit at its layers")
-            }
-            What::Edges(_, sources) => format!(
-                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
-            ),
-            _ => "the pass did not reach its address".into(),
-        },
-    }
 }
 
 /// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.

@@ -10,13 +10,13 @@ use candle_core::Tensor;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::Edit;
-use super::positions::Positions;
-use super::run::{Keep, RunTap};
+use super::extend::extend;
+use super::run::{Keep, Run, RunTap};
 use super::sample::{log_softmax, top};
 use super::schedule::Schedule;
 use super::target::first_token;
 use crate::error::{Error, Result};
+use crate::model::cache::Cache;
 use crate::model::tap::{Phase, Span, Tap};
 
 /// Most prompts of one pass.
@@ -31,19 +31,12 @@ pub struct Continuation {
     pub tokens: Vec<u32>,
 }
 
-/// Whether edits mean the same for every prompt of a length: directions do; means over the prompt, other texts and
-/// positions that a text names and conditions do not.
-fn alike(schedule: &Schedule) -> bool {
-    let mut edits = schedule.spans().flat_map(|(_, edits)| edits);
-    let named = |e: &Edit| matches!(e.positions, Positions::Token(_) | Positions::Text(_));
-    edits.all(|e| e.op.directed() && e.when.is_none() && !named(e))
-}
-
-/// Indices of prompts that may be read together: of equal length, a few at a time.
+/// Indices of prompts that may be read together: of equal length, a few at a time; one by one where the edits depend on
+/// the tokens of a prompt ([`super::edit::Edit::reads_prompt`]).
 pub fn groups(prompts: &[Vec<u32>], schedule: &Schedule) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|i| prompts[*i].len());
-    let most = if alike(schedule) { ROWS } else { 1 };
+    let most = if schedule.reads_prompt() { 1 } else { ROWS };
     let mut out: Vec<Vec<usize>> = Vec::new();
     for i in order {
         match out.last_mut() {
@@ -114,11 +107,19 @@ fn go_on(
     for row in rows {
         bench.model.check_prompt(row)?;
     }
-    let mut program = bench.compile(schedule, rows[0], prompt, Null::No)?;
+    let run = Run {
+        schedule: schedule.clone(),
+        ..Run::plain(rows.first().map(|row| row.to_vec()).unwrap_or_default())
+    };
+    let mut program = bench.compile(&run, Null::No)?;
     let model = &bench.model;
     // The last token that is chosen need not be read.
     let count = count.clamp(1, model.card.context - prompt + 1);
     let mut cache = model.cache(rows.len())?;
+    // The unedited model reads along where a condition asks what it says.
+    let mut beside = (program.asks_probability() && count > 1)
+        .then(|| model.cache(rows.len()))
+        .transpose()?;
     let mut texts: Vec<Vec<u32>> = rows.iter().map(|row| row.to_vec()).collect();
     let mut out: Vec<Continuation> = Vec::new();
     for step in 0..count {
@@ -138,6 +139,9 @@ fn go_on(
                 Phase::Decode
             },
         };
+        if let Some(beside) = beside.as_mut().filter(|_| step > 0) {
+            program.hear(total - 1, &unedited(bench, &texts, prompt, beside)?);
+        }
         let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, &bench.cancel);
         let pass = tensor(bench, &texts, start)?;
         // One token needs no cache.
@@ -169,6 +173,22 @@ fn go_on(
         }
     }
     Ok(out)
+}
+
+/// What the unedited model says after texts that one prompt became: log-probabilities of the first, `[vocab]`.
+fn unedited(
+    bench: &Bench,
+    texts: &[Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+) -> Result<Vec<f32>> {
+    let mut idle = Program::default();
+    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, &bench.cancel);
+    let last = extend(&bench.model, texts, prompt, cache, &mut tap)?;
+    let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
+    let mut row = logits.get(0)?.flatten_all()?.to_vec1::<f32>()?;
+    log_softmax(&mut row);
+    Ok(row)
 }
 
 fn ended(bench: &Bench, tokens: &[u32]) -> bool {

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::apply::{Null, Program};
 use super::direction::Direction;
+use super::edit::Edit;
 use super::figure::Provenance;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
 use super::sample::{log_softmax, log_sum_exp, top};
@@ -20,11 +21,11 @@ use super::trials::Unfinished;
 use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Phase, Span, Tap};
+use crate::model::{Fingerprint, Model};
 use crate::text;
 
 /// Bytes of recordings that are kept, unless told otherwise.
@@ -136,11 +137,11 @@ impl Bench {
     pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Recording>> {
         self.model.check_prompt(&run.tokens)?;
         wanted.iter().try_for_each(|a| self.model.offers(*a))?;
-        let key = run.digest();
+        let key = self.key(run);
         if let Some((_, held)) = self.kept.iter().find(|(k, r)| *k == key && r.holds(wanted)) {
             return Ok(held.clone());
         }
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         let since = std::time::Instant::now();
         let recording = Arc::new(self.pass(run, &mut program, &[], wanted, 1)?);
         let seconds = since.elapsed().as_secs_f32();
@@ -157,7 +158,7 @@ impl Bench {
     ) -> Result<(Arc<Recording>, Vec<f32>)> {
         self.model.check_prompt(&run.tokens)?;
         wanted.iter().try_for_each(|a| self.model.offers(*a))?;
-        let key = run.digest();
+        let key = self.key(run);
         let held = self.kept.iter().find_map(|(k, r)| {
             let output = r.output.clone().filter(|_| *k == key && r.holds(wanted))?;
             Some((r.clone(), output))
@@ -165,7 +166,7 @@ impl Bench {
         if let Some(held) = held {
             return Ok(held);
         }
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         let (mut recording, output) = self.pass_with_output(run, &mut program, wanted)?;
         recording.output = Some(output.clone());
         let recording = Arc::new(recording);
@@ -216,6 +217,20 @@ impl Bench {
     pub fn attention_layers(&self, tokens: usize) -> usize {
         let bytes = 4 * self.model.card.heads * tokens * tokens;
         (self.budget / bytes.max(1)).max(1)
+    }
+
+    /// What a recording is kept under: tokens, edits, and what the names in them mean now.
+    fn key(&self, run: &Run) -> u64 {
+        let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
+        let names = edits.filter(|e| e.active()).flat_map(Edit::names);
+        let names: Vec<String> = names.map(ToString::to_string).collect();
+        if names.is_empty() {
+            return run.digest();
+        }
+        let mut digest = Fingerprint::default();
+        digest.write(&run.digest().to_le_bytes());
+        self.meanings(&names, &mut digest);
+        digest.finish()
     }
 
     fn keep(&mut self, key: u64, recording: Arc<Recording>) {
@@ -292,7 +307,7 @@ impl Bench {
 
     /// The model's own logits after the last position of a run: `[vocab]`.
     pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         Ok(self
             .last_rows(run, &mut program, 1)?
             .flatten_all()?
@@ -328,76 +343,6 @@ impl Bench {
                 .to_vec2::<f32>()?;
             out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
             start += size;
-        }
-        Ok(out)
-    }
-
-    /// Continues a prompt greedily, `rows` times side by side, with values put into slots while it is read.
-    /// Returns for every row the tokens and the probability of the first.
-    pub fn continue_patched(
-        &mut self,
-        tokens: &[u32],
-        rows: usize,
-        patches: &[Patch],
-        count: usize,
-    ) -> Result<Vec<(Vec<u32>, f32)>> {
-        self.model.check_prompt(tokens)?;
-        let model = &self.model;
-        let count = count.min(model.card.context - tokens.len());
-        let mut cache = model.cache(rows)?;
-        let mut program = Program::default();
-        let mut out: Vec<(Vec<u32>, f32)> = vec![(Vec::new(), 0.0); rows];
-        let mut texts = model.tokens(tokens)?.repeat((rows, 1))?;
-        for step in 0..count {
-            let total = tokens.len() + step;
-            // Other rotary frequencies: the texts are read again, with their patches.
-            if model.transformer.regime(total) != model.transformer.regime(cache.len().max(1)) {
-                cache.truncate(0);
-            }
-            let start = cache.len();
-            let span = Span {
-                start,
-                len: total - start,
-                prompt: tokens.len(),
-                phase: if start == 0 {
-                    Phase::Prefill
-                } else {
-                    Phase::Decode
-                },
-            };
-            let pass = texts.narrow(1, start, total - start)?.contiguous()?;
-            let mut tap = RunTap::new(
-                &mut program,
-                if start == 0 { patches } else { &[] },
-                &[],
-                Keep::All,
-                &self.cancel,
-            );
-            let x = model
-                .transformer
-                .trunk(&pass, span, Some(&mut cache), &mut tap)?;
-            let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
-            let (logits, _) = model.transformer.read_out(&last, None, &mut tap)?;
-            let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
-            let mut next = Vec::with_capacity(rows);
-            for ((written, first), row) in out.iter_mut().zip(logits) {
-                let best = reading(&row, model.known_tokens(), 1).top[0];
-                if step == 0 {
-                    *first = best.1;
-                }
-                if !written.last().is_some_and(|t| model.is_end(*t)) {
-                    written.push(best.0);
-                }
-                next.push(best.0);
-            }
-            if out
-                .iter()
-                .all(|(w, _)| w.last().is_some_and(|t| model.is_end(*t)))
-            {
-                break;
-            }
-            let next = Tensor::from_vec(next, (rows, 1), &model.transformer.device)?;
-            texts = Tensor::cat(&[&texts, &next], 1)?;
         }
         Ok(out)
     }

@@ -104,6 +104,19 @@ pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
         return Err(Error::argument("combine", text, "at least one direction"));
     };
     let card = &bench.model.card;
+    let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let sizes = frame
+        .rows
+        .iter()
+        .map(|(_, v)| f64::from(super::direction::norm(v)));
+    let least = sizes.fold(0.0, f64::max) * 1e-6;
+    if totals.iter().all(|total| length(total) <= least) {
+        return Err(Error::argument(
+            "combine",
+            text,
+            "directions that do not cancel out: this sum has length zero",
+        ));
+    }
     let rows = frame.rows.iter().zip(totals);
     Ok(Direction {
         rows: rows

@@ -13,7 +13,6 @@ use super::edit::{Edit, What, Which};
 use super::op::Op;
 use super::prepare::{sizes, unit_size};
 use super::run::Run;
-use super::schedule::Schedule;
 use super::shelf::Shelf;
 use crate::error::Result;
 use crate::model::site::Address;
@@ -30,25 +29,20 @@ pub(super) struct Measured {
 }
 
 impl Bench {
-    /// Prepares a schedule for a run.
-    pub fn compile(
-        &mut self,
-        schedule: &Schedule,
-        tokens: &[u32],
-        prompt: usize,
-        null: Null,
-    ) -> Result<Program> {
+    /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
+    pub fn compile(&mut self, run: &Run, null: Null) -> Result<Program> {
+        let schedule = &run.schedule;
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
         }
-        let given = &tokens[..prompt.min(tokens.len())];
+        let given = run.given();
         let pieces: Vec<Vec<u8>> = given.iter().map(|t| self.model.bytes(*t)).collect();
         let mut measured = Measured::default();
         let edits = schedule.spans().flat_map(|(_, edits)| edits);
         for edit in edits.filter(|e| e.active()) {
             for at in edit.place.addresses(self.model.card.layers)? {
                 self.model.offers(at)?;
-                self.gather(edit, at, given, null, &mut measured)?;
+                self.gather(edit, at, &given, null, &mut measured)?;
             }
         }
         let mut shelf = Shelf {
@@ -58,13 +52,13 @@ impl Bench {
             read: HashMap::new(),
         };
         let mut program =
-            Program::compile(schedule, prompt, &pieces, &self.model, &mut shelf, null)?;
-        if program.asks_probability() && !tokens.is_empty() {
-            let run = Run {
-                prompt,
-                ..Run::plain(tokens.to_vec())
-            };
-            let rows = self.log_probs(&run, &mut Program::default(), tokens.len())?;
+            Program::compile(schedule, run.prompt, &pieces, &self.model, &mut shelf, null)?;
+        if schedule.reads_prompt() || matches!(null, Null::Random(_)) {
+            program.bind(given);
+        }
+        if program.asks_probability() && !run.tokens.is_empty() {
+            let plain = run.unedited();
+            let rows = self.log_probs(&plain, &mut Program::default(), run.tokens.len())?;
             for (position, row) in rows.iter().enumerate() {
                 program.hear(position, row);
             }
@@ -86,7 +80,7 @@ impl Bench {
                 let mean = self.mean(at, prompt)?;
                 measured.means.insert(at, mean);
             }
-            What::UnitsFrom(_, text) if edit.op == Op::Resample => {
+            What::UnitsAsIn(_, text) => {
                 let other = self.other(text, at)?;
                 measured.others.insert((text.clone(), at), other);
             }

@@ -10,6 +10,7 @@
 use std::fmt;
 
 use super::edit::Edit;
+use super::quotes::{Piece, named, quoted, read};
 use crate::error::Error;
 use crate::model::site::Address;
 
@@ -46,7 +47,7 @@ impl Condition {
     }
 
     /// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
-    pub(super) fn split(text: &str) -> Result<(&str, Option<Self>), String> {
+    pub(super) fn split(text: Piece<'_>) -> Result<(Piece<'_>, Option<Self>), String> {
         let place = [" when ", " once "]
             .iter()
             .filter_map(|word| text.rfind(word).map(|at| (at, *word)))
@@ -54,39 +55,44 @@ impl Condition {
         let Some((at, word)) = place else {
             return Ok((text, None));
         };
-        let (edit, rest) = (&text[..at], &text[at + word.len()..]);
+        let (edit, rest) = (
+            text.part(0, at),
+            text.part(at + word.len(), text.text.len()),
+        );
         match Self::read(rest.trim(), word == " once ") {
-            Ok(condition) => Ok((edit.trim_end(), Some(condition))),
-            // The words of a text that `resample` or `token:` names, unless a whole edit stands before them.
-            Err(_) if text.ends_with('"') || edit.parse::<Edit>().is_err() => Ok((text, None)),
+            Ok(condition) => Ok((edit.trim(), Some(condition))),
+            // The words of a text without quotation marks, unless a whole edit stands before them.
+            Err(_) if edit.text.parse::<Edit>().is_err() => Ok((text, None)),
             Err(why) => Err(why),
         }
     }
 
-    fn read(text: &str, stays: bool) -> Result<Self, String> {
+    fn read(whole: Piece<'_>, stays: bool) -> Result<Self, String> {
+        let text = whole.text;
         let bad = || {
             format!(
                 "`{text}` is no condition; write DIRECTION@ADDRESS>NUMBER or p(\"TEXT\")>NUMBER, with > or <"
             )
         };
-        let at = text.rfind(['>', '<']).ok_or_else(bad)?;
-        let (probe, number) = (text[..at].trim(), text[at + 1..].trim());
+        let at = whole.rfind(">").max(whole.rfind("<")).ok_or_else(bad)?;
+        let (probe, number) = (whole.part(0, at).trim(), text[at + 1..].trim());
         let threshold = number.parse::<f32>().ok().filter(|n| n.is_finite());
         let threshold = threshold.ok_or_else(bad)?;
-        let quoted = probe.strip_prefix("p(").and_then(|p| p.strip_suffix(')'));
-        let probe = if let Some(quoted) = quoted {
-            let plain = serde_json::from_str(quoted).unwrap_or_else(|_| quoted.to_string());
+        let quoted = probe.text.strip_prefix("p(");
+        let probe = if let Some(quoted) = quoted.and_then(|p| p.strip_suffix(')')) {
+            let plain = read(quoted)?;
             if plain.is_empty() {
                 return Err(bad());
             }
             Probe::Probability(plain)
         } else {
             let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
-            let address = address.parse().map_err(|e: Error| e.to_string())?;
-            if name.trim().is_empty() {
+            let address = address.text.parse().map_err(|e: Error| e.to_string())?;
+            let name = name.trim().read()?;
+            if name.is_empty() {
                 return Err(bad());
             }
-            Probe::Along(name.trim().to_string(), address)
+            Probe::Along(name, address)
         };
         Ok(Self {
             probe,
@@ -100,8 +106,8 @@ impl Condition {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Along(name, at) => write!(f, "{name}@{at}"),
-            Self::Probability(text) => write!(f, "p({})", super::grammar::quoted(text)),
+            Self::Along(name, at) => write!(f, "{}@{at}", named(name)),
+            Self::Probability(text) => write!(f, "p({})", quoted(text)),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! between two directions is a difference between methods. To add a method, add a variant of [`Method`] and its arm in
 //! [`Contrast::direction`].
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -120,6 +121,8 @@ type Side = Vec<Vec<Vec<f64>>>;
 /// The activations of two lists of prompts.
 pub struct Contrast {
     measure: Measure,
+    /// How many prompts are on both sides.
+    shared: usize,
     plus: Side,
     minus: Side,
 }
@@ -137,6 +140,14 @@ impl Contrast {
                 "prompts",
                 format!("{} and {}", plus.len(), minus.len()),
                 "at least one prompt on each side",
+            ));
+        }
+        let shared = shared(plus, minus);
+        if shared == plus.len() && shared == minus.len() {
+            return Err(Error::argument(
+                "prompts",
+                format!("{} and {}, the same on both sides", plus.len(), minus.len()),
+                "two lists that differ: between equal ones there is no direction",
             ));
         }
         let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
@@ -157,6 +168,7 @@ impl Contrast {
             plus: side(bench, plus)?,
             minus: side(bench, minus)?,
             measure,
+            shared,
         })
     }
 
@@ -201,13 +213,41 @@ impl Contrast {
         } else {
             self.measure.site
         };
-        let rows = self.measure.layers.iter().zip(vectors).map(|(layer, v)| {
-            let vector = v.iter().map(|x| *x as f32).collect();
-            (site.at(*layer), vector)
-        });
+        let noise = match bench.model.transformer.dtype() {
+            DType::F32 | DType::F64 => 1e-6,
+            _ => 1e-3,
+        };
+        let mut notes = Vec::new();
+        if self.shared > 0 {
+            notes.push(format!(
+                "{} of the prompts are on both sides, and say nothing of what tells them apart",
+                self.shared
+            ));
+        }
+        let (mut rows, mut nothing) = (Vec::new(), Vec::new());
+        for (i, (layer, vector)) in self.measure.layers.iter().zip(vectors).enumerate() {
+            let at = site.at(*layer);
+            let long = dot(&vector, &vector).sqrt();
+            if self.differs(i, method, noise) && long > 0.0 {
+                rows.push((at, vector.iter().map(|x| *x as f32).collect()));
+            } else {
+                nothing.push(at.to_string());
+            }
+        }
+        let nothing = nothing.join(", ");
+        if rows.is_empty() {
+            return Err(Error::argument(
+                "prompts",
+                format!("{a} and {b}, alike at {nothing}"),
+                "prompts whose states differ there beyond rounding: a direction between these has length zero. Measure at another layer or position, or choose other prompts",
+            ));
+        }
+        if !nothing.is_empty() {
+            notes.push(format!("left out as both sides are alike there: {nothing}"));
+        }
         let card = &bench.model.card;
         Ok(Direction {
-            rows: rows.collect(),
+            rows,
             origin: Origin {
                 model: card.name.clone(),
                 family: card.family.into(),
@@ -219,10 +259,30 @@ impl Contrast {
                 },
                 prompts: (a, b),
                 dtype: card.dtype.into(),
+                notes,
                 version: env!("CARGO_PKG_VERSION").into(),
                 ..Origin::default()
             },
         })
+    }
+
+    /// Whether what a method works on differs between the sides at a layer, beyond this share of its size: rounding has a
+    /// direction too.
+    fn differs(&self, layer: usize, method: Method, noise: f64) -> bool {
+        let (plus, minus) = (&self.plus[layer], &self.minus[layer]);
+        let size = |rows: &[Vec<f64>]| rows.iter().map(|r| dot(r, r).sqrt()).fold(0.0, f64::max);
+        let apart = match method {
+            Method::Mean | Method::Caa => size(&[difference(&mean(plus), &mean(minus))]),
+            Method::Pca | Method::Icv => size(&differences(plus, minus)),
+            // Centred: differences that are all alike have no component.
+            Method::PcaDiff => {
+                let rows = differences(plus, minus);
+                let middle = mean(&rows);
+                let rows: Vec<Vec<f64>> = rows.iter().map(|r| difference(r, &middle)).collect();
+                size(&rows)
+            }
+        };
+        apart > noise * size(plus).max(size(minus))
     }
 
     /// Mean of the differences plus their first component, over all layers laid end to end.
@@ -239,6 +299,22 @@ impl Contrast {
         let width = sum.len() / self.measure.layers.len();
         sum.chunks_exact(width).map(<[f64]>::to_vec).collect()
     }
+}
+
+/// How many prompts two lists have in common, each as often as both have it.
+fn shared(plus: &[String], minus: &[String]) -> usize {
+    let mut left: HashMap<&str, usize> = HashMap::new();
+    for prompt in minus {
+        *left.entry(prompt).or_default() += 1;
+    }
+    let own = plus.iter().filter(|prompt| {
+        let count = left.get_mut(prompt.as_str()).filter(|n| **n > 0);
+        count.is_some_and(|n| {
+            *n -= 1;
+            true
+        })
+    });
+    own.count()
 }
 
 /// Refuses pairs of texts that do not end in different answers: the token at `positions` must tell the two sides apart, as the

@@ -69,7 +69,9 @@ pub enum What {
     Units(Which),
     /// Units and their value.
     UnitsTo(Which, f32),
-    /// Units and where their values come from: a text, or a statistics file.
+    /// Units and the text on which their values are taken.
+    UnitsAsIn(Which, String),
+    /// Units and the statistics file that has their means.
     UnitsFrom(Which, String),
     /// Neurons, the token their value vectors turn away from, and the one they turn to.
     Turn(Which, String, String),
@@ -138,6 +140,7 @@ impl Edit {
             | What::Swap(name, _) => name,
             What::Units(_)
             | What::UnitsTo(..)
+            | What::UnitsAsIn(..)
             | What::UnitsFrom(..)
             | What::Turn(..)
             | What::Edges(..) => "",
@@ -149,6 +152,7 @@ impl Edit {
         match &self.what {
             What::Units(which)
             | What::UnitsTo(which, _)
+            | What::UnitsAsIn(which, _)
             | What::UnitsFrom(which, _)
             | What::Turn(which, ..)
             | What::Edges(which, _) => Some(which),
@@ -159,7 +163,7 @@ impl Edit {
         }
     }
 
-    /// Every name in it that may stand for a file: directions, sets of units, and where units take their values from.
+    /// Every name in it that may stand for a file: directions, sets of units, and statistics.
     pub fn names(&self) -> Vec<&str> {
         let mut names = match &self.what {
             What::Direction(name)
@@ -167,7 +171,11 @@ impl Edit {
             | What::DirectionWithin(name, ..)
             | What::UnitsFrom(_, name) => vec![name.as_str()],
             What::Swap(from, to) => vec![from.as_str(), to.as_str()],
-            What::Units(_) | What::UnitsTo(..) | What::Turn(..) | What::Edges(..) => vec![],
+            What::Units(_)
+            | What::UnitsTo(..)
+            | What::UnitsAsIn(..)
+            | What::Turn(..)
+            | What::Edges(..) => vec![],
         };
         if let Some(Which::Set(name)) = self.which() {
             names.push(name);
@@ -178,13 +186,13 @@ impl Edit {
         names
     }
 
-    /// The same without a condition: what it would do wherever its rules allow.
-    #[must_use]
-    pub fn unconditional(&self) -> Self {
-        Self {
-            when: None,
-            ..self.clone()
-        }
+    /// Whether what it does depends on which tokens the prompt has, not on how many: texts that name positions, means over
+    /// the prompt, conditions. Prepared for one prompt, such an edit means something else on another.
+    pub fn reads_prompt(&self) -> bool {
+        let named = |p: &Positions| matches!(p, Positions::Token(_) | Positions::Text(_));
+        let sources = matches!(&self.what, What::Edges(_, sources) if named(sources));
+        let mean = self.op == Op::Mean && matches!(self.what, What::Units(_));
+        named(&self.positions) || sources || mean || self.when.is_some()
     }
 
     /// Whether it changes anything at all.

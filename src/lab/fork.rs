@@ -37,7 +37,7 @@ impl Bench {
     pub fn fork(&mut self, run: &Run, wanted: &[Address]) -> Result<Fork> {
         self.model.check_prompt(&run.tokens)?;
         wanted.iter().try_for_each(|a| self.model.offers(*a))?;
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         let model = &self.model;
         let mut cache = model.cache(1)?;
         let length = run.tokens.len();

@@ -1,7 +1,8 @@
 //! How edits are written: `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH][ when|once PROBE>NUMBER]`.
 //!
 //! For example `zero:17,52@mlp_act.3`, `add:refusal@resid_pre.3:prompt*1.5` or
-//! `add:calm@resid_post.4 when anger@resid_pre.4>1.5`. Invariant: printing and parsing are inverse.
+//! `add:calm@resid_post.4 when anger@resid_pre.4>1.5`. Quotation marks delimit every text and name ([`super::quotes`]).
+//! Invariant: printing and parsing are inverse, and [`understood`] says what was made of a line that prints otherwise.
 //! To add a part, add it to both directions and to the examples of the test below.
 
 use std::fmt;
@@ -9,20 +10,20 @@ use std::str::FromStr;
 
 use super::condition::Condition;
 use super::edit::{Edit, Place, What, Which};
-use super::op::{OPS, Takes};
+use super::op::{OPS, OpSpec, Takes};
 use super::positions::Positions;
+use super::quotes::{Line, Piece, named, quoted, read};
 use crate::error::{Error, Result};
 use crate::model::site::{Address, SITES, site_named};
 use crate::model::tap::Phase;
 
-/// A text between quotation marks, as JSON has it.
-pub(super) fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// A text with or without quotation marks.
-fn unquoted(text: &str) -> String {
-    serde_json::from_str(text.trim()).unwrap_or_else(|_| text.to_string())
+/// An edit as it was understood, where that is not as it was typed.
+pub fn understood(typed: &str, edit: &Edit) -> Option<String> {
+    let own = edit.to_string();
+    let typed = typed.trim();
+    // To spell the usual out is no difference.
+    let usual = own == typed || own == typed.replacen(":all", "", 1);
+    (!usual).then(|| format!("`{typed}` is understood as `{own}`"))
 }
 
 impl fmt::Display for Which {
@@ -33,7 +34,7 @@ impl fmt::Display for Which {
                 let units: Vec<String> = units.iter().map(u32::to_string).collect();
                 f.write_str(&units.join(","))
             }
-            Self::Set(name) => write!(f, "{{{name}}}"),
+            Self::Set(name) => write!(f, "{{{}}}", named(name)),
         }
     }
 }
@@ -44,7 +45,7 @@ impl FromStr for Which {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            return match name.trim() {
+            return match read(name.trim())?.as_str() {
                 "" => Err("`{}` names no set; write {NAME}".into()),
                 name => Ok(Self::Set(name.into())),
             };
@@ -66,12 +67,15 @@ impl FromStr for Which {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Direction(name) => f.write_str(name),
-            Self::DirectionTo(name, value) => write!(f, "{name}={value}"),
-            Self::DirectionWithin(name, low, high) => write!(f, "{name}={low}..{high}"),
-            Self::Swap(from, to) => write!(f, "{from}>{to}"),
+            Self::Direction(name) => f.write_str(&named(name)),
+            Self::DirectionTo(name, value) => write!(f, "{}={value}", named(name)),
+            Self::DirectionWithin(name, low, high) => {
+                write!(f, "{}={low}..{high}", named(name))
+            }
+            Self::Swap(from, to) => write!(f, "{}>{}", named(from), named(to)),
             Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
-            Self::UnitsFrom(which, text) => write!(f, "{which}={text}"),
+            Self::UnitsAsIn(which, text) => write!(f, "{which}={}", quoted(text)),
+            Self::UnitsFrom(which, file) => write!(f, "{which}={}", named(file)),
             Self::Units(which) | Self::Edges(which, Positions::All) => write!(f, "{which}"),
             Self::Edges(which, sources) => write!(f, "{which}={sources}"),
             Self::Turn(which, from, to) => {
@@ -121,29 +125,37 @@ impl FromStr for Edit {
             edit: s.to_string(),
             why,
         };
-        let (text, when) = Condition::split(s).map_err(&bad)?;
+        let line = Line::new(s).map_err(&bad)?;
+        let (text, when) = Condition::split(line.whole()).map_err(&bad)?;
         let (head, tail) = text
             .rsplit_once('@')
             .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
-        let (name, what) = head.split_once(':').unwrap_or((head, ""));
-        let spec = OPS.iter().find(|o| o.name == name.trim()).ok_or_else(|| {
+        let (name, what) = head.split_once(':').unwrap_or((head, head.part(0, 0)));
+        let name = name.text.trim();
+        let spec = OPS.iter().find(|o| o.name == name).ok_or_else(|| {
             bad(format!(
                 "`{name}` is no operation; they are {}",
                 OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
             ))
         })?;
         let (tail, strength) = strength(tail).map_err(&bad)?;
+        let phases = [("prefill", Phase::Prefill), ("decode", Phase::Decode)];
         let (tail, phase) = match tail.rsplit_once('/') {
-            Some((t, "prefill")) => (t, Some(Phase::Prefill)),
-            Some((t, "decode")) => (t, Some(Phase::Decode)),
-            Some(_) | None => (tail, None),
+            Some((rest, word)) => {
+                let found = phases.iter().find(|(name, _)| *name == word.text.trim());
+                found.map_or((tail, None), |(_, phase)| (rest, Some(*phase)))
+            }
+            None => (tail, None),
         };
-        let (address, positions) = tail.split_once(':').unwrap_or((tail, "all"));
+        let (address, positions) = match tail.split_once(':') {
+            Some((address, positions)) => (address.text.trim(), positions.text.trim()),
+            None => (tail.text.trim(), "all"),
+        };
         let place = place(address)?;
         let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
         let edit = Self {
             op: spec.op,
-            what: read_what(name.trim(), spec.takes, what, address).map_err(&bad)?,
+            what: read_what(spec, what, address).map_err(&bad)?,
             place,
             positions,
             phase,
@@ -157,30 +169,40 @@ impl FromStr for Edit {
 }
 
 /// Reads what an operation works with; says what is missing.
-fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, String> {
+fn read_what(spec: &OpSpec, what: Piece<'_>, address: &str) -> Result<What, String> {
+    let (op, text) = (spec.name, what.text);
     let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
     let number = |text: &str| {
         let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
         value.ok_or_else(|| format!("`{text}` is no number"))
     };
-    let named = |name: &str, example: &str| match name.trim() {
-        "" => Err(wants("a direction", example)),
-        name => Ok(name.to_string()),
+    let named = |name: Piece<'_>, example: &str| match name.trim().read()? {
+        name if name.is_empty() => Err(wants("a direction", example)),
+        name => Ok(name),
     };
     let split = |why: &str, example: &str| {
-        let parts = text.rsplit_once('=');
+        let parts = what.rsplit_once('=');
         parts.ok_or_else(|| wants(why, example))
     };
-    Ok(match takes {
-        Takes::Direction => What::Direction(named(text, "NAME")?),
+    // A text or a file: what is after the first `=`.
+    let from = |why: &str, example: &str| {
+        let (list, from) = what.split_once('=').ok_or_else(|| wants(why, example))?;
+        match from.read()? {
+            from if from.is_empty() => Err(wants(why, example)),
+            from => Ok((list.text.parse::<Which>()?, from)),
+        }
+    };
+    Ok(match spec.takes {
+        Takes::Direction => What::Direction(named(what, "NAME")?),
         Takes::DirectionTo => {
             let (name, value) = split("a direction and a value", "NAME=2.5")?;
-            What::DirectionTo(named(name, "NAME=2.5")?, number(value)?)
+            What::DirectionTo(named(name, "NAME=2.5")?, number(value.text)?)
         }
         Takes::DirectionWithin => {
             let example = "NAME=-1..2.5";
             let (name, bounds) = split("a direction and bounds", example)?;
             let (low, high) = bounds
+                .text
                 .split_once("..")
                 .ok_or_else(|| wants("bounds", example))?;
             let (low, high) = (number(low)?, number(high)?);
@@ -191,63 +213,63 @@ fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, 
         }
         Takes::TwoDirections => {
             let example = "FROM>TO";
-            let (from, to) = text
+            let (from, to) = what
                 .split_once('>')
                 .ok_or_else(|| wants("two directions", example))?;
             What::Swap(named(from, example)?, named(to, example)?)
         }
         Takes::Units => What::Units(text.parse()?),
-        Takes::UnitsMean => match text.split_once('=') {
-            None => What::Units(text.parse()?),
-            Some((_, "")) => return Err(wants("a statistics file", "17=FILE")),
-            Some((list, file)) => What::UnitsFrom(list.parse()?, file.to_string()),
-        },
+        Takes::UnitsMean if what.split_once('=').is_none() => What::Units(text.parse()?),
+        Takes::UnitsMean => {
+            let (list, file) = from("a statistics file", "17=FILE")?;
+            What::UnitsFrom(list, file.trim().to_string())
+        }
         Takes::UnitsTo => {
             let (list, value) = split("a value", "17=3.5")?;
-            What::UnitsTo(list.parse()?, number(value)?)
+            What::UnitsTo(list.text.parse()?, number(value.text)?)
         }
         Takes::UnitsFrom => {
-            let (list, from) = text
-                .split_once('=')
-                .filter(|(_, from)| !from.is_empty())
-                .ok_or_else(|| wants("a text", "17=another text"))?;
-            What::UnitsFrom(list.parse()?, from.to_string())
+            let (list, text) = from("a text", "17=\"another text\"")?;
+            What::UnitsAsIn(list, text)
         }
-        Takes::Edges => match text.split_once('=') {
+        Takes::Edges => match what.split_once('=') {
             None => What::Edges(text.parse()?, Positions::All),
             Some((list, sources)) => {
-                let sources = sources.trim().parse();
-                What::Edges(list.parse()?, sources.map_err(|e: Error| e.to_string())?)
+                let sources = sources.text.trim().parse();
+                let sources = sources.map_err(|e: Error| e.to_string())?;
+                What::Edges(list.text.parse()?, sources)
             }
         },
         Takes::UnitsTurn => {
             let example = "17=\"A\">\"B\"";
-            let turn = text
+            let turn = what
                 .split_once('=')
                 .and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
             let (list, (from, to)) =
                 turn.ok_or_else(|| wants("neurons and two tokens", example))?;
-            let (from, to) = (unquoted(from), unquoted(to));
+            let (from, to) = (from.read()?, to.read()?);
             if from.is_empty() || to.is_empty() {
                 return Err(wants("two tokens", example));
             }
-            What::Turn(list.parse()?, from, to)
+            What::Turn(list.text.parse()?, from, to)
         }
     })
 }
 
 /// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
-fn strength(tail: &str) -> Result<(&str, f32), String> {
+fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
     let Some((rest, number)) = tail.rsplit_once('*') else {
         return Ok((tail, 1.0));
     };
+    let number = number.text.trim();
     if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
         return Ok((tail, 1.0));
     }
     match number.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok((rest, value)),
         Ok(_) | Err(_) => Err(format!(
-            "`{number}` is no strength; write a number after `*`"
+            "`{number}` is no strength; write a number after `*`, at most {:e}",
+            f32::MAX
         )),
     }
 }
@@ -268,7 +290,7 @@ fn place(text: &str) -> Result<Place> {
         }
         if let Some((Ok(a), Ok(b))) = range
             .split_once('-')
-            .map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
+            .map(|(a, b)| (a.trim().parse::<u16>(), b.trim().parse::<u16>()))
             && a <= b
         {
             return Ok(Place::Layers(site, a, b));
@@ -288,7 +310,11 @@ mod tests {
             "zero:17,52@mlp_act.3",
             "add:calm.gguf@resid_post.4-9*1.5",
             "project_out:refusal.safetensors@writes",
-            "add_unit_norm:a/b@c:d@resid_pre.0:last*-0.5",
+            "add_unit_norm:\"a/b@c:d\"@resid_pre.0:last*-0.5",
+            "add:\"my calm, 2*.gguf\"@resid_post.4",
+            "swap:\"a>b\">\"c=d\"@resid_post.1",
+            "zero:{\"my set\"}@mlp_act.*",
+            "add:calm@resid_post.4 when \"my anger\"@resid_pre.4>1.5",
             "zero@attn_out.*",
             "zero@attn_out.*:prompt",
             "mean:3@z.1:generated",
@@ -301,9 +327,10 @@ mod tests {
             "set_along:calm=3@writes",
             "swap:red>blue@resid_post.1",
             "replace:calm@resid_post.1:4*0.5",
-            "resample:3,4=The capital of Italy: is@mlp_act.0",
-            "resample:3=say when you go@mlp_act.0",
-            "resample:3=a@b when c@mlp_act.0",
+            "resample:3,4=\"The capital of Italy: is\"@mlp_act.0",
+            "resample:3=\"say when you go>1\"@mlp_act.0",
+            "resample:3=\"a@b when c@resid_pre.0>1\"@mlp_act.0",
+            "resample:=\" \\\"a\\\" \\n\\\\\"@mlp_act.0",
             "mean:3,4=neutral.safetensors@mlp_act.0",
             "zero:{facts}@mlp_act.*",
             "set:{facts}=2@mlp_act.1-2",

@@ -229,7 +229,7 @@ impl Copying {
                 schedule: schedule.clone(),
                 ..Run::plain(text.tokens.clone())
             };
-            let mut program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+            let mut program = bench.compile(&run, Null::No)?;
             let rows = bench.log_probs(&run, &mut program, text.period)?;
             let second = &text.tokens[text.first + text.period..];
             for (row, next) in rows.iter().zip(&second[1..]) {

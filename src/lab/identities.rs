@@ -175,7 +175,7 @@ fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
 
 /// One pass over the whole run without a cache.
 fn pass(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<Seen> {
-    let mut program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+    let mut program = bench.compile(run, Null::No)?;
     let mut tap = RunTap::new(&mut program, &[], wanted, Keep::All, &bench.cancel);
     let span = Span {
         start: 0,
@@ -510,7 +510,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
     }
     let first = total / 2;
     let regime = bench.model.transformer.regime(total);
-    let mut program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+    let mut program = bench.compile(run, Null::No)?;
     let mut cache = bench.model.cache(1)?;
     let since = Instant::now();
     let (mut most, mut rereads) = (Vec::new(), 0);
@@ -528,11 +528,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         let own = if transformer.regime(length) == regime {
             whole.get(length - 1)?
         } else {
-            let prefix = Run {
-                tokens: text.to_vec(),
-                ..run.clone()
-            };
-            let own = bench.last_logits(&prefix)?;
+            let own = bench.last_logits(&run.clone().until(length))?;
             Tensor::from_vec(own, whole.dim(1)?, whole.device())?
         };
         most.push(relative(&logits, &own)?);

@@ -88,7 +88,7 @@ impl Bench {
             let expected = format!("positions before {length}");
             return Err(Error::argument("targets", first.to_string(), expected));
         }
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         let model = &self.model;
         let mut cache = model.cache(1)?;
         let span = Span {
@@ -204,6 +204,10 @@ impl CutTap<'_> {
 }
 
 impl Tap for CutTap<'_> {
+    fn reads(&mut self, tokens: &Tensor, span: Span) -> Result<()> {
+        self.inner.reads(tokens, span)
+    }
+
     fn begin(&mut self, span: Span) {
         self.inner.begin(span);
     }

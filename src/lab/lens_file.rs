@@ -262,20 +262,38 @@ impl LensFile {
 
 /// How many blocks beyond its number a Jacobian's state went through.
 fn capture(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
+    let bad = |what: String| {
+        let next = "Take one that was fitted on what leaves blocks (block_output) or enters them (attn_in).";
+        Err(Error::bad_file(path, what, next))
+    };
+    // Of models with several streams: a map of their mean or sum is of no state that is here.
+    if let Some(how) = facts
+        .get("provenance.stream_reduce")
+        .filter(|how| *how != "none")
+    {
+        let of = facts
+            .get("provenance.stream_index")
+            .map_or(String::new(), |i| format!(" {i}"));
+        return bad(format!(
+            "it was fitted on streams reduced by `{}`{of}, and there is one here",
+            text::visible(how.as_bytes())
+        ));
+    }
     let Some(point) = facts.get("provenance.capture_point") else {
         return Ok(1);
     };
-    let has = |words: &[&str]| words.iter().any(|w| point.to_lowercase().contains(w));
-    match (has(&["post", "out"]), has(&["pre", "input", "in_"])) {
-        (true, false) => Ok(1),
-        (false, true) => Ok(0),
-        _ => Err(Error::bad_file(
-            path,
-            format!(
-                "it was fitted at `{}`, which is no place between blocks that is known here",
-                text::visible(point.as_bytes())
-            ),
-            "Take one that was fitted on the output or the input of blocks.",
+    match point.as_str() {
+        "block_output" | "resid_post" => Ok(1),
+        "attn_in" | "resid_pre" => Ok(0),
+        "mlp_in" | "resid_mid" => bad(format!(
+            "it was fitted at `{point}`, inside a block between attention and MLP (resid_mid), and states between blocks are read"
+        )),
+        "attn_out" | "mlp_out" => bad(format!(
+            "it was fitted at `{point}`, on what a block adds to the stream, and the stream itself is read"
+        )),
+        other => bad(format!(
+            "it was fitted at `{}`, which is no place between blocks that is known here",
+            text::visible(other.as_bytes())
         )),
     }
 }

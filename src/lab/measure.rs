@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::Which;
+use super::edit::{Edit, Which};
 use super::op::Op;
 use super::receipt::Receipt;
 use super::run::Run;
@@ -28,14 +28,17 @@ const UNRELATED: usize = 32;
 impl Bench {
     /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
-        let mut program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let mut program = self.compile(run, Null::No)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
         let plain = self.log_probs(run, &mut Program::default(), WINDOW)?;
         self.log_probs(run, &mut program, 1)?;
         program.settle()?;
-        let unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
+        let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
+        // As much of it is prompt as of the run: what acts on what is written alone has a place in both.
+        let (total, length) = (run.tokens.len(), unrelated.tokens.len());
+        unrelated.prompt = (run.prompt * length).div_ceil(total.max(1)).min(length);
         let elsewhere = self.log_probs(&unrelated, &mut Program::default(), WINDOW)?;
         let mut receipts = program.receipts().to_vec();
         for receipt in receipts.iter_mut().filter(|r| r.active) {
@@ -68,8 +71,14 @@ impl Bench {
                     .cloned()
                     .collect(),
             );
+            let covers = |e: &Edit| (0..length).any(|p| e.covers(p, unrelated.prompt));
+            // Where it has none of the positions, nothing was compared.
+            let placed = always
+                .latest()
+                .iter()
+                .all(|e| e.reads_prompt() || covers(e));
             receipt.elsewhere = match self.moved(&unrelated, &always, Null::No, &elsewhere) {
-                Ok(moved) => Some(mean(&moved)),
+                Ok(moved) => placed.then(|| mean(&moved)),
                 // A position that names a text has no place in another one.
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
@@ -86,8 +95,12 @@ impl Bench {
         null: Null,
         plain: &[Vec<f32>],
     ) -> Result<Vec<f32>> {
-        let mut program = self.compile(schedule, &run.tokens, run.prompt, null)?;
-        let rows = self.log_probs(run, &mut program, WINDOW)?;
+        let run = Run {
+            schedule: schedule.clone(),
+            ..run.clone()
+        };
+        let mut program = self.compile(&run, null)?;
+        let rows = self.log_probs(&run, &mut program, WINDOW)?;
         Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).collect())
     }
 

@@ -42,6 +42,7 @@ pub mod patch;
 pub mod positions;
 mod prepare;
 pub mod preset;
+pub mod quotes;
 pub mod readout;
 pub mod receipt;
 pub mod replace;

@@ -61,30 +61,12 @@ pub enum Takes {
     UnitsMean,
     /// `[UNITS]=VALUE`
     UnitsTo,
-    /// `[UNITS]=TEXT`
+    /// `[UNITS]="TEXT"`
     UnitsFrom,
-    /// `[UNITS]=FROM>TO`
+    /// `[UNITS]="FROM">"TO"`
     UnitsTurn,
     /// `[HEADS][=POSITIONS]`
     Edges,
-}
-
-impl Takes {
-    /// As help spells it.
-    pub fn spelled(self) -> &'static str {
-        match self {
-            Self::Direction => "DIRECTION",
-            Self::DirectionTo => "DIRECTION=VALUE",
-            Self::DirectionWithin => "DIRECTION=LOW..HIGH",
-            Self::TwoDirections => "FROM>TO",
-            Self::Units => "[UNITS]",
-            Self::UnitsTo => "[UNITS]=VALUE",
-            Self::UnitsFrom => "[UNITS]=TEXT",
-            Self::UnitsMean => "[UNITS][=STATISTICS]",
-            Self::UnitsTurn => "[UNITS]=FROM>TO",
-            Self::Edges => "[HEADS][=POSITIONS]",
-        }
-    }
 }
 
 /// One row of [`OPS`].
@@ -97,33 +79,35 @@ pub struct OpSpec {
     pub takes: Takes,
     /// One sentence.
     pub about: &'static str,
+    /// An edit that does it, as it prints; the demo has what it names.
+    pub example: &'static str,
 }
 
 macro_rules! rows {
-    ($($op:ident $name:literal $takes:ident $about:literal;)*) => {
+    ($($op:ident $name:literal $takes:ident $about:literal $example:literal;)*) => {
         /// Every operation.
-        pub const OPS: &[OpSpec] = &[$(OpSpec { op: Op::$op, name: $name, takes: Takes::$takes, about: $about }),*];
+        pub const OPS: &[OpSpec] = &[$(OpSpec { op: Op::$op, name: $name, takes: Takes::$takes, about: $about, example: $example }),*];
     };
 }
 
 rows! {
-    Add "add" Direction "adds strength times a direction, unnormalised";
-    AddUnitNorm "add_unit_norm" Direction "adds a direction scaled to the local norm, at most once that norm";
-    AddRenorm "add_renorm" Direction "adds strength times a direction, then restores the norm";
-    Icv "icv" Direction "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)";
-    ProjectOut "project_out" Direction "removes the component along a direction";
-    ScaleAlong "scale_along" Direction "multiplies the component along a direction by the strength";
-    ClampAlong "clamp_along" DirectionWithin "moves the component along a direction into bounds where it lies outside";
-    SetAlong "set_along" DirectionTo "sets the component along a direction";
-    Swap "swap" TwoDirections "turns the component along one direction into one along another";
-    Replace "replace" Direction "puts a vector in the value's place";
-    Zero "zero" Units "sets units (neurons, heads, coordinates; all without a list) to 0";
-    Mean "mean" UnitsMean "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded";
-    Resample "resample" UnitsFrom "sets units to what they are on another text, at the same position";
-    Scale "scale" Units "multiplies units by the strength";
-    Set "set" UnitsTo "sets units to a value";
-    Rewrite "rewrite" UnitsTurn "turns what neurons write from one token to another, as an overlay on the weights";
-    Cut "cut" Edges "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself";
+    Add "add" Direction "adds strength times a direction, unnormalised" "add:mood@resid_pre.4*0.5";
+    AddUnitNorm "add_unit_norm" Direction "adds a direction scaled to the local norm, at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
+    AddRenorm "add_renorm" Direction "adds strength times a direction, then restores the norm" "add_renorm:mood@resid_pre.4*0.5";
+    Icv "icv" Direction "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
+    ProjectOut "project_out" Direction "removes the component along a direction" "project_out:refusal@writes";
+    ScaleAlong "scale_along" Direction "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
+    ClampAlong "clamp_along" DirectionWithin "moves the component along a direction into bounds where it lies outside" "clamp_along:mood=-1..1@resid_pre.4";
+    SetAlong "set_along" DirectionTo "sets the component along a direction" "set_along:mood=2.5@resid_pre.4";
+    Swap "swap" TwoDirections "turns the component along one direction into one along another" "swap:mood>politeness@resid_pre.4";
+    Replace "replace" Direction "puts a vector in the value's place" "replace:mood@resid_pre.4:last";
+    Zero "zero" Units "sets units (neurons, heads, coordinates; all without a list) to 0" "zero:17,52@mlp_act.3";
+    Mean "mean" UnitsMean "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded" "mean:3@z.1:last";
+    Resample "resample" UnitsFrom "sets units to what they are on another text, at the same position" r#"resample:0,3="The king of Japan is"@z.2"#;
+    Scale "scale" Units "multiplies units by the strength" "scale:17@mlp_act.3*2";
+    Set "set" UnitsTo "sets units to a value" "set:17=3.5@mlp_act.3";
+    Rewrite "rewrite" UnitsTurn "turns what neurons write from one token to another, as an overlay on the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
+    Cut "cut" Edges "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
 }
 
 impl Op {

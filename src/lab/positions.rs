@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::quotes::{quoted, read};
 use crate::error::{Error, Result};
 
 /// Which positions.
@@ -96,8 +97,8 @@ impl fmt::Display for Positions {
             Self::Span(a, b) if *b == a + 1 => write!(f, "{a}"),
             Self::Span(a, b) => write!(f, "{a}..{b}"),
             Self::FromEnd(n) => write!(f, "-{n}"),
-            Self::Token(text) => write!(f, "token:{text:?}"),
-            Self::Text(text) => write!(f, "text:{text:?}"),
+            Self::Token(text) => write!(f, "token:{}", quoted(text)),
+            Self::Text(text) => write!(f, "text:{}", quoted(text)),
         }
     }
 }
@@ -113,6 +114,7 @@ impl FromStr for Positions {
                 "all, all-but-bos, last, prompt, generated, N, -N (from the prompt's end), A..B, token:\"text\" (its last token) or text:\"text\" (all of them)",
             )
         };
+        let s = s.trim();
         Ok(match s {
             "all" => Self::All,
             "all-but-bos" => Self::AllButBos,
@@ -120,15 +122,15 @@ impl FromStr for Positions {
             "prompt" => Self::Prompt,
             "generated" => Self::Generated,
             _ => {
-                let quoted = |text: &str| {
-                    let text =
-                        serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_string());
+                let text_of = |text: &str| {
+                    let text = read(text)
+                        .map_err(|why| Error::argument("positions", s, format!("a text: {why}")))?;
                     (!text.is_empty()).then_some(text).ok_or_else(bad)
                 };
                 if let Some(text) = s.strip_prefix("token:") {
-                    quoted(text).map(Self::Token)
+                    text_of(text).map(Self::Token)
                 } else if let Some(text) = s.strip_prefix("text:") {
-                    quoted(text).map(Self::Text)
+                    text_of(text).map(Self::Text)
                 } else if let Some((a, b)) = s.strip_prefix("span:").unwrap_or(s).split_once("..") {
                     let (a, b) = (a.parse().map_err(|_| bad())?, b.parse().map_err(|_| bad())?);
                     if a < b {

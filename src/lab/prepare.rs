@@ -112,8 +112,8 @@ pub(super) fn prepare(
             target: numbers(vec![*value; width])?,
             strength: c,
         },
-        What::UnitsFrom(_, source) => {
-            let (target, from) = if edit.op == Op::Mean {
+        What::UnitsFrom(_, source) | What::UnitsAsIn(_, source) => {
+            let (target, from) = if matches!(edit.what, What::UnitsFrom(..)) {
                 lookup.statistic(source, at)?
             } else {
                 lookup.other(source, at)?

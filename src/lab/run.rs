@@ -21,8 +21,11 @@ use crate::model::tap::{Span, Tap};
 pub struct Run {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// How many of them were given; the rest the model wrote.
+    /// How many of them were given; the rest the model wrote. More than there are where `rest` is not read.
     pub prompt: usize,
+    /// What the prompt goes on with and is not read. Edits are prepared for the whole prompt, so that its beginning alone is
+    /// what it is in the whole.
+    pub rest: Vec<u32>,
     /// Which edits were in force where.
     pub schedule: Schedule,
     /// The seed of anything random.
@@ -35,17 +38,29 @@ impl Run {
         Self {
             prompt: tokens.len(),
             tokens,
+            rest: Vec::new(),
             schedule: Schedule::none(),
             seed: 1,
         }
     }
 
-    /// Its first so many tokens, at least one where it has any.
+    /// Its first so many tokens, at least one where it has any, under the edits of the whole.
     #[must_use]
     pub fn until(mut self, tokens: usize) -> Self {
-        self.tokens.truncate(tokens.max(1));
-        self.prompt = self.prompt.min(self.tokens.len());
+        let tokens = tokens.max(1);
+        if tokens < self.tokens.len() {
+            let mut rest = self.tokens.split_off(tokens);
+            rest.truncate(self.prompt.saturating_sub(tokens));
+            rest.append(&mut self.rest);
+            self.rest = rest;
+        }
         self
+    }
+
+    /// The tokens of the whole prompt, read or not.
+    pub fn given(&self) -> Vec<u32> {
+        let own = &self.tokens[..self.prompt.min(self.tokens.len())];
+        [own, self.rest.as_slice()].concat()
     }
 
     /// The same tokens without edits.
@@ -64,6 +79,10 @@ impl Run {
         self.tokens
             .iter()
             .for_each(|t| hash.write(&t.to_le_bytes()));
+        if !self.rest.is_empty() && self.schedule.reads_prompt() {
+            let rest = self.rest.iter();
+            rest.for_each(|t| hash.write(&t.to_le_bytes()));
+        }
         hash.write(&self.schedule.digest().to_le_bytes());
         hash.finish()
     }
@@ -211,6 +230,10 @@ impl<'a> RunTap<'a> {
 }
 
 impl Tap for RunTap<'_> {
+    fn reads(&mut self, tokens: &Tensor, span: Span) -> Result<()> {
+        self.program.admit(tokens, span)
+    }
+
     fn begin(&mut self, span: Span) {
         self.span = span;
         self.program.begin(span);

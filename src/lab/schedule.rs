@@ -103,6 +103,12 @@ impl Schedule {
         !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
     }
 
+    /// Whether what an active edit does depends on which tokens the prompt has ([`Edit::reads_prompt`]).
+    pub fn reads_prompt(&self) -> bool {
+        let mut edits = self.stages.iter().flat_map(|s| &s.edits);
+        edits.any(|e| e.active() && e.reads_prompt())
+    }
+
     /// The first position at which any edit was in force.
     pub fn began(&self) -> usize {
         let active = self

@@ -13,7 +13,7 @@ use candle_core::DType;
 use super::apply::Program;
 use super::batch;
 use super::bench::Bench;
-use super::direction::{Direction, Origin, random_like};
+use super::direction::{Direction, NOTHING, Origin, norm, random_like};
 use super::edit::Edit;
 use super::run::Run;
 use super::sample::log_softmax;
@@ -287,7 +287,10 @@ pub fn select(
             });
         }
     }
-    let kept = (0..candidates.len()).filter(|i| candidates[*i].verdict == Verdict::Kept);
+    let kept = (0..candidates.len()).filter(|i| {
+        let candidate = &candidates[*i];
+        candidate.verdict == Verdict::Kept && norm(&candidate.vector) > NOTHING
+    });
     let chosen = kept.min_by(|a, b| {
         let score = |i: &usize| candidates[*i].scores.ablation;
         score(a).total_cmp(&score(b))
@@ -363,7 +366,7 @@ fn means(
         let mut program = if schedule.is_idle() {
             Program::default()
         } else {
-            bench.compile(schedule, tokens, tokens.len(), super::apply::Null::No)?
+            bench.compile(&run, super::apply::Null::No)?
         };
         let recording = bench.pass(&run, &mut program, &[], &wanted, 1)?;
         for (layer, at) in wanted.iter().enumerate() {
@@ -418,6 +421,14 @@ impl<'a> Gauge<'a> {
 
     /// The three scores of a vector measured at `resid_pre` of a layer.
     fn scores(&mut self, layer: usize, vector: &[f32]) -> Result<Scores> {
+        // Of length zero, where both sides' tokens are alike: it is no edit, and the scores are those of none.
+        if norm(vector) <= NOTHING {
+            return Ok(Scores {
+                ablation: self.unedited.0,
+                addition: self.unedited.1,
+                kl: 0.0,
+            });
+        }
         let at = Site::ResidPre.at(layer);
         let origin = Origin {
             revision: self.bench.model.card.revision.clone(),

@@ -131,7 +131,7 @@ pub(super) fn find(
         return Err(Error::argument("direction", name, expected));
     };
     found.check(&model.card)?;
-    Ok(found)
+    found.settled(&model.card)
 }
 
 /// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its

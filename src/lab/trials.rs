@@ -248,7 +248,15 @@ impl Bench {
             .map_err(|e| Error::Engine(format!("a sweep has no name: {e}")))?;
         let mut digest = Fingerprint::default();
         digest.write(&text);
-        // Names stand for what they mean now.
+        digest.write(&run.digest().to_le_bytes());
+        names.sort_unstable();
+        names.dedup();
+        self.meanings(&names, &mut digest);
+        Ok(digest.finish())
+    }
+
+    /// Writes what names of directions, sets and files mean now: one may be given to something else.
+    pub(super) fn meanings(&self, names: &[String], digest: &mut Fingerprint) {
         let mut directions: Vec<_> = self.directions.iter().collect();
         directions.sort_by_key(|(name, _)| *name);
         for (name, direction) in directions {
@@ -263,12 +271,9 @@ impl Bench {
         let mut sets: Vec<_> = self.sets.iter().collect();
         sets.sort_by_key(|(name, _)| *name);
         digest.write(format!("{sets:?}").as_bytes());
-        digest.write(&run.digest().to_le_bytes());
-        names.sort_unstable();
-        names.dedup();
         for name in names {
             // A vector file may be moved by layers (`FILE#-1`), a list named as `@FILE`.
-            let bare = name.strip_prefix('@').unwrap_or(&name);
+            let bare = name.strip_prefix('@').unwrap_or(name);
             let shifted = bare.rsplit_once('#').map_or(bare, |(name, _)| name);
             for path in [bare, shifted] {
                 if let Some(held) = held(Path::new(path)) {
@@ -277,7 +282,6 @@ impl Bench {
                 }
             }
         }
-        Ok(digest.finish())
     }
 }
 

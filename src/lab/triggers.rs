@@ -183,7 +183,7 @@ impl Scan {
         };
         let at = Site::MlpAct.at(scanner.layer);
         bench.model.check_prompt(tokens)?;
-        let mut program = bench.compile(&run.schedule, tokens, run.prompt, Null::No)?;
+        let mut program = bench.compile(&run, Null::No)?;
         // Not kept: a long text would push everything else out of the bench.
         let recording = bench.pass(&run, &mut program, &[], &[at], 1)?;
         let acts = recording

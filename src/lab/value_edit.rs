@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rayon::prelude::*;
 
+use super::batch::last_logits;
 use super::bench::Bench;
 use super::edit::Edit;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
@@ -216,7 +217,7 @@ impl Suite {
         }
         prompts.extend_from_slice(texts);
         owners.resize(prompts.len(), None);
-        let rows = bench.last_logits_of(&prompts, schedule)?;
+        let rows = last_logits(bench, &prompts, schedule)?;
         let vocabulary = bench.model.known_tokens();
         let asked: Vec<Asked> = rows
             .into_par_iter()
@@ -356,7 +357,7 @@ impl Suite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        let rows = bench.last_logits_of(&self.prompts, &edited)?;
+        let rows = last_logits(bench, &self.prompts, &edited)?;
         let vocabulary = bench.model.known_tokens();
         // Favoured token, probability of the old answer over what it was, KL.
         let old = self.answers[fact] as usize;

@@ -26,8 +26,8 @@ pub(super) struct Watch {
     watched: Watched,
     /// Row of the batch and position, and whether the condition holds there.
     truths: Vec<Vec<Option<bool>>>,
-    /// The first position at which it held, by row.
-    since: Vec<Option<usize>>,
+    /// Since when it held in a text that goes on here, under edits before these.
+    carried: Option<usize>,
     /// The value nearest to holding.
     nearest: Option<f32>,
 }
@@ -38,7 +38,7 @@ impl Watch {
             condition,
             watched,
             truths: Vec::new(),
-            since: Vec::new(),
+            carried: None,
             nearest: None,
         }
     }
@@ -83,20 +83,16 @@ impl Watch {
     }
 
     fn set(&mut self, row: usize, position: usize, value: f32) {
+        // What lies before a pass of several rows is the first one's, and theirs.
         while self.truths.len() <= row {
-            self.truths.push(Vec::new());
-            self.since.push(self.since.first().copied().flatten());
+            let shared = self.truths.first().cloned();
+            self.truths.push(shared.unwrap_or_default());
         }
         let truths = &mut self.truths[row];
         if truths.len() <= position {
             truths.resize(position + 1, None);
         }
-        let holds = self.condition.holds(value);
-        truths[position] = Some(holds);
-        if holds {
-            let first = self.since[row].map_or(position, |s| s.min(position));
-            self.since[row] = Some(first);
-        }
+        truths[position] = Some(self.condition.holds(value));
         let nearer = |old: f32| {
             if self.condition.above {
                 old.max(value)
@@ -112,12 +108,7 @@ impl Watch {
         // Probabilities are those of one text, whatever the batch.
         let row = row.min(self.truths.len().saturating_sub(1));
         if self.condition.stays {
-            return self
-                .since
-                .get(row)
-                .copied()
-                .flatten()
-                .is_some_and(|s| position >= s);
+            return self.began(row).is_some_and(|s| position >= s);
         }
         let truth = self.truths.get(row).and_then(|t| t.get(position));
         truth.copied().flatten().unwrap_or(false)
@@ -125,19 +116,19 @@ impl Watch {
 
     /// The first position at which it held in the first row.
     pub(super) fn since(&self) -> Option<usize> {
-        self.since.first().copied().flatten()
+        self.began(0)
+    }
+
+    /// The first position at which it holds in a row, as its values are now: a row of a patched run begins anew.
+    fn began(&self, row: usize) -> Option<usize> {
+        let truths = self.truths.get(row);
+        let own = truths.and_then(|t| t.iter().position(|held| *held == Some(true)));
+        own.into_iter().chain(self.carried).min()
     }
 
     /// Takes over that it has held since a position.
     pub(super) fn carry(&mut self, since: Option<usize>) {
-        if let Some(position) = since {
-            if self.since.is_empty() {
-                self.truths.push(Vec::new());
-                self.since.push(None);
-            }
-            let first = self.since[0].map_or(position, |s| s.min(position));
-            self.since[0] = Some(first);
-        }
+        self.carried = self.carried.into_iter().chain(since).min();
     }
 
     /// Why it never held.

@@ -90,12 +90,11 @@ impl Writer {
     ) -> Result<Self> {
         bench.model.check_prompt(&tokens)?;
         let run = Run {
-            prompt: tokens.len(),
-            tokens,
             schedule,
             seed: sampling.seed,
+            ..Run::plain(tokens)
         };
-        let program = bench.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let program = bench.compile(&run, Null::No)?;
         let logits = Tensor::zeros(1, DType::F32, &candle_core::Device::Cpu)?;
         let mut writer = Self {
             run,
@@ -462,7 +461,11 @@ impl Writer {
         let position = self.run.tokens.len();
         let mut schedule = self.run.schedule.clone();
         schedule.change(position, edits);
-        let mut program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
+        let run = Run {
+            schedule: schedule.clone(),
+            ..self.run.clone()
+        };
+        let mut program = bench.compile(&run, Null::No)?;
         program.carry(&self.program);
         self.attempt(|writer| {
             writer.program = program;
@@ -477,7 +480,11 @@ impl Writer {
     /// begins again here.
     pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
         let schedule = Schedule::always(edits);
-        let program = bench.compile(&schedule, &self.run.tokens, self.run.prompt, Null::No)?;
+        let run = Run {
+            schedule: schedule.clone(),
+            ..self.run.clone()
+        };
+        let program = bench.compile(&run, Null::No)?;
         self.attempt(|writer| {
             (writer.run.schedule, writer.program) = (schedule, program);
             (writer.companion, writer.diverged) = (None, None);
@@ -515,13 +522,7 @@ impl Writer {
 
     /// Prepares the edits for the text as it is now, and reads it.
     fn read_anew(&mut self, bench: &mut Bench) -> Result<()> {
-        let Run {
-            schedule,
-            tokens,
-            prompt,
-            ..
-        } = &self.run;
-        self.program = bench.compile(schedule, tokens, *prompt, Null::No)?;
+        self.program = bench.compile(&self.run, Null::No)?;
         self.read(bench)
     }
 

@@ -220,7 +220,24 @@ pub fn site_named(name: &str) -> Result<Site> {
 
 /// The error for a name that is no site, with the nearest one.
 pub fn unknown(given: &str) -> Error {
-    let base = given.split('.').next().unwrap_or(given);
+    let (base, layer) = given.split_once('.').unwrap_or((given, ""));
+    // The name is right: what is wrong is its layer.
+    if let Some(spec) = SITES.iter().find(|s| s.name == base) {
+        let many = format!("{base}.2-5 or {base}.* where several can be meant");
+        let why = match (spec.layered, layer) {
+            (false, _) => format!("{base} is there once and has no layers; write {base} alone"),
+            (true, "") => {
+                format!("{base} is at every layer; say which, such as {base}.3 (or {many})")
+            }
+            (true, layer) => {
+                format!("`{layer}` is no layer; write {base}.3 for that of layer 3 (or {many})")
+            }
+        };
+        return Error::BadAddress {
+            given: given.to_string(),
+            why,
+        };
+    }
     let near = SITES
         .iter()
         .map(|s| (distance(base, s.name), s.name))
@@ -346,6 +363,21 @@ mod tests {
     fn a_typo_names_its_neighbour() {
         let error = "resid_pots.3".parse::<Address>().unwrap_err().to_string();
         assert!(error.contains("resid_post"), "{error}");
+    }
+
+    #[test]
+    fn a_name_without_its_layer_is_not_offered_as_it_is() {
+        for (given, says) in [
+            ("mlp_act", "mlp_act.3"),
+            ("resid_post.", "resid_post.3"),
+            ("resid_post.x", "`x` is no layer"),
+            ("resid_post.99999", "`99999` is no layer"),
+            ("logits.3", "write logits alone"),
+        ] {
+            let error = given.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(says), "{given}: {error}");
+            assert!(!error.contains("Did you mean"), "{given}: {error}");
+        }
     }
 
     #[test]

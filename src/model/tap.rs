@@ -47,6 +47,10 @@ impl Span {
 /// Tensors carry a batch dimension in front of the shapes of [`super::site::SITES`]:
 /// `[batch, tokens, ..]`, and `[batch, heads, tokens, positions]` for scores and probabilities.
 pub trait Tap: Send {
+    /// Sees the tokens `[batch, tokens]` of a pass before anything is computed, and may refuse them.
+    fn reads(&mut self, _tokens: &Tensor, _span: Span) -> Result<()> {
+        Ok(())
+    }
     /// Announces which positions the next visits cover.
     fn begin(&mut self, _span: Span) {}
     /// Sees, and may replace, the value at an address.

@@ -115,6 +115,7 @@ impl Transformer {
         if tap.differentiable() {
             self.precision.check_gradients()?;
         }
+        tap.reads(tokens, span)?;
         tap.begin(span);
         if let Some(cache) = cache.as_deref_mut() {
             cache.reserve(length)?;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::batch::continuations;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::contrast::{Contrast, Measure, Method};
 use lmscope::lab::direction::{Direction, norm, random_like};
@@ -83,10 +84,9 @@ fn share(bench: &mut Bench, row: &Value) -> f64 {
                     .model
                     .encode(item["prompt"].as_str().unwrap(), false)
                     .unwrap();
-                let written = bench
-                    .continue_patched(&tokens, 1, &[], answer.len())
-                    .unwrap();
-                f64::from(u8::from(written[0].0 == answer))
+                let written =
+                    continuations(bench, &[tokens], &Schedule::none(), answer.len()).unwrap();
+                f64::from(u8::from(written[0].tokens == answer))
             }
             "each_token" => {
                 let answer = bench

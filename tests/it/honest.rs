@@ -370,15 +370,14 @@ fn lockstep_is_two_runs() {
                 && diverged.is_some() == choices.iter().any(|c| c.other.unwrap().id != c.id)
         );
         let run = Run {
-            tokens: forced.clone(),
             prompt: 7,
             schedule: schedule.clone(),
-            seed: 5,
+            ..Run::plain(forced.clone())
         };
         let plain = bench
             .log_probs(&run.unedited(), &mut Program::default(), 17)
             .unwrap();
-        let mut program = bench.compile(&schedule, &forced, 7, Null::No).unwrap();
+        let mut program = bench.compile(&run, Null::No).unwrap();
         let moved = bench.log_probs(&run, &mut program, 17).unwrap();
         for choice in choices {
             let before = choice.position - 1;

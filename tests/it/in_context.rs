@@ -881,14 +881,13 @@ fn the_command_writes_what_it_judged() {
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("replace:"), "{err}");
     assert_eq!(Direction::load(Path::new(&again)).unwrap().rows.len(), 3);
-    let (code, _, err) = ask(&["--combine", &format!("{file} - {file}"), "-o", &again]);
+    let sum = |text: &str| ask(&["--combine", text, "-o", &again]);
+    let (code, _, err) = sum(&format!("2*{file} - {file} - 2*{file}"));
     assert_eq!(code, 0, "{err}");
-    assert!(
-        Direction::load(Path::new(&again)).unwrap().rows[0]
-            .1
-            .iter()
-            .all(|v| *v == 0.0)
-    );
+    let turned = Direction::load(Path::new(&again)).unwrap().rows.remove(0).1;
+    assert!(turned.iter().zip(vector).all(|(a, b)| *a == -b));
+    let (code, _, err) = sum(&format!("{file} - {file}"));
+    assert!(code == 2 && err.contains("cancel out"), "{err}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use lmscope::lab::bench::Bench;
 use lmscope::lab::direction::{Direction, Origin, norm};
 use lmscope::lab::edit::Edit;
 use lmscope::lab::figure::{Body, Entry};
+use lmscope::lab::patch::{Put, Target, Written};
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::schedule::Schedule;
@@ -749,35 +750,33 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
             .unwrap()
             .get(4)
             .unwrap();
-        let patch = Patch {
+        let put = Put {
             at,
             position: 4,
-            row: None,
             value: state,
         };
-        let own = bench
-            .continue_patched(&tokens, 1, std::slice::from_ref(&patch), 20)
-            .unwrap();
-        let plain = bench.continue_patched(&tokens, 1, &[], 20).unwrap();
-        assert_eq!(own[0].0, plain[0].0);
-        assert_eq!(own[0].1.to_bits(), plain[0].1.to_bits());
-        // The same state one layer off changes the text's numbers: the slot is where it says.
-        let off = Patch {
-            at: Site::ResidPost.at(0),
-            ..patch
+        let target = Target::read(&bench, &tokens, 0).unwrap();
+        let written = |put: Vec<Put>, count| {
+            let written = target.branches(&bench, &[put], count, &[]);
+            let written = written.unwrap().remove(0);
+            let p = written.first.top[0].1;
+            (written.tokens, p)
         };
-        assert_ne!(
-            bench.continue_patched(&tokens, 1, &[off], 1).unwrap()[0]
-                .1
-                .to_bits(),
-            plain[0].1.to_bits()
-        );
+        let (own, plain) = (written(vec![put.clone()], 20), written(vec![], 20));
+        assert_eq!(own.0, plain.0);
+        assert_eq!(own.1.to_bits(), plain.1.to_bits());
+        // The same state one layer off changes the text's numbers: the slot is where it says.
+        let off = Put {
+            at: Site::ResidPost.at(0),
+            ..put
+        };
+        assert_ne!(written(vec![off], 1).1.to_bits(), plain.1.to_bits());
     }
 }
 
 #[test]
 fn a_patch_fires_once_and_only_in_its_row() {
-    for mut bench in every_family() {
+    for bench in every_family() {
         let tokens = prompt(6);
         let zero = Tensor::zeros(bench.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
         let patch = Patch {
@@ -786,14 +785,20 @@ fn a_patch_fires_once_and_only_in_its_row() {
             row: Some(1),
             value: zero,
         };
-        let both = bench
-            .continue_patched(&tokens, 3, std::slice::from_ref(&patch), 4)
-            .unwrap();
-        let plain = bench.continue_patched(&tokens, 3, &[], 4).unwrap();
+        let put = Put {
+            at: patch.at,
+            position: patch.position,
+            value: patch.value.clone(),
+        };
+        let target = Target::read(&bench, &tokens, 5).unwrap();
+        let rows = |branches: [Vec<Put>; 3]| target.branches(&bench, &branches, 4, &[]).unwrap();
+        let both = rows([vec![], vec![put], vec![]]);
+        let plain = rows([vec![], vec![], vec![]]);
         // Rows that visit one expert are multiplied together, so the last bits may move.
-        let close = |row: usize| (both[row].1 - plain[row].1).abs() < 1e-6;
-        assert!(both[0].0 == plain[0].0 && close(0));
-        assert!(both[2].0 == plain[2].0 && close(2));
+        let p = |written: &Written| written.first.top[0].1;
+        let close = |row: usize| (p(&both[row]) - p(&plain[row])).abs() < 1e-6;
+        assert!(both[0].tokens == plain[0].tokens && close(0));
+        assert!(both[2].tokens == plain[2].tokens && close(2));
         assert!(!close(1));
         let mut idle = Program::default();
         let patches = [Patch { row: None, ..patch }];
@@ -821,16 +826,19 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
             .get(3)
             .unwrap();
         let target: Vec<u32> = prompt(12)[5..].to_vec();
-        let patch = Patch {
+        let put = Put {
             at: Site::ResidPost.at(layers - 1),
             position: target.len() - 1,
-            row: None,
             value: state.clone(),
         };
-        let patched = bench.continue_patched(&target, 1, &[patch], 1).unwrap();
+        let target = Target::read(&bench, &target, target.len() - 1).unwrap();
+        let patched = target
+            .branches(&bench, &[vec![put]], 1, &[])
+            .unwrap()
+            .remove(0);
         let lens = bench.read(&state.unsqueeze(0).unwrap(), 1).unwrap();
-        assert_eq!(patched[0].0[0], lens[0].top[0].0);
-        assert_eq!(patched[0].1.to_bits(), lens[0].top[0].1.to_bits());
+        assert_eq!(patched.tokens[0], lens[0].top[0].0);
+        assert_eq!(patched.first.top[0].1.to_bits(), lens[0].top[0].1.to_bits());
     }
 }
 
@@ -1306,9 +1314,7 @@ fn nulls_have_equal_size_and_other_units() {
         let at = Site::MlpAct.at(0);
         let plain = bench.record(&Run::plain(prompt(6)), &[at]).unwrap();
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
-        let mut program = bench
-            .compile(&run.schedule, &run.tokens, run.prompt, Null::Random(3))
-            .unwrap();
+        let mut program = bench.compile(&run, Null::Random(3)).unwrap();
         let mut tap = RunTap::new(
             &mut program,
             &[],

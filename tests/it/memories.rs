@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use candle_core::{Device, Tensor};
 use lmscope::error::Error;
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::batch::last_logits;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::edit::Edit;
 use lmscope::lab::fact_neurons::{Search, ask, refine};
@@ -348,7 +349,7 @@ fn prompts_side_by_side_are_read_as_alone() {
             .enumerate()
             .map(|(i, n)| prompt(*n).iter().map(|t| (t + i as u32) % 59).collect())
             .collect();
-        let together = bench.last_logits_of(&prompts, &schedule).unwrap();
+        let together = last_logits(&mut bench, &prompts, &schedule).unwrap();
         for (tokens, row) in prompts.iter().zip(together) {
             let run = Run {
                 schedule: schedule.clone(),

@@ -103,7 +103,7 @@ fn the_readme_lists_what_there_is() {
         assert!(readme.contains(&row), "README.md should say\n{row}");
     }
     for op in OPS {
-        let row = format!("| `{}` | {} |", op.name, op.about);
+        let row = format!("| `{}` | {} | `{}` |", op.name, op.about, op.example);
         assert!(readme.contains(&row), "README.md should say\n{row}");
     }
 }

@@ -2,7 +2,7 @@
 
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin, random_like};
+use lmscope::lab::direction::{Direction, Origin, norm, random_like};
 use lmscope::lab::figure::{Body, Figure, Grid};
 use lmscope::lab::run::Run;
 use lmscope::lab::schedule::Schedule;
@@ -60,12 +60,13 @@ fn brute(
         rows: vec![(at, vector.iter().map(|v| *v as f32).collect())],
         origin: Origin::default(),
     };
-    // A name of its own, because recordings are kept by the text of their edits.
+    let length = norm(&direction.rows[0].1);
     let x = format!("x-{position}-{layer}");
     bench.directions.insert(x.clone(), direction);
     let (out, add) = (format!("project_out:{x}@writes"), format!("add:{x}@{at}"));
     let mut after = |tokens: &[u32], edit: Option<&str>| {
-        let edits: Vec<&str> = edit.into_iter().collect();
+        // A vector of length zero is no edit.
+        let edits: Vec<&str> = edit.into_iter().filter(|_| length > 0.0).collect();
         probabilities(bench, &edited(tokens.to_vec(), &edits))
     };
     let ablation = mean(

@@ -8,6 +8,7 @@ use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect, palette};
 use crate::engine::Known;
 use crate::lab::edit::{Edit, Place, What};
+use crate::lab::grammar::understood;
 use crate::lab::op::Op;
 use crate::model::site::Site;
 
@@ -294,6 +295,9 @@ pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
 
 fn edit(app: &mut App, text: &str) -> Outcome {
     let edit: Edit = text.trim().parse()?;
+    if let Some(note) = understood(text, &edit) {
+        app.inform(note);
+    }
     if let Some(model) = &app.model {
         edit.place.addresses(model.card.layers)?;
     }

@@ -58,6 +58,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     output::clear_status();
     let direction = contrast?.direction(method, &bench)?;
     let path = write(matches, direction.clone())?;
+    let notes = direction.origin.notes.iter();
+    notes.for_each(|note| output::note(&format!("{}: {note}.", path.display())));
     let file = path.display();
     // Every layer that the file has; some formats have no place for the first.
     let several = direction.rows.len() > 1;

@@ -153,7 +153,10 @@ impl Worker {
         if let Some(path) = &save {
             made.save(path)?;
         }
-        let told = known(&name, &made);
+        let mut told = known(&name, &made);
+        for note in &made.origin.notes {
+            told.about = format!("{}; {note}", told.about);
+        }
         bench.directions.insert(name, made);
         self.tell(Update::Direction(told));
         // Live figures may be about directions.

@@ -12,6 +12,7 @@ use crate::lab::bench::{Bench, reading};
 use crate::lab::figure::{Anchor, Unit};
 use crate::lab::knockout::{Knockout, Knockouts};
 use crate::lab::positions::Positions;
+use crate::lab::quotes;
 use crate::lab::run::Run;
 use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
@@ -96,9 +97,15 @@ pub(super) fn pieces(text: &str) -> Vec<String> {
 
 /// The positions of a rule, counted in the whole text, or of a text as it is written.
 fn positions(name: &str, text: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
-    let rule = text
-        .parse::<Positions>()
-        .unwrap_or_else(|_| Positions::Text(text.trim_matches('"').to_string()));
+    // What is no rule is a text, with or without quotation marks.
+    let rule = match text.parse::<Positions>() {
+        Ok(rule) => rule,
+        Err(why) if ["token:", "text:"].iter().any(|w| text.starts_with(w)) => return Err(why),
+        Err(_) => Positions::Text(
+            quotes::read(text)
+                .map_err(|why| Error::argument(name, text, format!("a text: {why}")))?,
+        ),
+    };
     let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
     let rule = rule.resolve(&spelled).map_err(|_| {
         let expected = "a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text";

@@ -81,9 +81,9 @@ pub fn cases(
                 alignment: align(bench, &run.tokens, &tokens, ends)?,
                 clean: run.clone(),
                 corrupt: Run {
-                    prompt: tokens.len(),
-                    tokens,
-                    ..run.clone()
+                    schedule: run.schedule.clone(),
+                    seed: run.seed,
+                    ..Run::plain(tokens)
                 },
                 noise: None,
                 answer,

@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
+use super::arrays::nameless;
 use super::sidecar::{Sidecar, json};
 use super::{Direction, Format, Origin, finite, norm, numbers, put, whole};
 use crate::error::{Error, Result};
@@ -20,7 +21,10 @@ pub(super) const FORMAT: Format = Format {
     extensions: &["f32"],
     about: "ds4's directional steering, with its X.json: a row a layer, of what the MLP or attention returns; it removes, as project_out does",
     begins: |_| false,
-    read,
+    read: |path, key| {
+        nameless(path, key)?;
+        read(path)
+    },
     write,
 };
 

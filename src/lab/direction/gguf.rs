@@ -9,6 +9,7 @@ use std::path::Path;
 
 use candle_core::DType;
 
+use super::arrays::nameless;
 use super::{Direction, Format, Origin, finite, norm, numbers, put, stream};
 use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
@@ -21,7 +22,10 @@ pub(super) const FORMAT: Format = Format {
     extensions: &["gguf"],
     about: "llama.cpp's and repeng's: `direction.N` is added to the output of block N, resid_post.N; there is none for block 0",
     begins: |first| first.starts_with(b"GGUF"),
-    read: |path| parse(&Gguf::open(path)?, path),
+    read: |path, key| {
+        nameless(path, key)?;
+        parse(&Gguf::open(path)?, path)
+    },
     write,
 };
 

@@ -5,9 +5,12 @@
 //! block L here, 0-based. To add a file format, write a module with a [`Format`] and add a word to [`FORMATS`]; to add a
 //! method, see `lab/contrast.rs`.
 
+mod arrays;
 mod ds4;
 mod gguf;
+mod numpy;
 mod safetensors;
+mod settle;
 mod sidecar;
 mod torch;
 
@@ -35,10 +38,14 @@ pub struct Format {
     pub about: &'static str,
     /// Whether a file that begins so is one, where the name does not say.
     begins: fn(&[u8]) -> bool,
-    read: fn(&Path) -> Result<Direction>,
+    /// Reads a file; of several vectors by name, the one that the second argument names.
+    read: fn(&Path, &str) -> Result<Direction>,
     /// Writes a file and says what it could not keep.
     write: fn(&Direction, &Path) -> Result<String>,
 }
+
+/// A length that is none: what rounding leaves.
+pub const NOTHING: f32 = 1e-12;
 
 /// The key of our own provenance in JSON files beside.
 const OWN: &str = "lmscope";
@@ -48,6 +55,7 @@ pub const FORMATS: &[Format] = &[
     safetensors::FORMAT,
     gguf::FORMAT,
     torch::FORMAT,
+    numpy::FORMAT,
     ds4::FORMAT,
 ];
 
@@ -107,6 +115,9 @@ pub struct Origin {
     /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
+    /// Of a table, how many rows it had: with the model's blocks that says which states they are of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows: usize,
     /// What to know before it is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cautions: Vec<String>,
@@ -115,6 +126,11 @@ pub struct Origin {
     pub notes: Vec<String>,
     /// The version of this program.
     pub version: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn one() -> f32 {
@@ -133,6 +149,7 @@ impl Default for Origin {
             dtype: String::new(),
             strength: one(),
             anywhere: false,
+            rows: 0,
             cautions: Vec::new(),
             notes: Vec::new(),
             version: String::new(),
@@ -155,9 +172,23 @@ impl Direction {
         let exact = self.rows.iter().find(|(a, _)| *a == address);
         let same = || self.rows.iter().find(|(a, _)| same_point(*a, address));
         let only = (self.rows.len() == 1).then(|| &self.rows[0]);
-        exact
-            .or_else(same)
-            .or(only)
+        let found = if self.origin.anywhere && only.is_none() {
+            // A layer is all that is known of each.
+            let layered = address.site.spec().layered;
+            let mut rows = self.rows.iter().filter(|_| layered);
+            rows.find(|(a, _)| a.layer == address.layer)
+        } else {
+            exact.or_else(same).or(only)
+        };
+        if let Some((at, _)) = found.filter(|(_, v)| norm(v) <= NOTHING) {
+            return Err(Error::Refused {
+                address: address.to_string(),
+                why: format!(
+                    "the direction's vector of {at} has length zero. Edit where it has one."
+                ),
+            });
+        }
+        found
             .map(|(_, v)| v.as_slice())
             .ok_or_else(|| Error::Refused {
                 address: address.to_string(),
@@ -170,6 +201,13 @@ impl Direction {
 
     /// Where it was measured, for people: every address.
     pub fn places(&self) -> String {
+        if self.origin.anywhere && self.rows.len() > 1 {
+            let layers: Vec<String> = self.rows.iter().map(|(a, _)| a.layer.to_string()).collect();
+            return format!(
+                "layers {} of a site that its file does not say",
+                layers.join(", ")
+            );
+        }
         if self.origin.anywhere {
             return "a place that its file does not say".into();
         }
@@ -237,9 +275,16 @@ impl Direction {
         let beyond = self.rows.iter().map(|(a, _)| a);
         let beyond: Vec<String> = beyond
             .filter(|a| usize::from(a.layer) >= card.layers)
-            .map(ToString::to_string)
+            .map(|a| {
+                if origin.anywhere {
+                    format!("layer {}", a.layer)
+                } else {
+                    a.to_string()
+                }
+            })
             .collect();
-        if !beyond.is_empty() && !origin.anywhere {
+        let told = !origin.anywhere || self.rows.len() > 1;
+        if !beyond.is_empty() && told {
             all.push(format!(
                 "this model has {} layers and nothing at {}",
                 card.layers,
@@ -254,7 +299,8 @@ impl Direction {
         let rows = self.rows.iter().map(|(at, vector)| {
             let layer = i32::from(at.layer).checked_add(by);
             let layer = layer.and_then(|l| u16::try_from(l).ok());
-            let moved = layer.filter(|_| at.site.spec().layered && !self.origin.anywhere);
+            let known = !self.origin.anywhere || self.rows.len() > 1;
+            let moved = layer.filter(|_| at.site.spec().layered && known);
             let place = if self.origin.anywhere {
                 self.places()
             } else {
@@ -292,9 +338,10 @@ impl Direction {
             moved.origin.cautions.retain(|c| c != sidecar::ANYWHERE);
         } else {
             let site = site_named(place.trim_end_matches(".*")).ok();
-            let known = site.filter(|s| s.spec().layered && !self.origin.anywhere);
+            let numbered = !one || !self.origin.anywhere;
+            let known = site.filter(|s| s.spec().layered && numbered);
             let Some(site) = known else {
-                let expected = match (one, self.origin.anywhere) {
+                let expected = match (one, !numbered) {
                     (_, true) => "an address such as resid_post.10",
                     (true, false) => "an address such as resid_post.10, or a site such as attn_out",
                     (false, false) => "a site such as attn_out: every vector keeps its layer",
@@ -304,6 +351,12 @@ impl Direction {
             for (at, _) in &mut moved.rows {
                 *at = site.at(usize::from(at.layer));
             }
+            moved.origin.anywhere = false;
+            let open = [sidecar::OPEN, arrays::BY_LAYER];
+            moved
+                .origin
+                .cautions
+                .retain(|c| !open.contains(&c.as_str()));
         }
         let note = format!("put at {place}; its file said {}", self.span());
         moved.origin.notes.push(note);
@@ -324,18 +377,57 @@ impl Direction {
                 ));
             }
         };
+        let mut numbers = self.rows.iter().flat_map(|(_, v)| v);
+        if let Some(bad) = numbers.find(|v| !v.is_finite()) {
+            let given = format!("a vector that holds {bad}");
+            return Err(Error::argument("direction", given, "finite numbers"));
+        }
+        if self.is_nothing() {
+            return Err(Error::argument(
+                "direction",
+                "a vector of length zero",
+                "one that does something: prompts that differ where it is measured, or directions that do not cancel out",
+            ));
+        }
         (format.write)(self, path)
+    }
+
+    /// Whether no vector of it has a length, or one has none that is a number.
+    pub fn is_nothing(&self) -> bool {
+        self.rows.iter().all(|(_, v)| norm(v) <= NOTHING)
+            || self.rows.iter().any(|(_, v)| !norm(v).is_finite())
     }
 
     /// Reads a file of any format.
     pub fn load(path: &Path) -> Result<Self> {
-        (format_of(path)?.read)(path)
+        Self::load_one(path, "")
     }
 
-    /// Reads a file where there is one.
+    /// The same; of a file with several vectors by name, the one of this name.
+    pub fn load_one(path: &Path, key: &str) -> Result<Self> {
+        let found = (format_of(path)?.read)(path, key)?;
+        if found.is_nothing() {
+            return Err(Error::bad_file(
+                path,
+                "its vector has length zero, or none that is a number, and points nowhere",
+                "Make it once more, from prompts that differ where it is measured.",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Reads a file where there is one; `calm.npz#angry` is one vector of several. A number after `#` moves layers.
     pub fn at_path(name: &str) -> Result<Option<Self>> {
         let path = Path::new(name);
-        path.exists().then(|| Self::load(path)).transpose()
+        if path.exists() {
+            return Self::load(path).map(Some);
+        }
+        match name.rsplit_once('#') {
+            Some((file, key)) if key.parse::<i32>().is_err() && Path::new(file).exists() => {
+                Self::load_one(Path::new(file), key).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Reads the file of a name; `calm.gguf#-1` moves its vectors by that many layers. `None` where no such file is.
@@ -345,7 +437,7 @@ impl Direction {
 
     /// Reads the bytes of a safetensors file that [`Direction::save`] wrote; `path` is for messages.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
-        safetensors::parse(bytes, path)
+        safetensors::parse(bytes, path, "")
     }
 }
 
@@ -363,7 +455,7 @@ pub fn resolve(
     let Ok(by) = by.parse::<i32>() else {
         return Ok(None);
     };
-    find(name)?.map(|d| d.shifted(by)).transpose()
+    resolve(name, find)?.map(|d| d.shifted(by)).transpose()
 }
 
 /// Where a point of the residual stream lies between blocks: what leaves a block enters the next.

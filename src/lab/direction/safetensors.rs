@@ -11,9 +11,9 @@ use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::sidecar::{beside, table};
-use super::{Direction, Format, Origin, finite, numbers, put, whole};
+use super::{Direction, Format, Origin, arrays, finite, numbers, put, whole};
 use crate::error::{Error, Result};
+use crate::model::pickle::Loose;
 use crate::model::site::Address;
 
 /// The row.
@@ -22,7 +22,7 @@ pub(super) const FORMAT: Format = Format {
     extensions: &["safetensors"],
     about: "this program's own: a vector an address, with its provenance; or any one vector with a JSON file beside it",
     begins: |first| first.get(8) == Some(&b'{') && first.get(4..8) == Some(&[0; 4]),
-    read: |path| parse(&whole(path)?, path),
+    read: |path, key| parse(&whole(path)?, path, key),
     write,
 };
 
@@ -57,7 +57,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
 }
 
 /// Reads the bytes of a file; `path` is for messages, and for what lies beside it.
-pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
+pub(super) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     let fail = |e: String| Error::bad_file(path, e, NEXT);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
     let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
@@ -69,6 +69,15 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
     let tensors = file.tensors();
     if tensors.is_empty() {
         return Err(fail("it holds no vector".into()));
+    }
+    // Of another maker: shapes first, because a dictionary may be large.
+    let heads = tensors.iter().map(|(name, view)| Loose {
+        name: name.clone(),
+        shape: view.shape().to_vec(),
+        values: Vec::new(),
+    });
+    if origin.is_none() {
+        arrays::dictionary(path, &heads.collect::<Vec<_>>())?;
     }
     let read = |name: &str, view: &TensorView| -> Result<Vec<f32>> {
         let dtype = match view.dtype() {
@@ -86,13 +95,23 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
         finite(path, name, &vector, NEXT)?;
         Ok(vector)
     };
-    if let [(name, view)] = tensors.as_slice()
-        && origin.is_none()
-        && name.parse::<Address>().is_err()
-    {
-        let sidecar = beside(path)?;
-        return table(path, view.shape(), &read(name, view)?, sidecar.as_ref(), "");
-    }
+    let Some(origin) = origin else {
+        // Whole numbers beside vectors say something about them; alone they are refused.
+        let whole = |d: Dtype| !matches!(d, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16);
+        let some = tensors.iter().any(|(_, view)| !whole(view.dtype()));
+        let kept = tensors
+            .iter()
+            .filter(|(_, view)| !(some && whole(view.dtype())));
+        let found = kept.map(|(name, view)| {
+            Ok(Loose {
+                name: name.clone(),
+                shape: view.shape().to_vec(),
+                values: read(name, view)?,
+            })
+        });
+        return arrays::read(path, found.collect::<Result<_>>()?, key, "");
+    };
+    arrays::nameless(path, key)?;
     let mut rows = Vec::new();
     for (name, view) in &tensors {
         let address: Address = name.parse().map_err(|_| {
@@ -109,11 +128,5 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
         rows.push((address, read(name, view)?));
     }
     rows.sort_by_key(|(a, _)| *a);
-    let origin = match origin {
-        Some(origin) => origin,
-        None => beside(path)?
-            .as_ref()
-            .map_or_else(Origin::default, |s| s.origin("")),
-    };
     Ok(Direction { rows, origin })
 }

@@ -20,6 +20,9 @@ const EXAMPLE: &str =
 pub(super) const ANYWHERE: &str =
     "its file does not say where it was measured, so that it serves wherever it is put";
 
+/// What is said of a table whose file leaves its site open.
+pub(super) const OPEN: &str = "its file does not say of which site its rows are: as many as the model has blocks are their outputs, one more transformers' hidden states";
+
 /// The JSON beside a file.
 pub(super) struct Sidecar {
     path: PathBuf,
@@ -84,7 +87,7 @@ impl Sidecar {
     }
 
     /// The site, or the whole address, that it names; a layer that stands apart is left to [`Sidecar::address`].
-    fn place(&self) -> Result<Option<(Site, Option<u16>)>> {
+    pub(super) fn place(&self) -> Result<Option<(Site, Option<u16>)>> {
         let given = self.text(&["site", "point", "hook_name", "hook_point"]);
         if given.is_empty() {
             return Ok(self.usual.map(|site| (site, None)));
@@ -160,7 +163,8 @@ pub(super) fn table(
         ..Origin::default()
     };
     let mut origin = sidecar.map_or_else(unknown, |s| s.origin(maker));
-    let dims: Vec<usize> = shape.iter().copied().skip_while(|d| *d == 1).collect();
+    // Sides of 1 do not count: a row, a column and a vector are one.
+    let dims: Vec<usize> = shape.iter().copied().filter(|d| *d != 1).collect();
     match dims.as_slice() {
         [_] => {
             let place = sidecar.map(Sidecar::address).transpose()?.flatten();
@@ -175,14 +179,22 @@ pub(super) fn table(
             })
         }
         [layers, width] if u16::try_from(*layers).is_ok() && *width > 0 => {
-            let site = sidecar.map(Sidecar::place).transpose()?.flatten();
-            let Some((site, None)) = site.filter(|(s, _)| s.spec().layered) else {
-                return Err(Error::bad_file(
-                    path,
-                    format!("it holds {layers} vectors, and nothing says of which site"),
-                    r#"Write {"site": "resid_post"} into the JSON file beside it: one vector a layer, from layer 0 on."#,
-                ));
+            let site = match sidecar.map(Sidecar::place).transpose()?.flatten() {
+                Some((site, None)) if site.spec().layered => site,
+                Some(_) => {
+                    return Err(Error::bad_file(
+                        path,
+                        format!("it holds {layers} vectors, and the JSON beside it says one place"),
+                        r#"Name the site alone, as in {"site": "resid_post"}, where row L is of layer L; or take the JSON away."#,
+                    ));
+                }
+                None => {
+                    origin.anywhere = true;
+                    origin.cautions.push(OPEN.into());
+                    Site::ResidPost
+                }
             };
+            origin.rows = *layers;
             let rows = values.chunks_exact(*width).enumerate();
             Ok(Direction {
                 rows: rows.map(|(l, v)| (site.at(l), v.to_vec())).collect(),

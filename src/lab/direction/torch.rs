@@ -2,54 +2,102 @@
 //!
 //! Invariant: the pickle is read and never run (`model/pickle`). Layer L of `direction_metadata.json` is the input of
 //! block L, `resid_pre.L` (Arditi et al. 2024, 2406.11717); without a JSON file the vector serves wherever it is put.
-//! To read another layout, see [`super::sidecar`].
+//! To read another layout, see [`super::arrays`].
 
 use std::path::Path;
 
 use serde_json::json;
 
-use super::sidecar::{beside, json, metadata_path, table};
-use super::{Direction, Format, finite, put, stream};
+use super::sidecar::{json, metadata_path};
+use super::{Direction, Format, arrays, put, stream};
 use crate::error::{Error, Result};
-use crate::model::pickle::{archive_of, values};
+use crate::lab::quotes::named;
+use crate::model::pickle::{Capping, Loose, archive_of, capping, facts, shapes, values};
+use crate::text::visible;
 
 /// The row.
 pub(super) const FORMAT: Format = Format {
     name: "PyTorch tensor",
     extensions: &["pt", "pth", "bin"],
-    about: "refusal_direction's direction.pt with its direction_metadata.json (layer L is resid_pre.L), and function vectors",
+    about: "refusal_direction's direction.pt with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
     begins: |first| first.starts_with(b"PK"),
     read,
     write,
 };
 
-fn read(path: &Path) -> Result<Direction> {
-    let next = "A direction is one tensor, such as direction.pt of refusal_direction.";
-    let mut found = values(path)?;
-    // Beside the direction some files keep its mean projection, a single number.
-    found.retain(|t| t.values.len() > 1);
-    let [tensor] = found.as_slice() else {
-        let names: Vec<&str> = found.iter().map(|t| t.name.as_str()).collect();
-        let what = match names.len() {
-            0 => "it holds no vector".to_string(),
-            n => format!("it holds {n} tensors: {}", names.join(", ")),
+fn read(path: &Path, key: &str) -> Result<Direction> {
+    arrays::dictionary(path, &shapes(path)?)?;
+    if let Some(config) = capping(path)? {
+        return capped(path, &config, key);
+    }
+    let mut found = arrays::read(path, values(path)?, key, "tensor of PyTorch")?;
+    // A layer without a site is no address, but worth knowing.
+    if let ([_], true, Some(layer)) = (
+        found.rows.as_slice(),
+        found.origin.anywhere,
+        facts(path)?.get("layer"),
+    ) {
+        found
+            .origin
+            .cautions
+            .push(format!("it says layer {}", visible(layer.as_bytes())));
+    }
+    Ok(found)
+}
+
+/// One vector of a file of capping experiments, or what to type for an experiment: a cap is a clamp with one bound, at the
+/// output of the vector's block.
+fn capped(path: &Path, config: &Capping, key: &str) -> Result<Direction> {
+    let file = path.display().to_string();
+    if let Some(layer) = config.vectors.get(key) {
+        let ours = |t: &Loose| {
+            t.name == format!("vectors.{key}.vector") || t.name == format!("vectors.{key}")
         };
-        return Err(Error::bad_file(path, what, next));
+        let mut found: Vec<Loose> = values(path)?.into_iter().filter(ours).collect();
+        found
+            .iter_mut()
+            .for_each(|t| t.name = format!("resid_post.{layer}"));
+        return arrays::read(
+            path,
+            found,
+            "",
+            "vector of a capping configuration (assistant-axis)",
+        );
+    }
+    let chosen = config.experiments.iter().find(|(id, _)| id == key);
+    let (id, caps) = match chosen.or(config.experiments.first()) {
+        Some((id, caps)) => (id.as_str(), caps.as_slice()),
+        None => ("", &[][..]),
     };
-    let name = if tensor.name.is_empty() {
-        "the tensor"
-    } else {
-        &tensor.name
-    };
-    finite(path, name, &tensor.values, next)?;
-    let sidecar = beside(path)?;
-    table(
+    let lines = caps.iter().filter_map(|(name, cap)| {
+        let layer = config.vectors.get(name)?;
+        let vector = named(&format!("{file}#{name}"));
+        Some(format!(
+            "--edit 'clamp_along:{vector}=-1000000..{cap}@resid_post.{layer}'"
+        ))
+    });
+    let ids: Vec<&str> = config
+        .experiments
+        .iter()
+        .map(|(id, _)| id.as_str())
+        .collect();
+    Err(Error::bad_file(
         path,
-        &tensor.shape,
-        &tensor.values,
-        sidecar.as_ref(),
-        "tensor of PyTorch",
-    )
+        format!(
+            "it is a capping configuration (assistant-axis): {} vectors, and the experiments {}",
+            config.vectors.len(),
+            ids.join(", ")
+        ),
+        format!(
+            "A vector is named after the file, {}; the experiment {id} is {}; another one is shown for {}.",
+            named(&format!(
+                "{file}#{}",
+                config.vectors.keys().next().map_or("NAME", String::as_str)
+            )),
+            lines.collect::<Vec<_>>().join(" "),
+            named(&format!("{file}#EXPERIMENT")),
+        ),
+    ))
 }
 
 fn write(direction: &Direction, path: &Path) -> Result<String> {

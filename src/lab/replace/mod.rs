@@ -90,7 +90,7 @@ impl Bench {
                 return Err(Error::argument(name, position.to_string(), expected));
             }
         }
-        let program = self.compile(&run.schedule, &run.tokens, run.prompt, Null::No)?;
+        let program = self.compile(run, Null::No)?;
         let model = &self.model;
         let transformer = &model.transformer;
         // What comes after the last position of interest changes nothing before it, unless the length of the text does.

@@ -160,6 +160,10 @@ impl<'a> SlotTap<'a> {
 }
 
 impl Tap for SlotTap<'_> {
+    fn reads(&mut self, tokens: &Tensor, span: Span) -> Result<()> {
+        self.program.admit(tokens, span)
+    }
+
     fn begin(&mut self, span: Span) {
         self.span = span;
         self.program.begin(span);

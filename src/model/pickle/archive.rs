@@ -1,16 +1,44 @@
 //! The zip around a PyTorch checkpoint: which entry lies where.
 //!
-//! Invariant: every entry lies inside the file, and nothing is unpacked: `torch.save` stores its entries as they are,
-//! so a compressed one is refused instead of trusted to expand.
+//! Invariant: every entry lies inside the file, and nothing is unpacked here: `torch.save` stores its entries as they are,
+//! so a compressed one is refused instead of trusted to expand; numpy's are unpacked within a bound (`model/numpy.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+pub(in crate::model) use super::write::checksum;
 
 /// Entries by name.
 pub(super) type Entries = BTreeMap<String, Range<usize>>;
 
 /// Reads the directory of a zip; the error says what is wrong, without the path.
 pub(super) fn entries(file: &[u8]) -> Result<Entries, String> {
+    let mut entries = Entries::new();
+    for (name, entry) in directory_of(file)? {
+        if entry.packed {
+            return Err(format!(
+                "its entry `{name}` is compressed, which `torch.save` never does"
+            ));
+        }
+        entries.insert(name, entry.data);
+    }
+    Ok(entries)
+}
+
+/// An entry of an archive.
+pub(in crate::model) struct Entry {
+    /// Its bytes in the file.
+    pub data: Range<usize>,
+    /// Whether they are compressed (by deflate).
+    pub packed: bool,
+    /// How many bytes it unpacks to.
+    pub size: u64,
+    /// CRC-32 of those.
+    pub crc: u32,
+}
+
+/// Reads the directory of a zip whose entries are stored or deflated; the error says what is wrong, without the path.
+pub(in crate::model) fn directory_of(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     let damaged = || "its zip directory is damaged".to_string();
     let (count, start) = directory(file).ok_or_else(damaged)?;
     // An entry takes 46 bytes of directory at least.
@@ -18,15 +46,10 @@ pub(super) fn entries(file: &[u8]) -> Result<Entries, String> {
         return Err(damaged());
     }
     let mut at = start as usize;
-    let mut entries = Entries::new();
+    let mut entries = BTreeMap::new();
     for _ in 0..count {
-        let (name, range, next) = entry(file, at).ok_or_else(damaged)?;
-        let Some(range) = range else {
-            return Err(format!(
-                "its entry `{name}` is compressed, which `torch.save` never does"
-            ));
-        };
-        if entries.insert(name.clone(), range).is_some() {
+        let (name, found, next) = entry(file, at).ok_or_else(damaged)?;
+        if entries.insert(name.clone(), found).is_some() {
             return Err(format!("its entry `{name}` is there twice"));
         }
         at = next;
@@ -60,8 +83,8 @@ fn directory(file: &[u8]) -> Option<(u64, u64)> {
     ))
 }
 
-/// One record of the directory: its name, its data (`None` when compressed), and the next record.
-fn entry(file: &[u8], at: usize) -> Option<(String, Option<Range<usize>>, usize)> {
+/// One record of the directory: its name, its data, and the next record.
+fn entry(file: &[u8], at: usize) -> Option<(String, Entry, usize)> {
     if !file.get(at..)?.starts_with(b"PK\x01\x02") {
         return None;
     }
@@ -87,8 +110,10 @@ fn entry(file: &[u8], at: usize) -> Option<(String, Option<Range<usize>>, usize)
     }
     let next = name_at + name + extra + comment;
     let name = String::from_utf8_lossy(text).into_owned();
-    if method != 0 || packed != size {
-        return Some((name, None, next));
+    // Encrypted, or packed in another way than by deflate.
+    if u16_at(file, at + 8)? & 1 == 1 || !matches!(method, 0 | 8) || (method == 0 && packed != size)
+    {
+        return None;
     }
     let local = usize::try_from(local).ok()?;
     if !file.get(local..)?.starts_with(b"PK\x03\x04") {
@@ -98,9 +123,15 @@ fn entry(file: &[u8], at: usize) -> Option<(String, Option<Range<usize>>, usize)
         + usize::from(u16_at(file, local.checked_add(26)?)?)
         + usize::from(u16_at(file, local + 28)?);
     let start = local.checked_add(skip)?;
-    let end = start.checked_add(usize::try_from(size).ok()?)?;
+    let end = start.checked_add(usize::try_from(packed).ok()?)?;
     file.get(start..end)?;
-    Some((name, Some(start..end), next))
+    let entry = Entry {
+        data: start..end,
+        packed: method == 8,
+        size,
+        crc: u32_at(file, at + 16)?,
+    };
+    Some((name, entry, next))
 }
 
 /// The zip64 part of an entry's extra fields.

@@ -12,9 +12,10 @@ pub(super) type Ref = usize;
 /// What a pickle of tensors is made of.
 #[derive(Debug)]
 pub(super) enum Node {
-    /// A number that is not whole, `None`, a set of attributes: nothing that a tensor needs.
+    /// `None`, a truth, a set of attributes: nothing that a tensor needs.
     Other,
     Int(i64),
+    Float(f64),
     Text(String),
     Tuple(Vec<Ref>),
     List(Vec<Ref>),
@@ -80,6 +81,15 @@ impl Pickle {
     pub fn text(&self, at: Ref) -> Option<&str> {
         match self.get(at) {
             Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number, whole or not.
+    pub fn number(&self, at: Ref) -> Option<f64> {
+        match self.get(at) {
+            Node::Int(n) => Some(*n as f64),
+            Node::Float(x) => Some(*x),
             _ => None,
         }
     }
@@ -239,6 +249,19 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// A whole number of so many bytes.
+    fn long(&mut self, length: usize) -> Result<(), String> {
+        let digits = self.take(length)?;
+        if length > 8 {
+            return Err("its pickle has a number beyond 64 bits".into());
+        }
+        let negative = digits.last().is_some_and(|b| *b >= 0x80);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..length].copy_from_slice(digits);
+        self.push(Node::Int(i64::from_le_bytes(wide)));
+        Ok(())
+    }
+
     fn get(&mut self, id: u32) -> Result<(), String> {
         let at = *self
             .memo
@@ -344,18 +367,37 @@ impl<'a> Machine<'a> {
             }
             0x8a => {
                 let length = usize::from(self.byte()?); // LONG1
-                let digits = self.take(length)?;
-                if length > 8 {
-                    return Err("its pickle has a number beyond 64 bits".into());
-                }
-                let negative = digits.last().is_some_and(|b| *b >= 0x80);
-                let mut wide = [if negative { 0xff } else { 0 }; 8];
-                wide[..length].copy_from_slice(digits);
-                self.push(Node::Int(i64::from_le_bytes(wide)));
+                self.long(length)?;
+            }
+            0x8b => {
+                let length = i32::from_le_bytes(self.fixed()?); // LONG4
+                let length = usize::try_from(length)
+                    .map_err(|_| "its pickle has a number of negative length")?;
+                self.long(length)?;
+            }
+            b'I' | b'L' => {
+                // As text; `I00` and `I01` are truths, and `L` ends in one.
+                let line = self.line()?;
+                let number = line.strip_suffix('L').unwrap_or(line);
+                let node = match line {
+                    "00" | "01" => Node::Other,
+                    _ => Node::Int(
+                        number
+                            .parse()
+                            .map_err(|_| "its pickle has a number beyond 64 bits")?,
+                    ),
+                };
+                self.push(node);
             }
             b'G' => {
-                self.take(8)?;
-                self.push(Node::Other);
+                let value = f64::from_be_bytes(self.fixed()?);
+                self.push(Node::Float(value));
+            }
+            b'F' => {
+                let value = self.line()?.parse();
+                self.push(Node::Float(
+                    value.map_err(|_| "its pickle has a number that is none")?,
+                ));
             }
             0x88 | 0x89 | b'N' => self.push(Node::Other),
             b'Q' => {

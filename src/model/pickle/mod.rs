@@ -6,14 +6,15 @@
 //! file that lies could exhaust memory or end the program.
 //! To read another element type, add its row to `STORAGES`.
 
-mod archive;
+pub(super) mod archive;
 mod machine;
+mod small;
 mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -21,6 +22,7 @@ use memmap2::Mmap;
 use super::weights::{map_file, release};
 use crate::error::{Error, Result};
 use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
+pub use small::{Capping, Loose, capping, facts, shapes, values};
 pub use write::archive_of;
 
 /// Element types by the name of their storage, and their bytes.
@@ -79,71 +81,6 @@ impl Stored<'_> {
     }
 }
 
-/// A tensor of a small file, read.
-#[derive(Debug)]
-pub struct Loose {
-    /// Its key in the dict; empty where the file is the tensor itself.
-    pub name: String,
-    /// Its dimensions.
-    pub shape: Vec<usize>,
-    /// Its elements as f32, row-major.
-    pub values: Vec<f32>,
-}
-
-/// The floating-point tensors of a file that is a tensor or a dict of tensors, f64 ones too.
-pub fn values(path: &Path) -> Result<Vec<Loose>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
-    let map = map_file(path)?;
-    let mut found = Vec::new();
-    for (name, place) in tensors(&map, 0, true).map_err(bad)? {
-        let dtype = match place.kind.as_str() {
-            "torch.DoubleStorage" => Some(DType::F64),
-            _ => place.dtype,
-        };
-        let Some(dtype) = dtype else { continue };
-        let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
-        let count = [bytes.len() / dtype.size_in_bytes()];
-        let raw = Tensor::from_raw_buffer(&bytes, dtype, &count, &Device::Cpu)?;
-        found.push(Loose {
-            name,
-            shape: place.shape,
-            values: raw.to_dtype(DType::F32)?.to_vec1()?,
-        });
-    }
-    Ok(found)
-}
-
-/// The whole numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
-pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
-    let map = map_file(path)?;
-    let pickle = unpickled(&map).map_err(bad)?.1;
-    let mut found = BTreeMap::new();
-    let mut open = vec![(String::new(), pickle.root(), 0)];
-    while let Some((name, at, depth)) = open.pop() {
-        match pickle.get(at) {
-            Node::Int(n) => {
-                found.insert(name, n.to_string());
-            }
-            Node::Text(text) => {
-                found.insert(name, text.clone());
-            }
-            Node::Dict(pairs) if depth < 3 => {
-                let inner = |key: &str| match name.as_str() {
-                    "" => key.to_string(),
-                    outer => format!("{outer}.{key}"),
-                };
-                let texts = pairs
-                    .iter()
-                    .filter_map(|(k, v)| Some((pickle.text(*k)?, *v)));
-                open.extend(texts.map(|(key, value)| (inner(key), value, depth + 1)));
-            }
-            _ => {}
-        }
-    }
-    Ok(found)
-}
-
 /// An open PyTorch checkpoint, single or in shards.
 pub struct Pickled {
     files: Vec<(PathBuf, Mmap)>,
@@ -160,8 +97,7 @@ impl Pickled {
         for path in files {
             let map = map_file(path)?;
             let number = all.files.len();
-            let found =
-                tensors(&map, number, false).map_err(|w| Error::bad_file(path, w, CONVERT))?;
+            let found = tensors(&map, number).map_err(|w| Error::bad_file(path, w, CONVERT))?;
             for (name, place) in found {
                 if all.tensors.insert(name.clone(), place).is_some() {
                     let what = format!("the tensor `{name}` is in two places");
@@ -289,13 +225,11 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
     Ok(((entries, root), pickle))
 }
 
-/// The tensors of one file, of one that is a tensor itself where `bare` allows it; the error says what is wrong. Those
-/// of a dict whose keys are whole numbers are named `dict.number`.
-fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)>, String> {
-    let ((entries, root), pickle) = unpickled(file)?;
-    let alone = bare && matches!(pickle.top(), Node::Call(..));
+/// The tensors of one file; the error says what is wrong. Those of a dict whose keys are whole numbers are named
+/// `dict.number`.
+fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
+    let (archive, pickle) = unpickled(file)?;
     let named: Vec<(String, Ref)> = match state_dict(&pickle) {
-        _ if alone => vec![(String::new(), pickle.root())],
         Some(state) => {
             let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
             let mut named = Vec::new();
@@ -316,22 +250,32 @@ fn tensors(file: &[u8], number: usize, bare: bool) -> Result<Vec<(String, Place)
         }
         None => return Err("it holds no dict of tensors".into()),
     };
-    let mut found = Vec::new();
-    for (name, value) in named {
-        let tensor = tensor(&pickle, value, 0)
-            .ok_or_else(|| format!("its tensor `{name}` is not described as PyTorch does"))?;
-        let bytes = entries
-            .get(&format!("{root}data/{}", tensor.key))
-            .ok_or_else(|| format!("the data of its tensor `{name}` is missing"))?;
-        let place = tensor.place(bytes.clone(), number).ok_or_else(|| {
-            format!(
-                "its tensor `{name}` needs more than the {} bytes of its storage",
-                bytes.len()
-            )
-        })?;
-        found.push((name, place));
-    }
-    Ok(found)
+    let found = named.into_iter().map(|(name, value)| {
+        let place = located(&pickle, &archive, &name, value, number)?;
+        Ok((name, place))
+    });
+    found.collect()
+}
+
+/// Where a tensor lies in its file.
+fn located(
+    pickle: &Pickle,
+    (entries, root): &Archive,
+    name: &str,
+    at: Ref,
+    number: usize,
+) -> Result<Place, String> {
+    let tensor = tensor(pickle, at, 0)
+        .ok_or_else(|| format!("its tensor `{name}` is not described as PyTorch does"))?;
+    let bytes = entries
+        .get(&format!("{root}data/{}", tensor.key))
+        .ok_or_else(|| format!("the data of its tensor `{name}` is missing"))?;
+    tensor.place(bytes.clone(), number).ok_or_else(|| {
+        format!(
+            "its tensor `{name}` needs more than the {} bytes of its storage",
+            bytes.len()
+        )
+    })
 }
 
 /// The dict of tensors: the whole, or what the whole keeps under `state_dict`.

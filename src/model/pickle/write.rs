@@ -85,7 +85,7 @@ fn zip(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// CRC-32 as zip has it.
-fn checksum(data: &[u8]) -> u32 {
+pub(in crate::model) fn checksum(data: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())

@@ -1,0 +1,406 @@
+//! The grammar of edits: what prints is read, whatever names and texts hold; what help shows is run; and nothing that was
+//! not understood is taken for a text.
+
+use lmscope::lab::bench::Bench;
+use lmscope::lab::condition::{Condition, Probe};
+use lmscope::lab::edit::{Edit, Place, What, Which};
+use lmscope::lab::grammar::understood;
+use lmscope::lab::op::{OPS, Op, Takes};
+use lmscope::lab::positions::Positions;
+use lmscope::lab::run::Run;
+use lmscope::lab::schedule::Schedule;
+use lmscope::model::site::Site;
+use lmscope::model::tap::Phase;
+use proptest::prelude::*;
+
+use super::cli::{outcome, refused};
+use super::demo::demo;
+
+/// Names and texts: words, and everything that has a meaning in the grammar.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[a-zA-Z0-9_./#é-]{1,8}",
+        proptest::sample::select(vec![
+            "@",
+            ":",
+            "*",
+            "=",
+            ">",
+            "<",
+            "/",
+            ",",
+            "\"",
+            "'",
+            "\\",
+            "\n",
+            "\t",
+            " ",
+            "{",
+            "}",
+            "(",
+            ")",
+            "..",
+            "“",
+            "”",
+            "„",
+            "‘",
+            "’",
+            " when ",
+            " once ",
+            "@resid_pre.1",
+            "/prefill",
+            "*2",
+            ":last",
+            "p(\"x\")>0",
+            "\u{1}",
+            "\u{202e}",
+            "😀",
+            "#-1",
+            "when",
+            ">1",
+        ])
+        .prop_map(String::from),
+    ];
+    proptest::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
+}
+
+fn number() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        -10.0f32..10.0,
+        any::<f32>().prop_filter("finite", |x| x.is_finite())
+    ]
+}
+
+fn which() -> impl Strategy<Value = Which> {
+    prop_oneof![
+        Just(Which::All),
+        proptest::collection::vec(0u32..5000, 1..4).prop_map(Which::List),
+        text()
+            .prop_map(|name| Which::Set(name.trim().to_string()))
+            .prop_filter("a name", |w| *w != Which::Set(String::new())),
+    ]
+}
+
+fn positions() -> impl Strategy<Value = Positions> {
+    prop_oneof![
+        Just(Positions::All),
+        Just(Positions::AllButBos),
+        Just(Positions::Last),
+        Just(Positions::Prompt),
+        Just(Positions::Generated),
+        (0usize..50, 1usize..9).prop_map(|(a, n)| Positions::Span(a, a + n)),
+        (1usize..9).prop_map(Positions::FromEnd),
+        text().prop_map(Positions::Token),
+        text().prop_map(Positions::Text),
+    ]
+}
+
+fn what(op: Op) -> BoxedStrategy<What> {
+    match op.spec().takes {
+        Takes::Direction => text().prop_map(What::Direction).boxed(),
+        Takes::DirectionTo => (text(), number())
+            .prop_map(|(d, v)| What::DirectionTo(d, v))
+            .boxed(),
+        Takes::DirectionWithin => (text(), number(), number())
+            .prop_map(|(d, a, b)| What::DirectionWithin(d, a.min(b), a.max(b)))
+            .boxed(),
+        Takes::TwoDirections => (text(), text()).prop_map(|(a, b)| What::Swap(a, b)).boxed(),
+        Takes::Units => which().prop_map(What::Units).boxed(),
+        Takes::UnitsMean => prop_oneof![
+            which().prop_map(What::Units),
+            (which(), text())
+                .prop_map(|(w, t)| What::UnitsFrom(w, t.trim().to_string()))
+                .prop_filter(
+                    "a file",
+                    |w| !matches!(w, What::UnitsFrom(_, t) if t.is_empty())
+                ),
+        ]
+        .boxed(),
+        Takes::UnitsTo => (which(), number())
+            .prop_map(|(w, v)| What::UnitsTo(w, v))
+            .boxed(),
+        Takes::UnitsFrom => (which(), text())
+            .prop_map(|(w, t)| What::UnitsAsIn(w, t))
+            .boxed(),
+        Takes::Edges => (which(), positions())
+            .prop_map(|(w, p)| What::Edges(w, p))
+            .boxed(),
+        Takes::UnitsTurn => (which(), text(), text())
+            .prop_map(|(w, a, b)| What::Turn(w, a, b))
+            .boxed(),
+    }
+}
+
+fn place(op: Op) -> BoxedStrategy<Place> {
+    let sites: Vec<Site> = match op {
+        Op::Cut => vec![Site::AttnScores],
+        Op::Rewrite => vec![Site::MlpAct],
+        _ => vec![
+            Site::ResidPre,
+            Site::MlpAct,
+            Site::Z,
+            Site::AttnOut,
+            Site::FinalNorm,
+        ],
+    };
+    let at = (proptest::sample::select(sites), 0usize..40, 0u16..9).prop_flat_map(
+        |(site, layer, more)| {
+            let first = layer as u16;
+            if site.spec().layered {
+                prop_oneof![
+                    Just(Place::At(site.at(layer))),
+                    Just(Place::Every(site)),
+                    Just(Place::Layers(site, first, first + more)),
+                ]
+                .boxed()
+            } else {
+                Just(Place::At(site.at(0))).boxed()
+            }
+        },
+    );
+    if op.directed() {
+        prop_oneof![4 => at, 1 => Just(Place::Writes)].boxed()
+    } else {
+        at.boxed()
+    }
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let probe = prop_oneof![
+        (text(), 0usize..9).prop_map(|(name, l)| Probe::Along(name, Site::ResidPre.at(l))),
+        text().prop_map(Probe::Probability),
+    ];
+    (probe, any::<bool>(), number(), any::<bool>()).prop_map(|(probe, above, threshold, stays)| {
+        Condition {
+            probe,
+            above,
+            threshold,
+            stays,
+        }
+    })
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    proptest::sample::select(OPS.iter().map(|o| o.op).collect::<Vec<_>>()).prop_flat_map(|op| {
+        let phase = proptest::sample::select(vec![None, Some(Phase::Prefill), Some(Phase::Decode)]);
+        let when = proptest::option::of(condition());
+        (
+            what(op),
+            place(op),
+            positions(),
+            phase,
+            prop_oneof![Just(1.0), number()],
+            when,
+        )
+            .prop_map(
+                move |(what, place, positions, phase, strength, when)| Edit {
+                    positions,
+                    phase,
+                    strength,
+                    when,
+                    ..Edit::new(op, what, place)
+                },
+            )
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn what_prints_is_read(edit in edit()) {
+        let line = edit.to_string();
+        match line.parse::<Edit>() {
+            Ok(back) => {
+                prop_assert_eq!(&back, &edit, "{}", line);
+                prop_assert_eq!(understood(&line, &back), None);
+            }
+            Err(error) => prop_assert!(false, "{line}: {error}"),
+        }
+    }
+
+    /// Whatever is typed is refused in a sentence or is what it prints as.
+    #[test]
+    fn what_is_read_prints_as_it_was_read(
+        op in proptest::sample::select(OPS.iter().map(|o| o.name).collect::<Vec<_>>()),
+        middle in text(), tail in text(),
+    ) {
+        for line in [format!("{op}:{middle}@resid_pre.3{tail}"), format!("{op}:{middle}{tail}@mlp_act.1")] {
+            if let Ok(edit) = line.parse::<Edit>() {
+                let printed = edit.to_string();
+                prop_assert_eq!(printed.parse::<Edit>().unwrap(), edit, "{} printed {}", line, printed);
+            }
+        }
+    }
+}
+
+fn meaning(line: &str) -> Edit {
+    line.parse().unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+#[test]
+fn quotation_marks_of_every_kind_mean_the_same() {
+    let resample = meaning("resample:6=\"I went: a@b\"@z.3");
+    assert_eq!(
+        resample.what,
+        What::UnitsAsIn(Which::List(vec![6]), "I went: a@b".into())
+    );
+    for line in [
+        "resample:6=“I went: a@b”@z.3",
+        "resample:6=„I went: a@b“@z.3",
+        "resample:6='I went: a@b'@z.3",
+        "resample:6=I went: a@b@z.3",
+        " resample : 6 = \"I went: a@b\" @ z.3 ",
+        "resample:6=\"I went\\u003a a@b\"@z.3*1",
+    ] {
+        let edit = meaning(line);
+        assert_eq!(edit, resample, "{line}");
+        let note = understood(line, &edit).unwrap();
+        assert!(note.contains("resample:6=\"I went: a@b\"@z.3"), "{note}");
+    }
+    for (line, same) in [
+        (
+            "add:“my file”@resid_pre.3:token:‘ x’*2",
+            "add:\"my file\"@resid_pre.3:token:\" x\"*2",
+        ),
+        ("cut:='0..4'@attn_scores.1", ""),
+        (
+            "cut:=text:' a@b'@attn_scores.1",
+            "cut:=text:\" a@b\"@attn_scores.1",
+        ),
+        ("zero:{'my set'}@mlp_act.1", "zero:{\"my set\"}@mlp_act.1"),
+        (
+            "rewrite:1=' a'>' b'@mlp_act.1",
+            "rewrite:1=\" a\">\" b\"@mlp_act.1",
+        ),
+        (
+            "rewrite:1= a> b@mlp_act.1",
+            "rewrite:1=\" a\">\" b\"@mlp_act.1",
+        ),
+        (
+            "add:d@resid_pre.3 when p(“no”)>0.5",
+            "add:d@resid_pre.3 when p(\"no\")>0.5",
+        ),
+        (
+            "add:d@resid_pre.3 when 'my d'@resid_pre.1>0.5",
+            "add:d@resid_pre.3 when \"my d\"@resid_pre.1>0.5",
+        ),
+        ("add:d@blocks.3.hook_resid_pre", "add:d@resid_pre.3"),
+        ("resample:=it's late@z.1", "resample:=\"it's late\"@z.1"),
+        ("add:d@resid_pre.3:all*2", "add:d@resid_pre.3*2"),
+    ] {
+        match line.parse::<Edit>() {
+            Ok(edit) => assert_eq!(edit.to_string(), same, "{line}"),
+            Err(error) => assert!(same.is_empty(), "{line}: {error}"),
+        }
+    }
+    assert_eq!(
+        understood(
+            "add:d@resid_pre.3:all*2",
+            &meaning("add:d@resid_pre.3:all*2")
+        ),
+        None
+    );
+}
+
+#[test]
+fn a_mark_that_delimits_nothing_is_refused() {
+    for (line, why) in [
+        ("resample:6=\"I went@z.3", "not closed"),
+        ("resample:6=“I went@z.3", "not closed"),
+        ("resample:6='I went@z.3", "not closed"),
+        ("resample:6=\"I went\" on@z.3", "follows the closing"),
+        ("resample:6=I \"went\" on@z.3", "inside"),
+        ("resample:6=I went”@z.3", "inside"),
+        ("resample:6=\"\"@z.3", "needs a text"),
+        ("add:\"my file@resid_pre.3", "not closed"),
+        ("add:my \"file\"@resid_pre.3", "inside"),
+        ("add:d@resid_pre.3:token:\"x", "not closed"),
+        ("add:d@resid_pre.3:token:\"x\" y", "follows the closing"),
+        ("cut:=text:a \"b\"@attn_scores.1", "inside"),
+        ("rewrite:1=\"a\" x>\"b\"@mlp_act.1", "follows the closing"),
+        (
+            "add:d@resid_pre.3 when p(\"no\" x)>0.5",
+            "follows the closing",
+        ),
+        ("add:\"C:\\dir\"@resid_pre.3", "no escape"),
+        ("add:d@resid_pre.3*inf", "no strength"),
+        ("add:d@resid_pre.3*-inf", "no strength"),
+        ("add:d@resid_pre.3*nan", "no strength"),
+        ("add:d@resid_pre.3*1e39", "no strength"),
+        ("set:1=1e39@mlp_act.3", "no number"),
+        ("set:1=nan@mlp_act.3", "no number"),
+        ("clamp_along:d=-inf..1@resid_pre.3", "no number"),
+        ("add:d@resid_pre.3 when d@resid_pre.1>1e39", "no condition"),
+        ("zero:{g.toml}@mlp_act", "mlp_act.3"),
+        ("zero:1@mlp_act.x", "`x` is no layer"),
+        ("zero:1@mlp_act.5-2", "`5-2` is no layer"),
+        ("zero@final_norm.3", "write final_norm alone"),
+    ] {
+        let error = line.parse::<Edit>().expect_err(line).to_string();
+        assert!(error.contains(why), "{line}: {error}");
+        assert!(!error.contains("Did you mean"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn every_operation_does_what_its_example_says() {
+    let mut bench: Bench = demo();
+    let tokens = bench
+        .model
+        .encode("The capital of France is", false)
+        .unwrap();
+    for spec in OPS {
+        let edit = meaning(spec.example);
+        assert_eq!(edit.op, spec.op, "{}", spec.example);
+        assert_eq!(understood(spec.example, &edit), None, "{}", spec.example);
+        let run = Run {
+            schedule: Schedule::always(vec![edit]),
+            ..Run::plain(tokens.clone())
+        };
+        let receipts = bench
+            .receipts(&run)
+            .unwrap_or_else(|e| panic!("{}: {e}", spec.example));
+        assert!(
+            receipts[0].fired > 0,
+            "{}: {}",
+            spec.example,
+            receipts[0].why
+        );
+    }
+}
+
+#[test]
+fn what_was_understood_is_said_where_it_was_not_typed() {
+    let given = [
+        "generate",
+        "demo",
+        "-p",
+        "The capital of France is",
+        "-n",
+        "1",
+        "--edit",
+    ];
+    let with = |edit: &str| outcome(&[&given[..], &[edit]].concat());
+    let quoted = with("resample:0=\"The king of Japan is\"@z.2");
+    let bare = with("resample:0=The king of Japan is@z.2");
+    assert_eq!((quoted.0, &quoted.1), (0, &bare.1));
+    let (said, unsaid) = (bare.2, quoted.2);
+    assert!(
+        said.contains("is understood as `resample:0=\"The king of Japan is\"@z.2`"),
+        "{said}"
+    );
+    assert!(!unsaid.contains("understood"), "{unsaid}");
+    for out in [&said, &unsaid] {
+        assert!(out.contains("another text of 6 tokens"), "{out}");
+    }
+    refused(
+        &[&given[..], &["zero:{g.toml}@mlp_act"]].concat(),
+        2,
+        &["mlp_act.3"],
+    );
+    refused(
+        &[&given[..], &["resample:0=\"The king@z.2"]].concat(),
+        2,
+        &["not closed"],
+    );
+}

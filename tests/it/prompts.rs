@@ -1,0 +1,356 @@
+//! Edits mean on every prompt what they mean there: positions by text, means over the prompt and conditions, wherever
+//! several prompts are read under one schedule, or the beginning of one.
+
+use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::apply::Null;
+use lmscope::lab::batch::{continuations, last_logits};
+use lmscope::lab::bench::Bench;
+use lmscope::lab::direction::{Direction, norm};
+use lmscope::lab::edit::Edit;
+use lmscope::lab::fact_neurons::Search;
+use lmscope::lab::facts::Fact;
+use lmscope::lab::figure::{Body, Figure};
+use lmscope::lab::run::{Keep, Patch, Run, RunTap};
+use lmscope::lab::sample::{Sampling, kl, log_softmax};
+use lmscope::lab::schedule::Schedule;
+use lmscope::lab::value_edit::{self, Plan, Score, Turn};
+use lmscope::lab::writer::{Needs, Writer};
+use lmscope::model::site::Site;
+use lmscope::model::tap::Span;
+
+use super::demo::demo;
+use super::tools::values;
+
+/// Three prompts of six tokens: ` France` is the fifth of the first and the third of the second.
+const PROMPTS: [&str; 2] = ["The capital of France is", "In France the capital is"];
+
+/// Edits of every kind that several prompts of a length may meet differently, and some that they meet alike.
+const EDITS: &[&str] = &[
+    "add:refusal@resid_pre.3:token:\" France\"*2",
+    "zero@attn_out.2:text:\" France\"",
+    "zero@mlp_out.*:text:\"The capital\"",
+    "mean:0,1,2@z.2:last",
+    "mean@mlp_out.3",
+    "cut:=text:\" France\"@attn_scores.*:last",
+    "cut:=token:\" France\"@attn_scores.3",
+    "add:refusal@resid_pre.3*3 when p(\" Paris\")>0.5",
+    "add:refusal@resid_pre.5*3 when refusal@resid_pre.3>-0.5",
+    "add:refusal@resid_pre.5*3 once refusal@resid_pre.3>0",
+    "add:refusal@resid_pre.3:last*2",
+    "add:refusal@resid_pre.3:-2*2",
+    "add:refusal@resid_pre.3:1..3*2",
+    "zero:1,5,9@mlp_act.4:2",
+    "resample:1=The king of Japan is@z.2",
+];
+
+fn under(tokens: &[u32], schedule: &Schedule) -> Run {
+    Run {
+        schedule: schedule.clone(),
+        ..Run::plain(tokens.to_vec())
+    }
+}
+
+fn schedule(lines: &[&str]) -> Schedule {
+    Schedule::always(lines.iter().map(|l| l.parse().unwrap()).collect())
+}
+
+fn encoded(bench: &Bench, prompts: &[&str]) -> Vec<Vec<u32>> {
+    let encode = |p: &&str| bench.model.encode(p, false).unwrap();
+    prompts.iter().map(encode).collect()
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    let far = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    far.fold(0.0, f32::max)
+}
+
+#[test]
+fn prompts_of_one_length_meet_their_own_edits() {
+    let mut bench = demo();
+    let prompts = encoded(&bench, &PROMPTS);
+    assert_eq!(prompts[0].len(), prompts[1].len());
+    for line in EDITS {
+        // Where a prompt lacks the text, each says so.
+        let count = if line.contains("The capital") { 1 } else { 2 };
+        let own = prompts[..count].to_vec();
+        let schedule = schedule(&[line]);
+        let together = last_logits(&mut bench, &own, &schedule).unwrap();
+        for (tokens, row) in own.iter().zip(&together) {
+            let alone = bench.last_logits(&under(tokens, &schedule)).unwrap();
+            assert!(apart(&alone, row) < 1e-3, "{line}: {}", apart(&alone, row));
+        }
+        let backwards: Vec<Vec<u32>> = own.iter().rev().cloned().collect();
+        let mut turned = last_logits(&mut bench, &backwards, &schedule).unwrap();
+        turned.reverse();
+        for (a, b) in together.iter().zip(&turned) {
+            assert!(apart(a, b) < 1e-3, "{line}: the order of prompts decides");
+        }
+    }
+}
+
+fn title(figure: &Figure) -> String {
+    match &figure.body {
+        Body::Table(table) => table.pages[0].title.clone(),
+        _ => String::new(),
+    }
+}
+
+#[test]
+fn fact_measures_every_wording_under_its_own_edits() {
+    let mut bench = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wordings.txt");
+    std::fs::write(&file, PROMPTS[1]).unwrap();
+    let prompts = encoded(&bench, &PROMPTS);
+    let answer = bench.model.encode(" Paris", false).unwrap()[1] as usize;
+    for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
+        let schedule = schedule(&[line]);
+        let asked = Arguments::default()
+            .with("answer", " Paris")
+            .with("prompts", file.to_str().unwrap());
+        let fact = instrument("fact").unwrap();
+        let figure = fact.observe(&under(&prompts[0], &schedule), &asked, &mut bench);
+        let title = title(&figure.unwrap());
+        let mut mean = 0.0;
+        for tokens in &prompts {
+            let mut row = bench.last_logits(&under(tokens, &schedule)).unwrap();
+            log_softmax(&mut row);
+            mean += row[answer].exp() / 2.0;
+        }
+        let expected = format!("· {mean:.3}, without");
+        assert!(title.contains(&expected), "{line}: {title}: {expected}");
+    }
+}
+
+#[test]
+fn edit_value_measures_every_prompt_under_its_own_edits() {
+    let mut bench = demo();
+    let fact = Fact {
+        relation: "capital".into(),
+        prompts: vec![PROMPTS[0].into()],
+        answer: " Paris".into(),
+        new: Some(" Tokyo".into()),
+    };
+    let plan = Plan {
+        search: Search::new(bench.model.card.layers),
+        score: Score::Answer,
+        shared: 1.0,
+        facts: 1,
+        turn: Turn::Rewrite(0.5),
+        seed: 1,
+    };
+    let texts = encoded(&bench, &PROMPTS[1..]);
+    for line in [
+        "add:refusal@resid_pre.6:token:\" France\"*2",
+        "mean:0@z.2",
+        "add:refusal@resid_pre.5*0.5 when refusal@resid_pre.3>-0.5",
+    ] {
+        let schedule = schedule(&[line]);
+        let report = value_edit::run(
+            &mut bench,
+            std::slice::from_ref(&fact),
+            &texts,
+            &schedule,
+            plan,
+        );
+        let report = report.unwrap();
+        let case = &report.cases[0];
+        let edited = case.edits.iter().fold(schedule.clone(), |s, e| s.and(e));
+        let mut rows = [&schedule, &edited].map(|schedule| {
+            let mut row = bench.last_logits(&under(&texts[0], schedule)).unwrap();
+            log_softmax(&mut row);
+            row
+        });
+        let after = std::mem::take(&mut rows[1]);
+        let expected = kl(&rows[0], &after);
+        let (_, found) = case.own.texts.unwrap();
+        assert!(
+            (found - expected).abs() < 1e-3 * expected.max(0.1),
+            "{line}: {found} {expected}"
+        );
+    }
+}
+
+#[test]
+fn edits_prepared_for_one_prompt_do_not_meet_another() {
+    let mut bench = demo();
+    let prompts = encoded(&bench, &PROMPTS);
+    for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
+        let schedule = schedule(&[line]);
+        let mut program = bench
+            .compile(&under(&prompts[0], &schedule), Null::No)
+            .unwrap();
+        let mut read = |tokens: &[u32]| {
+            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, &bench.cancel);
+            let ids = bench.model.tokens(tokens).unwrap();
+            let span = Span::prompt(tokens.len());
+            bench.model.transformer.trunk(&ids, span, None, &mut tap)
+        };
+        read(&prompts[0]).unwrap();
+        let edit: Edit = line.parse().unwrap();
+        let other = read(&prompts[1]);
+        assert_eq!(other.is_err(), edit.reads_prompt(), "{line}");
+        if let Err(error) = other {
+            assert!(error.to_string().contains("met another"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_beginning_of_a_run_is_what_it_is_in_the_whole() {
+    let mut bench = demo();
+    let tokens = bench.model.encode(
+        "The capital of France is Paris. The capital of Japan is",
+        false,
+    );
+    let tokens = tokens.unwrap();
+    let at = Site::ResidPost.at(6);
+    for line in [
+        "add:refusal@resid_pre.3:last*2",
+        "add:refusal@resid_pre.3:-9*2",
+        "add:refusal@resid_pre.3:token:\" capital\"*2",
+        "zero@mlp_out.2:text:\" of France\"",
+        "mean@mlp_out.3",
+        "add:refusal@resid_pre.3:generated*2",
+        "add:refusal@resid_pre.3/prefill*2",
+        "add:refusal@resid_pre.4*3 once p(\" Paris\")>0.5",
+    ] {
+        for prompt in [tokens.len(), 4] {
+            let mut run = under(&tokens, &schedule(&[line]));
+            run.prompt = prompt;
+            if prompt == 4 && (line.contains("France") || line.contains("-9")) {
+                continue;
+            }
+            let whole = bench.record(&run, &[at]).unwrap();
+            let whole = values(whole.get(at).unwrap());
+            for length in 1..tokens.len() {
+                let part = run.clone().until(length);
+                assert_eq!(part.clone().until(length), part);
+                let found = bench.record(&part, &[at]).unwrap();
+                let found = values(found.get(at).unwrap());
+                let far = apart(&found, &whole[..found.len()]);
+                assert!(far < 1e-3, "{line}, {length} of {prompt}: {far}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_patched_row_meets_its_own_condition() {
+    let mut bench = demo();
+    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    let refusal = bench.directions["refusal"].clone();
+    let vector = refusal.rows[0].1.clone();
+    let size = 60.0 / norm(&vector);
+    let value: Vec<f32> = vector.iter().map(|v| v * size).collect();
+    let value = candle_core::Tensor::new(value, &candle_core::Device::Cpu).unwrap();
+    let patch = |row| Patch {
+        at: Site::ResidPre.at(1),
+        position: 2,
+        row,
+        value: value.clone(),
+    };
+    for word in ["once", "when"] {
+        let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>40");
+        let run = under(&tokens, &schedule(&[&line]));
+        let plain = bench.last_logits(&run.unedited()).unwrap();
+        let last = tokens.len() - 1;
+        let both = bench.reruns(&run, last, &[patch(Some(0))], 2).unwrap();
+        assert!(
+            apart(&both[1], &plain) < 1e-3,
+            "{word}: the other row's condition"
+        );
+        let alone = bench.reruns(&run, last, &[patch(None)], 1).unwrap();
+        assert!(apart(&both[0], &alone[0]) < 1e-3, "{word}");
+        let unedited = bench
+            .reruns(&run.unedited(), last, &[patch(None)], 1)
+            .unwrap();
+        assert!(apart(&alone[0], &unedited[0]) > 1e-2, "position 2 holds it");
+        // A fork's branches differ at the last token alone: what held in the run itself does not hold in each.
+        let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>-1000");
+        let fork = under(&tokens, &schedule(&[&line]));
+        let mut fork = bench.fork(&fork, &[]).unwrap();
+        let far: Vec<f32> = vector.iter().map(|v| -1e3 * size * v).collect();
+        let branches = [(Site::ResidPre.at(1), far)];
+        let rows = fork.branches(&bench, &branches).unwrap();
+        assert_eq!(rows.len(), 1);
+    }
+}
+
+#[test]
+fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
+    let mut bench = demo();
+    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    for line in [
+        "zero@mlp_out.*:generated when p(\".\")>0.5",
+        "add:refusal@resid_pre.3:generated*6 once p(\".\")>0.5",
+    ] {
+        let edits = schedule(&[line]);
+        let found = continuations(&mut bench, std::slice::from_ref(&tokens), &edits, 6).unwrap();
+        let greedy = Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        };
+        let mut text = |schedule: &Schedule| {
+            let mut writer =
+                Writer::begin(&mut bench, tokens.clone(), schedule.clone(), greedy).unwrap();
+            for _ in 0..6 {
+                writer.step(&mut bench, &Needs::default()).unwrap();
+            }
+            writer.run.tokens[tokens.len()..].to_vec()
+        };
+        let own = text(&edits);
+        let count = found[0].tokens.len();
+        assert_eq!(found[0].tokens, own[..count], "{line}");
+        assert_ne!(own, text(&Schedule::none()), "{line} does something");
+    }
+}
+
+#[test]
+fn a_name_that_means_something_else_is_recorded_anew() {
+    let mut bench = demo();
+    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    let run = under(&tokens, &schedule(&["add:mine@resid_pre.3*2"]));
+    let at = Site::ResidPost.at(5);
+    let refusal = bench.directions["refusal"].clone();
+    let turned = Direction {
+        rows: refusal
+            .rows
+            .iter()
+            .map(|(at, v)| (*at, v.iter().map(|x| -x).collect()))
+            .collect(),
+        origin: refusal.origin.clone(),
+    };
+    let mut rows = Vec::new();
+    for direction in [refusal, turned] {
+        bench.directions.insert("mine".into(), direction);
+        let held = bench.record(&run, &[at]).unwrap();
+        rows.push(values(held.get(at).unwrap()));
+    }
+    assert!(apart(&rows[0], &rows[1]) > 0.1);
+}
+
+#[test]
+fn an_unrelated_text_without_a_place_for_an_edit_is_no_control() {
+    let mut bench = demo();
+    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    for (line, placed) in [
+        ("add:refusal@resid_pre.3*2", true),
+        ("add:refusal@resid_pre.3:last*2", true),
+        ("add:refusal@resid_pre.3:generated*2", true),
+        ("add:refusal@resid_pre.3/decode*2", true),
+        ("add:refusal@resid_pre.3:40..44*2", false),
+        ("add:refusal@resid_pre.3:token:\" France\"*2", false),
+    ] {
+        let mut run = under(&tokens, &schedule(&[line]));
+        run.prompt = if line.contains("last") { 6 } else { 5 };
+        if line.contains("40") {
+            run.tokens = run.tokens.repeat(8);
+            run.prompt = run.tokens.len();
+        }
+        let receipts = bench.receipts(&run).unwrap();
+        assert_eq!(receipts[0].elsewhere.is_some(), placed, "{line}");
+        let moved = receipts[0].elsewhere.unwrap_or(1.0);
+        assert!(moved > 0.0, "{line} acts there");
+    }
+}
