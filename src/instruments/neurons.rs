@@ -16,6 +16,7 @@ use crate::lab::step::{Needs, Step};
 use crate::lab::target::Target;
 use crate::lab::value_card::Sides;
 use crate::model::Card;
+use crate::model::finite::order;
 use crate::model::site::Site;
 use candle_core::Tensor;
 
@@ -229,7 +230,7 @@ impl Neurons {
             let best = top(&scores, scores.len(), count);
             ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));
         }
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        ranked.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         ranked.truncate(count);
         Ok(ranked.iter().map(|(_, l, i)| (*l, *i)).collect())
     }

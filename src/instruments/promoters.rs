@@ -11,6 +11,7 @@ use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
+use crate::model::finite::order;
 
 /// The instrument.
 pub struct Promoters;
@@ -75,7 +76,7 @@ impl Instrument for Promoters {
             }
             "" => {
                 let logits = bench.last_logits(run)?;
-                Target::one(reading(&logits, bench.model.known_tokens(), 1).top[0].0)
+                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
             }
             text => Target::parse("token", text, &bench.model)?,
         };
@@ -95,7 +96,7 @@ impl Instrument for Promoters {
                 view.iter_mut().for_each(|z| *z = -*z);
             }
         }
-        found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        found.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         found.dedup();
         if found.len() > 2 * count {
             found.drain(count..found.len() - count);

@@ -17,6 +17,7 @@ use super::prepare::{Prepared, prepare};
 use super::receipt::{Fired, Receipt};
 use super::schedule::Schedule;
 use super::shelf::places;
+use super::silence::silence;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -273,6 +274,12 @@ impl Program {
         }
     }
 
+    /// Forgets what a pass measured that broke off before it was settled.
+    pub(super) fn abandon(&mut self) {
+        self.pending.clear();
+        self.measured.clear();
+    }
+
     /// Announces the positions of a pass.
     pub fn begin(&mut self, span: Span) {
         self.seen = self.seen.max(span.start + span.len);
@@ -459,6 +466,7 @@ impl Program {
     fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
+            receipt.not_finite = !tally.relative.is_finite();
             receipt.relative = if tally.fired == 0 {
                 0.0
             } else {
@@ -482,6 +490,52 @@ impl Program {
                 String::new()
             };
         }
+    }
+
+    /// Whether a value that an edit of this pass made is not finite, as far as that is known on the host.
+    pub(super) fn overflowed(&self) -> bool {
+        let mut tallied = self.tallies.iter().map(|t| t.relative);
+        self.measured.iter().any(|(.., moved)| !moved.is_finite())
+            || tallied.any(|moved| !moved.is_finite())
+    }
+
+    /// The same of what is still on the device, see [`crate::model::finite`].
+    pub(super) fn verdicts(&self) -> Result<Option<Tensor>> {
+        let values: Vec<&Tensor> = self.pending.iter().map(|p| &p.values).collect();
+        if values.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(crate::model::finite::values(&Tensor::cat(
+            &values, 0,
+        )?)?))
+    }
+
+    /// The edits whose own values are not finite, as they print.
+    pub(super) fn broken_edits(&self) -> Vec<String> {
+        let pending = self.pending.iter().filter(|p| {
+            let verdict = crate::model::finite::values(&p.values);
+            verdict.is_ok_and(|v| !crate::model::finite::passed(&[v]).unwrap_or(true))
+        });
+        let measured = self.measured.iter().filter(|m| !m.2.is_finite());
+        let tallied = self.tallies.iter().enumerate();
+        let tallied = tallied.filter(|(_, t)| !t.relative.is_finite());
+        let mut found: Vec<usize> = pending
+            .map(|p| p.receipt)
+            .chain(measured.map(|m| m.0))
+            .chain(tallied.map(|(i, _)| i))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+            .into_iter()
+            .map(|i| self.receipts[i].edit.clone())
+            .collect()
+    }
+
+    /// The edits that are on, as they print.
+    pub(super) fn active_edits(&self) -> Vec<String> {
+        let active = self.receipts.iter().filter(|r| r.active);
+        active.map(|r| r.edit.clone()).collect()
     }
 
     /// What every edit did at the positions of the passes before the last [`Program::settle`], by edit and position.
@@ -532,53 +586,6 @@ fn covered(
                 && watch.is_none_or(|w| w.holds(i / tokens, position))
         })
         .collect()
-}
-
-/// Why an edit has not fired in a text of `seen` positions.
-fn silence(
-    edit: &Edit,
-    span: &Range<usize>,
-    watch: Option<&Watch>,
-    prompt: usize,
-    seen: usize,
-) -> String {
-    if seen == 0 {
-        return "nothing was read yet".into();
-    }
-    let inside = |p: &usize| span.contains(p);
-    if !(0..seen).any(|p| inside(&p)) {
-        return format!(
-            "it is in force from position {} on, and the text has {seen} so far",
-            span.start
-        );
-    }
-    let here = (0..seen).filter(inside);
-    let ruled = |p: &usize| edit.positions.covers(*p, prompt);
-    if !here.clone().any(|p| ruled(&p)) {
-        return format!(
-            "its positions ({}) are not among the {seen} of this text, whose prompt has {prompt}",
-            edit.positions
-        );
-    }
-    if !here.clone().any(|p| edit.covers(p, prompt)) {
-        let phase = match edit.phase {
-            Some(crate::model::tap::Phase::Prefill) => "prefill, the prompt",
-            _ => "decode, what is written",
-        };
-        return format!("its phase is {phase}, and none of its positions lies there so far");
-    }
-    match watch {
-        Some(watch) => watch.silence(),
-        None => match &edit.what {
-            What::Units(super::edit::Which::Set(name)) => {
-                format!("the set `{name}` has no unit at its layers")
-            }
-            What::Edges(_, sources) => format!(
-                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
-            ),
-            _ => "the pass did not reach its address".into(),
-        },
-    }
 }
 
 /// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.

@@ -17,6 +17,7 @@ use super::sample::{Sampling, kl};
 use super::schedule::Schedule;
 use super::writer::{Beside, Needs, Writer};
 use crate::error::{Error, Result};
+use crate::model::finite;
 use crate::model::tokenizer::{Bos, Tokenizer};
 
 /// Most positions whose logits are compared.
@@ -33,7 +34,8 @@ impl Bench {
             return Ok(program.receipts().to_vec());
         }
         let plain = self.log_probs(run, &mut Program::default(), WINDOW)?;
-        self.log_probs(run, &mut program, 1)?;
+        // What an edit breaks is what its receipt is to say.
+        self.log_probs_under(self.guard().lenient(), run, &mut program, 1)?;
         program.settle()?;
         let unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
         let elsewhere = self.log_probs(&unrelated, &mut Program::default(), WINDOW)?;
@@ -46,6 +48,7 @@ impl Bench {
             let moved = self.moved(run, &alone, Null::No, &plain)?;
             let first = run.tokens.len() - moved.len();
             receipt.kl = Some(mean(&moved));
+            receipt.not_finite |= !finite::all(&moved);
             receipt.positions = moved
                 .into_iter()
                 .enumerate()
@@ -87,8 +90,12 @@ impl Bench {
         plain: &[Vec<f32>],
     ) -> Result<Vec<f32>> {
         let mut program = self.compile(schedule, &run.tokens, run.prompt, null)?;
-        let rows = self.log_probs(run, &mut program, WINDOW)?;
-        Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).collect())
+        let guard = self.guard().lenient();
+        let rows = self.log_probs_under(guard, run, &mut program, WINDOW)?;
+        // An edit that leaves the range may come out as finite nonsense.
+        let broken = program.overflowed();
+        let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| if broken { f32::NAN } else { kl(p, q) };
+        Ok(plain.iter().zip(&rows).map(kl).collect())
     }
 
     /// A text that has nothing to do with anybody's prompt: what the model writes by itself at temperature 1 after its first

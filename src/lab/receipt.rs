@@ -3,7 +3,7 @@
 //! Invariant: a receipt is measured, never derived from the edit; an edit that changed nothing says why.
 //! To say more, add a field here and fill it in `lab/apply.rs` (counts) or `lab/measure.rs` (effects).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What one edit did during a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,9 +12,13 @@ pub struct Receipt {
     pub edit: String,
     /// Whether it was on and not neutral.
     pub active: bool,
+    /// Whether what it did, or what the model made of it, is not finite: then its numbers are not-a-number, or null in JSON.
+    #[serde(default)]
+    pub not_finite: bool,
     /// How many (address, position) values it changed.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over those values.
+    #[serde(deserialize_with = "number")]
     pub relative: f32,
     /// Mean over positions of KL(unedited ‖ this edit alone), nats, on the same tokens; none until measured.
     pub kl: Option<f32>,
@@ -55,8 +59,14 @@ impl Receipt {
     pub fn count_as(&mut self, written: &Self) {
         self.fired = written.fired;
         self.relative = written.relative;
+        self.not_finite |= written.not_finite;
         self.why.clone_from(&written.why);
     }
+}
+
+/// JSON has no not-a-number: it is written as null, and read back as what it was.
+pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::<f32>::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
 /// What one edit did at one position.
@@ -69,5 +79,6 @@ pub struct Fired {
     /// How many addresses it changed there.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over them.
+    #[serde(deserialize_with = "number")]
     pub relative: f32,
 }

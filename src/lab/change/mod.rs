@@ -84,9 +84,14 @@ pub(super) enum Change {
     Cut(Cut),
 }
 
-/// `‖after − before‖ / ‖before‖` of a row.
+/// `‖after − before‖ / ‖before‖` of a row; infinite where the row has no length in f32 any more, in which every norm
+/// takes it.
 pub(super) fn moved(before: &[f32], after: &[f32]) -> f64 {
     let mut change = 0f64;
+    let squares: f32 = after.iter().map(|a| a * a).sum();
+    if !squares.is_finite() {
+        return f64::INFINITY;
+    }
     for (a, b) in after.iter().zip(before) {
         change += f64::from(a - b) * f64::from(a - b);
     }
