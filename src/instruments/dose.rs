@@ -209,10 +209,7 @@ impl Dose {
                 }
             }
             if best.0 == f32::NEG_INFINITY {
-                return Err(Error::not_finite(
-                    "No neuron has an effect that is finite, so none is the largest",
-                    "Load the model with --dtype f32; `lmscope doctor MODEL` lists weights that are not finite",
-                ));
+                return Err(bench.not_finite("The effects of all neurons are"));
             }
             units.insert(best.1, vec![best.2]);
             return Ok(units);

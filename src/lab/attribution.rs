@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::bench::{Bench, reading};
 use super::figure::Check;
+use super::guard::not_finite;
 use super::op::Op;
 use super::run::Run;
 use super::target::Target;
@@ -302,9 +303,9 @@ fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<T
             .to_vec2::<f32>()?
         {
             if !finite::distribution(&row) {
-                return Err(Error::not_finite(
-                    "The model's logits are not finite (NaN or infinity), so nothing is read from them",
-                    "Load the model with --dtype f32, or lower the strength of the edits; `lmscope doctor MODEL` lists weights that are not finite",
+                return Err(not_finite(
+                    &model.transformer,
+                    "What the unembedding makes of the stream is",
                 ));
             }
             let favoured = || Target::one(reading(&row, known, 1).first().0);

@@ -366,6 +366,9 @@ impl Bench {
                 .unembed(&rows.narrow(0, start, size)?)?
                 .to_vec2::<f32>()?;
             out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
+            if out.iter().any(|read| read.top.is_empty()) {
+                return Err(self.not_finite("What the unembedding makes of the stream is"));
+            }
             start += size;
         }
         Ok(out)

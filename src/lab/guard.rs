@@ -39,6 +39,11 @@ impl Bench {
             held: None,
         }
     }
+
+    /// The error for what is read of the model alone and is not finite; `place` begins the sentence: "Its logits are".
+    pub fn not_finite(&self, place: &str) -> Error {
+        not_finite(&self.model.transformer, place)
+    }
 }
 
 impl Guard<'_> {
@@ -68,13 +73,15 @@ impl Guard<'_> {
 
     /// Looks at what leaves the blocks, and at logits.
     pub(super) fn leaves(&mut self, leaving: Leaving, span: Span, program: &Program) -> Result<()> {
+        if let Leaving::Stream { tokens, .. } = leaving {
+            self.tokens = tokens.cloned();
+        }
         if !self.strict {
             return Ok(());
         }
         let mut verdicts: Vec<Tensor> = self.held.take().into_iter().collect();
         match leaving {
-            Leaving::Stream { tokens, x } => {
-                self.tokens = tokens.cloned();
+            Leaving::Stream { x, .. } => {
                 verdicts.push(finite::stream(x)?);
                 if span.phase == Phase::Decode {
                     self.held = verdicts.pop();
@@ -95,7 +102,7 @@ impl Guard<'_> {
     }
 
     /// Why the numbers of a pass are not finite.
-    fn explain(&self, program: &Program) -> Error {
+    pub(super) fn explain(&self, program: &Program) -> Error {
         let edits = program.broken_edits();
         if !edits.is_empty() {
             return by_edits(&edits);
@@ -136,66 +143,71 @@ impl Guard<'_> {
                 _ => format!("From `{at}` on the model's numbers are"),
             },
         );
-        let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
-        let damage = &self.transformer.damage;
-        let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
-        let list = |of: &[&crate::model::weights::Damage]| {
-            let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
-            let more = of.len().saturating_sub(3);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            let plural = if of.len() == 1 { "" } else { "s" };
-            format!("tensor{plural} {}{more}", first.join(", "))
+        not_finite(self.transformer, &place)
+    }
+}
+
+/// The same for what is read of a model, as the beginning of a sentence: "Its logits are".
+pub(super) fn not_finite(transformer: &Transformer, place: &str) -> Error {
+    let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
+    let damage = &transformer.damage;
+    let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
+    let list = |of: &[&crate::model::weights::Damage]| {
+        let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
+        let more = of.len().saturating_sub(3);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
         };
-        let precision = self.transformer.precision;
-        let dtype = precision.name();
-        let (why, next, brief) = if !stored.is_empty() {
-            (
+        let plural = if of.len() == 1 { "" } else { "s" };
+        format!("tensor{plural} {}{more}", first.join(", "))
+    };
+    let precision = transformer.precision;
+    let dtype = precision.name();
+    let (why, next, brief) = if !stored.is_empty() {
+        (
                 format!("the file itself holds such values, in {}", list(&stored)),
                 "It is damaged or was written so: download it again; `lmscope doctor MODEL` lists every such tensor"
                     .to_string(),
                 "damaged weights, see doctor",
             )
-        } else if !rounded.is_empty() {
-            (
-                format!("{} holds values that {dtype} cannot", list(&rounded)),
-                "Load the model with --dtype f32".into(),
-                "use --dtype f32",
-            )
-        } else if precision.compute() != DType::F32 {
-            let end = if precision.compute() == DType::F16 {
-                ", which ends at 65504"
-            } else {
-                ""
-            };
-            (
-                format!("activations leave the range of {dtype}{end}"),
-                "Load the model with --dtype f32".into(),
-                "use --dtype f32",
-            )
+    } else if !rounded.is_empty() {
+        (
+            format!("{} holds values that {dtype} cannot", list(&rounded)),
+            "Load the model with --dtype f32".into(),
+            "use --dtype f32",
+        )
+    } else if precision.compute() != DType::F32 {
+        let end = if precision.compute() == DType::F16 {
+            ", which ends at 65504"
         } else {
-            let next = match precision {
-                Precision::Dense(_) => {
-                    "Do weights and config.json belong together? `lmscope doctor MODEL` measures them"
-                }
-                Precision::Q8 | Precision::Stored(_) => {
-                    "Load the model with --dtype f32; if that does not help, `lmscope doctor MODEL` measures it"
-                }
-            };
-            (
-                "its weights are finite but lead out of the range of f32".into(),
-                next.to_string(),
-                "see lmscope doctor",
-            )
+            ""
         };
-        Error::NotFinite {
-            what: format!("{what}: {why}"),
-            next,
-            brief,
-        }
+        (
+            format!("activations leave the range of {dtype}{end}"),
+            "Load the model with --dtype f32".into(),
+            "use --dtype f32",
+        )
+    } else {
+        let next = match precision {
+            Precision::Dense(_) => {
+                "Do weights and config.json belong together? `lmscope doctor MODEL` measures them"
+            }
+            Precision::Q8 | Precision::Stored(_) => {
+                "Load the model with --dtype f32; if that does not help, `lmscope doctor MODEL` measures it"
+            }
+        };
+        (
+            "its weights are finite but lead out of the range of f32".into(),
+            next.to_string(),
+            "see lmscope doctor",
+        )
+    };
+    Error::NotFinite {
+        what: format!("{what}: {why}"),
+        next,
+        brief,
     }
 }
 

@@ -280,13 +280,8 @@ fn piece(
         let last = seen.layers.last().and_then(|l| l.get(l.len() - count + i));
         !finals.or(last).is_none_or(Said::is_finite)
     }) {
-        return Err(crate::error::Error::not_finite(
-            format!(
-                "The model's output after position {} is not finite (NaN or infinity), so nothing is read from it",
-                positions.start + i
-            ),
-            "Load the model with --dtype f32, or lower the strength of the edits",
-        ));
+        let after = positions.start + i;
+        return Err(bench.not_finite(&format!("The model's logits after position {after} are")));
     }
     if first {
         // The logits have served.

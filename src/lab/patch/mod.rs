@@ -16,6 +16,7 @@ use crate::lab::run::{Keep, Patch, RunTap};
 use crate::lab::sample::log_sum_exp;
 use crate::model::Model;
 use crate::model::cache::Cache;
+use crate::model::finite;
 use crate::model::site::Address;
 use crate::model::tap::{Phase, Span};
 
@@ -162,6 +163,12 @@ impl Target {
                 )));
             }
             let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
+            // A value may break its own branch; without one, or in all of them, it is the model that is broken.
+            let broken = |i: usize| !finite::distribution(&logits[i]);
+            let bare = |i: &usize| branches[*i].is_empty();
+            if step == 0 && ((0..rows).filter(bare).any(broken) || (0..rows).all(broken)) {
+                return Err(tap.guard.explain(tap.program));
+            }
             let next = choose(model, &mut out, &logits, watched);
             if out.iter().all(|w| ended(model, w)) || step + 1 == count {
                 break;
