@@ -62,6 +62,8 @@ struct Act {
 struct Tally {
     fired: usize,
     relative: f64,
+    /// Whether a pass broke off because of it.
+    broken: bool,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
     rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
@@ -274,10 +276,14 @@ impl Program {
         }
     }
 
-    /// Forgets what a pass measured that broke off before it was settled.
+    /// Forgets what a pass measured that broke off before it was settled, but for which edits broke it.
     pub(super) fn abandon(&mut self) {
+        for (receipt, .., moved) in &self.measured {
+            self.tallies[*receipt].broken |= !moved.is_finite();
+        }
         self.pending.clear();
         self.measured.clear();
+        self.explain();
     }
 
     /// Announces the positions of a pass.
@@ -466,7 +472,7 @@ impl Program {
     fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
-            receipt.not_finite = !tally.relative.is_finite();
+            receipt.not_finite = tally.broken || !tally.relative.is_finite();
             receipt.relative = if tally.fired == 0 {
                 0.0
             } else {

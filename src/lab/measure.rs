@@ -77,6 +77,7 @@ impl Bench {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
             };
+            receipt.not_finite |= receipt.elsewhere.is_some_and(|kl| !kl.is_finite());
         }
         Ok(receipts)
     }

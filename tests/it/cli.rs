@@ -42,7 +42,7 @@ fn lmscope(arguments: &[&str]) -> Command {
 }
 
 /// Exit code, standard output, standard error.
-fn outcome(arguments: &[&str]) -> (i32, String, String) {
+pub(super) fn outcome(arguments: &[&str]) -> (i32, String, String) {
     let output = lmscope(arguments).output().unwrap();
     let spell = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (
