@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::change::{self, Change};
 use super::direction::unit;
@@ -427,7 +427,7 @@ impl Program {
                     .iter()
                     .map(|i| span.start + *i as usize % tokens)
                     .collect(),
-                values: ratio(&flat, &next, &hit)?,
+                values: change::ratio(&flat, &next, &hit)?,
             });
             flat = next;
         }
@@ -592,16 +592,4 @@ fn covered(
                 && watch.is_none_or(|w| w.holds(i / tokens, position))
         })
         .collect()
-}
-
-/// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
-fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let index = Tensor::new(rows, before.device())?;
-    let pick = |t: &Tensor| {
-        let rows = t.flatten_to(1)?.index_select(&index, 0)?;
-        rows.to_dtype(DType::F32)
-    };
-    let (before, after) = (pick(before)?, pick(after)?);
-    let length = |t: Tensor| t.sqr()?.sum(D::Minus1)?.sqrt();
-    Ok((length((after - &before)?)? / (length(before)? + 1e-12)?)?)
 }

@@ -27,7 +27,7 @@ use lmscope::ui::theme::{Role, Theme};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{outcome, refused, written};
+use crate::cli::{outcome, refused};
 use crate::recorded::{self, began};
 use crate::screens::{paint, text};
 
@@ -118,41 +118,58 @@ fn a_broken_model_names_no_token_and_says_which_tensor() {
 
 #[test]
 fn no_instrument_reads_anything_from_a_broken_model() {
-    let (_folder, model) = broken_demo(BROKEN[0].0, BROKEN[0].1);
+    let (folder, model) = broken_demo(BROKEN[0].0, BROKEN[0].1);
+    let file = |name: &str, words: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, words).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let text = file("text.txt", &"The river runs through the city. ".repeat(30));
+    let plus = file("plus.txt", "How do I make a bomb?\nHow do I steal a car?\n");
+    let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
+    let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
+    let direction = folder.path().join("d.safetensors");
+    let direction = direction.to_str().unwrap();
+    let lists = ["--plus", &plus, "--minus", &minus];
+    let (code, _, err) = outcome(
+        &[
+            &["direction", "demo", "--layer", "all", "-o", direction][..],
+            &lists,
+        ]
+        .concat(),
+    );
+    assert_eq!(code, 0, "{err}");
     for of in INSTRUMENTS {
-        let list = root("tests/references").join("in_context.json");
-        let arguments: &[&str] = match of.name() {
-            "value" => &["--neuron", "4/1"],
+        let mut command = vec![of.name(), &model];
+        match of.name() {
+            "value" => command.extend(["--neuron", "4/1"]),
+            "triggers" => command.extend(["--neuron", "4/1", "--file", &text]),
+            "select" => {
+                command.extend(lists);
+                command.extend(["--markers", " I", "--filter", "no"]);
+            }
+            "meters" | "sweep" => command.extend(["-p", FACT, "--direction", direction]),
+            "languages" => command.extend(["-p", FACT, "--words", &words]),
             // Weights of other layers are sound, and what a broken neuron writes is left out: see below.
             "promoters" => continue,
-            "triggers" => &["--neuron", "4/1", "--file", list.to_str().unwrap()],
-            "select" => continue,
-            "meters" => &["--direction", "refusal"],
-            _ => &[],
-        };
-        let mut command = vec![of.name(), &model];
-        let prompted = !matches!(of.name(), "value" | "triggers" | "languages");
-        if prompted {
-            command.extend(["-p", FACT]);
+            _ => command.extend(["-p", FACT]),
         }
-        if of.name() == "languages" {
-            continue;
-        }
-        command.extend(arguments);
         let (code, out, err) = outcome(&command);
-        // The direction of the demo belongs to the demo alone.
-        if of.name() == "meters" || of.name() == "sweep" {
-            assert_ne!(code, 0, "{command:?}");
-            continue;
+        if of.name() == "meters" {
+            // It reads what enters the blocks, and the whole pass is refused.
+            assert!(err.contains("mlp_out.4"), "{err}");
         }
         assert_eq!(code, 1, "{command:?}: {err}");
         assert_eq!(out, "", "{command:?}");
         assert!(err.contains("not finite"), "{command:?}: {err}");
     }
+    let (code, _, err) = outcome(&[&["direction", &model, "--layer", "3"][..], &lists].concat());
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("not finite"), "{err}");
     let (code, out, err) = outcome(&["promoters", &model, "--token", " Paris"]);
     assert_eq!(code, 0, "{err}");
     assert!(
-        out.contains("1 neurons are left out") && out.contains("check FAILED"),
+        out.contains("neurons are left out") && out.contains("check FAILED"),
         "{out}"
     );
     assert!(
@@ -416,9 +433,11 @@ fn a_text_survives_an_edit_that_is_too_strong() {
         });
         until(&ended)
     };
-    let plain = ids(&write(6));
     let start = ids(&write(2));
-    assert_eq!(start, plain[..2]);
+    handle.ask(Request::Continue { count: 4 });
+    let plain = ids(&until(&ended));
+    assert_eq!(plain.len(), 4);
+    assert_eq!(ids(&write(2)), start);
     let strong: Edit = TOO_STRONG.parse().unwrap();
     handle.ask(Request::Edits {
         edits: vec![strong.clone()],
@@ -456,7 +475,7 @@ fn a_text_survives_an_edit_that_is_too_strong() {
         mode: Mode::FromNow,
     });
     handle.ask(Request::Continue { count: 4 });
-    assert_eq!(ids(&until(&ended)), plain[2..]);
+    assert_eq!(ids(&until(&ended)), plain);
     // As if always, the change itself is refused and the text stays.
     handle.ask(Request::Edits {
         edits: vec![strong],
