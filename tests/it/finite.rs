@@ -14,6 +14,7 @@ use lmscope::engine::{Ending, Mode, Prompt, Request, Update, spawn};
 use lmscope::error::Error;
 use lmscope::instruments::{Arguments, INSTRUMENTS, observe};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::direction::{Direction, Origin};
 use lmscope::lab::edit::Edit;
 use lmscope::lab::figure::{Body, Check};
 use lmscope::lab::run::Run;
@@ -23,6 +24,7 @@ use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
 use lmscope::model::families::FAMILIES;
 use lmscope::model::load::Options;
+use lmscope::model::site::Site;
 use lmscope::ui::theme::{Role, Theme};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -128,17 +130,16 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     let plus = file("plus.txt", "How do I make a bomb?\nHow do I steal a car?\n");
     let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
-    let direction = folder.path().join("d.safetensors");
-    let direction = direction.to_str().unwrap();
     let lists = ["--plus", &plus, "--minus", &minus];
-    let (code, _, err) = outcome(
-        &[
-            &["direction", "demo", "--layer", "all", "-o", direction][..],
-            &lists,
-        ]
-        .concat(),
-    );
-    assert_eq!(code, 0, "{err}");
+    let mut bench = Bench::open(&model, &Options::default()).unwrap();
+    let rows = (0..bench.model.card.layers)
+        .map(|l| (Site::ResidPre.at(l), vec![0.1; bench.model.card.d_model]))
+        .collect();
+    let origin = Origin::default();
+    bench
+        .directions
+        .insert("d".into(), Direction { rows, origin });
+    let run = Run::plain(bench.model.encode(FACT, false).unwrap());
     for of in INSTRUMENTS {
         let mut command = vec![of.name(), &model];
         match of.name() {
@@ -148,17 +149,18 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 command.extend(lists);
                 command.extend(["--markers", " I", "--filter", "no"]);
             }
-            "meters" | "sweep" => command.extend(["-p", FACT, "--direction", direction]),
+            "meters" | "sweep" => {
+                let arguments = Arguments::default().with("direction", "d");
+                let found = observe(*of, &run, &arguments, &mut bench);
+                assert!(matches!(found, Err(Error::NotFinite { .. })), "{found:?}");
+                continue;
+            }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
             // Weights of other layers are sound, and what a broken neuron writes is left out: see below.
             "promoters" => continue,
             _ => command.extend(["-p", FACT]),
         }
         let (code, out, err) = outcome(&command);
-        if of.name() == "meters" {
-            // It reads what enters the blocks, and the whole pass is refused.
-            assert!(err.contains("mlp_out.4"), "{err}");
-        }
         assert_eq!(code, 1, "{command:?}: {err}");
         assert_eq!(out, "", "{command:?}");
         assert!(err.contains("not finite"), "{command:?}: {err}");
