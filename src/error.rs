@@ -181,6 +181,16 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// What a pass or a measurement came to is not finite.
+    #[error("{what}. {next}.")]
+    NotFinite {
+        /// What is not finite, where that begins, and why.
+        what: String,
+        /// The way out.
+        next: String,
+        /// The way out in a few words, for a header.
+        brief: &'static str,
+    },
     /// Identities that hold for any weights do not hold on a model.
     #[error(
         "{model} breaks {failed}, of {count} identities that hold for any weights. Are the files whole, and does the dtype suit it (--dtype f32)? If so, trust no number of it and please report this."
@@ -202,14 +212,42 @@ pub enum Error {
     )]
     Engine(String),
     /// The tensor library failed.
-    #[error("Tensor operation failed: {0}. Please report this with the command that led here.")]
+    #[error(
+        "Tensor operation failed: {}. Please report this with the command that led here.",
+        without_backtrace(.0)
+    )]
     Tensor(#[from] candle_core::Error),
 }
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What the tensor library said, without the frames that it adds when a backtrace is wanted.
+fn without_backtrace(error: &candle_core::Error) -> String {
+    use candle_core::Error as E;
+    match error {
+        E::WithBacktrace { inner, .. } => without_backtrace(inner),
+        E::Context { inner, context } => format!("{context}: {}", without_backtrace(inner)),
+        E::WithPath { inner, path } => {
+            format!("{}: {}", path.display(), without_backtrace(inner))
+        }
+        other => {
+            let said = other.to_string();
+            said.lines().next().unwrap_or_default().to_string()
+        }
+    }
+}
+
 impl Error {
+    /// Says that a measurement is not finite, and what to do.
+    pub fn not_finite(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::NotFinite {
+            what: what.into(),
+            next: next.into(),
+            brief: "see the notice",
+        }
+    }
+
     /// Wraps an I/O error with the path it happened at.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io {

@@ -65,7 +65,7 @@ FAULTS = [
     ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "t.iter().position(|held| *held == Some(true))", "t.iter().rposition(|held| *held == Some(true))"),
     ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, logged", "watch.note(position + 1, logged"),
     ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program.hear(self.run.tokens.len() - 1, &row);", "self.program.hear(self.run.tokens.len(), &row);"),
-    ("honest::no_edit", "src/lab/receipt.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
+    ("honest::no_edit", "src/lab/silence.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
     ("honest::no_edit", "src/model/site.rs", "order(self) <= order(other)", "order(self) <= order(other) || true"),
     ("honest::a_group", "src/lab/unit_set.rs", ".filter(|(l, _)| *l == layer)", ".filter(|(l, _)| *l <= layer)"),
     ("honest::receipts_are", "src/lab/apply.rs", "relative: (sum / group.len() as f64) as f32,", "relative: sum as f32,"),
@@ -230,7 +230,7 @@ FAULTS = [
     ("residual::a_live", "src/lab/figure.rs", "            self.title = next.title;\n", ""),
     ("residual::a_live", "src/lab/figure.rs", "            self.notes = next.notes;\n", ""),
     ("lens_curves::answers_settle", "src/lab/lens.rs", "(0..self.layers.len()).rev().take_while(agree).last()", "(0..self.layers.len()).find(agree)"),
-    ("lens_curves::curves_are", "src/instruments/track.rs", "1.0 / (told.rank as f32 + 1.0)", "1.0 / told.rank as f32"),
+    ("lens_curves::curves_are", "src/instruments/track.rs", "1.0 / (told.rank() + 1.0)", "1.0 / told.rank as f32"),
     ("lens_curves::without_names", "src/instruments/track.rs", "run.clone().until(position + 1)", "run.clone()"),
     ("lens_curves::the_demo_thinks", "src/instruments/languages.rs", "set.iter().map(share).sum::<f64>() as f32", "set.iter().take(1).map(share).sum::<f64>() as f32 * 0.5"),
     ("lens_files::a_tuned_lens_meets", "src/lab/lens_file.rs", "Site::ResidPost => Ok(usize::from(at.layer) + 1),", "Site::ResidPost => Ok(usize::from(at.layer)),"),
@@ -261,6 +261,11 @@ FAULTS = [
     ("lens_files::layers_without", "src/lab/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
     ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
     ("residual::a_stream_that_is_normed", "src/instruments/residual.rs", "!newest || card.norms_stream", "!newest"),
+    ("finite::a_broken_model", "src/lab/guard.rs", "            strict: true,", "            strict: false,"),
+    ("finite::a_check_of", "src/lab/figure.rs", "if apart > error || apart.is_nan() {", "if apart > error {"),
+    ("finite::an_edit_that_is_too_strong", "src/lab/change/mod.rs", "if !squares.is_finite() {", "if squares.is_nan() {"),
+    ("finite::a_cell_that_overflows", "src/lab/figure.rs", "        if bad == 0 {\n            return;", "        if bad < usize::MAX {\n            return;"),
+    ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),
 ]
 
 

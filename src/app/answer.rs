@@ -53,6 +53,7 @@ impl App {
             Update::Dropped(slot) => self.with(slot, Shown::drop_question),
             Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
+            Update::NotFinite(way_out) => self.transcript.not_finite = Some(way_out),
             Update::Receipts(receipts) => self.receipts = receipts,
             Update::Fired(fired) => {
                 let rows = self.receipts.iter().map(|r| r.edit.clone()).collect();
@@ -285,6 +286,7 @@ impl App {
             Restoring::Schedule(lost) => (None, lost),
         };
         self.transcript = lost.text;
+        self.transcript.not_finite = None;
         self.transcript.activity = Activity::Idle;
         self.transcript.since = None;
         self.last.clone_from(&self.transcript.source);
@@ -347,7 +349,7 @@ impl App {
         }
         match ending {
             Ending::Context => self.warn("the context is full; r rewinds, n starts a new text"),
-            Ending::Count | Ending::EndToken | Ending::Stopped => {}
+            Ending::Count | Ending::EndToken | Ending::Stopped | Ending::NotFinite => {}
         }
         if self.difference {
             self.ask_unedited()
@@ -363,6 +365,7 @@ impl App {
             self.history.lost(lost);
         }
         self.transcript.truncate(left);
+        self.transcript.not_finite = None;
         self.baseline = None;
         self.follow();
         let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
@@ -385,6 +388,7 @@ impl App {
             self.history.forgot(lost);
         }
         self.receipts = receipts;
+        self.transcript.not_finite = None;
         match boundary {
             Some(position) => {
                 // The prompt's own end is a boundary too, once something was written under other edits.

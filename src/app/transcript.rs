@@ -64,6 +64,8 @@ pub struct Transcript {
     pub since: Option<(Duration, usize)>,
     /// The prompt as it was written, and whether it went through the chat template.
     pub source: Option<(String, bool)>,
+    /// The way out, in a few words, where what the model makes of it is not finite.
+    pub not_finite: Option<&'static str>,
     open: text::Stream,
 }
 

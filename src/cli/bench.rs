@@ -139,7 +139,12 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
             _ => {}
         }
     }
-    child.wait().map_err(fail)?;
+    if !child.wait().map_err(fail)?.success() {
+        return Err(Error::Text {
+            what: "Nothing was measured: a fresh process that was to be timed failed, and said why above".into(),
+            next: "Mend that first.".into(),
+        });
+    }
     loaded
         .zip(first)
         .ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))

@@ -103,6 +103,8 @@ struct Tally {
     seconds: f64,
     ending: Ending,
     check: Option<Check>,
+    /// Why the numbers gave out, where they did.
+    broken: Option<Error>,
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -124,7 +126,20 @@ fn run(matches: &ArgMatches) -> Result<()> {
 
     let beside = beside(matches);
     let since = Instant::now();
-    let mut writer = Writer::begin_beside(&mut bench, tokens, schedule, sampling, beside)?;
+    let begun = Run {
+        prompt: tokens.len(),
+        tokens: tokens.clone(),
+        schedule: schedule.clone(),
+        seed: sampling.seed,
+        rest: Vec::new(),
+    };
+    let writer = Writer::begin_beside(&mut bench, tokens, schedule, sampling, beside);
+    let mut writer = match writer {
+        Err(error @ Error::NotFinite { .. }) => {
+            return Err(refused(&mut bench, &begun, &shape, error));
+        }
+        writer => writer?,
+    };
     let prompt_seconds = since.elapsed().as_secs_f64();
     let mut tally = Tally {
         written: 0,
@@ -132,6 +147,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         seconds: 0.0,
         ending: Ending::Count,
         check: None,
+        broken: None,
     };
     write(&mut bench, &mut writer, count, &shape, &mut tally)?;
 
@@ -165,17 +181,51 @@ fn run(matches: &ArgMatches) -> Result<()> {
         output::note(&format!("unedited, from the same seed ({parted}):{text}"));
     }
     output::receipts(&receipts);
-    if let Some(check) = tally.check.filter(|c| !c.passed()) {
-        output::note(&format!(
-            "WARNING: the last lens row differs from the model's own output by {:.2e} (tolerated: {:.0e}).",
-            check.error, check.tolerance
-        ));
+    if let Some(failure) = tally.check.and_then(Check::failure) {
+        output::note(&format!("WARNING: {failure}."));
     }
-    if stopped {
-        Err(Error::Cancelled)
+    match tally.broken {
+        Some(error) => Err(error),
+        None if stopped => Err(Error::Cancelled),
+        None => Ok(()),
+    }
+}
+
+/// Tells what is known where not even the prompt could be read: the edits' receipts, and in JSON a summary without tokens.
+fn refused(bench: &mut Bench, run: &Run, shape: &Shape, error: Error) -> Error {
+    let receipts = if run.schedule.is_idle() {
+        Vec::new()
     } else {
-        Ok(())
+        output::measured(bench, run, &[])
+    };
+    if matches!(shape, Shape::Lines) {
+        let edits = run.schedule.latest().iter().map(ToString::to_string);
+        let summary = json!({ "summary": {
+            "model": bench.model.card.name,
+            "revision": bench.model.card.revision,
+            "dtype": bench.model.card.dtype,
+            "device": bench.model.card.device,
+            "version": env!("CARGO_PKG_VERSION"),
+            "prompt_tokens": run.prompt,
+            "tokens": 0,
+            "ending": Ending::NotFinite,
+            "error": error.to_string(),
+            "seed": run.seed,
+            "edits": edits.collect::<Vec<_>>(),
+            "receipts": receipts,
+            "check": as_json(Check::not_finite()),
+        }});
+        if let Err(closed) = output::json_line(&summary) {
+            return closed;
+        }
     }
+    output::receipts(&receipts);
+    error
+}
+
+/// A check; a difference that is not finite is null, and has not passed.
+fn as_json(check: Check) -> Value {
+    json!({ "error": check.error, "tolerance": check.tolerance, "passed": check.passed() })
 }
 
 /// What runs beside the text.
@@ -249,6 +299,12 @@ fn write(
         let step = match writer.step(bench, &needs) {
             Err(Error::Cancelled) => {
                 tally.ending = Ending::Stopped;
+                break;
+            }
+            // What was written before is told all the same.
+            Err(error @ Error::NotFinite { .. }) => {
+                tally.ending = Ending::NotFinite;
+                tally.broken = Some(error);
                 break;
             }
             step => step?,
@@ -331,9 +387,11 @@ fn rate(tally: &Tally) -> f64 {
 
 fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> Value {
     let card = &bench.model.card;
-    let check = tally
-        .check
-        .map(|c| json!({ "error": c.error, "tolerance": c.tolerance, "passed": c.passed() }));
+    let check = if tally.broken.is_some() {
+        Some(Check::not_finite())
+    } else {
+        tally.check
+    };
     json!({
         "model": card.name,
         "family": card.family,
@@ -356,6 +414,7 @@ fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> V
         "diverged": writer.diverged(),
         "unedited": unedited(bench, writer).map(|(text, _)| text),
         "receipts": receipts,
-        "check": check,
+        "check": check.map(as_json),
+        "error": tally.broken.as_ref().map(ToString::to_string),
     })
 }

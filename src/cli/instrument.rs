@@ -11,8 +11,9 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{arguments, log, output};
 use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::{Arguments, Instrument, Kind, Parameter, observe};
 use crate::lab::bench::Bench;
+use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::text;
@@ -170,7 +171,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         say_cost(&mut bench, &run, of.name(), cost)?;
     }
     arguments::show_progress(&mut bench, of.name());
-    let figure = of.observe(&run, &given, &mut bench);
+    let figure = observe(of, &run, &given, &mut bench);
     bench.progress = None;
     output::clear_status();
     let figure = figure?;
@@ -188,11 +189,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         output::note("stopped; the same command goes on from there");
         return Err(Error::Cancelled);
     }
-    if let Some(check) = figure.check.filter(|c| !c.passed()) {
-        output::note(&format!(
-            "WARNING: the last row differs from the model's own output by {:.2e} (tolerated: {:.0e}).",
-            check.error, check.tolerance
-        ));
+    if let Some(failure) = figure.check.and_then(Check::failure) {
+        output::note(&format!("WARNING: {failure}."));
     }
     Ok(())
 }

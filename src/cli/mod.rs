@@ -133,6 +133,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         | Error::Text { .. }
         | Error::Device { .. }
         | Error::Identities { .. }
+        | Error::NotFinite { .. }
         | Error::NoDifference { .. }
         | Error::Engine(_)
         | Error::Tensor(_) => 1,

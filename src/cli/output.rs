@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::receipt::Receipt;
 use crate::lab::run::Run;
+use crate::model::finite::NOT_FINITE;
 use crate::text;
 
 /// Writes bytes to standard output and flushes them.
@@ -110,7 +111,12 @@ fn receipt_line(receipt: &Receipt) -> String {
     if !receipt.active {
         return format!("edit {edit} is off or neutral and was not applied.");
     }
-    let mut out = if receipt.idle() && receipt.fired == 0 {
+    let mut out = if receipt.not_finite {
+        format!(
+            "WARNING: edit {edit} is NOT FINITE: what it makes of the numbers is NaN or infinity (it acted {} times). Lower its strength",
+            receipt.fired
+        )
+    } else if receipt.idle() && receipt.fired == 0 {
         format!("WARNING: edit {edit} NEVER FIRED: {}", receipt.why)
     } else if receipt.idle() {
         format!("WARNING: edit {edit} CHANGED NOTHING: {}", receipt.why)
@@ -120,7 +126,7 @@ fn receipt_line(receipt: &Receipt) -> String {
             receipt.fired, receipt.relative
         )
     };
-    if let (Some(kl), false) = (receipt.kl, receipt.idle()) {
+    if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
         let nulls = [
             ("a random one of equal size", receipt.null),
@@ -128,7 +134,14 @@ fn receipt_line(receipt: &Receipt) -> String {
         ];
         let nulls: Vec<String> = nulls
             .iter()
-            .filter_map(|(name, kl)| kl.map(|kl| format!("{name} {kl:.4}")))
+            .filter_map(|(name, kl)| Some((name, (*kl)?)))
+            .map(|(name, kl)| {
+                if kl.is_finite() {
+                    format!("{name} {kl:.4}")
+                } else {
+                    format!("{name} {NOT_FINITE}")
+                }
+            })
             .collect();
         if !nulls.is_empty() {
             let _ = write!(out, " ({}; seed {})", nulls.join(", "), receipt.seed);
@@ -217,6 +230,29 @@ mod tests {
             line.contains("3 times") && line.contains("0.2500 nats"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn an_edit_whose_numbers_are_none_is_loud_and_has_no_kl() {
+        let receipt = Receipt {
+            edit: "add:v@resid_pre.3*3e38".into(),
+            active: true,
+            fired: 7,
+            relative: f32::INFINITY,
+            kl: Some(f32::NAN),
+            not_finite: true,
+            ..Receipt::default()
+        };
+        let line = receipt_line(&receipt);
+        assert!(
+            line.contains("NOT FINITE") && !line.contains("KL"),
+            "{line}"
+        );
+        let json = serde_json::to_value(&receipt).unwrap();
+        assert!(json["kl"].is_null() && json["relative"].is_null());
+        assert_eq!(json["not_finite"], true);
+        let back: Receipt = serde_json::from_value(json).unwrap();
+        assert!(back.not_finite && back.relative.is_nan());
     }
 
     #[test]

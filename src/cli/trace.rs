@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -43,7 +44,13 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let wanted = expand(arguments::text(matches, "sites"), bench.model.card.layers)?;
     wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
     let run = arguments::run(matches, &bench, edits)?;
-    let recording = bench.record(&run, &wanted)?;
+    let (recording, broken) = match bench.record(&run, &wanted) {
+        // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.
+        Err(error @ Error::NotFinite { .. }) => {
+            (Arc::new(bench.record_as_is(&run, &wanted)?), Some(error))
+        }
+        recording => (recording?, None),
+    };
     let receipts = output::measured(&mut bench, &run, &recording.receipts);
 
     let mut tensors = vec![tokens(&run)];
@@ -64,7 +71,13 @@ fn run(matches: &ArgMatches) -> Result<()> {
         text::size(bytes as u64),
         path.display()
     ));
-    Ok(())
+    match broken {
+        Some(error) => {
+            output::note("WARNING: the file holds NaN or infinity.");
+            Err(error)
+        }
+        None => Ok(()),
+    }
 }
 
 /// A tensor ready for the file.

@@ -232,6 +232,8 @@ pub enum Ending {
     Context,
     /// The user stopped it.
     Stopped,
+    /// The numbers are not finite any more; no token was chosen from them.
+    NotFinite,
 }
 
 /// What the engine tells.
@@ -305,6 +307,8 @@ pub enum Update {
     Pace(f32),
     /// The self-check of the newest pass: last lens row against the model's own logits.
     Checked(Check),
+    /// A pass came to numbers that are not finite; the way out, in a few words.
+    NotFinite(&'static str),
     /// Receipts with their KL filled in, in the order of the edits.
     Receipts(Vec<Receipt>),
     /// What the edits did at every position that was just read again.

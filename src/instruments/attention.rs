@@ -21,6 +21,7 @@ use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
+use crate::model::finite::order;
 use crate::model::site::{Address, Site};
 
 /// The instrument.
@@ -471,7 +472,7 @@ impl Attention {
             .flat_map(|l| (0..bench.model.card.heads).map(move |h| (*l, h)))
             .collect();
         let mut found = written(bench, &recording, &heads, position, 5)?;
-        found.sort_by(|a, b| b.size.total_cmp(&a.size));
+        found.sort_by(|a, b| order(b.size, a.size));
         found.truncate(arguments.count(self, "count")?);
         let read = self.read_most(&found, run, position, arguments, bench)?;
         let mut rows = Vec::with_capacity(found.len());

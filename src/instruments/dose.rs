@@ -10,11 +10,13 @@ use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::lab::guard::tried;
 use crate::lab::null_units::near_in_size;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax, rank, top};
+use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
 use crate::lab::sight::{neuron, sights};
 use crate::lab::target::Target;
+use crate::model::finite::NOT_FINITE;
 use crate::model::site::Site;
 use candle_core::DType;
 
@@ -107,7 +109,7 @@ impl Instrument for Dose {
         let strengths = self.strengths(arguments)?;
         let mut base = bench.last_logits(run)?;
         let target = match arguments.text(self, "token") {
-            "" => Target::one(reading(&base, bench.model.known_tokens(), 1).top[0].0),
+            "" => Target::one(reading(&base, bench.model.known_tokens(), 1).first().0),
             text => Target::parse("token", text, &bench.model)?,
         };
         log_softmax(&mut base);
@@ -125,7 +127,10 @@ impl Instrument for Dose {
                     Entry::Text(strength.to_string()),
                     Entry::Number(own.logit),
                     Entry::Number(own.p),
-                    Entry::Text(own.rank.to_string()),
+                    match own.rank {
+                        NO_RANK => Entry::Text(NOT_FINITE.into()),
+                        rank => Entry::Text(rank.to_string()),
+                    },
                     Entry::Number(own.kl),
                     Entry::Text(bench.visible(own.top)),
                     Entry::Number(other.logit),
@@ -203,6 +208,9 @@ impl Dose {
                     best = (*effect, *layer, *unit);
                 }
             }
+            if best.0 == f32::NEG_INFINITY {
+                return Err(bench.not_finite("The effects of all neurons are"));
+            }
             units.insert(best.1, vec![best.2]);
             return Ok(units);
         }
@@ -272,9 +280,17 @@ impl Dose {
             schedule,
             ..run.clone()
         };
-        let mut logits = bench.last_logits(&dosed)?;
+        let Some(mut logits) = tried(bench.last_logits(&dosed))? else {
+            return Ok(Point {
+                logit: f32::NAN,
+                p: f32::NAN,
+                rank: NO_RANK,
+                kl: f32::NAN,
+                top: NO_TOKEN,
+            });
+        };
         let logit = target.of(&logits);
-        let favoured = top(&logits, bench.model.known_tokens(), 1)[0].0;
+        let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
         log_softmax(&mut logits);
         Ok(Point {
             logit,

@@ -105,7 +105,7 @@ impl Instrument for Fact {
         let target = match arguments.text(self, "answer") {
             "" => {
                 let logits = bench.last_logits(run)?;
-                Target::one(reading(&logits, bench.model.known_tokens(), 1).top[0].0)
+                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
             }
             text => Target::parse("answer", text, &bench.model)?,
         };

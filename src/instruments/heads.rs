@@ -200,7 +200,7 @@ impl Heads {
     /// What the run's favoured token loses without each head.
     fn silenced(&self, run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
         let logits = bench.last_logits(run)?;
-        let favoured = reading(&logits, bench.model.known_tokens(), 1).top[0].0;
+        let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
         let width = bench.model.transformer.blueprint.head_dim;
         let effects = if null {
             let own = HeadMeans::of_run(bench, run)?.random_like(run.seed);
@@ -257,7 +257,8 @@ impl Heads {
             }
         };
         let all = effects.values.iter().flatten();
-        let reach = all.fold(0f64, |most, v| most.max(v.abs())) as f32;
+        let reach = all.filter(|v| v.is_finite());
+        let reach = reach.fold(0f64, |most, v| most.max(v.abs())) as f32;
         let mut title = found.title;
         if null {
             title.push_str(" · null: random vectors of the same lengths");

@@ -13,6 +13,7 @@ use crate::lab::attribution::rounding;
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header, Scale};
 use crate::lab::run::Run;
+use crate::lab::sample::NO_RANK;
 use crate::lab::trials::Cost;
 use crate::model::Card;
 
@@ -136,7 +137,10 @@ impl Knock {
                     more: [
                         ("before", Some(found.base.exp())),
                         ("after", Some(outcome.logprob.exp())),
-                        ("rank after", Some(outcome.rank as f32)),
+                        (
+                            "rank after",
+                            (outcome.rank != NO_RANK).then_some(outcome.rank as f32),
+                        ),
                         ("random edges", outcome.null.map(f32::exp)),
                     ]
                     .into_iter()
@@ -161,11 +165,19 @@ impl Knock {
             .iter()
             .flatten()
             .map(|c| c.value)
-            .filter(|v| !v.is_nan());
+            .filter(|v| v.is_finite());
         let reach = values.fold(1e-6f32, |most, v| most.max(v.abs()));
         let name = bench.visible(plan.answer);
         let outcomes = found.outcomes.iter().flatten();
-        let gap = outcomes.clone().map(|o| o.gap).fold(0.0, f32::max);
+        let tolerance = rounding(&bench.model) * found.reach;
+        let checks = outcomes.clone().map(|o| Check {
+            error: o.gap,
+            tolerance,
+        });
+        let check = checks.reduce(Check::worst).unwrap_or(Check {
+            error: 0.0,
+            tolerance,
+        });
         let nulls: Vec<f32> = outcomes
             .clone()
             .filter_map(|o| o.null)
@@ -227,10 +239,7 @@ impl Knock {
                 scale: Scale::Diverging { reach },
             }),
             notes,
-            check: Some(Check {
-                error: gap,
-                tolerance: rounding(&bench.model) * found.reach,
-            }),
+            check: Some(check),
             provenance: bench.provenance(run, arguments.provenance(self)),
         }
     }

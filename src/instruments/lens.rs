@@ -17,6 +17,7 @@ use crate::lab::sample::{entropy, kl, log_softmax, rank};
 use crate::lab::target::first_token;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
+use crate::model::finite::NOT_FINITE;
 use crate::model::site::Site;
 
 /// The instrument.
@@ -202,8 +203,8 @@ impl Shown {
         let told = said.tokens.first();
         match self.show {
             Show::Probability => told.map_or(said.first().1, |t| t.logprob.exp()),
-            Show::Rank => told.map_or(f32::NAN, |t| t.rank as f32),
-            Show::ReciprocalRank => told.map_or(f32::NAN, |t| 1.0 / (t.rank as f32 + 1.0)),
+            Show::Rank => told.map_or(f32::NAN, Told::rank),
+            Show::ReciprocalRank => told.map_or(f32::NAN, |t| 1.0 / (t.rank() + 1.0)),
             Show::Entropy => said.entropy,
             Show::Kl => said.kl,
         }
@@ -249,7 +250,9 @@ impl Shown {
     fn cell(self, bench: &Bench, said: &Said, anchor: Anchor) -> Cell {
         let spelled = said.top.iter().map(|(id, p)| (bench.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
-        let label = more.first().map_or_else(String::new, |m| m.0.clone());
+        let label = more
+            .first()
+            .map_or_else(|| NOT_FINITE.into(), |m| m.0.clone());
         let own = self.show == Show::Probability && self.of == Of::Own;
         Cell {
             label,

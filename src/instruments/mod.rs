@@ -237,6 +237,22 @@ impl Arguments {
     }
 }
 
+/// Makes the figure of an instrument, and says how many of its numbers are not finite.
+///
+/// # Errors
+///
+/// Those of the instrument.
+pub fn observe(
+    of: &dyn Instrument,
+    run: &Run,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Result<Figure> {
+    let mut figure = of.observe(run, arguments, bench)?;
+    figure.mark_not_finite();
+    Ok(figure)
+}
+
 /// Every instrument.
 pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &lens::Lens,

@@ -7,7 +7,7 @@
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::Result;
-use crate::lab::bench::Bench;
+use crate::lab::bench::{Bench, reading};
 use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
 use crate::lab::run::{Patch, Run};
 use crate::lab::sample::top;
@@ -16,6 +16,7 @@ use crate::lab::step::{Needs, Step};
 use crate::lab::target::Target;
 use crate::lab::value_card::Sides;
 use crate::model::Card;
+use crate::model::finite::{self, order};
 use crate::model::site::Site;
 use candle_core::Tensor;
 
@@ -98,7 +99,9 @@ impl Instrument for Neurons {
             .collect();
         // One transfer for all layers.
         let all = Tensor::cat(&rows, 0)?.to_vec1::<f32>()?;
-        let favoured = top(&step.logits, bench.model.known_tokens(), 1)[0].0;
+        let favoured = reading(&step.logits, bench.model.known_tokens(), 1)
+            .first()
+            .0;
         let sight = Sight::read(&all, step.choice.position, &bench.model);
         let target = self
             .target(arguments, bench)?
@@ -135,7 +138,7 @@ fn favoured(sights: &[Sight], bench: &mut Bench) -> Result<Vec<Target>> {
         .collect::<Result<_>>()?;
     let rows = Tensor::stack(&rows, 0)?.to_dtype(transformer.dtype())?;
     let read = bench.read(&rows, 1)?;
-    Ok(read.iter().map(|r| Target::one(r.top[0].0)).collect())
+    Ok(read.iter().map(|r| Target::one(r.first().0)).collect())
 }
 
 impl Neurons {
@@ -226,10 +229,13 @@ impl Neurons {
             } else {
                 sight.sizes(*layer, &bench.cards.norms(&bench.model)?[*layer])
             };
+            if !finite::all(&scores) {
+                return Err(bench.not_finite(&format!("What neurons of layer {layer} do is")));
+            }
             let best = top(&scores, scores.len(), count);
             ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));
         }
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        ranked.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         ranked.truncate(count);
         Ok(ranked.iter().map(|(_, l, i)| (*l, *i)).collect())
     }

@@ -7,10 +7,11 @@ use super::neurons::words;
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::bench::{Bench, reading};
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::lab::figure::{Anchor, Body, Check, Entry, Figure, Page, Row, Table, Unit};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
+use crate::model::finite::order;
 
 /// The instrument.
 pub struct Promoters;
@@ -75,19 +76,29 @@ impl Instrument for Promoters {
             }
             "" => {
                 let logits = bench.last_logits(run)?;
-                Target::one(reading(&logits, bench.model.known_tokens(), 1).top[0].0)
+                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
             }
             text => Target::parse("token", text, &bench.model)?,
         };
         let count = arguments.count(self, "count")?;
         let only = arguments.layer(self, "layer", bench.model.card.layers)?;
         let mut found: Vec<(f32, u16, u32)> = Vec::new();
+        let mut left_out = 0;
         for (done, layer) in layers.iter().enumerate() {
             bench.report(done as f32 / layers.len() as f32)?;
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
             let mut view = bench.cards.view(&bench.model, *layer, target)?.to_vec();
+            let broken = view.iter().filter(|z| !z.is_finite()).count();
+            if broken == view.len() {
+                return Err(bench.not_finite(&format!("What neurons of layer {layer} write is")));
+            }
+            left_out += broken;
+            // Neither the largest nor the smallest.
+            view.iter_mut()
+                .filter(|z| !z.is_finite())
+                .for_each(|z| *z = 0.0);
             // Both ends of the layer; the sign comes back with the second.
             for sign in [1.0, -1.0] {
                 let best = top(&view, view.len(), count);
@@ -95,7 +106,7 @@ impl Instrument for Promoters {
                 view.iter_mut().for_each(|z| *z = -*z);
             }
         }
-        found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        found.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         found.dedup();
         if found.len() > 2 * count {
             found.drain(count..found.len() - count);
@@ -112,11 +123,16 @@ impl Instrument for Promoters {
                     rows,
                 }],
             }),
-            notes: vec![
+            notes: [
                 "logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation".into(),
                 "weights alone: whether a neuron is active is what `neurons` and `triggers` say".into(),
-            ],
-            check: None,
+            ]
+            .into_iter()
+            .chain((left_out > 0).then(|| {
+                format!("{left_out} neurons are left out: what they write is not finite (NaN or infinity)")
+            }))
+            .collect(),
+            check: (left_out > 0).then(Check::not_finite),
             provenance: bench.provenance(run, arguments.provenance(self)),
         })
     }

@@ -183,8 +183,8 @@ impl Track {
 fn number(show: &str, told: &Told) -> f32 {
     match show {
         "logprob" => told.logprob,
-        "rank" => told.rank as f32,
-        "reciprocal_rank" => 1.0 / (told.rank as f32 + 1.0),
+        "rank" => told.rank(),
+        "reciprocal_rank" => 1.0 / (told.rank() + 1.0),
         _ => told.logprob.exp(),
     }
 }

@@ -14,6 +14,7 @@ use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use crate::lab::lens::{NormOf, View, Wish, see};
 use crate::lab::lens_file::LensFile;
 use crate::lab::run::{Recording, Run};
+use crate::lab::sample::NO_RANK;
 use crate::model::site::{Address, Site};
 
 /// The instrument.
@@ -107,7 +108,10 @@ impl Instrument for Trajectory {
                     Entry::Text(bench.visible(said.first().0)),
                     Entry::Number(said.first().1),
                     Entry::Number(told.map_or(f32::NAN, |t| t.logprob.exp())),
-                    Entry::Text(told.map_or_else(String::new, |t| t.rank.to_string())),
+                    Entry::Text(told.map_or_else(String::new, |t| match t.rank {
+                        NO_RANK => String::new(),
+                        rank => rank.to_string(),
+                    })),
                     Entry::Number(said.entropy),
                     Entry::Number(said.kl),
                     Entry::Number(cosine as f32),

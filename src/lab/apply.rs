@@ -8,15 +8,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::change::{self, Change};
 use super::direction::unit;
 use super::edit::{Edit, What};
 use super::prepare::{Prepared, prepare};
-use super::receipt::{Fired, Receipt, silence};
+use super::receipt::{Fired, Receipt};
 use super::schedule::Schedule;
 use super::shelf::places;
+use super::silence::silence;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -61,6 +62,8 @@ struct Act {
 struct Tally {
     fired: usize,
     relative: f64,
+    /// Whether a pass broke off because of it.
+    broken: bool,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
     rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
@@ -304,6 +307,16 @@ impl Program {
         }
     }
 
+    /// Forgets what a pass measured that broke off before it was settled, but for which edits broke it.
+    pub(super) fn abandon(&mut self) {
+        for (receipt, .., moved) in &self.measured {
+            self.tallies[*receipt].broken |= !moved.is_finite();
+        }
+        self.pending.clear();
+        self.measured.clear();
+        self.explain();
+    }
+
     /// Announces the positions of a pass.
     pub fn begin(&mut self, span: Span) {
         self.seen = self.seen.max(span.start + span.len);
@@ -445,7 +458,7 @@ impl Program {
                     .iter()
                     .map(|i| span.start + *i as usize % tokens)
                     .collect(),
-                values: ratio(&flat, &next, &hit)?,
+                values: change::ratio(&flat, &next, &hit)?,
             });
             flat = next;
         }
@@ -490,6 +503,7 @@ impl Program {
     fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
+            receipt.not_finite = tally.broken || !tally.relative.is_finite();
             receipt.relative = if tally.fired == 0 {
                 0.0
             } else {
@@ -513,6 +527,52 @@ impl Program {
                 String::new()
             };
         }
+    }
+
+    /// Whether a value that an edit of this pass made is not finite, as far as that is known on the host.
+    pub(super) fn overflowed(&self) -> bool {
+        let mut tallied = self.tallies.iter().map(|t| t.relative);
+        self.measured.iter().any(|(.., moved)| !moved.is_finite())
+            || tallied.any(|moved| !moved.is_finite())
+    }
+
+    /// The same of what is still on the device, see [`crate::model::finite`].
+    pub(super) fn verdicts(&self) -> Result<Option<Tensor>> {
+        let values: Vec<&Tensor> = self.pending.iter().map(|p| &p.values).collect();
+        if values.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(crate::model::finite::values(&Tensor::cat(
+            &values, 0,
+        )?)?))
+    }
+
+    /// The edits whose own values are not finite, as they print.
+    pub(super) fn broken_edits(&self) -> Vec<String> {
+        let pending = self.pending.iter().filter(|p| {
+            let verdict = crate::model::finite::values(&p.values);
+            verdict.is_ok_and(|v| !crate::model::finite::passed(&[v]).unwrap_or(true))
+        });
+        let measured = self.measured.iter().filter(|m| !m.2.is_finite());
+        let tallied = self.tallies.iter().enumerate();
+        let tallied = tallied.filter(|(_, t)| !t.relative.is_finite());
+        let mut found: Vec<usize> = pending
+            .map(|p| p.receipt)
+            .chain(measured.map(|m| m.0))
+            .chain(tallied.map(|(i, _)| i))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+            .into_iter()
+            .map(|i| self.receipts[i].edit.clone())
+            .collect()
+    }
+
+    /// The edits that are on, as they print.
+    pub(super) fn active_edits(&self) -> Vec<String> {
+        let active = self.receipts.iter().filter(|r| r.active);
+        active.map(|r| r.edit.clone()).collect()
     }
 
     /// What every edit did at the positions of the passes before the last [`Program::settle`], by edit and position.
@@ -563,16 +623,4 @@ fn covered(
                 && watch.is_none_or(|w| w.holds(i / tokens, position))
         })
         .collect()
-}
-
-/// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
-fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let index = Tensor::new(rows, before.device())?;
-    let pick = |t: &Tensor| {
-        let rows = t.flatten_to(1)?.index_select(&index, 0)?;
-        rows.to_dtype(DType::F32)
-    };
-    let (before, after) = (pick(before)?, pick(after)?);
-    let length = |t: Tensor| t.sqr()?.sum(D::Minus1)?.sqrt();
-    Ok((length((after - &before)?)? / (length(before)? + 1e-12)?)?)
 }

@@ -11,14 +11,15 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::bench::Bench;
+use super::bench::{Bench, reading};
 use super::figure::Check;
+use super::guard::not_finite;
 use super::op::Op;
 use super::run::Run;
-use super::sample::top;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::model::blueprint::Arrangement;
+use crate::model::finite;
 use crate::model::site::{Address, Site};
 use crate::model::weights::Precision;
 use crate::model::{Card, Model};
@@ -301,7 +302,13 @@ fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<T
             .uncapped(&rows.contiguous()?)?
             .to_vec2::<f32>()?
         {
-            let favoured = || Target::one(top(&row, known, 1)[0].0);
+            if !finite::distribution(&row) {
+                return Err(not_finite(
+                    &model.transformer,
+                    "What the unembedding makes of the stream is",
+                ));
+            }
+            let favoured = || Target::one(reading(&row, known, 1).first().0);
             let target = question.target.unwrap_or_else(favoured);
             let mean = if question.centred && target.less.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
@@ -478,6 +485,7 @@ fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<Share>, f32)
         .iter()
         .zip(end)
         .map(|(sum, x)| (sum - f64::from(*x)).abs())
-        .fold(0.0, f64::max);
+        .reduce(|a, b| if b > a || b.is_nan() { b } else { a })
+        .unwrap_or_default();
     (shares, gap as f32 / reach.max(f32::MIN_POSITIVE))
 }

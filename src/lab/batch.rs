@@ -9,10 +9,10 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use super::apply::{Null, Program};
-use super::bench::Bench;
+use super::bench::{Bench, reading};
 use super::extend::extend;
 use super::run::{Keep, Run, RunTap};
-use super::sample::{log_softmax, top};
+use super::sample::log_softmax;
 use super::schedule::Schedule;
 use super::target::first_token;
 use crate::error::{Error, Result};
@@ -142,7 +142,7 @@ fn go_on(
         if let Some(beside) = beside.as_mut().filter(|_| step > 0) {
             program.hear(total - 1, &unedited(bench, &texts, prompt, beside)?);
         }
-        let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, &bench.cancel);
+        let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, bench.guard());
         let pass = tensor(bench, &texts, start)?;
         // One token needs no cache.
         let held = (count > 1).then_some(&mut cache);
@@ -157,7 +157,7 @@ fn go_on(
         program.settle()?;
         let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
         for (i, row) in logits.into_iter().enumerate() {
-            let best = top(&row, model.known_tokens(), 1)[0].0;
+            let best = reading(&row, model.known_tokens(), 1).first().0;
             texts[i].push(best);
             match out.get_mut(i) {
                 None => out.push(Continuation {
@@ -183,7 +183,7 @@ fn unedited(
     cache: &mut Cache,
 ) -> Result<Vec<f32>> {
     let mut idle = Program::default();
-    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, &bench.cancel);
+    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, bench.guard());
     let last = extend(&bench.model, texts, prompt, cache, &mut tap)?;
     let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
     let mut row = logits.get(0)?.flatten_all()?.to_vec1::<f32>()?;
@@ -216,7 +216,7 @@ pub fn surprise(
         let rows: Vec<Vec<u32>> = group.iter().map(|i| texts[*i].clone()).collect();
         let length = rows[0].len();
         let mut idle = Program::default();
-        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, &bench.cancel);
+        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, bench.guard());
         let transformer = &bench.model.transformer;
         let tokens = tensor(bench, &rows, 0)?;
         let x = transformer.trunk(&tokens, Span::prompt(length), None, &mut tap)?;

@@ -15,12 +15,14 @@ use super::apply::{Null, Program};
 use super::direction::Direction;
 use super::edit::Edit;
 use super::figure::Provenance;
+use super::guard::Guard;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
-use super::sample::{log_softmax, log_sum_exp, top};
+use super::sample::{NO_TOKEN, log_softmax, log_sum_exp, top};
 use super::trials::Unfinished;
 use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
+use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
 use crate::model::site::{Address, Site};
@@ -190,7 +192,7 @@ impl Bench {
         };
         let tokens = self.model.tokens(&run.tokens)?;
         let transformer = &self.model.transformer;
-        let mut tap = RunTap::new(program, &[], wanted, Keep::All, &self.cancel);
+        let mut tap = RunTap::new(program, &[], wanted, Keep::All, self.guard());
         let x = transformer.trunk(&tokens, span, None, &mut tap)?;
         let x = x.narrow(1, length - 1, 1)?.contiguous()?;
         // Edits after the last block see this position and no others.
@@ -242,6 +244,12 @@ impl Bench {
         }
     }
 
+    /// As [`Bench::record`] where the numbers are not finite, for those who want to look at them all the same.
+    pub fn record_as_is(&mut self, run: &Run, wanted: &[Address]) -> Result<Recording> {
+        let mut program = self.compile(run, Null::No)?;
+        self.pass_under(self.guard().lenient(), run, &mut program, &[], wanted, 1)
+    }
+
     /// One pass over a run's tokens without a cache, `batch` times side by side.
     pub(super) fn pass(
         &self,
@@ -251,8 +259,20 @@ impl Bench {
         wanted: &[Address],
         batch: usize,
     ) -> Result<Recording> {
+        self.pass_under(self.guard(), run, program, patches, wanted, batch)
+    }
+
+    fn pass_under(
+        &self,
+        guard: Guard,
+        run: &Run,
+        program: &mut Program,
+        patches: &[Patch],
+        wanted: &[Address],
+        batch: usize,
+    ) -> Result<Recording> {
         let tokens = self.model.tokens(&run.tokens)?.repeat((batch, 1))?;
-        let mut tap = RunTap::new(program, patches, wanted, Keep::All, &self.cancel);
+        let mut tap = RunTap::new(program, patches, wanted, Keep::All, guard);
         let span = Span {
             start: 0,
             len: run.tokens.len(),
@@ -282,9 +302,15 @@ impl Bench {
     }
 
     /// The model's own logits after the last `rows` positions of a run: `[rows, vocab]`, f32.
-    fn last_rows(&self, run: &Run, program: &mut Program, rows: usize) -> Result<Tensor> {
+    fn last_rows(
+        &self,
+        guard: Guard,
+        run: &Run,
+        program: &mut Program,
+        rows: usize,
+    ) -> Result<Tensor> {
         let length = run.tokens.len();
-        let mut tap = RunTap::new(program, &[], &[], Keep::All, &self.cancel);
+        let mut tap = RunTap::new(program, &[], &[], Keep::All, guard);
         let span = Span {
             start: 0,
             len: length,
@@ -309,7 +335,7 @@ impl Bench {
     pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
         let mut program = self.compile(run, Null::No)?;
         Ok(self
-            .last_rows(run, &mut program, 1)?
+            .last_rows(self.guard(), run, &mut program, 1)?
             .flatten_all()?
             .to_vec1()?)
     }
@@ -321,8 +347,21 @@ impl Bench {
         program: &mut Program,
         window: usize,
     ) -> Result<Vec<Vec<f32>>> {
+        self.log_probs_under(self.guard(), run, program, window)
+    }
+
+    /// The same under another guard: rows that are not finite are not-a-number throughout.
+    pub(super) fn log_probs_under(
+        &self,
+        guard: Guard,
+        run: &Run,
+        program: &mut Program,
+        window: usize,
+    ) -> Result<Vec<Vec<f32>>> {
         let rows = window.min(run.tokens.len());
-        let mut rows = self.last_rows(run, program, rows)?.to_vec2::<f32>()?;
+        let mut rows = self
+            .last_rows(guard, run, program, rows)?
+            .to_vec2::<f32>()?;
         rows.par_iter_mut().for_each(|row| log_softmax(row));
         Ok(rows)
     }
@@ -342,6 +381,9 @@ impl Bench {
                 .unembed(&rows.narrow(0, start, size)?)?
                 .to_vec2::<f32>()?;
             out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
+            if out.iter().any(|read| read.top.is_empty()) {
+                return Err(self.not_finite("What the unembedding makes of the stream is"));
+            }
             start += size;
         }
         Ok(out)
@@ -349,6 +391,9 @@ impl Bench {
 
     /// A token alone, as safe visible text.
     pub fn visible(&self, id: u32) -> String {
+        if id == NO_TOKEN {
+            return NOT_FINITE.into();
+        }
         let spell = || text::visible(&self.model.bytes(id));
         let held = self.spelled.get(id as usize);
         held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
@@ -368,6 +413,13 @@ impl Bench {
             parameters,
             version: env!("CARGO_PKG_VERSION").into(),
         }
+    }
+}
+
+impl Reading {
+    /// The strongest token and its probability, [`NO_TOKEN`] and not-a-number where the row is no distribution.
+    pub fn first(&self) -> (u32, f32) {
+        self.top.first().copied().unwrap_or((NO_TOKEN, f32::NAN))
     }
 }
 

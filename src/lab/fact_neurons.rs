@@ -16,6 +16,7 @@ use super::run::Run;
 use super::schedule::Schedule;
 use super::sight::sights;
 use crate::error::Result;
+use crate::model::finite::order;
 
 /// Neurons of one fact on average, while the threshold moves.
 const AVERAGE: (f32, f32) = (2.0, 5.0);
@@ -123,7 +124,7 @@ pub fn ask(
             prompts: kept,
         })
         .collect();
-    candidates.sort_by(|a, b| b.effect.total_cmp(&a.effect));
+    candidates.sort_by(|a, b| order(b.effect, a.effect));
     Ok(Asked {
         count: prompts.len(),
         candidates,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::finite::NOT_FINITE;
 use crate::text::width;
 
 pub use super::series::{Curve, Series, Style};
@@ -267,16 +268,65 @@ pub struct Provenance {
 /// A check a figure made of itself: the last lens row against the model's own output.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// Largest absolute difference seen.
+    /// Largest absolute difference seen; not-a-number, in JSON null, where something was not finite.
+    #[serde(deserialize_with = "super::receipt::number")]
     pub error: f32,
     /// What is tolerated.
     pub tolerance: f32,
 }
 
 impl Check {
+    /// The largest difference of two rows of logits. What is not finite in either is a failure, but for minus infinity in
+    /// both, which bans a token.
+    pub fn of(own: &[f32], other: &[f32], tolerance: f32) -> Self {
+        let mut error = if own.len() == other.len() {
+            0.0f32
+        } else {
+            f32::NAN
+        };
+        for (a, b) in own.iter().zip(other) {
+            #[allow(clippy::float_cmp)] // the same bits, minus infinity among them
+            let apart = if *a == *b && *a < f32::INFINITY {
+                0.0
+            } else {
+                (a - b).abs()
+            };
+            // Not a number stays, and is not replaced by a number.
+            if apart > error || apart.is_nan() {
+                error = apart;
+            }
+            if error.is_nan() {
+                break;
+            }
+        }
+        Self { error, tolerance }
+    }
+
+    /// A check that failed because something is not finite.
+    pub fn not_finite() -> Self {
+        Self {
+            error: f32::NAN,
+            tolerance: 0.0,
+        }
+    }
+
     /// Whether it passed.
     pub fn passed(self) -> bool {
         self.error <= self.tolerance
+    }
+
+    /// What to say where it failed.
+    pub fn failure(self) -> Option<String> {
+        if self.passed() {
+            None
+        } else if self.error.is_finite() {
+            Some(format!(
+                "the last lens row differs from the model's own output by {:.2e} (tolerated: {:.0e})",
+                self.error, self.tolerance
+            ))
+        } else {
+            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or a smaller strength of the edit".into())
+        }
     }
 
     /// The worse of two.
@@ -306,6 +356,62 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// Marks the cells whose numbers are not finite, says how many there are, and lets the check fail. What was not measured
+    /// is not counted: an empty cell with nothing beside it, and the gaps of curves.
+    pub fn mark_not_finite(&mut self) {
+        let (mut bad, mut all) = (0, 0);
+        let mut count = |value: f32, blank: bool| {
+            let is_bad = value.is_infinite() || (value.is_nan() && !blank);
+            all += usize::from(!value.is_nan() || !blank);
+            bad += usize::from(is_bad);
+            is_bad
+        };
+        match &mut self.body {
+            Body::Grid(grid) => {
+                for cell in grid.cells.iter_mut().flatten() {
+                    let unmeasured = cell.more.is_empty() && cell.label != NOT_FINITE;
+                    if count(cell.value, unmeasured || cell.label == "–") && cell.label.is_empty()
+                    {
+                        cell.label = NOT_FINITE.into();
+                    }
+                }
+            }
+            Body::Table(table) => {
+                for entry in table
+                    .pages
+                    .iter_mut()
+                    .flat_map(|p| &mut p.rows)
+                    .flat_map(|r| &mut r.entries)
+                {
+                    if let Entry::Number(value) = entry {
+                        count(*value, false);
+                    }
+                }
+            }
+            Body::Series(series) => {
+                for value in series.curves.iter().flat_map(|c| &c.values) {
+                    count(*value, true);
+                }
+            }
+            Body::Text(_) => {}
+        }
+        if bad == 0 {
+            return;
+        }
+        self.check = Some(Check::not_finite());
+        let (are, they) = if bad == 1 {
+            ("is", "it does")
+        } else {
+            ("are", "they do")
+        };
+        self.notes.insert(
+            0,
+            format!(
+                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or a smaller strength"
+            ),
+        );
+    }
+
     /// Appends a live column or page: `next` has the same shape and covers later positions.
     /// A position that is there already is replaced, and everything after it dropped (a rewind).
     pub fn append(&mut self, next: Self) {

@@ -47,7 +47,7 @@ impl Bench {
             prompt: run.prompt,
             phase: Phase::Prefill,
         };
-        let mut tap = RunTap::new(&mut program, &[], wanted, Keep::Last, &self.cancel);
+        let mut tap = RunTap::new(&mut program, &[], wanted, Keep::Last, self.guard());
         let tokens = model.tokens(&run.tokens)?;
         let x = model
             .transformer
@@ -108,7 +108,9 @@ impl Fork {
             let token = model
                 .tokens(&self.run.tokens[position..])?
                 .repeat((rows, 1))?;
-            let mut tap = RunTap::new(&mut self.program, &patches, &[], Keep::All, &bench.cancel);
+            // Every row is a trial, and the caller looks at each.
+            let guard = bench.guard().lenient();
+            let mut tap = RunTap::new(&mut self.program, &patches, &[], Keep::All, guard);
             let transformer = &model.transformer;
             let x = transformer.trunk(&token, span, Some(&mut cache), &mut tap)?;
             let (logits, _) = transformer.read_out(&x, None, &mut tap)?;

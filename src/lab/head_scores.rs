@@ -178,6 +178,7 @@ impl HeadScores {
         let mut all: Vec<(Head, f64)> = rows
             .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
             .collect();
+        all.retain(|(_, v)| v.is_finite());
         all.sort_by(|a, b| b.1.total_cmp(&a.1));
         all.truncate(count);
         all

@@ -176,7 +176,13 @@ fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
 /// One pass over the whole run without a cache.
 fn pass(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<Seen> {
     let mut program = bench.compile(run, Null::No)?;
-    let mut tap = RunTap::new(&mut program, &[], wanted, Keep::All, &bench.cancel);
+    let mut tap = RunTap::new(
+        &mut program,
+        &[],
+        wanted,
+        Keep::All,
+        bench.guard().lenient(),
+    );
     let span = Span {
         start: 0,
         len: run.tokens.len(),
@@ -518,7 +524,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         let text = &run.tokens[..length];
         let held = cache.len();
         let transformer = &bench.model.transformer;
-        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, &bench.cancel);
+        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, bench.guard().lenient());
         let x = extend(&bench.model, &[text.to_vec()], first, &mut cache, &mut tap)?;
         let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
         let logits = logits.flatten_all()?;

@@ -15,6 +15,7 @@ use super::sample::top;
 use super::shots::Ask;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
+use crate::model::finite::order;
 use crate::model::site::{Address, Site};
 
 /// Right answers among queries.
@@ -180,9 +181,9 @@ impl Verdict {
     /// answers, then the lowest.
     pub fn best(&self) -> Option<&LayerScore> {
         self.layers.iter().min_by(|a, b| {
-            let order = |s: &LayerScore| (s.fit.accuracy(), s.fit.mean());
-            let ((hits_a, mean_a), (hits_b, mean_b)) = (order(a), order(b));
-            hits_b.total_cmp(&hits_a).then(mean_b.total_cmp(&mean_a))
+            let score = |s: &LayerScore| (s.fit.accuracy(), s.fit.mean());
+            let ((hits_a, mean_a), (hits_b, mean_b)) = (score(a), score(b));
+            order(hits_b, hits_a).then(order(mean_b, mean_a))
         })
     }
 

@@ -17,7 +17,7 @@ use super::run::{Keep, Run, RunTap};
 use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::tap::{Leaving, Phase, Span, Tap};
 
 /// Bytes that the repeated cache of one pass may take.
 const BYTES: usize = 256 << 20;
@@ -97,7 +97,7 @@ impl Bench {
             prompt: run.prompt,
             phase: Phase::Prefill,
         };
-        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, &self.cancel);
+        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, self.guard());
         let tokens = model.tokens(&run.tokens)?;
         let transformer = &model.transformer;
         let x = transformer.trunk(&tokens, span, Some(&mut cache), &mut tap)?;
@@ -150,7 +150,7 @@ impl Knockouts {
         let tokens = tokens.repeat((rows, 1))?;
         let mut program = self.program.clone();
         let mut tap = CutTap {
-            inner: RunTap::new(&mut program, &[], &[], Keep::Last, &bench.cancel),
+            inner: RunTap::new(&mut program, &[], &[], Keep::Last, bench.guard().lenient()),
             cuts,
             windows: &self.windows,
             first: self.first,
@@ -222,5 +222,9 @@ impl Tap for CutTap<'_> {
 
     fn checkpoint(&mut self) -> Result<()> {
         self.inner.checkpoint()
+    }
+
+    fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
+        self.inner.leaves(leaving)
     }
 }

@@ -189,11 +189,8 @@ fn check(bench: &Bench, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<
     let row = last.narrow(0, last.dim(0)? - 1, 1)?.contiguous()?;
     let lens = bench.model.transformer.unembed(&row)?;
     let lens = lens.flatten_all()?.to_vec1::<f32>()?;
-    let apart = own.iter().zip(&lens).map(|(a, b)| (a - b).abs());
-    Ok(Some(Check {
-        error: apart.fold(0.0, f32::max),
-        tolerance: tolerance(bench.model.transformer.dtype()),
-    }))
+    let tolerance = tolerance(bench.model.transformer.dtype());
+    Ok(Some(Check::of(own, &lens, tolerance)))
 }
 
 /// Reads a few positions at all layers.
@@ -277,6 +274,14 @@ fn piece(
     let mut said = reading(bench, &rows, &ask, part)?.into_iter();
     for layer in seen.layers.iter_mut().chain(&mut seen.plain) {
         layer.extend(said.by_ref().take(count));
+    }
+    if let Some(i) = (0..count).find(|i| {
+        let finals = if first { own.get(*i) } else { None };
+        let last = seen.layers.last().and_then(|l| l.get(l.len() - count + i));
+        !finals.or(last).is_none_or(Said::is_finite)
+    }) {
+        let after = positions.start + i;
+        return Err(bench.not_finite(&format!("The model's logits after position {after} are")));
     }
     if first {
         // The logits have served.

@@ -17,6 +17,7 @@ use super::sample::{Sampling, kl};
 use super::schedule::Schedule;
 use super::writer::{Beside, Needs, Writer};
 use crate::error::{Error, Result};
+use crate::model::finite;
 use crate::model::tokenizer::{Bos, Tokenizer};
 
 /// Most positions whose logits are compared.
@@ -33,7 +34,8 @@ impl Bench {
             return Ok(program.receipts().to_vec());
         }
         let plain = self.log_probs(run, &mut Program::default(), WINDOW)?;
-        self.log_probs(run, &mut program, 1)?;
+        // What an edit breaks is what its receipt is to say.
+        self.log_probs_under(self.guard().lenient(), run, &mut program, 1)?;
         program.settle()?;
         let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
         // As much of it is prompt as of the run: what acts on what is written alone has a place in both.
@@ -49,6 +51,7 @@ impl Bench {
             let moved = self.moved(run, &alone, Null::No, &plain)?;
             let first = run.tokens.len() - moved.len();
             receipt.kl = Some(mean(&moved));
+            receipt.not_finite |= !finite::all(&moved);
             receipt.positions = moved
                 .into_iter()
                 .enumerate()
@@ -83,6 +86,7 @@ impl Bench {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
             };
+            receipt.not_finite |= receipt.elsewhere.is_some_and(|kl| !kl.is_finite());
         }
         Ok(receipts)
     }
@@ -100,8 +104,12 @@ impl Bench {
             ..run.clone()
         };
         let mut program = self.compile(&run, null)?;
-        let rows = self.log_probs(&run, &mut program, WINDOW)?;
-        Ok(plain.iter().zip(&rows).map(|(p, q)| kl(p, q)).collect())
+        let guard = self.guard().lenient();
+        let rows = self.log_probs_under(guard, &run, &mut program, WINDOW)?;
+        // An edit that leaves the range may come out as finite nonsense.
+        let broken = program.overflowed();
+        let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| if broken { f32::NAN } else { kl(p, q) };
+        Ok(plain.iter().zip(&rows).map(kl).collect())
     }
 
     /// A text that has nothing to do with anybody's prompt: what the model writes by itself at temperature 1 after its first

@@ -14,6 +14,7 @@ use super::run::Run;
 use super::sample::{kl, log_softmax};
 use super::schedule::Schedule;
 use crate::error::Result;
+use crate::model::finite::NOT_FINITE;
 
 /// What is tried.
 #[derive(Clone, Debug)]
@@ -59,8 +60,17 @@ pub struct Outcome {
 impl Outcome {
     /// That of a trial which was not made: numbers that are none.
     pub fn unmeasured() -> Self {
+        Self::without_numbers("–")
+    }
+
+    /// That of a trial whose numbers are not finite.
+    pub fn not_finite() -> Self {
+        Self::without_numbers(NOT_FINITE)
+    }
+
+    fn without_numbers(label: &str) -> Self {
         Self {
-            label: "–".into(),
+            label: label.into(),
             answers: f32::NAN,
             kl: f32::NAN,
             success: f32::NAN,

@@ -14,6 +14,7 @@ use super::op::Op;
 use super::positions::Positions;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::finite;
 use crate::model::site::{Address, Axis, Site};
 
 /// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
@@ -305,7 +306,7 @@ pub(super) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..sizes.len() as u32).collect();
     order.sort_by(|a, b| {
         let (x, y) = (sizes[*a as usize], sizes[*b as usize]);
-        y.total_cmp(&x).then(a.cmp(b))
+        finite::order(y, x).then(a.cmp(b))
     });
     let mut free: Vec<u32> = order
         .iter()

@@ -1,7 +1,8 @@
 //! Reading many residual rows through the unembedding at once: the strongest tokens, entropy, KL, ranks.
 //!
-//! Invariant: every row is read against the whole vocabulary, with statistics in f32 and f64, and no row of logits is
-//! ever held whole unless it is asked for: the unembedding is read once, a strip of tokens at a time, and each strip
+//! Invariant: every row is read against the whole vocabulary, with statistics in f32 and f64; a row with a logit that is
+//! NaN or infinite names no token, has no ranks, and all its numbers are not-a-number; and no row of logits is ever held
+//! whole unless it is asked for: the unembedding is read once, a strip of tokens at a time, and each strip
 //! is taken into running sums while it is still in the cache. To read something else of a row, add a field to
 //! [`Ask`], one to [`Said`], and its sum to `State`.
 //!
@@ -12,7 +13,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::sample::{CHUNK, LANES, exp, summed};
+use super::sample::{CHUNK, LANES, NO_RANK, NO_TOKEN, exp, summed};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -67,8 +68,19 @@ pub struct Told {
     pub id: u32,
     /// Its natural log-probability.
     pub logprob: f32,
-    /// How many tokens are strictly more probable; 0 where it was not counted.
+    /// How many tokens are strictly more probable; 0 where it was not counted, [`NO_RANK`] where the row is no distribution.
     pub rank: u32,
+}
+
+impl Told {
+    /// The rank as a number; not-a-number where there is none.
+    pub fn rank(&self) -> f32 {
+        if self.rank == NO_RANK {
+            f32::NAN
+        } else {
+            self.rank as f32
+        }
+    }
 }
 
 /// What a row says.
@@ -89,9 +101,15 @@ pub struct Said {
 }
 
 impl Said {
-    /// The strongest token.
+    /// The strongest token and its probability; [`NO_TOKEN`] and not-a-number where the row is no distribution, or none was
+    /// asked for.
     pub fn first(&self) -> (u32, f32) {
-        self.top.first().copied().unwrap_or_default()
+        self.top.first().copied().unwrap_or((NO_TOKEN, f32::NAN))
+    }
+
+    /// Whether it is a distribution.
+    pub fn is_finite(&self) -> bool {
+        self.total.is_finite()
     }
 }
 
@@ -135,6 +153,8 @@ impl Finish {
 /// The running sums of one row.
 #[derive(Clone, Default)]
 struct State {
+    /// Whether a logit was NaN or infinite.
+    broken: bool,
     /// The largest logit so far.
     top: f32,
     /// `Σ e^(z - top)`.
@@ -268,6 +288,12 @@ impl State {
     ) {
         for (start, chunk) in range.step_by(CHUNK).zip(logits.chunks(CHUNK)) {
             let largest = largest(chunk);
+            // Not a number is less than nothing. Minus infinity bans a token.
+            let below = chunk.iter().filter(|z| **z < f32::INFINITY).count();
+            self.broken |= below < chunk.len();
+            if self.broken {
+                break;
+            }
             self.rank(chunk, start, largest, ask, known);
             if largest > self.top {
                 // What was summed was taken against a smaller logit.
@@ -330,6 +356,21 @@ impl State {
     }
 
     fn said(self, ask: &Ask, other: Option<f64>) -> Said {
+        if self.broken || self.top == f32::NEG_INFINITY {
+            let told = self.tokens.iter().map(|(id, ..)| Told {
+                id: *id,
+                logprob: f32::NAN,
+                rank: NO_RANK,
+            });
+            return Said {
+                tokens: told.collect(),
+                entropy: f32::NAN,
+                kl: f32::NAN,
+                total: f64::NAN,
+                logits: self.logits,
+                ..Said::default()
+            };
+        }
         let total = f64::from(self.top) + self.sum.ln();
         let share = |z: f32| (f64::from(z) - total).exp() as f32;
         Said {
@@ -351,7 +392,9 @@ impl State {
             },
             // Σ p' (ln p' - ln p) = Σ p' (z' - z) - total' + total.
             kl: other.map_or(f32::NAN, |theirs| {
-                (self.cross - theirs + total).max(0.0) as f32
+                let kl = self.cross - theirs + total;
+                // Rounding goes below nothing; what is not a number stays so.
+                (if kl < 0.0 { 0.0 } else { kl }) as f32
             }),
             total,
             logits: self.logits,

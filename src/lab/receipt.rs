@@ -3,13 +3,7 @@
 //! Invariant: a receipt is measured, never derived from the edit; an edit that changed nothing says why.
 //! To say more, add a field here and fill it in `lab/apply.rs` (counts) or `lab/measure.rs` (effects).
 
-use std::ops::Range;
-
-use serde::{Deserialize, Serialize};
-
-use super::edit::{Edit, What, Which};
-use super::watch::Watch;
-use crate::model::tap::Phase;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What one edit did during a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,9 +12,13 @@ pub struct Receipt {
     pub edit: String,
     /// Whether it was on and not neutral.
     pub active: bool,
+    /// Whether what it did, or what the model made of it, is not finite: then its numbers are not-a-number, or null in JSON.
+    #[serde(default)]
+    pub not_finite: bool,
     /// How many (address, position) values it changed.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over those values.
+    #[serde(deserialize_with = "number")]
     pub relative: f32,
     /// Mean over positions of KL(unedited ‖ this edit alone), nats, on the same tokens; none until measured.
     pub kl: Option<f32>,
@@ -61,8 +59,14 @@ impl Receipt {
     pub fn count_as(&mut self, written: &Self) {
         self.fired = written.fired;
         self.relative = written.relative;
+        self.not_finite |= written.not_finite;
         self.why.clone_from(&written.why);
     }
+}
+
+/// JSON has no not-a-number: it is written as null, and read back as what it was.
+pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::<f32>::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
 /// What one edit did at one position.
@@ -75,52 +79,6 @@ pub struct Fired {
     /// How many addresses it changed there.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over them.
+    #[serde(deserialize_with = "number")]
     pub relative: f32,
-}
-
-/// Why an edit has not fired in a text of `seen` positions.
-pub(super) fn silence(
-    edit: &Edit,
-    span: &Range<usize>,
-    watch: Option<&Watch>,
-    prompt: usize,
-    seen: usize,
-) -> String {
-    if seen == 0 {
-        return "nothing was read yet".into();
-    }
-    let inside = |p: &usize| span.contains(p);
-    if !(0..seen).any(|p| inside(&p)) {
-        return format!(
-            "it is in force from position {} on, and the text has {seen} so far",
-            span.start
-        );
-    }
-    let here = (0..seen).filter(inside);
-    let ruled = |p: &usize| edit.positions.covers(*p, prompt);
-    if !here.clone().any(|p| ruled(&p)) {
-        return format!(
-            "its positions ({}) are not among the {seen} of this text, whose prompt has {prompt}",
-            edit.positions
-        );
-    }
-    if !here.clone().any(|p| edit.covers(p, prompt)) {
-        let phase = match edit.phase {
-            Some(Phase::Prefill) => "prefill, the prompt",
-            _ => "decode, what is written",
-        };
-        return format!("its phase is {phase}, and none of its positions lies there so far");
-    }
-    match watch {
-        Some(watch) => watch.silence(),
-        None => match &edit.what {
-            What::Units(Which::Set(name)) => {
-                format!("the set `{name}` has no unit at its layers")
-            }
-            What::Edges(_, sources) => format!(
-                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
-            ),
-            _ => "the pass did not reach its address".into(),
-        },
-    }
 }

@@ -4,17 +4,17 @@
 //! To keep something else from a run, ask for its address.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 
 use super::apply::Program;
+use super::guard::Guard;
 use super::receipt::Receipt;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
 use crate::model::site::Address;
-use crate::model::tap::{Span, Tap};
+use crate::model::tap::{Leaving, Span, Tap};
 
 /// Tokens, edits and a seed: what a recording belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -158,8 +158,8 @@ pub struct RunTap<'a> {
     pub wanted: &'a [Address],
     /// Which rows.
     pub keep: Keep,
-    /// Raised when the user wants the work stopped.
-    pub cancel: &'a AtomicBool,
+    /// What it stops for.
+    pub guard: Guard<'a>,
     /// What was recorded, with the batch dimension.
     pub recorded: HashMap<Address, Tensor>,
     /// How many patches were put in.
@@ -174,14 +174,14 @@ impl<'a> RunTap<'a> {
         patches: &'a [Patch],
         wanted: &'a [Address],
         keep: Keep,
-        cancel: &'a AtomicBool,
+        guard: Guard<'a>,
     ) -> Self {
         Self {
             program,
             patches,
             wanted,
             keep,
-            cancel,
+            guard,
             recorded: HashMap::new(),
             patched: 0,
             span: Span::prompt(0),
@@ -273,10 +273,10 @@ impl Tap for RunTap<'_> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
+        self.guard.checkpoint()
+    }
+
+    fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
+        self.guard.leaves(leaving, self.span, self.program)
     }
 }

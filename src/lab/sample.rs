@@ -59,7 +59,8 @@ impl Sampling {
     }
 }
 
-/// `ln Σ exp(z)` of a row of logits, natural logarithm; sums in f64 over lanes of f32.
+/// `ln Σ exp(z)` of a row of logits, natural logarithm; sums in f64 over lanes of f32. Not-a-number where a logit is NaN or
+/// infinite, or where every token is banned.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.chunks(CHUNK).map(|chunk| summed(chunk, top)).sum();
@@ -90,12 +91,13 @@ pub(super) fn summed(values: &[f32], top: f32) -> f64 {
 /// How many sums run side by side, so that the compiler can use wide registers.
 pub(super) const LANES: usize = 8;
 
-/// `e^x` for `x <= 0`, within 3e-7 of itself: the exponent from the bits of a rounded multiple of ln 2, the rest by
+/// `e^x` for `x <= 0`, and not-a-number of what is none, within 3e-7 of itself: the exponent from the bits of a rounded multiple of ln 2, the rest by
 /// a polynomial (Cephes `expf`). Without branches, so that loops over it use wide registers.
 pub(super) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.max(-87.0);
+    // Unlike `max`, this keeps what is not a number.
+    let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let whole = shifted - ROUND;
     let rest = x - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
@@ -120,8 +122,17 @@ pub fn log_softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|z| *z -= shift);
 }
 
-/// How many values are strictly greater than that of `token`.
+/// What stands for the strongest token of a row that is no distribution; it spells as "not finite".
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// What stands for the rank of a token in a row that is no distribution.
+pub const NO_RANK: u32 = u32::MAX;
+
+/// How many values are strictly greater than that of `token`; [`NO_RANK`] where the row holds what is not a number.
 pub fn rank(values: &[f32], token: u32) -> u32 {
+    if values.iter().any(|v| v.is_nan()) {
+        return NO_RANK;
+    }
     let own = values
         .get(token as usize)
         .copied()
@@ -129,9 +140,13 @@ pub fn rank(values: &[f32], token: u32) -> u32 {
     values.iter().filter(|v| **v > own).count() as u32
 }
 
-/// The `k` largest of the first `known` values: token and value, strongest first, ties by token id.
+/// The `k` largest of the first `known` values: token and value, strongest first, ties by token id. Nothing where a value
+/// is NaN or infinite, for then none is known to be the largest.
 pub fn top(values: &[f32], known: usize, k: usize) -> Vec<(u32, f32)> {
     let known = known.min(values.len());
+    if !values.iter().all(|v| *v < f32::INFINITY) {
+        return Vec::new();
+    }
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
     for (id, value) in values[..known].iter().enumerate() {
@@ -146,23 +161,24 @@ pub fn top(values: &[f32], known: usize, k: usize) -> Vec<(u32, f32)> {
     best
 }
 
-/// KL(p ‖ q) in nats from two rows of log-probabilities, summed in f64.
+/// KL(p ‖ q) in nats from two rows of log-probabilities, summed in f64; not-a-number where either is none.
 pub fn kl(p: &[f32], q: &[f32]) -> f32 {
     let sum: f64 = p
         .iter()
         .zip(q)
-        .map(|(p, q)| (f64::from(*p).exp(), f64::from(*p) - f64::from(*q)))
-        .filter(|(p, _)| *p > 0.0)
-        .map(|(p, d)| p * d)
+        .map(|(p, q)| (f64::from(*p), f64::from(*q)))
+        // What has no probability counts nothing; what is not a number is kept.
+        .filter(|(p, q)| p.exp() != 0.0 || q.is_nan())
+        .map(|(p, q)| p.exp() * (p - q))
         .sum();
-    sum.max(0.0) as f32
+    (if sum < 0.0 { 0.0 } else { sum }) as f32
 }
 
-/// Entropy in nats of a row of log-probabilities.
+/// Entropy in nats of a row of log-probabilities; not-a-number where it is none.
 pub fn entropy(p: &[f32]) -> f32 {
     p.iter()
         .map(|l| f64::from(*l))
-        .filter(|l| l.is_finite())
+        .filter(|l| *l != f64::NEG_INFINITY)
         .map(|l| -l.exp() * l)
         .sum::<f64>() as f32
 }
@@ -203,6 +219,38 @@ mod tests {
     fn ties_are_broken_by_id_and_padding_is_left_out() {
         assert_eq!(top(&[1.0, 3.0, 3.0, 9.0], 3, 2), [(1, 3.0), (2, 3.0)]);
         assert_eq!(rank(&[1.0, 3.0, 3.0, 9.0], 2), 1);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_kept_by_every_statistic() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            // Alone in a long row, in a lane and in a remainder.
+            for at in [0, 517, 1029, 2050] {
+                let mut row: Vec<f32> = (0..2051).map(|i| (i % 7) as f32).collect();
+                row[at] = bad;
+                assert!(log_sum_exp(&row).is_nan(), "{bad} at {at}");
+                assert!(top(&row, 100, 3).is_empty());
+                let mut other = vec![0.0; row.len()];
+                log_softmax(&mut other);
+                log_softmax(&mut row);
+                assert!(kl(&other, &row).is_nan() && kl(&row, &other).is_nan());
+                assert!(entropy(&row).is_nan());
+                assert_eq!(rank(&row, 3), NO_RANK);
+            }
+        }
+    }
+
+    #[test]
+    fn banned_tokens_have_no_probability_and_change_nothing() {
+        let mut row = vec![1.0, f32::NEG_INFINITY, 3.0];
+        let total = f64::from(log_sum_exp(&row));
+        assert!((total - (1f64.exp() + 3f64.exp()).ln()).abs() < 1e-6);
+        assert_eq!(top(&row, 3, 2), [(2, 3.0), (0, 1.0)]);
+        assert_eq!(rank(&row, 0), 1);
+        log_softmax(&mut row);
+        assert_eq!(kl(&row, &row), 0.0);
+        assert!(entropy(&row).is_finite());
+        assert!(log_sum_exp(&[f32::NEG_INFINITY; 3]).is_nan());
     }
 
     #[test]

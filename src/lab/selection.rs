@@ -19,6 +19,8 @@ use super::run::Run;
 use super::sample::log_softmax;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::lab::guard::tried;
+use crate::model::finite::order;
 use crate::model::site::{Address, Site};
 
 /// What the candidate is called while it is measured.
@@ -198,7 +200,7 @@ pub fn find_markers(
         .zip(ahead)
         .filter(|(_, ahead)| *ahead >= 0.05)
         .collect();
-    found.sort_by(|a, b| b.1.total_cmp(&a.1));
+    found.sort_by(|a, b| order(b.1, a.1));
     found.truncate(8);
     if found.is_empty() {
         let expected = "texts separated by |, because the answers to both lists begin alike";
@@ -437,9 +439,13 @@ impl<'a> Gauge<'a> {
         let rows = vec![(at, vector.to_vec())];
         let direction = Direction { rows, origin };
         self.bench.directions.insert(CANDIDATE.into(), direction);
-        let scores = self.measure(at);
+        let scores = tried(self.measure(at));
         self.bench.directions.remove(CANDIDATE);
-        scores
+        Ok(scores?.unwrap_or(Scores {
+            ablation: f64::NAN,
+            addition: f64::NAN,
+            kl: f64::NAN,
+        }))
     }
 
     fn measure(&mut self, at: Address) -> Result<Scores> {

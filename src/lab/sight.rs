@@ -10,6 +10,7 @@ use candle_core::{DType, Tensor};
 use super::bench::Bench;
 use super::run::Run;
 use crate::error::{Error, Result};
+use crate::model::finite::order;
 use crate::model::site::{Address, Site};
 use crate::model::{Card, Model};
 
@@ -134,7 +135,7 @@ pub fn neuron_of(run: &Run, name: &str, text: &str, bench: &mut Bench) -> Result
         let units = sizes.into_iter().enumerate();
         units.map(|(i, size)| (size, *layer as u16, i as u32))
     });
-    let best = sizes.max_by(|a, b| a.0.total_cmp(&b.0));
+    let best = sizes.max_by(|a, b| order(a.0, b.0));
     best.map(|(_, layer, unit)| (layer, unit))
         .ok_or_else(|| bench.model.transformer.no_neurons())
 }

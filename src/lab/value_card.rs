@@ -9,11 +9,13 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
+use super::guard::not_finite;
 use super::sample::top;
 use super::target::Target;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::blueprint::NormKind;
+use crate::model::finite;
 
 /// Tokens kept on each side.
 pub const SIDE: usize = 30;
@@ -124,6 +126,11 @@ impl ValueCards {
             return Ok(held.clone());
         }
         let (mut gained, mut logits) = read(model, &[neuron], reading)?;
+        let sound = logits.iter().chain(&gained).all(|row| finite::all(row));
+        if !sound {
+            let place = format!("What neuron {}/{} writes is", neuron.0, neuron.1);
+            return Err(not_finite(&model.transformer, &place));
+        }
         let sides = sides(logits.remove(0), model.known_tokens());
         match reading {
             Reading::Gained => {

@@ -15,13 +15,13 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rayon::prelude::*;
 
 use super::batch::last_logits;
-use super::bench::Bench;
+use super::bench::{Bench, reading};
 use super::edit::Edit;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
 use super::facts::Fact;
 use super::null_units;
 use super::run::Run;
-use super::sample::{kl, log_softmax, top};
+use super::sample::{kl, log_softmax};
 use super::schedule::Schedule;
 use super::sight::sights;
 use super::target::first_token;
@@ -223,7 +223,7 @@ impl Suite {
             .into_par_iter()
             .zip(owners)
             .map(|(mut row, fact)| {
-                let favoured = top(&row, vocabulary, 1)[0].0;
+                let favoured = reading(&row, vocabulary, 1).first().0;
                 log_softmax(&mut row);
                 Asked {
                     fact,
@@ -365,7 +365,7 @@ impl Suite {
             .into_par_iter()
             .zip(&self.asked)
             .map(|(mut row, before)| {
-                let favoured = top(&row, vocabulary, 1)[0].0;
+                let favoured = reading(&row, vocabulary, 1).first().0;
                 log_softmax(&mut row);
                 let kept = (row[old] - before.log_probs[old]).exp();
                 (favoured, kept, kl(&before.log_probs, &row))

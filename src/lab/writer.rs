@@ -158,7 +158,7 @@ impl Writer {
         self.program.act_on(1);
         self.program.forget();
         let logits = {
-            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, &bench.cancel);
+            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, bench.guard());
             let last = extend(&bench.model, &rows, self.run.prompt, &mut cache, &mut tap)?;
             let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
             logits.squeeze(1)?
@@ -242,7 +242,7 @@ impl Writer {
     fn probe(&mut self, bench: &Bench, cache: &mut Cache) -> Result<()> {
         let text = vec![self.run.tokens.clone()];
         let mut idle = Program::default();
-        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, &bench.cancel);
+        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, bench.guard());
         let x = extend(&bench.model, &text, self.run.prompt, cache, &mut tap)?;
         let (logits, _) = bench.model.transformer.read_out(&x, None, &mut tap)?;
         let mut row = logits.flatten_all()?.to_vec1::<f32>()?;
@@ -339,6 +339,7 @@ impl Writer {
             Ok(passed) => passed,
             Err(error) => {
                 // Nothing of an interrupted pass may stay behind.
+                self.program.abandon();
                 self.run.tokens.truncate(position);
                 self.cache.truncate(position);
                 if let Some(scout) = &mut self.scout {
@@ -374,13 +375,7 @@ impl Writer {
             .iter()
             .find(|(a, _)| *a == last)
             .filter(|_| self.output_is_plain())
-            .map(|(_, row)| {
-                let apart = row.iter().zip(&logits).map(|(a, b)| (a - b).abs());
-                Check {
-                    error: apart.fold(0.0, f32::max),
-                    tolerance: tolerance(bench.model.transformer.dtype()),
-                }
-            });
+            .map(|(_, row)| Check::of(&logits, row, tolerance(bench.model.transformer.dtype())));
         let rows = passed
             .recorded
             .into_iter()
@@ -408,7 +403,7 @@ impl Writer {
         let mut wanted = needs.record.clone();
         wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
         let transformer = &bench.model.transformer;
-        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, &bench.cancel);
+        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, bench.guard());
         let x = extend(
             &bench.model,
             rows,

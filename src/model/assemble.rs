@@ -62,12 +62,16 @@ impl Transformer {
             Positions::Learned { .. } => Vec::new(),
         };
         let (device, precision) = (weights.device.clone(), weights.precision);
+        let mut damage = weights.damage();
         // A checkpoint may hold a head although the configuration ties it; the configuration decides.
         let head = if b.tied {
             embed.clone()
         } else {
             let outside = weights.under(names.head_prefixes, &format!("{}.weight", names.head));
-            outside.linear(names.head, b.d_embed, b.vocab, Layout::OutIn, b.biases.head)?
+            let head =
+                outside.linear(names.head, b.d_embed, b.vocab, Layout::OutIn, b.biases.head)?;
+            damage.extend(outside.damage());
+            head
         };
         Ok(Self {
             blueprint,
@@ -82,6 +86,7 @@ impl Transformer {
             device,
             precision,
             context,
+            damage,
         })
     }
 }

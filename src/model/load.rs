@@ -143,7 +143,7 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
         special_tokens_map: files.special_tokens_map.as_deref(),
     })?;
     model.card.chat = model.template.is_some();
-    (model.need, model.notes) = (need, note.into_iter().collect());
+    (model.need, model.notes) = (need, note.into_iter().chain(model.past_range()).collect());
     Ok(model)
 }
 
@@ -189,7 +189,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     model.tokenizer = tokenizer;
     model.card.chat = template.is_some();
     model.template = template;
-    (model.need, model.notes) = (need, note.into_iter().collect());
+    (model.need, model.notes) = (need, note.into_iter().chain(model.past_range()).collect());
     Ok(model)
 }
 

@@ -10,6 +10,7 @@ pub mod blueprint;
 pub mod cache;
 pub mod experts;
 pub mod families;
+pub mod finite;
 pub mod gguf;
 pub mod heads;
 pub mod hub;
@@ -200,6 +201,24 @@ impl Model {
     pub fn cache(&self, batch: usize) -> Result<Cache> {
         let t = &self.transformer;
         Cache::new(&t.blueprint, batch, self.card.context, t.dtype(), &t.device)
+    }
+
+    /// What to say where the dtype made weights infinite that the file holds as numbers.
+    pub fn past_range(&self) -> Option<String> {
+        let damage = self.transformer.damage.iter();
+        let lost: Vec<_> = damage.filter(|d| !d.stored).collect();
+        let first = lost.first()?;
+        let count: usize = lost.iter().map(|d| d.count).sum();
+        Some(format!(
+            "{} cannot hold {count} of the weights, which became infinite (in `{}`{}): use --dtype f32",
+            self.card.dtype,
+            first.name,
+            match lost.len() - 1 {
+                0 => String::new(),
+                1 => " and one more tensor".into(),
+                more => format!(" and {more} more tensors"),
+            }
+        ))
     }
 
     /// Token ids as a `[1, tokens]` tensor on the model's device.

@@ -42,6 +42,20 @@ impl Span {
     }
 }
 
+/// What a pass comes to, after every edit.
+#[derive(Clone, Copy, Debug)]
+pub enum Leaving<'a> {
+    /// `resid_post` of the last block, `[batch, tokens, d_model]`, and where they are known the tokens of the pass.
+    Stream {
+        /// `[batch, tokens]`.
+        tokens: Option<&'a Tensor>,
+        /// The stream.
+        x: &'a Tensor,
+    },
+    /// `[batch, rows, vocab]`, f32.
+    Logits(&'a Tensor),
+}
+
 /// Called by the forward pass at every site; returning another tensor changes the run.
 ///
 /// Tensors carry a batch dimension in front of the shapes of [`super::site::SITES`]:
@@ -57,6 +71,10 @@ pub trait Tap: Send {
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor>;
     /// Called once a layer, so that work can be stopped within one.
     fn checkpoint(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Looks at what the pass came to, and may refuse it.
+    fn leaves(&mut self, _leaving: Leaving<'_>) -> Result<()> {
         Ok(())
     }
     /// Whether gradients must flow, which forbids candle's fused kernels.

@@ -19,8 +19,8 @@ use super::site::Site::{
     AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid,
     ResidPost, ResidPre,
 };
-use super::tap::{Span, Tap};
-use super::weights::Precision;
+use super::tap::{Leaving, Span, Tap};
+use super::weights::{Damage, Precision};
 use crate::error::Result;
 
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
@@ -74,6 +74,8 @@ pub struct Transformer {
     pub precision: Precision,
     /// Most positions that tables were made for.
     pub context: usize,
+    /// Tensors with values that are not finite, as they are kept.
+    pub damage: Vec<Damage>,
 }
 
 impl Transformer {
@@ -126,6 +128,10 @@ impl Transformer {
         if let Some(cache) = cache {
             cache.advance(length);
         }
+        tap.leaves(Leaving::Stream {
+            tokens: Some(tokens),
+            x: &x,
+        })?;
         Ok(x)
     }
 
@@ -277,6 +283,7 @@ impl Transformer {
         };
         let raw = tap.visit(LogitsRaw.at(0), raw)?;
         let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
+        tap.leaves(Leaving::Logits(&logits))?;
         Ok((logits, lens))
     }
 

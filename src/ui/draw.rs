@@ -14,6 +14,7 @@ use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
 use crate::app::{App, Overlay, beside};
+use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Progress;
 use crate::text;
 
@@ -168,20 +169,25 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if app.difference {
         right.push(span(" Δ ".into(), Role::Warning));
     }
-    match app.check {
-        Some(check) if check.passed() => right.push(span(
+    let cross = if unicode { "✗" } else { "WRONG" };
+    match (app.check, app.transcript.not_finite) {
+        (_, Some(way_out)) => right.push(span(
+            format!(" lens {cross} {NOT_FINITE}: {way_out} "),
+            Role::Error,
+        )),
+        (Some(check), None) if check.passed() => right.push(span(
             if unicode { " lens ✓ " } else { " lens ok " }.into(),
             Role::Ok,
         )),
-        Some(check) => right.push(span(
-            format!(
-                " lens {} {:.0e} ",
-                if unicode { "✗" } else { "WRONG" },
-                check.error
-            ),
+        (Some(check), None) => right.push(span(
+            if check.error.is_finite() {
+                format!(" lens {cross} {:.0e} ", check.error)
+            } else {
+                format!(" lens {cross} {NOT_FINITE}: use --dtype f32 ")
+            },
             Role::Error,
         )),
-        None => right.push(span(" lens - ".into(), Role::Faint)),
+        (None, None) => right.push(span(" lens - ".into(), Role::Faint)),
     }
     let right = Line::from(right);
     let wide = (right.width() as u16).min(area.width);

@@ -802,7 +802,7 @@ fn a_patch_fires_once_and_only_in_its_row() {
         assert!(!close(1));
         let mut idle = Program::default();
         let patches = [Patch { row: None, ..patch }];
-        let mut tap = RunTap::new(&mut idle, &patches, &[], Keep::All, &bench.cancel);
+        let mut tap = RunTap::new(&mut idle, &patches, &[], Keep::All, bench.guard());
         let ids = bench.model.tokens(&tokens).unwrap();
         bench
             .model
@@ -1320,7 +1320,7 @@ fn nulls_have_equal_size_and_other_units() {
             &[],
             std::slice::from_ref(&at),
             Keep::All,
-            &bench.cancel,
+            bench.guard(),
         );
         bench
             .model

@@ -24,6 +24,7 @@ mod demo;
 mod doctor;
 mod engine;
 mod experiment;
+mod finite;
 mod gguf;
 mod grammar;
 mod honest;

@@ -88,7 +88,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
                     }
                     let wanted = [at];
                     let mut tap =
-                        RunTap::new(&mut tap_program, &[], &wanted, Keep::All, &bench.cancel);
+                        RunTap::new(&mut tap_program, &[], &wanted, Keep::All, bench.guard());
                     let rest = bench.model.tokens(&tokens[from..]).unwrap();
                     let span = Span {
                         start: from,

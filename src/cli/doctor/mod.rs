@@ -16,6 +16,7 @@ use crate::instruments::{Arguments, Instrument, lens::Lens};
 use crate::lab::bench::Bench;
 use crate::lab::identities::{self, Identity};
 use crate::lab::run::Run;
+use crate::model::Model;
 use crate::model::load::Options;
 
 pub use machine::{cpu, kilobytes};
@@ -98,8 +99,9 @@ fn examine(matches: &ArgMatches) -> Result<()> {
             "model": bench.model.card.name,
             "facts": facts.iter().map(fact).collect::<Vec<_>>(),
             "tokens": tokens,
+            "damage": bench.model.transformer.damage.iter().map(|d| json!({"tensor": d.name, "values": d.count, "in_file": d.stored})).collect::<Vec<_>>(),
             "identities": found.iter().map(as_json).collect::<Vec<_>>(),
-            "passed": failed.is_empty(),
+            "passed": failed.is_empty() && bench.model.transformer.damage.is_empty(),
         }))?;
     } else {
         output::listing(FACT, &listed(facts), false)?;
@@ -111,6 +113,9 @@ fn examine(matches: &ArgMatches) -> Result<()> {
             false,
         )?;
     }
+    if let Some(error) = damaged(&bench.model) {
+        return Err(error);
+    }
     if failed.is_empty() {
         return Ok(());
     }
@@ -118,6 +123,34 @@ fn examine(matches: &ArgMatches) -> Result<()> {
         model: bench.model.card.name.clone(),
         failed: failed.join(", "),
         count: found.len(),
+    })
+}
+
+/// Weights that are not finite, as an error: whether they reach the numbers depends on the text.
+fn damaged(model: &Model) -> Option<Error> {
+    let damage = &model.transformer.damage;
+    let named: Vec<String> = damage.iter().take(8).map(ToString::to_string).collect();
+    let more = damage.len().saturating_sub(named.len());
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(", and {more} more")
+    };
+    let next = if damage.iter().any(|d| d.stored) {
+        "The file is damaged or was written so: download it again, and trust no text that reads these weights"
+    } else {
+        "Load the model with --dtype f32"
+    };
+    (!damage.is_empty()).then(|| {
+        Error::not_finite(
+            format!(
+                "Weights are not finite in {} of {}'s tensors: {}{more}",
+                damage.len(),
+                model.card.name,
+                named.join(", ")
+            ),
+            next,
+        )
     })
 }
 

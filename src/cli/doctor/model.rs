@@ -80,6 +80,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
                 model.transformer.dtype().as_str()
             ),
         ),
+        ("weights", weights(model)),
         ("device", card.device.clone()),
         (
             "attention",
@@ -331,6 +332,15 @@ fn biases(of: Biases) -> String {
     } else {
         there.join(", ")
     }
+}
+
+fn weights(model: &Model) -> String {
+    let damage = &model.transformer.damage;
+    if damage.is_empty() {
+        return "all finite".into();
+    }
+    let named: Vec<String> = damage.iter().map(ToString::to_string).collect();
+    format!("NOT FINITE: {}", named.join("; "))
 }
 
 fn memory(model: &Model) -> String {

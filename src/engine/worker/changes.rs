@@ -18,8 +18,21 @@ use crate::lab::writer::Beside;
 impl Worker {
     /// Changes the edits, or says that they stay as they were.
     pub(super) fn change(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
-        self.edit(edits, mode)
-            .inspect_err(|_| self.tell(Update::Refused(self.edits.clone())))
+        let changed = self.edit(edits, mode);
+        if changed.is_err() {
+            self.tell(Update::Refused(self.edits.clone()));
+        }
+        match changed {
+            // The text stays as it was, and so do its numbers: the edits alone were not possible.
+            Err(error @ Error::NotFinite { .. }) => {
+                self.tell(Update::Failed {
+                    slot: None,
+                    message: error.to_string(),
+                });
+                Ok(())
+            }
+            changed => changed,
+        }
     }
 
     fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
 use crate::error::{Error, Result};
-use crate::instruments::instrument;
+use crate::instruments::{instrument, observe};
 use crate::lab::bench::Bench;
 use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
@@ -157,6 +157,7 @@ impl Worker {
 
     /// Runs a piece of work; errors and panics become notices.
     fn guarded(&mut self, slot: Option<Slot>, work: impl FnOnce(&mut Self) -> Result<()>) {
+        let mut ending = Ending::Stopped;
         let message = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return,
             Ok(Err(Error::Cancelled)) => {
@@ -167,7 +168,13 @@ impl Worker {
                 self.stop();
                 return;
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                if let Error::NotFinite { brief, .. } = &error {
+                    self.tell(Update::NotFinite(brief));
+                    ending = Ending::NotFinite;
+                }
+                error.to_string()
+            }
             Err(panic) => {
                 // What the turn left half done is computed again from the tokens; the model is only read.
                 let recovered = catch_unwind(AssertUnwindSafe(|| self.recover()));
@@ -184,7 +191,7 @@ impl Worker {
         tracing::error!("{message}");
         self.tell(Update::Failed { slot, message });
         if slot.is_none() && self.goal.is_some() {
-            self.end(Ending::Stopped);
+            self.end(ending);
         }
     }
 
@@ -486,7 +493,7 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         }));
-        let figure = instrument(slot)?.observe(&run, &question.arguments, bench);
+        let figure = observe(instrument(slot)?, &run, &question.arguments, bench);
         bench.progress = None;
         let mut figure = figure?;
         if question.until.is_some()

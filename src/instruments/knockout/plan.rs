@@ -9,13 +9,14 @@ use super::Knock;
 use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::bench::{Bench, reading};
-use crate::lab::figure::{Anchor, Unit};
+use crate::lab::figure::{Anchor, Check, Unit};
 use crate::lab::knockout::{Knockout, Knockouts};
 use crate::lab::positions::Positions;
 use crate::lab::quotes;
 use crate::lab::run::Run;
 use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
+use crate::model::finite;
 
 /// Draws of the null for the strongest cell.
 const DRAWS: u64 = 8;
@@ -136,7 +137,7 @@ impl Plan {
         let answer = match arguments.text(of, "token") {
             "" => {
                 let logits = bench.last_logits(run)?;
-                reading(&logits, bench.model.known_tokens(), 1).top[0].0
+                reading(&logits, bench.model.known_tokens(), 1).first().0
             }
             text => first_token("token", text, &bench.model)?,
         };
@@ -252,8 +253,7 @@ impl Plan {
             let (plain, rows) = rows
                 .split_last()
                 .ok_or_else(|| Error::Engine("a pass without rows".into()))?;
-            let apart = plain.iter().zip(&base_logits).map(|(a, b)| (a - b).abs());
-            let gap = apart.fold(0.0, f32::max);
+            let gap = Check::of(plain, &base_logits, 0.0).error;
             let windows = knockouts.windows();
             let outcome = |(k, i): (usize, usize)| {
                 let row = logged(&rows[k]);
@@ -274,6 +274,8 @@ impl Plan {
             .iter()
             .enumerate()
             .filter_map(|(i, o)| o.as_ref().map(|o| (i, o.logprob)))
+            // A cut whose numbers are not finite is not the strongest.
+            .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
         let null = match strongest {
             Some((i, logprob)) => Some(self.strongest(bench, &mut knockouts, i, logprob, run)?),
@@ -334,6 +336,9 @@ impl Plan {
         }
         let rows = knockouts.logits(bench, &draws)?;
         let found: Vec<f32> = rows[..draws.len()].iter().map(|r| probability(r)).collect();
+        if !finite::all(&found) {
+            return Ok(format!("{said}; its null is not finite"));
+        }
         Ok(format!(
             "{said}; null: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
             short(found.iter().sum::<f32>() / found.len() as f32),

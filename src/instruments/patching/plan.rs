@@ -10,13 +10,12 @@ use super::Patching;
 use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, Instrument};
-use crate::lab::bench::Bench;
+use crate::lab::bench::{Bench, reading};
 use crate::lab::direction::random_like;
 use crate::lab::figure::Unit;
 use crate::lab::replace::contrast::{Alignment, Metric, beside, noised};
 use crate::lab::replace::{Reading, Replay, Slot, Trial};
 use crate::lab::run::Run;
-use crate::lab::sample::top;
 use crate::lab::target::Target;
 use crate::model::Fingerprint;
 use crate::model::site::{Address, Site};
@@ -289,6 +288,7 @@ impl Plan {
         }
         let mut order: Vec<usize> = (0..self.spots.len()).collect();
         let size = |i: &usize| found.cells[*i].map_or(0.0, |m| m.share().abs());
+        order.retain(|i| size(i).is_finite());
         order.sort_by(|a, b| size(b).total_cmp(&size(a)));
         let spots: Vec<Spot> = order
             .iter()
@@ -390,7 +390,7 @@ impl Plan {
                 patched: loaded.metric.of(logits),
                 base: loaded.base_value,
                 source: loaded.source_value,
-                top: top(logits, known, 1)[0].0,
+                top: reading(logits, known, 1).first().0,
             });
             Ok(())
         })?;
@@ -506,7 +506,7 @@ impl Plan {
         let known = bench.model.known_tokens();
         let given = match &case.answer {
             Some(text) => Target::parse("answer", text, &bench.model)?,
-            None => Target::one(top(clean, known, 1)[0].0),
+            None => Target::one(reading(clean, known, 1).first().0),
         };
         Ok(match self.metric {
             Which::Kl => Metric::from_clean(clean),

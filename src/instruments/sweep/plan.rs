@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::instruments::Arguments;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::{Bench, reading};
+use crate::lab::guard::tried;
 use crate::lab::outcome::{Outcome, Subject, Trial};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -150,7 +151,7 @@ impl Plan {
             plan.trial.answers = first_tokens(bench, "answers", given)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
             let logits = bench.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).top[0].0];
+            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).first().0];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
             let expected = "texts separated by | that mark a success";
             return Err(Error::argument("answers", "", expected));
@@ -180,7 +181,9 @@ impl Plan {
                 let mut at = |name: &str| -> Result<Outcome> {
                     let edit = of.edit(arguments, name, i % layers, self.strengths[i / layers])?;
                     if edit.active() {
-                        self.trial.under(bench, &edit, &base)
+                        // A cell whose edit is too strong is a cell without numbers.
+                        let outcome = tried(self.trial.under(bench, &edit, &base))?;
+                        Ok(outcome.unwrap_or_else(Outcome::not_finite))
                     } else {
                         Ok(unedited.clone())
                     }
@@ -249,7 +252,7 @@ impl Plan {
             let column = column.iter().enumerate();
             column.map(move |(layer, outcome)| (s, layer, outcome))
         });
-        let measured = cells.filter(|(.., o)| aim.of(o).is_finite());
+        let measured = cells.filter(|(.., o)| aim.of(o).is_finite() && o.kl.is_finite());
         let fluent = measured.filter(|(.., o)| !aim.writes() || o.fluency <= least);
         let best = fluent.max_by(|(.., a), (.., b)| {
             let more = aim.of(a).total_cmp(&aim.of(b));

@@ -8,7 +8,7 @@
 mod rows;
 mod tensors;
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::cut::Cut;
 use crate::error::Result;
@@ -84,13 +84,30 @@ pub(super) enum Change {
     Cut(Cut),
 }
 
-/// `‖after − before‖ / ‖before‖` of a row.
+/// `‖after − before‖ / ‖before‖` of a row; infinite where the row has no length in f32 any more, in which every norm
+/// takes it.
 pub(super) fn moved(before: &[f32], after: &[f32]) -> f64 {
     let mut change = 0f64;
+    let squares: f32 = after.iter().map(|a| a * a).sum();
+    if !squares.is_finite() {
+        return f64::INFINITY;
+    }
     for (a, b) in after.iter().zip(before) {
         change += f64::from(a - b) * f64::from(a - b);
     }
     change.sqrt() / (rows::length(before) + 1e-12)
+}
+
+/// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
+pub(super) fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    let index = Tensor::new(rows, before.device())?;
+    let pick = |t: &Tensor| {
+        let rows = t.flatten_to(1)?.index_select(&index, 0)?;
+        rows.to_dtype(DType::F32)
+    };
+    let (before, after) = (pick(before)?, pick(after)?);
+    let length = |t: Tensor| t.sqr()?.sum(D::Minus1)?.sqrt();
+    Ok((length((after - &before)?)? / (length(before)? + 1e-12)?)?)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::Card;
+use crate::model::finite;
 use crate::model::gguf::names::ARCHITECTURES;
 use crate::model::site::{Address, Site, site_named};
 use crate::model::weights::normals;
@@ -366,6 +367,12 @@ impl Direction {
     /// Writes a file of the format that its name speaks of, safetensors without an extension; says what that format
     /// could not keep.
     pub fn save(&self, path: &Path) -> Result<String> {
+        if let Some((at, _)) = self.rows.iter().find(|(_, v)| !finite::all(v)) {
+            return Err(Error::not_finite(
+                format!("The vector at {at} is not finite (NaN or infinity), so it is not saved"),
+                "Load the model with --dtype f32, or lower the strength of what made it",
+            ));
+        }
         let format = match (path.extension(), format_named(path)) {
             (None, _) => &FORMATS[0],
             (_, Some(format)) => format,

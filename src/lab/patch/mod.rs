@@ -16,8 +16,9 @@ use crate::lab::run::{Keep, Patch, RunTap};
 use crate::lab::sample::log_sum_exp;
 use crate::model::Model;
 use crate::model::cache::Cache;
+use crate::model::finite;
 use crate::model::site::Address;
-use crate::model::tap::{NoTap, Phase, Span};
+use crate::model::tap::{Phase, Span};
 
 /// Most branches of one pass.
 const ROWS: usize = 32;
@@ -44,6 +45,8 @@ pub struct Put {
 pub struct Written {
     /// The tokens, greedily, an end token included.
     pub tokens: Vec<u32>,
+    /// Whether it broke off because its numbers were not finite any more.
+    pub silent: bool,
     /// The most probable first tokens.
     pub first: Reading,
     /// Probabilities of the watched tokens as the first, in the order they were asked for.
@@ -80,7 +83,9 @@ impl Target {
                 ..Span::prompt(from)
             };
             let trunk = &model.transformer;
-            trunk.trunk(&ids, span, Some(&mut cache), &mut NoTap)?;
+            let mut idle = Program::default();
+            let mut tap = RunTap::new(&mut idle, &[], &[], Keep::All, bench.guard());
+            trunk.trunk(&ids, span, Some(&mut cache), &mut tap)?;
             Some(cache)
         } else {
             None
@@ -143,7 +148,9 @@ impl Target {
             };
             let put: &[Patch] = if reads { &patches } else { &[] };
             let pass = texts.narrow(1, start, span.len)?.contiguous()?;
-            let mut tap = RunTap::new(&mut program, put, &[], Keep::All, &bench.cancel);
+            // Every row is a branch, and is looked at below.
+            let guard = bench.guard().lenient();
+            let mut tap = RunTap::new(&mut program, put, &[], Keep::All, guard);
             let trunk = &model.transformer;
             let x = trunk.trunk(&pass, span, Some(&mut cache), &mut tap)?;
             let last = x.narrow(1, span.len - 1, 1)?.contiguous()?;
@@ -156,6 +163,12 @@ impl Target {
                 )));
             }
             let logits = logits.squeeze(1)?.to_vec2::<f32>()?;
+            // A value may break its own branch; without one, or in all of them, it is the model that is broken.
+            let broken = |i: usize| !finite::distribution(&logits[i]);
+            let bare = |i: &usize| branches[*i].is_empty();
+            if step == 0 && ((0..rows).filter(bare).any(broken) || (0..rows).all(broken)) {
+                return Err(tap.guard.explain(tap.program));
+            }
             let next = choose(model, &mut out, &logits, watched);
             if out.iter().all(|w| ended(model, w)) || step + 1 == count {
                 break;
@@ -193,27 +206,32 @@ impl Target {
 }
 
 fn ended(model: &Model, written: &Written) -> bool {
-    written.tokens.last().is_some_and(|t| model.is_end(*t))
+    written.silent || written.tokens.last().is_some_and(|t| model.is_end(*t))
 }
 
-/// Takes every row's most probable token, and notes it where the row has not ended.
+/// Takes every row's most probable token, and notes it where the row has not ended. A row that is no distribution says
+/// nothing any more, and is read on with any token beside the others.
 fn choose(model: &Model, out: &mut Vec<Written>, logits: &[Vec<f32>], watched: &[u32]) -> Vec<u32> {
     let mut next = Vec::with_capacity(logits.len());
     for (i, row) in logits.iter().enumerate() {
         let read = reading(row, model.known_tokens(), TOP);
-        let best = read.top.first().map_or(0, |t| t.0);
-        next.push(best);
+        let best = read.top.first().map(|t| t.0);
+        next.push(best.unwrap_or(0));
         match out.get_mut(i) {
             None => {
                 let total = log_sum_exp(row);
                 let p = watched.iter().map(|t| (row[*t as usize] - total).exp());
                 out.push(Written {
-                    tokens: vec![best],
+                    tokens: best.into_iter().collect(),
+                    silent: best.is_none(),
                     watched: p.collect(),
                     first: read,
                 });
             }
-            Some(held) if !ended(model, held) => held.tokens.push(best),
+            Some(held) if !ended(model, held) => {
+                held.silent |= best.is_none();
+                held.tokens.extend(best.filter(|_| !held.silent));
+            }
             Some(_) => {}
         }
     }

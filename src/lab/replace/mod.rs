@@ -111,7 +111,7 @@ impl Bench {
         let mut cache = model.cache(1)?;
         let mut own = program.clone();
         let slots = reading.put.iter().map(|slot| (0, slot)).collect();
-        let mut tap = SlotTap::new(&mut own, slots, &self.cancel);
+        let mut tap = SlotTap::new(&mut own, slots, self.guard());
         tap.wanted = &wanted;
         tap.from = reading.from;
         let span = Span {
@@ -314,7 +314,8 @@ impl Replay {
             let own = self.put.iter().chain(&trials[*index]).filter(later);
             slots.extend(own.map(|slot| (row, slot)));
         }
-        SlotTap::new(program, slots, &bench.cancel)
+        // Every row is a trial, and who takes its logits looks at it.
+        SlotTap::new(program, slots, bench.guard().lenient())
     }
 
     /// One pass over a chunk: logits `[rows, vocab]` after the position that is read.
@@ -423,22 +424,27 @@ impl Replay {
         let mut out: Vec<(Vec<f32>, Vec<u32>)> =
             logits.iter().map(|row| (row.clone(), Vec::new())).collect();
         let mut texts = vec![self.run.tokens.clone(); rows];
+        let mut silent = vec![false; rows];
         let ended = |written: &[u32]| written.last().is_some_and(|t| model.is_end(*t));
         // What is in the slots comes back where the whole text has to be read again.
         let slots = chunk.rows.iter().enumerate().flat_map(|(row, (_, index))| {
             let own = self.put.iter().chain(&trials[*index]);
             own.map(move |slot| (row, slot))
         });
-        let mut tap = SlotTap::new(&mut program, slots.collect(), &bench.cancel);
+        let mut tap = SlotTap::new(&mut program, slots.collect(), bench.guard().lenient());
         for step in 1..=count {
-            for ((row, text), (_, written)) in logits.iter().zip(&mut texts).zip(&mut out) {
-                let best = top(row, model.known_tokens(), 1)[0].0;
-                text.push(best);
-                if !ended(written) {
-                    written.push(best);
+            for (i, row) in logits.iter().enumerate() {
+                let best = top(row, model.known_tokens(), 1).first().map(|t| t.0);
+                // A row without numbers says nothing any more; it is read on with any token beside the others.
+                silent[i] |= best.is_none();
+                texts[i].push(best.unwrap_or(0));
+                let written = &mut out[i].1;
+                if !silent[i] && !ended(written) {
+                    written.extend(best);
                 }
             }
-            if step == count || out.iter().all(|(_, written)| ended(written)) {
+            let mut rows = out.iter().zip(&silent);
+            if step == count || rows.all(|((_, written), silent)| *silent || ended(written)) {
                 break;
             }
             let x = extend(model, &texts, self.run.prompt, &mut cache, &mut tap)?;

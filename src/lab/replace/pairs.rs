@@ -9,11 +9,11 @@ use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::bench::{Bench, reading};
 use crate::lab::direction::random_like;
 use crate::lab::replace::{Replay, Slot, Trial};
 use crate::lab::run::Run;
-use crate::lab::sample::{log_sum_exp, top};
+use crate::lab::sample::{NO_RANK, log_sum_exp};
 use crate::lab::target::{first_token, id_of};
 use crate::model::Fingerprint;
 use crate::model::site::{Address, Site};
@@ -176,7 +176,7 @@ impl Wanted {
         logits: &[f32],
         tokens: Option<usize>,
     ) -> Result<Self> {
-        let best = top(logits, bench.model.known_tokens(), 1)[0].0;
+        let best = reading(logits, bench.model.known_tokens(), 1).first().0;
         Self::looked_for(bench, name, vec![best], &[letters(bench, best)], tokens)
     }
 
@@ -205,7 +205,7 @@ impl Wanted {
     pub fn read(&self, bench: &Bench, logits: &[f32], written: &[u32]) -> Became {
         let known = &logits[..bench.model.known_tokens().min(logits.len())];
         let total = log_sum_exp(logits);
-        let best = top(known, known.len(), 1)[0].0;
+        let best = reading(known, known.len(), 1).first().0;
         let rank = rank(known, &self.firsts);
         let probability = self
             .firsts
@@ -253,8 +253,11 @@ impl Wanted {
     }
 }
 
-/// How many tokens have a larger number than the best of these; padding of the vocabulary left out by the caller.
+/// How many tokens have a larger number than the best of these, [`NO_RANK`] where what is no number stands among them; padding of the vocabulary left out by the caller.
 pub fn rank(known: &[f32], of: &[u32]) -> u32 {
+    if !known.iter().all(|z| *z < f32::INFINITY) {
+        return NO_RANK;
+    }
     let best = of.iter().filter_map(|id| known.get(*id as usize));
     let best = best.copied().fold(f32::NEG_INFINITY, f32::max);
     known.iter().filter(|z| **z > best).count() as u32

@@ -5,15 +5,15 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::lab::apply::Program;
+use crate::lab::guard::Guard;
 use crate::model::Model;
 use crate::model::site::{Address, Axis, Site};
-use crate::model::tap::{Span, Tap};
+use crate::model::tap::{Leaving, Span, Tap};
 
 /// A vector for a slot: it overwrites the value of an address at a position, after the edits there.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub(super) struct SlotTap<'a> {
     pub(super) from: usize,
     /// What was kept.
     pub(super) kept: HashMap<Address, Tensor>,
-    cancel: &'a AtomicBool,
+    guard: Guard<'a>,
     /// The positions of the pass.
     pub(super) span: Span,
 }
@@ -118,7 +118,7 @@ impl<'a> SlotTap<'a> {
     pub(super) fn new(
         program: &'a mut Program,
         slots: Vec<(usize, &'a Slot)>,
-        cancel: &'a AtomicBool,
+        guard: Guard<'a>,
     ) -> Self {
         let mut by_address: HashMap<Address, Vec<(usize, &'a Slot)>> = HashMap::new();
         for (row, slot) in slots {
@@ -130,7 +130,7 @@ impl<'a> SlotTap<'a> {
             wanted: &[],
             from: 0,
             kept: HashMap::new(),
-            cancel,
+            guard,
             span: Span::prompt(0),
         }
     }
@@ -189,11 +189,11 @@ impl Tap for SlotTap<'_> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
+        self.guard.checkpoint()
+    }
+
+    fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
+        self.guard.leaves(leaving, self.span, self.program)
     }
 }
 

@@ -3,11 +3,13 @@
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
+mod damage;
 mod map;
 mod random;
 mod range;
 mod safetensors;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -22,6 +24,7 @@ use super::linear::{Linear, Matrix, select};
 use super::pickle::Pickled;
 use crate::error::{Error, Result};
 
+pub use self::damage::Damage;
 pub(crate) use self::map::{map_file, release};
 pub use self::random::normals;
 
@@ -88,6 +91,8 @@ pub struct Weights {
     pub precision: Precision,
     /// Where tensors go.
     pub device: Device,
+    /// Tensors read so far with values that are not finite.
+    damage: RefCell<Vec<Damage>>,
 }
 
 /// How a checkpoint lays out a matrix.
@@ -123,6 +128,7 @@ impl Weights {
             prefix: "",
             precision,
             device: device.clone(),
+            damage: RefCell::default(),
         })
     }
 
@@ -141,6 +147,7 @@ impl Weights {
             prefix: "",
             precision,
             device: device.clone(),
+            damage: RefCell::default(),
         })
     }
 
@@ -152,6 +159,7 @@ impl Weights {
             prefix: "",
             precision,
             device: device.clone(),
+            damage: RefCell::default(),
         }
     }
 
@@ -163,6 +171,7 @@ impl Weights {
             prefix: "",
             precision,
             device: device.clone(),
+            damage: RefCell::default(),
         }
     }
 
@@ -223,7 +232,31 @@ impl Weights {
             });
         }
         self.release(found.elem_count());
-        Ok(found.to_dtype(dtype)?.to_device(&self.device)?)
+        let kept = found.to_dtype(dtype)?;
+        let bad = damage::count(&kept)?;
+        if bad > 0 {
+            let stored = damage::count(&found)?;
+            self.note_damage(full, if stored > 0 { stored } else { bad }, stored > 0);
+        }
+        Ok(kept.to_device(&self.device)?)
+    }
+
+    /// Notes a tensor with values that are not finite.
+    fn note_damage(&self, name: String, count: usize, stored: bool) {
+        let mut damage = self.damage.borrow_mut();
+        // A tensor may be read for several places.
+        if count > 0 && !damage.iter().any(|d| d.name == name) {
+            damage.push(Damage {
+                name,
+                count,
+                stored,
+            });
+        }
+    }
+
+    /// Takes what was found of tensors with values that are not finite.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.damage.take()
     }
 
     /// Gives back what a file's map holds once so many numbers have been copied out of it; it is not worth the call for a
@@ -271,11 +304,15 @@ impl Weights {
         let blocks = checkpoint
             .piece(&full)?
             .filter(|p| p.dtype.block_size() > 1 && p.shape == [output, input])
-            .map(|piece| Matrix::Blocks {
-                kind: piece.dtype,
-                out: output,
-                input,
-                bytes: piece.bytes.into_owned(),
+            .map(|piece| {
+                let bad = damage::count_blocks(piece.dtype, &piece.bytes);
+                self.note_damage(full, bad, true);
+                Matrix::Blocks {
+                    kind: piece.dtype,
+                    out: output,
+                    input,
+                    bytes: piece.bytes.into_owned(),
+                }
             });
         self.release(output * input);
         Ok(blocks)
@@ -294,7 +331,7 @@ impl Weights {
         let bias = bias
             .then(|| self.get(&format!("{name}.bias"), &[output]))
             .transpose()?;
-        self.keep(matrix, bias)
+        self.keep(name, matrix, bias)
     }
 
     /// Matrices that share one tensor: each takes these of its rows, in this order.
@@ -315,7 +352,7 @@ impl Weights {
             .iter()
             .map(|rows| {
                 let bias = whole_bias.as_ref().map(|b| select(b, rows)).transpose()?;
-                self.keep(whole.rows(rows)?, bias)
+                self.keep(name, whole.rows(rows)?, bias)
             })
             .collect()
     }
@@ -325,10 +362,12 @@ impl Weights {
         self.linear(name, width, rows, Layout::OutIn, false)
     }
 
-    fn keep(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Linear> {
+    fn keep(&self, name: &str, matrix: Matrix, bias: Option<Tensor>) -> Result<Linear> {
         // Q8_0 blocks are 32 wide; a narrower input stays dense.
         match (self.precision, &matrix) {
             (Precision::Q8, Matrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
+                let full = format!("{}{name}.weight", self.prefix);
+                self.note_damage(full, damage::past_q8(weight)?, false);
                 Linear::quantized(weight, bias)
             }
             _ => matrix.into_linear(bias, &self.device),

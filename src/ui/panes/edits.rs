@@ -48,7 +48,8 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let mut rows: Vec<(usize, Line)> = Vec::new();
     for (i, edit) in app.history.edits().iter().enumerate() {
         let given = receipt_of(app, i, edit);
-        let idle = given.is_some_and(Receipt::idle) && !waiting;
+        let broken = given.is_some_and(|r| r.not_finite);
+        let idle = given.is_some_and(Receipt::idle) && !waiting || broken;
         let (mut first, rest) = head(canvas, i, edit, usize::from(inner.width), wide, idle);
         let under = usize::from(inner.width).saturating_sub(INDENT);
         let mut lines: Vec<Vec<Span>> = rest
@@ -179,6 +180,12 @@ fn receipt(
     if !receipt.active {
         return one("on, but at a strength that changes nothing", Role::Warning);
     }
+    if receipt.not_finite {
+        return one(
+            "NaN or infinity: not finite. Lower its strength",
+            Role::Error,
+        );
+    }
     if receipt.idle() && waiting {
         return one(
             "from the next token on: c goes on, R starts anew",
@@ -243,7 +250,8 @@ fn history(canvas: &Canvas, edit: &str, width: usize) -> Option<Vec<Span<'static
     let values: Vec<f32> = (last.saturating_sub(width)..=last)
         .map(|p| text.fired(p, edit).map_or(f32::NAN, |f| f.relative))
         .collect();
-    let most = values.iter().copied().fold(0.0, f32::max);
+    let finite = values.iter().copied().filter(|v| v.is_finite());
+    let most = finite.fold(0.0, f32::max);
     if most <= 0.0 {
         return None;
     }

@@ -112,6 +112,7 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
                 Ending::EndToken => "the model ended",
                 Ending::Context => "context full",
                 Ending::Stopped => "stopped, c goes on",
+                Ending::NotFinite => "the numbers are not finite",
             };
             canvas.span(format!(" {why} "), Role::Muted)
         }

@@ -1,0 +1,243 @@
+//! The guard of a pass: whether what it came to is finite, and if not, where that begins, why, and the way out.
+//!
+//! Invariant: a pass whose output is not finite is an error, unless the caller said that it looks at every row itself
+//! ([`Guard::lenient`]: trials of a sweep, where one of many may overflow). One test a step, read back once.
+//! To blame something else, add a case in [`Guard::explain`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{DType, Tensor};
+
+use super::apply::Program;
+use super::bench::Bench;
+use crate::error::{Error, Result};
+use crate::model::finite::{self, Finder};
+use crate::model::site::{Address, Site};
+use crate::model::tap::{Leaving, Phase, Span};
+use crate::model::transformer::Transformer;
+use crate::model::weights::Precision;
+
+/// What a tap of the lab stops for.
+#[derive(Clone, Debug)]
+pub struct Guard<'a> {
+    transformer: &'a Transformer,
+    cancel: &'a AtomicBool,
+    strict: bool,
+    tokens: Option<Tensor>,
+    /// The verdict on the stream of a step, which waits for that on its logits.
+    held: Option<Tensor>,
+}
+
+impl Bench {
+    /// The guard of a pass.
+    pub fn guard(&self) -> Guard<'_> {
+        Guard {
+            transformer: &self.model.transformer,
+            cancel: &self.cancel,
+            strict: true,
+            tokens: None,
+            held: None,
+        }
+    }
+
+    /// The error for what is read of the model alone and is not finite; `place` begins the sentence: "Its logits are".
+    pub fn not_finite(&self, place: &str) -> Error {
+        not_finite(&self.model.transformer, place)
+    }
+}
+
+impl Guard<'_> {
+    /// Lets pass what is not finite: the caller looks at every row.
+    #[must_use]
+    pub fn lenient(self) -> Self {
+        Self {
+            strict: false,
+            ..self
+        }
+    }
+
+    /// Lets pass what is not finite where that is so.
+    #[must_use]
+    pub fn lenient_if(self, lenient: bool) -> Self {
+        if lenient { self.lenient() } else { self }
+    }
+
+    /// Stops where the user wants it.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Looks at what leaves the blocks, and at logits.
+    pub(super) fn leaves(&mut self, leaving: Leaving, span: Span, program: &Program) -> Result<()> {
+        if let Leaving::Stream { tokens, .. } = leaving {
+            self.tokens = tokens.cloned();
+        }
+        if !self.strict {
+            return Ok(());
+        }
+        let mut verdicts: Vec<Tensor> = self.held.take().into_iter().collect();
+        match leaving {
+            Leaving::Stream { x, .. } => {
+                verdicts.push(finite::stream(x)?);
+                if span.phase == Phase::Decode {
+                    self.held = verdicts.pop();
+                    return Ok(());
+                }
+            }
+            Leaving::Logits(x) => {
+                let vocab = x.dim(candle_core::D::Minus1)?;
+                verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
+            }
+        }
+        verdicts.extend(program.verdicts()?);
+        if finite::passed(&verdicts)? && !program.overflowed() {
+            Ok(())
+        } else {
+            Err(self.explain(program))
+        }
+    }
+
+    /// Why the numbers of a pass are not finite.
+    pub(super) fn explain(&self, program: &Program) -> Error {
+        let edits = program.broken_edits();
+        if !edits.is_empty() {
+            return by_edits(&edits);
+        }
+        match self.begins() {
+            Some(at) => self.by_itself(Some(at)),
+            None => match program.active_edits() {
+                edits if edits.is_empty() => self.by_itself(None),
+                edits => by_edits(&edits),
+            },
+        }
+    }
+
+    /// Where the unedited model stops being finite on the tokens of the pass, from position 0.
+    fn begins(&self) -> Option<Address> {
+        let tokens = self.tokens.as_ref()?;
+        let length = tokens.dim(1).ok()?;
+        let mut finder = Finder::default();
+        let read = |finder: &mut Finder| -> Result<()> {
+            let x = self
+                .transformer
+                .trunk(tokens, Span::prompt(length), None, finder)?;
+            let last = x.narrow(1, length - 1, 1)?.contiguous()?;
+            self.transformer.read_out(&last, None, finder)?;
+            Ok(())
+        };
+        match read(&mut finder) {
+            Ok(()) | Err(_) => finder.first,
+        }
+    }
+
+    /// The model's own numbers: its weights, or the range of its dtype.
+    fn by_itself(&self, at: Option<Address>) -> Error {
+        let place = at.map_or_else(
+            || "The model's numbers are".to_string(),
+            |at| match at.site {
+                Site::Logits | Site::LogitsRaw => "The model's logits are".into(),
+                _ => format!("From `{at}` on the model's numbers are"),
+            },
+        );
+        not_finite(self.transformer, &place)
+    }
+}
+
+/// The same for what is read of a model, as the beginning of a sentence: "Its logits are".
+pub(super) fn not_finite(transformer: &Transformer, place: &str) -> Error {
+    let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
+    let damage = &transformer.damage;
+    let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
+    let list = |of: &[&crate::model::weights::Damage]| {
+        let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
+        let more = of.len().saturating_sub(3);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let plural = if of.len() == 1 { "" } else { "s" };
+        format!("tensor{plural} {}{more}", first.join(", "))
+    };
+    let precision = transformer.precision;
+    let dtype = precision.name();
+    let (why, next, brief) = if !stored.is_empty() {
+        (
+                format!("the file itself holds such values, in {}", list(&stored)),
+                "It is damaged or was written so: download it again; `lmscope doctor MODEL` lists every such tensor"
+                    .to_string(),
+                "damaged weights, see doctor",
+            )
+    } else if !rounded.is_empty() {
+        (
+            format!("{} holds values that {dtype} cannot", list(&rounded)),
+            "Load the model with --dtype f32".into(),
+            "use --dtype f32",
+        )
+    } else if precision.compute() != DType::F32 {
+        let end = if precision.compute() == DType::F16 {
+            ", which ends at 65504"
+        } else {
+            ""
+        };
+        (
+            format!("activations leave the range of {dtype}{end}"),
+            "Load the model with --dtype f32".into(),
+            "use --dtype f32",
+        )
+    } else {
+        let next = match precision {
+            Precision::Dense(_) => {
+                "Do weights and config.json belong together? `lmscope doctor MODEL` measures them"
+            }
+            Precision::Q8 | Precision::Stored(_) => {
+                "Load the model with --dtype f32; if that does not help, `lmscope doctor MODEL` measures it"
+            }
+        };
+        (
+            "its weights are finite but lead out of the range of f32".into(),
+            next.to_string(),
+            "see lmscope doctor",
+        )
+    };
+    Error::NotFinite {
+        what: format!("{what}: {why}"),
+        next,
+        brief,
+    }
+}
+
+/// A trial among many: nothing where its numbers are not finite, and every other error as it is.
+///
+/// # Errors
+///
+/// Those of the trial.
+pub fn tried<T>(trial: Result<T>) -> Result<Option<T>> {
+    match trial {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFinite { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Edits that did it.
+fn by_edits(edits: &[String]) -> Error {
+    let named: Vec<String> = edits.iter().map(|e| format!("`{e}`")).collect();
+    let (whose, it) = if edits.len() == 1 {
+        ("edit", "it")
+    } else {
+        ("edits", "them")
+    };
+    Error::NotFinite {
+        what: format!(
+            "Under the {whose} {} the model's numbers are not finite (NaN or infinity), so nothing is read from them: too strong for its range",
+            named.join(", ")
+        ),
+        next: format!("Lower the strength, or take {it} away"),
+        brief: "lower the edit's strength",
+    }
+}

@@ -1,0 +1,57 @@
+//! Why an edit has done nothing to a text so far.
+//!
+//! Invariant: the reason is the first that keeps it from acting: nothing read, not in force, position, phase, condition, place.
+//! To add a reason, add it where it stands in that order.
+
+use std::ops::Range;
+
+use super::edit::{Edit, What, Which};
+use super::watch::Watch;
+use crate::model::tap::Phase;
+
+/// Why an edit has not fired in a text of `seen` positions.
+pub(super) fn silence(
+    edit: &Edit,
+    span: &Range<usize>,
+    watch: Option<&Watch>,
+    prompt: usize,
+    seen: usize,
+) -> String {
+    if seen == 0 {
+        return "nothing was read yet".into();
+    }
+    let inside = |p: &usize| span.contains(p);
+    if !(0..seen).any(|p| inside(&p)) {
+        return format!(
+            "it is in force from position {} on, and the text has {seen} so far",
+            span.start
+        );
+    }
+    let here = (0..seen).filter(inside);
+    let ruled = |p: &usize| edit.positions.covers(*p, prompt);
+    if !here.clone().any(|p| ruled(&p)) {
+        return format!(
+            "its positions ({}) are not among the {seen} of this text, whose prompt has {prompt}",
+            edit.positions
+        );
+    }
+    if !here.clone().any(|p| edit.covers(p, prompt)) {
+        let phase = match edit.phase {
+            Some(Phase::Prefill) => "prefill, the prompt",
+            _ => "decode, what is written",
+        };
+        return format!("its phase is {phase}, and none of its positions lies there so far");
+    }
+    match watch {
+        Some(watch) => watch.silence(),
+        None => match &edit.what {
+            What::Units(Which::Set(name)) => {
+                format!("the set `{name}` has no unit at its layers")
+            }
+            What::Edges(_, sources) => format!(
+                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
+            ),
+            _ => "the pass did not reach its address".into(),
+        },
+    }
+}
