@@ -50,12 +50,13 @@ fn build(command: Command) -> Command {
         .arg(files)
         .arg(at)
         .arg(output)
+        .arg(arguments::force())
         .after_help(formats.join("\n"))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let files: Vec<&String> = matches.get_many("files").into_iter().flatten().collect();
-    let target = matches.get_one::<PathBuf>("output");
+    let target = arguments::output(matches)?;
     if target.is_some() && files.len() != 1 {
         let given = format!("{} files", files.len());
         return Err(Error::argument(
@@ -76,7 +77,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             direction = direction.placed(place)?;
         }
         if let Some(path) = target {
-            let lost = direction.save(path)?;
+            let lost = direction.save_as(path, arguments::overwrite(matches))?;
             let file = path.display();
             let format = format_named(path).map_or("safetensors", |f| f.name);
             output::note(&format!("{file}: {}, as {format}.", direction.span()));

@@ -13,6 +13,7 @@ pub mod families;
 pub mod gguf;
 pub mod heads;
 pub mod hub;
+mod limits;
 pub mod linear;
 pub mod load;
 pub mod memory;

@@ -11,7 +11,7 @@ mod safetensors;
 mod sidecar;
 mod torch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::gguf::names::ARCHITECTURES;
 use crate::model::site::{Address, Site, site_named};
@@ -36,9 +37,12 @@ pub struct Format {
     /// Whether a file that begins so is one, where the name does not say.
     begins: fn(&[u8]) -> bool,
     read: fn(&Path) -> Result<Direction>,
-    /// Writes a file and says what it could not keep.
-    write: fn(&Direction, &Path) -> Result<String>,
+    /// Makes its files, the one at this path first, and says what they could not keep.
+    write: fn(&Direction, &Path) -> Result<(VectorFiles, String)>,
 }
+
+/// Paths and contents of files that belong together.
+type VectorFiles = Vec<(PathBuf, Vec<u8>)>;
 
 /// The key of our own provenance in JSON files beside.
 const OWN: &str = "lmscope";
@@ -66,8 +70,7 @@ pub fn format_of(path: &Path) -> Result<&'static Format> {
         return Ok(format);
     }
     let mut first = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let read = file.take(16).read_to_end(&mut first);
+    let read = file::open(path)?.take(16).read_to_end(&mut first);
     read.map_err(|e| Error::io(path, e))?;
     FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
         Error::bad_file(
@@ -310,9 +313,14 @@ impl Direction {
         Ok(moved)
     }
 
-    /// Writes a file of the format that its name speaks of, safetensors without an extension; says what that format
-    /// could not keep.
+    /// Writes a file of the format that its name speaks of, safetensors without an extension, under a name that is free;
+    /// says what that format could not keep.
     pub fn save(&self, path: &Path) -> Result<String> {
+        self.save_as(path, Overwrite::Never)
+    }
+
+    /// As [`Direction::save`]; with consent a file that is there is replaced.
+    pub fn save_as(&self, path: &Path, overwrite: Overwrite) -> Result<String> {
         let format = match (path.extension(), format_named(path)) {
             (None, _) => &FORMATS[0],
             (_, Some(format)) => format,
@@ -324,7 +332,9 @@ impl Direction {
                 ));
             }
         };
-        (format.write)(self, path)
+        let (files, lost) = (format.write)(self, path)?;
+        file::write_together(&files, overwrite)?;
+        Ok(lost)
     }
 
     /// Reads a file of any format.
@@ -402,12 +412,7 @@ fn whole(path: &Path) -> Result<Vec<u8>> {
             "Is it a model? Name a file of directions.",
         ));
     }
-    std::fs::read(path).map_err(|e| Error::io(path, e))
-}
-
-/// Writes a file; an error names it.
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|e| Error::io(path, e))
+    file::read(path, MOST)
 }
 
 /// Numbers of any floating-point type as f32, row-major.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::sidecar::{beside, json, metadata_path, table};
-use super::{Direction, Format, finite, put, stream};
+use super::{Direction, Format, VectorFiles, finite, stream};
 use crate::error::{Error, Result};
 use crate::model::pickle::{archive_of, values};
 
@@ -52,7 +52,7 @@ fn read(path: &Path) -> Result<Direction> {
     )
 }
 
-fn write(direction: &Direction, path: &Path) -> Result<String> {
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let refused = |why: &str| Error::Refused {
         address: direction.span(),
         why: why.into(),
@@ -71,7 +71,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
             ));
         }
     };
-    put(path, &archive_of(vector))?;
+    let mut files = vec![(path.into(), archive_of(vector))];
     let origin = &direction.origin;
     // Theirs count from the end of the prompt; -1 is the last token.
     let position = match origin.positions.as_str() {
@@ -80,7 +80,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
     };
     if let Some(layer) = layer {
         let theirs = json!({ "pos": position, "layer": layer });
-        put(&metadata_path(path), &json(origin, theirs))?;
+        files.push((metadata_path(path), json(origin, theirs)));
     }
-    Ok(String::new())
+    Ok((files, String::new()))
 }

@@ -7,6 +7,7 @@ mod map;
 mod random;
 mod range;
 mod safetensors;
+pub mod shrunk;
 
 use std::ops::Range;
 use std::path::Path;
