@@ -56,8 +56,7 @@ fn build(command: Command) -> Command {
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let files: Vec<&String> = matches.get_many("files").into_iter().flatten().collect();
-    let target = arguments::output(matches)?;
-    if target.is_some() && files.len() != 1 {
+    if matches.contains_id("output") && files.len() != 1 {
         let given = format!("{} files", files.len());
         return Err(Error::argument(
             "-o",
@@ -65,6 +64,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             "one file to turn into another",
         ));
     }
+    let target = arguments::output(matches)?;
     let as_json = models::as_json(matches);
     let mut rows = Vec::new();
     for name in files {

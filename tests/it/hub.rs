@@ -47,6 +47,8 @@ struct Script {
     spoil: Option<(String, usize)>,
     /// Announces this length for every file.
     length: Option<u64>,
+    /// Describes a repository without an end.
+    endless: bool,
     /// Sends whole files, whatever is asked for.
     deaf: bool,
     /// Sends chunks of so many bytes, with so long between them.
@@ -186,6 +188,17 @@ fn answer(
             "/revision/v1" | "/revision/refs%2Fpr%2F1" => TAGGED,
             _ => return head(stream, 404, "X-Error-Code: RevisionNotFound\r\n", 0),
         };
+        if now.endless {
+            drop(now);
+            write!(
+                stream,
+                "HTTP/1.1 200 x\r\nConnection: close\r\n\r\n{{\"sha\": \"1\", \"siblings\": ["
+            )?;
+            let more = r#"{"rfilename": "a"},"#.repeat(5000);
+            loop {
+                stream.write_all(more.as_bytes())?;
+            }
+        }
         let names: Vec<Value> = now
             .files
             .keys()
@@ -378,6 +391,61 @@ impl Stage {
         assert_eq!(target, expected);
         assert!(!self.incomplete().exists());
     }
+}
+
+#[test]
+fn a_description_without_an_end_is_given_up() {
+    let stage = stage(llama());
+    stage.hub.change(|hub| hub.endless = true);
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["does not end", "HF_ENDPOINT"]);
+}
+
+#[test]
+fn a_small_file_is_not_announced_as_a_large_one_and_names_cannot_act() {
+    let mut files = llama();
+    files.insert("x\u{202e}\u{200b}.gguf".into(), b"GGUF".to_vec());
+    files.remove("config.json");
+    files.remove(WEIGHTS);
+    files.remove("pytorch_model.bin");
+    let named = stage(files);
+    let outcome: Outcome = named
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["as in", "U+202E"]);
+    assert!(lmscope::text::is_safe(&outcome.err), "{}", outcome.err);
+    let stage = stage(llama());
+    stage.hub.change(|hub| hub.length = Some(1 << 50));
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["config.json is announced with 1.0 PiB"]);
+}
+
+#[test]
+fn a_link_in_the_cache_is_not_written_through() {
+    let stage = stage(llama());
+    let victim = stage.home.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    let part = stage.incomplete();
+    std::fs::create_dir_all(part.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&victim, &part).unwrap();
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(0, &["is in the cache"]);
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    stage.is_whole();
 }
 
 #[test]

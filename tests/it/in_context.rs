@@ -877,11 +877,25 @@ fn the_command_writes_what_it_judged() {
     assert_eq!(rows(&judged), rows(&out));
     assert_eq!(rows(&out).len(), 8);
     // Every layer is kept where every layer was asked for; task vectors take the state's place.
-    let (code, _, err) = make(&["--method", "task-vector", "--layer", "2-4", "-o", &again]);
+    let (code, _, err) = make(&[
+        "--method",
+        "task-vector",
+        "--layer",
+        "2-4",
+        "--force",
+        "-o",
+        &again,
+    ]);
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("replace:"), "{err}");
     assert_eq!(Direction::load(Path::new(&again)).unwrap().rows.len(), 3);
-    let (code, _, err) = ask(&["--combine", &format!("{file} - {file}"), "-o", &again]);
+    let (code, _, err) = ask(&[
+        "--combine",
+        &format!("{file} - {file}"),
+        "--force",
+        "-o",
+        &again,
+    ]);
     assert_eq!(code, 0, "{err}");
     assert!(
         Direction::load(Path::new(&again)).unwrap().rows[0]

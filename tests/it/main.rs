@@ -45,6 +45,7 @@ mod recorded;
 mod registry;
 mod replace;
 mod residual;
+mod safe;
 mod screens;
 mod scripts;
 mod selection;
