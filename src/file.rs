@@ -116,7 +116,14 @@ fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> 
 
 /// Puts the bytes beside their place; what is a pipe or a device gets them at once.
 fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplaced>> {
-    let fail = |e: std::io::Error| Error::io(path, e);
+    let fail = |e: std::io::Error| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::bad_file(
+            path,
+            format!("there is no room for it ({e})"),
+            "Make room, or name a file on another disk. What was there is as it was.",
+        ),
+        _ => Error::io(path, e),
+    };
     let found = std::fs::symlink_metadata(path).ok();
     if is_stream(path) || found.as_ref().is_some_and(is_endless) {
         let mut stream = OpenOptions::new().append(true).open(path).map_err(fail)?;
@@ -447,7 +454,7 @@ mod tests {
         write(Path::new("/dev/null"), b"x", Overwrite::Never).unwrap();
         if Path::new("/dev/full").exists() {
             let error = write(Path::new("/dev/full"), b"x", Overwrite::Never);
-            assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
+            assert!(error.unwrap_err().to_string().contains("no room"));
         }
     }
 

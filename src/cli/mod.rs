@@ -146,13 +146,21 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
 ///
 /// What was typed is quoted there, so it is made safe first, piece by piece.
 pub fn explain(mut usage: clap::Error) -> ExitCode {
-    use clap::error::ContextValue::{String as One, Strings as Many};
+    use clap::builder::StyledStr;
+    use clap::error::ContextValue::{
+        String as One, Strings as Many, StyledStr as Tip, StyledStrs as Tips,
+    };
+    let tip = |tip: &StyledStr| StyledStr::from(text::line(&tip.to_string()));
     if usage.use_stderr() {
         let quoted: Vec<_> = usage.context().map(|(k, v)| (k, v.clone())).collect();
         for (kind, value) in quoted {
             let safe = match value {
                 One(word) => One(text::line(&word)),
                 Many(words) => Many(words.iter().map(|w| text::line(w)).collect()),
+                // Of our own words alone, on several lines.
+                Tip(usage) if kind == clap::error::ContextKind::Usage => Tip(usage),
+                Tip(one) => Tip(tip(&one)),
+                Tips(all) => Tips(all.iter().map(tip).collect()),
                 other => other,
             };
             usage.insert(kind, safe);

@@ -1,5 +1,5 @@
 //! The arrows point one way: `ui, cli -> app -> engine -> instruments -> lab -> model`, held by reading
-//! the source. Leaves that everybody may use: error, text.
+//! the source. Leaves that everybody may use: error, text, file, out.
 
 use std::path::{Path, PathBuf};
 
