@@ -125,6 +125,9 @@ fn no_argument_reaches_the_terminal_as_it_is() {
     }
 }
 
+/// A file of a model, and what is done to it.
+type Damage = (&'static str, fn(&mut Value));
+
 /// A copy of the demo under a hostile name.
 fn demo_folder(home: &TempDir, name: &str) -> PathBuf {
     let folder = home.path().join(name);
@@ -189,15 +192,14 @@ fn a_model_cannot_act_on_the_terminal() {
         assert_eq!(code, 0, "{err}");
     }
     // What is wrong in it is quoted, and harmless.
-    type Damage = (&'static str, fn(&mut Value));
     let cases: &[Damage] = &[
         ("config.json", |c| c["model_type"] = json!(HOSTILE)),
         ("config.json", |c| c["hidden_act"] = json!(HOSTILE)),
         ("config.json", |c| {
-            c["rope_scaling"] = json!({"rope_type": HOSTILE, "type": HOSTILE})
+            c["rope_scaling"] = json!({"rope_type": HOSTILE, "type": HOSTILE});
         }),
         ("config.json", |c| {
-            c["quantization_config"] = json!({"quant_method": HOSTILE})
+            c["quantization_config"] = json!({"quant_method": HOSTILE});
         }),
         ("config.json", |c| c["hidden_size"] = json!(HOSTILE)),
         ("tokenizer.json", |t| t["version"] = json!(HOSTILE)),
