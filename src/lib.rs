@@ -15,7 +15,8 @@
 //! | [`ui`] | paints the app; owns the terminal |
 //! | [`export`] | figures and screens as files |
 //! | [`cli`] | subcommands, built from the same rows |
-//! | [`error`], [`text`] | leaves that everybody uses |
+//! | [`config`] | the user's config.toml |
+//! | [`error`], [`text`], [`file`], [`out`] | leaves that everybody uses: situations; safe spelling; files; the way out |
 //!
 //! # Words
 //!
@@ -39,11 +40,14 @@
 
 pub mod app;
 pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod file;
 pub mod instruments;
 pub mod lab;
 pub mod model;
+pub mod out;
 pub mod text;
 pub mod ui;

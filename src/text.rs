@@ -65,6 +65,33 @@ pub fn plain(bytes: &[u8]) -> String {
     out
 }
 
+/// Spells words as prose on one line: as [`plain`], and a line feed is `⏎`, so that no name can forge a second line.
+pub fn line(words: &str) -> String {
+    plain(words.as_bytes()).replace('\n', "⏎")
+}
+
+/// Escapes in a JSON text what [`plain`] would replace, in JSON's own spelling (`\u001b`): every value stays what it
+/// was, and a terminal that shows the text is safe.
+pub fn json(text: &str) -> String {
+    let (mut out, mut trash) = (String::with_capacity(text.len()), String::new());
+    for c in text.chars() {
+        if c == '\n' || !stand_in(&mut trash, c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
+}
+
+/// Whether a text can be shown as it is: [`plain`] would change nothing in it.
+pub fn is_safe(text: &str) -> bool {
+    let mut trash = String::new();
+    text.chars().all(|c| c == '\n' || !stand_in(&mut trash, c))
+}
+
 /// Spells one token on one line: `␣the`, `⏎`, `⇥`, `␛`, `⟨e2 96⟩`, `⟨zwj⟩`.
 ///
 /// Wide characters stay as they are. A combining mark at the start stands on a dotted circle.
@@ -430,6 +457,21 @@ mod tests {
             prop_assert!(!plain(&bytes).chars().any(|c| c != '\n' && stand_in(&mut trash, c)));
             prop_assert!(!visible(&bytes).chars().any(|c| stand_in(&mut trash, c)));
             prop_assert!(exact(&bytes).chars().all(|c| c == '␣' || c.is_ascii_graphic()));
+        }
+
+        #[test]
+        fn a_line_is_one_safe_line(bytes in bytes()) {
+            let said = line(&String::from_utf8_lossy(&bytes));
+            prop_assert!(is_safe(&said) && !said.contains('\n'));
+            prop_assert_eq!(line(&said), said);
+        }
+
+        #[test]
+        fn json_keeps_its_values_and_harms_nobody(bytes in bytes()) {
+            let value = serde_json::json!({ "a": [String::from_utf8_lossy(&bytes)] });
+            let spelled = json(&serde_json::to_string_pretty(&value).unwrap());
+            prop_assert!(is_safe(&spelled));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&spelled).unwrap(), value);
         }
 
         #[test]

@@ -36,6 +36,15 @@ FAULTS = [
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            act.span", "            let position = span.start + i % tokens + 1;\n            act.span"),
     ("i26", "src/lab/run.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
+    # What reaches a terminal, and what becomes of files.
+    ("out::no_situation", "src/out.rs", 'format!("lmscope: {}", spelling::line(sentence))', 'format!("lmscope: {sentence}")'),
+    ("safe::no_argument", "src/cli/mod.rs", "usage.insert(kind, safe);", "let _ = (kind, safe);"),
+    ("safe::a_pipe_gets", "src/cli/generate.rs", 'terminal || matches.get_flag("safe")', "terminal"),
+    ("export::csv::no_cell", "src/export/csv.rs", "let field = defused(field);", "let field = field.clone();"),
+    ("file::nothing_is_written_through", "src/file.rs", "} else if kind.is_symlink() {", "} else if false {"),
+    ("file::of_many_writers", "src/file.rs", "Overwrite::Never => self.claim(path)?,", "Overwrite::Never => std::fs::rename(&self.path, path)?,"),
+    ("limits::the_tightest", "src/model/limits.rs", "        all.push(folder.clone());\n    }", "    }\n    all.push(folder);"),
+    ("session::lines_are_on", "src/app/session.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
     # Neurons as memories.
     ("memories::promoters", "src/model/values.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
     ("memories::t3", "src/lab/sight.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),

@@ -188,7 +188,7 @@ pub struct Settings {
     pub formats: Vec<String>,
     /// The user's `keys.toml`: path and content.
     pub keys: Option<(PathBuf, String)>,
-    /// Where the session is kept.
+    /// The folder where the session is kept; none keeps none.
     pub session: Option<PathBuf>,
 }
 
@@ -387,7 +387,7 @@ impl App {
             theme: settings.theme.clone(),
             themes: settings.themes.clone(),
             formats: settings.formats.clone(),
-            session: Session::default(),
+            session: Session::kept_in(settings.session.clone()),
             leaving: None,
             groups: BTreeMap::new(),
             kept: None,

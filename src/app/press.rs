@@ -12,7 +12,6 @@ use super::keymap::Lookup;
 use super::layout::Pane;
 use super::palette::{Choice, Item, Listing, Purpose};
 use super::prompt::{Prompt, Typed};
-use super::session::Session;
 use super::{App, Effect, Line, Overlay};
 use crate::instruments::{INSTRUMENTS, Instrument, instrument};
 use crate::text;
@@ -380,25 +379,9 @@ impl App {
         Vec::new()
     }
 
-    /// Keeps the session and ends.
+    /// Ends; the session is on the disk already.
     pub(super) fn quit(&mut self) -> Vec<Effect> {
-        let mut effects = vec![Effect::Cancel];
-        if let Some(folder) = self
-            .start
-            .session
-            .take()
-            .filter(|_| self.session.worth_keeping())
-        {
-            let stamp = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs());
-            effects.push(Effect::Write(
-                Session::path(&folder, stamp),
-                self.session.bytes(),
-            ));
-        }
-        effects.push(Effect::Quit);
-        effects
+        vec![Effect::Cancel, Effect::Quit]
     }
 
     /// Whether a model is on its way over the network.

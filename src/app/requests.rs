@@ -7,6 +7,7 @@ use super::answer::EARLIER_TEXT;
 use super::cursor::{self, Step};
 use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
+use super::notice::Level;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, Effect, Shown, Working, beside, mark};
 use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
@@ -16,7 +17,9 @@ use crate::lab::edit::Edit;
 impl App {
     /// Notes a request and turns it into an effect.
     pub(super) fn ask(&mut self, request: Request) -> Effect {
-        self.session.note(&request);
+        if let Some(failure) = self.session.note(&request) {
+            self.notices.say(self.now, Level::Error, failure);
+        }
         Effect::Ask(request)
     }
 

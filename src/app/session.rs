@@ -1,31 +1,69 @@
 //! The session: what the user asked for, as lines of JSON that can be read and replayed by hand.
 //!
-//! Invariant: writing it can fail, and then nothing else does. One line a request, in the order they were made.
+//! Invariant: a line is on the disk as soon as its request is made, from the first text that was asked for on, in a file
+//! of this process alone that only its owner can read; when that fails, nothing else does, it is said, and the next
+//! request tries again. One line a request, in the order they were made.
 //! To record another request, add an arm in [`line`].
 
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::engine::{Prompt, Request};
+use crate::file;
 
-/// The requests so far.
-#[derive(Clone, Debug, Default)]
+/// The requests so far, and where they are kept.
+#[derive(Debug, Default)]
 pub struct Session {
     lines: Vec<String>,
+    /// The folder for its file; none where nothing is kept.
+    folder: Option<PathBuf>,
+    held: Option<Held>,
+    /// How many of the lines are on the disk.
+    kept: usize,
+    /// Whether anything was generated: before that nothing is worth a file.
+    begun: bool,
+    /// Why lines are missing on the disk.
+    failure: Option<String>,
+}
+
+/// The file, how it is called and how long it is.
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    file: File,
+    length: u64,
 }
 
 impl Session {
-    /// Notes a request.
-    pub fn note(&mut self, request: &Request) {
-        if let Some(value) = line(request) {
-            self.lines.push(value.to_string());
+    /// A session that is kept in a file of this folder.
+    pub fn kept_in(folder: Option<PathBuf>) -> Self {
+        Self {
+            folder,
+            ..Self::default()
         }
     }
 
-    /// Whether there is anything worth keeping: something was generated.
-    pub fn worth_keeping(&self) -> bool {
-        self.lines.iter().any(|l| l.contains("\"generate\""))
+    /// Notes a request. A sentence comes back when it cannot be kept and that is news.
+    pub fn note(&mut self, request: &Request) -> Option<String> {
+        self.lines.push(line(request)?.to_string());
+        self.begun |= matches!(request, Request::Generate { .. });
+        let before = self.failure.is_some();
+        self.keep();
+        self.failure.clone().filter(|_| !before)
+    }
+
+    /// Tries once more to keep what is not kept; a sentence comes back where that fails. For the end.
+    pub fn finish(&mut self) -> Option<String> {
+        self.keep();
+        if self.failure.is_some()
+            && let Some(held) = self.held.take_if(|held| held.length == 0)
+        {
+            let _absent = std::fs::remove_file(held.path);
+        }
+        self.failure.clone()
     }
 
     /// The file's content.
@@ -35,9 +73,78 @@ impl Session {
         out.into_bytes()
     }
 
-    /// A file name in a folder that tells when it was begun.
-    pub fn path(folder: &Path, stamp: u64) -> PathBuf {
-        folder.join(format!("session-{stamp}.jsonl"))
+    /// Where it is kept, once it is.
+    pub fn path(&self) -> Option<&Path> {
+        self.held.as_ref().map(|held| held.path.as_path())
+    }
+
+    fn keep(&mut self) {
+        let Some(folder) = self.folder.as_deref().filter(|_| self.begun) else {
+            return;
+        };
+        if self.kept == self.lines.len() {
+            return;
+        }
+        let mut text = self.lines[self.kept..].join("\n");
+        text.push('\n');
+        let kept = append(&mut self.held, folder, text.as_bytes());
+        match kept {
+            Ok(()) => {
+                self.kept = self.lines.len();
+                self.failure = None;
+            }
+            Err(error) => {
+                let place = self.held.as_ref().map_or(folder, |held| &held.path);
+                self.failure = Some(format!(
+                    "the session is not kept in {} ({error}); :session FILE writes it elsewhere, --state FOLDER names another folder, and --no-session keeps none",
+                    place.display()
+                ));
+            }
+        }
+    }
+}
+
+/// Appends to the session's file, which is made where there is none yet; of what does not fit nothing stays.
+fn append(held: &mut Option<Held>, folder: &Path, text: &[u8]) -> std::io::Result<()> {
+    if held.is_none() {
+        *held = Some(begin(folder)?);
+    }
+    let Some(held) = held else {
+        return Ok(());
+    };
+    match held.file.write_all(text) {
+        Ok(()) => {
+            held.length += text.len() as u64;
+            Ok(())
+        }
+        Err(error) => {
+            held.file.set_len(held.length)?;
+            Err(error)
+        }
+    }
+}
+
+/// A new file whose name says when the session began and in which process.
+fn begin(folder: &Path) -> std::io::Result<Held> {
+    file::private_folder(folder)?;
+    let stamp = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let process = std::process::id();
+    let mut number = 0;
+    loop {
+        let path = folder.join(format!("session-{stamp}-{process}-{number}.jsonl"));
+        match file::create_private(&path) {
+            Ok(file) => {
+                return Ok(Held {
+                    path,
+                    file,
+                    length: 0,
+                });
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -88,11 +195,73 @@ mod tests {
     use super::*;
     use crate::engine::Mode;
 
+    fn generate(text: &str) -> Request {
+        Request::Generate {
+            prompt: Prompt::Text(text.into()),
+            count: 3,
+        }
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|e| e.path()).collect()
+    }
+
+    #[test]
+    fn lines_are_on_the_disk_as_they_come_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("state/sessions");
+        let mut session = Session::kept_in(Some(folder.clone()));
+        assert_eq!(session.note(&Request::Continue { count: 2 }), None);
+        assert!(!folder.exists(), "nothing happened yet");
+        assert_eq!(session.note(&generate("a")), None);
+        let path = session.path().unwrap().to_path_buf();
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!(lines(&path), 2, "what came before is kept as well");
+        session.note(&Request::Rewind { position: 1 });
+        assert_eq!(lines(&path), 3);
+        assert_eq!(std::fs::read(&path).unwrap(), session.bytes());
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&folder)), (0o600, 0o700));
+        // Two in the same second and process do not meet.
+        let mut other = Session::kept_in(Some(folder.clone()));
+        other.note(&generate("b"));
+        assert_eq!(files(&folder).len(), 2);
+        assert_eq!(session.finish(), None);
+    }
+
+    #[test]
+    fn without_a_folder_nothing_is_kept_and_nothing_fails() {
+        let mut session = Session::default();
+        assert_eq!(session.note(&generate("a")), None);
+        assert_eq!((session.finish(), session.path()), (None, None));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_said_once_and_again_at_the_end() {
+        let home = tempfile::tempdir().unwrap();
+        let taken = home.path().join("taken");
+        std::fs::write(&taken, "a file").unwrap();
+        let mut session = Session::kept_in(Some(taken.join("sessions")));
+        let said = session.note(&generate("a")).unwrap();
+        assert!(
+            said.contains("not kept") && said.contains("taken"),
+            "{said}"
+        );
+        assert_eq!(session.note(&generate("b")), None, "it is no news");
+        assert_eq!(session.finish(), Some(said));
+        // With the way free, everything is kept after all.
+        std::fs::remove_file(&taken).unwrap();
+        assert_eq!(session.note(&generate("c")), None);
+        let kept = std::fs::read(session.path().unwrap()).unwrap();
+        assert_eq!((session.finish(), kept), (None, session.bytes()));
+    }
+
     #[test]
     fn a_session_is_one_json_line_a_request() {
         let mut session = Session::default();
         session.note(&Request::Live(vec![]));
-        assert!(!session.worth_keeping());
         session.note(&Request::Generate {
             prompt: Prompt::Text("a \"b\"\n".into()),
             count: 3,
@@ -101,7 +270,6 @@ mod tests {
             edits: vec!["zero:1@mlp_act.0".parse().unwrap()],
             mode: Mode::FromNow,
         });
-        assert!(session.worth_keeping());
         let text = String::from_utf8(session.bytes()).unwrap();
         let values: Vec<Value> = text
             .lines()

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use super::loading;
 use super::output;
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::lab::bench::Bench;
 use crate::lab::edit::Edit;
 use crate::lab::grammar::understood;
@@ -30,6 +31,7 @@ pub const RESERVED: &[&str] = &[
     "seed",
     "format",
     "output",
+    "force",
     "dtype",
     "device",
     "context",
@@ -121,6 +123,31 @@ pub fn preset() -> Arg {
         .help("Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated")
 }
 
+/// The flag of consent, for every subcommand that writes a file.
+pub fn force() -> Arg {
+    super::switch(
+        "force",
+        "Replaces the file to write where one of that name is there",
+    )
+}
+
+/// Whether files may be replaced.
+pub fn overwrite(matches: &ArgMatches) -> Overwrite {
+    match matches.try_get_one::<bool>("force") {
+        Ok(Some(true)) => Overwrite::Allowed,
+        _ => Overwrite::Never,
+    }
+}
+
+/// The file to write, refused before any work where its name is taken.
+pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
+    let path = matches.get_one::<PathBuf>("output");
+    if let Some(path) = path {
+        file::check(path, overwrite(matches))?;
+    }
+    Ok(path)
+}
+
 /// The preset files, in their order; none for a subcommand that takes none.
 pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, Preset)>> {
     let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
@@ -154,16 +181,34 @@ pub fn options(matches: &ArgMatches) -> Options {
     }
 }
 
+/// Most threads that are started: beyond a few a core they only cost memory.
+fn most_threads(cores: usize) -> usize {
+    (4 * cores).max(64)
+}
+
 /// Sets the number of threads. candle's products and our own loops run on rayon's one global pool, so this must
 /// come before the first of either.
 pub fn threads(matches: &ArgMatches) -> Result<()> {
-    let Some(count) = matches.get_one::<usize>("threads") else {
-        return Ok(());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = most_threads(cores);
+    let within = |name: &str, count: usize| {
+        if (1..=most).contains(&count) {
+            return Ok(());
+        }
+        let expected =
+            format!("1 to {most} threads: this machine has {cores} cores, and more make it slower");
+        Err(Error::argument(name, count.to_string(), expected))
     };
+    let Some(count) = matches.get_one::<usize>("threads") else {
+        let wished = std::env::var(super::threads::NAME).ok();
+        // Rayon takes 0, and what is no number, for its own choice.
+        return match wished.and_then(|w| w.parse().ok()) {
+            None | Some(0) => Ok(()),
+            Some(count) => within(super::threads::NAME, count),
+        };
+    };
+    within("--threads", *count)?;
     let refuse = |expected: &str| Error::argument("--threads", count.to_string(), expected);
-    if *count == 0 {
-        return Err(refuse("at least 1"));
-    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(*count)
         .build_global()
@@ -181,6 +226,7 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
         Bench::open_watched(model_name(matches), &options(matches), watch)
     })?;
     bench.cancel = interrupt.asked;
+    bench.overwrite = overwrite(matches);
     bench.model.notes.iter().for_each(|n| output::note(n));
     for (path, preset) in presets(matches)? {
         if let Some(caution) = preset.caution(&path, &bench.model.card) {

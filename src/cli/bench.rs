@@ -63,7 +63,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     if models::as_json(matches) {
         output::json_line(&report.json())
     } else {
-        output::write(report.table().as_bytes())
+        output::text(&report.table())
     }
 }
 

@@ -33,5 +33,5 @@ fn run(matches: &ArgMatches) -> Result<()> {
     // Into memory first: clap_complete panics where writing fails, and a closed pipe is no failure.
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut super::command(), "lmscope", &mut script);
-    output::write(&script)
+    output::bytes(&script)
 }

@@ -68,9 +68,11 @@ fn build(command: Command) -> Command {
         .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
         .arg(Arg::new("layers").long("layers").value_name("A-B").help("Only neurons of these layers"))
         .arg(file("output", "Writes the edits: a preset where FILE ends in .toml, the first fact's on and the others off; else a line each under their fact, for --edit").short('o').long("output"))
+        .arg(arguments::force())
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
+    let output = arguments::output(matches)?;
     let edits = arguments::parse_edits(matches)?;
     let mut list: Vec<Fact> = Vec::new();
     for path in matches.get_many::<PathBuf>("fact").into_iter().flatten() {
@@ -80,7 +82,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let plan = plan(matches, bench.model.card.layers)?;
     let mut texts = Vec::new();
     if let Some(path) = matches.get_one::<PathBuf>("others") {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::file::words(path)?;
         for line in text.lines().filter(|l| !l.trim().is_empty()) {
             texts.push(bench.model.encode(line, false)?);
         }
@@ -95,13 +97,13 @@ fn run(matches: &ArgMatches) -> Result<()> {
     bench.progress = None;
     output::clear_status();
     let report = report?;
-    if let Some(path) = matches.get_one::<PathBuf>("output") {
+    if let Some(path) = output {
         let written = if path.extension().is_some_and(|e| e == "toml") {
             preset(&report, &bench).to_string()
         } else {
             lines(&report, &list)
         };
-        output::file(path, written.as_bytes())?;
+        crate::file::write(path, written.as_bytes(), bench.overwrite)?;
     }
     if models::as_json(matches) {
         output::json_line(&whole(&report, &list, plan))?;

@@ -34,6 +34,10 @@ fn build(command: Command) -> Command {
         .arg(super::switch("lockstep", "Lets the unedited model write its own text beside, from the same seed: KL, and where they diverge"))
         .arg(super::switch("forced", "Lockstep in which the edited run is given the unedited run's tokens, so that KL compares like with like"))
         .arg(super::switch("alone", "Runs nothing beside the edited text: faster, and no KL a token").conflicts_with_all(["lockstep", "forced"]));
+    let command = command.arg(super::switch(
+        "safe",
+        "Makes the text safe to show in a pipe as well, as it is on a terminal; a pipe gets the model's bytes otherwise",
+    ));
     sampling_arguments(command).arg(
         Arg::new("format")
             .long("format")
@@ -88,7 +92,7 @@ pub fn count(matches: &ArgMatches) -> usize {
 
 /// What is shown while tokens come.
 enum Shape {
-    /// Safe text, for a terminal.
+    /// Safe text, for a terminal, or a pipe that leads to one.
     Screen,
     /// The bytes of the tokens, for a pipe.
     Bytes,
@@ -116,8 +120,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
         output::stdout_is_terminal(),
     ) {
         ("jsonl", _) => Shape::Lines,
-        (_, true) => Shape::Screen,
-        (_, false) => Shape::Bytes,
+        (_, terminal) if terminal || matches.get_flag("safe") => Shape::Screen,
+        (_, _) => Shape::Bytes,
     };
     let mut bench = arguments::open(matches)?;
     let Run {
@@ -324,7 +328,7 @@ fn write(
         Shape::Screen => output::line(&stream.finish()),
         Shape::Bytes => {
             let rest = stream.open().to_vec();
-            output::write(&[rest.as_slice(), b"\n"].concat())
+            output::bytes(&[rest.as_slice(), b"\n"].concat())
         }
     }
 }
@@ -352,8 +356,8 @@ fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) ->
     let safe = stream.push(&bytes);
     raw.truncate(raw.len() - stream.open().len());
     match shape {
-        Shape::Screen => output::write(safe.as_bytes()),
-        Shape::Bytes => output::write(&raw),
+        Shape::Screen => output::text(&safe),
+        Shape::Bytes => output::bytes(&raw),
         Shape::Lines => output::json_line(&line(&String::from_utf8_lossy(&raw), false)),
     }
 }

@@ -11,6 +11,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{arguments, log, output};
 use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
+use crate::file;
 use crate::instruments::{Arguments, Instrument, Kind, Parameter, observe};
 use crate::lab::bench::Bench;
 use crate::lab::figure::Check;
@@ -70,6 +71,7 @@ pub fn build(of: &'static dyn Instrument) -> Command {
                 .help("How the figure is written [default: by the ending of FILE, or text]"),
         )
         .arg(output.help("Writes the figure to a file instead of standard output"))
+        .arg(arguments::force())
 }
 
 fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
@@ -134,7 +136,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
             given = given.with(parameter.name, value);
         }
     }
-    let path = matches.get_one::<PathBuf>("output");
+    let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
         let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
         return Err(Error::argument("-o", path.display().to_string(), expected));
@@ -177,8 +179,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let figure = figure?;
     let written = (format.write)(&figure)?;
     match path {
-        Some(path) => output::file(path, written.as_bytes())?,
-        None => output::write(written.as_bytes())?,
+        Some(path) => file::write(path, written.as_bytes(), bench.overwrite)?,
+        None => output::text(&written)?,
     }
     // Without a text of its own, or in a figure of other texts that were read unedited, an edit has nothing to leave a receipt on.
     if !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
@@ -186,7 +188,12 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         output::receipts(&receipts);
     }
     if bench.unfinished.stopped {
-        output::note("stopped; the same command goes on from there");
+        match &bench.unfinished.failure {
+            None => output::note("stopped; the same command goes on from there"),
+            Some(why) => output::note(&format!(
+                "stopped; the same command begins anew, because what was measured could not be kept: {why}"
+            )),
+        }
         return Err(Error::Cancelled);
     }
     if let Some(failure) = figure.check.and_then(Check::failure) {

@@ -49,6 +49,7 @@ fn build_sites(command: Command) -> Command {
 fn sites(matches: &ArgMatches) -> Result<()> {
     let model = match matches.get_one::<String>("model") {
         Some(given) => {
+            arguments::threads(matches)?;
             let options = arguments::options(matches);
             let (model, _) = super::loading::watched(|watch| load_watched(given, &options, watch))?;
             Some(model)

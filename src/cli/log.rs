@@ -1,14 +1,18 @@
 //! The log: a file in the state folder, never the terminal.
 //!
-//! Invariant: a command that was not asked to log writes nothing. To log something, use `tracing` where it happens.
+//! Invariant: a command that was not asked to log writes nothing; what is written is one safe line an event, in a file
+//! that only its owner can read. To log something, use `tracing` where it happens.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, Result};
+use crate::file;
+use crate::text;
 
 /// A log that has grown past this many bytes is put aside as `lmscope.log.old` and begun anew.
 const LIMIT: u64 = 4 << 20;
@@ -36,11 +40,27 @@ pub fn start(level: &str) -> Result<()> {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
-        .with_writer(Mutex::new(open()?))
+        .with_writer(Mutex::new(SafeLines(open()?)))
         .finish();
     // Somebody else's subscriber, as in tests, stays.
     let _held = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+/// Makes each event a safe line on its way to the file: an event comes as one write, with a line feed at its end.
+struct SafeLines<W>(W);
+
+impl<W: Write> Write for SafeLines<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let event = String::from_utf8_lossy(bytes);
+        let said = text::line(event.trim_end_matches('\n'));
+        self.0.write_all(format!("{said}\n").as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn open() -> Result<File> {
@@ -51,14 +71,26 @@ fn open() -> Result<File> {
             "a home folder to keep it in; set HOME",
         )
     })?;
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    file::private_folder(&folder).map_err(|e| Error::io(&folder, e))?;
     let path = folder.join("lmscope.log");
     if std::fs::metadata(&path).is_ok_and(|m| m.len() > LIMIT) {
         std::fs::rename(&path, folder.join("lmscope.log.old")).map_err(|e| Error::io(&path, e))?;
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(|e| Error::io(&path, e))
+    file::append_private(&path).map_err(|e| Error::io(&path, e))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_safe_line() {
+        let mut lines = SafeLines(Vec::new());
+        lines
+            .write_all(b"WARN a\x1b]52;c;eA==\x07\nERROR forged\n")
+            .unwrap();
+        let said = String::from_utf8(lines.0).unwrap();
+        assert!(text::is_safe(&said) && said.lines().count() == 1, "{said}");
+    }
 }

@@ -32,6 +32,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::error::{Error, Result};
 use crate::instruments::INSTRUMENTS;
+use crate::text;
 
 /// One row of [`SUBCOMMANDS`].
 #[derive(Debug)]
@@ -66,6 +67,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
 /// The whole command line.
 pub fn command() -> Command {
     let mut command = Command::new("lmscope")
+        .bin_name("lmscope")
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .after_help("An EDIT is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17,52@mlp_act.3 or\nadd:refusal@resid_pre.3*1.5; `lmscope sites` lists addresses.\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted.")
@@ -140,6 +142,37 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
     };
     output::note(&error.to_string());
     ExitCode::from(code)
+}
+
+/// Prints help or version, or says what is wrong with the arguments, and returns the exit code.
+///
+/// What was typed is quoted there, so it is made safe first, piece by piece.
+pub fn explain(mut usage: clap::Error) -> ExitCode {
+    use clap::builder::StyledStr;
+    use clap::error::ContextValue::{
+        String as One, Strings as Many, StyledStr as Tip, StyledStrs as Tips,
+    };
+    let tip = |tip: &StyledStr| StyledStr::from(text::line(&tip.to_string()));
+    if usage.use_stderr() {
+        let quoted: Vec<_> = usage.context().map(|(k, v)| (k, v.clone())).collect();
+        for (kind, value) in quoted {
+            let safe = match value {
+                One(word) => One(text::line(&word)),
+                Many(words) => Many(words.iter().map(|w| text::line(w)).collect()),
+                // Of our own words alone, on several lines.
+                Tip(usage) if kind == clap::error::ContextKind::Usage => Tip(usage),
+                Tip(one) => Tip(tip(&one)),
+                Tips(all) => Tips(all.iter().map(tip).collect()),
+                other => other,
+            };
+            usage.insert(kind, safe);
+        }
+        crate::out::complain(&usage.render().to_string());
+    } else {
+        // Our own words; when nobody reads them, that is a success too.
+        let _closed = usage.print();
+    }
+    ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
 }
 
 /// A flag without a value.

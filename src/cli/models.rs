@@ -3,7 +3,6 @@
 //! Invariant: only headers and configurations are read, never weights, and a model that no family serves is listed with
 //! its `model_type` and marked. To add a source of models, add its rows to `run`.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Subcommand, output};
 use crate::error::Result;
+use crate::file;
 use crate::model::families::family_of;
 use crate::model::hub::{Cached, cache_folder, cached_models};
 use crate::model::load::{DEFAULT_CONTEXT, Options, load};
@@ -142,7 +142,7 @@ fn fits(path: &Path, weights: &Weights) -> Option<bool> {
 }
 
 fn configuration(folder: &Path) -> Option<Value> {
-    let bytes = std::fs::read(folder.join("config.json")).ok()?;
+    let bytes = file::read(&folder.join("config.json"), file::SMALL).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -214,7 +214,7 @@ impl Weights {
     /// Adds what a file's header says; a file that cannot be read adds nothing. The safetensors crate reads headers of
     /// whole files only, and these can have many gigabytes.
     fn add(&mut self, path: &Path) -> Option<()> {
-        let mut file = File::open(path).ok()?;
+        let mut file = file::open(path).ok()?;
         let mut length = [0u8; 8];
         file.read_exact(&mut length).ok()?;
         let count = u64::from_le_bytes(length);

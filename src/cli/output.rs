@@ -1,86 +1,23 @@
-//! Where words go: results to standard output, everything else to standard error, files whole or not at all.
+//! Where words go: results to standard output, everything else to standard error.
 //!
-//! Invariant: nothing here panics when the other side is gone; a closed pipe comes back as an error that
-//! [`super::conclude`] takes for success. To add a kind of note, add a function that ends in [`note`].
+//! Invariant: what is written here went through [`crate::out`], which makes it safe for a terminal.
+//! To add a kind of note, add a function that ends in [`note`].
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
-use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lab::bench::Bench;
 use crate::lab::receipt::Receipt;
 use crate::lab::run::Run;
 use crate::model::finite::NOT_FINITE;
-use crate::text;
+use crate::text as spelling;
 
-/// Writes bytes to standard output and flushes them.
-pub fn write(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::io("(standard output)", e))
-}
-
-/// Writes a line to standard output.
-pub fn line(line: &str) -> Result<()> {
-    write(format!("{line}\n").as_bytes())
-}
-
-/// Writes a value as one line of JSON.
-pub fn json_line(value: &Value) -> Result<()> {
-    line(&value.to_string())
-}
-
-/// Says a sentence on standard error. When nobody listens there, nothing is lost that a script relies on.
-pub fn note(sentence: &str) {
-    let clear = if stderr_is_terminal() { "\r\x1b[K" } else { "" };
-    let _gone = writeln!(std::io::stderr(), "{clear}lmscope: {sentence}");
-}
-
-/// Overwrites the status line of a terminal on standard error.
-pub fn status(words: &str) {
-    let mut err = std::io::stderr();
-    let _gone = write!(err, "\r\x1b[K{words}").and_then(|()| err.flush());
-}
-
-/// Takes the status line away.
-pub fn clear_status() {
-    if stderr_is_terminal() {
-        status("");
-    }
-}
-
-/// Whether standard error is a terminal.
-pub fn stderr_is_terminal() -> bool {
-    std::io::stderr().is_terminal()
-}
-
-/// Whether standard output is a terminal.
-pub fn stdout_is_terminal() -> bool {
-    std::io::stdout().is_terminal()
-}
-
-/// Writes a file whole or not at all: beside its place first, then renamed. Pipes and devices are written directly.
-pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
-    if special {
-        return std::fs::write(path, bytes).map_err(|e| Error::io(path, e));
-    }
-    let mut name = path
-        .file_name()
-        .ok_or_else(|| Error::argument("-o", path.display().to_string(), "a file name"))?
-        .to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|e| {
-        let _absent = std::fs::remove_file(&part);
-        Error::io(path, e)
-    })
-}
+pub use crate::out::{
+    bytes, clear_status, json_line, line, note, status, stderr_is_terminal, stdout_is_terminal,
+    text,
+};
 
 /// The receipts of a run with their effect measured; counts are those of `counted`, the text as it was written.
 pub fn measured(bench: &mut Bench, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
@@ -107,7 +44,7 @@ pub fn receipts(receipts: &[Receipt]) {
 }
 
 fn receipt_line(receipt: &Receipt) -> String {
-    let edit = text::plain(receipt.edit.as_bytes());
+    let edit = spelling::line(&receipt.edit);
     if !receipt.active {
         return format!("edit {edit} is off or neutral and was not applied.");
     }
@@ -175,7 +112,7 @@ pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<(
     let wide = |i: usize| {
         spelled
             .iter()
-            .map(|row| text::width(&row[i]))
+            .map(|row| spelling::width(&row[i]))
             .max()
             .unwrap_or(0)
             .max(columns[i].len())
@@ -187,18 +124,18 @@ pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<(
         let mut cells = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             cells.push_str(cell);
-            cells.extend(std::iter::repeat_n(' ', width - text::width(cell) + 2));
+            cells.extend(std::iter::repeat_n(' ', width - spelling::width(cell) + 2));
         }
         out.push_str(cells.trim_end());
         out.push('\n');
     }
-    write(out.as_bytes())
+    text(&out)
 }
 
 fn spell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(words) => text::plain(words.as_bytes()),
+        Value::String(words) => spelling::line(words),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
 }
@@ -253,19 +190,5 @@ mod tests {
         assert_eq!(json["not_finite"], true);
         let back: Receipt = serde_json::from_value(json).unwrap();
         assert!(back.not_finite && back.relative.is_nan());
-    }
-
-    #[test]
-    fn files_are_whole_or_absent() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        file(&path, b"all").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"all");
-        assert!(file(&folder.path().join("no/such"), b"all").is_err());
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "no part stays behind"
-        );
     }
 }

@@ -37,8 +37,9 @@ pub fn arguments(command: Command) -> Command {
         .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
         .arg(Arg::new("theme").long("theme").value_name("THEME").help(format!("A theme: {themes}, or one of your own")))
         .arg(Arg::new("color").long("color").value_name("DEPTH").help("How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
-        .arg(folder("config", "The folder with keys.toml and themes/ [default: the user's]"))
+        .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
         .arg(folder("state", "The folder for session files [default: the user's]"))
+        .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so always"))
         .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG and ends").value_parser(value_parser!(PathBuf)))
         .arg(hidden("shot-size", "WxH", "Columns and rows of the picture").default_value("120x40"))
         .arg(hidden("shot-keys", "KEYS", "Keys pressed after the first text, as keys.toml writes them, with spaces between").default_value("").allow_hyphen_values(true))
@@ -75,6 +76,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         color: word("color"),
         config: path("config"),
         state: path("state"),
+        keep_session: !matches.get_flag("no-session"),
         shot,
     })
 }

@@ -9,6 +9,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::statistics::{How, Statistics, grouped, pieces};
 use crate::model::site::{Address, SITES, expand};
@@ -19,6 +20,9 @@ const USUAL: &str = "mlp_act,z,resid_post";
 
 /// Tokens of a piece, unless told otherwise.
 const PIECE: usize = 128;
+
+/// Longest text that is read.
+const LONGEST: u64 = 1 << 30;
 
 /// The row.
 pub const STATS: Subcommand = Subcommand {
@@ -35,16 +39,13 @@ fn build(command: Command) -> Command {
         .arg(Arg::new("skip").long("skip").value_name("N").value_parser(value_parser!(usize)).default_value("1").help("First positions of every piece that are left out: attention sinks live there"))
         .arg(Arg::new("piece").long("piece").value_name("N").value_parser(value_parser!(usize)).help(format!("Tokens that are read together [default: {PIECE}, or the context where that is less]")))
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(arguments::force())
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let path = |name: &str| {
-        matches
-            .get_one::<PathBuf>(name)
-            .cloned()
-            .unwrap_or_default()
-    };
-    let (source, target) = (path("text"), path("output"));
+    let source = matches.get_one::<PathBuf>("text");
+    let source = source.cloned().unwrap_or_default();
+    let target = arguments::output(matches)?.cloned().unwrap_or_default();
     let words = read(&source)?;
     let mut bench = arguments::open(matches)?;
     let wanted = sites(matches, &bench)?;
@@ -72,7 +73,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     bench.progress = None;
     output::clear_status();
     let statistics = measured?;
-    output::file(&target, &statistics.bytes()?)?;
+    file::write(&target, &statistics.bytes()?, bench.overwrite)?;
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {
         output::note(&format!("WARNING: {}.", origin.caution));
@@ -129,7 +130,7 @@ fn every_layer(given: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let bytes = file::read(path, LONGEST)?;
     let words = String::from_utf8(bytes).map_err(|e| {
         let what = format!(
             "it is no UTF-8 text from byte {} on",

@@ -4,11 +4,13 @@
 //! from `/proc/cpuinfo` each time: on a small model that is most of a token's time. A variable cannot be set safely in
 //! a running program, so the program replaces itself once. Invariant: when that fails, everything still works, slower.
 
+/// The variable that says how many threads there are.
+pub const NAME: &str = "RAYON_NUM_THREADS";
+
 /// Replaces the process by itself with `RAYON_NUM_THREADS` set, unless it is set already.
 #[cfg(target_os = "linux")]
 pub fn settle() {
     use std::os::unix::process::CommandExt;
-    const NAME: &str = "RAYON_NUM_THREADS";
     if std::env::var_os(NAME).is_some() {
         return;
     }

@@ -14,6 +14,7 @@ use safetensors::tensor::TensorView;
 
 use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::site::expand;
@@ -32,14 +33,12 @@ fn build(command: Command) -> Command {
     command
         .arg(Arg::new("sites").long("sites").value_name("SITES").required(true).help("Addresses, for example 'resid_post.*,mlp_act.2,logits'; `lmscope sites` lists them"))
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(arguments::force())
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
-    let path = matches
-        .get_one::<PathBuf>("output")
-        .cloned()
-        .unwrap_or_default();
+    let path = arguments::output(matches)?.cloned().unwrap_or_default();
     let mut bench = arguments::open(matches)?;
     let wanted = expand(arguments::text(matches, "sites"), bench.model.card.layers)?;
     wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
@@ -57,11 +56,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
     for at in &wanted {
         tensors.push(tensor(at.to_string(), recording.get(*at)?)?);
     }
-    save(
-        &path,
-        &tensors,
-        metadata(&bench, &run, arguments::text(matches, "sites"), &receipts)?,
-    )?;
+    let about = metadata(&bench, &run, arguments::text(matches, "sites"), &receipts)?;
+    file::write(&path, &packed(&path, &tensors, about)?, bench.overwrite)?;
     output::receipts(&receipts);
     let bytes: usize = tensors.iter().map(|t| t.bytes.len()).sum();
     output::note(&format!(
@@ -142,7 +138,8 @@ fn metadata(
     ]))
 }
 
-fn save(path: &Path, tensors: &[Entry], metadata: HashMap<String, String>) -> Result<()> {
+/// The file's bytes; its path is for messages.
+fn packed(path: &Path, tensors: &[Entry], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let fail = |e: safetensors::SafeTensorError| {
         Error::bad_file(path, e.to_string(), "Ask for fewer sites, or report this.")
     };
@@ -153,8 +150,5 @@ fn save(path: &Path, tensors: &[Entry], metadata: HashMap<String, String>) -> Re
             TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(fail)?,
         ));
     }
-    output::file(
-        path,
-        &safetensors::serialize(views, Some(metadata)).map_err(fail)?,
-    )
+    safetensors::serialize(views, Some(metadata)).map_err(fail)
 }

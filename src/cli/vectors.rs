@@ -50,13 +50,13 @@ fn build(command: Command) -> Command {
         .arg(files)
         .arg(at)
         .arg(output)
+        .arg(arguments::force())
         .after_help(formats.join("\n"))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let files: Vec<&String> = matches.get_many("files").into_iter().flatten().collect();
-    let target = matches.get_one::<PathBuf>("output");
-    if target.is_some() && files.len() != 1 {
+    if matches.contains_id("output") && files.len() != 1 {
         let given = format!("{} files", files.len());
         return Err(Error::argument(
             "-o",
@@ -64,6 +64,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             "one file to turn into another",
         ));
     }
+    let target = arguments::output(matches)?;
     let as_json = models::as_json(matches);
     let mut rows = Vec::new();
     for name in files {
@@ -76,7 +77,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             direction = direction.placed(place)?;
         }
         if let Some(path) = target {
-            let lost = direction.save(path)?;
+            let lost = direction.save_as(path, arguments::overwrite(matches))?;
             let file = path.display();
             let format = format_named(path).map_or("safetensors", |f| f.name);
             output::note(&format!("{file}: {}, as {format}.", direction.span()));

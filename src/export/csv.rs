@@ -1,6 +1,7 @@
 //! CSV in long form: one number a line, so that any sheet or data frame can pivot it.
 //!
-//! Invariant: data lines have as many fields as the header; provenance stands in `# ` lines before it.
+//! Invariant: data lines have as many fields as the header; provenance stands in `# ` lines before it. A cell of words
+//! that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "this is text".
 
 use std::fmt::Write as _;
 
@@ -11,7 +12,7 @@ use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table
 pub(super) fn write(figure: &Figure) -> String {
     let mut out = String::new();
     for (name, value) in provenance::lines(figure) {
-        let _ = writeln!(out, "# {name}: {value}");
+        let _ = writeln!(out, "# {name}: {}", defused_parts(&value));
     }
     match &figure.body {
         Body::Grid(grid) => write_grid(&mut out, grid),
@@ -126,13 +127,49 @@ fn place(anchor: Anchor) -> [String; 3] {
     ]
 }
 
+/// How cells begin that a spreadsheet runs.
+const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+
+/// Whether a spreadsheet would run a cell: it begins like a formula and is no number.
+fn runs(cell: &str) -> bool {
+    let cell = cell.trim_start_matches([' ', '"']);
+    cell.starts_with(FORMULA) && cell.trim().parse::<f64>().is_err()
+}
+
+/// A cell that is text, whatever it says.
+fn defused(cell: &str) -> String {
+    if runs(cell) {
+        format!("'{cell}")
+    } else {
+        cell.to_owned()
+    }
+}
+
+/// A comment, which a spreadsheet takes apart at commas and semicolons like any other line.
+fn defused_parts(comment: &str) -> String {
+    let mut out = String::with_capacity(comment.len());
+    for (i, part) in comment.split_inclusive([',', ';']).enumerate() {
+        // The first part is behind the `# ` of the line.
+        if i > 0 && runs(part.trim_end_matches([',', ';'])) {
+            let blank = part.len() - part.trim_start_matches(' ').len();
+            out.push_str(&part[..blank]);
+            out.push('\'');
+            out.push_str(&part[blank..]);
+        } else {
+            out.push_str(part);
+        }
+    }
+    out
+}
+
 /// One line, quoted where it must be (RFC 4180), and where a reader could take it for a comment.
 fn record(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
             out.push(',');
         }
-        if field.contains([',', '"', '\n', '\r'])
+        let field = defused(field);
+        if field.contains([',', ';', '"', '\n', '\r'])
             || field.starts_with(['#', ' '])
             || field.ends_with(' ')
         {
@@ -140,7 +177,7 @@ fn record(out: &mut String, fields: &[String]) {
             out.push_str(&field.replace('"', "\"\""));
             out.push('"');
         } else {
-            out.push_str(field);
+            out.push_str(&field);
         }
     }
     out.push('\n');
@@ -150,6 +187,36 @@ fn record(out: &mut String, fields: &[String]) {
 mod tests {
     use super::*;
     use crate::export::samples;
+
+    #[test]
+    fn no_cell_is_a_formula() {
+        let mut figure = samples::lens(1, 1);
+        figure.provenance.parameters = vec![
+            ("prompt".into(), "a,=cmd|' /C calc'!A0;+1+1, -2, -x".into()),
+            ("slot".into(), "@SUM(1)".into()),
+        ];
+        let words = ["=1+1", "+x", "-x", "@SUM(A1)", " =x", "\"=x"];
+        if let Body::Grid(grid) = &mut figure.body {
+            grid.rows[0].label = "-0.5".into();
+            grid.cells[0][0].more = words.iter().map(|w| ((*w).into(), -1.5)).collect();
+        }
+        let out = write(&figure);
+        assert!(
+            out.contains("prompt=a,'=cmd|' /C calc'!A0;'+1+1, -2, '-x, slot=@SUM(1)\n"),
+            "{out}"
+        );
+        for expected in [
+            ",1,'=1+1,-1.5\n",
+            ",2,'+x,",
+            ",3,'-x,",
+            ",4,'@SUM(A1),",
+            ",5,' =x,",
+            ",6,\"'\"\"=x\",",
+            "\n-0.5,The,",
+        ] {
+            assert!(out.contains(expected), "{expected}: {out}");
+        }
+    }
 
     #[test]
     fn a_line_a_candidate() {

@@ -1,6 +1,7 @@
 //! JSON: the figure itself, with the number of the schema.
 //!
-//! Invariant: reading it back gives the figure; numbers that are none become null.
+//! Invariant: reading it back gives the figure; numbers that are none become null, and characters that act on a terminal
+//! are escaped, so that showing the file is safe.
 
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ pub(super) fn write(figure: &Figure) -> Result<String> {
             format!("a figure that JSON can hold ({error})"),
         )
     })?;
-    Ok(text + "\n")
+    Ok(crate::text::json(&text) + "\n")
 }
 
 #[cfg(test)]

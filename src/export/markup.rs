@@ -4,19 +4,19 @@
 
 use super::colour::{self, Rgb};
 use crate::lab::figure::Scale;
+use crate::text;
 
-/// Spells text for XML and HTML, in content and in quoted attributes. Characters that XML forbids become `�`.
+/// Spells text for XML and HTML, in content and in quoted attributes. What could reverse or hide text, or what XML
+/// forbids, has a visible stand-in.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in text::plain(text.as_bytes()).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            '\t' | '\n' => out.push(c),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
@@ -45,7 +45,7 @@ mod tests {
     fn markup_and_forbidden_characters_are_spelled() {
         assert_eq!(
             escape("<a href=\"x\">&'\u{1b}\0é"),
-            "&lt;a href=&quot;x&quot;&gt;&amp;&#39;\u{fffd}\u{fffd}é"
+            "&lt;a href=&quot;x&quot;&gt;&amp;&#39;␛␀é"
         );
     }
 

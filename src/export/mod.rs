@@ -1,8 +1,9 @@
 //! Exports: a figure as a file.
 //!
 //! Invariant: every format writes the numbers of the figure and its provenance; none writes anything that was not
-//! measured. To add a format, write `export/x.rs` with a `write` and add its row to [`FORMATS`].
+//! measured, and none writes what could act on a terminal or a spreadsheet that shows it. To add a format, write `export/x.rs` with a `write` and add its row to [`FORMATS`].
 
+mod clean;
 pub mod colour;
 mod csv;
 mod html;
@@ -41,7 +42,7 @@ pub const FORMATS: &[Format] = &[
         name: "text",
         extension: "txt",
         about: "Aligned columns to read.",
-        write: |figure| Ok(text::write(figure)),
+        write: |figure| Ok(text::write(&clean::clean(figure))),
     },
     Format {
         name: "json",
@@ -53,19 +54,19 @@ pub const FORMATS: &[Format] = &[
         name: "csv",
         extension: "csv",
         about: "One number a line, for sheets and data frames.",
-        write: |figure| Ok(csv::write(figure)),
+        write: |figure| Ok(csv::write(&clean::clean(figure))),
     },
     Format {
         name: "svg",
         extension: "svg",
         about: "A picture, with its legend.",
-        write: |figure| Ok(svg::write(figure)),
+        write: |figure| Ok(svg::write(&clean::clean(figure))),
     },
     Format {
         name: "html",
         extension: "html",
         about: "A page that needs no other file.",
-        write: |figure| Ok(html::write(figure)),
+        write: |figure| Ok(html::write(&clean::clean(figure))),
     },
 ];
 
@@ -126,6 +127,60 @@ mod tests {
                     "norm",
                 ] {
                     assert!(out.contains(word), "{} lacks {word}:\n{out}", format.name);
+                }
+            }
+        }
+    }
+
+    /// Words that act on a terminal, a browser or a spreadsheet where they arrive as they are.
+    const HOSTILE: &str =
+        "=x\u{1b}]52;c;aGFja2Vk\u{7}\u{9b}2J\u{202e}\u{200b}\u{7f}\r\nlmscope: forged<b>";
+
+    /// The figure with hostile words in every text of it.
+    fn poisoned(figure: &Figure) -> Figure {
+        fn poison(value: &mut serde_json::Value) {
+            match value {
+                serde_json::Value::String(text) => text.push_str(HOSTILE),
+                serde_json::Value::Array(all) => all.iter_mut().for_each(poison),
+                serde_json::Value::Object(all) => {
+                    for (name, inner) in all.iter_mut() {
+                        // These are our own words, and no other is read back.
+                        if !["style", "scale"].contains(&name.as_str()) {
+                            poison(inner);
+                        }
+                    }
+                }
+                serde_json::Value::Null
+                | serde_json::Value::Bool(_)
+                | serde_json::Value::Number(_) => {}
+            }
+        }
+        let mut value = serde_json::to_value(figure).unwrap();
+        poison(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn hostile_words_come_out_harmless_in_every_format() {
+        for figure in samples::all() {
+            let bad = poisoned(&figure);
+            assert!(bad.title.ends_with(HOSTILE) && bad.provenance.model.ends_with(HOSTILE));
+            for format in FORMATS {
+                let out = (format.write)(&bad).unwrap();
+                assert!(crate::text::is_safe(&out), "{}: {out:?}", format.name);
+                assert!(!out.contains("\nlmscope: forged"), "{}", format.name);
+                assert!(out.contains("forged"), "{}", format.name);
+                if format.name == "json" {
+                    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+                    assert_eq!(serde_json::from_value::<Figure>(value).unwrap(), bad);
+                } else if format.name == "csv" {
+                    let clean = (format.write)(&figure).unwrap();
+                    assert_eq!(
+                        out.lines().count(),
+                        clean.lines().count(),
+                        "{}",
+                        format.name
+                    );
                 }
             }
         }

@@ -142,6 +142,9 @@ impl Instrument for Select {
         let save = arguments.text(self, "save").trim();
         let save = (!save.is_empty()).then(|| PathBuf::from(save));
         check_folder(save.as_deref())?;
+        if let Some(path) = &save {
+            crate::file::check(path, bench.overwrite)?;
+        }
         let (making, held_out) = self.sides(run, arguments, bench)?;
         let given = arguments.text(self, "markers");
         let markers = if given.is_empty() {
@@ -162,7 +165,8 @@ impl Instrument for Select {
         if let Some(path) = save {
             match found.chosen.map(|i| &found.candidates[i]) {
                 Some(best) => {
-                    self.direction(bench, best, &found, &markers).save(&path)?;
+                    self.direction(bench, best, &found, &markers)
+                        .save_as(&path, bench.overwrite)?;
                     notes.insert(1, format!("the chosen direction is in {}", path.display()));
                 }
                 None => notes.insert(1, "NOTHING WAS SAVED, for nothing was chosen".into()),

@@ -22,6 +22,7 @@ use super::trials::Unfinished;
 use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
+use crate::file::Overwrite;
 use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
@@ -57,6 +58,8 @@ pub struct Bench {
     pub progress: Option<Box<dyn FnMut(f32)>>,
     /// Which part of the whole is being done.
     stage: Range<f32>,
+    /// Whether files that an instrument saves may take the place of others.
+    pub overwrite: Overwrite,
     /// Sweeps that were stopped, to go on with.
     pub unfinished: Unfinished,
     /// Positions a second of the latest whole pass; none before the first one.
@@ -85,6 +88,7 @@ impl Bench {
             cancel: Arc::new(AtomicBool::new(false)),
             progress: None,
             stage: 0.0..1.0,
+            overwrite: Overwrite::Never,
             unfinished: Unfinished::default(),
             pace: None,
             cards: ValueCards::default(),

@@ -301,10 +301,9 @@ fn capture(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
 /// The `config.json` beside a `params.pt`; empty where there is none.
 fn config(params: &Path) -> Result<Value> {
     let path = params.with_file_name("config.json");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text)
+    match crate::file::read_if_there(&path, crate::file::WORDS)? {
+        Some(text) => serde_json::from_slice(&text)
             .map_err(|e| Error::bad_file(&path, format!("it is no JSON ({e})"), NEXT)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(e) => Err(Error::io(&path, e)),
+        None => Ok(Value::Null),
     }
 }

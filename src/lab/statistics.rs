@@ -18,6 +18,7 @@ use super::apply::Program;
 use super::bench::Bench;
 use super::run::Run;
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::site::{Address, Axis};
 use crate::text;
@@ -325,13 +326,13 @@ impl Statistics {
             .map_err(|e| fail(e.to_string()))
     }
 
-    /// Writes the file.
+    /// Writes the file, under a name that is free.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, self.bytes()?).map_err(|e| Error::io(path, e))
+        file::write(path, &self.bytes()?, Overwrite::Never)
     }
 
     /// Reads a file that [`Statistics::save`] wrote.
@@ -340,7 +341,7 @@ impl Statistics {
     ///
     /// When it is not there, or not such a file.
     pub fn load(path: &Path) -> Result<Self> {
-        Self::parse(&std::fs::read(path).map_err(|e| Error::io(path, e))?, path)
+        Self::parse(&file::read(path, file::NUMBERS)?, path)
     }
 
     /// Reads the bytes of such a file; `path` is for messages.

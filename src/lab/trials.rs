@@ -19,6 +19,7 @@ use super::bench::Bench;
 use super::edit::Edit;
 use super::run::Run;
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::model::Fingerprint;
 
 /// Sweeps whose results are kept, in memory and as files.
@@ -101,6 +102,8 @@ pub struct Unfinished {
     held: Vec<(u64, Vec<Option<Value>>)>,
     /// Where they outlive the process, if anywhere.
     pub folder: Option<PathBuf>,
+    /// Why the latest one that was stopped could not be kept as a file.
+    pub failure: Option<String>,
     /// Whether a sweep was stopped since somebody last looked.
     pub stopped: bool,
 }
@@ -116,7 +119,7 @@ impl Unfinished {
         let held = self.held.iter().position(|(k, _)| *k == key);
         let held = held.map(|at| self.held.remove(at).1);
         let filed = || {
-            let text = std::fs::read(self.path(key)?).ok()?;
+            let text = file::read(&self.path(key)?, file::SMALL).ok()?;
             serde_json::from_slice::<Vec<Option<Value>>>(&text).ok()
         };
         held.or_else(filed)
@@ -126,10 +129,10 @@ impl Unfinished {
 
     fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
         // Without the file the sweep only begins anew in another process.
-        if let Some(path) = self.path(key)
-            && let Err(error) = write(&path, &results)
-        {
-            tracing::warn!("{}: {error}", path.display());
+        let written = self.path(key).map(|path| write(&path, &results));
+        self.failure = written.and_then(Result::err).map(|e| e.to_string());
+        if let Some(failure) = &self.failure {
+            tracing::warn!("{failure}");
         }
         self.held.push((key, results));
         let surplus = self.held.len().saturating_sub(KEPT);
@@ -147,24 +150,35 @@ impl Unfinished {
 }
 
 /// Writes the results of a sweep, and lets the oldest files go.
-fn write(path: &Path, results: &[Option<Value>]) -> std::io::Result<()> {
+fn write(path: &Path, results: &[Option<Value>]) -> Result<()> {
     let Some(folder) = path.parent() else {
         return Ok(());
     };
-    std::fs::create_dir_all(folder)?;
-    std::fs::write(path, serde_json::to_vec(results)?)?;
-    let mut files: Vec<_> = std::fs::read_dir(folder)?
+    let fail = |e: std::io::Error| Error::io(folder, e);
+    file::private_folder(folder).map_err(fail)?;
+    let bytes = serde_json::to_vec(results).map_err(|e| fail(e.into()))?;
+    // The name is a digest that nobody else uses: what stands under it is an earlier state of the same sweep.
+    file::write_private(path, &bytes, Overwrite::Allowed)?;
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .map_err(fail)?
         .filter_map(|entry| {
-            let entry = entry.ok()?;
-            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+            let entry = entry.ok().filter(|e| is_ours(&e.file_name()))?;
+            let facts = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            Some((facts.modified().ok()?, entry.path()))
         })
         .collect();
     files.sort();
     let surplus = files.len().saturating_sub(KEPT);
     for (_, old) in &files[..surplus] {
-        std::fs::remove_file(old)?;
+        std::fs::remove_file(old).map_err(fail)?;
     }
     Ok(())
+}
+
+/// Whether a name is one that [`Unfinished::path`] makes: only such files are let go.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
+    stem.is_some_and(|s| s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 impl Bench {
@@ -423,11 +437,31 @@ mod tests {
             sweep(&mut open(), &name.to_string(), 5).0.unwrap();
         }
         assert_eq!(files(), KEPT, "the oldest are let go");
+        let foreign = folder.path().join("unfinished/notes.txt");
+        std::fs::write(&foreign, "mine").unwrap();
+        sweep(&mut open(), "one more", 5).0.unwrap();
+        assert!(foreign.exists() && files() == KEPT + 1, "and nothing else");
+        std::fs::remove_file(foreign).unwrap();
         for entry in std::fs::read_dir(folder.path().join("unfinished")).unwrap() {
             std::fs::write(entry.unwrap().path(), "[null, 1").unwrap();
         }
         let (_, seen) = sweep(&mut open(), "5", 9);
         assert_eq!(seen.len(), 9, "a damaged file is as good as none");
+    }
+
+    #[test]
+    fn a_sweep_that_cannot_be_kept_as_a_file_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("taken");
+        std::fs::write(&taken, "a file").unwrap();
+        let mut bench = bench();
+        bench.unfinished.folder = Some(taken.join("unfinished"));
+        sweep(&mut bench, "a", 5).0.unwrap();
+        let why = bench.unfinished.failure.clone().unwrap();
+        assert!(why.contains("taken"), "{why}");
+        bench.unfinished.folder = Some(folder.path().join("unfinished"));
+        sweep(&mut bench, "b", 5).0.unwrap();
+        assert_eq!(bench.unfinished.failure, None);
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Scan {
         scanner: Scanner,
     ) -> Result<Self> {
         let fail = |e| Error::io(path, e);
-        let mut file = std::fs::File::open(path).map_err(fail)?;
+        let mut file = crate::file::open(path)?;
         let size = file.metadata().map_err(fail)?.len().max(1);
         let bos = bench
             .model

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::Overwrite;
 use crate::model::Card;
 use crate::model::site::{Site, site_named};
 
@@ -65,11 +66,12 @@ impl UnitSet {
 
     /// Reads a TOML file: `site = "mlp_act"`, `units = ["3/17", "5/2"]`.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::file::words(path)?;
         let next =
             "A unit set is a TOML file with site = \"mlp_act\" and units = [\"LAYER/UNIT\", ...].";
         let fail = |why: String| Error::bad_file(path, why, next);
-        let written: Written = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let written: Written =
+            toml::from_str(&text).map_err(|e| fail(e.message().trim_end().replace('\n', " ")))?;
         let site = site_named(&written.site)?;
         let read = |unit: &String| {
             let parts = unit.split_once('/');
@@ -83,7 +85,7 @@ impl UnitSet {
         Ok(Self::new(site, units, &written.revision))
     }
 
-    /// Writes such a file.
+    /// Writes such a file, under a name that is free.
     pub fn save(&self, path: &Path) -> Result<()> {
         let written = Written {
             site: self.site.spec().name.into(),
@@ -92,7 +94,7 @@ impl UnitSet {
         };
         let text = toml::to_string(&written)
             .map_err(|e| Error::bad_file(path, e.to_string(), "Choose another file name."))?;
-        std::fs::write(path, text).map_err(|e| Error::io(path, e))
+        crate::file::write(path, text.as_bytes(), Overwrite::Never)
     }
 }
 

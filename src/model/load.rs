@@ -20,6 +20,7 @@ use super::template::{self, Template};
 use super::tokenizer::{self, Older, Tokenizer};
 use super::weights::{Precision, Weights};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// What the user may ask for when loading.
 #[derive(Clone, Debug, Default)]
@@ -281,12 +282,7 @@ fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
 
 fn folder_files(folder: &Path) -> Result<Files> {
     let read = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
-        let path = folder.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(path, e)),
-        }
+        Ok(file::read_if_there(&folder.join(name), file::SMALL)?.map(Cow::Owned))
     };
     let config = read("config.json")?.ok_or_else(|| Error::NotAModel {
         given: folder.display().to_string(),
@@ -325,7 +321,7 @@ fn named_templates(folder: &Path) -> Result<Vec<(String, String)>> {
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_stem().and_then(|name| name.to_str());
         if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str())) {
-            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            let bytes = file::read(&path, file::WORDS)?;
             named.push((
                 name.to_owned(),
                 String::from_utf8_lossy(&bytes).into_owned(),

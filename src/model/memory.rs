@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
 use super::families;
+use super::limits;
 use super::weights::Precision;
 use crate::error::{Error, Result};
 use crate::text::size;
@@ -408,7 +409,7 @@ pub fn place(device: &Device) -> Place {
     }
 }
 
-/// Bytes that are free where a device computes, a control group's limit respected; none where nobody can tell.
+/// Bytes that are free where a device computes, the limits of the process's own control groups respected; none where nobody can tell.
 pub fn available(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => system(),
@@ -431,10 +432,7 @@ fn system() -> Option<u64> {
         return None;
     }
     let free = system.available_memory();
-    // What files of the group have in the page cache is given back when it is needed, so the limit less the memory of
-    // its own is what counts.
-    let limit = system.cgroup_limits();
-    Some(limit.map_or(free, |l| free.min(l.total_memory.saturating_sub(l.rss))))
+    Some(limits::free().map_or(free, |l| free.min(l)))
 }
 
 #[cfg(test)]

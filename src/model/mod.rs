@@ -15,6 +15,7 @@ pub mod gguf;
 pub mod heads;
 pub mod hub;
 mod inflate;
+mod limits;
 pub mod linear;
 pub mod load;
 pub mod memory;

@@ -14,6 +14,8 @@ pub mod terminal;
 pub mod theme;
 pub mod widgets;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,11 @@ use ratatui::layout::Rect;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::app::{App, Effect, Event, Settings};
+use crate::config::UserConfig;
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
 use crate::export;
+use crate::file::{self, Overwrite};
 use crate::lab::edit::Edit;
 use crate::lab::preset::Preset;
 use crate::lab::sample::Sampling;
@@ -81,6 +85,8 @@ pub struct ScreenOptions {
     pub config: Option<PathBuf>,
     /// The folder for session files; by default the user's.
     pub state: Option<PathBuf>,
+    /// Whether the session is kept, where the user's config.toml does not forbid it.
+    pub keep_session: bool,
     /// Write a picture of a scripted session and end.
     pub shot: Option<Shot>,
 }
@@ -100,6 +106,7 @@ impl Default for ScreenOptions {
             color: None,
             config: None,
             state: None,
+            keep_session: true,
             shot: None,
         }
     }
@@ -112,7 +119,7 @@ pub fn run(options: ScreenOptions) -> Result<()> {
     if let Some(shot) = options.shot.clone() {
         return script::run(&shot, settings(&options, &wardrobe, None), &wardrobe);
     }
-    let settings = settings(&options, &wardrobe, sessions(&options));
+    let settings = settings(&options, &wardrobe, sessions(&options)?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -131,7 +138,15 @@ fn config(options: &ScreenOptions) -> Option<PathBuf> {
         .or_else(|| folders().map(|f| f.config_dir().to_path_buf()))
 }
 
-fn sessions(options: &ScreenOptions) -> Option<PathBuf> {
+/// The folder where the session is kept; none where the user wants none.
+fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
+    let settled = match config(options) {
+        Some(folder) => UserConfig::read(&folder)?,
+        None => UserConfig::default(),
+    };
+    if !(settled.save && options.keep_session) {
+        return Ok(None);
+    }
     let usual = || {
         folders().map(|f| {
             f.state_dir()
@@ -139,13 +154,18 @@ fn sessions(options: &ScreenOptions) -> Option<PathBuf> {
                 .join("sessions")
         })
     };
-    options.state.clone().or_else(usual)
+    let own = || {
+        let folder = usual()?;
+        // Those of earlier versions were open to everybody.
+        if folder.is_dir() {
+            let _kept = std::fs::set_permissions(&folder, Permissions::from_mode(0o700));
+        }
+        Some(folder)
+    };
+    Ok(options.state.clone().or_else(own))
 }
 
 fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBuf>) -> Settings {
-    let keys = config(options)
-        .map(|folder| folder.join("keys.toml"))
-        .and_then(|path| std::fs::read_to_string(&path).ok().map(|text| (path, text)));
     Settings {
         model: options.model.clone(),
         options: options.options.clone(),
@@ -162,7 +182,7 @@ fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBu
             .map(|t| (t.name.clone(), about(t)))
             .collect(),
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
-        keys,
+        keys: wardrobe.keys.clone(),
         session,
     }
 }
@@ -176,10 +196,12 @@ fn about(theme: &Theme) -> String {
     format!("{}, {ground}", theme.title)
 }
 
-/// Every theme, settled for this terminal.
+/// What the user's folder holds: every theme, settled for this terminal, and the keys.
 struct Wardrobe {
     themes: Vec<Theme>,
     first: String,
+    /// `keys.toml`: path and content.
+    keys: Option<(PathBuf, String)>,
     warnings: Vec<String>,
 }
 
@@ -216,9 +238,15 @@ impl Wardrobe {
             ));
             usual
         };
+        let keys = config(options).map(|folder| folder.join("keys.toml"));
+        let keys = keys.filter(|path| path.exists()).and_then(|path| {
+            let text = file::words(&path).map_err(|why| warnings.push(why.to_string()));
+            Some((path, text.ok()?))
+        });
         Ok(Self {
             themes,
             first,
+            keys,
             warnings,
         })
     }
@@ -256,23 +284,10 @@ fn shoot(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<S
 
 /// Writes a new file, making its folder; one that is there stays.
 fn create(path: &Path, bytes: &[u8]) -> Result<String> {
-    use std::io::Write as _;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path);
-    let mut file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::argument(
-            "file",
-            path.display().to_string(),
-            "a name that is not taken; nothing was overwritten",
-        ),
-        _ => Error::io(path, e),
-    })?;
-    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
+    file::write(path, bytes, Overwrite::Never)?;
     Ok(format!(
         "written: {} ({} bytes)",
         path.display(),
@@ -340,6 +355,9 @@ impl Screen {
         self.perform(first)?;
         let outcome = self.turn_round().await;
         self.terminal.leave();
+        if let Some(failure) = self.app.session.finish() {
+            crate::out::note(&format!("{failure}."));
+        }
         // The engine ends within a layer's time; a stuck one is not waited for.
         let (done, ended) = std::sync::mpsc::channel();
         let engine = self.engine;

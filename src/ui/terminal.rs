@@ -24,6 +24,7 @@ use ratatui::backend::CrosstermBackend;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::error::{Error, Result};
+use crate::model::weights::shrunk;
 
 /// Bytes of text that fit the clipboard sequence of common terminals.
 const CLIPBOARD_LIMIT: usize = 74_000;
@@ -126,6 +127,11 @@ impl Terminal {
     fn take(&mut self) -> io::Result<()> {
         // Before the first step, so that a failure halfway is undone as well.
         self.ours.store(true, Ordering::SeqCst);
+        if let Ok(before) = rustix::termios::tcgetattr(io::stdin()) {
+            let mut undo = Vec::new();
+            leave_sequences(&mut undo);
+            shrunk::on_screen(before, undo);
+        }
         crossterm::terminal::enable_raw_mode()?;
         let out = self.inner.backend_mut();
         enter_sequences(out)?;
@@ -264,6 +270,7 @@ fn leave_sequences(out: &mut impl Write) {
 
 /// Gives the terminal back without a handle on it: for panics and signals. Harmless when repeated.
 pub fn leave() {
+    shrunk::off_screen();
     leave_sequences(&mut io::stdout());
     let _ = crossterm::terminal::disable_raw_mode();
 }

@@ -1,6 +1,6 @@
 //! The shape of the house, held by parsing every source file: arrows between the folders of `src` point one way
 //! (`ui -> app -> engine -> instruments -> lab -> model`, `cli` beside them), and files of one folder do not use each other
-//! in a circle. Leaves that everybody may use: error, text.
+//! in a circle. Leaves that everybody may use: error, text, file, out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -45,8 +45,10 @@ struct Script {
     refuse: Option<(String, u16, &'static str, usize)>,
     /// Sends other bytes of this file than it announced, so often.
     spoil: Option<(String, usize)>,
-    /// Announces this length for every file.
-    length: Option<u64>,
+    /// Announces this length for a file.
+    length: Option<(&'static str, u64)>,
+    /// Describes a repository without an end.
+    endless: bool,
     /// Sends whole files, whatever is asked for.
     deaf: bool,
     /// Sends chunks of so many bytes, with so long between them.
@@ -186,6 +188,17 @@ fn answer(
             "/revision/v1" | "/revision/refs%2Fpr%2F1" => TAGGED,
             _ => return head(stream, 404, "X-Error-Code: RevisionNotFound\r\n", 0),
         };
+        if now.endless {
+            drop(now);
+            write!(
+                stream,
+                "HTTP/1.1 200 x\r\nConnection: close\r\n\r\n{{\"sha\": \"1\", \"siblings\": ["
+            )?;
+            let more = r#"{"rfilename": "a"},"#.repeat(5000);
+            loop {
+                stream.write_all(more.as_bytes())?;
+            }
+        }
         let names: Vec<Value> = now
             .files
             .keys()
@@ -199,7 +212,10 @@ fn answer(
     let Some(bytes) = now.files.get(&name).cloned() else {
         return head(stream, 404, "", 0);
     };
-    let length = now.length.unwrap_or(bytes.len() as u64);
+    let length = now
+        .length
+        .filter(|(of, _)| *of == name)
+        .map_or(bytes.len() as u64, |(_, length)| length);
     if !request.storage {
         // As the hub does it: what it says of the file is in the redirect.
         let headers = format!(
@@ -378,6 +394,63 @@ impl Stage {
         assert_eq!(target, expected);
         assert!(!self.incomplete().exists());
     }
+}
+
+#[test]
+fn a_description_without_an_end_is_given_up() {
+    let stage = stage(llama());
+    stage.hub.change(|hub| hub.endless = true);
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["does not end", "HF_ENDPOINT"]);
+}
+
+#[test]
+fn a_small_file_is_not_announced_as_a_large_one_and_names_cannot_act() {
+    let mut files = llama();
+    files.insert("x\u{202e}\u{200b}.gguf".into(), b"GGUF".to_vec());
+    files.remove("config.json");
+    files.remove(WEIGHTS);
+    files.remove("pytorch_model.bin");
+    let named = stage(files);
+    let outcome: Outcome = named
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["as in", "U+202E"]);
+    assert!(lmscope::text::is_safe(&outcome.err), "{}", outcome.err);
+    let stage = stage(llama());
+    stage
+        .hub
+        .change(|hub| hub.length = Some(("config.json", 1 << 50)));
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(1, &["config.json is announced with 1.0 PiB"]);
+}
+
+#[test]
+fn a_link_in_the_cache_is_not_written_through() {
+    let stage = stage(llama());
+    let victim = stage.home.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    let part = stage.incomplete();
+    std::fs::create_dir_all(part.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&victim, &part).unwrap();
+    let outcome: Outcome = stage
+        .command(&["lens", MODEL, "--ids", "1"])
+        .output()
+        .unwrap()
+        .into();
+    outcome.is(0, &["is in the cache"]);
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    stage.is_whole();
 }
 
 #[test]
@@ -786,16 +859,25 @@ fn damaged_bytes_are_thrown_away() {
 #[test]
 fn a_full_disk_is_said_with_what_is_needed() {
     let stage = stage(llama());
-    stage.hub.change(|s| s.length = Some(1 << 60));
+    stage.hub.change(|s| s.length = Some((WEIGHTS, 1 << 60)));
     stage
         .generate(MODEL)
         .is(1, &["too full", "PiB are needed", "HF_HUB_CACHE"]);
     stage.hub.change(|s| s.length = None);
-    // A device that is always full, in the place of the file.
-    std::os::unix::fs::symlink("/dev/full", stage.incomplete()).unwrap();
-    stage
-        .generate(MODEL)
-        .is(1, &["too full", "41.", "HF_HUB_CACHE"]);
+    // A device that is always full, in the place of the file; making one takes rights that not everybody has.
+    let part = stage.incomplete();
+    let made = Process::new("mknod")
+        .arg(&part)
+        .args(["c", "1", "7"])
+        .output();
+    let full = |e: std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+    if made.is_ok_and(|m| m.status.success()) && std::fs::write(&part, "x").is_err_and(full) {
+        stage
+            .generate(MODEL)
+            .is(1, &["too full", "41.", "HF_HUB_CACHE"]);
+    } else {
+        println!("skipped: no device can be made here");
+    }
 }
 
 #[test]

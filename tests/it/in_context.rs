@@ -877,11 +877,19 @@ fn the_command_writes_what_it_judged() {
     assert_eq!(rows(&judged), rows(&out));
     assert_eq!(rows(&out).len(), 8);
     // Every layer is kept where every layer was asked for; task vectors take the state's place.
-    let (code, _, err) = make(&["--method", "task-vector", "--layer", "2-4", "-o", &again]);
+    let (code, _, err) = make(&[
+        "--method",
+        "task-vector",
+        "--layer",
+        "2-4",
+        "--force",
+        "-o",
+        &again,
+    ]);
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("replace:"), "{err}");
     assert_eq!(Direction::load(Path::new(&again)).unwrap().rows.len(), 3);
-    let sum = |text: &str| ask(&["--combine", text, "-o", &again]);
+    let sum = |text: &str| ask(&["--combine", text, "--force", "-o", &again]);
     let (code, _, err) = sum(&format!("2*{file} - {file} - 2*{file}"));
     assert_eq!(code, 0, "{err}");
     let turned = Direction::load(Path::new(&again)).unwrap().rows.remove(0).1;

@@ -48,6 +48,7 @@ mod recorded;
 mod registry;
 mod replace;
 mod residual;
+mod safe;
 mod screens;
 mod scripts;
 mod selection;

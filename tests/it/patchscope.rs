@@ -1,6 +1,7 @@
 //! Patchscopes: identities on every family, a hand-wired organism, the demo's plants, and what a user can get wrong.
 
 use candle_core::Tensor;
+use lmscope::file::Overwrite;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::figure::{Body, Entry, Figure, Table};
@@ -390,10 +391,10 @@ fn maps_of_other_weights_and_widths_are_refused() {
         )],
         origin: None,
     };
-    maps(128).save(&path).unwrap();
+    maps(128).save(&path, Overwrite::Allowed).unwrap();
     let held = Maps::load(&path, &bench.model.card).unwrap();
     assert_eq!(held.maps, maps(128).maps);
-    maps(64).save(&path).unwrap();
+    maps(64).save(&path, Overwrite::Allowed).unwrap();
     let error = Maps::load(&path, &bench.model.card)
         .unwrap_err()
         .to_string();
@@ -407,7 +408,7 @@ fn maps_of_other_weights_and_widths_are_refused() {
         revision: "0".into(),
         ..Default::default()
     });
-    other.save(&path).unwrap();
+    other.save(&path, Overwrite::Allowed).unwrap();
     let error = Maps::load(&path, &bench.model.card)
         .unwrap_err()
         .to_string();

@@ -119,6 +119,13 @@ impl Terminal {
         self.wait("the end", |t| t.contains("the model ended"));
     }
 
+    /// Ends the program at once, as nothing else can.
+    pub fn kill(&mut self) {
+        let pid = self.child.process_id().unwrap().cast_signed();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
     /// Waits for the end of the program; the terminal must be as it was found.
     pub fn ended(&mut self) -> u32 {
         let start = Instant::now();

@@ -164,7 +164,9 @@ fn a_file_gives_back_what_was_measured_and_belongs_to_one_model() {
         assert!(error.contains("s.safetensors"), "{error}");
     }
     let direction = demo().directions["mood"].clone();
-    direction.save(&path).unwrap();
+    direction
+        .save_as(&path, lmscope::file::Overwrite::Allowed)
+        .unwrap();
     let error = Statistics::load(&path).unwrap_err().to_string();
     assert!(error.contains("no statistics"), "{error}");
 }
@@ -258,7 +260,7 @@ fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
         let text = prompt(40);
         let made =
             Statistics::measure(&mut bench, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
-        made.save(&path).unwrap();
+        std::fs::write(&path, made.bytes().unwrap()).unwrap();
         let rows = |bench: &mut Bench, edits: &[&str]| {
             let run = super::tools::edited(prompt(7), edits);
             let found = bench.record(&run, &[at]).unwrap();

@@ -107,7 +107,7 @@ fn kept(app: &App) -> Result<Sides, Why> {
 
 fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
     let read = |path: &str| -> Result<Vec<String>, Why> {
-        let text = std::fs::read_to_string(path).map_err(|e| Why(format!("{path}: {e}")))?;
+        let text = crate::file::words(path.as_ref()).map_err(|e| Why(e.to_string()))?;
         let lines: Vec<String> = text
             .lines()
             .filter(|l| !l.trim().is_empty())

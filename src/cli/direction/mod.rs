@@ -12,6 +12,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::lab::combine::combine;
 use crate::lab::contrast::Method;
 use crate::lab::direction::Direction;
@@ -53,9 +54,13 @@ fn build(command: Command) -> Command {
         .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
         .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)).help("The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them"))
+        .arg(arguments::force())
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
+    if let Some(path) = target(matches) {
+        file::check(&path, arguments::overwrite(matches))?;
+    }
     if matches.contains_id("combine") {
         return sum(matches);
     }
@@ -83,15 +88,18 @@ fn sum(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
+/// The file to write: that of -o, or one of the name that was given.
+fn target(matches: &ArgMatches) -> Option<PathBuf> {
+    let named = |name: &String| PathBuf::from(format!("{name}.safetensors"));
+    let given = matches.get_one::<PathBuf>("output").cloned();
+    given.or_else(|| matches.get_one::<String>("name").map(named))
+}
+
 /// Writes a direction where the user wants it.
 fn write(matches: &ArgMatches, mut direction: Direction) -> Result<PathBuf> {
-    let named = || PathBuf::from(format!("{}.safetensors", arguments::text(matches, "name")));
-    let path = matches
-        .get_one::<PathBuf>("output")
-        .cloned()
-        .unwrap_or_else(named);
+    let path = target(matches).unwrap_or_default();
     direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
-    let lost = direction.save(&path)?;
+    let lost = direction.save_as(&path, arguments::overwrite(matches))?;
     if !lost.is_empty() {
         output::note(&format!("{}: {lost}.", path.display()));
     }

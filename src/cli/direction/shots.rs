@@ -241,5 +241,5 @@ fn show(
         ));
     }
     let text = export::format_named("text")?;
-    output::write((text.write)(&figure)?.as_bytes())
+    output::text(&(text.write)(&figure)?)
 }

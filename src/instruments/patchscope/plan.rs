@@ -319,9 +319,12 @@ impl Plan {
             .filter(|r| r.is_finite() && *r >= 0.0)
             .ok_or_else(|| Error::argument("ridge", text, "a number, 0 or more"))?;
         let pairs: Vec<_> = self.pairs.iter().map(|p| self.addresses(*p)).collect();
+        if !save.is_empty() {
+            crate::file::check(Path::new(save), bench.overwrite)?;
+        }
         let maps = fit(bench, path, &pairs, ridge)?;
         if !save.is_empty() {
-            maps.save(Path::new(save))?;
+            maps.save(Path::new(save), bench.overwrite)?;
         }
         Ok(Map::Affine(maps))
     }

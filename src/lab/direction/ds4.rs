@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::arrays::nameless;
 use super::sidecar::{Sidecar, json};
-use super::{Direction, Format, Origin, finite, norm, numbers, put, whole};
+use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, whole};
 use crate::error::{Error, Result};
 use crate::model::site::Site;
 
@@ -104,7 +104,7 @@ fn read(path: &Path) -> Result<Direction> {
 }
 
 /// Rows at unit length, as ds4 expects them; layers without a vector are zeros.
-fn write(direction: &Direction, path: &Path) -> Result<String> {
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let site = direction.rows.first().map(|(a, _)| a.site);
     let component = COMPONENTS
         .iter()
@@ -133,7 +133,6 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
         }
     }
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    put(path, &bytes)?;
     let origin = Origin {
         cautions: vec![NOTE.into()],
         ..direction.origin.clone()
@@ -145,9 +144,10 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
         "model": origin.model,
         "note": origin.method,
     });
-    put(&path.with_extension("json"), &json(&origin, theirs))?;
-    Ok(format!(
+    let lost = format!(
         "its rows have unit length and end at layer {}, and ds4 removes what they point to",
         layers - 1
-    ))
+    );
+    let beside = (path.with_extension("json"), json(&origin, theirs));
+    Ok((vec![(path.into(), bytes), beside], lost))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::arrays::nameless;
-use super::{Direction, Format, Origin, finite, norm, numbers, put, stream};
+use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, stream};
 use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
 use crate::model::gguf::write::{Value, file};
@@ -157,7 +157,7 @@ fn origin(gguf: &Gguf) -> Result<Origin, String> {
     })
 }
 
-fn write(direction: &Direction, path: &Path) -> Result<String> {
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let refused = |why: String| Error::Refused {
         address: direction.span(),
         why,
@@ -209,14 +209,15 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
         .into_iter()
         .map(|(layer, vector)| (format!("direction.{layer}"), vector))
         .collect();
-    put(path, &file(&metadata, &tensors))?;
-    if left.is_empty() {
-        return Ok(String::new());
-    }
-    Ok(format!(
-        "{} left out: llama.cpp steers the outputs of blocks 1 and on, none before",
-        left.join(", ")
-    ))
+    let lost = if left.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "{} left out: llama.cpp steers the outputs of blocks 1 and on, none before",
+            left.join(", ")
+        )
+    };
+    Ok((vec![(path.into(), file(&metadata, &tensors))], lost))
 }
 
 #[cfg(test)]

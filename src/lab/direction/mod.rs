@@ -14,7 +14,7 @@ mod settle;
 mod sidecar;
 mod torch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::finite;
 use crate::model::gguf::names::ARCHITECTURES;
@@ -41,12 +42,15 @@ pub struct Format {
     begins: fn(&[u8]) -> bool,
     /// Reads a file; of several vectors by name, the one that the second argument names.
     read: fn(&Path, &str) -> Result<Direction>,
-    /// Writes a file and says what it could not keep.
-    write: fn(&Direction, &Path) -> Result<String>,
+    /// Makes its files, the one at this path first, and says what they could not keep.
+    write: fn(&Direction, &Path) -> Result<(VectorFiles, String)>,
 }
 
 /// A length that is none: what rounding leaves.
 pub const NOTHING: f32 = 1e-12;
+
+/// Paths and contents of files that belong together.
+type VectorFiles = Vec<(PathBuf, Vec<u8>)>;
 
 /// The key of our own provenance in JSON files beside.
 const OWN: &str = "lmscope";
@@ -75,8 +79,7 @@ pub fn format_of(path: &Path) -> Result<&'static Format> {
         return Ok(format);
     }
     let mut first = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let read = file.take(16).read_to_end(&mut first);
+    let read = file::open(path)?.take(16).read_to_end(&mut first);
     read.map_err(|e| Error::io(path, e))?;
     FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
         Error::bad_file(
@@ -364,9 +367,14 @@ impl Direction {
         Ok(moved)
     }
 
-    /// Writes a file of the format that its name speaks of, safetensors without an extension; says what that format
-    /// could not keep.
+    /// Writes a file of the format that its name speaks of, safetensors without an extension, under a name that is free;
+    /// says what that format could not keep.
     pub fn save(&self, path: &Path) -> Result<String> {
+        self.save_as(path, Overwrite::Never)
+    }
+
+    /// As [`Direction::save`]; with consent a file that is there is replaced.
+    pub fn save_as(&self, path: &Path, overwrite: Overwrite) -> Result<String> {
         if let Some((at, _)) = self.rows.iter().find(|(_, v)| !finite::all(v)) {
             return Err(Error::not_finite(
                 format!("The vector at {at} is not finite (NaN or infinity), so it is not saved"),
@@ -384,11 +392,6 @@ impl Direction {
                 ));
             }
         };
-        let mut numbers = self.rows.iter().flat_map(|(_, v)| v);
-        if let Some(bad) = numbers.find(|v| !v.is_finite()) {
-            let given = format!("a vector that holds {bad}");
-            return Err(Error::argument("direction", given, "finite numbers"));
-        }
         if self.is_nothing() {
             return Err(Error::argument(
                 "direction",
@@ -396,7 +399,9 @@ impl Direction {
                 "one that does something: prompts that differ where it is measured, or directions that do not cancel out",
             ));
         }
-        (format.write)(self, path)
+        let (files, lost) = (format.write)(self, path)?;
+        file::write_together(&files, overwrite)?;
+        Ok(lost)
     }
 
     /// Whether no vector of it has a length, or one has none that is a number.
@@ -501,12 +506,7 @@ fn whole(path: &Path) -> Result<Vec<u8>> {
             "Is it a model? Name a file of directions.",
         ));
     }
-    std::fs::read(path).map_err(|e| Error::io(path, e))
-}
-
-/// Writes a file; an error names it.
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|e| Error::io(path, e))
+    file::read(path, MOST)
 }
 
 /// Numbers of any floating-point type as f32, row-major.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{Direction, Format, arrays};
+use super::{Direction, Format, VectorFiles, arrays};
 use crate::error::{Error, Result};
 use crate::model::numpy;
 
@@ -19,7 +19,7 @@ pub(super) const FORMAT: Format = Format {
     write,
 };
 
-fn write(direction: &Direction, _: &Path) -> Result<String> {
+fn write(direction: &Direction, _: &Path) -> Result<(VectorFiles, String)> {
     Err(Error::Refused {
         address: direction.span(),
         why: "numpy's files have no place for where a vector belongs and are read only. Write .safetensors, .gguf or .pt.".into(),

@@ -11,7 +11,7 @@ use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Direction, Format, Origin, arrays, finite, numbers, put, whole};
+use super::{Direction, Format, Origin, VectorFiles, arrays, finite, numbers, whole};
 use crate::error::{Error, Result};
 use crate::model::pickle::Loose;
 use crate::model::site::Address;
@@ -32,7 +32,7 @@ const ORIGIN: &str = "lmscope.direction";
 /// What to do about a file that cannot be read.
 const NEXT: &str = "A direction is a safetensors file with one vector an address, such as `lmscope direction` writes, or with one vector and a JSON file beside it.";
 
-fn write(direction: &Direction, path: &Path) -> Result<String> {
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let data: Vec<(String, Vec<u8>)> = direction
         .rows
         .iter()
@@ -52,8 +52,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
     let origin = serde_json::to_string(&direction.origin).map_err(|e| fail(e.to_string()))?;
     let metadata = HashMap::from([(ORIGIN.to_string(), origin)]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))?;
-    put(path, &bytes)?;
-    Ok(String::new())
+    Ok((vec![(path.into(), bytes)], String::new()))
 }
 
 /// Reads the bytes of a file; `path` is for messages, and for what lies beside it.

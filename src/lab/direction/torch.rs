@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::sidecar::{json, metadata_path};
-use super::{Direction, Format, arrays, put, stream};
+use super::{Direction, Format, VectorFiles, arrays, stream};
 use crate::error::{Error, Result};
 use crate::lab::quotes::named;
 use crate::model::pickle::{Capping, Loose, archive_of, capping, facts, shapes, values};
@@ -100,7 +100,7 @@ fn capped(path: &Path, config: &Capping, key: &str) -> Result<Direction> {
     ))
 }
 
-fn write(direction: &Direction, path: &Path) -> Result<String> {
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let refused = |why: &str| Error::Refused {
         address: direction.span(),
         why: why.into(),
@@ -119,7 +119,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
             ));
         }
     };
-    put(path, &archive_of(vector))?;
+    let mut files = vec![(path.into(), archive_of(vector))];
     let origin = &direction.origin;
     // Theirs count from the end of the prompt; -1 is the last token.
     let position = match origin.positions.as_str() {
@@ -128,7 +128,7 @@ fn write(direction: &Direction, path: &Path) -> Result<String> {
     };
     if let Some(layer) = layer {
         let theirs = json!({ "pos": position, "layer": layer });
-        put(&metadata_path(path), &json(origin, theirs))?;
+        files.push((metadata_path(path), json(origin, theirs)));
     }
-    Ok(String::new())
+    Ok((files, String::new()))
 }

@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
 use crate::lab::direction::norm;
 use crate::lab::ridge::Affine;
 use crate::model::Card;
@@ -131,12 +132,12 @@ impl Maps {
         self.origin.as_ref()?.fits.get(&spelled(pair)).copied()
     }
 
-    /// Writes the file.
+    /// Writes the file; one that is there only with consent.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<()> {
         let fail = |e: String| Error::Engine(format!("the maps were not written: {e}"));
         let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
         for (between, map) in &self.maps {
@@ -166,7 +167,7 @@ impl Maps {
             None => None,
         };
         let bytes = safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))?;
-        std::fs::write(path, bytes).map_err(|e| Error::io(path, e))
+        file::write(path, &bytes, overwrite)
     }
 
     /// Reads a file for a model.
@@ -175,7 +176,7 @@ impl Maps {
     ///
     /// When it is not there, not such a file, of another width, or fitted on other weights.
     pub fn load(path: &Path, card: &Card) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = file::read(path, file::NUMBERS)?;
         let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";
         let fail = |what: String| Error::bad_file(path, what, next);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;

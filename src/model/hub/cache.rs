@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use super::settings::cache_folder;
 use super::{Reference, Source, files, is_gguf};
+use crate::error::Error;
+use crate::file::{self, Overwrite};
 
 /// One repository of the cache, there or not.
 #[derive(Clone, Debug)]
@@ -61,7 +63,7 @@ impl Repository {
 
     /// The commit of a revision, as far as is known; a commit stands for itself.
     fn commit(&self, revision: &str) -> String {
-        std::fs::read_to_string(self.folder.join("refs").join(revision))
+        file::words(&self.folder.join("refs").join(revision))
             .ok()
             .map(|s| s.trim().to_string())
             .filter(|commit| files::is_safe(commit))
@@ -107,12 +109,15 @@ impl Repository {
             return Ok(());
         }
         let path = self.folder.join("refs").join(revision);
-        if std::fs::read_to_string(&path).is_ok_and(|s| s == commit) {
+        if file::words(&path).is_ok_and(|s| s == commit) {
             return Ok(());
         }
         let write = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            std::fs::write(&path, commit)
+            file::write(&path, commit.as_bytes(), Overwrite::Allowed).map_err(|e| match e {
+                Error::Io { source, .. } => source,
+                other => io::Error::other(other),
+            })
         };
         write().map_err(|e| (path.clone(), e))
     }
@@ -250,7 +255,7 @@ fn revisions(folder: &Path, prefix: &str, out: &mut Vec<(String, String)>) {
         let name = format!("{prefix}{name}");
         if path.is_dir() && prefix.split('/').count() < DEPTH {
             revisions(&path, &format!("{name}/"), out);
-        } else if let Ok(commit) = std::fs::read_to_string(&path) {
+        } else if let Ok(commit) = file::words(&path) {
             out.push((name, commit.trim().to_string()));
         }
     }

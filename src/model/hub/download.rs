@@ -6,9 +6,11 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::cache::Repository;
@@ -17,6 +19,7 @@ use super::remote::{Body, Meta, Remote, Trouble, attend};
 use super::settings::Settings;
 use super::{Reference, Source, failure, files};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::model::families;
 
 /// A connection that carried at least so much before it broke is replaced by itself: long downloads live through the night.
@@ -76,6 +79,7 @@ async fn run(
     if let Some(index) = names.last().filter(|n| files::is_index(n)).cloned() {
         if !snapshot.join(&index).is_file() {
             let meta = remote.describe(meter, &commit, &index).await?;
+            modest(&meta)?;
             let item = Item { meta, there: 0 };
             file(&remote, repository, &commit, &item, meter).await?;
         }
@@ -105,7 +109,7 @@ async fn run(
 /// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.
 fn served(snapshot: &Path) -> Result<(), Trouble> {
     let path = snapshot.join(CONFIG);
-    let Ok(bytes) = std::fs::read(&path) else {
+    let Some(bytes) = file::read_if_there(&path, file::SMALL)? else {
         return Ok(());
     };
     let config = serde_json::from_slice(&bytes).map_err(|e| {
@@ -136,6 +140,7 @@ async fn plan(
             continue;
         }
         let meta = remote.describe(meter, commit, name).await?;
+        modest(&meta)?;
         let there = length(&repository.blob(&meta.etag))
             .or_else(|| length(&repository.incomplete(&meta.etag)))
             .unwrap_or(0);
@@ -154,6 +159,19 @@ async fn plan(
     meter.now.before = 0;
     meter.reuse(before);
     Ok((items, present))
+}
+
+/// Refuses a small file that is announced as a large one.
+fn modest(meta: &Meta) -> Result<(), Trouble> {
+    let size = meta.size.unwrap_or(0);
+    if files::is_weights(&meta.name) || size <= file::SMALL {
+        return Ok(());
+    }
+    Err(Trouble::Odd(format!(
+        "{} is announced with {}",
+        meta.name,
+        crate::text::size(size)
+    )))
 }
 
 /// Refuses when the disk has no room for what is missing.
@@ -249,10 +267,15 @@ impl<'a> Remainder<'a> {
         counted: &mut u64,
     ) -> Result<Self, Trouble> {
         let path = repository.incomplete(&meta.etag);
+        // In a shared cache somebody may have put a link there: what it leads to is not ours to write.
+        if path.is_symlink() {
+            std::fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
+        }
         let file = File::options()
             .read(true)
             .append(true)
             .create(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(|e| (path.clone(), e))?;
         let length = file.metadata().map_err(|e| (path.clone(), e))?.len();
@@ -368,6 +391,9 @@ impl<'a> Remainder<'a> {
         let length = self.length + chunk.len() as u64;
         if self.meta.size.is_some_and(|size| length > size) {
             return self.damaged("it is longer than announced", meter, counted);
+        }
+        if !files::is_weights(&self.meta.name) && length > file::SMALL {
+            return self.damaged("it does not end", meter, counted);
         }
         self.file
             .write_all(chunk)

@@ -251,3 +251,33 @@ fn short(words: &str) -> String {
         .trim_end()
         .to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fills_up_is_said_with_what_is_missing() {
+        let reference = Reference {
+            id: "a/b".into(),
+            revision: "main".into(),
+            file: None,
+        };
+        let settings = Settings {
+            cache: "/cache".into(),
+            endpoint: "https://h".into(),
+            token: None,
+            offline: None,
+        };
+        let now = Progress {
+            done: 1 << 20,
+            total: 42 << 20,
+            ..Progress::of("a/b")
+        };
+        let full = Trouble::Disk("/cache/x".into(), ErrorKind::StorageFull.into());
+        let said = sentence(full, &reference, &settings, &now).to_string();
+        for word in ["too full", "41.0 MiB", "HF_HUB_CACHE", "/cache"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}

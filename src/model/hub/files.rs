@@ -53,6 +53,16 @@ pub fn is_index(name: &str) -> bool {
     name.ends_with(".index.json")
 }
 
+/// Whether a file holds weights, and may have any length.
+pub fn is_weights(name: &str) -> bool {
+    let path = Path::new(name);
+    let ends = |with: &str| {
+        path.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(with))
+    };
+    ["safetensors", "bin", "gguf"].into_iter().any(ends)
+}
+
 /// The files that a repository offers for a reference: the small ones, then the weights or their index.
 pub fn choose(reference: &Reference, names: &[String]) -> Result<Vec<String>> {
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -127,7 +137,7 @@ fn listed(names: &[&str]) -> String {
 /// The shards that an index names, each once, in its order.
 pub fn shards(index: &Path) -> Result<Vec<String>> {
     let bad = |what: String| Error::bad_file(index, what, "Download it again.");
-    let bytes = std::fs::read(index).map_err(|e| Error::io(index, e))?;
+    let bytes = crate::file::read(index, crate::file::SMALL)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let map = value
         .get("weight_map")

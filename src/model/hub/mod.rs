@@ -4,8 +4,9 @@
 //! its layout, so that `hf`, transformers and lmscope reuse each other's downloads. A snapshot that is complete is used
 //! without any request; `cache` says what complete means.
 //!
-//! Who asks: `hf-hub` describes the repository (its commit, its files); the bytes come over plain HTTP with ranges, from
-//! `/resolve/`, because that resumes, and `hf-hub` 1.0 starts a broken file again from its first byte. Files that are
+//! Who asks: everything comes over plain HTTP. `hf-hub` 1.0 takes ids apart here and is not asked for more: it reads a
+//! description of any length into memory, and starts a broken file again from its first byte, where `/resolve/` with ranges
+//! resumes. Files that are
 //! stored in Xet come that way too: the hub serves every one of them at `/resolve/`, and the Xet protocol would add a
 //! second cache, threads of its own and downloads that cannot go on in Python. `hf-hub`'s own file description is not used
 //! either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a blob has in the cache.

@@ -10,13 +10,13 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hf_hub::{HFClient, HFError, split_id};
+use hf_hub::split_id;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION,
     RANGE, RETRY_AFTER,
 };
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::progress::{Meter, Phase, TICK};
 use super::settings::Settings;
@@ -32,6 +32,10 @@ const TRIES: u32 = 4;
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long nothing may come over a connection.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Longest description of a repository: a hundred thousand files take a third of it.
+const LONGEST: usize = 32 << 20;
+/// How long a description may take to come.
+const SLOWEST: Duration = Duration::from_mins(2);
 /// Most redirects inside the hub.
 const REDIRECTS: usize = 10;
 
@@ -98,41 +102,6 @@ impl From<reqwest::Error> for Trouble {
     }
 }
 
-impl From<HFError> for Trouble {
-    fn from(error: HFError) -> Self {
-        let (context, after) = match error {
-            HFError::Http { context }
-            | HFError::AuthRequired { context }
-            | HFError::Forbidden { context }
-            | HFError::Conflict { context }
-            | HFError::RepoNotFound {
-                context: Some(context),
-                ..
-            }
-            | HFError::RevisionNotFound {
-                context: Some(context),
-                ..
-            }
-            | HFError::EntryNotFound {
-                context: Some(context),
-                ..
-            } => (context, None),
-            HFError::RateLimited {
-                retry_after,
-                context,
-            } => (context, retry_after),
-            HFError::Request { source, .. } if !source.is_decode() => return source.into(),
-            other => return Self::Odd(other.to_string()),
-        };
-        Self::Refused {
-            status: context.status.as_u16(),
-            code: context.error_code.unwrap_or_default(),
-            message: context.server_message.unwrap_or_default(),
-            after: after.map(|a| a.as_secs()),
-        }
-    }
-}
-
 impl Trouble {
     /// How long to wait before the request is tried again, when that may help.
     fn pause(&self, tries: u32) -> Option<Duration> {
@@ -186,7 +155,6 @@ pub enum Body {
 
 /// The connection to a hub, and one repository in it.
 pub struct Remote {
-    hub: HFClient,
     http: Client,
     heads: Client,
     endpoint: String,
@@ -205,17 +173,7 @@ impl Remote {
         };
         let http = client().build()?;
         let heads = client().redirect(redirect::Policy::none()).build()?;
-        let mut hub = HFClient::builder()
-            .endpoint(&settings.endpoint)
-            .cache_dir(&settings.cache)
-            .client(http.clone())
-            // We do that, where it can be seen and stopped.
-            .retry_max_attempts(0);
-        if let Some(token) = &settings.token {
-            hub = hub.token(token);
-        }
         Ok(Self {
-            hub: hub.build()?,
             http,
             heads,
             endpoint: settings.endpoint.clone(),
@@ -231,39 +189,21 @@ impl Remote {
         revision: &str,
     ) -> Result<Repo, Trouble> {
         let (owner, name) = split_id(&self.id);
-        let model = self.hub.model(owner, name);
+        let whole = self.url(&["api", "models", owner, name])?;
+        let mut at = whole.clone();
+        append(&mut at, &["revision", revision])?;
         let asked = persist(meter, async || {
-            let info = Box::pin(model.info().revision(revision).send()).await?;
-            let names = info.siblings.unwrap_or_default();
-            let commit = info
+            let found = self.description(&at).await?;
+            let commit = found
                 .sha
                 .ok_or_else(|| Trouble::Odd("it names no commit".into()))?;
             Ok(Repo {
                 commit,
-                names: names.into_iter().map(|s| s.rfilename).collect(),
+                names: found.siblings.into_iter().map(|s| s.rfilename).collect(),
             })
         })
         .await;
         match asked {
-            // hf-hub reads every field of the description and fails at one it does not expect; two are enough.
-            Err(Trouble::Odd(why)) => {
-                let mut url = self.url(&["api", "models"])?;
-                append(
-                    &mut url,
-                    &self
-                        .id
-                        .split('/')
-                        .chain(["revision", revision])
-                        .collect::<Vec<_>>(),
-                )?;
-                let read = persist(meter, async || {
-                    let answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
-                    let value: Value =
-                        answer.json().await.map_err(|_| Trouble::Odd(why.clone()))?;
-                    described(&value).ok_or_else(|| Trouble::Odd(why.clone()))
-                });
-                read.await
-            }
             // An answer without a name for what is missing: repository or revision?
             Err(Trouble::Refused {
                 status: 404,
@@ -271,7 +211,7 @@ impl Remote {
                 message,
                 after,
             }) if code.is_empty() => {
-                let there = persist(meter, async || Ok(Box::pin(model.info().send()).await?)).await;
+                let there = persist(meter, async || self.description(&whole).await).await;
                 let code = match there {
                     Ok(_) => "RevisionNotFound",
                     Err(Trouble::Stopped) => return Err(Trouble::Stopped),
@@ -286,6 +226,37 @@ impl Remote {
             }
             other => other,
         }
+    }
+
+    /// What the hub says about a repository, as much of it as can be meant. Of a compressed answer the length counts that
+    /// it has unpacked.
+    async fn description(&self, url: &Url) -> Result<Description, Trouble> {
+        let until = Instant::now() + SLOWEST;
+        let mut answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
+        let mut bytes = Vec::new();
+        loop {
+            let chunk = match answer.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(e) if e.is_decode() => {
+                    return Err(Trouble::Odd(
+                        "its description of the repository is damaged".into(),
+                    ));
+                }
+                Err(e) => return Err(e.into()),
+            };
+            if bytes.len() + chunk.len() > LONGEST || Instant::now() > until {
+                return Err(Trouble::Odd(
+                    "its description of the repository does not end".into(),
+                ));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Trouble::Odd(format!(
+                "its description of the repository is no JSON ({e})"
+            ))
+        })
     }
 
     /// Name and length of a file. What the hub says counts, not the storage host that it redirects to.
@@ -410,16 +381,18 @@ fn append(url: &mut Url, parts: &[&str]) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Commit and names of a repository's description.
-fn described(value: &Value) -> Option<Repo> {
-    let names = value.get("siblings")?.as_array()?;
-    Some(Repo {
-        commit: value.get("sha")?.as_str()?.to_string(),
-        names: names
-            .iter()
-            .filter_map(|s| Some(s.get("rfilename")?.as_str()?.to_string()))
-            .collect(),
-    })
+/// Of the description of a repository what is wanted; the rest may say what it will.
+#[derive(Deserialize)]
+struct Description {
+    sha: Option<String>,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+/// A file of a description.
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -93,7 +93,7 @@ fn token(var: &dyn Fn(&str) -> Option<PathBuf>) -> Option<String> {
         let s = s.trim().to_string();
         (!s.is_empty()).then_some(s)
     };
-    let file = |path: PathBuf| std::fs::read_to_string(path).ok().and_then(cleaned);
+    let file = |path: PathBuf| crate::file::words(&path).ok().and_then(cleaned);
     filled(var, "HF_TOKEN")
         .and_then(|t| t.into_os_string().into_string().ok())
         .and_then(cleaned)

@@ -1,7 +1,8 @@
 //! Memory maps: the only way in which formats of our own see the bytes of a checkpoint.
 //!
 //! Invariant: files are mapped read-only; what a model keeps is copied out of the map, and then the map's own pages are
-//! given back ([`release`]), so that loading never holds the weights twice.
+//! given back ([`release`]), so that loading never holds the weights twice. A file that somebody makes shorter meanwhile
+//! ends the program with a sentence ([`super::shrunk`]).
 
 use std::path::Path;
 
@@ -12,9 +13,10 @@ use crate::error::{Error, Result};
 /// Maps one file.
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    // SAFETY: the file is opened read-only and mapped privately; as for every program that maps a checkpoint,
-    // truncating the file while it is loaded is outside the contract.
+    let file = crate::file::open(path)?;
+    super::shrunk::watch();
+    // SAFETY: the file is opened read-only and mapped privately. When somebody truncates it, pages behind its new end
+    // raise SIGBUS, which ends the program (`shrunk`) before anything is computed from them.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
 }
 

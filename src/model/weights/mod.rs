@@ -8,6 +8,7 @@ mod map;
 mod random;
 mod range;
 mod safetensors;
+pub mod shrunk;
 
 use std::cell::RefCell;
 use std::ops::Range;

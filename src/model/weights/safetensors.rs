@@ -46,10 +46,10 @@ fn one_or_shards(folder: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
     if !index.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
+    let text = crate::file::read(&index, crate::file::SMALL)?;
     let next = "Download the index again.";
     let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
+        serde_json::from_slice(&text).map_err(|e| Error::bad_file(&index, e.to_string(), next))?;
     let map = json
         .get("weight_map")
         .and_then(|m| m.as_object())
@@ -71,7 +71,7 @@ fn one_or_shards(folder: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
 /// Refuses a file whose header does not fit its length: a download that stopped half way.
 pub(super) fn check_header(file: &Path) -> Result<()> {
     use std::io::Read;
-    let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+    let mut reader = crate::file::open(file)?;
     let length = reader.metadata().map_err(|e| Error::io(file, e))?.len();
     let next = "It is truncated or no safetensors file; download it again.";
     let mut first = [0u8; 8];

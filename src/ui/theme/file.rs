@@ -27,13 +27,13 @@ pub(super) fn load_folder(folder: &Path) -> (Vec<Theme>, Vec<String>) {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        match std::fs::read_to_string(&path) {
+        match crate::file::words(&path) {
             Ok(source) => {
                 let (theme, mistakes) = parse(&name, &path, &source);
                 themes.extend(theme);
                 warnings.extend(mistakes);
             }
-            Err(error) => warnings.push(format!("{}: {error}", path.display())),
+            Err(error) => warnings.push(error.to_string()),
         }
     }
     (themes, warnings)

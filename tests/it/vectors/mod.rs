@@ -270,7 +270,9 @@ mod on_the_demo {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.gguf");
         let mut refused = |direction: &Direction, edit: &str| {
-            direction.save(&path).unwrap();
+            direction
+                .save_as(&path, lmscope::file::Overwrite::Allowed)
+                .unwrap();
             let edit = edit.replace('X', &path.to_string_lossy());
             let tokens = bench.model.encode("Once", false).unwrap();
             let edits = vec![edit.parse::<Edit>().unwrap()];

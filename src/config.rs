@@ -1,0 +1,84 @@
+//! The user's `config.toml`, beside `keys.toml`.
+//!
+//! ```toml
+//! save = false    # keeps no session files
+//! ```
+//!
+//! Invariant: it is read strictly. A key that is not known, or a value that does not fit, is refused with its line, because
+//! somebody who asks for nothing to be kept must not be misread. To add a setting, add a field to [`UserConfig`].
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::file;
+
+/// The name of the file.
+pub const NAME: &str = "config.toml";
+
+/// What the user has settled once.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserConfig {
+    /// Whether sessions are kept as files.
+    pub save: bool,
+}
+
+impl Default for UserConfig {
+    fn default() -> Self {
+        Self { save: true }
+    }
+}
+
+impl UserConfig {
+    /// Reads the file in a folder; what it does not say is as usual, and so is all of it where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and cannot be read or understood.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(NAME);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = file::words(&path)?;
+        toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |s| {
+                let before = &text[..s.start.min(text.len())];
+                before.matches('\n').count() + 1
+            });
+            let why = e.message().trim_end_matches('.').replace('\n', " ");
+            let next = "It may hold `save = true` or `save = false`.";
+            Error::bad_file(&path, format!("line {line}: {why}"), next)
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_strictly() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            UserConfig::read(folder.path())
+        };
+        assert!(UserConfig::read(&folder.path().join("none")).unwrap().save);
+        assert!(read("").unwrap().save && read("save = true").unwrap().save);
+        assert!(!read("# private\nsave = false\n").unwrap().save);
+        for (text, words) in [
+            ("\nsav = false", ["line 2", "sav"]),
+            ("save = \"no\"", ["line 1", "boolean"]),
+            ("save = false\nsave = true", ["line 2", "save"]),
+            ("[save]", ["line 1", "boolean"]),
+        ] {
+            let why = read(text).unwrap_err().to_string();
+            assert!(words.iter().all(|w| why.contains(w)), "{text}: {why}");
+        }
+    }
+}

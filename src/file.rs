@@ -1,0 +1,510 @@
+//! Files: written whole or not at all, under a name that is free or with consent, and read with a bound.
+//!
+//! Invariant: what stands under a name is the old content or the new one, never a part; nothing is written through a
+//! link; of two writers of a free name one wins and the other is told. Pipes and devices that the user names are written
+//! directly. To write another kind of file, make its bytes and call [`write`].
+
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
+
+use crate::error::{Error, Result};
+
+/// Longest file of words that is read: a list, a preset, a theme, keys, a template.
+pub const WORDS: u64 = 64 << 20;
+
+/// Longest small file of a model: configuration, tokenizer, templates, index.
+pub const SMALL: u64 = 512 << 20;
+
+/// Longest file of numbers that is read whole: directions, statistics, maps.
+pub const NUMBERS: u64 = 16 << 30;
+
+/// Mode of what is nobody else's business.
+const PRIVATE: u32 = 0o600;
+
+/// Whether a file that is there may be replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// A name that is taken is refused.
+    #[default]
+    Never,
+    /// The user agreed (`--force`).
+    Allowed,
+}
+
+/// Refuses a name that [`write`] would refuse; said before long work rather than after it.
+///
+/// # Errors
+///
+/// When the name is taken and nobody agreed, when it is a link, a folder, or no file name.
+pub fn check(path: &Path, overwrite: Overwrite) -> Result<()> {
+    if path.file_name().is_none() {
+        let given = path.display().to_string();
+        return Err(Error::argument("file", given, "a file name"));
+    }
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let refuse = |what: &str, next: &str| Err(Error::bad_file(path, what, next));
+    let kind = found.file_type();
+    if is_stream(path) || is_endless(&found) {
+        Ok(())
+    } else if kind.is_dir() {
+        refuse("it is a folder", "Name a file in it.")
+    } else if overwrite == Overwrite::Allowed && (kind.is_file() || kind.is_symlink()) {
+        Ok(())
+    } else if kind.is_symlink() {
+        refuse(
+            "it is a link, and nothing is written through a link",
+            "Name the file itself, or choose another name; on the command line --force replaces the link.",
+        )
+    } else if kind.is_file() {
+        refuse(
+            "this name is taken, and nothing was overwritten",
+            "Choose another name; on the command line --force replaces the file.",
+        )
+    } else {
+        refuse("it is no file", "Choose another name.")
+    }
+}
+
+/// Writes a file whole or not at all: beside its place first, then under its name.
+///
+/// # Errors
+///
+/// Those of [`check`], and those of the disk; then nothing changed.
+pub fn write(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
+    place(path, bytes, overwrite, None)
+}
+
+/// As [`write`], for the owner's eyes alone.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_private(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
+    place(path, bytes, overwrite, Some(PRIVATE))
+}
+
+/// Writes files that belong together: all of them are on the disk before the first has its name.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_together(files: &[(PathBuf, Vec<u8>)], overwrite: Overwrite) -> Result<()> {
+    for (path, _) in files {
+        check(path, overwrite)?;
+    }
+    let ready: Vec<Option<Unplaced>> = files
+        .iter()
+        .map(|(path, bytes)| prepare(path, bytes, None))
+        .collect::<Result<_>>()?;
+    for ((path, _), part) in files.iter().zip(ready) {
+        arrive(part, path, overwrite)?;
+    }
+    Ok(())
+}
+
+fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> Result<()> {
+    check(path, overwrite)?;
+    arrive(prepare(path, bytes, mode)?, path, overwrite)
+}
+
+/// Puts the bytes beside their place; what is a pipe or a device gets them at once.
+fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplaced>> {
+    let fail = |e: std::io::Error| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::bad_file(
+            path,
+            format!("there is no room for it ({e})"),
+            "Make room, or name a file on another disk. What was there is as it was.",
+        ),
+        _ => Error::io(path, e),
+    };
+    let found = std::fs::symlink_metadata(path).ok();
+    if is_stream(path) || found.as_ref().is_some_and(is_endless) {
+        let mut stream = OpenOptions::new().append(true).open(path).map_err(fail)?;
+        return stream.write_all(bytes).map(|()| None).map_err(fail);
+    }
+    let mut part = Unplaced::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
+    if let (None, Some(old)) = (mode, found.filter(Metadata::is_file)) {
+        let kept = Permissions::from_mode(old.permissions().mode() & 0o777);
+        part.file.set_permissions(kept).map_err(fail)?;
+    }
+    part.file
+        .write_all(bytes)
+        .and_then(|()| part.file.sync_all())
+        .map_err(fail)?;
+    Ok(Some(part))
+}
+
+/// Gives what was prepared its name.
+fn arrive(part: Option<Unplaced>, path: &Path, overwrite: Overwrite) -> Result<()> {
+    let Some(part) = part else {
+        return Ok(());
+    };
+    match part.take(path, overwrite) {
+        // Somebody else was first.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            check(path, overwrite)?;
+            Err(Error::io(path, e))
+        }
+        other => other.map_err(|e| Error::io(path, e)),
+    }
+}
+
+/// A file on its way to its name; thrown away unless it arrives.
+struct Unplaced {
+    path: PathBuf,
+    file: File,
+    arrived: bool,
+}
+
+impl Unplaced {
+    /// A new file beside `path`, under a name of its own that nobody can have prepared.
+    fn beside(path: &Path, mode: u32) -> std::io::Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!(".lmscope-{}-{count}.part", std::process::id());
+            let part = path.with_file_name(name);
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&part);
+            match file {
+                Ok(file) => {
+                    return Ok(Self {
+                        path: part,
+                        file,
+                        arrived: false,
+                    });
+                }
+                // Left by a process of the same number that was killed.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn take(mut self, path: &Path, overwrite: Overwrite) -> std::io::Result<()> {
+        match overwrite {
+            Overwrite::Allowed => std::fs::rename(&self.path, path)?,
+            Overwrite::Never => self.claim(path)?,
+        }
+        self.arrived = true;
+        Ok(())
+    }
+
+    /// Gives the file its name where that is free, in one step.
+    fn claim(&self, path: &Path) -> std::io::Result<()> {
+        #[cfg(any(target_os = "linux", target_os = "macos"))]
+        {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            use rustix::io::Errno;
+            match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(()),
+                // A file system that does not know how.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // A second name claims as well; where there is no such thing, an empty file does.
+        match std::fs::hard_link(&self.path, path) {
+            Ok(()) => std::fs::remove_file(&self.path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(e),
+            Err(_) => {
+                OpenOptions::new().write(true).create_new(true).open(path)?;
+                std::fs::rename(&self.path, path)
+            }
+        }
+    }
+}
+
+impl Drop for Unplaced {
+    fn drop(&mut self) {
+        if !self.arrived {
+            let _absent = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a path names something that is open already: `/dev/stdout`, `/dev/fd/3` (a shell's `>(...)` or `<(...)`).
+fn is_stream(path: &Path) -> bool {
+    let named = ["/dev/stdin", "/dev/stdout", "/dev/stderr"];
+    let numbered = ["/dev/fd", "/proc/self/fd"];
+    named.iter().any(|n| path == Path::new(n))
+        || path
+            .parent()
+            .is_some_and(|p| numbered.iter().any(|n| p == Path::new(n)))
+}
+
+/// Whether something is a pipe or a device of characters.
+fn is_endless(found: &Metadata) -> bool {
+    let kind = found.file_type();
+    kind.is_fifo() || kind.is_char_device() || kind.is_socket()
+}
+
+/// Makes a folder for the owner's eyes alone, with those above it; one that is there stays as it is.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn private_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// Opens a new file for the owner's eyes alone, to be appended to.
+///
+/// # Errors
+///
+/// When the name is taken, by a link as well, or the file cannot be made.
+pub fn create_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(path)
+}
+
+/// Opens a file of the program's own for the owner's eyes alone, to be appended to; a link is refused.
+///
+/// # Errors
+///
+/// When it is a link, or cannot be opened.
+pub fn append_private(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(PRIVATE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(file)
+}
+
+/// Opens a file to read it piece by piece: a regular one, or a stream that the shell opened. Anything else is refused,
+/// because opening a pipe may wait for ever and a device has no end.
+///
+/// # Errors
+///
+/// When it is not there, or no file.
+pub fn open(path: &Path) -> Result<File> {
+    let fail = |e: std::io::Error| Error::io(path, e);
+    let found = std::fs::metadata(path).map_err(fail)?;
+    if !found.is_file() && !found.is_dir() && !is_stream(path) {
+        let what = "it is a pipe or a device, which may never end";
+        return Err(Error::bad_file(path, what, "Name a file."));
+    }
+    File::open(path).map_err(fail)
+}
+
+/// Reads a file whole, at most `most` bytes of it.
+///
+/// Streams that the shell opened (`<(...)`, `/dev/stdin`) and devices are read as well, within the same bound. A pipe in
+/// the file system is refused: opening one may wait for ever.
+///
+/// # Errors
+///
+/// When it is not there, a folder or a pipe, or longer.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let fail = |e: std::io::Error| Error::io(path, e);
+    let found = std::fs::metadata(path).map_err(fail)?;
+    let kind = found.file_type();
+    if (kind.is_fifo() || kind.is_socket()) && !is_stream(path) {
+        let what = "it is a pipe, which may never end";
+        return Err(Error::bad_file(path, what, "Name a file."));
+    }
+    let long = || {
+        Error::bad_file(
+            path,
+            format!("it has more than {}", crate::text::size(most)),
+            "Is it the file that was meant?",
+        )
+    };
+    if found.len() > most {
+        return Err(long());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(fail)?;
+    file.take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
+    if bytes.len() as u64 > most {
+        return Err(long());
+    }
+    Ok(bytes)
+}
+
+/// Reads a file whole as [`read`] does; none where it is not there.
+///
+/// # Errors
+///
+/// Those of [`read`] but for its absence.
+pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    match read(path, most) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a file of words whole, at most [`WORDS`] bytes of it.
+///
+/// # Errors
+///
+/// Those of [`read`], and when it is no UTF-8.
+pub fn words(path: &Path) -> Result<String> {
+    String::from_utf8(read(path, WORDS)?).map_err(|e| {
+        let from = e.utf8_error().valid_up_to();
+        let what = format!("it is no UTF-8 text from byte {from} on");
+        Error::bad_file(path, what, "Save it as UTF-8.")
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut all: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_taken_name_is_refused_and_consent_replaces_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        write(&path, b"one", Overwrite::Never).unwrap();
+        let error = write(&path, b"two", Overwrite::Never).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("taken") && said.contains("--force"), "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        write(&path, b"three", Overwrite::Allowed).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "who may read it stays");
+        assert!(write(&folder.path().join("no/such"), b"x", Overwrite::Never).is_err());
+        assert!(write(folder.path(), b"x", Overwrite::Allowed).is_err());
+        assert_eq!(names(folder.path()), ["x"], "no part stays behind");
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, link) = (folder.path().join("victim"), folder.path().join("link"));
+        let dangling = folder.path().join("dangling");
+        std::fs::write(&victim, "precious").unwrap();
+        symlink(&victim, &link).unwrap();
+        symlink(folder.path().join("not-there"), &dangling).unwrap();
+        for link in [&link, &dangling] {
+            let said = write(link, b"x", Overwrite::Never).unwrap_err().to_string();
+            assert!(said.contains("link"), "{said}");
+            write(link, b"x", Overwrite::Allowed).unwrap();
+            assert!(std::fs::symlink_metadata(link).unwrap().is_file());
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(names(folder.path()), ["dangling", "link", "victim"]);
+    }
+
+    #[test]
+    fn of_many_writers_one_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let won = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8u8)
+                .map(|i| {
+                    scope.spawn({
+                        let path = &path;
+                        move || {
+                            write(path, &[i; 4096], Overwrite::Never)
+                                .is_ok()
+                                .then_some(i)
+                        }
+                    })
+                })
+                .collect();
+            all.into_iter()
+                .filter_map(|t| t.join().unwrap())
+                .collect::<Vec<u8>>()
+        });
+        assert_eq!(won.len(), 1);
+        assert_eq!(std::fs::read(&path).unwrap(), [won[0]; 4096]);
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn devices_and_streams_are_written_directly() {
+        write(Path::new("/dev/null"), b"x", Overwrite::Never).unwrap();
+        if Path::new("/dev/full").exists() {
+            let error = write(Path::new("/dev/full"), b"x", Overwrite::Never);
+            assert!(error.unwrap_err().to_string().contains("no room"));
+        }
+    }
+
+    #[test]
+    fn what_never_ends_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if made.is_ok_and(|s| s.success()) {
+            let said = words(&pipe).unwrap_err().to_string();
+            assert!(said.contains("pipe"), "{said}");
+            assert!(open(&pipe).is_err());
+        }
+        let said = read(Path::new("/dev/zero"), 1 << 20)
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("more than 1.0 MiB"), "{said}");
+        assert!(open(Path::new("/dev/zero")).is_err());
+        assert_eq!(words(Path::new("/dev/null")).unwrap(), "");
+        assert!(
+            read_if_there(&folder.path().join("no"), 9)
+                .unwrap()
+                .is_none()
+        );
+        let long = folder.path().join("long");
+        File::create(&long).unwrap().set_len(WORDS + 1).unwrap();
+        assert!(words(&long).unwrap_err().to_string().contains("64.0 MiB"));
+        std::fs::write(&long, b"ab\xff").unwrap();
+        assert!(words(&long).unwrap_err().to_string().contains("byte 2"));
+    }
+
+    #[test]
+    fn private_files_are_private_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        private_folder(&inner).unwrap();
+        private_folder(&inner).unwrap();
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&inner), 0o700);
+        let path = inner.join("s");
+        create_private(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert!(create_private(&path).is_err());
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        append_private(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let link = inner.join("link");
+        symlink(&path, &link).unwrap();
+        assert!(create_private(&link).is_err() && append_private(&link).is_err());
+        write_private(&inner.join("p"), b"x", Overwrite::Never).unwrap();
+        assert_eq!(mode(&inner.join("p")), 0o600);
+    }
+}

@@ -1,0 +1,198 @@
+//! The way out: everything that reaches standard output or standard error passes here.
+//!
+//! Invariant: only [`bytes`] writes what it is given; everything else goes through [`crate::text`] first, so that no file,
+//! hub, name or argument can move a cursor, set a clipboard or forge a line. Nothing here panics when the other side is
+//! gone; a closed pipe comes back as an error that `cli::conclude` takes for success.
+//! To say another kind of thing, add a function that ends in one of these.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::text as spelling;
+
+/// Writes bytes to standard output as they are, and flushes them: for what a reader wants byte for byte.
+pub fn bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::io("(standard output)", e))
+}
+
+/// Writes text of several lines to standard output, made safe.
+pub fn text(text: &str) -> Result<()> {
+    bytes(spelling::plain(text.as_bytes()).as_bytes())
+}
+
+/// Writes one line to standard output, made safe.
+pub fn line(line: &str) -> Result<()> {
+    bytes(format!("{}\n", spelling::line(line)).as_bytes())
+}
+
+/// Writes a value as one line of JSON whose dangerous characters are escaped.
+pub fn json_line(value: &Value) -> Result<()> {
+    bytes(format!("{}\n", spelling::json(&value.to_string())).as_bytes())
+}
+
+/// Says a sentence on standard error. When nobody listens there, nothing is lost that a script relies on.
+pub fn note(sentence: &str) {
+    let clear = if stderr_is_terminal() { "\r\x1b[K" } else { "" };
+    let _gone = writeln!(std::io::stderr(), "{clear}{}", said(sentence));
+}
+
+fn said(sentence: &str) -> String {
+    format!("lmscope: {}", spelling::line(sentence))
+}
+
+/// Says several lines on standard error, made safe.
+pub fn complain(lines: &str) {
+    let lines = spelling::plain(lines.as_bytes());
+    let _gone = writeln!(std::io::stderr(), "{}", lines.trim_end());
+}
+
+/// Overwrites the status line of a terminal on standard error.
+pub fn status(words: &str) {
+    let mut err = std::io::stderr();
+    let words = spelling::line(words);
+    let _gone = write!(err, "\r\x1b[K{words}").and_then(|()| err.flush());
+}
+
+/// Takes the status line away.
+pub fn clear_status() {
+    if stderr_is_terminal() {
+        status("");
+    }
+}
+
+/// Whether standard error is a terminal.
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Whether standard output is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Lets every panic be reported as a safe sentence: its message may quote a file. With `RUST_BACKTRACE` the way there
+/// follows.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let what = info.to_string().replace('\n', " ");
+        note(&format!(
+            "thread '{name}' {what}. Please report this with the command that led here."
+        ));
+        let trace = std::backtrace::Backtrace::capture();
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            complain(&trace.to_string());
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str =
+        "x\u{1b}]52;c;aGFja2Vk\u{7}\u{9b}2J\u{202e}\u{200b}\u{7f}\r\nlmscope: forged";
+
+    /// The situation after another one; the compiler asks for an arm for every variant there is.
+    fn after(error: &Error) -> Option<Error> {
+        let bad = || HOSTILE.to_string();
+        Some(match error {
+            Error::NotAModel { .. } => Error::Hub {
+                what: bad(),
+                next: bad(),
+            },
+            Error::Hub { .. } => Error::DownloadStopped(bad()),
+            Error::DownloadStopped(_) => Error::UnknownFamily {
+                found: bad(),
+                known: bad(),
+            },
+            Error::UnknownFamily { .. } => Error::Config {
+                what: bad(),
+                next: bad(),
+            },
+            Error::Config { .. } => Error::TooLarge {
+                name: bad(),
+                need: bad(),
+                free: bad(),
+                next: bad(),
+            },
+            Error::TooLarge { .. } => Error::MissingTensor {
+                name: bad(),
+                place: bad(),
+            },
+            Error::MissingTensor { .. } => Error::TensorShape {
+                name: bad(),
+                expected: vec![1],
+                found: vec![2],
+            },
+            Error::TensorShape { .. } => Error::bad_file(HOSTILE, bad(), bad()),
+            Error::BadFile { .. } => Error::io(HOSTILE, std::io::Error::other(bad())),
+            Error::Io { .. } => Error::UnknownSite {
+                given: bad(),
+                near: Some(bad()),
+            },
+            Error::UnknownSite { .. } => Error::Refused {
+                address: bad(),
+                why: bad(),
+            },
+            Error::Refused { .. } => Error::BadEdit {
+                edit: bad(),
+                why: bad(),
+            },
+            Error::BadEdit { .. } => Error::argument(bad(), bad(), bad()),
+            Error::BadArgument { .. } => Error::NoDifference {
+                why: bad(),
+                next: bad(),
+            },
+            Error::NoDifference { .. } => Error::EmptyPrompt,
+            Error::EmptyPrompt => Error::PromptTooLong {
+                tokens: 2,
+                context: 1,
+                allows: 1,
+            },
+            Error::PromptTooLong { .. } => Error::Text {
+                what: bad(),
+                next: bad(),
+            },
+            Error::Text { .. } => Error::Device {
+                device: bad(),
+                why: bad(),
+            },
+            Error::Device { .. } => Error::Identities {
+                model: bad(),
+                failed: bad(),
+                count: 1,
+            },
+            Error::Identities { .. } => Error::Cancelled,
+            Error::Cancelled => Error::Engine(bad()),
+            Error::Engine(_) => Error::Tensor(candle_core::Error::Msg(bad())),
+            Error::Tensor(_) => return None,
+        })
+    }
+
+    #[test]
+    fn no_situation_can_act_on_a_terminal_or_forge_a_line() {
+        let mut error = Error::NotAModel {
+            given: HOSTILE.into(),
+            found: HOSTILE.into(),
+        };
+        let mut seen = 0;
+        loop {
+            let said = said(&error.to_string());
+            assert!(spelling::is_safe(&said), "{said:?}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+            seen += usize::from(said.contains("forged"));
+            match after(&error) {
+                Some(next) => error = next,
+                None => break,
+            }
+        }
+        assert_eq!(seen, 20, "those with words of others");
+    }
+}
