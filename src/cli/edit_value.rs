@@ -80,7 +80,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let plan = plan(matches, bench.model.card.layers)?;
     let mut texts = Vec::new();
     if let Some(path) = matches.get_one::<PathBuf>("others") {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         for line in text.lines().filter(|l| !l.trim().is_empty()) {
             texts.push(bench.model.encode(line, false)?);
         }

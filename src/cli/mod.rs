@@ -119,6 +119,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         | Error::UnknownSite { .. }
         | Error::EmptyPrompt => 2,
         Error::NotAModel { .. }
+        | Error::NotThisKind { .. }
         | Error::Hub { .. }
         | Error::UnknownFamily { .. }
         | Error::Config { .. }

@@ -129,14 +129,7 @@ fn every_layer(given: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let words = String::from_utf8(bytes).map_err(|e| {
-        let what = format!(
-            "it is no UTF-8 text from byte {} on",
-            e.utf8_error().valid_up_to()
-        );
-        Error::bad_file(path, what, "Save it as UTF-8.")
-    })?;
+    let words = text::read(path)?;
     if words.trim().is_empty() {
         return Err(Error::bad_file(
             path,

@@ -165,7 +165,7 @@ impl Fact {
             "" => return Ok(Vec::new()),
             path => Path::new(path),
         };
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         let lines = text.lines().filter(|l| !l.trim().is_empty());
         let prompts = lines
             .map(|l| bench.model.encode(l, false))

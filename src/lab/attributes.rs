@@ -107,7 +107,7 @@ fn unspaced(c: char) -> bool {
 ///
 /// When it is not there, or not such a file.
 pub fn read(path: &Path) -> Result<Vec<Subject>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     parse(&text, path)
 }
 

@@ -226,7 +226,7 @@ pub fn surprise(
 ///
 /// When the file cannot be read or holds none.
 pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let lines = text.lines().filter(|l| !l.trim().is_empty());
     let prompts: Vec<String> = lines.map(ToString::to_string).collect();
     if prompts.is_empty() {

@@ -28,7 +28,7 @@ pub struct Fact {
 
 /// Reads a file of facts.
 pub fn read(path: &Path) -> Result<Vec<Fact>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let fail = |why: String| {
         Error::bad_file(
             path,

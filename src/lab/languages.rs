@@ -34,7 +34,7 @@ impl WordList {
     ///
     /// When it is not there, or no such list.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         Self::parse(&text, path)
     }
 

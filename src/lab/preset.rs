@@ -85,7 +85,7 @@ impl fmt::Display for Preset {
 impl Preset {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         Self::parse(&text).map_err(|why| {
             let why = why.trim_end_matches('.').to_string();
             Error::bad_file(path, why, "Mend it, or save one again with :save-edits")

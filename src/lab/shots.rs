@@ -28,7 +28,7 @@ pub struct Pair {
 /// Reads demonstrations: a pair a line with a tab between, or JSON: a list of `{"input": .., "output": ..}` or of
 /// `[input, output]`, or one object from inputs to outputs. Exact repeats are left out.
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     parse(&text, path)
 }
 

@@ -157,7 +157,7 @@ fn own() -> Option<PathBuf> {
 ///
 /// When it is not there, or not such a file: one sentence that says where.
 pub fn read(path: &Path) -> Result<Vec<Template>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     parse(&text, path)
 }
 

@@ -65,7 +65,7 @@ impl UnitSet {
 
     /// Reads a TOML file: `site = "mlp_act"`, `units = ["3/17", "5/2"]`.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         let next =
             "A unit set is a TOML file with site = \"mlp_act\" and units = [\"LAYER/UNIT\", ...].";
         let fail = |why: String| Error::bad_file(path, why, next);

@@ -3,6 +3,8 @@
 //! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
 //! To add a command, add a row.
 
+use std::path::Path;
+
 use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::App;
 use crate::app::history::Turn;
@@ -107,7 +109,7 @@ fn kept(app: &App) -> Result<Sides, Why> {
 
 fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
     let read = |path: &str| -> Result<Vec<String>, Why> {
-        let text = std::fs::read_to_string(path).map_err(|e| Why(format!("{path}: {e}")))?;
+        let text = crate::text::read(Path::new(path)).map_err(|e| Why(e.to_string()))?;
         let lines: Vec<String> = text
             .lines()
             .filter(|l| !l.trim().is_empty())

@@ -90,7 +90,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 
 /// The prompts of a file: one a line, empty lines left out.
 fn lines(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let prompts: Vec<String> = text
         .lines()
         .filter(|l| !l.trim().is_empty())

@@ -232,7 +232,7 @@ pub struct Contrast {
 ///
 /// When it cannot be read or holds none.
 pub fn read(path: &Path) -> Result<Vec<Contrast>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let fail = |why: String| {
         Error::bad_file(
             path,

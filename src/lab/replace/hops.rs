@@ -62,7 +62,7 @@ pub struct Question {
 ///
 /// When it cannot be read, or a question lacks its prompt or answer.
 pub fn read(path: &Path) -> Result<Vec<Question>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let fail = |why: String| {
         Error::bad_file(
             path,
