@@ -17,6 +17,16 @@ pub enum Error {
         /// What was there instead.
         found: String,
     },
+    /// The model argument names something that is known, and is no model that can be opened.
+    #[error("`{given}` cannot be opened: {found}. {next}.")]
+    NotThisKind {
+        /// What the user wrote.
+        given: String,
+        /// What it is.
+        found: String,
+        /// What to do.
+        next: String,
+    },
     /// The hub or its cache does not give what is needed.
     #[error("{what}. {next}")]
     Hub {
@@ -60,13 +70,15 @@ pub enum Error {
     },
     /// A tensor is not in the checkpoint.
     #[error(
-        "The checkpoint has no tensor `{name}` (looked in {place}). Is the download complete, and does config.json belong to it?"
+        "The checkpoint has no tensor `{name}` (looked in {place}). {holds}. Does config.json belong to these weights?"
     )]
     MissingTensor {
         /// Its full name.
         name: String,
         /// The file or files searched.
         place: String,
+        /// What is there instead, as a sentence without its end.
+        holds: String,
     },
     /// A tensor has another shape than config.json says.
     #[error(
@@ -155,7 +167,8 @@ pub enum Error {
     EmptyPrompt,
     /// More tokens than fit.
     #[error(
-        "The prompt has {tokens} tokens and the context holds {context}. Shorten it, or raise --context (the model allows {allows})."
+        "The prompt has {tokens} tokens and the context holds {context}. {}",
+        shorter(*context, *allows)
     )]
     PromptTooLong {
         /// How many tokens were given.
@@ -217,6 +230,15 @@ pub enum Error {
         without_backtrace(.0)
     )]
     Tensor(#[from] candle_core::Error),
+}
+
+/// What to do about a prompt that is too long: a flag helps only up to what the model allows.
+fn shorter(context: usize, allows: usize) -> String {
+    if context < allows {
+        format!("Shorten it, or raise --context (the model allows {allows}).")
+    } else {
+        "Shorten it: the model was made for no more.".into()
+    }
 }
 
 /// The crate's result.

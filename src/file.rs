@@ -358,17 +358,22 @@ pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads a file of words whole, at most [`WORDS`] bytes of it.
+/// Reads a file of words whole, at most [`WORDS`] bytes of it; without a byte-order mark.
 ///
 /// # Errors
 ///
-/// Those of [`read`], and when it is no UTF-8.
+/// Those of [`read`], and when it is no UTF-8; says in which encoding it is, where that can be seen.
 pub fn words(path: &Path) -> Result<String> {
-    String::from_utf8(read(path, WORDS)?).map_err(|e| {
-        let from = e.utf8_error().valid_up_to();
-        let what = format!("it is no UTF-8 text from byte {from} on");
-        Error::bad_file(path, what, "Save it as UTF-8.")
-    })
+    words_of(path, WORDS)
+}
+
+/// As [`words`], of at most so many bytes.
+///
+/// # Errors
+///
+/// As there.
+pub fn words_of(path: &Path, most: u64) -> Result<String> {
+    crate::text::decode(read(path, most)?).map_err(|(what, next)| Error::bad_file(path, what, next))
 }
 
 #[cfg(test)]

@@ -9,11 +9,14 @@
 //! token on its own, and [`exact`], which alone is unambiguous (a model can write `␣` or `⟨e2⟩` too).
 
 use std::fmt::Write as _;
-
+use std::path::Path;
 use std::time::Duration;
+
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
+
+use crate::error::{Error, Result};
 
 /// Marks a cut.
 const CUT: &str = "…";
@@ -49,6 +52,64 @@ pub fn duration(time: Duration) -> String {
         (0, 0, s) => format!("{s} s"),
         (0, m, s) => format!("{m} min {s} s"),
         (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+/// Refuses a text whose first bytes are UTF-16.
+///
+/// # Errors
+///
+/// When they are; says what to do.
+pub fn refuse_wide(path: &Path, bytes: &[u8]) -> Result<()> {
+    match wide(bytes) {
+        None => Ok(()),
+        Some((what, next)) => Err(Error::bad_file(path, what, next)),
+    }
+}
+
+/// What is wrong with bytes of UTF-16, and what to do.
+fn wide(bytes: &[u8]) -> Option<(String, &'static str)> {
+    let told = |name: &str| {
+        Some((
+            format!("it is {name}, and texts are read as UTF-8"),
+            "Save it as UTF-8 (iconv -f UTF-16 -t UTF-8; in an editor: \"save with encoding\")",
+        ))
+    };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return told("UTF-16");
+    }
+    // Without a mark: most texts have ASCII, every second byte of which is zero.
+    let zeros = |from: usize| {
+        let half = bytes.iter().skip(from).step_by(2);
+        half.filter(|b| **b == 0).count()
+    };
+    if bytes.len() >= 4 && zeros(0).max(zeros(1)) * 4 > bytes.len() {
+        return told("UTF-16 without a byte-order mark");
+    }
+    None
+}
+
+/// The text of bytes, without a byte-order mark.
+///
+/// # Errors
+///
+/// What is wrong with them, and what to do.
+pub fn decode(bytes: Vec<u8>) -> Result<String, (String, &'static str)> {
+    if let Some(wrong) = wide(&bytes) {
+        return Err(wrong);
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(match text.strip_prefix('\u{feff}') {
+            Some(rest) => rest.to_owned(),
+            None => text,
+        }),
+        Err(e) => Err((
+            format!(
+                "it is not UTF-8 (from byte {} on)",
+                e.utf8_error().valid_up_to()
+            ),
+            "Save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8, where it comes from there)",
+        )),
     }
 }
 
@@ -321,6 +382,24 @@ fn blank(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn texts_may_begin_with_a_mark_and_must_be_utf8() {
+        let told = |bytes: &[u8]| decode(bytes.to_vec()).map_err(|(what, _)| what);
+        assert_eq!(told(b"\xef\xbb\xbfthe king\r\n").unwrap(), "the king\r\n");
+        assert_eq!(told("\u{feff}\u{feff}a".as_bytes()).unwrap(), "\u{feff}a");
+        assert_eq!(told(b"").unwrap(), "");
+        for wide in [
+            &b"\xff\xfet\0h\0"[..],
+            b"\xfe\xff\0t\0h",
+            b"t\0h\0e\0",
+            b"\0t\0h\0e",
+        ] {
+            assert!(told(wide).unwrap_err().contains("UTF-16"), "{wide:?}");
+        }
+        let latin = told(b"caf\xe9 au lait").unwrap_err();
+        assert!(latin.contains("not UTF-8 (from byte 3 on)"), "{latin}");
+    }
 
     #[test]
     fn times_are_short() {

@@ -67,6 +67,7 @@ impl App {
             Update::Grouped(name) => self.grouped(&name),
             Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
             Update::Direction(known) => self.direction_came(&known),
+            Update::Noted(sentence) => self.warn(sentence),
             Update::Failed { slot, message } => self.failed(slot, message),
         }
         Vec::new()
@@ -149,6 +150,9 @@ impl App {
     fn loaded(&mut self, loaded: Loaded) -> Vec<Effect> {
         self.loading = None;
         self.directions.clone_from(&loaded.directions);
+        if !loaded.notes.is_empty() {
+            self.warn(loaded.notes.join(" "));
+        }
         self.cursor.layer = loaded.card.layers.saturating_sub(1);
         let mut rows = Vec::new();
         for (path, preset) in std::mem::take(&mut self.start.presets) {

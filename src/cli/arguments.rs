@@ -228,6 +228,7 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
     bench.cancel = interrupt.asked;
     bench.overwrite = overwrite(matches);
     bench.model.notes.iter().for_each(|n| output::note(n));
+    bench.model.remarks.listener = Some(output::note);
     for (path, preset) in presets(matches)? {
         if let Some(caution) = preset.caution(&path, &bench.model.card) {
             output::note(&caution);
@@ -240,6 +241,7 @@ pub fn open(matches: &ArgMatches) -> Result<Bench> {
 pub fn tokens(matches: &ArgMatches, bench: &Bench) -> Result<Vec<u32>> {
     let ids = match matches.get_one::<String>("ids") {
         Some(list) => parse_ids(list)?,
+        None if !matches.contains_id("prompt") => return Err(Error::EmptyPrompt),
         None => bench
             .model
             .encode(text(matches, "prompt"), matches.get_flag("chat"))?,

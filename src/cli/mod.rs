@@ -122,6 +122,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         | Error::BadAddress { .. }
         | Error::EmptyPrompt => 2,
         Error::NotAModel { .. }
+        | Error::NotThisKind { .. }
         | Error::Hub { .. }
         | Error::UnknownFamily { .. }
         | Error::Config { .. }

@@ -130,14 +130,7 @@ fn every_layer(given: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = file::read(path, LONGEST)?;
-    let words = String::from_utf8(bytes).map_err(|e| {
-        let what = format!(
-            "it is no UTF-8 text from byte {} on",
-            e.utf8_error().valid_up_to()
-        );
-        Error::bad_file(path, what, "Save it as UTF-8.")
-    })?;
+    let words = file::words_of(path, LONGEST)?;
     if words.trim().is_empty() {
         return Err(Error::bad_file(
             path,

@@ -218,6 +218,8 @@ pub struct Loaded {
     pub seconds: f32,
     /// Directions that edits can name.
     pub directions: Vec<Known>,
+    /// What a user should know of how it was loaded.
+    pub notes: Vec<String>,
 }
 
 /// Why writing stopped.
@@ -333,6 +335,8 @@ pub enum Update {
     },
     /// A direction is ready.
     Direction(Known),
+    /// Something that a user should know came up.
+    Noted(String),
     /// Something could not be done; the state is as before.
     Failed {
         /// The pane it belongs to, if any.

@@ -86,6 +86,12 @@ impl Scan {
                 .read_to_end(&mut rest)
                 .map_err(fail)?;
             let came = rest.len() - before;
+            if read == 0 {
+                crate::text::refuse_wide(path, &rest)?;
+                if rest.starts_with("\u{feff}".as_bytes()) {
+                    rest.drain(.."\u{feff}".len());
+                }
+            }
             read += came as u64;
             let last = came == 0;
             let cut = if last { rest.len() } else { cut(&rest) };

@@ -16,21 +16,31 @@ use super::mlp::{DenseMlp, Mlp};
 use super::norm::Norm;
 use super::rope::RopeTable;
 use super::transformer::{Block, SubNorms, Transformer};
-use super::weights::{Layout, Weights};
+use super::unread;
+use super::weights::{Layout, Probes, Weights};
 use crate::error::{Error, Result};
 
 impl Transformer {
-    /// Loads every tensor of a family; `context` bounds the position tables.
+    /// Loads every tensor of a family; `context` bounds the position tables. Also says what a user should know of how the
+    /// file was read.
     pub fn load(
         family: &Family,
-        blueprint: Blueprint,
-        weights: Weights,
+        mut blueprint: Blueprint,
+        mut weights: Weights,
         context: usize,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<String>)> {
         let names = &family.names;
-        let weights = weights.under(names.prefixes, &format!("{}.weight", names.embed));
+        let mut notes = Vec::new();
+        let probes = probes(family);
+        if let Some((name, stored)) = weights.settle_names(&probes) {
+            notes.push(format!(
+                "the names of the file's tensors are wrapped: `{}` is read as `{}`.",
+                plain(&stored),
+                plain(&name)
+            ));
+        }
+        let (embed, head) = load_ends(family, &mut blueprint, &mut weights, &probes, &mut notes)?;
         let b = &blueprint;
-        let embed = weights.table(names.embed, b.vocab, b.d_embed)?;
         let projection = |name: &str, from: usize, to: usize| {
             (b.d_embed != b.d_model)
                 .then(|| weights.linear(name, from, to, Layout::OutIn, false))
@@ -61,19 +71,10 @@ impl Transformer {
                 .collect::<Result<_>>()?,
             Positions::Learned { .. } => Vec::new(),
         };
+        notes.extend(unread::sentence(&weights.unread(), b.layers.len()));
         let (device, precision) = (weights.device.clone(), weights.precision);
-        let mut damage = weights.damage();
-        // A checkpoint may hold a head although the configuration ties it; the configuration decides.
-        let head = if b.tied {
-            embed.clone()
-        } else {
-            let outside = weights.under(names.head_prefixes, &format!("{}.weight", names.head));
-            let head =
-                outside.linear(names.head, b.d_embed, b.vocab, Layout::OutIn, b.biases.head)?;
-            damage.extend(outside.damage());
-            head
-        };
-        Ok(Self {
+        let damage = weights.damage();
+        let transformer = Self {
             blueprint,
             embed,
             project_in,
@@ -87,8 +88,110 @@ impl Transformer {
             precision,
             context,
             damage,
-        })
+        };
+        Ok((transformer, notes))
     }
+}
+
+/// What every checkpoint of a family has, and what its head may be called.
+fn probes(family: &Family) -> Probes<'static> {
+    let names = &family.names;
+    let first_block = names.block.replace("{}", "0");
+    let mut head = vec![format!("{}.weight", names.head)];
+    if names.head != "lm_head" {
+        head.push("lm_head.weight".into());
+    }
+    Probes {
+        prefixes: names.prefixes,
+        first: vec![
+            format!("{}.weight", names.embed),
+            format!("{first_block}.{}.weight", names.attn_out),
+        ],
+        head_prefixes: names.head_prefixes,
+        head,
+    }
+}
+
+/// The embedding and the unembedding. As in transformers 5, a configuration that ties them is believed unless the file
+/// holds both with different numbers; then the file is, and the blueprint changes. Where one is missing the other serves.
+fn load_ends(
+    family: &Family,
+    b: &mut Blueprint,
+    weights: &mut Weights,
+    probes: &Probes<'_>,
+    notes: &mut Vec<String>,
+) -> Result<(Linear, Linear)> {
+    let names = &family.names;
+    let embedding = format!("{}.weight", names.embed);
+    let own = weights.find(probes.head_prefixes, &probes.head);
+    let at = |full: &str| full.trim_end_matches(".weight").to_owned();
+    let (vocab, width) = (b.vocab, b.d_embed);
+    let first = |prefixes: &[&str]| prefixes.first().copied().unwrap_or_default().to_owned();
+    let made_up = format!("{}{}.weight", first(probes.head_prefixes), names.head);
+    let (embed, mut head) = match (b.tied, own) {
+        (false, Some(own)) => (None, unembedding(weights, &own, width, vocab)?),
+        (false, None) if weights.is_made_up() => {
+            (None, unembedding(weights, &made_up, width, vocab)?)
+        }
+        (false, None) => return Err(no_head(weights, &made_up)),
+        (true, None) => {
+            let embed = weights.table(names.embed, vocab, width)?;
+            (Some(embed.clone()), embed)
+        }
+        (true, Some(own)) if !weights.has(&embedding) => {
+            let head = unembedding(weights, &own, width, vocab)?;
+            (Some(head.clone()), head)
+        }
+        (true, Some(own)) => {
+            let embed = weights.table(names.embed, vocab, width)?;
+            if weights.same(&embedding, &own)? {
+                (Some(embed.clone()), embed)
+            } else {
+                b.tied = false;
+                notes.push(format!(
+                    "config.json ties the unembedding to the embedding, and the file holds another `{}`: it is used, as in transformers 5 (transformers 4 ties).",
+                    plain(&own)
+                ));
+                let head = unembedding(weights, &own, width, vocab)?;
+                (Some(embed), head)
+            }
+        }
+    };
+    let embed = match embed {
+        Some(embed) => embed,
+        None => weights.table(names.embed, vocab, width)?,
+    };
+    if b.biases.head {
+        let biases: Vec<String> = probes
+            .head
+            .iter()
+            .map(|name| format!("{}.bias", at(name)))
+            .collect();
+        let found = weights.find(probes.head_prefixes, &biases);
+        let name = found.unwrap_or_else(|| format!("{}.bias", at(&made_up)));
+        head.bias = Some(weights.at_root(|w| w.get(&name, &[vocab]))?);
+    }
+    Ok((embed, head))
+}
+
+fn unembedding(weights: &mut Weights, full: &str, width: usize, vocab: usize) -> Result<Linear> {
+    let name = full.trim_end_matches(".weight");
+    weights.at_root(|w| w.linear(name, width, vocab, Layout::OutIn, false))
+}
+
+/// What is said of a file without an unembedding, where config.json wants one.
+fn no_head(weights: &Weights, name: &str) -> Error {
+    Error::Config {
+        what: format!(
+            "the unembedding is not tied to the embedding, and the file has no `{name}` (transformers would make one up at random). {}",
+            weights.holds(name)
+        ),
+        next: "If the model uses its embedding for both, set `tie_word_embeddings` to true in config.json; a model for classification or for embeddings writes no text.".into(),
+    }
+}
+
+fn plain(name: &str) -> String {
+    crate::text::plain(name.as_bytes())
 }
 
 fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -> Result<Block> {
@@ -176,6 +279,7 @@ fn load_attention(
         <[Linear; 3]>::try_from(loaded).map_err(|_| Error::MissingTensor {
             name: name(fused),
             place: "the fused projection".into(),
+            holds: "It has fewer parts than it should".into(),
         })
     };
     let [q, k, v] = match names.qkv {
@@ -277,6 +381,7 @@ fn load_mlp(
             let [gate, up] = <[Linear; 2]>::try_from(loaded).map_err(|_| Error::MissingTensor {
                 name: name(whole),
                 place: "the fused projection".into(),
+                holds: "It has fewer parts than it should".into(),
             })?;
             (Some(gate), up)
         }

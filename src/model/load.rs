@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Model;
 use super::blueprint::Blueprint;
 use super::families;
+use super::folder;
 use super::gguf::config::describe;
 use super::gguf::{Checkpoint, Gguf, is_later_part};
 use super::hub::{Source, Watch, is_gguf, resolve};
@@ -77,6 +78,8 @@ struct Files {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
     older: OlderFiles,
+    /// `added_tokens.json`.
+    added: Option<Cow<'static, [u8]>>,
     tokenizer_config: Option<Cow<'static, [u8]>>,
     special_tokens_map: Option<Cow<'static, [u8]>>,
     generation: Option<Cow<'static, [u8]>>,
@@ -113,14 +116,17 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
-    let (family, blueprint) = families::read(&config)?;
+    let (family, blueprint) =
+        families::read(&config).map_err(|e| recognised(e, given, folder.as_deref(), &config))?;
     let context = context(options.context, blueprint.context)?;
     let asked = asked(options.dtype.as_deref(), &device)?;
     let f32 = Precision::Dense(DType::F32);
     let mut weights = match &folder {
         None => demo_weights(f32, &device)?,
-        Some(folder) => Weights::open(folder, f32, &device)?,
+        Some(folder) => Weights::open(folder, f32, &device)
+            .map_err(|e| recognised(e, given, Some(folder), &config))?,
     };
+    let also = (folder.as_ref()).and_then(|f| folder::also_holds(f, &weights.files()));
     let plan = plan(given, options, &blueprint, context, &device);
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
@@ -131,6 +137,7 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
         model.tokenizer = Some(Tokenizer::from_files(&tokenizer::Files {
             tokenizer: files.tokenizer.as_deref().unwrap_or_default(),
             older,
+            added: files.added.as_deref(),
             tokenizer_config: files.tokenizer_config.as_deref(),
             special_tokens_map: files.special_tokens_map.as_deref(),
             generation: files.generation.as_deref(),
@@ -144,8 +151,56 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
         special_tokens_map: files.special_tokens_map.as_deref(),
     })?;
     model.card.chat = model.template.is_some();
-    (model.need, model.notes) = (need, note.into_iter().chain(model.past_range()).collect());
+    model.need = need;
+    let said = std::mem::take(&mut model.notes);
+    model.notes = note.into_iter().chain(also).chain(said).collect();
+    model.notes.extend(model.past_range());
+    model.notes.extend(families::remarks(&config, family));
+    model.notes.extend(about_tokens(&model));
     Ok(model)
+}
+
+/// What a user should know of the tokenizer beside the model.
+fn about_tokens(model: &Model) -> Vec<String> {
+    let Some(tokenizer) = &model.tokenizer else {
+        return Vec::new();
+    };
+    let mut out = tokenizer.remarks.clone();
+    let (tokens, rows) = (tokenizer.vocab_size(), model.card.vocab);
+    let beyond: Vec<u32> = (rows..tokens)
+        .filter_map(|id| u32::try_from(id).ok())
+        .filter(|id| tokenizer.knows(*id))
+        .collect();
+    if let [first, rest @ ..] = beyond.as_slice() {
+        out.push(format!(
+            "the tokenizer knows {} that the embedding has no row for ({}{}): a text with one is refused.",
+            match rest.len() {
+                0 => "a token".to_owned(),
+                n => format!("{} tokens", n + 1),
+            },
+            tokenizer.visible(*first),
+            if rest.is_empty() { "" } else { ", ..." }
+        ));
+    }
+    out
+}
+
+/// An error about a folder, in view of what the folder is: what no family serves, or what has no weights.
+fn recognised(error: Error, given: &str, folder: Option<&Path>, config: &Value) -> Error {
+    let unfit = matches!(error, Error::NotAModel { .. } | Error::Config { .. });
+    if !unfit {
+        return error;
+    }
+    let typed = config.get("model_type").is_some_and(Value::is_string);
+    let bare = matches!(error, Error::NotAModel { .. }) || !typed;
+    match folder.and_then(|folder| folder::what_it_is(folder, Some(config))) {
+        Some((what, next)) if bare => Error::NotThisKind {
+            given: given.into(),
+            found: format!("the folder holds {what}"),
+            next,
+        },
+        _ => error,
+    }
 }
 
 /// The only GGUF file (or the first part of the only one) of a folder without config.json.
@@ -165,9 +220,16 @@ fn only_gguf(folder: &Path) -> Option<PathBuf> {
 fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let device = device(options.device.as_deref().unwrap_or("auto"))?;
     let gguf = Gguf::open(file)?;
+    if let Some((what, next)) = other_gguf(&gguf) {
+        return Err(Error::NotThisKind {
+            given: given.into(),
+            found: format!("the file holds {what}"),
+            next,
+        });
+    }
     let (config, names) = describe(&gguf)?;
     gguf.check_types()?;
-    let (family, blueprint) = families::read(&config)?;
+    let (family, blueprint) = families::read_whole(&config)?;
     let context = context(options.context, blueprint.context)?;
     let asked = asked(options.dtype.as_deref(), &device)?;
     let asked = asked.or_else(|| gguf.quantization().map(Precision::Stored));
@@ -190,8 +252,54 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     model.tokenizer = tokenizer;
     model.card.chat = template.is_some();
     model.template = template;
-    (model.need, model.notes) = (need, note.into_iter().chain(model.past_range()).collect());
+    model.need = need;
+    model.notes.splice(0..0, note);
+    model.notes.extend(model.past_range());
+    model.notes.extend(about_tokens(&model));
     Ok(model)
+}
+
+/// What a GGUF file is that is no language model, and what to do.
+fn other_gguf(gguf: &Gguf) -> Option<(String, String)> {
+    let word = |key: &str| {
+        let found = gguf.string(key).filter(|w| !w.is_empty())?;
+        Some(crate::text::plain(found.as_bytes()))
+    };
+    let architecture = word("general.architecture").unwrap_or_default();
+    let kind = word("general.type").unwrap_or_default();
+    if kind == "adapter" || gguf.keys().any(|key| key.starts_with("adapter.")) {
+        let base = word("general.base_model.0.repo_url")
+            .or_else(|| word("general.base_model.0.name"))
+            .or_else(|| word("general.finetune.base"));
+        let of = base
+            .as_deref()
+            .map_or_else(String::new, |b| format!(" ({b})"));
+        return Some((
+            format!("a LoRA adapter for another model{of}"),
+            format!(
+                "Open {}, or merge the adapter first (llama.cpp's llama-export-lora)",
+                base.unwrap_or_else(|| "the model that it was made for".into())
+            ),
+        ));
+    }
+    let what = match (kind.as_str(), architecture.as_str()) {
+        ("mmproj", _) | (_, "clip") => "the eyes or ears of a multimodal model (mmproj)",
+        ("imatrix", _) => "an importance matrix",
+        ("vocab", _) => "a vocabulary without weights",
+        (_, "bert" | "nomic-bert" | "jina-bert-v2" | "modern-bert" | "neo-bert" | "eurobert") => {
+            "an encoder, which makes embeddings of texts and writes none"
+        }
+        (_, "t5" | "t5encoder") => "an encoder with a decoder, or an encoder alone",
+        (_, "whisper") => "a model of sound",
+        (_, "controlvector") => "a steering vector",
+        _ => return None,
+    };
+    let next = if architecture == "controlvector" {
+        "Open a model, and name the file in an edit: add:FILE.gguf@resid_post.4"
+    } else {
+        "Open the file of the language model"
+    };
+    Some((what.into(), next.into()))
 }
 
 /// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.
@@ -284,9 +392,19 @@ fn folder_files(folder: &Path) -> Result<Files> {
     let read = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
         Ok(file::read_if_there(&folder.join(name), file::SMALL)?.map(Cow::Owned))
     };
-    let config = read("config.json")?.ok_or_else(|| Error::NotAModel {
-        given: folder.display().to_string(),
-        found: "the folder has no config.json".into(),
+    let config = read("config.json")?.ok_or_else(|| {
+        let given = folder.display().to_string();
+        match folder::what_it_is(folder, None) {
+            Some((what, next)) => Error::NotThisKind {
+                given,
+                found: format!("the folder holds {what}"),
+                next,
+            },
+            None => Error::NotAModel {
+                given,
+                found: "the folder has no config.json".into(),
+            },
+        }
     })?;
     let tokenizer = read("tokenizer.json")?;
     let mut older = OlderFiles::default();
@@ -299,11 +417,13 @@ fn folder_files(folder: &Path) -> Result<Files> {
             added: owned("added_tokens.json")?,
         };
     }
+    let added = read("added_tokens.json")?;
     let template = read("chat_template.jinja")?.map(|b| String::from_utf8_lossy(&b).into_owned());
     Ok(Files {
         config,
         tokenizer,
         older,
+        added,
         tokenizer_config: read("tokenizer_config.json")?,
         special_tokens_map: read("special_tokens_map.json")?,
         generation: read("generation_config.json")?,
@@ -339,6 +459,7 @@ fn demo_files() -> Result<Files> {
         config: Cow::Borrowed(embedded::CONFIG),
         tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
         older: OlderFiles::default(),
+        added: None,
         tokenizer_config: Some(Cow::Borrowed(embedded::TOKENIZER_CONFIG)),
         special_tokens_map: None,
         generation: Some(Cow::Borrowed(embedded::GENERATION)),

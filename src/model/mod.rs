@@ -11,6 +11,7 @@ pub mod cache;
 pub mod experts;
 pub mod families;
 pub mod finite;
+mod folder;
 pub mod gguf;
 pub mod heads;
 pub mod hub;
@@ -30,8 +31,11 @@ pub mod tap;
 pub mod template;
 pub mod tokenizer;
 pub mod transformer;
+mod unread;
 pub mod values;
 pub mod weights;
+
+use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -94,6 +98,8 @@ pub struct Model {
     pub template: Option<Template>,
     /// What a reader should know of how it was loaded, in sentences.
     pub notes: Vec<String>,
+    /// What comes up while it is used.
+    pub remarks: Remarks,
     /// How much memory it was estimated to need before it was loaded; nothing for models that are made up.
     pub need: memory::Need,
 }
@@ -123,7 +129,7 @@ impl Model {
         context: usize,
     ) -> Result<Self> {
         let revision = format!("{:016x}", weights.fingerprint());
-        let transformer = Transformer::load(family, blueprint, weights, context)?;
+        let (transformer, notes) = Transformer::load(family, blueprint, weights, context)?;
         let b = &transformer.blueprint;
         let card = Card {
             name,
@@ -148,7 +154,8 @@ impl Model {
             transformer,
             tokenizer: None,
             template: None,
-            notes: Vec::new(),
+            notes,
+            remarks: Remarks::default(),
             need: memory::Need::default(),
         })
     }
@@ -224,17 +231,35 @@ impl Model {
 
     /// Token ids as a `[1, tokens]` tensor on the model's device.
     pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(bad) = ids.iter().find(|id| **id as usize >= self.card.vocab) {
-            return Err(Error::argument(
-                "ids",
-                bad.to_string(),
-                format!("token ids below {}", self.card.vocab),
-            ));
-        }
+        self.check_rows(ids)?;
         Ok(Tensor::new(ids, &self.transformer.device)?.unsqueeze(0)?)
     }
 
-    /// Refuses an empty prompt and one that leaves no room in the context.
+    /// Refuses a token that the embedding has no row for, by name.
+    fn check_rows(&self, ids: &[u32]) -> Result<()> {
+        let rows = self.card.vocab;
+        let Some(&bad) = ids.iter().find(|id| **id as usize >= rows) else {
+            return Ok(());
+        };
+        match &self.tokenizer {
+            Some(tokenizer) if tokenizer.knows(bad) => Err(Error::Text {
+                what: format!(
+                    "The token `{}` (id {bad}) has no row in the model's embedding, which has {rows}: the tokenizer knows more tokens than the model",
+                    tokenizer.visible(bad)
+                ),
+                next:
+                    "Leave it out of the text, or take the tokenizer that belongs to these weights"
+                        .into(),
+            }),
+            _ => Err(Error::argument(
+                "ids",
+                bad.to_string(),
+                format!("token ids below {rows}"),
+            )),
+        }
+    }
+
+    /// Refuses an empty prompt, one that leaves no room in the context, and tokens without a row.
     pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -247,21 +272,38 @@ impl Model {
                 allows,
             });
         }
-        Ok(())
+        self.check_rows(ids)
     }
 
-    /// Text to ids, as the model's tokenizer does it; `chat` wraps it as one user turn.
+    /// Text to ids, as the model's tokenizer does it; `chat` wraps it as one user turn. An empty text is what the tokenizer
+    /// puts before every text, if it does.
     pub fn encode(&self, text: &str, chat: bool) -> Result<Vec<u32>> {
-        if text.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
         if chat {
+            if text.is_empty() {
+                return Err(Error::EmptyPrompt);
+            }
             return self.encode_chat(&[Message {
                 role: "user".into(),
                 content: text.into(),
             }]);
         }
-        self.tokenizer()?.encode(text, Bos::Add)
+        if text.is_empty() && self.tokenizer.is_none() {
+            return Err(Error::EmptyPrompt);
+        }
+        let tokenizer = self.tokenizer()?;
+        let ids = tokenizer.encode(text, Bos::Add)?;
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if let (Some(bos), [first, second, ..]) = (tokenizer.bos(), ids.as_slice())
+            && (*first, *second) == (bos, bos)
+        {
+            self.remarks.say(format!(
+                "the prompt spells out {0} and the tokenizer puts one before it, so there are two, as in Python; leave {0} out of the text for one.",
+                tokenizer.visible(bos)
+            ));
+        }
+        Ok(ids)
     }
 
     /// Turns to ids through the chat template, with the prompt for an answer at the end.
@@ -282,11 +324,11 @@ impl Model {
         })
     }
 
-    /// The bytes a token stands for; models without a tokenizer spell ids.
+    /// The bytes a token stands for; ids that no tokenizer knows are spelled as `[id]`.
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         match &self.tokenizer {
-            Some(tokenizer) => tokenizer.bytes(id).to_vec(),
-            None => format!("[{id}]").into_bytes(),
+            Some(tokenizer) if tokenizer.knows(id) => tokenizer.bytes(id).to_vec(),
+            _ => format!("[{id}]").into_bytes(),
         }
     }
 
@@ -302,6 +344,41 @@ impl Model {
         self.tokenizer
             .as_ref()
             .map_or(self.card.vocab, |t| t.vocab_size().min(self.card.vocab))
+    }
+}
+
+/// Notes that come up while a model is used: each is said once, at once where somebody listens, or kept until it is taken.
+#[derive(Debug, Default)]
+pub struct Remarks {
+    /// Who hears them at once.
+    pub listener: Option<fn(&str)>,
+    /// All of them, and how many were taken.
+    said: Mutex<(Vec<String>, usize)>,
+}
+
+impl Remarks {
+    /// Says a sentence, unless it was said before.
+    pub fn say(&self, sentence: String) {
+        let Ok(mut said) = self.said.lock() else {
+            return;
+        };
+        if said.0.contains(&sentence) {
+            return;
+        }
+        if let Some(listener) = self.listener {
+            listener(&sentence);
+        }
+        said.0.push(sentence);
+    }
+
+    /// What was said since the last time.
+    pub fn take(&self) -> Vec<String> {
+        let Ok(mut said) = self.said.lock() else {
+            return Vec::new();
+        };
+        let new = said.0[said.1..].to_vec();
+        said.1 = said.0.len();
+        new
     }
 }
 

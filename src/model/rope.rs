@@ -8,7 +8,7 @@
 //! old frequencies, so whoever extends one across [`Rope::regime`]'s change reads the text again.
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
@@ -81,27 +81,34 @@ pub struct Rope {
     pub magnitude: f64,
 }
 
-/// Finds a number under a key of a rope dictionary, or says which one is missing.
+/// Finds a number under a key of a rope dictionary, or says which one is missing. Null says nothing; another type is refused.
 struct Parameters<'a> {
     kind: &'a str,
-    dictionary: &'a Value,
+    dictionary: &'a Map<String, Value>,
 }
 
 impl Parameters<'_> {
-    fn optional(&self, key: &str) -> Option<f64> {
-        self.dictionary.get(key).and_then(Value::as_f64)
+    fn wrong(&self, what: &str) -> Error {
+        Error::Config {
+            what: format!("rope scaling `{}` needs {what}", self.kind),
+            next: "Compare config.json with the one on the hub.".into(),
+        }
+    }
+
+    fn optional(&self, key: &str) -> Result<Option<f64>> {
+        match self.dictionary.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_f64().filter(|n| n.is_finite()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.wrong(&format!("a number as `{key}`, not {value}"))),
+            },
+        }
     }
 
     fn positive(&self, key: &str) -> Result<f64> {
-        self.optional(key)
-            .filter(|n| n.is_finite() && *n > 0.0)
-            .ok_or_else(|| Error::Config {
-                what: format!(
-                    "rope scaling `{}` needs the positive number `{key}`",
-                    self.kind
-                ),
-                next: "Compare config.json with the one on the hub.".into(),
-            })
+        self.optional(key)?
+            .filter(|n| *n > 0.0)
+            .ok_or_else(|| self.wrong(&format!("the positive number `{key}`")))
     }
 
     fn list(&self, key: &str, length: usize) -> Result<Vec<f64>> {
@@ -110,59 +117,29 @@ impl Parameters<'_> {
             found.and_then(|list| list.iter().map(Value::as_f64).collect());
         numbers
             .filter(|n| n.len() == length && n.iter().all(|d| d.is_finite() && *d != 0.0))
-            .ok_or_else(|| Error::Config {
-                what: format!(
-                    "rope scaling `{}` needs `{key}`, a list of {length} numbers that are not zero",
-                    self.kind
-                ),
-                next: "Compare config.json with the one on the hub.".into(),
+            .ok_or_else(|| {
+                self.wrong(&format!(
+                    "`{key}`, a list of {length} numbers that are not zero"
+                ))
             })
     }
 }
 
 impl Rope {
-    /// Reads both dialects of config.json: `rope_theta` + `rope_scaling`, or `rope_parameters`.
-    /// `partial` is the family's default for the part of a head that is rotated.
-    pub fn from_config(config: &Value, head_dim: usize, partial: f64) -> Result<Self> {
-        let parameters = config.get("rope_parameters").filter(|v| v.is_object());
-        let scaling = config.get("rope_scaling").filter(|v| v.is_object());
-        let theta = config.get("rope_theta").and_then(Value::as_f64);
-        Self::read(
-            config,
-            parameters.or(scaling),
-            theta.unwrap_or(10_000.0),
-            head_dim,
-            partial,
-        )
-    }
-
-    /// As [`Rope::from_config`], from the dictionary that belongs to these layers and the base to use where it has none.
-    pub fn read(
-        config: &Value,
-        dictionary: Option<&Value>,
-        theta: f64,
-        head_dim: usize,
-        partial: f64,
-    ) -> Result<Self> {
-        let null = Value::Null;
-        let dictionary = dictionary.unwrap_or(&null);
-        let number = |key: &str| {
-            dictionary
-                .get(key)
-                .or_else(|| config.get(key))
-                .and_then(Value::as_f64)
+    /// Reads a dictionary in which nothing is left open (`families::ropes` makes it); `most` is the length that the model
+    /// was made for, which some scalings start from.
+    pub fn read(dictionary: &Map<String, Value>, most: f64, head_dim: usize) -> Result<Self> {
+        let read = Parameters {
+            kind: "default",
+            dictionary,
         };
-        let theta = dictionary
-            .get("rope_theta")
-            .and_then(Value::as_f64)
-            .unwrap_or(theta);
-        let partial = number("partial_rotary_factor").unwrap_or(partial);
-        let width = (head_dim as f64 * partial) as usize;
-        if !(theta.is_finite() && theta > 0.0)
-            || width < 2
-            || width > head_dim
-            || !width.is_multiple_of(2)
-        {
+        let theta = read.positive("rope_theta")?;
+        let part = match dictionary.get("partial_rotary_factor") {
+            None => 1.0,
+            Some(_) => read.positive("partial_rotary_factor")?,
+        };
+        let width = (head_dim as f64 * part) as usize;
+        if width < 2 || width > head_dim || !width.is_multiple_of(2) {
             return Err(Error::Config {
                 what: format!(
                     "a rotation of {width} of {head_dim} dimensions with base {theta} makes no sense"
@@ -170,7 +147,7 @@ impl Rope {
                 next: "Compare rope_theta, head_dim and partial_rotary_factor with the config.json on the hub.".into(),
             });
         }
-        let (scaling, magnitude) = scaling(config, dictionary, width)?;
+        let (scaling, magnitude) = scaling(dictionary, most, width)?;
         Ok(Self {
             theta,
             width,
@@ -261,18 +238,13 @@ impl Rope {
 }
 
 /// The scaling of a rope dictionary, and what cosines and sines are multiplied by.
-fn scaling(config: &Value, dictionary: &Value, width: usize) -> Result<(RopeScaling, f64)> {
-    let kind = dictionary
-        .get("rope_type")
-        .or_else(|| dictionary.get("type"))
-        .and_then(Value::as_str)
-        .unwrap_or("default");
+fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(RopeScaling, f64)> {
+    let kind = match dictionary.get("rope_type") {
+        None => "default",
+        Some(kind) => kind.as_str().unwrap_or("null"),
+    };
     let read = Parameters { kind, dictionary };
-    let whole = |key: &str| config.get(key).and_then(Value::as_f64);
-    let most = whole("max_position_embeddings").unwrap_or(2048.0);
-    let original = read
-        .optional("original_max_position_embeddings")
-        .filter(|n| *n > 0.0);
+    let original = || read.positive("original_max_position_embeddings");
     Ok(match kind {
         "default" => (RopeScaling::None, 1.0),
         "linear" => {
@@ -288,12 +260,17 @@ fn scaling(config: &Value, dictionary: &Value, width: usize) -> Result<(RopeScal
                 factor: read.positive("factor")?,
                 low: read.positive("low_freq_factor")?,
                 high: read.positive("high_freq_factor")?,
-                original: original.unwrap_or(most),
+                original: original()?,
             },
             1.0,
         ),
         "yarn" => {
-            let factor = read.positive("factor")?;
+            let original = original()?;
+            // transformers wants the key, and takes the ratio of the lengths where it holds null.
+            let factor = match dictionary.get("factor") {
+                Some(Value::Null) => most / original,
+                _ => read.positive("factor")?,
+            };
             let growth = |scale: f64| {
                 if factor <= 1.0 {
                     1.0
@@ -301,41 +278,45 @@ fn scaling(config: &Value, dictionary: &Value, width: usize) -> Result<(RopeScal
                     0.1 * scale * factor.ln() + 1.0
                 }
             };
-            let given = |key: &str| read.optional(key).filter(|n| *n != 0.0);
-            let magnitude = read
-                .optional("attention_factor")
-                .or_else(|| Some(growth(given("mscale")?) / growth(given("mscale_all_dim")?)))
-                .unwrap_or_else(|| growth(1.0));
+            let given = |key: &str| Ok::<_, Error>(read.optional(key)?.filter(|n| *n != 0.0));
+            let magnitude = match (
+                read.optional("attention_factor")?,
+                given("mscale")?,
+                given("mscale_all_dim")?,
+            ) {
+                (Some(factor), _, _) => factor,
+                (None, Some(all), Some(dim)) => growth(all) / growth(dim),
+                (None, _, _) => growth(1.0),
+            };
             let scaling = RopeScaling::Yarn {
                 factor,
-                original: original.unwrap_or(most),
-                fast: given("beta_fast").unwrap_or(32.0),
-                slow: given("beta_slow").unwrap_or(1.0),
-                whole: dictionary
-                    .get("truncate")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(true),
+                original,
+                fast: given("beta_fast")?.unwrap_or(32.0),
+                slow: given("beta_slow")?.unwrap_or(1.0),
+                whole: match dictionary.get("truncate") {
+                    None | Some(Value::Bool(true)) => true,
+                    Some(Value::Null | Value::Bool(false)) => false,
+                    Some(other) => {
+                        return Err(
+                            read.wrong(&format!("true or false as `truncate`, not {other}"))
+                        );
+                    }
+                },
             };
             (scaling, magnitude)
         }
-        "longrope" | "su" => {
-            let outside = whole("original_max_position_embeddings").filter(|n| *n > 0.0);
-            let (start, factor) = match (outside, original) {
-                (Some(outside), _) => (outside, most / outside),
-                (None, Some(inside)) => (inside, read.optional("factor").unwrap_or(most / inside)),
-                (None, None) => (most, read.optional("factor").unwrap_or(1.0)),
+        "longrope" => {
+            let original = original()?;
+            let factor = read.optional("factor")?.unwrap_or(most / original);
+            let magnitude = match read.optional("attention_factor")? {
+                Some(factor) => factor,
+                None if factor <= 1.0 => 1.0,
+                None => (1.0 + factor.ln() / original.ln()).sqrt(),
             };
-            let magnitude = read.optional("attention_factor").unwrap_or_else(|| {
-                if factor <= 1.0 {
-                    1.0
-                } else {
-                    (1.0 + factor.ln() / start.ln()).sqrt()
-                }
-            });
             let scaling = RopeScaling::Long {
                 short: read.list("short_factor", width / 2)?,
                 long: read.list("long_factor", width / 2)?,
-                original: start as usize,
+                original: original as usize,
             };
             (scaling, magnitude)
         }
@@ -448,7 +429,7 @@ mod tests {
     use super::*;
 
     fn read(config: &Value) -> Result<Rope> {
-        Rope::from_config(config, 16, 1.0)
+        crate::model::families::rope_of(config, "llama", 16)
     }
 
     #[test]
@@ -459,7 +440,7 @@ mod tests {
 
     #[test]
     fn lists_of_the_wrong_length_are_refused() {
-        let config = serde_json::json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0]}});
+        let config = serde_json::json!({"max_position_embeddings": 64, "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0]}});
         let error = read(&config).unwrap_err().to_string();
         assert!(
             error.contains("short_factor") && error.contains('8'),
@@ -502,12 +483,12 @@ mod tests {
 
     #[test]
     fn the_fused_and_the_plain_rotation_agree_on_a_part_of_the_head() {
-        let config = serde_json::json!({"partial_rotary_factor": 0.5});
         let x = Tensor::randn(0f32, 1.0, (1, 2, 5, 16), &Device::Cpu).unwrap();
         for interleaved in [false, true] {
             let rope = Rope {
                 interleaved,
-                ..read(&config).unwrap()
+                width: 8,
+                ..read(&serde_json::json!({})).unwrap()
             };
             let turn = RopeTable::new(&rope, 64, DType::F32, &Device::Cpu)
                 .unwrap()

@@ -294,7 +294,6 @@ fn a_direction_of_another_model_or_width_is_refused() {
 
 #[test]
 fn prompts_that_do_not_fit_are_refused() {
-    refused(&["generate", "demo", "-p", ""], 2, &["empty"]);
     refused(&["lens", "demo", "--ids", ""], 2, &["empty"]);
     refused(&["generate", "demo", "--ids", "1,x"], 2, &["--ids", "`x`"]);
     refused(&["generate", "demo", "--ids", "999999"], 2, &["999999"]);

@@ -931,6 +931,25 @@ fn gguf_files_are_chosen_by_name() {
 }
 
 #[test]
+fn an_adapter_is_named_with_its_base() {
+    let config = br#"{"peft_type": "LORA", "base_model_name_or_path": "acme/base-1b"}"#;
+    let stage = stage(BTreeMap::from([
+        ("adapter_config.json".to_owned(), config.to_vec()),
+        ("adapter_model.safetensors".to_owned(), vec![0; 64]),
+    ]));
+    let words = [
+        "is a LoRA adapter for another model (acme/base-1b)",
+        "Open acme/base-1b",
+    ];
+    stage.generate(MODEL).is(1, &words);
+    let native = ["params.json", "consolidated.safetensors", "tekken.json"];
+    let native = native.map(|name| (name.to_owned(), b"{}".to_vec()));
+    self::stage(BTreeMap::from(native))
+        .generate(MODEL)
+        .is(1, &["Mistral's own layout"]);
+}
+
+#[test]
 fn weights_of_a_model_that_nobody_serves_are_not_fetched() {
     let mut files = llama();
     let config = String::from_utf8(files["config.json"].clone()).unwrap();

@@ -16,6 +16,7 @@
 #[global_allocator]
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
+mod absent_keys;
 mod architecture;
 mod attention;
 mod backpatch;
@@ -35,6 +36,7 @@ mod lens;
 mod lens_curves;
 mod lens_files;
 mod lies;
+mod loading;
 mod memories;
 mod meters;
 mod organisms;

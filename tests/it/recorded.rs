@@ -50,6 +50,7 @@ pub fn loaded() -> Update {
         card,
         seconds: 0.05,
         directions,
+        notes: Vec::new(),
     }))
 }
 

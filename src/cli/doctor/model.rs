@@ -89,6 +89,9 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
         ("memory", memory(model)),
         ("fingerprint", card.revision.clone()),
     ]);
+    if !model.notes.is_empty() {
+        facts.push(("notes", model.notes.join(" ")));
+    }
     facts
 }
 

@@ -120,9 +120,19 @@ impl Worker {
             }
             if let Some(request) = first {
                 self.guarded(None, |w| w.handle(request));
+                self.remark();
                 continue;
             }
             self.turn();
+            self.remark();
+        }
+    }
+
+    /// Passes on what came up while the model was used.
+    fn remark(&self) {
+        let said = self.bench.as_ref().map(|bench| bench.model.remarks.take());
+        for sentence in said.into_iter().flatten() {
+            self.tell(Update::Noted(sentence));
         }
     }
 
@@ -315,6 +325,7 @@ impl Worker {
             card: bench.model.card.clone(),
             seconds: since.elapsed().as_secs_f32(),
             directions,
+            notes: bench.model.notes.clone(),
         };
         self.bench = Some(bench);
         self.writer = None;

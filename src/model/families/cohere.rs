@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common};
-use super::{Family, Reader};
+use super::{Family, Reader, rope_of};
 use crate::error::Result;
 use crate::model::blueprint::{
     Arrangement, Blueprint, Gain, NormKind, NormSpec, Positions, QkNorm, QkNormOver,
@@ -36,7 +36,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     });
     let rope = Rope {
         interleaved: true,
-        ..Rope::from_config(config, blueprint.head_dim, 1.0)?
+        ..rope_of(config, "cohere", blueprint.head_dim)?
     };
     blueprint.positions = Positions::Rotary(vec![rope]);
     blueprint.logit_scale = read.number_or("logit_scale", 0.0625);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{Blueprint, Gain};
+use crate::model::blueprint::{Activation, Blueprint, Gain};
 
 /// The row of the registry.
 pub const GEMMA: Family = Family {
@@ -18,14 +18,21 @@ pub const GEMMA: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
+    let read = Reader(config);
     let mut blueprint = offset_gains(config, "gemma")?;
-    blueprint.activation = Reader(config).activation(&["hidden_act"], "gelu_pytorch_tanh")?;
+    // Google's first files say `gelu` and mean its approximation, as the class knows.
+    let act = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
+    blueprint.activation = match act {
+        Activation::Gelu => Activation::GeluTanh,
+        other => other,
+    };
     Ok(blueprint)
 }
 
 /// What all Gemmas share.
 pub(super) fn offset_gains(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = Reader(config);
+    read.refuse_flag("use_bidirectional_attention", "attention looks ahead")?;
     let mut blueprint = common(config, family)?;
     blueprint.norm.gain = Gain::OnePlus;
     blueprint.embed_scale = (blueprint.d_model as f64).sqrt();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::gemma::offset_gains;
-use super::llama::{NAMES, slide};
+use super::llama::{NAMES, slide_named};
 use super::{Family, Names, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Blueprint};
@@ -30,14 +30,13 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = sandwiched(config, "gemma2")?;
     let read = Reader(config);
     let sliding = read.sliding(blueprint.layers.len(), |layer| layer % 2 == 0)?;
-    slide(&mut blueprint, read.window()?, &sliding);
+    slide_named(&mut blueprint, read.window()?, &sliding)?;
     Ok(blueprint)
 }
 
 /// What Gemma 2 and 3 share.
 pub(super) fn sandwiched(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = Reader(config);
-    read.refuse_flag("use_bidirectional_attention", "attention looks ahead")?;
     let mut blueprint = offset_gains(config, family)?;
     blueprint.arrangement = Arrangement::SandwichNorm;
     blueprint.activation =

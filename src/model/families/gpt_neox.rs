@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use super::read::alike;
-use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
+use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader, rope_of};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions};
-use crate::model::rope::Rope;
 
 /// The row of the registry.
 pub const GPT_NEOX: Family = Family {
@@ -40,18 +39,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let heads = read.count(&["num_attention_heads"])?;
     let head_dim = (d_model / heads).max(1);
     let bias = read.flag_or("attention_bias", true);
-    let (dictionary, theta) = (
-        read.find(&["rope_parameters", "rope_scaling"]),
-        read.number("rotary_emb_base")
-            .or_else(|| read.number("rope_theta")),
-    );
-    let rope = Rope::read(
-        config,
-        dictionary.filter(|v| v.is_object()),
-        theta.unwrap_or(10_000.0),
-        head_dim,
-        read.number_or("rotary_pct", 0.25),
-    )?;
+    let rope = rope_of(config, "gpt_neox", head_dim)?;
     Ok(Blueprint {
         family: "gpt_neox",
         d_model,

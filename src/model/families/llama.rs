@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::read::alike;
-use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader};
+use super::ropes::{Standard, by_layer_type};
+use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader, rope_of};
 use crate::error::Result;
 use crate::model::blueprint::{
     Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
@@ -69,7 +70,13 @@ pub(super) fn common(config: &Value, family: &'static str) -> Result<Blueprint> 
     let kv_heads = read.count_or(&["num_key_value_heads"], heads)?;
     read.heads(heads, kv_heads)?;
     let head_dim = read.count_or(&["head_dim"], (d_model / heads).max(1))?;
-    let rope = Rope::from_config(config, head_dim, 1.0)?;
+    let rope = if family == "gemma3_text" {
+        let [Standard(full), _] = by_layer_type(config)?;
+        let most = read.number_or("max_position_embeddings", 2048.0);
+        Rope::read(&full, most, head_dim)?
+    } else {
+        rope_of(config, family, head_dim)?
+    };
     Ok(Blueprint {
         family,
         d_model,
@@ -126,6 +133,22 @@ pub(super) fn qk_norm(blueprint: &Blueprint, over: QkNormOver) -> QkNorm {
         norm: blueprint.norm,
         over,
     }
+}
+
+/// Gives a window to the layers that are called sliding, and refuses them where there is no window.
+pub(super) fn slide_named(
+    blueprint: &mut Blueprint,
+    window: Option<usize>,
+    sliding: &[bool],
+) -> Result<()> {
+    if window.is_none() && sliding.contains(&true) {
+        return Err(crate::error::Error::Config {
+            what: "some layers slide, and `sliding_window` is not set".into(),
+            next: "Compare sliding_window, use_sliding_window and layer_types with the config.json on the hub.".into(),
+        });
+    }
+    slide(blueprint, window, sliding);
+    Ok(())
 }
 
 /// Gives a window to the layers that slide.

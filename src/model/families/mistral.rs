@@ -19,8 +19,9 @@ pub const MISTRAL: Family = Family {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "mistral")?;
-    let sliding = Reader(config).sliding(blueprint.layers.len(), |_| true)?;
-    slide(&mut blueprint, Reader(config).window()?, &sliding);
+    // As in transformers, `layer_types` is not read: every layer slides, or none.
+    let all = vec![true; blueprint.layers.len()];
+    slide(&mut blueprint, Reader(config).window()?, &all);
     Ok(blueprint)
 }
 

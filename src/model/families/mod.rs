@@ -4,6 +4,7 @@
 //! and add a word to [`FAMILIES`]; loading, sites, instruments and the invariant tests follow.
 
 mod cohere;
+mod dialect;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -23,6 +24,8 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod read;
+mod remarks;
+mod ropes;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -30,9 +33,12 @@ mod starcoder2;
 use serde_json::Value;
 
 use super::blueprint::Blueprint;
+use super::folder::other_kind;
+use super::rope::Rope;
 use super::weights::Layout;
 use crate::error::{Error, Result};
 pub(crate) use read::Reader;
+pub use remarks::remarks;
 
 /// How a checkpoint stores queries, keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -201,6 +207,12 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
             what: "there is no `model_type`".into(),
             next: "Is this a language model's config.json?".into(),
         })?;
+    if let Some(kind) = other_kind(found) {
+        return Err(Error::Config {
+            what: format!("model_type `{found}` is {kind}"),
+            next: "Give a model that writes text.".into(),
+        });
+    }
     FAMILIES
         .iter()
         .find(|f| f.model_types.contains(&found))
@@ -215,21 +227,102 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
         })
 }
 
-/// The family of a config.json and its blueprint; what no family can serve is refused here.
+/// The family of a config.json and its blueprint; what no family can serve is refused here. Absent keys are those of the
+/// family's class in transformers.
 pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
     let family = family_of(config)?;
-    if let Some(scheme) = config.get("quantization_config").filter(|v| !v.is_null()) {
-        let method = scheme.get("quant_method").and_then(Value::as_str);
+    refuse_quantized(config)?;
+    if Reader(config).flag_or("is_encoder_decoder", false) {
         return Err(Error::Config {
-            what: format!(
-                "the weights are quantized by `{}`, which is not served",
-                method.unwrap_or("an unnamed method")
-            ),
-            next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file.".into(),
+            what: "`is_encoder_decoder` is true".into(),
+            next: "Give a model that only decodes.".into(),
         });
     }
-    let blueprint = (family.blueprint)(config)?;
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    let whole = dialect::complete(config, model_type.unwrap_or(family.name))?;
+    let blueprint = (family.blueprint)(&whole)?;
+    check_experts(&blueprint)?;
     Ok((family, blueprint))
+}
+
+/// No more experts can be chosen than there are.
+fn check_experts(blueprint: &Blueprint) -> Result<()> {
+    match blueprint.experts {
+        Some(experts) if experts.active > experts.count => Err(Error::Config {
+            what: format!(
+                "{} experts a token are to be chosen of {} (`num_experts_per_tok`)",
+                experts.active, experts.count
+            ),
+            next: "Compare config.json with the one on the hub.".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The same for a configuration that says everything itself, as that of a GGUF file does.
+pub fn read_whole(config: &Value) -> Result<(&'static Family, Blueprint)> {
+    let family = family_of(config)?;
+    let blueprint = (family.blueprint)(config)?;
+    check_experts(&blueprint)?;
+    Ok((family, blueprint))
+}
+
+/// Weights that are stored as codes are refused. What bitsandbytes leaves behind with both of its flags off is no code.
+fn refuse_quantized(config: &Value) -> Result<()> {
+    let next = || {
+        "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file."
+            .to_owned()
+    };
+    // What mlx_lm writes.
+    if let Some(scheme) = config.get("quantization").and_then(Value::as_object)
+        && scheme.contains_key("group_size")
+    {
+        return Err(Error::Config {
+            what: format!(
+                "the weights are quantized for MLX ({} bits), which is not served",
+                scheme.get("bits").and_then(Value::as_u64).unwrap_or(4)
+            ),
+            next: next(),
+        });
+    }
+    let scheme = ["quantization_config", "compression_config"]
+        .iter()
+        .find_map(|key| {
+            config
+                .get(key)?
+                .as_object()
+                .filter(|scheme| !scheme.is_empty())
+        });
+    let Some(scheme) = scheme else {
+        return Ok(());
+    };
+    let method = scheme.get("quant_method").and_then(Value::as_str);
+    let off = |key: &str| {
+        scheme
+            .get(key)
+            .is_none_or(|flag| flag == false || flag.is_null())
+    };
+    let flags = ["load_in_8bit", "load_in_4bit"];
+    let left_over = flags.iter().all(|key| off(key))
+        && flags.iter().any(|key| scheme.contains_key(*key))
+        && method.is_none_or(|method| method == "bitsandbytes");
+    if left_over {
+        return Ok(());
+    }
+    Err(Error::Config {
+        what: format!(
+            "the weights are quantized by `{}`, which is not served",
+            method.unwrap_or("an unnamed method")
+        ),
+        next: next(),
+    })
+}
+
+/// The rope of a family's layers that all rotate alike.
+pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<Rope> {
+    let ropes::Standard(rope) = ropes::standard(config, ropes::keys(family))?;
+    let most = Reader(config).number_or("max_position_embeddings", 2048.0);
+    Rope::read(&rope, most, head_dim)
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@ use super::llama::{NAMES, common};
 use super::{Family, GateUp, Names, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
+    Arrangement, Biases, Blueprint, MlpKind, NormSpec, QkNorm, QkNormOver,
 };
-use crate::model::rope::Rope;
 
 /// The row of the registry.
 pub const PHI: Family = Family {
@@ -46,8 +45,6 @@ fn read(config: &Value) -> Result<Blueprint> {
     for layer in &mut blueprint.layers {
         layer.mlp = MlpKind::Plain;
     }
-    let rope = Rope::from_config(config, blueprint.head_dim, 0.5)?;
-    blueprint.positions = Positions::Rotary(vec![rope]);
     blueprint.qk_norm = read.flag_or("qk_layernorm", false).then_some(QkNorm {
         norm: blueprint.norm,
         over: QkNormOver::Head,

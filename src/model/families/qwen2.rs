@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, slide_named};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Biases, Blueprint};
@@ -34,9 +34,10 @@ pub(super) fn late_windows(config: &Value, blueprint: &mut Blueprint) -> Result<
         .window()?
         .filter(|_| read.flag_or("use_sliding_window", false));
     let from = read.number_or("max_window_layers", 28.0) as usize;
-    let sliding = read.sliding(blueprint.layers.len(), |layer| layer >= from)?;
-    slide(blueprint, window, &sliding);
-    Ok(())
+    let sliding = read.sliding(blueprint.layers.len(), |layer| {
+        window.is_some() && layer >= from
+    })?;
+    slide_named(blueprint, window, &sliding)
 }
 
 fn tiny() -> Value {

@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, attention_biases, common, slide};
+use super::llama::{NAMES, attention_biases, common, slide_named};
 use super::{Family, Reader};
 use crate::error::{Error, Result};
-use crate::model::blueprint::{Blueprint, Positions};
-use crate::model::rope::Rope;
+use crate::model::blueprint::Blueprint;
 
 /// The row of the registry.
 pub const SMOLLM3: Family = Family {
@@ -25,11 +24,6 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
     blueprint.biases = attention_biases(config);
     blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
-    if read.find(&["rope_theta", "rope_parameters"]).is_none() {
-        let scaling = read.find(&["rope_scaling"]);
-        let rope = Rope::read(config, scaling, 2e6, blueprint.head_dim, 1.0)?;
-        blueprint.positions = Positions::Rotary(vec![rope]);
-    }
     let interval = read.count_or(&["no_rope_layer_interval"], 4)?;
     let rotates: Vec<bool> = match read.find(&["no_rope_layers"]) {
         None => (1..=layers).map(|l| !l.is_multiple_of(interval)).collect(),
@@ -45,11 +39,11 @@ fn read(config: &Value) -> Result<Blueprint> {
     for (layer, rotates) in blueprint.layers.iter_mut().zip(&rotates) {
         layer.rope = rotates.then_some(0);
     }
-    let window = read
-        .window()?
-        .filter(|_| read.flag_or("use_sliding_window", false));
-    let sliding = read.sliding(layers, |layer| !rotates[layer])?;
-    slide(&mut blueprint, window, &sliding);
+    // As in the class, `use_sliding_window` decides only where `layer_types` does not.
+    let window = read.window()?;
+    let slides = window.is_some() && read.flag_or("use_sliding_window", false);
+    let sliding = read.sliding(layers, |layer| slides && !rotates[layer])?;
+    slide_named(&mut blueprint, window, &sliding)?;
     Ok(blueprint)
 }
 

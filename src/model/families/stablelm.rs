@@ -5,10 +5,7 @@ use serde_json::{Value, json};
 use super::llama::{NAMES, common};
 use super::{Family, Names, Reader};
 use crate::error::Result;
-use crate::model::blueprint::{
-    Arrangement, Biases, Blueprint, NormSpec, Positions, QkNorm, QkNormOver,
-};
-use crate::model::rope::Rope;
+use crate::model::blueprint::{Arrangement, Biases, Blueprint, NormSpec, QkNorm, QkNormOver};
 
 /// The row of the registry.
 pub const STABLELM: Family = Family {
@@ -38,8 +35,6 @@ fn read(config: &Value) -> Result<Blueprint> {
         },
         over: QkNormOver::HeadOwnGain,
     });
-    let rope = Rope::from_config(config, blueprint.head_dim, 0.25)?;
-    blueprint.positions = Positions::Rotary(vec![rope]);
     blueprint.biases = Biases {
         qkv: read.flag_or("use_qkv_bias", false),
         ..Biases::default()

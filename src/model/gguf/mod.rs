@@ -10,9 +10,10 @@ pub mod header;
 pub mod names;
 pub mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use memmap2::Mmap;
 
@@ -59,6 +60,8 @@ pub struct Gguf {
     metadata: BTreeMap<String, Entry>,
     /// Name to part and place.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
+    /// Which tensors were asked for.
+    read: Mutex<BTreeSet<String>>,
 }
 
 impl Gguf {
@@ -121,6 +124,7 @@ impl Gguf {
                 .into_iter()
                 .map(|(name, info)| (name, (0, info)))
                 .collect(),
+            read: Mutex::default(),
         })
     }
 
@@ -192,6 +196,20 @@ impl Gguf {
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (part, info) = self.tensors.get(name)?;
         self.parts.get(*part)?.all().get(info.span.clone())
+    }
+
+    /// Remembers that a tensor was asked for.
+    fn mark(&self, name: &str) {
+        if let Ok(mut read) = self.read.lock()
+            && !read.contains(name)
+        {
+            read.insert(name.to_owned());
+        }
+    }
+
+    /// Whether a tensor was ever asked for under a Hugging Face name.
+    pub fn was_read(&self, name: &str) -> bool {
+        self.read.lock().is_ok_and(|read| read.contains(name))
     }
 
     /// Gives back the pages that were read.

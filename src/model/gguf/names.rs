@@ -465,6 +465,7 @@ fn fits(pattern: &str, name: &str) -> Option<Option<usize>> {
 
 fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
     let info = gguf.tensor(tensor)?;
+    gguf.mark(tensor);
     Some(Piece {
         dtype: info.kind.readable()?,
         shape: info.shape.clone(),

@@ -72,6 +72,11 @@ async fn run(
     if !files::is_safe(&commit) || commit.contains('/') {
         return Err(Trouble::Odd("its commit is no commit".into()));
     }
+    if reference.file.is_none() && files::is_adapter(&found.names) {
+        return Err(adapter(&remote, reference, repository, &commit, meter)
+            .await?
+            .into());
+    }
     let mut names = files::choose(reference, &found.names)?;
     repository.prepare(&commit)?;
     repository.note(&reference.revision, &commit)?;
@@ -104,6 +109,30 @@ async fn run(
             ..reference.clone()
         })
         .ok_or_else(|| Trouble::Odd(format!("the files of {} do not make a model", reference.id)))
+}
+
+/// What is said of a repository that is an adapter alone: its base stands in its configuration, which is fetched.
+async fn adapter(
+    remote: &Remote,
+    reference: &Reference,
+    repository: &Repository,
+    commit: &str,
+    meter: &mut Meter<'_, '_>,
+) -> Result<Error, Trouble> {
+    repository.prepare(commit)?;
+    let path = repository.snapshot(commit).join(files::ADAPTER);
+    if !path.is_file() {
+        let meta = remote.describe(meter, commit, files::ADAPTER).await?;
+        let item = Item { meta, there: 0 };
+        file(remote, repository, commit, &item, meter).await?;
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let config = serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null);
+    let (what, next) = crate::model::folder::adapter(&config);
+    Ok(Error::Hub {
+        what: format!("`{}` is {what}", reference.id),
+        next: format!("{next}."),
+    })
 }
 
 /// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Reference, is_gguf};
 use crate::error::{Error, Result};
+use crate::model::folder;
 use crate::text;
 
 /// The small files that are fetched where a repository has them.
@@ -18,9 +19,13 @@ pub const SMALL: &[&str] = &[
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    ADAPTER,
     "chat_template.jinja",
     "tokenizer.json",
 ];
+
+/// The configuration of an adapter: fetched to name it, and what it was made for.
+pub const ADAPTER: &str = "adapter_config.json";
 
 /// What is fetched where there is no `tokenizer.json`.
 const OLDER: [&str; 3] = ["vocab.json", "merges.txt", "tokenizer.model"];
@@ -96,21 +101,33 @@ pub fn choose(reference: &Reference, names: &[String]) -> Result<Vec<String>> {
                 listed(&quantized)
             ),
         ),
-        (_, _) if has("adapter_config.json") => refuse(
-            format!("`{id}` is an adapter for another model, and has no weights of its own"),
-            "Open the model that it was made for, or one with the adapter merged in.".into(),
-        ),
-        (false, _) => refuse(
-            format!(
-                "`{id}` has no config.json, so it is not a model in the layout of transformers"
+        (_, _) if has(ADAPTER) => {
+            let (what, next) = folder::adapter(&Value::Null);
+            refuse(format!("`{id}` is {what}"), format!("{next}."))
+        }
+        (false, _) => match folder::by_names(names, None) {
+            Some((what, next)) => refuse(format!("`{id}` holds {what}"), format!("{next}.")),
+            None => refuse(
+                format!(
+                    "`{id}` has no config.json, so it is not a model in the layout of transformers"
+                ),
+                "Look for one that is, or for its GGUF files.".into(),
             ),
-            "Look for one that is, or for its GGUF files.".into(),
-        ),
-        (true, None) => refuse(
-            format!("`{id}` has neither model.safetensors, pytorch_model.bin nor GGUF files"),
-            "Look for a repository with one of these; its page lists conversions.".into(),
-        ),
+        },
+        (true, None) => match folder::by_names(names, None) {
+            Some((what, next)) => refuse(format!("`{id}` holds {what}"), format!("{next}.")),
+            None => refuse(
+                format!("`{id}` has neither model.safetensors, pytorch_model.bin nor GGUF files"),
+                "Look for a repository with one of these; its page lists conversions.".into(),
+            ),
+        },
     }
+}
+
+/// Whether a repository is an adapter alone.
+pub fn is_adapter(names: &[String]) -> bool {
+    let has = |name: &str| names.iter().any(|n| n == name);
+    has(ADAPTER) && !(has("config.json") && WEIGHTS.iter().any(|w| has(w)))
 }
 
 fn gguf(names: &[String]) -> Vec<&str> {

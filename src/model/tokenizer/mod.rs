@@ -9,6 +9,7 @@
 //! and transformers 5 drops the key beside a `tokenizer.json`: for such a model they start without the BOS that the
 //! configuration asks for. `add_bos_token: false` and `add_eos_token` are not read, as in transformers 5.
 
+mod added;
 mod bytes;
 mod check;
 mod gguf;
@@ -18,7 +19,6 @@ mod splits;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tokenizers::AddedToken;
 
 use self::bytes::{Pipeline, byte_table};
 pub use self::legacy::Older;
@@ -31,8 +31,8 @@ pub(crate) const SPECIALS: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",
-    "pad_token",
     "sep_token",
+    "pad_token",
     "cls_token",
     "mask_token",
 ];
@@ -54,6 +54,8 @@ pub struct Files<'a> {
     pub tokenizer: &'a [u8],
     /// What older folders have in its place; then `tokenizer` is not read.
     pub older: Option<Older<'a>>,
+    /// `added_tokens.json`, which counts where `tokenizer_config.json` has no `added_tokens_decoder`.
+    pub added: Option<&'a [u8]>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
     /// `special_tokens_map.json`, of older models.
@@ -79,6 +81,8 @@ pub struct Tokenizer {
     /// Whether `bos` goes before what the post-processor gives.
     prepend_bos: bool,
     eos: Vec<u32>,
+    /// What a user should know of how its files were read.
+    pub remarks: Vec<String>,
 }
 
 impl Tokenizer {
@@ -100,7 +104,10 @@ impl Tokenizer {
         // A file may keep the truncation and padding of its training run; Python leaves both out unless asked.
         inner.with_truncation(None).map_err(|e| unreadable(&e))?;
         inner.with_padding(None);
-        mark_special(&mut inner, &config).map_err(|e| unreadable(&e))?;
+        let remarks = added::add(&mut inner, &config, files.added).map_err(|e| match e {
+            added::Failed::File(error) => error,
+            added::Failed::Tokenizer(error) => unreadable(&error),
+        })?;
 
         let named =
             |key: &str| token_named(&config, key).and_then(|token| inner.token_to_id(token));
@@ -122,7 +129,10 @@ impl Tokenizer {
         let around = inner.encode_fast("", true).map_err(|e| unreadable(&e))?;
         let prepend_bos = config["add_bos_token"] == true
             && bos.is_some_and(|bos| !around.get_ids().contains(&bos));
-        Self::new(inner, &pipeline, bos, prepend_bos, eos).map_err(|e| unreadable(&e))
+        let mut new =
+            Self::new(inner, &pipeline, bos, prepend_bos, eos).map_err(|e| unreadable(&e))?;
+        new.remarks = remarks;
+        Ok(new)
     }
 
     /// Reads the tokenizer in the metadata of a GGUF file.
@@ -153,6 +163,7 @@ impl Tokenizer {
             bos,
             prepend_bos,
             eos,
+            remarks: Vec::new(),
         })
     }
 
@@ -186,12 +197,17 @@ impl Tokenizer {
         }
     }
 
-    /// Returns a token as [`text::visible`] spells it, or `⟨id 151999⟩` for an id without bytes.
+    /// Returns a token as [`text::visible`] spells it, or `[151999]` for an id without bytes.
     pub fn visible(&self, id: u32) -> String {
         match self.bytes(id) {
-            [] => format!("⟨id {id}⟩"),
+            [] => format!("[{id}]"),
             bytes => text::visible(bytes),
         }
+    }
+
+    /// Whether an id has a piece; rows of an unembedding may have none.
+    pub fn knows(&self, id: u32) -> bool {
+        !self.bytes(id).is_empty() || self.inner.id_to_token(id).is_some()
     }
 
     /// Returns the highest id plus one. The model's unembedding may have more rows, as padding.
@@ -344,30 +360,6 @@ fn ids(value: &Value) -> Vec<u32> {
     )
 }
 
-/// Marks the pieces that the configuration calls special, as Python does; a name without a piece gets no new id, for the
-/// model would have no row for it.
-fn mark_special(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers::Result<()> {
-    let more = ["additional_special_tokens", "extra_special_tokens"];
-    let named = SPECIALS.iter().filter_map(|key| token_named(config, key));
-    let listed = more
-        .iter()
-        .filter_map(|key| config[key].as_array())
-        .flatten();
-    let listed = listed.filter_map(|token| token.as_str().or_else(|| token["content"].as_str()));
-    let known = inner.get_added_tokens_decoder();
-    let new: Vec<AddedToken> = named
-        .chain(listed)
-        .filter(|token| {
-            inner
-                .token_to_id(token)
-                .is_some_and(|id| !known.contains_key(&id))
-        })
-        .map(|token| AddedToken::from(token, true))
-        .collect();
-    inner.add_special_tokens(new)?;
-    Ok(())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -478,7 +470,7 @@ mod tests {
         );
         assert_eq!(
             (t.bytes(261), t.bytes(262), t.visible(262).as_str()),
-            (&b"  "[..], &b""[..], "⟨id 262⟩")
+            (&b"  "[..], &b""[..], "[262]")
         );
         assert_eq!(
             t.encode("truncation is off here", Bos::Raw).unwrap().len(),
@@ -581,7 +573,8 @@ mod tests {
             "the second only because the configuration says so"
         );
         assert!(!t.is_special(97) && !t.is_special(261) && !t.is_special(999));
-        assert_eq!(t.vocab_size(), 262);
+        // A name without a piece gets the next id, as in Python, whether or not the model has a row for it.
+        assert_eq!((t.vocab_size(), t.id("nowhere")), (263, Some(262)));
     }
 
     #[test]
@@ -642,6 +635,7 @@ mod tests {
                 generation: Some(generation.as_bytes()),
                 config: Some(config.as_bytes()),
                 older: None,
+                added: None,
             });
             let tokenizer = tokenizer.unwrap();
             (tokenizer.bos(), tokenizer.eos().to_vec())

@@ -5,12 +5,14 @@
 
 mod damage;
 mod map;
+mod names;
 mod random;
 mod range;
 mod safetensors;
 pub mod shrunk;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -18,6 +20,8 @@ use ::safetensors::SafeTensors;
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 
+pub use self::names::Probes;
+use self::names::Renamed;
 use self::random::random;
 use self::safetensors::{Files, Mapped, check_header, files_of};
 use super::gguf::Checkpoint;
@@ -87,7 +91,12 @@ impl Precision {
 pub struct Weights {
     source: Source,
     place: String,
+    files: Vec<String>,
     prefix: &'static str,
+    /// Where the file wraps its names.
+    renamed: Renamed,
+    /// What was read, as the file calls it.
+    read: RefCell<BTreeSet<String>>,
     /// How matrices are kept.
     pub precision: Precision,
     /// Where tensors go.
@@ -123,14 +132,23 @@ impl Weights {
             .map(|f| f.display().to_string())
             .collect::<Vec<_>>()
             .join(", ");
+        let names = files.iter().filter_map(|f| f.file_name()?.to_str());
         Ok(Self {
+            files: names.map(str::to_owned).collect(),
             source,
             place,
             prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
             precision,
             device: device.clone(),
             damage: RefCell::default(),
         })
+    }
+
+    /// The names of the files that were opened.
+    pub fn files(&self) -> Vec<String> {
+        self.files.clone()
     }
 
     /// Reads a safetensors file that is part of the binary.
@@ -145,7 +163,10 @@ impl Weights {
         Ok(Self {
             source: Source::Embedded(parsed),
             place: "the binary".into(),
+            files: Vec::new(),
             prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
             precision,
             device: device.clone(),
             damage: RefCell::default(),
@@ -157,7 +178,10 @@ impl Weights {
         Self {
             place: checkpoint.gguf.path().display().to_string(),
             source: Source::Gguf(checkpoint),
+            files: Vec::new(),
             prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
             precision,
             device: device.clone(),
             damage: RefCell::default(),
@@ -169,30 +193,70 @@ impl Weights {
         Self {
             source: Source::Random(seed),
             place: format!("seed {seed}"),
+            files: Vec::new(),
             prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
             precision,
             device: device.clone(),
             damage: RefCell::default(),
         }
     }
 
-    /// Chooses the prefix under which `probe` exists; checkpoints of one family differ in it.
-    pub fn under(mut self, prefixes: &[&'static str], probe: &str) -> Self {
-        self.prefix = prefixes
+    /// Finds out how the file names its tensors: chooses the prefix under which what every checkpoint of the family has
+    /// exists, and where there is none takes the wrappers of other programs off. Returns a name and what it is in the
+    /// file, where they differ.
+    pub fn settle_names(&mut self, probes: &Probes<'_>) -> Option<(String, String)> {
+        let found = |weights: &Self, prefix: &str| {
+            let there = |probe: &&String| weights.exists(&format!("{prefix}{probe}"));
+            probes.first.iter().filter(there).count()
+        };
+        let best = |weights: &Self| {
+            let ranked = probes.prefixes.iter().rev().copied();
+            ranked
+                .map(|prefix| (found(weights, prefix), prefix))
+                .max_by_key(|(count, _)| *count)
+                .filter(|(count, _)| *count > 0)
+        };
+        let direct = best(self);
+        self.prefix = direct.map_or("", |(_, prefix)| prefix);
+        if direct.is_some_and(|(count, _)| count == probes.first.len()) {
+            return None;
+        }
+        let renamed = names::unwrap(self.names().into_iter(), probes)?;
+        let shown = renamed
             .iter()
-            .find(|p| self.exists(&format!("{p}{probe}")))
-            .copied()
-            .unwrap_or("");
-        self
+            .find(|(name, _)| probes.first.iter().any(|probe| name.ends_with(probe)))
+            .or_else(|| renamed.first_key_value())
+            .map(|(name, stored)| (name.clone(), stored.clone()));
+        let before = std::mem::replace(&mut self.renamed, renamed);
+        let unwrapped = best(self);
+        if unwrapped.map_or(0, |(count, _)| count) < direct.map_or(0, |(count, _)| count) {
+            self.renamed = before;
+            return None;
+        }
+        self.prefix = unwrapped.map_or("", |(_, prefix)| prefix);
+        shown
     }
 
-    /// Drops the prefix: heads live outside it.
-    pub fn bare(mut self) -> Self {
-        self.prefix = "";
-        self
+    /// Every tensor's name, as the file says it; none for weights that are made up.
+    fn names(&self) -> Vec<&str> {
+        match &self.source {
+            Source::Mapped(m) => m.tensors().map(|(name, _)| name).collect(),
+            Source::Embedded(s) => s.names(),
+            Source::Pickled(p) => p.names().collect(),
+            Source::Gguf(g) => g.gguf.tensors().map(|(name, _)| name).collect(),
+            Source::Random(_) => Vec::new(),
+        }
+    }
+
+    /// What the file calls a tensor.
+    fn stored<'a>(&'a self, full: &'a str) -> &'a str {
+        self.renamed.get(full).map_or(full, String::as_str)
     }
 
     fn exists(&self, full: &str) -> bool {
+        let full = self.stored(full);
         match &self.source {
             Source::Mapped(m) => m.get(full).is_some(),
             Source::Embedded(s) => s.tensor(full).is_ok(),
@@ -200,6 +264,84 @@ impl Weights {
             Source::Gguf(g) => g.names.exists(&g.gguf, full),
             Source::Random(_) => true,
         }
+    }
+
+    /// Whether these weights are made up, and so hold whatever is asked for.
+    pub fn is_made_up(&self) -> bool {
+        matches!(self.source, Source::Random(_))
+    }
+
+    /// What the file holds, in a few words, in view of a name that it lacks.
+    pub fn holds(&self, wanted: &str) -> String {
+        names::holds(self.names(), wanted)
+    }
+
+    /// Whether a tensor exists under the chosen prefix.
+    pub fn has(&self, name: &str) -> bool {
+        self.exists(&format!("{}{name}", self.prefix))
+    }
+
+    /// The first of these names that the file holds, as a view without a prefix; weights that are made up hold none.
+    pub fn find(&self, prefixes: &[&'static str], names: &[String]) -> Option<String> {
+        if matches!(self.source, Source::Random(_)) {
+            return None;
+        }
+        let all = names
+            .iter()
+            .flat_map(|name| prefixes.iter().map(move |prefix| format!("{prefix}{name}")));
+        all.into_iter().find(|full| self.exists(full))
+    }
+
+    /// The same tensors under their whole names, for what lies outside the prefix, such as the head.
+    pub fn at_root<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let prefix = std::mem::take(&mut self.prefix);
+        let out = work(self);
+        self.prefix = prefix;
+        out
+    }
+
+    /// What the file holds and nobody read, as it calls it.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        let left = |name: &&str| match &self.source {
+            Source::Gguf(g) => !g.gguf.was_read(name),
+            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Random(_) => {
+                !read.contains(*name)
+            }
+        };
+        let names = self.names().into_iter();
+        names.filter(left).map(str::to_owned).collect()
+    }
+
+    /// Whether a tensor of the chosen prefix holds the same numbers as one under its whole name.
+    pub fn same(&self, name: &str, other: &str) -> Result<bool> {
+        /// Rows that are compared at once.
+        const ROWS: usize = 4096;
+        let full = format!("{}{name}", self.prefix);
+        if let Source::Mapped(m) = &self.source
+            && let (Some(a), Some(b)) = (m.get(self.stored(&full)), m.get(self.stored(other)))
+            && a.dtype() == b.dtype()
+        {
+            let mut read = self.read.borrow_mut();
+            read.insert(self.stored(&full).to_owned());
+            read.insert(self.stored(other).to_owned());
+            return Ok(a.shape() == b.shape() && a.data() == b.data());
+        }
+        let (a, b) = (self.load(&full)?, self.load(other)?);
+        if a.dims() != b.dims() {
+            return Ok(false);
+        }
+        let rows = a.dim(0)?;
+        for start in (0..rows).step_by(ROWS) {
+            let part = |t: &Tensor| -> Result<Vec<f32>> {
+                let part = t.narrow(0, start, ROWS.min(rows - start))?;
+                Ok(part.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            };
+            if part(&a)? != part(&b)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A tensor in the compute dtype.
@@ -212,19 +354,44 @@ impl Weights {
         self.read(name, shape, DType::F32)
     }
 
+    /// A tensor as it is stored, by its whole name.
+    fn load(&self, full: &str) -> Result<Tensor> {
+        let stored = self.stored(full);
+        let missing = || Error::MissingTensor {
+            name: full.to_owned(),
+            place: self.place.clone(),
+            holds: names::holds(self.names(), full),
+        };
+        self.read.borrow_mut().insert(stored.to_owned());
+        Ok(match &self.source {
+            Source::Mapped(m) => m.get(stored).ok_or_else(missing)?.load(&Device::Cpu)?,
+            Source::Embedded(s) => s
+                .tensor(stored)
+                .map_err(|_| missing())?
+                .load(&Device::Cpu)?,
+            Source::Pickled(p) => p.get(stored)?.ok_or_else(missing)?.load()?,
+            Source::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.unpack()?,
+            Source::Random(_) => return Err(missing()),
+        })
+    }
+
     fn read(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let full = format!("{}{name}", self.prefix);
-        let missing = || Error::MissingTensor {
-            name: full.clone(),
-            place: self.place.clone(),
-        };
         let found = match &self.source {
-            Source::Mapped(m) => m.get(&full).ok_or_else(missing)?.load(&Device::Cpu)?,
-            Source::Embedded(s) => s.tensor(&full).map_err(|_| missing())?.load(&Device::Cpu)?,
-            Source::Pickled(p) => p.get(&full)?.ok_or_else(missing)?.load()?,
-            Source::Gguf(g) => g.piece(&full)?.ok_or_else(missing)?.unpack()?,
             Source::Random(seed) => random(*seed, &full, shape)?,
+            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Gguf(_) => {
+                self.load(&full)?
+            }
         };
+        if found.dtype().is_int() {
+            return Err(Error::Config {
+                what: format!(
+                    "tensor `{full}` is stored in whole numbers ({}), so the weights are quantized, which config.json does not say",
+                    found.dtype().as_str()
+                ),
+                next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file.".into(),
+            });
+        }
         if found.dims() != shape {
             return Err(Error::TensorShape {
                 name: full,

@@ -79,6 +79,7 @@ const CASES: &[(&str, &str, Instead)] = &[
         "",
         &[
             ("use_sliding_window", "false"),
+            ("layer_types", "null"),
             ("no_rope_layers", "[1, 1]"),
         ],
     ),

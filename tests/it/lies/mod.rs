@@ -246,6 +246,7 @@ impl Workshop {
                     generation: Some(bytes),
                     config: Some(bytes),
                     older: None,
+                    added: Some(bytes),
                 };
                 if let Ok(tokenizer) = Tokenizer::from_files(&files) {
                     speak(&tokenizer);
