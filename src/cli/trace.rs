@@ -15,7 +15,7 @@ use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
-use crate::model::site::expand;
+use crate::model::address::{Pattern, expand, written};
 use crate::text;
 
 /// The row.
@@ -40,8 +40,18 @@ fn run(matches: &ArgMatches) -> Result<()> {
         .cloned()
         .unwrap_or_default();
     let mut bench = arguments::open(matches)?;
-    let wanted = expand(arguments::text(matches, "sites"), bench.model.card.layers)?;
+    let wanted = expand(
+        arguments::text(matches, "sites"),
+        &bench.model.card.blueprint,
+    )?;
     wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
+    for text in arguments::text(matches, "sites").split(',') {
+        if let Ok(Pattern::Foreign(name)) = text.parse() {
+            let site = name.on(&bench.model.card.blueprint)?;
+            let ours = written(site, name.layers);
+            output::note(&format!("{name} is {ours} on this model."));
+        }
+    }
     let run = arguments::run(matches, &bench, edits)?;
     let recording = bench.record(&run, &wanted)?;
     let receipts = output::measured(&mut bench, &run, &recording.receipts);

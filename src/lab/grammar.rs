@@ -12,7 +12,9 @@ use super::edit::{Edit, Place, What, Which};
 use super::op::{OPS, Takes};
 use super::positions::Positions;
 use crate::error::{Error, Result};
-use crate::model::site::{Address, SITES, site_named};
+use crate::model::address::{Layers, Pattern};
+use crate::model::names::Rule;
+use crate::model::site::Site;
 use crate::model::tap::Phase;
 
 /// A text between quotation marks, as JSON has it.
@@ -92,6 +94,7 @@ impl fmt::Display for Edit {
             Place::At(address) => write!(f, "@{address}")?,
             Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
             Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
+            Place::Borrowed(name) => write!(f, "@{name}")?,
             Place::Writes => f.write_str("@writes")?,
         }
         if self.positions != Positions::All {
@@ -236,12 +239,13 @@ fn read_what(op: &str, takes: Takes, text: &str, address: &str) -> Result<What, 
     })
 }
 
-/// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
+/// Splits `*STRENGTH` off the end; the star of `resid_post.*` or `blocks.*.hook_z` belongs to the address.
 fn strength(tail: &str) -> Result<(&str, f32), String> {
     let Some((rest, number)) = tail.rsplit_once('*') else {
         return Ok((tail, 1.0));
     };
-    if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
+    let layers = rest.ends_with("blocks.");
+    if layers || number.is_empty() || number.starts_with(':') || number.starts_with('/') {
         return Ok((tail, 1.0));
     }
     match number.parse::<f32>() {
@@ -256,25 +260,22 @@ fn place(text: &str) -> Result<Place> {
     if text == "writes" {
         return Ok(Place::Writes);
     }
-    if let Ok(address) = text.parse::<Address>() {
-        return Ok(Place::At(address));
+    Ok(match text.parse::<Pattern>()? {
+        Pattern::Own(site, layers) => placed(site, layers),
+        Pattern::Foreign(name) => match name.spelling.rule {
+            Rule::Depends(..) => Place::Borrowed(name),
+            Rule::Always | Rule::Never(_) => placed(name.anywhere()?, name.layers),
+        },
+    })
+}
+
+/// A site at some layers, as a place of edits.
+pub(super) fn placed(site: Site, layers: Layers) -> Place {
+    match layers {
+        Layers::One(layer) => Place::At(site.at(layer.into())),
+        Layers::Range(a, b) => Place::Layers(site, a, b),
+        Layers::Every => Place::Every(site),
     }
-    if let Some((name, range)) = text.split_once('.')
-        && SITES.iter().any(|s| s.name == name && s.layered)
-    {
-        let site = site_named(name)?;
-        if range == "*" {
-            return Ok(Place::Every(site));
-        }
-        if let Some((Ok(a), Ok(b))) = range
-            .split_once('-')
-            .map(|(a, b)| (a.parse::<u16>(), b.parse::<u16>()))
-            && a <= b
-        {
-            return Ok(Place::Layers(site, a, b));
-        }
-    }
-    text.parse::<Address>().map(Place::At)
 }
 
 #[cfg(test)]
@@ -315,6 +316,10 @@ mod tests {
             "cut:0,2@attn_scores.*:last*0.5",
             "cut:=0..4@attn_scores.3-5:text:\"a: b\"",
             "cut:1=text:\" New York\"@attn_scores.0:last",
+            "zero:1@blocks.3.attn.hook_q",
+            "zero:1@blocks.*.mlp.hook_post:last*0.5",
+            "zero:1@blocks.2-4.mlp.hook_pre",
+            "add:calm@hook_embed*2",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -336,6 +341,10 @@ mod tests {
             ("cut:1=some@attn_scores.0", "positions"),
             ("zero@mlp_akt.0", "mlp_act"),
             ("zero:1@mlp_act.0*huge", "no strength"),
+            ("zero:1@blocks.*.mlp.hook_post*huge", "no strength"),
+            ("zero:1@blocks.0.attn.hook_result", "z.0"),
+            ("zero@mlp_act.-1", "no negative"),
+            ("zero@MLP_ACT.1", "lower case"),
             ("set:1@mlp_act.0", "needs a value"),
             ("set_along:d@resid_pre.0", "and a value"),
             ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),

@@ -3,6 +3,7 @@
 //! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
 //! To add a family see [`families`]; to add a site see [`site`].
 
+pub mod address;
 pub mod assemble;
 pub mod attention;
 pub mod blocks;
@@ -17,6 +18,7 @@ pub mod linear;
 pub mod load;
 pub mod memory;
 pub mod mlp;
+pub mod names;
 pub mod norm;
 pub mod overlay;
 pub mod pickle;
@@ -28,6 +30,8 @@ pub mod tokenizer;
 pub mod transformer;
 pub mod values;
 pub mod weights;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -48,6 +52,8 @@ pub struct Card {
     pub name: String,
     /// The family.
     pub family: &'static str,
+    /// The architecture, which decides what some borrowed names mean.
+    pub blueprint: Arc<blueprint::Blueprint>,
     /// Fingerprint of the weights, 16 hexadecimal digits.
     pub revision: String,
     /// How matrices are kept: `f32`, `f16`, `bf16`, `q8_0`.
@@ -124,6 +130,7 @@ impl Model {
         let card = Card {
             name,
             family: b.family,
+            blueprint: Arc::new(b.clone()),
             revision,
             dtype: transformer.precision.name(),
             device: device_name(&transformer.device),
@@ -147,6 +154,13 @@ impl Model {
             notes: Vec::new(),
             need: memory::Need::default(),
         })
+    }
+
+    /// Parses an address, in our words or in those of TransformerLens, and says why it does not exist on this model.
+    pub fn address(&self, text: &str) -> Result<Address> {
+        let at = address::resolve(text, &self.transformer.blueprint)?;
+        self.offers(at)?;
+        Ok(at)
     }
 
     /// Says why an address does not exist on this model.

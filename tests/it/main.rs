@@ -35,6 +35,7 @@ mod lens_files;
 mod lies;
 mod memories;
 mod meters;
+mod names;
 mod organisms;
 mod parity;
 mod patching;

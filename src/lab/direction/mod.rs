@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::Card;
+use crate::model::address::site_named;
 use crate::model::gguf::names::ARCHITECTURES;
-use crate::model::site::{Address, Site, site_named};
+use crate::model::site::{Address, Site};
 use crate::model::weights::normals;
 
 /// One row of [`FORMATS`].

@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::sidecar::{beside, table};
 use super::{Direction, Format, Origin, finite, numbers, put, whole};
 use crate::error::{Error, Result};
+use crate::model::address::Pattern;
 use crate::model::site::Address;
 
 /// The row.
@@ -88,16 +89,16 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Direction> {
     };
     if let [(name, view)] = tensors.as_slice()
         && origin.is_none()
-        && name.parse::<Address>().is_err()
+        && name.parse::<Pattern>().is_err()
     {
         let sidecar = beside(path)?;
         return table(path, view.shape(), &read(name, view)?, sidecar.as_ref(), "");
     }
     let mut rows = Vec::new();
     for (name, view) in &tensors {
-        let address: Address = name.parse().map_err(|_| {
+        let address: Address = name.parse().map_err(|e| {
             fail(format!(
-                "its tensor `{name}` is named for no address, such as resid_post.10"
+                "its tensor `{name}` is named for no address, such as resid_post.10 ({e})"
             ))
         })?;
         if view.shape().len() != 1 {
