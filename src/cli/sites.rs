@@ -35,7 +35,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             if as_json {
                 json!(names)
             } else {
-                json!(names.join(", "))
+                // Those with a condition have a table of their own.
+                let sure = names.iter().filter(|name| !name.contains(' '));
+                json!(sure.cloned().collect::<Vec<_>>().join(", "))
             },
             json!(spec.shape),
             json!(spec.about),
@@ -54,6 +56,11 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     if as_json {
         return Ok(());
     }
+    if model.is_none() {
+        let rows: Vec<Vec<Value>> = SPELLINGS.iter().filter_map(conditional).collect();
+        output::write(b"\n")?;
+        output::listing(&["by_architecture", "site", "where"], &rows, false)?;
+    }
     let rows = SPELLINGS.iter().filter_map(|s| none(s, model.as_ref()));
     let rows: Vec<Vec<Value>> = rows
         .map(|(name, has, near)| vec![json!(name), json!(near), json!(has)])
@@ -64,6 +71,18 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         &rows,
         false,
     )
+}
+
+/// A name of which the architecture decides: the name, the site, where it is that one.
+fn conditional(spelling: &Spelling) -> Option<Vec<Value>> {
+    match spelling.rule {
+        Rule::Depends(place, _) => Some(vec![
+            json!(spelling.name.replace("{}", "L")),
+            json!(address(spelling.near)),
+            json!(place),
+        ]),
+        Rule::Always | Rule::Never(..) => None,
+    }
 }
 
 /// A site as an address with `L` for the layer.
@@ -88,7 +107,7 @@ pub fn names(site: Site, model: Option<&Model>) -> Vec<String> {
                 _ if spelling.near != site => None,
                 Rule::Always => Some(name),
                 Rule::Depends(place, _) => Some(format!("{name} ({place})")),
-                Rule::Never(_) => None,
+                Rule::Never(..) => None,
             },
         }
     };
@@ -104,7 +123,7 @@ fn none(spelling: &Spelling, model: Option<&Model>) -> Option<(String, &'static 
                 Meaning::Holds(has, near) => Some((has, near)),
                 Meaning::Is(_) | Meaning::Absent | Meaning::Unmeasured => None,
             })?,
-        (None, Rule::Never(has)) => (*has, spelling.near),
+        (None, Rule::Never(has, _)) => (*has, spelling.near),
         (None, Rule::Always | Rule::Depends(..)) => return None,
     };
     Some((spelling.name.replace("{}", "L"), has, address(near)))

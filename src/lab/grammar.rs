@@ -264,7 +264,7 @@ fn place(text: &str) -> Result<Place> {
         Pattern::Own(site, layers) => placed(site, layers),
         Pattern::Foreign(name) => match name.spelling.rule {
             Rule::Depends(..) => Place::Borrowed(name),
-            Rule::Always | Rule::Never(_) => placed(name.anywhere()?, name.layers),
+            Rule::Always | Rule::Never(..) => placed(name.anywhere()?, name.layers),
         },
     })
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::blueprint::Blueprint;
+use super::blueprint::{Blueprint, MlpKind};
 use super::names::{Meaning, Rule, SPELLINGS, Spelling};
 use super::site::{Address, SITES, Site, SiteSpec, check_layer};
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ impl Borrowed {
         let near = self.spelling.near;
         match &self.spelling.rule {
             Rule::Always => Ok(near),
-            Rule::Never(has) => Err(self.holds(has, near, self.layers)),
+            Rule::Never(has, _) => Err(self.holds(has, &self.near(near, None))),
             Rule::Depends(place, _) => Err(self.refused(format!(
                 "which tensor this name of TransformerLens means depends on the architecture ({} {place}), and none is known here. Write the site itself.",
                 written(near, self.layers)
@@ -117,30 +117,43 @@ impl Borrowed {
     }
 
     fn at(&self, blueprint: &Blueprint, layer: usize) -> Result<Site> {
-        let near = self.spelling.near;
-        check_layer(near.at(layer), blueprint.layers.len())?;
-        let here = Layers::One(u16::try_from(layer).unwrap_or(u16::MAX));
+        check_layer(self.spelling.near.at(layer), blueprint.layers.len())?;
+        let nearest = |site| self.near(site, Some((blueprint, layer)));
         match self.spelling.meaning(blueprint, layer) {
             Meaning::Is(site) => Ok(site),
-            Meaning::Holds(has, near) => Err(self.holds(has, near, here)),
+            Meaning::Holds(has, near) => Err(self.holds(has, &nearest(near))),
             Meaning::Absent => Err(self.refused(format!(
-                "TransformerLens has nothing of this name on {}. {}",
+                "TransformerLens has nothing of this name on this {}. {}",
                 blueprint.family,
-                nearest(near, here)
+                nearest(self.spelling.near)
             ))),
             Meaning::Unmeasured => Err(self.refused(format!(
                 "TransformerLens cannot run this {}, so nobody can say what it has there. {}",
                 blueprint.family,
-                nearest(near, here)
+                nearest(self.spelling.near)
             ))),
         }
     }
 
-    fn holds(&self, has: &str, near: Site, layers: Layers) -> Error {
+    fn holds(&self, has: &str, nearest: &str) -> Error {
         self.refused(format!(
-            "under this name TransformerLens has {has}, and that is no site of its own. {}",
-            nearest(near, layers)
+            "under this name TransformerLens has {has}, and that is no site of its own. {nearest}"
         ))
+    }
+
+    /// Names the nearest site, one that the architecture has where it is known.
+    fn near(&self, site: Site, here: Option<(&Blueprint, usize)>) -> String {
+        let layered = self.spelling.name.contains("{}");
+        let site = here.map_or(site, |(b, layer)| stand_in(site, layer, b));
+        let spec = site.spec();
+        let at = match here {
+            // What stands once in TransformerLens and once a layer here stands at the end.
+            Some((b, _)) if !layered => written(site, Layers::One(last(b))),
+            Some((_, layer)) => site.at(layer).to_string(),
+            None if layered || !spec.layered => written(site, self.layers),
+            None => format!("{}.L", spec.name),
+        };
+        format!("The nearest site is {at}: {}.", spec.about)
     }
 
     fn refused(&self, why: String) -> Error {
@@ -161,13 +174,49 @@ pub fn written(site: Site, layers: Layers) -> String {
     }
 }
 
-fn nearest(site: Site, layers: Layers) -> String {
-    let spec = site.spec();
-    format!(
-        "The nearest site is {}: {}.",
-        written(site, layers),
-        spec.about
-    )
+fn last(blueprint: &Blueprint) -> u16 {
+    u16::try_from(blueprint.layers.len() - 1).unwrap_or(u16::MAX)
+}
+
+/// A site, or the nearest one that a layer of an architecture has.
+pub fn stand_in(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
+    let mut near = site;
+    while lacks(near.at(layer), blueprint).is_some() {
+        near = match near {
+            Site::Router | Site::MlpGate => Site::MlpUp,
+            Site::MlpUp | Site::MlpAct => Site::MlpOut,
+            Site::ResidMid => Site::ResidPre,
+            Site::FinalNorm => Site::ResidPost,
+            other => return other,
+        };
+    }
+    near
+}
+
+/// Why an architecture does not have an address, ending in what to use instead.
+pub fn lacks(at: Address, b: &Blueprint) -> Option<String> {
+    let (family, layer) = (b.family, usize::from(at.layer));
+    let kind = b.layers.get(layer).map(|l| l.mlp);
+    let mixed = kind == Some(MlpKind::Experts);
+    match at.site {
+        Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => Some(format!(
+            "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
+        )),
+        Site::MlpGate if kind == Some(MlpKind::Plain) => Some(format!(
+            "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
+        )),
+        Site::Router if !mixed => Some(format!(
+            "block {layer} of {family} has one MLP and no router. Use mlp_act.{layer}."
+        )),
+        Site::ResidMid if b.arrangement.is_parallel() => Some(format!(
+            "attention and MLP of {family} read the same stream, so nothing lies between them. Use resid_pre.{layer} or resid_post.{layer}."
+        )),
+        Site::FinalNorm if !b.final_norm => Some(format!(
+            "this {family} has no norm before the unembedding. Use resid_post.{}.",
+            b.layers.len() - 1
+        )),
+        _ => None,
+    }
 }
 
 /// What a text names.

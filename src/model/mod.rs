@@ -36,7 +36,6 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use blueprint::MlpKind;
 use cache::Cache;
 use families::Family;
 use site::{Address, Site};
@@ -166,32 +165,13 @@ impl Model {
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
         site::check_layer(at, self.card.layers)?;
-        let b = &self.transformer.blueprint;
-        let (family, layer) = (self.card.family, usize::from(at.layer));
-        let mixed = at.site.spec().layered && b.layers[layer].mlp == MlpKind::Experts;
-        let why = match at.site {
-            Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => format!(
-                "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
-            ),
-            Site::MlpGate if b.layers[layer].mlp == MlpKind::Plain => format!(
-                "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
-            ),
-            Site::Router if !mixed => {
-                format!("block {layer} of {family} has one MLP and no router. Use mlp_act.{layer}.")
-            }
-            Site::ResidMid if b.arrangement.is_parallel() => format!(
-                "attention and MLP of {family} read the same stream, so nothing lies between them. Use resid_pre.{layer} or resid_post.{layer}."
-            ),
-            Site::FinalNorm if !b.final_norm => format!(
-                "this {family} has no norm before the unembedding. Use resid_post.{}.",
-                self.card.layers - 1
-            ),
-            _ => return Ok(()),
-        };
-        Err(Error::Refused {
-            address: at.to_string(),
-            why,
-        })
+        match address::lacks(at, &self.transformer.blueprint) {
+            Some(why) => Err(Error::Refused {
+                address: at.to_string(),
+                why,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The width of a site's last axis, and for heads all of them together; 0 for positions.

@@ -25,7 +25,8 @@ impl Spelling {
         match &self.rule {
             Rule::Always => Is(self.near),
             Rule::Depends(_, decide) => decide(blueprint, layer),
-            Rule::Never(has) => Holds(has, self.near),
+            Rule::Never(has, there) if there(blueprint, layer) => Holds(has, self.near),
+            Rule::Never(..) => Absent,
         }
     }
 }
@@ -37,8 +38,8 @@ pub enum Rule {
     Always,
     /// The architecture decides, at each layer. The words say where the name means its nearest site.
     Depends(&'static str, fn(&Blueprint, usize) -> Meaning),
-    /// No site of ours: what TransformerLens has there.
-    Never(&'static str),
+    /// No site of ours: what TransformerLens has there, and on which architectures it has the name at all.
+    Never(&'static str, fn(&Blueprint, usize) -> bool),
 }
 
 /// What a name means at a layer of an architecture.
@@ -88,110 +89,158 @@ const DENSE_AMONG: &str = "in the blocks with one MLP of a model with mixtures";
 spellings! {
     "hook_embed" Embed Depends("where positions are not learned", embedding);
     "embed.hook_out" Embed Depends("where positions are not learned", embedding);
-    "embed.hook_in" Embed Never(IDS);
-    "hook_tokens" Embed Never(IDS);
-    "hook_pos_embed" Embed Never("the vectors of learned positions alone, and nothing where positions are rotated");
-    "pos_embed.hook_out" Embed Never("the vectors of learned positions alone");
-    "pos_embed.hook_in" Embed Never(IDS);
-    "rotary_emb.hook_in" Embed Never("the stream that only the type of the rotations is taken from");
-    "rotary_emb.hook_out" Q Never(FUSED);
-    "rotary_emb.hook_cos" Q Never(ROTATION);
-    "rotary_emb.hook_sin" Q Never(ROTATION);
+    "embed.hook_in" Embed Never(IDS, everywhere);
+    "hook_tokens" Embed Never(IDS, everywhere);
+    "hook_pos_embed" Embed Never("the vectors of learned positions alone, and nothing where positions are rotated", everywhere);
+    "pos_embed.hook_out" Embed Never("the vectors of learned positions alone", learned);
+    "pos_embed.hook_in" Embed Never(IDS, learned);
+    "rotary_emb.hook_in" Embed Never("the stream that only the type of the rotations is taken from", rotary);
+    "rotary_emb.hook_out" Q Never(FUSED, rotary);
+    "rotary_emb.hook_cos" Q Never(ROTATION, rotary);
+    "rotary_emb.hook_sin" Q Never(ROTATION, rotary);
     "blocks.{}.hook_resid_pre" ResidPre Always;
     "blocks.{}.hook_in" ResidPre Always;
-    "blocks.{}.hook_attn_in" AttnIn Never(COPY);
-    "blocks.{}.hook_q_input" AttnIn Never(COPY);
-    "blocks.{}.hook_k_input" AttnIn Never(COPY);
-    "blocks.{}.hook_v_input" AttnIn Never(COPY);
-    "blocks.{}.ln1.hook_in" ResidPre Never("the stream as the norm reads it: an edit there leaves the stream itself alone");
+    "blocks.{}.hook_attn_in" AttnIn Never(COPY, everywhere);
+    "blocks.{}.hook_q_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.hook_k_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.hook_v_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.ln1.hook_in" ResidPre Never("the stream as the norm reads it: an edit there leaves the stream itself alone", attn_norm);
     "blocks.{}.ln1.hook_out" AttnIn Depends(PRE_NORMS, attn_normed);
     "blocks.{}.ln1.hook_normalized" AttnIn Depends(GAINLESS, attn_normalized);
-    "blocks.{}.ln1.hook_scale" AttnIn Never(SCALE);
+    "blocks.{}.ln1.hook_scale" AttnIn Never(SCALE, attn_norm);
     "blocks.{}.attn.hook_in" AttnIn Always;
-    "blocks.{}.attn.hook_attn_in" AttnIn Never(COPY);
-    "blocks.{}.attn.hook_q_input" AttnIn Never(COPY);
-    "blocks.{}.attn.hook_k_input" AttnIn Never(COPY);
-    "blocks.{}.attn.hook_v_input" AttnIn Never(COPY);
-    "blocks.{}.attn.q.hook_in" AttnIn Never("what attention reads, as the queries alone read it");
-    "blocks.{}.attn.k.hook_in" AttnIn Never("what attention reads, as the keys alone read it");
-    "blocks.{}.attn.v.hook_in" AttnIn Never("what attention reads, as the values alone read it");
-    "blocks.{}.attn.qkv.hook_in" AttnIn Never(FUSED);
-    "blocks.{}.attn.qkv.hook_out" Q Never(FUSED);
+    "blocks.{}.attn.hook_attn_in" AttnIn Never(COPY, everywhere);
+    "blocks.{}.attn.hook_q_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.attn.hook_k_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.attn.hook_v_input" AttnIn Never(COPY, everywhere);
+    "blocks.{}.attn.q.hook_in" AttnIn Never("what attention reads, as the queries alone read it", everywhere);
+    "blocks.{}.attn.k.hook_in" AttnIn Never("what attention reads, as the keys alone read it", everywhere);
+    "blocks.{}.attn.v.hook_in" AttnIn Never("what attention reads, as the values alone read it", everywhere);
+    "blocks.{}.attn.qkv.hook_in" AttnIn Never(FUSED, everywhere);
+    "blocks.{}.attn.qkv.hook_out" Q Never(FUSED, everywhere);
     "blocks.{}.attn.hook_q" Q Depends(PLAIN_QK, query);
     "blocks.{}.attn.q.hook_out" Q Depends(PLAIN_QK, query);
     "blocks.{}.attn.hook_q_normed" Q Depends(NORMED_QK, normed_query);
     "blocks.{}.attn.q_norm.hook_out" Q Depends(NORMED_QK, normed_query);
-    "blocks.{}.attn.q_norm.hook_in" Q Never("queries before their norm");
-    "blocks.{}.attn.q_norm.hook_normalized" Q Never("normed queries before the gain");
-    "blocks.{}.attn.q_norm.hook_scale" Q Never(SCALE);
-    "blocks.{}.attn.hook_rot_q" Q Never("queries after the rotation");
+    "blocks.{}.attn.q_norm.hook_in" Q Never("queries before their norm", qk_normed);
+    "blocks.{}.attn.q_norm.hook_normalized" Q Never("normed queries before the gain", qk_normed);
+    "blocks.{}.attn.q_norm.hook_scale" Q Never(SCALE, qk_normed);
+    "blocks.{}.attn.hook_rot_q" Q Never("queries after the rotation", rotary);
     "blocks.{}.attn.hook_k" K Depends(PLAIN_QK, key);
     "blocks.{}.attn.k.hook_out" K Depends(PLAIN_QK, key);
     "blocks.{}.attn.hook_k_normed" K Depends(NORMED_QK, normed_key);
     "blocks.{}.attn.k_norm.hook_out" K Depends(NORMED_QK, normed_key);
-    "blocks.{}.attn.k_norm.hook_in" K Never("keys before their norm");
-    "blocks.{}.attn.k_norm.hook_normalized" K Never("normed keys before the gain");
-    "blocks.{}.attn.k_norm.hook_scale" K Never(SCALE);
-    "blocks.{}.attn.hook_rot_k" K Never("keys after the rotation");
-    "blocks.{}.attn.hook_cos" Q Never(ROTATION);
-    "blocks.{}.attn.hook_sin" Q Never(ROTATION);
+    "blocks.{}.attn.k_norm.hook_in" K Never("keys before their norm", qk_normed);
+    "blocks.{}.attn.k_norm.hook_normalized" K Never("normed keys before the gain", qk_normed);
+    "blocks.{}.attn.k_norm.hook_scale" K Never(SCALE, qk_normed);
+    "blocks.{}.attn.hook_rot_k" K Never("keys after the rotation", rotary);
+    "blocks.{}.attn.hook_cos" Q Never(ROTATION, rotary);
+    "blocks.{}.attn.hook_sin" Q Never(ROTATION, rotary);
     "blocks.{}.attn.hook_v" V Depends("where values are not clipped", value);
     "blocks.{}.attn.v.hook_out" V Depends("where values are not clipped", value);
     "blocks.{}.attn.hook_attn_scores" AttnScores Depends("in all families but opt", scores);
     "blocks.{}.attn.hook_pattern" AttnProbs Always;
     "blocks.{}.attn.hook_z" Z Always;
     "blocks.{}.attn.o.hook_in" Z Always;
-    "blocks.{}.attn.hook_result" Z Never("what every head writes, made on request only");
+    "blocks.{}.attn.hook_result" Z Never("what every head writes, made on request only", everywhere);
     "blocks.{}.hook_attn_out" AttnAdd Always;
     "blocks.{}.attn.hook_out" AttnOut Always;
     "blocks.{}.attn.o.hook_out" AttnOut Always;
-    "blocks.{}.attn.hook_hidden_states" AttnOut Never("a second copy of what attention returns, in some architectures only");
+    "blocks.{}.attn.hook_hidden_states" AttnOut Never("a second copy of what attention returns, in some architectures only", everywhere);
     "blocks.{}.ln1_post.hook_in" AttnOut Depends(POST_NORMS, attn_before_norm);
     "blocks.{}.ln1_post.hook_out" AttnAdd Depends(POST_NORMS, attn_after_norm);
-    "blocks.{}.ln1_post.hook_normalized" AttnAdd Never("attention's normed output before the gain");
-    "blocks.{}.ln1_post.hook_scale" AttnAdd Never(SCALE);
+    "blocks.{}.ln1_post.hook_normalized" AttnAdd Never("attention's normed output before the gain", writes_normed);
+    "blocks.{}.ln1_post.hook_scale" AttnAdd Never(SCALE, writes_normed);
     "blocks.{}.hook_resid_mid" ResidMid Depends("where attention and MLP follow each other", between);
-    "blocks.{}.hook_mlp_in" MlpIn Never(COPY);
-    "blocks.{}.ln2.hook_in" ResidMid Never("the stream as the norm reads it: an edit there leaves the stream itself alone");
+    "blocks.{}.hook_mlp_in" MlpIn Never(COPY, everywhere);
+    "blocks.{}.ln2.hook_in" ResidMid Never("the stream as the norm reads it: an edit there leaves the stream itself alone", mlp_norm);
     "blocks.{}.ln2.hook_out" MlpIn Depends(MLP_NORMS, mlp_normed);
     "blocks.{}.ln2.hook_normalized" MlpIn Depends(GAINLESS, mlp_normalized);
-    "blocks.{}.ln2.hook_scale" MlpIn Never(SCALE);
+    "blocks.{}.ln2.hook_scale" MlpIn Never(SCALE, mlp_norm);
     "blocks.{}.mlp.hook_in" MlpIn Always;
     "blocks.{}.mlp.hook_pre" MlpGate Depends(NO_GATE, before_activation);
     "blocks.{}.mlp.hook_pre_linear" MlpUp Depends(GATED, linear);
     "blocks.{}.mlp.hook_post" MlpAct Depends(DENSE, neurons);
-    "blocks.{}.mlp.gate.hook_in" MlpIn Never("what the MLP reads, as the gate or the router alone reads it");
+    "blocks.{}.mlp.gate.hook_in" MlpIn Never("what the MLP reads, as the gate or the router alone reads it", gated_or_mixed);
     "blocks.{}.mlp.gate.hook_out" MlpGate Depends(GATED, gate);
-    "blocks.{}.mlp.in.hook_in" MlpIn Never("what the MLP reads, as the up projection alone reads it");
+    "blocks.{}.mlp.in.hook_in" MlpIn Never("what the MLP reads, as the up projection alone reads it", dense_alone);
     "blocks.{}.mlp.in.hook_out" MlpUp Depends(DENSE, up);
     "blocks.{}.mlp.out.hook_in" MlpAct Depends(DENSE, down);
     "blocks.{}.mlp.out.hook_out" MlpOut Depends(DENSE, written);
-    "blocks.{}.mlp.dense_gate.hook_in" MlpIn Never("what the MLP reads, as the gate alone reads it");
+    "blocks.{}.mlp.dense_gate.hook_in" MlpIn Never("what the MLP reads, as the gate alone reads it", dense_among);
     "blocks.{}.mlp.dense_gate.hook_out" MlpGate Depends(DENSE_AMONG, among_gate);
-    "blocks.{}.mlp.dense_in.hook_in" MlpIn Never("what the MLP reads, as the up projection alone reads it");
+    "blocks.{}.mlp.dense_in.hook_in" MlpIn Never("what the MLP reads, as the up projection alone reads it", dense_among);
     "blocks.{}.mlp.dense_in.hook_out" MlpUp Depends(DENSE_AMONG, among_up);
     "blocks.{}.mlp.dense_out.hook_in" MlpAct Depends(DENSE_AMONG, among_act);
     "blocks.{}.mlp.dense_out.hook_out" MlpOut Depends(DENSE_AMONG, among_out);
     "blocks.{}.mlp.hook_expert_weights" Router Depends(MIXTURES, router);
     "blocks.{}.mlp.gate.hook_expert_weights" Router Depends(MIXTURES, router);
-    "blocks.{}.mlp.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation");
-    "blocks.{}.mlp.gate.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation");
-    "blocks.{}.mlp.hook_router_scores" Router Never(FUSED);
+    "blocks.{}.mlp.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation", mixed);
+    "blocks.{}.mlp.gate.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation", mixed);
+    "blocks.{}.mlp.hook_router_scores" Router Never(FUSED, mixed);
     "blocks.{}.hook_mlp_out" MlpAdd Always;
     "blocks.{}.mlp.hook_out" MlpOut Always;
     "blocks.{}.ln2_post.hook_in" MlpOut Depends(POST_NORMS, mlp_before_norm);
     "blocks.{}.ln2_post.hook_out" MlpAdd Depends(POST_NORMS, mlp_after_norm);
-    "blocks.{}.ln2_post.hook_normalized" MlpAdd Never("the MLP's normed output before the gain");
-    "blocks.{}.ln2_post.hook_scale" MlpAdd Never(SCALE);
+    "blocks.{}.ln2_post.hook_normalized" MlpAdd Never("the MLP's normed output before the gain", writes_normed);
+    "blocks.{}.ln2_post.hook_scale" MlpAdd Never(SCALE, writes_normed);
     "blocks.{}.hook_resid_post" ResidPost Always;
     "blocks.{}.hook_out" ResidPost Always;
-    "ln_final.hook_in" ResidPost Never("what leaves the last block, as the final norm alone reads it");
+    "ln_final.hook_in" ResidPost Never("what leaves the last block, as the final norm alone reads it", everywhere);
     "ln_final.hook_out" FinalNorm Always;
     "ln_final.hook_normalized" FinalNorm Depends(GAINLESS, final_normalized);
-    "ln_final.hook_scale" FinalNorm Never(SCALE);
+    "ln_final.hook_scale" FinalNorm Never(SCALE, everywhere);
     "unembed.hook_in" FinalNorm Depends("where the unembedding is as wide as the stream", unembedded);
     "unembed.hook_out" LogitsRaw Always;
     "hook_unembed" LogitsRaw Always;
+}
+
+fn everywhere(_: &Blueprint, _: usize) -> bool {
+    true
+}
+
+fn learned(b: &Blueprint, _: usize) -> bool {
+    matches!(b.positions, Positions::Learned { .. })
+}
+
+fn rotary(b: &Blueprint, layer: usize) -> bool {
+    !learned(b, layer)
+}
+
+fn qk_normed(b: &Blueprint, _: usize) -> bool {
+    b.qk_norm.is_some()
+}
+
+fn writes_normed(b: &Blueprint, _: usize) -> bool {
+    b.arrangement.norms_writes()
+}
+
+fn attn_norm(b: &Blueprint, layer: usize) -> bool {
+    matches!(attn_normed(b, layer), Is(_) | Holds(..))
+}
+
+fn mlp_norm(b: &Blueprint, layer: usize) -> bool {
+    matches!(mlp_normed(b, layer), Is(_))
+}
+
+fn mixed(b: &Blueprint, layer: usize) -> bool {
+    b.layers[layer].mlp == MlpKind::Experts
+}
+
+fn dense_alone(b: &Blueprint, layer: usize) -> bool {
+    !mixed(b, layer) && b.experts.is_none()
+}
+
+fn dense_among(b: &Blueprint, layer: usize) -> bool {
+    !mixed(b, layer) && b.experts.is_some()
+}
+
+fn gated_or_mixed(b: &Blueprint, layer: usize) -> bool {
+    match b.layers[layer].mlp {
+        MlpKind::Gated => b.experts.is_none(),
+        MlpKind::Plain => false,
+        MlpKind::Experts => true,
+    }
 }
 
 fn embedding(b: &Blueprint, _: usize) -> Meaning {
@@ -363,16 +412,18 @@ fn neurons(b: &Blueprint, layer: usize) -> Meaning {
 
 /// Names of the matrices of an MLP are those of a model without mixtures; one with mixtures has others in its dense blocks.
 fn alone(b: &Blueprint, layer: usize, site: Site) -> Meaning {
-    match b.layers[layer].mlp {
-        MlpKind::Gated | MlpKind::Plain if b.experts.is_none() => Is(site),
-        MlpKind::Gated | MlpKind::Plain | MlpKind::Experts => Absent,
+    if dense_alone(b, layer) {
+        Is(site)
+    } else {
+        Absent
     }
 }
 
 fn among(b: &Blueprint, layer: usize, site: Site) -> Meaning {
-    match b.layers[layer].mlp {
-        MlpKind::Gated | MlpKind::Plain if b.experts.is_some() => Is(site),
-        MlpKind::Gated | MlpKind::Plain | MlpKind::Experts => Absent,
+    if dense_among(b, layer) {
+        Is(site)
+    } else {
+        Absent
     }
 }
 

@@ -12,6 +12,7 @@ use lmscope::lab::edit::Edit;
 use lmscope::lab::run::Run;
 use lmscope::lab::schedule::Schedule;
 use lmscope::model::Model;
+use lmscope::model::address::stand_in;
 use lmscope::model::load::{Options, load};
 use lmscope::model::names::{Meaning, SPELLINGS};
 use lmscope::model::site::{Address, Site};
@@ -232,23 +233,29 @@ fn what_could_not_be_measured_is_not_guessed() {
     );
 }
 
-/// Every address that a name means anywhere is one that the model has, and every refusal names one that it has.
+/// Every refusal names a site that the model has.
 #[test]
 fn the_nearest_site_is_there() {
     for family in lmscope::model::families::FAMILIES {
         let model = Model::tiny(family, 3).unwrap();
         for spelling in SPELLINGS {
             for layer in 0..model.card.layers {
-                if let Meaning::Holds(_, near) = spelling.meaning(&model.card.blueprint, layer) {
-                    let there = model.offers(near.at(layer));
-                    assert!(
-                        there.is_ok(),
-                        "{}: {} is nearest to {}: {there:?}",
-                        family.name,
-                        spelling.name,
-                        near.at(layer)
-                    );
-                }
+                let name = spelling.name.replace("{}", &layer.to_string());
+                let Err(error) = model.address(&name) else {
+                    continue;
+                };
+                let error = error.to_string();
+                let words = error
+                    .split_once("nearest site is ")
+                    .or(error.split_once("Use "));
+                let words = words.unwrap_or_else(|| panic!("{name}: {error}")).1;
+                let near = words
+                    .split([':', ' '])
+                    .next()
+                    .unwrap()
+                    .trim_end_matches('.');
+                let there = model.address(near);
+                assert!(there.is_ok(), "{}: {error}: {there:?}", family.name);
             }
         }
     }
@@ -266,7 +273,10 @@ fn told(model: &Model, name: &str) -> Option<String> {
     for layer in 0..blueprint.layers.len() {
         let text = match spelling.meaning(blueprint, layer) {
             Meaning::Is(site) if model.offers(site.at(layer)).is_ok() => written(site),
-            Meaning::Holds(has, near) => format!("{has} (nearest: {})", written(near)),
+            Meaning::Holds(has, near) => {
+                let near = stand_in(near, layer, blueprint);
+                format!("{has} (nearest: {})", written(near))
+            }
             Meaning::Is(_) | Meaning::Absent | Meaning::Unmeasured => continue,
         };
         if !all.contains(&text) {
