@@ -344,19 +344,20 @@ pub fn unknown(given: &str) -> Error {
             why,
         };
     }
-    let foreign = given.starts_with("blocks.") || given.contains("hook_");
+    let lower = given.to_lowercase();
+    let foreign = lower.starts_with("blocks.") || lower.contains("hook_");
     let near = if foreign {
-        let layer = given
+        let layer = lower
             .split('.')
             .nth(1)
             .filter(|l| Layers::read(l).is_some());
         SPELLINGS
             .iter()
             .map(|s| s.name.replace("{}", layer.unwrap_or("0")))
-            .map(|name| (distance(given, &name), name))
+            .map(|name| (distance(&lower, &name), name))
             .min()
     } else {
-        let base = given.split('.').next().unwrap_or(given);
+        let base = lower.split('.').next().unwrap_or(given);
         let names = SITES.iter().map(|s| s.name);
         names.map(|n| (distance(base, n), n.to_string())).min()
     };
@@ -542,7 +543,8 @@ mod tests {
             ("resid_post", "resid_post.*"),
             ("resid_post. 3", "Write resid_post.3."),
             ("Resid_Post.3", "Write resid_post.3."),
-            ("BLOCKS.3.HOOK_Z", "lower case"),
+            ("BLOCKS.3.ATTN.HOOK_Z", "lower case"),
+            ("BLOCKS.3.HOOK_Z", "Did you mean `blocks.3."),
             ("resid_post.-1", "no negative"),
             ("blocks.-1.hook_resid_post", "no negative"),
             ("resid_post.70000", "no model has"),
