@@ -106,6 +106,14 @@ pub enum Error {
         /// The closest name.
         near: Option<String>,
     },
+    /// An address that is written wrongly.
+    #[error("`{given}` is no address: {why}")]
+    BadAddress {
+        /// What was written.
+        given: String,
+        /// What is wrong with it, ending in what to write.
+        why: String,
+    },
     /// A site that this model does not have, or that cannot be edited.
     #[error("`{address}` does not exist here: {why}")]
     Refused {

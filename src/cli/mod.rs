@@ -118,6 +118,7 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         Error::BadArgument { .. }
         | Error::BadEdit { .. }
         | Error::UnknownSite { .. }
+        | Error::BadAddress { .. }
         | Error::EmptyPrompt => 2,
         Error::NotAModel { .. }
         | Error::Hub { .. }

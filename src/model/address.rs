@@ -266,8 +266,8 @@ fn known(text: &str) -> Option<Pattern> {
 fn single(text: &str, site: Site, layers: Layers) -> Result<Address> {
     match layers {
         Layers::One(layer) => Ok(site.at(layer.into())),
-        Layers::Range(..) | Layers::Every => Err(Error::Refused {
-            address: text.to_string(),
+        Layers::Range(..) | Layers::Every => Err(Error::BadAddress {
+            given: text.to_string(),
             why: format!(
                 "one address is wanted here, such as {}.0.",
                 site.spec().name
@@ -339,8 +339,8 @@ pub fn site_named(name: &str) -> Result<Site> {
 /// The error for a text that names nothing: what is wrong with it where that can be told, else the nearest name.
 pub fn unknown(given: &str) -> Error {
     if let Some(why) = mistake(given) {
-        return Error::Refused {
-            address: given.to_string(),
+        return Error::BadAddress {
+            given: given.to_string(),
             why,
         };
     }
