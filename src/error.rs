@@ -118,12 +118,12 @@ pub enum Error {
         /// The closest name.
         near: Option<String>,
     },
-    /// A site without the layer that it needs, or with one that it cannot have.
-    #[error("`{given}` is no address: {why}. `lmscope sites` lists them all.")]
+    /// An address that is written wrongly.
+    #[error("`{given}` is no address: {why}")]
     BadAddress {
         /// What was written.
         given: String,
-        /// What is wrong with it, and how it is written.
+        /// What is wrong with it, ending in what to write.
         why: String,
     },
     /// A site that this model does not have, or that cannot be edited.

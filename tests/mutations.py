@@ -82,6 +82,13 @@ FAULTS = [
     ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, logged", "watch.note(position + 1, logged"),
     ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program.hear(self.run.tokens.len() - 1, &row);", "self.program.hear(self.run.tokens.len(), &row);"),
     ("honest::no_edit", "src/lab/silence.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
+    # What borrowed names mean, held by what TransformerLens has under them.
+    ("names::names_mean", "src/model/names.rs", '"blocks.{}.hook_attn_out" AttnAdd Always;', '"blocks.{}.hook_attn_out" AttnOut Always;'),
+    ("names::names_mean", "src/model/names.rs", '(Some(_), _) => Holds("queries before their norm", Q),', "(Some(_), _) => Is(Q),"),
+    ("names::names_mean", "src/model/names.rs", "MlpKind::Plain => Is(MlpUp),", "MlpKind::Plain => Is(MlpAct),"),
+    ("names::no_other", "src/model/names.rs", "(None, _) => Absent,\n        (Some(_), None) => Is(Q),", "(None, _) => Is(Q),\n        (Some(_), None) => Is(Q),"),
+    ("names::the_nearest", "src/model/address.rs", "Site::ResidMid => Site::ResidPre,", "Site::ResidMid => return Site::ResidMid,"),
+    ("names::edits_say", "src/lab/compile.rs", "let schedule = &schedule.on(&self.model.card.blueprint)?;", ""),
     ("honest::no_edit", "src/model/site.rs", "order(self) <= order(other)", "order(self) <= order(other) || true"),
     ("honest::a_group", "src/lab/unit_set.rs", ".filter(|(l, _)| *l == layer)", ".filter(|(l, _)| *l <= layer)"),
     ("honest::receipts_are", "src/lab/apply.rs", "relative: (sum / group.len() as f64) as f32,", "relative: sum as f32,"),

@@ -296,13 +296,25 @@ pub fn run(matches: &ArgMatches, bench: &Bench, edits: Vec<Edit>) -> Result<Run>
     let schedule = if edits.is_empty() {
         Schedule::none()
     } else {
-        Schedule::always(edits)
+        Schedule::always(resolved(edits, bench)?)
     };
     Ok(Run {
         schedule,
         seed: seed(matches),
         ..Run::plain(tokens)
     })
+}
+
+/// Edits as they are on this model; where a name of TransformerLens became one of ours, that is said.
+pub fn resolved(edits: Vec<Edit>, bench: &Bench) -> Result<Vec<Edit>> {
+    let on = |edit: Edit| {
+        let resolved = edit.on(&bench.model.card.blueprint)?;
+        if resolved.place != edit.place {
+            output::note(&format!("{edit} is {resolved} on this model."));
+        }
+        Ok(resolved)
+    };
+    edits.into_iter().map(on).collect()
 }
 
 /// Shows on standard error how far a sweep is, while that is a terminal.

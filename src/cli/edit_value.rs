@@ -90,7 +90,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let schedule = if edits.is_empty() {
         Schedule::none()
     } else {
-        Schedule::always(edits)
+        Schedule::always(arguments::resolved(edits, &bench)?)
     };
     arguments::show_progress(&mut bench, "edit-value");
     let report = value_edit::run(&mut bench, &list, &texts, &schedule, plan);

@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::app::commands::commands;
 use crate::error::Result;
-use crate::model::load::load_watched;
-use crate::model::site;
 use crate::ui::theme::{Theme, Variant};
 
 /// The row of `sites`.
@@ -17,7 +15,7 @@ pub const SITES: Subcommand = Subcommand {
     name: "sites",
     about: "Lists the named places in the forward pass",
     arguments: build_sites,
-    run: sites,
+    run: super::sites::run,
 };
 
 /// The row of `themes`.
@@ -37,52 +35,12 @@ pub const KEYS: Subcommand = Subcommand {
 };
 
 fn build_sites(command: Command) -> Command {
-    let model = Arg::new("model")
-        .long("model")
-        .value_name("MODEL")
-        .help("Says which of them this model has");
+    let model = Arg::new("model").long("model").value_name("MODEL").help(
+        "Says which of them this model has, and what the names of TransformerLens mean on it",
+    );
     models::format(command)
         .arg(model)
         .args(arguments::loading())
-}
-
-fn sites(matches: &ArgMatches) -> Result<()> {
-    let model = match matches.get_one::<String>("model") {
-        Some(given) => {
-            arguments::threads(matches)?;
-            let options = arguments::options(matches);
-            let (model, _) = super::loading::watched(|watch| load_watched(given, &options, watch))?;
-            Some(model)
-        }
-        None => None,
-    };
-    let mut columns = vec!["site", "transformer_lens", "shape", "about"];
-    if model.is_some() {
-        columns.push("here");
-    }
-    let row = |spec: &site::SiteSpec| -> Vec<Value> {
-        let address = if spec.layered {
-            format!("{}.L", spec.name)
-        } else {
-            spec.name.to_string()
-        };
-        let mut row = vec![
-            json!(address),
-            json!(spec.alias.replace("{}", "L")),
-            json!(spec.shape),
-            json!(spec.about),
-        ];
-        if let Some(model) = &model {
-            row.push(json!(
-                model
-                    .offers(spec.site.at(0))
-                    .map_or_else(|e| e.to_string(), |()| "yes".into())
-            ));
-        }
-        row
-    };
-    let rows: Vec<Vec<Value>> = site::SITES.iter().map(row).collect();
-    output::listing(&columns, &rows, models::as_json(matches))
 }
 
 fn themes(matches: &ArgMatches) -> Result<()> {

@@ -20,6 +20,7 @@ pub mod log;
 pub mod models;
 pub mod output;
 pub mod screen;
+pub mod sites;
 pub mod sketch;
 pub mod stats;
 pub mod threads;

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::statistics::{How, Statistics, grouped, pieces};
-use crate::model::site::{Address, SITES, expand};
+use crate::model::address::expand;
+use crate::model::site::Address;
 use crate::text;
 
 /// What is measured when nothing is asked for.
@@ -96,11 +97,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
 
 /// What was asked for; otherwise the usual sites, where this model has them.
 fn sites(matches: &ArgMatches, bench: &Bench) -> Result<Vec<Address>> {
-    let layers = bench.model.card.layers;
+    let blueprint = &bench.model.card.blueprint;
     if let Some(given) = matches.get_one::<String>("sites") {
-        return expand(&every_layer(given), layers);
+        return expand(given, blueprint);
     }
-    let mut usual = expand(&every_layer(USUAL), layers)?;
+    let mut usual = expand(USUAL, blueprint)?;
     let before = usual.len();
     usual.retain(|at| bench.model.offers(*at).is_ok());
     if usual.len() < before {
@@ -110,23 +111,6 @@ fn sites(matches: &ArgMatches, bench: &Bench) -> Result<Vec<Address>> {
         ));
     }
     Ok(usual)
-}
-
-/// A bare name means every layer of a site that has layers.
-fn every_layer(given: &str) -> String {
-    let whole = |name: &str| {
-        let layered = SITES.iter().any(|s| s.name == name && s.layered);
-        if layered {
-            format!("{name}.*")
-        } else {
-            name.to_string()
-        }
-    };
-    given
-        .split(',')
-        .map(|part| whole(part.trim()))
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 fn read(path: &Path) -> Result<String> {

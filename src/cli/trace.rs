@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
-use crate::model::site::expand;
+use crate::model::address::{Pattern, expand, written};
 use crate::text;
 
 /// The row.
@@ -40,8 +40,18 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let path = arguments::output(matches)?.cloned().unwrap_or_default();
     let mut bench = arguments::open(matches)?;
-    let wanted = expand(arguments::text(matches, "sites"), bench.model.card.layers)?;
+    let wanted = expand(
+        arguments::text(matches, "sites"),
+        &bench.model.card.blueprint,
+    )?;
     wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
+    for text in arguments::text(matches, "sites").split(',') {
+        if let Ok(Pattern::Foreign(name)) = text.parse() {
+            let site = name.on(&bench.model.card.blueprint)?;
+            let ours = written(site, name.layers);
+            output::note(&format!("{name} is {ours} on this model."));
+        }
+    }
     let run = arguments::run(matches, &bench, edits)?;
     let (recording, broken) = match bench.record(&run, &wanted) {
         // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.

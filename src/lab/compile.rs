@@ -35,6 +35,7 @@ impl Bench {
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
         }
+        let schedule = &schedule.on(&self.model.card.blueprint)?;
         let given = run.given();
         let pieces: Vec<Vec<u8>> = given.iter().map(|t| self.model.bytes(*t)).collect();
         let mut measured = Measured::default();

@@ -6,7 +6,9 @@
 use super::condition::{Condition, Probe};
 use super::op::Op;
 use super::positions::Positions;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::address::Borrowed;
+use crate::model::blueprint::Blueprint;
 use crate::model::site::{Address, Axis, Site, check_layer};
 use crate::model::tap::Phase;
 
@@ -19,6 +21,8 @@ pub enum Place {
     Layers(Site, u16, u16),
     /// A site at every layer.
     Every(Site),
+    /// A name of TransformerLens of which the architecture says what it means; [`Edit::on`] puts a site in its place.
+    Borrowed(Borrowed),
     /// Every block input, attention write and MLP write (Arditi et al. 2024).
     Writes,
 }
@@ -30,6 +34,7 @@ impl Place {
             Self::At(address) => vec![*address],
             Self::Layers(site, a, b) => (*a..=*b).map(|l| site.at(usize::from(l))).collect(),
             Self::Every(site) => (0..layers).map(|l| site.at(l)).collect(),
+            Self::Borrowed(name) => vec![name.anywhere()?.at(0)],
             Self::Writes => (0..layers)
                 .flat_map(|l| {
                     [
@@ -49,6 +54,7 @@ impl Place {
         match self {
             Self::At(address) => address.site,
             Self::Layers(site, ..) | Self::Every(site) => *site,
+            Self::Borrowed(name) => name.spelling.near,
             Self::Writes => Site::ResidPre,
         }
     }
@@ -193,6 +199,24 @@ impl Edit {
         let sources = matches!(&self.what, What::Edges(_, sources) if named(sources));
         let mean = self.op == Op::Mean && matches!(self.what, What::Units(_));
         named(&self.positions) || sources || mean || self.when.is_some()
+    }
+
+    /// The same on an architecture: a borrowed name becomes the site that it means there, or is refused.
+    pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
+        let Place::Borrowed(name) = &self.place else {
+            return Ok(self.clone());
+        };
+        let place = super::grammar::placed(name.on(blueprint)?, name.layers);
+        let edit = Self {
+            place,
+            ..self.clone()
+        };
+        let bad = |why| Error::BadEdit {
+            edit: self.to_string(),
+            why,
+        };
+        edit.check_site().map_err(bad)?;
+        Ok(edit)
     }
 
     /// Whether it changes anything at all.

@@ -14,7 +14,9 @@ use super::op::{OPS, OpSpec, Takes};
 use super::positions::Positions;
 use super::quotes::{Line, Piece, named, quoted, read};
 use crate::error::{Error, Result};
-use crate::model::site::{Address, SITES, site_named};
+use crate::model::address::{Layers, Pattern};
+use crate::model::names::Rule;
+use crate::model::site::Site;
 use crate::model::tap::Phase;
 
 /// An edit as it was understood, where that is not as it was typed.
@@ -96,6 +98,7 @@ impl fmt::Display for Edit {
             Place::At(address) => write!(f, "@{address}")?,
             Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
             Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
+            Place::Borrowed(name) => write!(f, "@{name}")?,
             Place::Writes => f.write_str("@writes")?,
         }
         if self.positions != Positions::All {
@@ -256,13 +259,14 @@ fn read_what(spec: &OpSpec, what: Piece<'_>, address: &str) -> Result<What, Stri
     })
 }
 
-/// Splits `*STRENGTH` off the end; the star of `resid_post.*` belongs to the address.
+/// Splits `*STRENGTH` off the end; the star of `resid_post.*` or `blocks.*.hook_z` belongs to the address.
 fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
     let Some((rest, number)) = tail.rsplit_once('*') else {
         return Ok((tail, 1.0));
     };
+    let layers = rest.text.ends_with("blocks.");
     let number = number.text.trim();
-    if number.is_empty() || number.starts_with(':') || number.starts_with('/') {
+    if layers || number.is_empty() || number.starts_with(':') || number.starts_with('/') {
         return Ok((tail, 1.0));
     }
     match number.parse::<f32>() {
@@ -278,25 +282,22 @@ fn place(text: &str) -> Result<Place> {
     if text == "writes" {
         return Ok(Place::Writes);
     }
-    if let Ok(address) = text.parse::<Address>() {
-        return Ok(Place::At(address));
+    Ok(match text.parse::<Pattern>()? {
+        Pattern::Own(site, layers) => placed(site, layers),
+        Pattern::Foreign(name) => match name.spelling.rule {
+            Rule::Depends(..) => Place::Borrowed(name),
+            Rule::Always | Rule::Never(..) => placed(name.anywhere()?, name.layers),
+        },
+    })
+}
+
+/// A site at some layers, as a place of edits.
+pub(super) fn placed(site: Site, layers: Layers) -> Place {
+    match layers {
+        Layers::One(layer) => Place::At(site.at(layer.into())),
+        Layers::Range(a, b) => Place::Layers(site, a, b),
+        Layers::Every => Place::Every(site),
     }
-    if let Some((name, range)) = text.split_once('.')
-        && SITES.iter().any(|s| s.name == name && s.layered)
-    {
-        let site = site_named(name)?;
-        if range == "*" {
-            return Ok(Place::Every(site));
-        }
-        if let Some((Ok(a), Ok(b))) = range
-            .split_once('-')
-            .map(|(a, b)| (a.trim().parse::<u16>(), b.trim().parse::<u16>()))
-            && a <= b
-        {
-            return Ok(Place::Layers(site, a, b));
-        }
-    }
-    text.parse::<Address>().map(Place::At)
 }
 
 #[cfg(test)]
@@ -342,6 +343,10 @@ mod tests {
             "cut:0,2@attn_scores.*:last*0.5",
             "cut:=0..4@attn_scores.3-5:text:\"a: b\"",
             "cut:1=text:\" New York\"@attn_scores.0:last",
+            "zero:1@blocks.3.attn.hook_q",
+            "zero:1@blocks.*.mlp.hook_post:last*0.5",
+            "zero:1@blocks.2-4.mlp.hook_pre",
+            "add:calm@hook_embed*2",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -363,6 +368,10 @@ mod tests {
             ("cut:1=some@attn_scores.0", "positions"),
             ("zero@mlp_akt.0", "mlp_act"),
             ("zero:1@mlp_act.0*huge", "no strength"),
+            ("zero:1@blocks.*.mlp.hook_post*huge", "no strength"),
+            ("zero:1@blocks.0.attn.hook_result", "z.0"),
+            ("zero@mlp_act.-1", "no negative"),
+            ("zero@MLP_ACT.1", "lower case"),
             ("set:1@mlp_act.0", "needs a value"),
             ("set_along:d@resid_pre.0", "and a value"),
             ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),

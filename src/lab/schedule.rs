@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use super::edit::{Edit, Place};
+use crate::error::Result;
 use crate::model::Fingerprint;
+use crate::model::blueprint::Blueprint;
 use crate::model::site::Site;
 
 /// What a change of edits means for what was already computed.
@@ -80,6 +82,25 @@ impl Schedule {
     /// Nothing.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// The same on an architecture, which decides what some borrowed names mean.
+    pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
+        let resolved = |stage: &Stage| {
+            // What does nothing may be written for another architecture.
+            let edits = stage.edits.iter().map(|edit| match edit.on(blueprint) {
+                Err(_) if !edit.active() => Ok(edit.clone()),
+                resolved => resolved,
+            });
+            Ok(Stage {
+                since: stage.since,
+                edits: edits.collect::<Result<_>>()?,
+            })
+        };
+        let stages = self.stages.iter().map(resolved);
+        Ok(Self {
+            stages: stages.collect::<Result<_>>()?,
+        })
     }
 
     /// The edits in force from `position` on are these.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::file::Overwrite;
 use crate::model::Card;
-use crate::model::site::{Site, site_named};
+use crate::model::address::site_named;
+use crate::model::site::Site;
 
 /// Units of one site.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
 //! To add a family see [`families`]; to add a site see [`site`].
 
+pub mod address;
 pub mod assemble;
 pub mod attention;
 pub mod blocks;
@@ -21,6 +22,7 @@ pub mod linear;
 pub mod load;
 pub mod memory;
 pub mod mlp;
+pub mod names;
 pub mod norm;
 pub mod numpy;
 pub mod overlay;
@@ -35,12 +37,11 @@ mod unread;
 pub mod values;
 pub mod weights;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use blueprint::MlpKind;
 use cache::Cache;
 use families::Family;
 use site::{Address, Site};
@@ -56,6 +57,8 @@ pub struct Card {
     pub name: String,
     /// The family.
     pub family: &'static str,
+    /// The architecture, which decides what some borrowed names mean.
+    pub blueprint: Arc<blueprint::Blueprint>,
     /// Fingerprint of the weights, 16 hexadecimal digits.
     pub revision: String,
     /// How matrices are kept: `f32`, `f16`, `bf16`, `q8_0`.
@@ -134,6 +137,7 @@ impl Model {
         let card = Card {
             name,
             family: b.family,
+            blueprint: Arc::new(b.clone()),
             revision,
             dtype: transformer.precision.name(),
             device: device_name(&transformer.device),
@@ -160,35 +164,23 @@ impl Model {
         })
     }
 
+    /// Parses an address, in our words or in those of TransformerLens, and says why it does not exist on this model.
+    pub fn address(&self, text: &str) -> Result<Address> {
+        let at = address::resolve(text, &self.transformer.blueprint)?;
+        self.offers(at)?;
+        Ok(at)
+    }
+
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
         site::check_layer(at, self.card.layers)?;
-        let b = &self.transformer.blueprint;
-        let (family, layer) = (self.card.family, usize::from(at.layer));
-        let mixed = at.site.spec().layered && b.layers[layer].mlp == MlpKind::Experts;
-        let why = match at.site {
-            Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => format!(
-                "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
-            ),
-            Site::MlpGate if b.layers[layer].mlp == MlpKind::Plain => format!(
-                "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
-            ),
-            Site::Router if !mixed => {
-                format!("block {layer} of {family} has one MLP and no router. Use mlp_act.{layer}.")
-            }
-            Site::ResidMid if b.arrangement.is_parallel() => format!(
-                "attention and MLP of {family} read the same stream, so nothing lies between them. Use resid_pre.{layer} or resid_post.{layer}."
-            ),
-            Site::FinalNorm if !b.final_norm => format!(
-                "this {family} has no norm before the unembedding. Use resid_post.{}.",
-                self.card.layers - 1
-            ),
-            _ => return Ok(()),
-        };
-        Err(Error::Refused {
-            address: at.to_string(),
-            why,
-        })
+        match address::lacks(at, &self.transformer.blueprint) {
+            Some(why) => Err(Error::Refused {
+                address: at.to_string(),
+                why,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The width of a site's last axis, and for heads all of them together; 0 for positions.

@@ -39,6 +39,7 @@ mod lies;
 mod loading;
 mod memories;
 mod meters;
+mod names;
 mod organisms;
 mod parity;
 mod patching;

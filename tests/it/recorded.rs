@@ -1,5 +1,6 @@
 //! Updates as an engine would send them, made by hand: the screen's tests need no model.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lmscope::app::key::chord;
@@ -12,6 +13,7 @@ use lmscope::lab::figure::{
 use lmscope::lab::receipt::{Fired, Receipt};
 use lmscope::lab::writer::Beside;
 use lmscope::model::Card;
+use lmscope::model::families::FAMILIES;
 
 pub const LAYERS: usize = 8;
 
@@ -19,6 +21,7 @@ pub fn loaded() -> Update {
     let card = Card {
         name: "demo".into(),
         family: "llama",
+        blueprint: Arc::new((FAMILIES[0].blueprint)(&(FAMILIES[0].tiny)()).unwrap()),
         revision: "00d1ce00feedbeef".into(),
         dtype: "f32",
         device: "cpu".into(),

@@ -7,6 +7,7 @@ use lmscope::export::FORMATS;
 use lmscope::instruments::INSTRUMENTS;
 use lmscope::lab::op::OPS;
 use lmscope::model::families::{FAMILIES, Family};
+use lmscope::model::names::SPELLINGS;
 use lmscope::model::site::SITES;
 use lmscope::ui::theme::THEMES;
 
@@ -26,7 +27,7 @@ fn unique(names: impl IntoIterator<Item = &'static str>) {
 #[test]
 fn names_are_unique() {
     unique(SITES.iter().map(|s| s.name));
-    unique(SITES.iter().map(|s| s.alias).filter(|a| !a.is_empty()));
+    unique(SPELLINGS.iter().map(|s| s.name));
     unique(INSTRUMENTS.iter().map(|i| i.name()));
     unique(FAMILIES.iter().map(|f| f.name));
     unique(FAMILIES.iter().flat_map(|f| f.model_types).copied());

@@ -294,12 +294,13 @@ pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
 }
 
 fn edit(app: &mut App, text: &str) -> Outcome {
-    let edit: Edit = text.trim().parse()?;
+    let mut edit: Edit = text.trim().parse()?;
+    if let Some(model) = &app.model {
+        edit = edit.on(&model.card.blueprint)?;
+        edit.place.addresses(model.card.layers)?;
+    }
     if let Some(note) = understood(text, &edit) {
         app.inform(note);
-    }
-    if let Some(model) = &app.model {
-        edit.place.addresses(model.card.layers)?;
     }
     add(app, edit)
 }

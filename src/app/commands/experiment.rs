@@ -288,11 +288,12 @@ fn save(app: &mut App, text: &str) -> Outcome {
 
 fn load(app: &mut App, text: &str) -> Outcome {
     let path = file(text);
-    let preset = Preset::load(&path)?;
+    let mut preset = Preset::load(&path)?;
     let card = app.model.as_ref().map(|m| &m.card);
     let caution = card.and_then(|c| preset.caution(&path, c));
     if let Some(card) = card {
-        for edit in &preset.edits {
+        for edit in &mut preset.edits {
+            *edit = edit.on(&card.blueprint)?;
             edit.place.addresses(card.layers)?;
         }
     }

@@ -11,7 +11,7 @@ use super::{arguments, layers, output, write};
 use crate::error::{Error, Result};
 use crate::lab::contrast::{Contrast, Measure, Method, check_letters};
 use crate::lab::positions::Positions;
-use crate::model::site::site_named;
+use crate::model::address::site_named;
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let prompts = |name: &str| {

@@ -24,9 +24,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
+use crate::model::address::site_named;
 use crate::model::finite;
 use crate::model::gguf::names::ARCHITECTURES;
-use crate::model::site::{Address, Site, site_named};
+use crate::model::site::{Address, Site};
 use crate::model::weights::normals;
 
 /// One row of [`FORMATS`].

@@ -113,9 +113,9 @@ pub(super) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     arrays::nameless(path, key)?;
     let mut rows = Vec::new();
     for (name, view) in &tensors {
-        let address: Address = name.parse().map_err(|_| {
+        let address: Address = name.parse().map_err(|e| {
             fail(format!(
-                "its tensor `{name}` is named for no address, such as resid_post.10"
+                "its tensor `{name}` is named for no address, such as resid_post.10 ({e})"
             ))
         })?;
         if view.shape().len() != 1 {

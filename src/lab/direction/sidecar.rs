@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Direction, Origin};
 use crate::error::{Error, Result};
-use crate::model::site::{Address, Site, site_named};
+use crate::model::address::{Pattern, site_named};
+use crate::model::site::{Address, Site};
 
 /// What such a file may look like, for messages.
 const EXAMPLE: &str =
@@ -92,7 +93,8 @@ impl Sidecar {
         if given.is_empty() {
             return Ok(self.usual.map(|site| (site, None)));
         }
-        if let Ok(address) = given.parse::<Address>() {
+        if given.parse::<Pattern>().is_ok() {
+            let address: Address = given.parse().map_err(|e: Error| self.bad(e.to_string()))?;
             let layer = address.site.spec().layered.then_some(address.layer);
             return Ok(Some((address.site, layer)));
         }

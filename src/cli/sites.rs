@@ -1,0 +1,147 @@
+//! `lmscope sites`: every site, with the names that TransformerLens has for it.
+//!
+//! Invariant: a name stands beside a site only where the two are one tensor; without a model, a name of which the
+//! architecture decides stands with the condition. To add a column, add it to [`run`].
+
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::{arguments, models, output};
+use crate::error::Result;
+use crate::model::Model;
+use crate::model::load::load_watched;
+use crate::model::names::{Meaning, Rule, SPELLINGS, Spelling};
+use crate::model::site::{SITES, Site, SiteSpec};
+
+/// Prints the list.
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let model = match matches.get_one::<String>("model") {
+        Some(given) => {
+            let options = arguments::options(matches);
+            let (model, _) = super::loading::watched(|watch| load_watched(given, &options, watch))?;
+            Some(model)
+        }
+        None => None,
+    };
+    let as_json = models::as_json(matches);
+    let mut columns = vec!["site", "transformer_lens", "shape", "about"];
+    if model.is_some() {
+        columns.push("here");
+    }
+    let row = |spec: &SiteSpec| -> Vec<Value> {
+        let names = names(spec.site, model.as_ref());
+        let mut row = vec![
+            json!(address(spec.site)),
+            if as_json {
+                json!(names)
+            } else {
+                // Those with a condition have a table of their own.
+                let sure = names.iter().filter(|name| !name.contains(' '));
+                json!(sure.cloned().collect::<Vec<_>>().join(", "))
+            },
+            json!(spec.shape),
+            json!(spec.about),
+        ];
+        if let Some(model) = &model {
+            row.push(json!(
+                model
+                    .offers(spec.site.at(0))
+                    .map_or_else(|e| e.to_string(), |()| "yes".into())
+            ));
+        }
+        row
+    };
+    let rows: Vec<Vec<Value>> = SITES.iter().map(row).collect();
+    output::listing(&columns, &rows, as_json)?;
+    if as_json {
+        return Ok(());
+    }
+    if model.is_none() {
+        let rows: Vec<Vec<Value>> = SPELLINGS.iter().filter_map(conditional).collect();
+        output::text("\n")?;
+        output::listing(&["by_architecture", "site", "where"], &rows, false)?;
+    }
+    let rows = SPELLINGS.iter().filter_map(|s| none(s, model.as_ref()));
+    let rows: Vec<Vec<Value>> = rows
+        .map(|(name, has, near)| vec![json!(name), json!(near), json!(has)])
+        .collect();
+    output::text("\n")?;
+    output::listing(
+        &["no_site_of_ours", "nearest", "what_transformer_lens_has"],
+        &rows,
+        false,
+    )
+}
+
+/// A name of which the architecture decides: the name, the site, where it is that one.
+fn conditional(spelling: &Spelling) -> Option<Vec<Value>> {
+    match spelling.rule {
+        Rule::Depends(place, _) => Some(vec![
+            json!(spelling.name.replace("{}", "L")),
+            json!(address(spelling.near)),
+            json!(place),
+        ]),
+        Rule::Always | Rule::Never(..) => None,
+    }
+}
+
+/// A site as an address with `L` for the layer.
+fn address(site: Site) -> String {
+    let spec = site.spec();
+    if spec.layered {
+        format!("{}.L", spec.name)
+    } else {
+        spec.name.to_string()
+    }
+}
+
+/// The names that mean a site: on this model, or on every one, with the condition where there is one.
+pub fn names(site: Site, model: Option<&Model>) -> Vec<String> {
+    let means = |spelling: &Spelling| {
+        let name = spelling.name.replace("{}", "L");
+        match model {
+            Some(model) => meanings(spelling, model)
+                .contains(&Meaning::Is(site))
+                .then_some(name),
+            None => match spelling.rule {
+                _ if spelling.near != site => None,
+                Rule::Always => Some(name),
+                Rule::Depends(place, _) => Some(format!("{name} ({place})")),
+                Rule::Never(..) => None,
+            },
+        }
+    };
+    SPELLINGS.iter().filter_map(means).collect()
+}
+
+/// A name that means no site: the name, what TransformerLens has under it, the nearest site.
+fn none(spelling: &Spelling, model: Option<&Model>) -> Option<(String, &'static str, String)> {
+    let (has, near) = match (model, &spelling.rule) {
+        (Some(model), _) => meanings(spelling, model)
+            .into_iter()
+            .find_map(|m| match m {
+                Meaning::Holds(has, near) => Some((has, near)),
+                Meaning::Is(_) | Meaning::Absent | Meaning::Unmeasured => None,
+            })?,
+        (None, Rule::Never(has, _)) => (*has, spelling.near),
+        (None, Rule::Always | Rule::Depends(..)) => return None,
+    };
+    Some((spelling.name.replace("{}", "L"), has, address(near)))
+}
+
+/// What a name means at each layer, once each.
+fn meanings(spelling: &Spelling, model: &Model) -> Vec<Meaning> {
+    let blueprint = &model.card.blueprint;
+    let mut found = Vec::new();
+    for layer in 0..blueprint.layers.len() {
+        let meaning = spelling.meaning(blueprint, layer);
+        let there = match meaning {
+            Meaning::Is(site) => model.offers(site.at(layer)).is_ok(),
+            Meaning::Holds(..) | Meaning::Absent | Meaning::Unmeasured => true,
+        };
+        if there && !found.contains(&meaning) {
+            found.push(meaning);
+        }
+    }
+    found
+}
