@@ -95,10 +95,8 @@ impl Decoder {
                 return;
             }
             Pasting::Torn => {
-                let typed = bytes
-                    .first()
-                    .is_none_or(|b| *b < b' ' && !b"\r\n\t".contains(b));
-                if typed {
+                let ended = bytes.windows(PASTE_ENDS.len()).any(|w| w == PASTE_ENDS);
+                if !self.pending.is_empty() || (typed(&bytes) && !ended) {
                     self.pasting = Pasting::Torn;
                 } else if single(&bytes) {
                     self.pasting = Pasting::Unsure(bytes);
@@ -205,6 +203,20 @@ impl Decoder {
 fn paste(text: Vec<u8>, out: &mut Vec<Event>) {
     if !text.is_empty() {
         out.push(Event::Paste(String::from_utf8_lossy(&text).into_owned()));
+    }
+}
+
+/// Whether this looks like keys with no character, which no paste begins with.
+fn typed(bytes: &[u8]) -> bool {
+    match bytes {
+        [ESC, b'[' | b'O', ..] => true,
+        [ESC, ..] => match scan(bytes) {
+            Scan::Done(length, _) => length == bytes.len(),
+            Scan::More | Scan::Paste(_) => true,
+        },
+        [b'\r' | b'\n' | b'\t', ..] => false,
+        [first, ..] => *first < b' ' || *first == 0x7f,
+        [] => true,
     }
 }
 
@@ -640,6 +652,10 @@ mod tests {
             ["paste \"dd\"", "paste \"q:quit\\r\""]
         );
         assert_eq!(
+            read(&[torn, b"", b"\x1bqq:quit\r\x1b[201~", b"j"]),
+            ["paste \"dd\"", "paste \"\\u{1b}qq:quit\\r\"", "j"]
+        );
+        assert_eq!(
             read(&[torn, b"", b"xxqq", b""]),
             ["paste \"dd\"", "paste \"xxqq\""]
         );
@@ -648,6 +664,14 @@ mod tests {
             ["paste \"dd\"", "q"]
         );
         // The rest, late, a byte at a time.
+        for cut in 1..6 {
+            let end = b"\x1b[201~";
+            assert_eq!(
+                read(&[torn, b"", &end[..cut], &end[cut..], b"q"]).pop(),
+                Some("q".into()),
+                "{cut}"
+            );
+        }
         assert_eq!(
             read(&[torn, b"", b"x", b"q", b"\x1b[201~"]),
             ["paste \"dd\"", "paste \"xq\""]

@@ -231,6 +231,7 @@ mod tests {
         let (out, mut theirs) = start();
         // More than any socket holds.
         out.send(vec![b'x'; 1 << 24]);
+        theirs.read_exact(&mut [0]).unwrap();
         let start = Instant::now();
         assert!(!out.finish(b"end".to_vec(), Duration::from_millis(100)));
         assert!(start.elapsed() < Duration::from_secs(5) && !out.is_idle());

@@ -82,10 +82,8 @@ impl Screen {
         });
         signals::watch(tell.clone(), Arc::clone(&last))?;
         let keys = input::listen(move || {
-            let _ended = tell.send(signals::GONE);
-            if let Outside::End(number) = signals::GONE {
-                signals::end(number, last.as_ref());
-            }
+            let _ended = tell.send(Outside::End(signals::GONE));
+            signals::end(signals::GONE, last.as_ref());
         })
         .map_err(|e| Error::io("the keyboard", e))?;
         let (sender, updates) = unbounded_channel();
@@ -140,10 +138,8 @@ impl Screen {
                     Outside::Stop => self.stop(false)?,
                 }
             }
-            if self.terminal.is_gone()
-                && let Outside::End(number) = signals::GONE
-            {
-                return Ok(Parting::Signal(number));
+            if self.terminal.is_gone() {
+                return Ok(Parting::Signal(signals::GONE));
             }
             while queue.len() < BATCH
                 && let Ok(events) = self.keys.try_recv()
@@ -282,6 +278,11 @@ impl Screen {
         if kept.is_err() {
             tracing::error!("the session could not be kept");
         }
+        // Whatever failed on a terminal that is not there failed because of that.
+        let parting = match parting {
+            Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(Parting::Signal(signals::GONE))),
+            other => other,
+        };
         let patience = match &parting {
             Ok(Ok(Parting::Quit) | Err(_)) => AT_LEISURE,
             Ok(Ok(Parting::Signal(_))) | Err(_) => AT_ONCE,

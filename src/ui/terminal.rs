@@ -22,6 +22,7 @@ use crossterm::{Command, queue};
 use ratatui::backend::{Backend as _, CrosstermBackend};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::outgoing::Outgoing;
 use crate::error::{Error, Result};
@@ -201,6 +202,18 @@ impl Terminal {
     /// Whether the terminal can no longer be written to.
     pub fn is_gone(&self) -> bool {
         self.way_out.out.is_broken()
+    }
+
+    /// Whether the terminal is no longer there, however that was noticed.
+    pub fn has_vanished(&self) -> bool {
+        // No events asked for: hang-up and error are reported always.
+        let out = io::stdout();
+        let mut fds = [PollFd::new(&out, PollFlags::empty())];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        self.is_gone() || rustix::event::poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
 
     /// The size in columns and rows; the last one when the terminal does not say.

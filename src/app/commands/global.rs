@@ -131,7 +131,7 @@ pub(super) const ROWS: &[Command] = &[
     },
     Command {
         name: "panic",
-        about: "makes the engine (or the `screen`) fail on purpose, to see what survives",
+        about: "makes the engine fail on purpose, to see that the model survives",
         keys: &[],
         context: Context::Anywhere,
         arguments: "[screen]",
