@@ -172,6 +172,11 @@ impl Decoder {
 
     fn keys(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         let mut held = std::mem::take(&mut self.pending);
+        // Alt and a key come at once; these are two, on a machine that is busy.
+        if held == [ESC] && !begins(bytes) {
+            out.push(Event::Key(Key::plain(Code::Esc)));
+            held.clear();
+        }
         held.extend_from_slice(bytes);
         let mut at = 0;
         while at < held.len() {
@@ -209,14 +214,22 @@ fn paste(text: Vec<u8>, out: &mut Vec<Event>) {
 /// Whether this looks like keys with no character, which no paste begins with.
 fn typed(bytes: &[u8]) -> bool {
     match bytes {
-        [ESC, b'[' | b'O', ..] => true,
+        [] | [ESC, b'[' | b'O', ..] => true,
         [ESC, ..] => match scan(bytes) {
             Scan::Done(length, _) => length == bytes.len(),
             Scan::More | Scan::Paste(_) => true,
         },
         [b'\r' | b'\n' | b'\t', ..] => false,
         [first, ..] => *first < b' ' || *first == 0x7f,
-        [] => true,
+    }
+}
+
+/// Whether an Escape before these bytes begins a sequence with them.
+fn begins(bytes: &[u8]) -> bool {
+    match bytes {
+        [b'[' | b'O', ..] => true,
+        [b']' | b'P' | b'_', more @ ..] => !more.is_empty(),
+        _ => false,
     }
 }
 
@@ -546,6 +559,9 @@ mod tests {
         assert_eq!(read(&[b"\x1b\x1b", b""]), ["Esc", "Esc"]);
         assert_eq!(read(&[b"\x1bx"]), ["x"], "Alt is no modifier of ours");
         assert_eq!(read(&[b"\x1bP", b""]), ["P"]);
+        assert_eq!(read(&[b"\x1b", b"q"]), ["Esc", "q"], "two keys, soon");
+        assert_eq!(read(&[b"\x1b", b"P"]), ["Esc", "P"]);
+        assert_eq!(read(&[b"\x1b", b"\x1b[B"]), ["Esc", "Down"]);
         assert_eq!(read(&[b"ab\x1b[Bc"]), ["a", "b", "Down", "c"]);
     }
 

@@ -353,9 +353,9 @@ fn small_and_sixteen_colours() {
     let mut terminal = open(24, 80, &[("TERM", "xterm")], &[]);
     terminal.write_first();
     terminal.press("?");
-    terminal.wait("help", |t| t.contains("help"));
+    terminal.wait("help", |t| t.contains("filter:"));
     terminal.press("\x1b");
-    std::thread::sleep(Duration::from_millis(100));
+    terminal.wait("it closed", |t| !t.contains("filter:"));
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
