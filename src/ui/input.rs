@@ -56,14 +56,18 @@ impl Keyboard {
     }
 }
 
-/// Starts reading; `gone` is called once, on the reading thread, when the terminal has vanished.
-pub fn listen(gone: impl FnOnce() + Send + 'static) -> io::Result<Receiver<Vec<Event>>> {
+/// Starts reading; `gone` is called once, on the reading thread, when the terminal has vanished. While the terminal is not
+/// `ours`, what is typed is left to the shell.
+pub fn listen(
+    ours: impl Fn() -> bool + Send + 'static,
+    gone: impl FnOnce() + Send + 'static,
+) -> io::Result<Receiver<Vec<Event>>> {
     let (sender, events) = channel(WAITING);
     std::thread::Builder::new()
         .name("lmscope-input".into())
         .spawn(move || {
             let source = Keyboard::open();
-            if read(source.fd(), source.flags(), &sender) == Ended::Gone {
+            if read(source.fd(), source.flags(), &ours, &sender) == Ended::Gone {
                 gone();
             }
         })?;
@@ -79,14 +83,27 @@ enum Ended {
     Unheard,
 }
 
-fn read(fd: BorrowedFd<'_>, flags: PollFlags, events: &Sender<Vec<Event>>) -> Ended {
+fn read(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    ours: &dyn Fn() -> bool,
+    events: &Sender<Vec<Event>>,
+) -> Ended {
     let mut decoder = Decoder::default();
     let mut bytes = vec![0u8; 1 << 16];
     loop {
         let mut told = Vec::new();
+        if !ours() {
+            if wait(fd, PollFlags::empty(), Some(LOOK)) == Waited::Gone {
+                return Ended::Gone;
+            }
+            continue;
+        }
         match wait(fd, flags, decoder.patience()) {
             Waited::Nothing => decoder.expire(&mut told),
             Waited::Gone => return Ended::Gone,
+            // It was given back while we waited.
+            Waited::Bytes if !ours() => {}
             Waited::Bytes => match rustix::io::read(fd, &mut bytes) {
                 Ok(0) => return Ended::Gone,
                 Ok(count) => decoder.feed(&bytes[..count], &mut told),
@@ -154,7 +171,7 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Wai
 mod tests {
     use super::*;
     use crate::app::key::{Code, Key};
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
 
     fn start() -> (
@@ -164,7 +181,8 @@ mod tests {
     ) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, events) = channel(2);
-        let reader = std::thread::spawn(move || read(theirs.as_fd(), PollFlags::IN, &sender));
+        let reader =
+            std::thread::spawn(move || read(theirs.as_fd(), PollFlags::IN, &|| true, &sender));
         (ours, events, reader)
     }
 
@@ -180,6 +198,32 @@ mod tests {
         let told = events.blocking_recv().unwrap();
         assert!(matches!(told[..], [Event::Key(key)] if key == Key::plain(Code::Up)));
         drop(ours);
+        assert_eq!(reader.join().unwrap(), Ended::Gone);
+    }
+
+    #[test]
+    fn what_is_typed_for_the_shell_is_left_to_it() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut shell = theirs.try_clone().unwrap();
+        let is_ours = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let (sender, mut events) = channel(2);
+        let asked = is_ours.clone();
+        let reader = std::thread::spawn(move || {
+            let asked = || asked.load(std::sync::atomic::Ordering::SeqCst);
+            read(theirs.as_fd(), PollFlags::IN, &asked, &sender)
+        });
+        ours.write_all(b"q").unwrap();
+        assert_eq!(events.blocking_recv().unwrap().len(), 1);
+        is_ours.store(false, std::sync::atomic::Ordering::SeqCst);
+        ours.write_all(b"ls").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let mut got = [0; 2];
+        shell.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"ls");
+        is_ours.store(true, std::sync::atomic::Ordering::SeqCst);
+        ours.write_all(b"j").unwrap();
+        assert_eq!(events.blocking_recv().unwrap().len(), 1);
+        drop((ours, shell));
         assert_eq!(reader.join().unwrap(), Ended::Gone);
     }
 

@@ -218,6 +218,9 @@ mod tests {
         let mut got = [0; 7];
         theirs.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"one two");
+        while !out.is_idle() {
+            std::thread::yield_now();
+        }
         assert!(out.finish(b"end".to_vec(), Duration::from_secs(10)));
         assert!(out.is_idle() && !out.is_broken());
         out.close();

@@ -81,11 +81,13 @@ impl Screen {
             way_out.leave(Duration::ZERO);
         });
         signals::watch(tell.clone(), Arc::clone(&last))?;
-        let keys = input::listen(move || {
+        let way_out = terminal.way_out();
+        let gone = move || {
             let _ended = tell.send(Outside::End(signals::GONE));
             signals::end(signals::GONE, last.as_ref());
-        })
-        .map_err(|e| Error::io("the keyboard", e))?;
+        };
+        let keys = input::listen(move || way_out.is_ours(), gone)
+            .map_err(|e| Error::io("the keyboard", e))?;
         let (sender, updates) = unbounded_channel();
         let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
         let (mut app, first) = App::new(settings);

@@ -70,6 +70,11 @@ impl WayOut {
         self.heard.load(Ordering::SeqCst)
     }
 
+    /// Whether the screen is ours now.
+    pub fn is_ours(&self) -> bool {
+        self.ours.load(Ordering::SeqCst)
+    }
+
     /// What the screen's own thread failed with, once.
     pub fn failure(&self) -> Option<String> {
         self.failure
