@@ -283,6 +283,10 @@ FAULTS = [
     ("attention::copying_keeps", "src/instruments/attention/scores.rs", "edits.iter().fold(run.schedule.clone(),", "edits.iter().fold(crate::lab::schedule::Schedule::none(),"),
     ("lens_files::layers_without", "src/lab/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
     ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
+    # The screen and the world.
+    ("sizes::every_state", "src/ui/ink.rs", "    if !buf.area.contains(Position { x, y }) {\n        return x;\n    }\n", ""),
+    ("outside::a_signal_ends", "src/cli/mod.rs", "return ExitCode::from(128 + *number as u8)", "return ExitCode::SUCCESS"),
+    ("outside::a_cut_sequence", "src/ui/decode.rs", "Pasting::Open(_) => return Some(PAUSE),", "Pasting::Open(_) => return None,"),
     ("residual::a_stream_that_is_normed", "src/instruments/residual.rs", "!newest || card.norms_stream", "!newest"),
     ("finite::a_broken_model", "src/lab/guard.rs", "            strict: true,", "            strict: false,"),
     ("finite::a_check_of", "src/lab/figure.rs", "if apart > error || apart.is_nan() {", "if apart > error {"),
