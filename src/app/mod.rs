@@ -50,7 +50,7 @@ use palette::Listing;
 use presets::Preset;
 use prompt::Prompt;
 use session::Session;
-pub use shown::{Shown, Working};
+pub use shown::{Held, Shown, Working};
 use transcript::Transcript;
 
 /// What happens to the app.
@@ -141,6 +141,11 @@ pub enum Overlay {
     Form(Form),
     /// The argument of a command.
     Line(Line),
+    /// All notes of the chosen figure.
+    Notes {
+        /// Lines scrolled down from the first.
+        scroll: usize,
+    },
     /// Everything that was said.
     Notices {
         /// Lines scrolled up from the newest.
@@ -310,6 +315,8 @@ pub struct App {
     pub leaving: Option<Duration>,
     /// Marks that were given a name, by it.
     groups: BTreeMap<String, Vec<mark::Mark>>,
+    /// The edits that were on when the engine last took them in, as they print.
+    in_force: Vec<String>,
     /// The text that the engine keeps before it cuts or replaces it.
     kept: Option<Lost>,
     /// The text that is being brought back.
@@ -390,6 +397,7 @@ impl App {
             session: Session::default(),
             leaving: None,
             groups: BTreeMap::new(),
+            in_force: Vec::new(),
             kept: None,
             restoring: None,
             theme_before: None,
@@ -540,9 +548,49 @@ impl App {
 
     /// What a figure says at the cursor.
     pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
+        if let Held::Outside(..) = self.held(slot) {
+            return None;
+        }
         let figure = self.figure(slot)?;
         let spot = cursor::locate(figure, self.cursor, self.shown.get(slot)?.spot)?;
         cursor::read(figure, spot)
+    }
+
+    /// Whether the cursor's position is among those that a figure of this text holds.
+    pub fn held(&self, slot: Slot) -> Held {
+        let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
+            return Held::Here;
+        };
+        let own = answer::about_text(slot, shown) && shown.stale != Some(answer::EARLIER_TEXT);
+        let at = self.cursor.position;
+        match cursor::holds(figure).filter(|_| own) {
+            Some((first, last)) if at < first || at > last => {
+                // What grows with the text is about to be there.
+                if at > last && (self.transcript.busy() || shown.working.is_some()) {
+                    Held::Coming
+                } else {
+                    Held::Outside(first, last)
+                }
+            }
+            Some(_) | None => Held::Here,
+        }
+    }
+
+    /// What is said where the cursor is outside a figure.
+    pub fn outside(&self, slot: Slot) -> Option<String> {
+        let Held::Outside(first, last) = self.held(slot) else {
+            return None;
+        };
+        let end = self.transcript.tokens.len().saturating_sub(1);
+        let key = commands::command("widen").filter(|row| (row.enabled)(self).is_ok());
+        let key = key.and_then(|row| self.keymap.keys_of(row).into_iter().next());
+        let next = key.map_or_else(
+            || "o asks elsewhere".to_owned(),
+            |key| format!("{key} measures at the cursor too"),
+        );
+        Some(format!(
+            "the {slot} holds positions {first}-{last} of 0-{end}; {next}"
+        ))
     }
 
     /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the

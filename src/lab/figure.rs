@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::also::Also;
 use crate::text::width;
 
 pub use super::series::{Curve, Series, Style};
@@ -104,6 +105,11 @@ pub enum Scale {
         /// Highest.
         hi: f32,
     },
+    /// Ranks from 1, by their logarithm: 1 is the brightest.
+    Rank {
+        /// The last rank there is.
+        worst: f32,
+    },
     /// From `-reach` to `reach`, zero in the middle.
     Diverging {
         /// Largest magnitude.
@@ -117,6 +123,7 @@ impl Scale {
         let at = match self {
             Self::Unit => value,
             Self::Range { lo, hi } => (value - lo) / (hi - lo).max(f32::MIN_POSITIVE),
+            Self::Rank { worst } => 1.0 - value.max(1.0).ln() / worst.max(2.0).ln(),
             Self::Diverging { reach } => 0.5 + 0.5 * value / reach.max(f32::MIN_POSITIVE),
         };
         if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
@@ -133,7 +140,17 @@ impl Scale {
                 lo: a.min(c),
                 hi: b.max(d),
             },
+            (Self::Rank { worst: a }, Self::Rank { worst: b }) => Self::Rank { worst: a.max(b) },
             _ => self,
+        }
+    }
+
+    /// The value a part of the way from the first end to the last, for legends.
+    pub fn along(self, part: f32) -> f32 {
+        let (lo, hi) = self.ends();
+        match self {
+            Self::Rank { .. } => hi.powf(part),
+            Self::Unit | Self::Range { .. } | Self::Diverging { .. } => lo + (hi - lo) * part,
         }
     }
 
@@ -142,6 +159,7 @@ impl Scale {
         match self {
             Self::Unit => (0.0, 1.0),
             Self::Range { lo, hi } => (lo, hi),
+            Self::Rank { worst } => (1.0, worst),
             Self::Diverging { reach } => (-reach, reach),
         }
     }
@@ -164,6 +182,9 @@ pub struct Grid {
     pub cells: Vec<Vec<Cell>>,
     /// How values become colour.
     pub scale: Scale,
+    /// What else is known of the cells.
+    #[serde(default, skip_serializing_if = "Also::is_empty")]
+    pub also: Also,
 }
 
 /// One entry of a table.
@@ -205,7 +226,33 @@ pub struct Table {
     pub pages: Vec<Page>,
 }
 
+/// Where titles stand for positions of a text, the first and the last of them.
+pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
+    let mut at = titles.into_iter().map(|anchor| anchor.position);
+    let first = at.next()??;
+    at.try_fold((first, first), |(lo, hi), at| {
+        at.map(|at| (lo.min(at), hi.max(at)))
+    })
+}
+
 impl Grid {
+    /// Some of its columns, in words: `position 426-431 of 420-484`, or by their number where they are no positions.
+    pub fn part(&self, columns: std::ops::Range<usize>) -> String {
+        let axis = &self.column_axis;
+        let of = |titles: &[Header]| positions(titles.iter().map(|h| h.anchor));
+        let shown = self.columns.get(columns.clone()).and_then(of);
+        let whole = of(&self.columns).zip(shown);
+        match whole {
+            Some(((lo, hi), (first, last))) => format!("{axis} {first}-{last} of {lo}-{hi}"),
+            None => format!(
+                "{axis} {}-{} of {}",
+                columns.start,
+                columns.end.saturating_sub(1),
+                self.columns.len()
+            ),
+        }
+    }
+
     /// Columns of the terminal that the widest row title takes.
     pub fn title_width(&self) -> usize {
         self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
@@ -323,8 +370,12 @@ impl Figure {
             self.truncate(first);
         }
         let grown = match (&mut self.body, next.body) {
-            (Body::Grid(grid), Body::Grid(more)) => {
+            (Body::Grid(grid), Body::Grid(mut more)) => {
+                if let Some(number) = grid.turned() {
+                    more.turn(number);
+                }
                 grid.scale = grid.scale.around(more.scale);
+                grid.also.extend(more.also);
                 grid.columns.extend(more.columns);
                 grid.cells.extend(more.cells);
                 true
@@ -358,6 +409,7 @@ impl Figure {
                 let count = grid.columns.iter().take_while(|h| keep(&h.anchor)).count();
                 grid.columns.truncate(count);
                 grid.cells.truncate(count);
+                grid.also.truncate(count);
             }
             Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
             Body::Series(series) => {
@@ -402,6 +454,7 @@ mod tests {
             })
             .collect();
         let body = Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "probability".into(),

@@ -93,9 +93,15 @@ impl Plan {
             (Density::Token, _) if worded => 0,
             (_, Scale::Unit) => 3,
             (_, Scale::Diverging { reach }) if reach <= 1.0 => 4,
-            (_, Scale::Range { .. } | Scale::Diverging { .. }) => 5,
+            (_, Scale::Range { .. } | Scale::Diverging { .. } | Scale::Rank { .. }) => 5,
         };
-        let least = if worded && !dense { TOKEN } else { 0 };
+        let ranks = matches!(grid.scale, Scale::Rank { .. });
+        let least = match (worded && !dense, ranks && number > 0) {
+            (false, _) => 0,
+            (true, false) => TOKEN,
+            // Ranks are short where they matter, and leave their room to the token there.
+            (true, true) => TOKEN - 2,
+        };
         let cell = if dense { 2 } else { 1 + shade + least + number };
         let stack = if dense && theme.paints() { 2 } else { 1 };
 
@@ -124,7 +130,7 @@ impl Plan {
             grid.columns.len(),
             fits,
             view.first_column,
-            cursor.0.or(Some(newest)),
+            cursor.0.or(view.first_column.is_none().then_some(newest)),
         );
         let places = window(grid.rows.len(), lines * stack, None, cursor.1);
         // A line holds two rows from an even place on, so that pairs do not change while scrolling.

@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
+use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::app::App;
 use crate::app::layout::Pane;
@@ -222,6 +224,48 @@ fn around(names: &mut Vec<(String, bool)>, room: usize) {
     }
 }
 
+/// Writes text into at most `room` columns, without cutting characters; returns the column after it. A mark that belongs to
+/// the letter before (an accent, a vowel sign) is put on that letter's cell, also where that was written before; `left` is
+/// where the line begins.
+pub fn write(
+    buf: &mut Buffer,
+    (left, mut x, y): (u16, u16, u16),
+    text: &str,
+    room: usize,
+    style: Style,
+) -> u16 {
+    let end = usize::from(x) + room;
+    let area = buf.area;
+    for grapheme in text.graphemes(true) {
+        let wide = text::width(grapheme);
+        if wide == 0 {
+            // The second half of a wide letter is a cell too, and holds nothing.
+            let before = left.max(area.left())..x.min(area.right());
+            let base = before.rev().find(|x| !hidden(buf, left, (*x, y)));
+            if let Some(cell) = base.and_then(|x| buf.cell_mut((x, y))) {
+                let joined = format!("{}{grapheme}", cell.symbol());
+                cell.set_symbol(&joined);
+                cell.set_style(style);
+            }
+            continue;
+        }
+        if usize::from(x) + wide > end {
+            break;
+        }
+        let room = end - usize::from(x);
+        x = buf.set_stringn(x, y, grapheme, room, style).0;
+    }
+    x
+}
+
+/// Whether a cell is the second half of the wide letter before it.
+fn hidden(buf: &Buffer, left: u16, (x, y): (u16, u16)) -> bool {
+    x > left
+        && buf
+            .cell((x - 1, y))
+            .is_some_and(|cell| text::width(cell.symbol()) > 1)
+}
+
 /// Writes a line into at most `width` columns, with a mark where it is cut; returns the columns used.
 pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
     let mut used = 0;
@@ -232,7 +276,7 @@ pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
         }
         let cut = text::clip(&span.content, usize::from(room));
         let style = line.style.patch(span.style);
-        let (end, _) = buf.set_stringn(x + used, y, &cut, usize::from(room), style);
+        let end = write(buf, (x, x + used, y), &cut, usize::from(room), style);
         used = end - x;
         if cut.len() < span.content.len() {
             break;

@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 
-use super::{Canvas, put};
+use super::{Canvas, put, write};
 use crate::app::App;
 use crate::text;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -91,7 +91,8 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
             spelled(c)
         };
         let wide = text::width(&shown);
-        if used + wide > width {
+        // A mark belongs to the letter before it, on whatever line that is.
+        if wide > 0 && used + wide > width {
             rows.push(Vec::new());
             used = 0;
         }
@@ -117,15 +118,8 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
         let mut x = area.x;
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });
-            x = buf
-                .set_stringn(
-                    x,
-                    area.y + i as u16,
-                    shown,
-                    usize::from(area.right().saturating_sub(x)),
-                    style,
-                )
-                .0;
+            let room = usize::from(area.right().saturating_sub(x));
+            x = write(buf, (area.x, x, area.y + i as u16), shown, room, style);
         }
     }
 }
