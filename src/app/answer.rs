@@ -9,7 +9,7 @@ use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
-use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
+use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::instruments::{INSTRUMENTS, STEADY, instrument};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
@@ -413,32 +413,6 @@ impl App {
         }
     }
 
-    /// The edits that are on, as they print.
-    pub(super) fn active_edits(&self) -> Vec<String> {
-        let on = self.history.edits().iter().filter(|e| e.active());
-        on.map(ToString::to_string).collect()
-    }
-
-    /// Marks figures that the edits just asked for leave behind.
-    pub(super) fn age(&mut self, mode: Mode) {
-        let on = self.active_edits();
-        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
-        for (slot, shown) in &mut self.shown {
-            // A live figure's columns were measured under the edits of their time; from now on they go on.
-            let holds = mode == Mode::FromNow && live.contains(slot);
-            let holds = holds || !about_text(slot, shown);
-            let Some(figure) = &shown.figure else {
-                continue;
-            };
-            if figure.provenance.edits == on {
-                // What was measured is what stands again.
-                shown.stale = shown.stale.filter(|s| *s != BEFORE_EDIT);
-            } else if !holds && shown.stale.is_none() {
-                shown.stale = Some(BEFORE_EDIT);
-            }
-        }
-    }
-
     fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) {
         let mut problem = None;
         let text = self.beginning();
@@ -480,15 +454,6 @@ impl App {
                 s.turn();
             }
         });
-    }
-
-    /// The beginning of what the text was asked.
-    fn beginning(&self) -> String {
-        let asked = self.transcript.source.as_ref().map_or("", |s| s.0.as_str());
-        crate::text::clip(
-            &crate::text::visible(asked.as_bytes()).replace('␣', " "),
-            40,
-        )
     }
 
     fn baseline_came(&mut self, tokens: Vec<Token>, diverges: Option<usize>) {

@@ -7,7 +7,7 @@
 use crate::export::number::spelled;
 use crate::lab::also::Story;
 use crate::lab::figure::{
-    Anchor, Body, Entry, Figure, Grid, Row, Scale, Series, Style, Table, Unit, positions,
+    Anchor, Body, Entry, Figure, Grid, Page, Row, Scale, Series, Style, Table, Unit, positions,
 };
 
 /// Where the user is.
@@ -367,7 +367,8 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
         Body::Table(table) => (
             table.pages.get(from.column).map_or(0, |p| p.rows.len()),
             table.pages.len(),
-            true,
+            // Layers stand as in grids, the last on top.
+            flipped || !table.pages.get(from.column).is_some_and(Page::by_layer),
         ),
         Body::Series(series) => (series.curves.len(), series.points.len(), true),
         Body::Text(text) => (text.lines.len(), 1, true),
@@ -438,7 +439,7 @@ fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::figure::{Cell, Header, Page, Provenance, Scale};
+    use crate::lab::figure::{Cell, Header, Provenance};
 
     fn figure(body: Body) -> Figure {
         Figure {

@@ -39,7 +39,7 @@ use crate::lab::writer::Beside;
 use crate::model::load::Options;
 
 use beside::Baseline;
-use cursor::{Cursor, Reading};
+use cursor::Cursor;
 use form::Form;
 use history::{History, Lost, Restoring, State};
 use key::Key;
@@ -534,82 +534,6 @@ impl App {
     /// Whether the model has a chat template; until it is loaded, perhaps.
     pub fn chat_possible(&self) -> bool {
         self.model.as_ref().is_none_or(|m| m.card.chat)
-    }
-
-    /// The figure that a pane shows: the difference where it is asked for and there.
-    pub fn figure(&self, slot: Slot) -> Option<&Figure> {
-        let shown = self.shown.get(slot)?;
-        shown
-            .difference
-            .as_ref()
-            .filter(|_| self.difference)
-            .or(shown.figure.as_ref())
-    }
-
-    /// What a figure says at the cursor.
-    pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
-        if let Held::Outside(..) = self.held(slot) {
-            return None;
-        }
-        let figure = self.figure(slot)?;
-        let spot = cursor::locate(figure, self.cursor, self.shown.get(slot)?.spot)?;
-        cursor::read(figure, spot)
-    }
-
-    /// Whether the cursor's position is among those that a figure of this text holds.
-    pub fn held(&self, slot: Slot) -> Held {
-        let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
-            return Held::Here;
-        };
-        let own = answer::about_text(slot, shown) && shown.stale != Some(answer::EARLIER_TEXT);
-        let at = self.cursor.position;
-        match cursor::holds(figure).filter(|_| own) {
-            Some((first, last)) if at < first || at > last => {
-                // What grows with the text is about to be there.
-                if at > last && (self.transcript.busy() || shown.working.is_some()) {
-                    Held::Coming
-                } else {
-                    Held::Outside(first, last)
-                }
-            }
-            Some(_) | None => Held::Here,
-        }
-    }
-
-    /// What is said where the cursor is outside a figure.
-    pub fn outside(&self, slot: Slot) -> Option<String> {
-        let Held::Outside(first, last) = self.held(slot) else {
-            return None;
-        };
-        let end = self.transcript.tokens.len().saturating_sub(1);
-        let key = commands::command("widen").filter(|row| (row.enabled)(self).is_ok());
-        let key = key.and_then(|row| self.keymap.keys_of(row).into_iter().next());
-        let next = key.map_or_else(
-            || "o asks elsewhere".to_owned(),
-            |key| format!("{key} measures at the cursor too"),
-        );
-        Some(format!(
-            "the {slot} holds positions {first}-{last} of 0-{end}; {next}"
-        ))
-    }
-
-    /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
-    /// edge of a figure that ends before the cursor, or the cursor's own in the text.
-    pub fn here(&self) -> (usize, usize) {
-        let own = (self.cursor.layer, self.cursor.position);
-        let cell = match self.focus {
-            Pane::Transcript | Pane::Edits => None,
-            Pane::Figure(_) | Pane::Cell => self.reading(),
-        };
-        cell.map_or(own, |cell| {
-            let layer = cell.anchor.layer.map_or(own.0, usize::from);
-            (layer, cell.anchor.position.map_or(own.1, |p| p as usize))
-        })
-    }
-
-    /// What the chosen figure says at the cursor.
-    pub fn reading(&self) -> Option<Reading> {
-        self.reading_of(self.slot)
     }
 
     /// Whether a text is being brought back.

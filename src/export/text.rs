@@ -304,7 +304,7 @@ note: rows use their own norm
         let out = write(&samples::lens(2, 30));
         assert!(out.lines().all(|line| width(line) <= WIDE), "{out}");
         assert!(
-            out.contains("position 0-") && out.contains("-29 of 30"),
+            out.contains("position 0-") && out.contains("-29 of 0-29"),
             "{out}"
         );
         let layer0: usize = out

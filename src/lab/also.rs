@@ -7,8 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::figure::{Anchor, Grid, Scale};
+use super::figure::{Anchor, Body, Figure, Grid, Scale};
 use crate::text::grouped;
+
+/// What a title calls the probability of a cell's own strongest token.
+pub const TOP: &str = "top-1";
 
 /// Ranks that a story says since when they hold.
 const WITHIN: [u32; 3] = [1, 5, 100];
@@ -201,6 +204,26 @@ impl Also {
             number.values.truncate(count);
         }
         self.stories.truncate(count);
+    }
+}
+
+impl Figure {
+    /// Shows another number of its grid, and says so in its title; says whether it has it.
+    pub fn turn(&mut self, to: usize) -> bool {
+        let Body::Grid(grid) = &mut self.body else {
+            return false;
+        };
+        let before = grid.value.clone();
+        if !grid.turn(to) {
+            return false;
+        }
+        for name in [before.as_str(), TOP] {
+            if let Some(at) = self.title.rfind(name) {
+                self.title.replace_range(at..at + name.len(), &grid.value);
+                break;
+            }
+        }
+        true
     }
 }
 

@@ -259,6 +259,30 @@ impl Grid {
     }
 }
 
+impl Page {
+    /// Whether its rows are the layers of a model, in order: then the last layer stands on top, as in a grid.
+    pub fn by_layer(&self) -> bool {
+        let layer = |row: &Row| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
+        let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
+        layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
+    }
+
+    /// Columns of text that say the same in every row of a page that is by layer: once is enough.
+    pub fn constant(&self) -> Vec<usize> {
+        let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
+            return Vec::new();
+        };
+        let same = |i: &usize| {
+            matches!(&first.entries[*i], Entry::Text(text) if !text.is_empty())
+                && self
+                    .rows
+                    .iter()
+                    .all(|r| r.entries.get(*i) == first.entries.get(*i))
+        };
+        (1..first.entries.len()).filter(same).collect()
+    }
+}
+
 impl Table {
     /// How many columns a page needs: those of the table, or more where a row has more entries.
     pub fn columns_of(&self, page: &Page) -> usize {

@@ -41,6 +41,7 @@ mod patching;
 mod patchscope;
 mod pickle;
 mod pty;
+mod reading;
 mod recorded;
 mod registry;
 mod replace;

@@ -448,6 +448,7 @@ impl Paint<'_> {
         for (row_axis, column_axis, whole) in [
             (grid.row_axis.as_str(), grid.column_axis.as_str(), true),
             (&grid.row_axis, &grid.column_axis, false),
+            (&grid.row_axis, "", false),
             ("", &grid.column_axis, false),
             ("", "", false),
         ] {
@@ -547,10 +548,10 @@ mod tests {
             drawn,
             [
                 "   The         ␣capital",
-                "3  ␣capital.97 ␣of     .97",
-                "2  ␣capital.41 ␣of     .41",
+                "3  ␣capit… .97 ␣of     .97",
+                "2  ␣capit… .41 ␣of     .41",
                 "1  漢字    .12 ␣France .12",
-                "0  ␣France .02 ␣located.02",
+                "0  ␣France .02 ␣locat… .02",
                 "0          1 probability",
             ]
         );
@@ -674,8 +675,8 @@ mod tests {
     #[test]
     fn without_colour_a_shade_stands_beside_the_token() {
         let (drawn, ..) = lines(&samples::lens(4, 1), View::default(), &sixteen(), 44, 6);
-        assert!(drawn[1].starts_with("3  █␣capital"), "{}", drawn[1]);
-        assert!(drawn[2].starts_with("2  ▒␣capital"), "{}", drawn[2]);
+        assert!(drawn[1].starts_with("3  █␣capit… "), "{}", drawn[1]);
+        assert!(drawn[2].starts_with("2  ▒␣capit… "), "{}", drawn[2]);
         assert_eq!(drawn[5], "0  ░▒▓█ 1 probability");
         let (signed, ..) = lines(
             &samples::difference(4, 1),

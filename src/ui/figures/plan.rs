@@ -12,6 +12,8 @@ use crate::ui::theme::Theme;
 /// Columns of a token in a cell, at least and at most.
 const TOKEN: usize = 7;
 const MOST: usize = 14;
+/// Columns of a share.
+const SHORT: usize = 3;
 /// Longest row title.
 const LABEL: usize = 10;
 
@@ -91,16 +93,16 @@ impl Plan {
         let number = match (view.density, grid.scale) {
             (Density::Colour, _) => 0,
             (Density::Token, _) if worded => 0,
-            (_, Scale::Unit) => 3,
+            (_, Scale::Unit) => SHORT,
             (_, Scale::Diverging { reach }) if reach <= 1.0 => 4,
             (_, Scale::Range { .. } | Scale::Diverging { .. } | Scale::Rank { .. }) => 5,
         };
-        let ranks = matches!(grid.scale, Scale::Rank { .. });
-        let least = match (worded && !dense, ranks && number > 0) {
+        let several = grid.also.numbers.len() > 1 && number > SHORT;
+        let least = match (worded && !dense, several) {
             (false, _) => 0,
             (true, false) => TOKEN,
-            // Ranks are short where they matter, and leave their room to the token there.
-            (true, true) => TOKEN - 2,
+            // Where one number takes the place of another, cells keep their width; the token has what a number leaves.
+            (true, true) => TOKEN + SHORT - number,
         };
         let cell = if dense { 2 } else { 1 + shade + least + number };
         let stack = if dense && theme.paints() { 2 } else { 1 };

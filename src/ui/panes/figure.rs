@@ -89,12 +89,21 @@ fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) ->
     if let Some(words) = warned {
         return Line::from(canvas.span(format!(" {words} "), Role::Warning));
     }
+    let room = usize::from(canvas.area.width).saturating_sub(6);
     let story = app.reading_of(slot).and_then(|r| r.story);
-    let said = story.map(|(story, _)| story.to_string());
+    let said = story.map(|(story, _)| {
+        let mut said = story.to_string();
+        // The ranks of the jump stand in the cell pane too.
+        if text::width(&said) + 2 > room
+            && let Some(at) = said.rfind(" (#")
+        {
+            said.truncate(at);
+        }
+        said
+    });
     let Some(said) = said.or_else(|| figure.notes.first().cloned()) else {
         return Line::default();
     };
-    let room = usize::from(canvas.area.width).saturating_sub(6);
     let more = match figure.notes.len() {
         0 | 1 => String::new(),
         count => format!("· N: {count} notes "),
