@@ -356,6 +356,36 @@ mod tests {
         }
     }
 
+    /// Text that stands back on a colour keeps the contrast of text.
+    #[test]
+    fn faint_text_on_a_colour_can_be_read() {
+        every(|theme| {
+            for step in 0..=40 {
+                let place = step as f32 / 40.0;
+                for style in [theme.heat_faint(place), theme.sign_faint(place)] {
+                    let (Some(ink), Some(back)) = (style.fg, style.bg) else {
+                        continue;
+                    };
+                    let (Some(ink), Some(back)) = (colour::rgb(ink), colour::rgb(back)) else {
+                        continue;
+                    };
+                    // The level that is left unpainted has the theme's own faint text.
+                    if Some(Color::Rgb(back.0, back.1, back.2)) == theme.ground().bg {
+                        continue;
+                    }
+                    let loud = colour::contrast(colour::ink(back), back);
+                    let seen = colour::contrast(ink, back);
+                    assert!(
+                        seen >= QUIET.min(loud) - 0.3,
+                        "{} {:?} at {place}: {seen}",
+                        theme.name,
+                        theme.depth
+                    );
+                }
+            }
+        });
+    }
+
     #[test]
     fn embedded_themes_have_no_mistakes_and_match_the_folder() {
         for Embedded { name, source } in THEMES {

@@ -381,6 +381,56 @@ mod tests {
         );
     }
 
+    /// Rows that are layers stand as in a grid; what is the same in all of them stands above, once; ranks are whole.
+    #[test]
+    fn layers_have_the_last_on_top_and_what_never_changes_once() {
+        use crate::lab::figure::{Body, Provenance};
+        let row = |layer: usize| Row {
+            anchor: Anchor::layer(layer),
+            entries: vec![
+                Entry::Text(layer.to_string()),
+                Entry::Number(4.0 - layer as f32),
+                Entry::Text(format!("said {layer}")),
+                Entry::Text("the same".into()),
+            ],
+        };
+        let page = Page {
+            title: String::new(),
+            anchor: Anchor::default(),
+            rows: (0..4).map(row).collect(),
+        };
+        let figure = crate::lab::figure::Figure {
+            title: "t".into(),
+            body: Body::Table(Table {
+                columns: ["layer", "rank", "patched", "unpatched"]
+                    .map(String::from)
+                    .to_vec(),
+                pages: vec![page],
+            }),
+            notes: vec![],
+            check: None,
+            provenance: Provenance::default(),
+        };
+        let drawn = |flip| {
+            let mut buf = Buffer::empty(Rect::new(0, 0, 40, 8));
+            let view = View {
+                flip,
+                ..View::default()
+            };
+            super::super::draw(&figure, &view, &Theme::default(), buf.area, &mut buf);
+            let line = |y| (0..40).map(|x| buf[(x, y)].symbol()).collect::<String>();
+            (0..8)
+                .map(|y| line(y).trim_end().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let lines = drawn(false);
+        assert_eq!(lines[0], "unpatched, in every row: the same");
+        assert_eq!(lines[1], " layer  rank  patched");
+        assert_eq!(lines[2], " 3         1  said 3");
+        assert_eq!(lines[5], " 0         4  said 0");
+        assert_eq!(drawn(true)[2], " 0         4  said 0");
+    }
+
     #[test]
     fn rows_can_be_clicked() {
         let (_, hits) = lines(View::default(), 40, 6);
