@@ -31,6 +31,19 @@ pub fn count(n: u64) -> String {
     scaled(n, 1000.0, &["", "K", "M", "B", "T"])
 }
 
+/// A whole number with its digits in groups of three: `4 561`.
+pub fn grouped(n: u32) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 fn scaled(n: u64, step: f64, units: &[&str]) -> String {
     let mut n = n as f64;
     let mut i = 0;
@@ -168,6 +181,7 @@ pub fn visible(bytes: &[u8]) -> String {
             match c {
                 ' ' => out.push('␣'),
                 '\n' => out.push('⏎'),
+                '\u{a0}' => out.push('⍽'),
                 c if blank(c) => push_code(&mut out, c),
                 c => {
                     if !stand_in(&mut out, c) {
@@ -243,6 +257,10 @@ pub fn clip(text: &str, columns: usize) -> String {
         }
         used += wide;
         out.push_str(grapheme);
+    }
+    // A stand-in in brackets is not cut in the middle: what is left of it would be read as text.
+    if let Some(open) = out.rfind('⟨').filter(|at| !out[*at..].contains('⟩')) {
+        out.truncate(open);
     }
     out.push_str(CUT);
     out
@@ -460,7 +478,8 @@ mod tests {
             ("é漢👍".as_bytes(), "é漢👍"),
             ("\u{200d}\u{202e}\u{fe0f}".as_bytes(), "⟨zwj⟩⟨U+202E⟩⟨vs16⟩"),
             ("\u{301}".as_bytes(), "◌\u{301}"),
-            ("\u{a0}x".as_bytes(), "⟨U+00A0⟩x"),
+            ("\u{a0}x".as_bytes(), "⍽x"),
+            ("\u{2003}x".as_bytes(), "⟨U+2003⟩x"),
             (b"", ""),
         ] {
             assert_eq!(visible(bytes), want);
@@ -495,6 +514,11 @@ mod tests {
         assert_eq!(fit("漢", 0), "");
         assert_eq!(clip("e\u{301}e\u{301}e\u{301}", 2), "e\u{301}…");
         assert_eq!(clip("abc", 3), "abc");
+        assert_eq!(clip("a⟨U+2003⟩b", 7), "a…", "a stand-in is whole or gone");
+        assert_eq!(clip("a⟨U+2003⟩bcd", 11), "a⟨U+2003⟩b…");
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(4561), "4 561");
+        assert_eq!(grouped(1_234_567), "1 234 567");
         assert_eq!(width("漢e\u{301}👍🏽"), 5);
     }
 

@@ -9,7 +9,7 @@ use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
-use crate::engine::{Ending, Known, Loaded, Mode, Question, Request, Slot, Token, Update};
+use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::instruments::{INSTRUMENTS, STEADY, instrument};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
@@ -18,7 +18,7 @@ use crate::lab::writer::Beside;
 use crate::model::site::Address;
 
 /// What a figure is older than.
-const BEFORE_EDIT: &str = "for the run before the last edit";
+pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
 pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 impl App {
@@ -254,6 +254,9 @@ impl App {
             self.history.lost(lost);
         }
         let how = self.how(self.history.edits().iter().map(ToString::to_string));
+        let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+        let before = &self.transcript.tokens;
+        let again = !before.is_empty() && ids(before).starts_with(&ids(&tokens));
         self.transcript.begin(tokens, self.now, &how);
         self.transcript.source.clone_from(&self.last);
         self.show_presets = false;
@@ -263,9 +266,21 @@ impl App {
             .then(|| Baseline::live([], None));
         self.baseline_asked = false;
         self.check = None;
-        self.cursor.follow = true;
+        self.in_force = self.active_edits();
+        self.rest(again);
         self.follow();
         self.forget_figures();
+    }
+
+    /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again, else on the
+    /// position that predicts the first token that is written.
+    fn rest(&mut self, again: bool) {
+        if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
+            return;
+        }
+        self.cursor.follow = false;
+        self.cursor.rest = true;
+        self.cursor.position = self.transcript.prompt.saturating_sub(1);
     }
 
     /// The present text as one that can come back.
@@ -330,6 +345,7 @@ impl App {
                 *shown = Shown {
                     arguments: shown.arguments.clone(),
                     spot: shown.spot,
+                    number: shown.number,
                     ..Shown::default()
                 };
             } else if shown.figure.is_some() && about_text(slot, shown) {
@@ -396,31 +412,21 @@ impl App {
         }
         self.receipts = receipts;
         self.transcript.not_finite = None;
+        let now = self.active_edits();
+        let before = std::mem::replace(&mut self.in_force, now);
         match boundary {
             Some(position) => {
                 // The prompt's own end is a boundary too, once something was written under other edits.
-                self.transcript.mark(position);
-                self.transcript.boundaries.retain(|b| *b <= position);
+                self.transcript.mark(position, &before, &self.in_force);
+                self.transcript.keep_boundaries(|b| b <= position);
             }
-            None => self.transcript.boundaries.clear(),
-        }
-    }
-
-    /// Marks figures that the edits just asked for leave behind.
-    pub(super) fn age(&mut self, mode: Mode) {
-        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
-        for (slot, shown) in &mut self.shown {
-            // A live figure's columns were measured under the edits of their time; from now on they go on.
-            let holds = mode == Mode::FromNow && live.contains(slot);
-            let holds = holds || !about_text(slot, shown);
-            if shown.figure.is_some() && !holds {
-                shown.stale = Some(BEFORE_EDIT);
-            }
+            None => self.transcript.keep_boundaries(|_| false),
         }
     }
 
     fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) {
         let mut problem = None;
+        let text = self.beginning();
         self.with(slot, |s| {
             s.working = None;
             s.failed = None;
@@ -429,7 +435,9 @@ impl App {
             } else {
                 s.figure = Some(figure);
                 s.stale = None;
+                s.text = text;
             }
+            s.turn();
             s.difference = match (&s.figure, &s.unedited) {
                 (Some(edited), Some(unedited)) => edited
                     .minus(unedited)
@@ -445,12 +453,16 @@ impl App {
     }
 
     fn column_came(&mut self, slot: Slot, column: Figure) {
+        let text = self.beginning();
         self.with(slot, |s| {
+            s.text = text;
             s.difference = None;
             s.refused = None;
-            match &mut s.figure {
-                Some(figure) => figure.append(column),
-                None => s.figure = Some(column),
+            if let Some(figure) = &mut s.figure {
+                figure.append(column);
+            } else {
+                s.figure = Some(column);
+                s.turn();
             }
         });
     }

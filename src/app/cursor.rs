@@ -4,7 +4,11 @@
 //! whose rows or columns are something else keeps a spot of its own beside it.
 //! To add a way to move, add a variant of [`Step`].
 
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Row, Series, Style, Table, Unit};
+use crate::export::number::spelled;
+use crate::lab::also::Story;
+use crate::lab::figure::{
+    Anchor, Body, Entry, Figure, Grid, Page, Row, Scale, Series, Style, Table, Unit, positions,
+};
 
 /// Where the user is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,9 @@ pub struct Cursor {
     pub unit: Option<Unit>,
     /// Whether it stays on the newest token.
     pub follow: bool,
+    /// Whether it stands where a run put it: on the position that predicted the first written token. Panes then show
+    /// as much of what is written since as they can beside it.
+    pub rest: bool,
 }
 
 impl Default for Cursor {
@@ -26,6 +33,7 @@ impl Default for Cursor {
             position: 0,
             unit: None,
             follow: true,
+            rest: false,
         }
     }
 }
@@ -75,12 +83,20 @@ pub struct Spot {
 pub struct Reading {
     /// Where it came from.
     pub anchor: Anchor,
+    /// The title of its column or page: the token at its position, where those are positions.
+    pub column: String,
     /// What stands there.
     pub label: String,
     /// Name of the number, and the number.
     pub value: Option<(String, f32)>,
     /// The strongest candidates.
     pub more: Vec<(String, f32)>,
+    /// What their numbers are, and from where to where bars for them go; without it they are of different kinds.
+    pub axis: Option<(String, (f32, f32))>,
+    /// What becomes of a token along the layers there, and how it stands at this one.
+    pub story: Option<(Story, usize)>,
+    /// How the number is spelled.
+    pub scale: Option<Scale>,
     /// Named entries of a table row.
     pub entries: Vec<(String, String)>,
 }
@@ -209,12 +225,18 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             let mut anchor = cell.anchor;
             anchor.layer = anchor.layer.or(row.and_then(|h| h.anchor.layer));
             anchor.position = anchor.position.or(column.and_then(|h| h.anchor.position));
+            let layer = anchor.layer.map(usize::from);
+            let story = grid.story(spot.column).cloned().zip(layer);
             Some(Reading {
                 anchor,
+                column: column.map_or_else(String::new, |h| h.label.clone()),
                 label: cell.label.clone(),
                 value: Some((grid.value.clone(), cell.value)),
+                axis: candidates(grid, spot),
                 more: cell.more.clone(),
                 entries: Vec::new(),
+                scale: Some(grid.scale),
+                story,
             })
         }
         Body::Table(table) => {
@@ -231,6 +253,7 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             let label = row.entries.first().map(spell).unwrap_or_default();
             Some(Reading {
                 anchor,
+                column: page.title.clone(),
                 label,
                 entries,
                 ..Reading::default()
@@ -255,6 +278,10 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             }
             Some(Reading {
                 anchor: series.anchor(spot.row, spot.column),
+                column: point.label.clone(),
+                axis: Some((series.value.clone(), series.reach(spot.row))),
+                scale: Some(series.scale),
+                story: None,
                 label: point.label.clone(),
                 value: chosen.map(|v| (series.value.clone(), v)),
                 more,
@@ -268,6 +295,37 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 ..Reading::default()
             })
         }
+    }
+}
+
+/// What the numbers of a cell's candidates are, where they are of one kind: another number of the grid, or its own.
+fn candidates(grid: &Grid, spot: Spot) -> Option<(String, (f32, f32))> {
+    if let Some(name) = &grid.also.candidates {
+        return Some((name.clone(), Scale::Unit.ends()));
+    }
+    let cell = grid.cells.get(spot.column)?.get(spot.row)?;
+    let (name, value) = cell.more.first()?;
+    let own = *name == cell.label && value.to_bits() == cell.value.to_bits();
+    own.then(|| (grid.value.clone(), grid.scale.ends()))
+}
+
+/// The positions of the text that a figure holds, from the first to the last; none where its columns, pages or points
+/// stand for something else.
+pub fn holds(figure: &Figure) -> Option<(usize, usize)> {
+    let ends = match &figure.body {
+        Body::Grid(grid) => positions(grid.columns.iter().map(|h| h.anchor)),
+        Body::Table(table) => positions(table.pages.iter().map(|p| p.anchor)),
+        Body::Series(series) => positions(series.points.iter().map(|p| p.anchor)),
+        Body::Text(_) => None,
+    };
+    ends.map(|(lo, hi)| (lo as usize, hi as usize))
+}
+
+/// A number as its scale spells it.
+pub fn scaled(scale: Option<Scale>, value: f32) -> String {
+    match scale {
+        Some(scale @ Scale::Rank { .. }) => spelled(scale, value),
+        Some(Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. }) | None => number(value),
     }
 }
 
@@ -309,7 +367,8 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
         Body::Table(table) => (
             table.pages.get(from.column).map_or(0, |p| p.rows.len()),
             table.pages.len(),
-            true,
+            // Layers stand as in grids, the last on top.
+            flipped || !table.pages.get(from.column).is_some_and(Page::by_layer),
         ),
         Body::Series(series) => (series.curves.len(), series.points.len(), true),
         Body::Text(text) => (text.lines.len(), 1, true),
@@ -380,7 +439,7 @@ fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::figure::{Cell, Header, Page, Provenance, Scale};
+    use crate::lab::figure::{Cell, Header, Provenance};
 
     fn figure(body: Body) -> Figure {
         Figure {
@@ -427,6 +486,7 @@ mod tests {
             more: vec![],
         };
         figure(Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "p".into(),

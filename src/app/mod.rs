@@ -39,7 +39,7 @@ use crate::lab::writer::Beside;
 use crate::model::load::Options;
 
 use beside::Baseline;
-use cursor::{Cursor, Reading};
+use cursor::Cursor;
 use form::Form;
 use history::{History, Lost, Restoring, State};
 use key::Key;
@@ -50,7 +50,7 @@ use palette::Listing;
 use presets::Preset;
 use prompt::Prompt;
 use session::Session;
-pub use shown::{Shown, Working};
+pub use shown::{Held, Shown, Working};
 use transcript::Transcript;
 
 /// What happens to the app.
@@ -141,6 +141,11 @@ pub enum Overlay {
     Form(Form),
     /// The argument of a command.
     Line(Line),
+    /// All notes of the chosen figure.
+    Notes {
+        /// Lines scrolled down from the first.
+        scroll: usize,
+    },
     /// Everything that was said.
     Notices {
         /// Lines scrolled up from the newest.
@@ -310,6 +315,8 @@ pub struct App {
     pub leaving: Option<Duration>,
     /// Marks that were given a name, by it.
     groups: BTreeMap<String, Vec<mark::Mark>>,
+    /// The edits that were on when the engine last took them in, as they print.
+    in_force: Vec<String>,
     /// The text that the engine keeps before it cuts or replaces it.
     kept: Option<Lost>,
     /// The text that is being brought back.
@@ -390,6 +397,7 @@ impl App {
             session: Session::kept_in(settings.session.clone()),
             leaving: None,
             groups: BTreeMap::new(),
+            in_force: Vec::new(),
             kept: None,
             restoring: None,
             theme_before: None,
@@ -526,42 +534,6 @@ impl App {
     /// Whether the model has a chat template; until it is loaded, perhaps.
     pub fn chat_possible(&self) -> bool {
         self.model.as_ref().is_none_or(|m| m.card.chat)
-    }
-
-    /// The figure that a pane shows: the difference where it is asked for and there.
-    pub fn figure(&self, slot: Slot) -> Option<&Figure> {
-        let shown = self.shown.get(slot)?;
-        shown
-            .difference
-            .as_ref()
-            .filter(|_| self.difference)
-            .or(shown.figure.as_ref())
-    }
-
-    /// What a figure says at the cursor.
-    pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
-        let figure = self.figure(slot)?;
-        let spot = cursor::locate(figure, self.cursor, self.shown.get(slot)?.spot)?;
-        cursor::read(figure, spot)
-    }
-
-    /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
-    /// edge of a figure that ends before the cursor, or the cursor's own in the text.
-    pub fn here(&self) -> (usize, usize) {
-        let own = (self.cursor.layer, self.cursor.position);
-        let cell = match self.focus {
-            Pane::Transcript | Pane::Edits => None,
-            Pane::Figure(_) | Pane::Cell => self.reading(),
-        };
-        cell.map_or(own, |cell| {
-            let layer = cell.anchor.layer.map_or(own.0, usize::from);
-            (layer, cell.anchor.position.map_or(own.1, |p| p as usize))
-        })
-    }
-
-    /// What the chosen figure says at the cursor.
-    pub fn reading(&self) -> Option<Reading> {
-        self.reading_of(self.slot)
     }
 
     /// Whether a text is being brought back.

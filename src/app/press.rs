@@ -119,7 +119,7 @@ impl App {
             Some(Overlay::Listing(listing)) => listing.paste(text),
             Some(Overlay::Form(form)) => form.paste(text),
             Some(Overlay::Line(line)) => line.value.paste(text),
-            Some(Overlay::Notices { .. }) => {}
+            Some(Overlay::Notices { .. } | Overlay::Notes { .. }) => {}
             None => {
                 self.writing = true;
                 self.set_focus(Pane::Transcript);
@@ -165,6 +165,15 @@ impl App {
                 Filled::Ask(arguments) => self.question(form.slot, arguments),
             },
             Some(Overlay::Line(line)) => self.press_line(line, key),
+            Some(Overlay::Notes { scroll }) => match key.code {
+                Code::Esc | Code::Enter | Code::Char('q' | 'N') => Vec::new(),
+                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notes {
+                    scroll: scroll.saturating_sub(1),
+                }),
+                _ => self.keep(Overlay::Notes {
+                    scroll: (scroll + 1).min(1000),
+                }),
+            },
             Some(Overlay::Notices { scroll }) => match key.code {
                 Code::Esc | Code::Enter | Code::Char('q') => Vec::new(),
                 Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notices {
@@ -425,7 +434,7 @@ impl App {
                 ];
             }
             Some(Overlay::Line(_)) => return vec![pair("Enter", "take it"), pair("Esc", "back")],
-            Some(Overlay::Notices { .. }) => {
+            Some(Overlay::Notices { .. } | Overlay::Notes { .. }) => {
                 return vec![pair("Up Down", "scroll"), pair("Esc", "back")];
             }
             None => {}

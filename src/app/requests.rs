@@ -9,7 +9,7 @@ use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
 use super::notice::Level;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
-use super::{App, Effect, Shown, Working, beside, mark};
+use super::{App, Effect, Held, Shown, Working, beside, mark};
 use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind, instrument};
 use crate::lab::edit::Edit;
@@ -120,16 +120,17 @@ impl App {
         // Edits that stay the same are read in again when they are to hold for what was written before them.
         let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
         if again || self.history.edits() != before.edits {
-            effects.extend(self.send_edits());
+            let on = |edits: &[Edit]| -> Vec<Edit> {
+                edits.iter().filter(|e| e.active()).cloned().collect()
+            };
+            if again || on(self.history.edits()) != on(&before.edits) {
+                self.age(self.history.mode());
+                self.outdate();
+            }
+            // An edit that is off changes nothing that was measured.
+            effects.push(self.ask_edits());
         }
         effects
-    }
-
-    /// Sends the edits as they are.
-    pub(super) fn send_edits(&mut self) -> Vec<Effect> {
-        self.age(self.history.mode());
-        self.outdate();
-        vec![self.ask_edits()]
     }
 
     /// Drops an unedited text that was written for the text as it was; one that runs in lockstep goes along.
@@ -156,6 +157,7 @@ impl App {
         };
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = question.arguments.clone();
+            shown.number = None;
             shown.until = question.until;
         }
         let known = self.watched.contains(&question);
@@ -296,6 +298,7 @@ impl App {
         let last = self.transcript.tokens.len().saturating_sub(1);
         let position = self.cursor.position;
         self.cursor.follow = step == Step::Last;
+        self.cursor.rest = false;
         self.cursor.position = match step {
             Step::Left => position.saturating_sub(1),
             Step::Right => (position + 1).min(last),
@@ -319,7 +322,14 @@ impl App {
             Step::PageDown => 8,
             Step::Left | Step::Right | Step::First | Step::Last => return self.along(step),
         };
-        let lines = self.lines(self.text_width());
+        let width = self.text_width();
+        let area = self.arrangement().and_then(|a| a.area(Pane::Transcript));
+        let high = area.map_or(usize::MAX, |a| usize::from(a.height.saturating_sub(2)));
+        let mut lines = self.lines(width);
+        if lines.len() + self.transcript.breaks().len() > high && !self.compare {
+            // The last column is the scroll mark's.
+            lines = self.lines(width.saturating_sub(1));
+        }
         let line = line_of(&lines, self.cursor.position);
         let target = (line as i64 + by).clamp(0, lines.len() as i64 - 1) as usize;
         let column = column_of(&lines[line], self.cursor.position);
@@ -327,6 +337,7 @@ impl App {
             && let Some(token) = token_at(&lines[target], column)
         {
             self.cursor.follow = false;
+            self.cursor.rest = false;
             self.cursor.position = token;
         }
     }
@@ -339,6 +350,12 @@ impl App {
         let Some(held) = self.shown.get(slot).map(|s| s.spot) else {
             return;
         };
+        // Outside the figure it is the text's cursor that moves.
+        if let (Held::Outside(..), Step::Left | Step::Right | Step::First | Step::Last) =
+            (self.held(slot), step)
+        {
+            return self.along(step);
+        }
         let (cursor, flip) = (self.cursor, self.flip);
         let Some((from, to, reading)) = self.figure(slot).and_then(|figure| {
             let from = cursor::locate(figure, cursor, held)?;
@@ -355,8 +372,14 @@ impl App {
             shown.spot = to;
         }
         match step {
-            Step::Left | Step::Right | Step::First => self.cursor.follow = false,
-            Step::Last => self.cursor.follow = true,
+            Step::Left | Step::Right | Step::First => {
+                self.cursor.follow = false;
+                self.cursor.rest = false;
+            }
+            Step::Last => {
+                self.cursor.follow = true;
+                self.cursor.rest = false;
+            }
             Step::Up | Step::Down | Step::PageUp | Step::PageDown => {}
         }
         let anchor = reading.anchor;

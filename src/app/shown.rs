@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use super::cursor::Spot;
+use super::answer::{BEFORE_EDIT, EARLIER_TEXT, about_text};
+use super::cursor::{self, Reading, Spot};
+use super::layout::Pane;
+use super::{App, commands};
+use crate::engine::{Mode, Slot};
 use crate::instruments::Arguments;
 use crate::lab::figure::Figure;
 
@@ -15,6 +19,17 @@ pub struct Working {
     pub done: f32,
     /// What the rest will take.
     pub left: Option<Duration>,
+}
+
+/// Where the cursor is, seen from a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// At a position that the figure holds, or it is about no positions of this text.
+    Here,
+    /// At a position that comes with the next columns.
+    Coming,
+    /// Outside the positions from the first to the second.
+    Outside(usize, usize),
 }
 
 /// What an instrument's pane shows.
@@ -40,12 +55,41 @@ pub struct Shown {
     pub until: Option<usize>,
     /// The row and column that the anchor does not decide.
     pub spot: Spot,
+    /// Which of the numbers of its cells was chosen.
+    pub number: Option<usize>,
+    /// The beginning of the text that the figure is about.
+    pub text: String,
 }
 
 /// What is said of a difference whose parts were not measured.
 const STOPPED: &str = "The unedited run was not measured; D twice asks for it again.";
 
 impl Shown {
+    /// Shows the chosen number in every figure that has it.
+    pub(super) fn turn(&mut self) {
+        let Some(number) = self.number else { return };
+        let figures = [&mut self.figure, &mut self.unedited, &mut self.difference];
+        for figure in figures.into_iter().flatten() {
+            figure.turn(number);
+        }
+    }
+
+    /// What the figure is about, where that is no longer what stands on the screen, in a sentence.
+    pub fn outdated(&self) -> Option<String> {
+        let words = self.stale?;
+        let from = self.figure.as_ref().map(|f| &f.provenance);
+        let about = match (words, from) {
+            (BEFORE_EDIT, Some(from)) if from.edits.is_empty() => "then no edit was on".into(),
+            (BEFORE_EDIT, Some(from)) => format!("then on: {}", from.edits.join(" · ")),
+            (_, Some(from)) if !self.text.is_empty() => {
+                format!("“{}”, {} tokens", self.text, from.tokens.len())
+            }
+            (_, Some(from)) => format!("{} tokens", from.tokens.len()),
+            (_, None) => return Some(words.into()),
+        };
+        Some(format!("{words}: {about}"))
+    }
+
     /// The unedited run is to be measured anew.
     pub(super) fn forget_difference(&mut self) {
         self.unedited = None;
@@ -58,6 +102,119 @@ impl Shown {
         self.working = None;
         if self.difference.is_none() {
             self.refused.get_or_insert_with(|| STOPPED.into());
+        }
+    }
+}
+
+impl App {
+    /// The figure that a pane shows: the difference where it is asked for and there.
+    pub fn figure(&self, slot: Slot) -> Option<&Figure> {
+        let shown = self.shown.get(slot)?;
+        shown
+            .difference
+            .as_ref()
+            .filter(|_| self.difference)
+            .or(shown.figure.as_ref())
+    }
+
+    /// What a figure says at the cursor.
+    pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
+        if let Held::Outside(..) = self.held(slot) {
+            return None;
+        }
+        let figure = self.figure(slot)?;
+        let spot = cursor::locate(figure, self.cursor, self.shown.get(slot)?.spot)?;
+        cursor::read(figure, spot)
+    }
+
+    /// Whether the cursor's position is among those that a figure of this text holds.
+    pub fn held(&self, slot: Slot) -> Held {
+        let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
+            return Held::Here;
+        };
+        let own = about_text(slot, shown) && shown.stale != Some(EARLIER_TEXT);
+        let at = self.cursor.position;
+        match cursor::holds(figure).filter(|_| own) {
+            Some((first, last)) if at < first || at > last => {
+                // What grows with the text is about to be there.
+                if at > last && (self.transcript.busy() || shown.working.is_some()) {
+                    Held::Coming
+                } else {
+                    Held::Outside(first, last)
+                }
+            }
+            Some(_) | None => Held::Here,
+        }
+    }
+
+    /// What is said where the cursor is outside a figure.
+    pub fn outside(&self, slot: Slot) -> Option<String> {
+        let Held::Outside(first, last) = self.held(slot) else {
+            return None;
+        };
+        let end = self.transcript.tokens.len().saturating_sub(1);
+        let key = commands::command("widen").filter(|row| (row.enabled)(self).is_ok());
+        let key = key.and_then(|row| self.keymap.keys_of(row).into_iter().next());
+        let next = key.map_or_else(
+            || "o asks elsewhere".to_owned(),
+            |key| format!("{key} measures at the cursor too"),
+        );
+        Some(format!(
+            "the {slot} holds positions {first}-{last} of 0-{end}; {next}"
+        ))
+    }
+
+    /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
+    /// edge of a figure that ends before the cursor, or the cursor's own in the text.
+    pub fn here(&self) -> (usize, usize) {
+        let own = (self.cursor.layer, self.cursor.position);
+        let cell = match self.focus {
+            Pane::Transcript | Pane::Edits => None,
+            Pane::Figure(_) | Pane::Cell => self.reading(),
+        };
+        cell.map_or(own, |cell| {
+            let layer = cell.anchor.layer.map_or(own.0, usize::from);
+            (layer, cell.anchor.position.map_or(own.1, |p| p as usize))
+        })
+    }
+
+    /// What the chosen figure says at the cursor.
+    pub fn reading(&self) -> Option<Reading> {
+        self.reading_of(self.slot)
+    }
+
+    /// The beginning of what the text was asked.
+    pub(super) fn beginning(&self) -> String {
+        let asked = self.transcript.source.as_ref().map_or("", |s| s.0.as_str());
+        crate::text::clip(
+            &crate::text::visible(asked.as_bytes()).replace('␣', " "),
+            40,
+        )
+    }
+
+    /// The edits that are on, as they print.
+    pub(super) fn active_edits(&self) -> Vec<String> {
+        let on = self.history.edits().iter().filter(|e| e.active());
+        on.map(ToString::to_string).collect()
+    }
+
+    /// Marks figures that the edits just asked for leave behind.
+    pub(super) fn age(&mut self, mode: Mode) {
+        let on = self.active_edits();
+        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        for (slot, shown) in &mut self.shown {
+            // A live figure's columns were measured under the edits of their time; from now on they go on.
+            let holds = mode == Mode::FromNow && live.contains(slot);
+            let holds = holds || !about_text(slot, shown);
+            let Some(figure) = &shown.figure else {
+                continue;
+            };
+            if figure.provenance.edits == on {
+                // What was measured is what stands again.
+                shown.stale = shown.stale.filter(|s| *s != BEFORE_EDIT);
+            } else if !holds && shown.stale.is_none() {
+                shown.stale = Some(BEFORE_EDIT);
+            }
         }
     }
 }

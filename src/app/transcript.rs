@@ -3,6 +3,7 @@
 //! Invariant: `pieces` has one entry a token and joins to the same prose as all bytes at once; a character split
 //! over tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Transcript {
     pub prompt: usize,
     /// First positions of changes made from now.
     pub boundaries: Vec<usize>,
+    /// The edits that were in force before each of them.
+    before: BTreeMap<usize, Vec<String>>,
     /// What is going on.
     pub activity: Activity,
     /// Why writing stopped last.
@@ -134,7 +137,7 @@ impl Transcript {
         for (token, how) in tokens.into_iter().zip(how).take(count) {
             self.add(token, how);
         }
-        self.boundaries.retain(|b| *b < count);
+        self.keep_boundaries(|b| b < count);
         self.prompt = self.prompt.min(count);
     }
 
@@ -201,11 +204,25 @@ impl Transcript {
         all.filter(|p| self.change_at(*p).is_some()).collect()
     }
 
-    /// Notes that edits changed from a position on.
-    pub fn mark(&mut self, boundary: usize) {
-        if !self.boundaries.contains(&boundary) {
+    /// Notes which edits are in force from a position on, and which were before. What was changed there and changed back
+    /// is no change.
+    pub fn mark(&mut self, boundary: usize, before: &[String], now: &[String]) {
+        let first = match self.before.get(&boundary) {
+            Some(first) => first.as_slice(),
+            None => before,
+        };
+        if first == now {
+            self.keep_boundaries(|b| b != boundary);
+        } else if !self.boundaries.contains(&boundary) {
             self.boundaries.push(boundary);
+            self.before.insert(boundary, before.to_vec());
         }
+    }
+
+    /// Forgets the other boundaries.
+    pub fn keep_boundaries(&mut self, keep: impl Fn(usize) -> bool) {
+        self.boundaries.retain(|b| keep(*b));
+        self.before.retain(|b, _| keep(*b));
     }
 
     /// Whether the engine works on the text.
@@ -251,6 +268,21 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
                 continue;
             }
             let wide = text::width(part);
+            // Marks that belong to the letter before stay with it, whatever becomes of the rest.
+            let marks = leading_marks(part);
+            if marks > 0
+                && used > 0
+                && let Some(line) = lines.last_mut()
+            {
+                line.push(Span {
+                    token,
+                    text: part[..marks].into(),
+                });
+            }
+            let part = if used > 0 { &part[marks..] } else { part };
+            if part.is_empty() {
+                continue;
+            }
             if used > 0 && used + wide > width {
                 used = break_line(&mut lines, part);
             }
@@ -266,6 +298,17 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
         }
     }
     lines
+}
+
+/// How many bytes at the beginning belong to the letter before.
+fn leading_marks(part: &str) -> usize {
+    use unicode_segmentation::UnicodeSegmentation as _;
+    let first = part.graphemes(true).next().unwrap_or_default();
+    if text::width(first) == 0 {
+        first.len()
+    } else {
+        0
+    }
 }
 
 /// Starts a line; the unfinished word goes along. Returns the columns used on the new line.

@@ -3,6 +3,7 @@
 //! Invariant: each text of a figure is one line without control, bidi or invisible characters; numbers and places are as
 //! they were. The compiler lists the fields: to add one to a figure, spell it here.
 
+use crate::lab::also::{Also, Number, Story};
 use crate::lab::figure::{
     Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Series, Table, Text,
 };
@@ -56,6 +57,7 @@ fn clean_grid(grid: &Grid) -> Grid {
         columns,
         cells,
         scale,
+        also,
     } = grid;
     let cell = |cell: &Cell| {
         let Cell {
@@ -82,6 +84,32 @@ fn clean_grid(grid: &Grid) -> Grid {
             .map(|column| column.iter().map(cell).collect())
             .collect(),
         scale: *scale,
+        also: clean_also(also),
+    }
+}
+
+fn clean_also(also: &Also) -> Also {
+    let Also {
+        numbers,
+        candidates,
+        stories,
+    } = also;
+    Also {
+        numbers: numbers
+            .iter()
+            .map(|number| Number {
+                value: one(&number.value),
+                ..number.clone()
+            })
+            .collect(),
+        candidates: candidates.as_deref().map(one),
+        stories: stories
+            .iter()
+            .map(|story| Story {
+                token: one(&story.token),
+                ..story.clone()
+            })
+            .collect(),
     }
 }
 

@@ -36,7 +36,8 @@ fn write_grid(out: &mut String, grid: &Grid) {
         for (row, cell) in grid.rows.iter().zip(cells) {
             let own = (cell.label.clone(), cell.value);
             let itself = cell.more.first().is_some_and(|(token, value)| {
-                *token == own.0 && value.to_bits() == own.1.to_bits()
+                let same = *token == own.0 && value.to_bits() == own.1.to_bits();
+                same && grid.shows_candidates()
             });
             // Alone, the cell is its own first candidate.
             let first = usize::from(itself || cell.more.is_empty());

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::markup::{escape, paint};
-use super::number::significant;
+use super::number::{significant, spelled};
 use super::provenance;
 use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Table};
 
@@ -66,16 +66,21 @@ fn write_grid(out: &mut String, grid: &Grid) {
     }
     out.push_str("</table>\n<p class=\"ramp\">");
     let (lo, hi) = grid.scale.ends();
-    let _ = write!(out, "{} ", significant(lo));
+    let _ = write!(out, "{} ", spelled(grid.scale, lo));
     for step in 0..16 {
-        let at = lo + (hi - lo) * step as f32 / 15.0;
+        let at = grid.scale.along(step as f32 / 15.0);
         let _ = write!(
             out,
             "<span style=\"background:{}\"></span>",
             paint(grid.scale, at).0
         );
     }
-    let _ = writeln!(out, " {} {}</p>", significant(hi), escape(&grid.value));
+    let _ = writeln!(
+        out,
+        " {} {}</p>",
+        spelled(grid.scale, hi),
+        escape(&grid.value)
+    );
 }
 
 fn write_cell(out: &mut String, grid: &Grid, cell: &Cell) {
@@ -90,7 +95,7 @@ fn write_cell(out: &mut String, grid: &Grid, cell: &Cell) {
         "<td style=\"background:{back};color:{ink}\" title=\"{}\">{} <small>{}</small></td>",
         escape(&more.join("\n")),
         escape(&cell.label),
-        significant(cell.value)
+        spelled(grid.scale, cell.value)
     );
 }
 

@@ -27,7 +27,7 @@ pub(super) fn escape(text: &str) -> String {
 pub(super) fn paint(scale: Scale, value: f32) -> (Rgb, Rgb) {
     let place = scale.place(value);
     let back = match scale {
-        Scale::Unit | Scale::Range { .. } => {
+        Scale::Unit | Scale::Range { .. } | Scale::Rank { .. } => {
             colour::sample(colour::ramp("viridis").unwrap_or_default(), place)
         }
         Scale::Diverging { .. } => {

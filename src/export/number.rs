@@ -2,6 +2,8 @@
 //!
 //! Invariant: what comes out is ASCII, so its length is its width. To add a spelling, add a function.
 
+use crate::lab::figure::Scale;
+
 /// Spells a number with three significant digits: `0.0123`, `12.3`, `1230`, `1.23e7`, `-0.5`.
 pub fn significant(value: f32) -> String {
     if !value.is_finite() {
@@ -70,6 +72,46 @@ pub fn compact(value: f32, columns: usize, signed: bool) -> String {
     }
 }
 
+/// Spells a rank, which counts from 1, in at most `columns` columns where that can be: `#1`, `#348`, `#4.7k`, `#49k`.
+pub fn rank(value: f32, columns: usize) -> String {
+    if !value.is_finite() {
+        return compact(value, columns, false);
+    }
+    let room = columns.saturating_sub(1);
+    let whole = format!("{value:.0}");
+    let short = if whole.len() <= room.min(3) {
+        whole
+    } else {
+        let (size, unit) = if value < 999_500.0 {
+            (value / 1e3, "k")
+        } else {
+            (value / 1e6, "M")
+        };
+        let fine = format!("{size:.1}{unit}");
+        if fine.len() <= room && size < 9.95 {
+            fine
+        } else {
+            format!("{size:.0}{unit}")
+        }
+    };
+    let text = format!("#{short}");
+    if text.len() > columns {
+        "#".repeat(columns)
+    } else {
+        text
+    }
+}
+
+/// Spells a number of a scale in full: ranks as whole numbers, others with three significant digits.
+pub fn spelled(scale: Scale, value: f32) -> String {
+    match scale {
+        Scale::Rank { .. } if value.is_finite() => format!("#{value:.0}"),
+        Scale::Rank { .. } | Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => {
+            significant(value)
+        }
+    }
+}
+
 /// `1.20e-5` as `1.2e-5`.
 fn tidy_exponent(text: &str) -> String {
     let Some((mantissa, exponent)) = text.split_once('e') else {
@@ -132,8 +174,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ranks_are_whole() {
+        for (value, columns, want) in [
+            (1.0, 5, "#1"),
+            (44.0, 5, "#44"),
+            (348.0, 5, "#348"),
+            (4561.0, 5, "#4.6k"),
+            (4561.0, 4, "#5k"),
+            (9_970.0, 5, "#10k"),
+            (49_152.0, 5, "#49k"),
+            (151_936.0, 5, "#152k"),
+            (1_200_000.0, 5, "#1.2M"),
+            (f32::NAN, 5, "nan"),
+            (44.0, 2, "##"),
+        ] {
+            assert_eq!(rank(value, columns), want);
+        }
+        let scale = Scale::Rank { worst: 49_152.0 };
+        assert_eq!(spelled(scale, 4561.0), "#4561");
+        assert_eq!(spelled(Scale::Unit, 0.25), "0.250");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_rank_fits(value in 1.0_f32..1e8, columns in 0_usize..8) {
+            prop_assert!(rank(value, columns).len() <= columns);
+        }
 
         #[test]
         fn compact_fits(value in any::<f32>(), columns in 0_usize..8, signed: bool) {

@@ -76,6 +76,7 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         }
     };
     figure(Body::Grid(Grid {
+        also: crate::lab::also::Also::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),

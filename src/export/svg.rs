@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::markup::{escape, paint};
-use super::number::significant;
+use super::number::{significant, spelled};
 use super::provenance;
 use super::screen::FONTS;
 use crate::lab::figure::{Body, Entry, Figure, Grid, Scale, Table};
@@ -130,17 +130,17 @@ fn draw_grid(page: &mut Page, grid: &Grid) {
             };
             let (back, ink) = paint(grid.scale, cell_here.value);
             let x = left + i as f32 * cell;
-            let spelled =
+            let candidate =
                 |(token, value): &(String, f32)| format!("{token} {}", significant(*value));
             let mut hover = vec![format!(
                 "{} {}",
                 cell_here.label,
-                significant(cell_here.value)
+                spelled(grid.scale, cell_here.value)
             )];
-            hover.extend(cell_here.more.iter().map(spelled));
+            hover.extend(cell_here.more.iter().map(candidate));
             page.fill(x, cell, back, &hover.join("\n"));
             let shown = if cell_here.label.is_empty() {
-                significant(cell_here.value)
+                spelled(grid.scale, cell_here.value)
             } else {
                 clip(&cell_here.label, TOKEN)
             };
@@ -158,23 +158,23 @@ fn draw_grid(page: &mut Page, grid: &Grid) {
 
 fn draw_legend(page: &mut Page, scale: Scale, value: &str) {
     let (lo, hi) = scale.ends();
-    let text = significant(lo);
+    let text = spelled(scale, lo);
     page.text(0.0, &text, "");
     let start = (text.len() + 1) as f32 * CHAR;
     for step in 0..16 {
-        let at = lo + (hi - lo) * step as f32 / 15.0;
+        let at = scale.along(step as f32 / 15.0);
         page.fill(start + step as f32 * 8.0, 8.0, paint(scale, at).0, "");
     }
     page.text(
         start + 16.0 * 8.0 + CHAR,
-        &format!("{} {value}", significant(hi)),
+        &format!("{} {value}", spelled(scale, hi)),
         "",
     );
     page.y += LINE;
 }
 
 fn draw_table(page: &mut Page, table: &Table) {
-    let spelled = |entry: &Entry| match entry {
+    let entry_text = |entry: &Entry| match entry {
         Entry::Number(value) => significant(*value),
         Entry::Text(text) => clip(text, 60),
     };
@@ -191,7 +191,7 @@ fn draw_table(page: &mut Page, table: &Table) {
                 .iter()
                 .map(|row| {
                     row.entries.get(i).map_or((false, String::new()), |e| {
-                        (matches!(e, Entry::Number(_)), spelled(e))
+                        (matches!(e, Entry::Number(_)), entry_text(e))
                     })
                 })
                 .collect();

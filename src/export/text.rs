@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
-use super::number::significant;
+use super::number::{significant, spelled};
 use super::provenance;
 use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
@@ -98,14 +98,7 @@ fn write_grid(out: &mut String, grid: &Grid) {
             out.push('\n');
         }
         if start > 0 || end < sizes.len() {
-            let _ = writeln!(
-                out,
-                "{} {}-{} of {}",
-                grid.column_axis,
-                start,
-                end - 1,
-                sizes.len()
-            );
+            let _ = writeln!(out, "{}", grid.part(start..end));
         }
         let mut line = pad(&grid.row_axis, titles);
         for (title, size) in grid.columns.iter().zip(&sizes).take(end).skip(start) {
@@ -144,11 +137,12 @@ fn spell(scale: Scale, value: f32) -> String {
         Scale::Unit => format!("{value:.2}"),
         Scale::Diverging { .. } => format!("{value:+.2}"),
         Scale::Range { .. } => significant(value),
+        Scale::Rank { .. } => spelled(scale, value),
     }
 }
 
 fn write_table(out: &mut String, table: &Table) {
-    let spelled = |entry: &Entry| match entry {
+    let entry_text = |entry: &Entry| match entry {
         Entry::Number(value) => significant(*value),
         Entry::Text(text) => clip(text, ENTRY),
     };
@@ -165,7 +159,7 @@ fn write_table(out: &mut String, table: &Table) {
             .map(|i| {
                 let name = table.columns.get(i).map_or(0, |name| width(name));
                 let content = column(i)
-                    .map(|entry| width(&spelled(entry)))
+                    .map(|entry| width(&entry_text(entry)))
                     .max()
                     .unwrap_or(0);
                 (
@@ -189,7 +183,7 @@ fn write_table(out: &mut String, table: &Table) {
         };
         push_line(out, &line(&mut table.columns.iter().cloned()));
         for row in &page.rows {
-            push_line(out, &line(&mut row.entries.iter().map(spelled)));
+            push_line(out, &line(&mut row.entries.iter().map(entry_text)));
         }
     }
 }
@@ -310,7 +304,7 @@ note: rows use their own norm
         let out = write(&samples::lens(2, 30));
         assert!(out.lines().all(|line| width(line) <= WIDE), "{out}");
         assert!(
-            out.contains("position 0-") && out.contains("-29 of 30"),
+            out.contains("position 0-") && out.contains("-29 of 0-29"),
             "{out}"
         );
         let layer0: usize = out

@@ -298,6 +298,7 @@ impl Attention {
         let judged = judged.filter(|c| !self.apart(arguments) || c.anchor.position != Some(0));
         let hi = judged.map(|c| c.value).fold(0f32, f32::max);
         let grid = Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "head".into(),
             column_axis: "position".into(),
             value: match value {
@@ -410,6 +411,7 @@ impl Attention {
                 arguments.text(self, "value")
             ),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "reads".into(),
                 column_axis: "is read".into(),
                 value: arguments.text(self, "value").into(),

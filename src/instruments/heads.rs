@@ -266,6 +266,7 @@ impl Heads {
         Figure {
             title,
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: found.value,

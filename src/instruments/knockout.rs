@@ -214,6 +214,7 @@ impl Knock {
         Figure {
             title: format!("knockout · {name} without what is cut"),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: arguments.text(self, "by").into(),
                 value: match value {

@@ -5,23 +5,28 @@
 //! against the model's own logits. Sources: nostalgebraist 2020; Kao et al. 2001.09309; Belrose et al. 2303.08112 and
 //! 2607.15495 where a file of maps is given.
 
+mod numbers;
+
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
-use crate::lab::bench::{Bench, reading};
-use crate::lab::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header, Scale};
-use crate::lab::lens::{NormOf, SITES, Seen, View, Wish, see};
+use crate::lab::also::{Also, Number, Story, TOP};
+use crate::lab::bench::Bench;
+use crate::lab::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header};
+use crate::lab::lens::{NormOf, SITES, Seen, View, see};
 use crate::lab::lens_file::LensFile;
-use crate::lab::readout::{Said, Told};
+use crate::lab::readout::{Ask, Said, Tokens, read_row};
 use crate::lab::run::Run;
-use crate::lab::sample::{entropy, kl, log_softmax, rank};
-use crate::lab::target::first_token;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
-use crate::model::finite::NOT_FINITE;
 use crate::model::site::Site;
+use numbers::{Asked, Of, Show, Shown};
 
 /// The instrument.
 pub struct Lens;
+
+/// Tokens from which on a vocabulary is large: the strongest token of an early layer says little there, and the rank of
+/// the answer says more.
+pub const LARGE: usize = 8192;
 
 /// Where a lens reads.
 pub(super) const SITE: Parameter = Parameter {
@@ -68,9 +73,16 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "show",
-        kind: Kind::Choice(&["probability", "rank", "reciprocal_rank", "entropy", "kl"]),
-        default: "probability",
-        about: "the number of a cell: of a token, or the entropy of the cell or its KL from the model's output, in nats",
+        kind: Kind::Choice(&[
+            "auto",
+            "rank",
+            "probability",
+            "reciprocal_rank",
+            "entropy",
+            "kl",
+        ]),
+        default: "auto",
+        about: "the number of a cell: of a token (ranks count from 1), or the cell's entropy or its KL from the model's output, in nats; auto: rank where the vocabulary has more than 8192 tokens, else probability",
     },
     Parameter {
         name: "of",
@@ -134,135 +146,6 @@ pub(super) fn cautions(view: &View, layers: usize) -> Vec<String> {
     notes
 }
 
-/// What a cell's number is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Show {
-    Probability,
-    Rank,
-    ReciprocalRank,
-    Entropy,
-    Kl,
-}
-
-/// Whose number it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    /// The cell's strongest token.
-    Own,
-    /// The model's strongest token at that position.
-    Answer,
-    /// One token.
-    Token(u32),
-}
-
-/// What is shown.
-#[derive(Clone, Copy, Debug)]
-struct Shown {
-    show: Show,
-    of: Of,
-    top: usize,
-}
-
-impl Shown {
-    fn parse(lens: &Lens, arguments: &Arguments, bench: &Bench) -> Result<Self> {
-        let show = match arguments.text(lens, "show") {
-            "rank" => Show::Rank,
-            "reciprocal_rank" => Show::ReciprocalRank,
-            "entropy" => Show::Entropy,
-            "kl" => Show::Kl,
-            _ => Show::Probability,
-        };
-        let of = match (arguments.text(lens, "of"), show) {
-            ("answer", _) | ("", Show::Rank | Show::ReciprocalRank) => Of::Answer,
-            ("", _) => Of::Own,
-            (text, _) => Of::Token(first_token("of", text, &bench.model)?),
-        };
-        Ok(Self {
-            show,
-            of,
-            top: arguments.count(lens, "top")?,
-        })
-    }
-
-    fn wish(self) -> Wish {
-        Wish {
-            top: self.top,
-            tokens: match self.of {
-                Of::Token(id) => vec![id],
-                Of::Own | Of::Answer => Vec::new(),
-            },
-            answer: self.of == Of::Answer,
-            ranks: matches!(self.show, Show::Rank | Show::ReciprocalRank),
-            entropy: self.show == Show::Entropy,
-            kl: self.show == Show::Kl,
-        }
-    }
-
-    /// The number of a row.
-    fn number(self, said: &Said) -> f32 {
-        let told = said.tokens.first();
-        match self.show {
-            Show::Probability => told.map_or(said.first().1, |t| t.logprob.exp()),
-            Show::Rank => told.map_or(f32::NAN, Told::rank),
-            Show::ReciprocalRank => told.map_or(f32::NAN, |t| 1.0 / (t.rank() + 1.0)),
-            Show::Entropy => said.entropy,
-            Show::Kl => said.kl,
-        }
-    }
-
-    /// What the number is, in words.
-    fn words(self, bench: &Bench) -> String {
-        let of = match self.of {
-            Of::Own => String::new(),
-            Of::Answer => " of the answer".into(),
-            Of::Token(id) => format!(" of {}", bench.visible(id)),
-        };
-        match self.show {
-            Show::Probability => format!("probability{of}"),
-            Show::Rank => format!("rank{of}"),
-            Show::ReciprocalRank => format!("reciprocal rank{of}"),
-            Show::Entropy => "entropy (nats)".into(),
-            Show::Kl => "KL from the output (nats)".into(),
-        }
-    }
-
-    fn scale(self, bench: &Bench, cells: &[Vec<Cell>]) -> Scale {
-        let largest = || {
-            // The first position often is a sink whose rows say nothing: it does not set the colours of the others.
-            let counts = |c: &&Cell| cells.len() == 1 || c.anchor.position != Some(0);
-            let values = cells.iter().flatten().filter(counts).map(|c| c.value);
-            values.filter(|v| v.is_finite()).fold(0.0f32, f32::max)
-        };
-        match self.show {
-            Show::Probability | Show::ReciprocalRank => Scale::Unit,
-            Show::Entropy => Scale::Range {
-                lo: 0.0,
-                hi: (bench.model.card.vocab as f32).ln(),
-            },
-            Show::Rank | Show::Kl => Scale::Range {
-                lo: 0.0,
-                hi: largest().max(1e-6),
-            },
-        }
-    }
-
-    /// The cell of a row: its strongest token and the number. Runners-up stand there where the number is their own too.
-    fn cell(self, bench: &Bench, said: &Said, anchor: Anchor) -> Cell {
-        let spelled = said.top.iter().map(|(id, p)| (bench.visible(*id), *p));
-        let more: Vec<(String, f32)> = spelled.collect();
-        let label = more
-            .first()
-            .map_or_else(|| NOT_FINITE.into(), |m| m.0.clone());
-        let own = self.show == Show::Probability && self.of == Of::Own;
-        Cell {
-            label,
-            value: self.number(said),
-            anchor,
-            more: if own { more } else { Vec::new() },
-        }
-    }
-}
-
 impl Instrument for Lens {
     fn name(&self) -> &'static str {
         "lens"
@@ -303,34 +186,42 @@ impl Instrument for Lens {
         let view = view(self, arguments, bench)?;
         let known = bench.model.known_tokens();
         let position = step.choice.position;
-        let plain = shown.show == Show::Probability && shown.of == Of::Own;
         let last = Site::ResidPost.at(bench.model.card.layers - 1);
         let output = step.unembedded.iter().find(|(at, _)| *at == last);
-        let output = match output {
-            Some((_, row)) if !plain => Some(Output::of(row)),
-            _ => None,
+        let Some((_, output)) = output else {
+            return Err(Error::Engine("the last layer was not read".into()));
+        };
+        let keep = Ask {
+            top: 1,
+            keep: true,
+            ..Ask::default()
+        };
+        let output = read_row(output, known, &keep, None);
+        let answer = output.first().0;
+        let ids = [match shown.subject {
+            Of::Token(id) => id,
+            Of::Own | Of::Answer => answer,
+        }];
+        let ask = Ask {
+            top: shown.top,
+            tokens: Tokens::Same(&ids),
+            ranks: true,
+            entropy: true,
+            ..Ask::default()
         };
         // One after the other: waking a second thread costs more than a vocabulary of exponentials.
-        let (mut cells, mut strongest) = (Vec::new(), Vec::new());
-        for (at, row) in step
-            .unembedded
-            .iter()
-            .filter(|(at, _)| at.site == view.site)
-        {
-            let read = reading(row, known, shown.top);
-            let mut said = Said {
-                top: read.top,
-                ..Said::default()
-            };
-            if let Some(output) = &output {
-                output.measure(row, shown, &mut said);
-            }
-            strongest.push(said.first().0);
-            cells.push(shown.cell(bench, &said, Anchor::cell(at.layer.into(), position)));
-        }
-        let answer = step.unembedded.iter().find(|(at, _)| *at == last);
-        let answer = answer.and_then(|(_, row)| Some(reading(row, known, 1).top.first()?.0));
-        let newest = answer.map(|answer| {
+        let rows = step.unembedded.iter();
+        let rows = rows.filter(|(at, _)| at.site == view.site);
+        let said: Vec<(usize, Said)> = rows
+            .map(|(at, row)| (at.layer.into(), read_row(row, known, &ask, Some(&output))))
+            .collect();
+        let cell =
+            |(layer, said): &(usize, Said)| shown.cell(bench, said, Anchor::cell(*layer, position));
+        let cells = said.iter().map(cell).collect();
+        let values = said.iter().map(|(_, said)| shown.all(said)).collect();
+        let strongest: Vec<u32> = said.iter().map(|(_, said)| said.first().0).collect();
+        let story = shown.story(bench, position, answer, said.iter().map(|(_, said)| said));
+        let settled = {
             let agree = strongest.iter().rev().take_while(|t| **t == answer).count();
             let layers = strongest.len();
             let settles = match agree {
@@ -342,8 +233,8 @@ impl Instrument for Lens {
                 bench.visible(step.run.tokens[position]),
                 bench.visible(answer)
             )
-        });
-        let notes = newest
+        };
+        let notes = [settled]
             .into_iter()
             .chain(cautions(&view, bench.model.card.layers))
             .collect();
@@ -356,6 +247,8 @@ impl Instrument for Lens {
             Grown {
                 positions: vec![position],
                 cells: vec![cells],
+                values: vec![values],
+                stories: vec![story],
                 check: step.check,
                 notes,
             },
@@ -369,19 +262,23 @@ impl Instrument for Lens {
         let total = run.tokens.len();
         let first = total - arguments.count(self, "window")?.min(total);
         let seen = see(bench, run, &view, first..total, &shown.wish(), true)?;
-        let cells = (0..total - first)
-            .map(|i| {
-                let mut column = Vec::new();
-                for (layer, said) in seen.layers.iter().enumerate() {
-                    let anchor = Anchor::cell(layer, first + i);
+        let (mut cells, mut values, mut stories) = (Vec::new(), Vec::new(), Vec::new());
+        for i in 0..total - first {
+            let (mut column, mut numbers) = (Vec::new(), Vec::new());
+            for (layer, said) in seen.layers.iter().enumerate() {
+                let anchor = Anchor::cell(layer, first + i);
+                let plain = seen.plain.get(layer);
+                for said in [Some(said), plain].into_iter().flatten() {
                     column.push(shown.cell(bench, &said[i], anchor));
-                    if let Some(plain) = seen.plain.get(layer) {
-                        column.push(shown.cell(bench, &plain[i], anchor));
-                    }
+                    numbers.push(shown.all(&said[i]));
                 }
-                column
-            })
-            .collect();
+            }
+            let answer = seen.finals[i].first().0;
+            let rows = seen.layers.iter().map(|layer| &layer[i]);
+            stories.push(shown.story(bench, first + i, answer, rows));
+            cells.push(column);
+            values.push(numbers);
+        }
         let notes = settled(&seen, &view, run, bench);
         Ok(self.figure(
             bench,
@@ -392,49 +289,12 @@ impl Instrument for Lens {
             Grown {
                 positions: (first..total).collect(),
                 cells,
+                values,
+                stories,
                 check: seen.check,
                 notes,
             },
         ))
-    }
-}
-
-/// The model's own output at a position that was written, for what is compared with it.
-struct Output {
-    answer: u32,
-    logprobs: Vec<f32>,
-}
-
-impl Output {
-    fn of(row: &[f32]) -> Self {
-        let mut logprobs = row.to_vec();
-        log_softmax(&mut logprobs);
-        let most = logprobs.iter().enumerate();
-        let most = most.reduce(|a, b| if b.1 > a.1 { b } else { a });
-        Self {
-            answer: most.map_or(0, |m| m.0 as u32),
-            logprobs,
-        }
-    }
-
-    fn measure(&self, row: &[f32], shown: Shown, said: &mut Said) {
-        let mut logprobs = row.to_vec();
-        log_softmax(&mut logprobs);
-        let id = match shown.of {
-            Of::Own => None,
-            Of::Answer => Some(self.answer),
-            Of::Token(id) => Some(id),
-        };
-        said.tokens = id
-            .map(|id| Told {
-                id,
-                logprob: logprobs.get(id as usize).copied().unwrap_or(f32::NAN),
-                rank: rank(row, id),
-            })
-            .into_iter()
-            .collect();
-        said.entropy = entropy(&logprobs);
-        said.kl = kl(&self.logprobs, &logprobs);
     }
 }
 
@@ -473,6 +333,9 @@ fn settled(seen: &Seen, view: &View, run: &Run, bench: &Bench) -> Vec<String> {
 struct Grown {
     positions: Vec<usize>,
     cells: Vec<Vec<Cell>>,
+    /// By column, row, and then number.
+    values: Vec<Vec<Vec<f32>>>,
+    stories: Vec<Story>,
     check: Option<Check>,
     notes: Vec<String>,
 }
@@ -509,15 +372,40 @@ impl Lens {
                 anchor: Anchor::position(p),
             })
             .collect();
-        let value = shown.words(bench);
+        let number = |(i, asked): (usize, Asked)| {
+            let column = |rows: &Vec<Vec<f32>>| rows.iter().map(|row| row[i]).collect();
+            let values: Vec<Vec<f32>> = grown.values.iter().map(column).collect();
+            Number {
+                value: Shown::words(asked, bench),
+                scale: Shown::scale(asked, bench, &grown.cells, &values),
+                values,
+            }
+        };
+        let numbers: Vec<Number> = shown
+            .numbers()
+            .into_iter()
+            .enumerate()
+            .map(number)
+            .collect();
+        let opens = &numbers[shown.opens()];
+        let value = opens.value.clone();
+        let told = grown.stories.last().map(|story| {
+            let at = story.anchor.position.unwrap_or_default() as usize;
+            format!("after {}: {story}", bench.visible(run.tokens[at]))
+        });
         let grid = Grid {
             row_axis: "layer".into(),
             column_axis: "position".into(),
-            scale: shown.scale(bench, &grown.cells),
+            scale: opens.scale,
             value: value.clone(),
             rows,
             columns,
             cells: grown.cells,
+            also: Also {
+                candidates: Some(Shown::words((Show::Probability, Of::Own), bench)),
+                numbers,
+                stories: grown.stories,
+            },
         };
         let site = view.site.spec().name;
         let norm = match view.norm {
@@ -527,6 +415,7 @@ impl Lens {
         let mut notes = vec![format!(
             "each cell: the most probable next token after its position, read from {site} of its layer"
         )];
+        notes.extend(told);
         notes.extend(grown.notes);
         let mut title = format!("lens · norm {norm} · ");
         if let Some(kind) = kind {
@@ -535,8 +424,8 @@ impl Lens {
         if view.site != Site::ResidPost {
             title.extend([site, " · "]);
         }
-        title += match (shown.show, shown.of) {
-            (Show::Probability, Of::Own) => "top-1",
+        title += match shown.first {
+            (Show::Probability, Of::Own) => TOP,
             _ => &value,
         };
         Figure {

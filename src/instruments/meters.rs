@@ -285,6 +285,7 @@ impl Meters {
         Figure {
             title: format!("meters · {what} · {}", self.site(arguments).spec().name),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "meter".into(),
                 column_axis: "position".into(),
                 value: "projection".into(),

@@ -349,6 +349,7 @@ fn grid(sum: &Attribution, run: &Run, value: &str, whose: &str, bench: &Bench) -
         _ => columns(&sum.positions, run, bench),
     };
     Grid {
+        also: crate::lab::also::Also::default(),
         row_axis: "write".into(),
         column_axis: "position".into(),
         value: measured(value, whose),

@@ -382,6 +382,7 @@ impl Select {
         Figure {
             title: format!("select · {measure} score"),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "position".into(),
                 value: value.into(),

@@ -4,6 +4,7 @@
 //! difference, and the error names both; a part that only edits have counts as nothing in the unedited run. To compare
 //! another shape, add its arm in [`Figure::minus`].
 
+use super::also::Number;
 use super::figure::{Body, Cell, Figure, Grid, Header, Scale, Unit};
 use super::series::{Curve, Series};
 use crate::error::{Error, Result};
@@ -120,17 +121,54 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
     agree(&a.value, &b.value)?;
     let rows = pair(&a.rows, &b.rows)?;
     let columns = pair(&a.columns, &b.columns)?;
-    let signed = matches!(a.scale, Scale::Diverging { .. });
+    let rule = Rule::of(a.scale, a.shows_candidates());
     let mut out = a.clone();
     let mut reach = 0.0f32;
-    for (cells, column) in out.cells.iter_mut().zip(columns) {
+    for (cells, column) in out.cells.iter_mut().zip(&columns) {
         for (cell, row) in cells.iter_mut().zip(&rows) {
             let place = column.zip(*row);
             if let Some(base) = place.and_then(|(c, r)| b.cells.get(c)?.get(r)) {
-                subtract(cell, base, signed);
+                let value = rule.less(cell, base, cell.value, base.value);
+                was(cell, base, rule);
+                cell.value = value;
             }
             reach = reach.max(cell.value.abs());
         }
+    }
+    // A difference of ranks is one of their logarithms: from 2 to 1 is as far as from 2000 to 1000.
+    let named = |value: &str, scale: Scale| match scale {
+        Scale::Rank { .. } => format!("log10 {value}"),
+        Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => value.to_owned(),
+    };
+    out.value = named(&a.value, a.scale);
+    out.also.stories.clear();
+    out.also.numbers.clear();
+    for (mine, theirs) in a.also.numbers.iter().zip(&b.also.numbers) {
+        agree(&mine.value, &theirs.value)?;
+        let own = a.also.candidates.as_ref() == Some(&mine.value);
+        let rule = Rule::of(mine.scale, own);
+        let mut number = Number {
+            value: named(&mine.value, mine.scale),
+            ..mine.clone()
+        };
+        let mut reach = 0.0f32;
+        for (c, (values, column)) in number.values.iter_mut().zip(&columns).enumerate() {
+            for (r, (value, row)) in values.iter_mut().zip(&rows).enumerate() {
+                let before = column.zip(*row).and_then(|(bc, br)| {
+                    let base = b.cells.get(bc)?.get(br)?;
+                    Some((base, *theirs.values.get(bc)?.get(br)?))
+                });
+                let cell = a.cells.get(c).and_then(|cells| cells.get(r));
+                if let (Some(cell), Some((base, before))) = (cell, before) {
+                    *value = rule.less(cell, base, *value, before);
+                }
+                reach = reach.max(value.abs());
+            }
+        }
+        number.scale = Scale::Diverging {
+            reach: reach.max(1e-6),
+        };
+        out.also.numbers.push(number);
     }
     out.scale = Scale::Diverging {
         reach: reach.max(1e-6),
@@ -138,35 +176,68 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
     Ok(out)
 }
 
-/// The first candidate of a cell, where the cell's number is its own.
-fn candidate(cell: &Cell) -> Option<&str> {
-    let (name, value) = cell.more.first()?;
-    (value.to_bits() == cell.value.to_bits()).then_some(name.as_str())
+/// How numbers of a kind are subtracted.
+#[derive(Clone, Copy)]
+struct Rule {
+    /// Whether they have a sign of their own.
+    signed: bool,
+    /// Whether they are ranks.
+    ranks: bool,
+    /// Whether the candidates of a cell have another number.
+    others: bool,
 }
 
-/// The number of a candidate is compared with the same candidate's; any other (an entropy, a rank, a length) with the
-/// cell's own. A candidate that the baseline does not list had next to no share; signed numbers are no shares.
-fn subtract(cell: &mut Cell, base: &Cell, signed: bool) {
-    let (mine, theirs) = (candidate(cell), candidate(base));
-    let before = match mine {
-        Some(name) if !base.more.is_empty() => {
-            let same = base.more.iter().find(|(other, _)| other == name);
-            let unlisted = if signed { base.value } else { 0.0 };
-            same.map_or(unlisted, |(_, value)| *value)
+impl Rule {
+    fn of(scale: Scale, candidates: bool) -> Self {
+        Self {
+            signed: matches!(scale, Scale::Diverging { .. }),
+            ranks: matches!(scale, Scale::Rank { .. }),
+            others: !candidates,
         }
-        _ => base.value,
-    };
-    let was = if mine == theirs {
+    }
+
+    /// The first candidate of a cell, where the cell's number is its own.
+    fn candidate(self, cell: &Cell, value: f32) -> Option<&str> {
+        let (name, share) = cell.more.first()?;
+        let own = !self.others && share.to_bits() == value.to_bits();
+        own.then_some(name.as_str())
+    }
+
+    /// The number of a candidate is compared with the same candidate's; any other (an entropy, a rank, a length) with the
+    /// cell's own. A candidate that the baseline does not list had next to no share; signed numbers are no shares.
+    fn less(self, cell: &Cell, base: &Cell, value: f32, other: f32) -> f32 {
+        if self.ranks {
+            return value.log10() - other.log10();
+        }
+        let before = match self.candidate(cell, value) {
+            Some(name) if !base.more.is_empty() => {
+                let same = base.more.iter().find(|(other, _)| other == name);
+                let unlisted = if self.signed { other } else { 0.0 };
+                same.map_or(unlisted, |(_, value)| *value)
+            }
+            _ => other,
+        };
+        value - before
+    }
+}
+
+/// What the baseline said in a cell, where that is another candidate, before what this one says.
+fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
+    let theirs = rule.candidate(base, base.value);
+    let name = if rule.candidate(cell, cell.value) == theirs {
         (cell.label != base.label).then_some(base.label.as_str())
     } else {
         Some(theirs.unwrap_or(&base.label))
     };
-    let was = was.filter(|name| !name.is_empty());
-    let was = was.map(|name| (format!("was {name}"), base.value));
-    if let Some(was) = was {
+    let share = if rule.others {
+        base.more.first().map_or(base.value, |m| m.1)
+    } else {
+        base.value
+    };
+    let name = name.filter(|name| !name.is_empty());
+    if let Some(was) = name.map(|name| (format!("was {name}"), share)) {
         cell.more.insert(0, was);
     }
-    cell.value -= before;
 }
 
 fn of_series(a: &Series, b: &Series) -> Result<Series> {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::also::Also;
 use crate::model::finite::NOT_FINITE;
 use crate::text::width;
 
@@ -105,6 +106,11 @@ pub enum Scale {
         /// Highest.
         hi: f32,
     },
+    /// Ranks from 1, by their logarithm: 1 is the brightest.
+    Rank {
+        /// The last rank there is.
+        worst: f32,
+    },
     /// From `-reach` to `reach`, zero in the middle.
     Diverging {
         /// Largest magnitude.
@@ -118,6 +124,7 @@ impl Scale {
         let at = match self {
             Self::Unit => value,
             Self::Range { lo, hi } => (value - lo) / (hi - lo).max(f32::MIN_POSITIVE),
+            Self::Rank { worst } => 1.0 - value.max(1.0).ln() / worst.max(2.0).ln(),
             Self::Diverging { reach } => 0.5 + 0.5 * value / reach.max(f32::MIN_POSITIVE),
         };
         if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
@@ -134,7 +141,17 @@ impl Scale {
                 lo: a.min(c),
                 hi: b.max(d),
             },
+            (Self::Rank { worst: a }, Self::Rank { worst: b }) => Self::Rank { worst: a.max(b) },
             _ => self,
+        }
+    }
+
+    /// The value a part of the way from the first end to the last, for legends.
+    pub fn along(self, part: f32) -> f32 {
+        let (lo, hi) = self.ends();
+        match self {
+            Self::Rank { .. } => hi.powf(part),
+            Self::Unit | Self::Range { .. } | Self::Diverging { .. } => lo + (hi - lo) * part,
         }
     }
 
@@ -143,6 +160,7 @@ impl Scale {
         match self {
             Self::Unit => (0.0, 1.0),
             Self::Range { lo, hi } => (lo, hi),
+            Self::Rank { worst } => (1.0, worst),
             Self::Diverging { reach } => (-reach, reach),
         }
     }
@@ -165,6 +183,9 @@ pub struct Grid {
     pub cells: Vec<Vec<Cell>>,
     /// How values become colour.
     pub scale: Scale,
+    /// What else is known of the cells.
+    #[serde(default, skip_serializing_if = "Also::is_empty")]
+    pub also: Also,
 }
 
 /// One entry of a table.
@@ -206,10 +227,60 @@ pub struct Table {
     pub pages: Vec<Page>,
 }
 
+/// Where titles stand for positions of a text, the first and the last of them.
+pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
+    let mut at = titles.into_iter().map(|anchor| anchor.position);
+    let first = at.next()??;
+    at.try_fold((first, first), |(lo, hi), at| {
+        at.map(|at| (lo.min(at), hi.max(at)))
+    })
+}
+
 impl Grid {
+    /// Some of its columns, in words: `position 426-431 of 420-484`, or by their number where they are no positions.
+    pub fn part(&self, columns: std::ops::Range<usize>) -> String {
+        let axis = &self.column_axis;
+        let of = |titles: &[Header]| positions(titles.iter().map(|h| h.anchor));
+        let shown = self.columns.get(columns.clone()).and_then(of);
+        let whole = of(&self.columns).zip(shown);
+        match whole {
+            Some(((lo, hi), (first, last))) => format!("{axis} {first}-{last} of {lo}-{hi}"),
+            None => format!(
+                "{axis} {}-{} of {}",
+                columns.start,
+                columns.end.saturating_sub(1),
+                self.columns.len()
+            ),
+        }
+    }
+
     /// Columns of the terminal that the widest row title takes.
     pub fn title_width(&self) -> usize {
         self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
+    }
+}
+
+impl Page {
+    /// Whether its rows are the layers of a model, in order: then the last layer stands on top, as in a grid.
+    pub fn by_layer(&self) -> bool {
+        let layer = |row: &Row| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
+        let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
+        layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
+    }
+
+    /// Columns of text that say the same in every row of a page that is by layer: once is enough.
+    pub fn constant(&self) -> Vec<usize> {
+        let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
+            return Vec::new();
+        };
+        let same = |i: &usize| {
+            matches!(&first.entries[*i], Entry::Text(text) if !text.is_empty())
+                && self
+                    .rows
+                    .iter()
+                    .all(|r| r.entries.get(*i) == first.entries.get(*i))
+        };
+        (1..first.entries.len()).filter(same).collect()
     }
 }
 
@@ -429,8 +500,12 @@ impl Figure {
             self.truncate(first);
         }
         let grown = match (&mut self.body, next.body) {
-            (Body::Grid(grid), Body::Grid(more)) => {
+            (Body::Grid(grid), Body::Grid(mut more)) => {
+                if let Some(number) = grid.turned() {
+                    more.turn(number);
+                }
                 grid.scale = grid.scale.around(more.scale);
+                grid.also.extend(more.also);
                 grid.columns.extend(more.columns);
                 grid.cells.extend(more.cells);
                 true
@@ -464,6 +539,7 @@ impl Figure {
                 let count = grid.columns.iter().take_while(|h| keep(&h.anchor)).count();
                 grid.columns.truncate(count);
                 grid.cells.truncate(count);
+                grid.also.truncate(count);
             }
             Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
             Body::Series(series) => {
@@ -508,6 +584,7 @@ mod tests {
             })
             .collect();
         let body = Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "probability".into(),

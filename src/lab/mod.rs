@@ -5,6 +5,7 @@
 //! see [`figure`]; to add a way to make a direction see [`contrast`] (two lists of
 //! prompts) and [`task_vector`] (demonstrations).
 
+pub mod also;
 pub mod apply;
 pub mod attributes;
 pub mod attribution;

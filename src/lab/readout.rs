@@ -223,6 +223,22 @@ pub fn read(
         .collect())
 }
 
+/// Reads one row of logits that is there already; `other` is what it is compared with, read with [`Ask::keep`]. The
+/// tokens of interest are those of [`Tokens::Same`].
+pub fn read_row(row: &[f32], known: usize, ask: &Ask, other: Option<&Said>) -> Said {
+    let mut state = State {
+        top: f32::NEG_INFINITY,
+        best: Vec::with_capacity(ask.top + 1),
+        ..State::default()
+    };
+    if let Tokens::Same(ids) = ask.tokens {
+        let logit = |id: &u32| row.get(*id as usize).map(|z| (*id, *z, 0));
+        state.tokens = ids.iter().filter_map(logit).collect();
+    }
+    state.take(row, 0..row.len(), ask, known, other);
+    state.said(ask, other.map(|o| o.total))
+}
+
 /// The logits of the tokens of interest, from a product with their rows alone.
 fn chosen(
     model: &Model,

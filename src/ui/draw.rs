@@ -295,7 +295,13 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             format!(" {}{layer} @ {position} ", app.slot),
             Role::Muted,
         ));
-        out.push(span(app.transcript.spelled(position), Role::Title));
+        let older = app.shown.get(app.slot).is_some_and(|s| s.stale.is_some());
+        let token = if older && !reading.column.is_empty() {
+            reading.column.clone()
+        } else {
+            app.transcript.spelled(position)
+        };
+        out.push(span(token, Role::Title));
         out.push(span("  ".into(), Role::Muted));
         for (i, (label, value)) in reading.more.iter().enumerate() {
             out.push(span(
@@ -323,7 +329,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         ));
         match (token.logprob, token.rank) {
             (Some(logprob), Some(rank)) => out.push(span(
-                format!("  p {} · rank {rank}", number(logprob.exp())),
+                format!("  p {} · #{}", number(logprob.exp()), rank + 1),
                 Role::Muted,
             )),
             (_, _) => out.push(span("  in the prompt".into(), Role::Muted)),

@@ -8,6 +8,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::Style;
 use ratatui::widgets::Widget;
+use unicode_segmentation::UnicodeSegmentation as _;
+
+use crate::text;
 
 /// Writes text into at most `room` columns; returns the column after it.
 pub fn write(
@@ -22,6 +25,51 @@ pub fn write(
         return x;
     }
     buf.set_stringn(x, y, text, room, style).0
+}
+
+/// Writes text into at most `room` columns, without cutting characters; returns the column after it. A mark that belongs to
+/// the letter before (an accent, a vowel sign) is put on that letter's cell, also where that was written before; `left` is
+/// where the line begins.
+pub fn joined(
+    buf: &mut Buffer,
+    (left, mut x, y): (u16, u16, u16),
+    text: &str,
+    room: usize,
+    style: Style,
+) -> u16 {
+    let end = usize::from(x) + room;
+    let area = buf.area;
+    for grapheme in text.graphemes(true) {
+        let wide = text::width(grapheme);
+        if wide == 0 {
+            // The second half of a wide letter is a cell too, and holds nothing.
+            let before = left.max(area.left())..x.min(area.right());
+            let base = before.rev().find(|x| !hidden(buf, left, (*x, y)));
+            if let Some(cell) = base.and_then(|x| buf.cell_mut((x, y))) {
+                let joined = format!("{}{grapheme}", cell.symbol());
+                cell.set_symbol(&joined);
+                cell.set_style(style);
+            }
+            continue;
+        }
+        if usize::from(x) + wide > end {
+            break;
+        }
+        let next = write(buf, x, y, grapheme, end - usize::from(x), style);
+        if next == x {
+            break;
+        }
+        x = next;
+    }
+    x
+}
+
+/// Whether a cell is the second half of the wide letter before it.
+fn hidden(buf: &Buffer, left: u16, (x, y): (u16, u16)) -> bool {
+    x > left
+        && buf
+            .cell((x - 1, y))
+            .is_some_and(|cell| text::width(cell.symbol()) > 1)
 }
 
 /// Gives an area a style and leaves its text.

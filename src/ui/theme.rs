@@ -15,6 +15,9 @@ use crate::export::colour::{self, Rgb};
 pub use depth::{Depth, Glyphs};
 pub use role::{ROLES, Role};
 
+/// The least contrast of faint text on a colour (WCAG 2.2, 1.4.3).
+const QUIET: f32 = 4.5;
+
 /// A theme that is part of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedded {
@@ -277,9 +280,16 @@ impl Theme {
                 let shown = colour::rgb(back).unwrap_or_default();
                 let ink = colour::ink(shown);
                 let style = Style::new().bg(back);
+                // Text that stands back is still text: it has the contrast of text.
+                let quiet = (6..10)
+                    .map(|step| settle(colour::mix(shown, ink, step as f32 / 10.0)))
+                    .find(|quiet| {
+                        let quiet = colour::rgb(*quiet).unwrap_or(ink);
+                        colour::contrast(quiet, shown) >= QUIET
+                    });
                 [
                     style.fg(settle(ink)),
-                    style.fg(settle(colour::mix(shown, ink, 0.6))),
+                    style.fg(quiet.unwrap_or(settle(ink))),
                 ]
             })
             .collect()
@@ -344,6 +354,34 @@ mod tests {
                 check(&theme);
             }
         }
+    }
+
+    /// Text that stands back on a colour keeps the contrast of text.
+    #[test]
+    fn faint_text_on_a_colour_can_be_read() {
+        every(|theme| {
+            for step in 0..=40 {
+                let place = step as f32 / 40.0;
+                for style in [theme.heat_faint(place), theme.sign_faint(place)] {
+                    // The level that is left unpainted has the theme's own faint text.
+                    if style.bg == theme.ground().bg {
+                        continue;
+                    }
+                    let seen = |color: Option<Color>| color.and_then(colour::rgb);
+                    let (Some(ink), Some(back)) = (seen(style.fg), seen(style.bg)) else {
+                        continue;
+                    };
+                    let loud = colour::contrast(colour::ink(back), back);
+                    let seen = colour::contrast(ink, back);
+                    assert!(
+                        seen >= QUIET || seen >= loud - 0.3,
+                        "{} {:?} at {place}: {seen}",
+                        theme.name,
+                        theme.depth
+                    );
+                }
+            }
+        });
     }
 
     #[test]

@@ -443,12 +443,16 @@ fn live_columns_show_what_the_figure_shows() {
         let live = of.column(&step, &arguments, &mut bench).unwrap();
         let whole = of.observe(&step.run, &arguments, &mut bench).unwrap();
         // What is said of the newest position is what the whole figure says of it; the cautions come along.
-        let after = |notes: &[String]| notes.iter().find(|n| n.starts_with("after ")).cloned();
-        let said = after(&live.notes).unwrap();
-        if let Some(whole) = after(&whole.notes) {
-            assert!(whole.starts_with(&said), "{whole} / {said}");
+        let after = |notes: &[String]| -> Vec<String> {
+            let notes = notes.iter().filter(|n| n.starts_with("after "));
+            notes.cloned().collect()
+        };
+        let (said, all) = (after(&live.notes), after(&whole.notes));
+        assert_eq!(said.len(), 2, "a story, and where the answer settles");
+        for (whole, said) in all.iter().zip(&said) {
+            assert!(whole.starts_with(said), "{whole} / {said}");
         }
-        assert_eq!(live.notes.last() == Some(&said), site.starts_with("resid"));
+        assert_eq!(live.notes.last() == said.last(), site.starts_with("resid"));
         let (live, whole) = (grid(&live), grid(&whole));
         assert_eq!(live.value, whole.value);
         let last = whole.cells.last().unwrap();
@@ -458,6 +462,17 @@ fn live_columns_show_what_the_figure_shows() {
             close(a.value, b.value, 2e-5, &format!("{show} {what} {site}"));
             assert!(a.value.is_finite());
         }
+        // So does every other number, and the story.
+        assert_eq!(live.also.numbers.len(), whole.also.numbers.len());
+        for (a, b) in live.also.numbers.iter().zip(&whole.also.numbers) {
+            assert_eq!(a.value, b.value);
+            let b = b.values.last().unwrap();
+            for (a, b) in a.values[0].iter().zip(b) {
+                close(*a, *b, 2e-5, &format!("{show} {what} {site}"));
+            }
+        }
+        let (a, b) = (&live.also.stories[0], whole.also.stories.last().unwrap());
+        assert_eq!((a.to_string(), &a.ranks), (b.to_string(), &b.ranks));
     }
     for (name, value) in [("norm", "final"), ("site", "resid_mid"), ("maps", "x")] {
         let arguments = Arguments::default().with(name, value);
@@ -501,7 +516,7 @@ fn what_settles_nowhere_is_said() {
         let writes = lens(&mut bench, &run, &arguments.with("site", "mlp_add"));
         let last = |figure: &Figure| grid(figure).cells[0].last().unwrap().label.clone();
         let settles = last(&output) == last(&writes);
-        let note = &writes.notes[1];
+        let note = &writes.notes[2];
         assert!(note.starts_with("after "), "{name}: {:?}", writes.notes);
         let said = note.contains("settles at layer");
         assert_eq!(said, settles, "{name}: {note}");

@@ -48,6 +48,7 @@ mod patchscope;
 mod pickle;
 mod prompts;
 mod pty;
+mod reading;
 mod recorded;
 mod registry;
 mod replace;

@@ -119,6 +119,7 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
         }
     };
     let body = Body::Grid(Grid {
+        also: lmscope::lab::also::Also::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),

@@ -8,7 +8,7 @@ use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
 use crate::app::answer::about_text;
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
-use crate::app::{App, Effect};
+use crate::app::{App, Effect, Held, Overlay};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
 use crate::lab::figure::{Body, Entry, Figure, Table};
 
@@ -62,6 +62,39 @@ pub(super) const ROWS: &[Command] = &[
         hint: "parameters",
         enabled: always,
         run: |app, _| open_form(app, app.slot),
+    },
+    Command {
+        name: "number",
+        about: "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy",
+        keys: &["#"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "number",
+        enabled: has_numbers,
+        run: number,
+    },
+    Command {
+        name: "widen",
+        about: "measures the figure as far back as the cursor, where its window ends before",
+        keys: &["w"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "measure here",
+        enabled: can_widen,
+        run: widen,
+    },
+    Command {
+        name: "notes",
+        about: "shows all notes of the figure: what it is of, its controls, its limits",
+        keys: &["N"],
+        context: Context::Anywhere,
+        arguments: "",
+        hint: "notes",
+        enabled: has_figure,
+        run: |app, _| {
+            app.overlay = Some(Overlay::Notes { scroll: 0 });
+            Ok(vec![])
+        },
     },
     Command {
         name: "difference",
@@ -212,6 +245,68 @@ fn not_following(app: &App) -> Result<(), Why> {
     } else {
         Ok(())
     }
+}
+
+fn has_numbers(app: &App) -> Result<(), Why> {
+    has_figure(app)?;
+    match app.figure(app.slot).map(|f| &f.body) {
+        Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
+        _ => Err(Why(format!(
+            "the {} figure has one number a cell; o sets its parameters",
+            app.slot
+        ))),
+    }
+}
+
+fn number(app: &mut App, _: &str) -> Outcome {
+    has_numbers(app)?;
+    let next = match app.figure(app.slot).map(|f| &f.body) {
+        Some(Body::Grid(grid)) => {
+            let numbers = grid.also.numbers.len().max(1);
+            grid.turned().map_or(0, |at| (at + 1) % numbers)
+        }
+        _ => 0,
+    };
+    app.with(app.slot, |shown| {
+        shown.number = Some(next);
+        shown.turn();
+    });
+    Ok(vec![])
+}
+
+/// The window that reaches the cursor, where a figure of the text's last positions ends after it.
+fn window(app: &App) -> Option<usize> {
+    let Held::Outside(first, _) = app.held(app.slot) else {
+        return None;
+    };
+    let has =
+        instrument(app.slot).is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
+    let back = app.transcript.tokens.len() - app.cursor.position;
+    // A few more, so that a step to the left is inside too.
+    (has && app.cursor.position < first).then(|| (back + 8).min(app.transcript.tokens.len()))
+}
+
+fn can_widen(app: &App) -> Result<(), Why> {
+    has_figure(app)?;
+    window(app).map(|_| ()).ok_or_else(|| {
+        Why(format!(
+            "the {} figure holds the cursor's position, or has no window",
+            app.slot
+        ))
+    })
+}
+
+fn widen(app: &mut App, _: &str) -> Outcome {
+    can_widen(app)?;
+    let wide = window(app).unwrap_or(1);
+    let slot = app.slot;
+    let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
+    let arguments = arguments.unwrap_or_default().with("window", wide);
+    arguments.check(instrument(slot)?)?;
+    let focus = app.focus;
+    let effects = app.question(slot, arguments);
+    app.set_focus(focus);
+    Ok(effects)
 }
 
 fn turn(app: &mut App, by: usize) -> Outcome {
@@ -371,5 +466,6 @@ fn goto(app: &mut App, text: &str) -> Outcome {
         .map_err(|_| Why(format!("`{text}` is no position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
+    app.cursor.rest = false;
     Ok(vec![])
 }

@@ -118,6 +118,7 @@ impl Attention {
         Figure {
             title: format!("attention · {} score of every head", score.word()),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: format!("{} score", score.word()),

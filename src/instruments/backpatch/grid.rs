@@ -180,6 +180,7 @@ fn figure(
     Figure {
         title,
         body: Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "target layer".into(),
             column_axis: "source layer".into(),
             value: if writes {

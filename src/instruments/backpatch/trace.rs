@@ -230,6 +230,7 @@ fn figure(
     Figure {
         title: format!("backpatch · trace of {}", named.join(" and ")),
         body: Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "what is read, where and how".into(),
             value: "reciprocal rank".into(),

@@ -89,6 +89,7 @@ pub fn figure(
     Figure {
         title,
         body: Body::Grid(Grid {
+            also: crate::lab::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: if plan.kind == Kind::Heads {
                 "head".into()

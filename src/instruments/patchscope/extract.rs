@@ -251,6 +251,7 @@ fn grid(plan: &Plan, scores: &Scores) -> Body {
         cells.map(|(row, pair)| cell(row, *pair)).collect()
     });
     Body::Grid(Grid {
+        also: crate::lab::also::Also::default(),
         row_axis: "source layer".into(),
         column_axis: "target layer".into(),
         value: "share of subjects read".into(),

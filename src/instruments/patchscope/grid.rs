@@ -109,6 +109,7 @@ pub(super) fn draw(
         "probability of the first token"
     };
     let body = Body::Grid(Grid {
+        also: crate::lab::also::Also::default(),
         row_axis: "source layer".into(),
         column_axis: "target layer".into(),
         value: value.into(),

@@ -100,6 +100,7 @@ impl Residual {
                 .map(|h| (0..layers.len()).map(|k| cell(k, 0, h)).collect())
                 .collect();
             Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: effect,
@@ -119,6 +120,7 @@ impl Residual {
                 .map(|i| all().map(|(k, h)| cell(k, i, h)).collect())
                 .collect();
             Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "head".into(),
                 column_axis: "position".into(),
                 value: effect,
@@ -270,6 +272,7 @@ impl Residual {
                 bench.visible(run.tokens[position])
             ),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: if one.is_some() { "head" } else { "layer" }.into(),
                 column_axis: "source".into(),
                 value: format!("effect on the logit of {}", spelled(&sum, bench)),

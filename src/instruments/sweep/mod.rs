@@ -297,6 +297,7 @@ impl Sweep {
                 plan.measure.word()
             ),
             body: Body::Grid(Grid {
+                also: crate::lab::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "strength".into(),
                 value: plan.measure.value().into(),

@@ -16,7 +16,8 @@ use ratatui::style::{Modifier, Style};
 
 use super::plan::{Plan, flip, locate};
 use super::{Density, Hits, View, compact, significant};
-use crate::lab::figure::{Anchor, Cell, Grid, Scale};
+use crate::export::number::{rank, spelled};
+use crate::lab::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::text::{fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -60,7 +61,10 @@ fn size(place: f32) -> f32 {
 }
 
 /// An end of the scale, without the zeros that only show precision.
-fn brief(value: f32) -> String {
+fn brief(scale: Scale, value: f32) -> String {
+    if let Scale::Rank { .. } = scale {
+        return spelled(scale, value);
+    }
     let text = significant(value);
     if text.contains('.') && !text.contains('e') {
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -201,14 +205,17 @@ impl Paint<'_> {
                 let (glyph, accent) = (self.theme.glyphs.mark(), self.theme.style(Role::Accent));
                 self.put(x, y, glyph, style.patch(accent));
             }
-            if at_cursor && self.view.focused {
-                let style = self.theme.style(Role::Cursor);
-                self.put(x + 1, y, &text, style);
-            } else if at_cursor {
-                self.put(x + 1, y, &text, style.add_modifier(Modifier::REVERSED));
-            } else {
-                self.put(x + 1, y, &text, style);
-            }
+            let style = match (at_cursor, self.theme.paints() && style.bg.is_some()) {
+                (false, _) => style,
+                // The colour is the number: it stays, and a line under it is the cursor.
+                (true, true) if self.view.focused => self
+                    .number_style(place01, false)
+                    .add_modifier(Modifier::UNDERLINED | Modifier::BOLD),
+                (true, true) => style.add_modifier(Modifier::UNDERLINED),
+                (true, false) if self.view.focused => self.theme.style(Role::Cursor),
+                (true, false) => style.add_modifier(Modifier::REVERSED),
+            };
+            self.put(x + 1, y, &text, style);
             self.hit(x, y, self.plan.cell, anchor);
         }
         self.brackets(place, y);
@@ -265,23 +272,32 @@ impl Paint<'_> {
             1 => out.push(self.theme.glyph(place)),
             _ => out.extend([self.theme.sign_mark(place), self.theme.glyph(size(place))]),
         }
-        out.push_str(&fit(&cell.label, self.plan.token));
-        if self.plan.number > 0 {
-            let number = compact(cell.value, self.plan.number, signed);
-            out.extend(std::iter::repeat_n(
-                ' ',
-                self.plan.number.saturating_sub(number.len()),
-            ));
-            out.push_str(&number);
+        if self.plan.number == 0 {
+            out.push_str(&fit(&cell.label, self.plan.token));
+            return out;
         }
+        let number = match self.grid.scale {
+            Scale::Rank { .. } => rank(cell.value, self.plan.number),
+            Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => {
+                compact(cell.value, self.plan.number, signed)
+            }
+        };
+        // The token has what its number leaves, and a space between them.
+        let room = (self.plan.token + self.plan.number).saturating_sub(number.len());
+        let gap = usize::from(self.plan.token > 0).min(room);
+        out.push_str(&fit(&cell.label, room - gap));
+        out.extend(std::iter::repeat_n(' ', gap));
+        out.push_str(&number);
         out
     }
 
     fn number_style(&self, place: f32, quiet: bool) -> Style {
         let theme = self.theme;
         match (self.grid.scale, quiet) {
-            (Scale::Unit | Scale::Range { .. }, false) => theme.heat(place),
-            (Scale::Unit | Scale::Range { .. }, true) => theme.heat_faint(place),
+            (Scale::Unit | Scale::Range { .. } | Scale::Rank { .. }, false) => theme.heat(place),
+            (Scale::Unit | Scale::Range { .. } | Scale::Rank { .. }, true) => {
+                theme.heat_faint(place)
+            }
             (Scale::Diverging { .. }, false) => theme.sign(place),
             (Scale::Diverging { .. }, true) => theme.sign_faint(place),
         }
@@ -372,7 +388,8 @@ impl Paint<'_> {
     /// The scale with its numbers, and which part of the grid this is.
     fn legend(&mut self) {
         let y = self.area.bottom() - 1;
-        let (lo, hi) = self.grid.scale.ends();
+        let scale = self.grid.scale;
+        let (lo, hi) = scale.ends();
         let faint = self.theme.style(Role::Muted);
         let mut x = usize::from(self.area.x);
         let steps = if self.theme.paints() {
@@ -380,15 +397,21 @@ impl Paint<'_> {
         } else {
             self.theme.glyphs.ramp().len()
         };
+        let log = matches!(scale, Scale::Rank { .. });
         let (left, right) = (
-            format!("{} ", brief(lo)),
-            format!(" {} {}", brief(hi), self.grid.value),
+            format!("{} ", brief(scale, lo)),
+            format!(
+                " {} {}{}",
+                brief(scale, hi),
+                self.grid.value,
+                if log { ", log scale" } else { "" }
+            ),
         );
         self.put(x, y, &left, faint);
         x += left.len();
         for step in 0..steps {
-            let place = step as f32 / (steps - 1).max(1) as f32;
-            let signed = matches!(self.grid.scale, Scale::Diverging { .. });
+            let place = scale.place(scale.along(step as f32 / (steps - 1).max(1) as f32));
+            let signed = matches!(scale, Scale::Diverging { .. });
             let shown = if signed { size(place) } else { place };
             let text = if self.theme.paints() {
                 ' '
@@ -401,23 +424,45 @@ impl Paint<'_> {
         }
         self.put(x, y, &right, faint);
         x += width(&right);
-        let part = [
-            Self::part(&self.grid.row_axis, self.rows_drawn(), self.grid.rows.len()),
-            Self::part(
-                &self.grid.column_axis,
-                self.plan.columns.clone(),
-                self.grid.columns.len(),
-            ),
-        ]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" · ");
         let room = usize::from(self.area.right()).saturating_sub(x + 2);
-        if width(&part) <= room {
+        if let Some(part) = self.parts().into_iter().find(|part| width(part) <= room) {
             let at = usize::from(self.area.right()) - width(&part);
             self.put(at, y, &part, faint);
         }
+    }
+
+    /// Which rows and columns are drawn, from the longest way of saying it to the shortest; nothing where all are.
+    fn parts(&self) -> Vec<String> {
+        let grid = self.grid;
+        let rows = Self::part(&grid.rows, self.rows_drawn(), |a| a.layer.map(usize::from));
+        let columns = Self::part(&grid.columns, self.plan.columns.clone(), |a| {
+            a.position.map(|p| p as usize)
+        });
+        let say = |axis: &str, of: &Option<(String, String)>, whole: bool| {
+            of.as_ref().map(|(shown, all)| match (axis, whole) {
+                ("", _) => shown.clone(),
+                (axis, true) => format!("{axis} {shown} of {all}"),
+                (axis, false) => format!("{axis} {shown}"),
+            })
+        };
+        let mut out = Vec::new();
+        for (row_axis, column_axis, whole) in [
+            (grid.row_axis.as_str(), grid.column_axis.as_str(), true),
+            (&grid.row_axis, &grid.column_axis, false),
+            (&grid.row_axis, "", false),
+            ("", &grid.column_axis, false),
+            ("", "", false),
+        ] {
+            let parts = [
+                say(row_axis, &rows, whole),
+                say(column_axis, &columns, whole),
+            ];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            out.push(parts.join(" · "));
+        }
+        out.extend(say(&grid.column_axis, &columns, false));
+        out.retain(|part| !part.is_empty());
+        out
     }
 
     fn rows_drawn(&self) -> std::ops::Range<usize> {
@@ -429,10 +474,26 @@ impl Paint<'_> {
         }
     }
 
-    /// `position 3-9/64`; nothing when all of it shows.
-    fn part(axis: &str, shown: std::ops::Range<usize>, of: usize) -> Option<String> {
-        (shown.len() < of && !shown.is_empty())
-            .then(|| format!("{axis} {}-{}/{of}", shown.start, shown.end - 1))
+    /// `3-9` and `0-63`: what is shown of titles and what there is, by what they stand for, or by their number where that
+    /// is nothing; nothing when all of them show.
+    fn part(
+        titles: &[Header],
+        shown: std::ops::Range<usize>,
+        place: impl Fn(Anchor) -> Option<usize>,
+    ) -> Option<(String, String)> {
+        if shown.is_empty() || shown.len() >= titles.len() {
+            return None;
+        }
+        let ends = |from: usize, to: usize| {
+            let at = |i: usize| titles.get(i).and_then(|t| place(t.anchor));
+            match (at(from), at(to)) {
+                (Some(a), Some(b)) => (a, b),
+                _ => (from, to),
+            }
+        };
+        let spell = |(a, b): (usize, usize)| format!("{a}-{b}");
+        let all = ends(0, titles.len() - 1);
+        Some((spell(ends(shown.start, shown.end - 1)), spell(all)))
     }
 }
 
@@ -488,10 +549,10 @@ mod tests {
             drawn,
             [
                 "   The         ␣capital",
-                "3  ␣capital.97 ␣of     .97",
-                "2  ␣capital.41 ␣of     .41",
+                "3  ␣capit… .97 ␣of     .97",
+                "2  ␣capit… .41 ␣of     .41",
                 "1  漢字    .12 ␣France .12",
-                "0  ␣France .02 ␣located.02",
+                "0  ␣France .02 ␣locat… .02",
                 "0          1 probability",
             ]
         );
@@ -615,8 +676,8 @@ mod tests {
     #[test]
     fn without_colour_a_shade_stands_beside_the_token() {
         let (drawn, ..) = lines(&samples::lens(4, 1), View::default(), &sixteen(), 44, 6);
-        assert!(drawn[1].starts_with("3  █␣capital"), "{}", drawn[1]);
-        assert!(drawn[2].starts_with("2  ▒␣capital"), "{}", drawn[2]);
+        assert!(drawn[1].starts_with("3  █␣capit… "), "{}", drawn[1]);
+        assert!(drawn[2].starts_with("2  ▒␣capit… "), "{}", drawn[2]);
         assert_eq!(drawn[5], "0  ░▒▓█ 1 probability");
         let (signed, ..) = lines(
             &samples::difference(4, 1),

@@ -12,6 +12,8 @@ use crate::ui::theme::Theme;
 /// Columns of a token in a cell, at least and at most.
 const TOKEN: usize = 7;
 const MOST: usize = 14;
+/// Columns of a share.
+const SHORT: usize = 3;
 /// Longest row title.
 const LABEL: usize = 10;
 
@@ -91,11 +93,17 @@ impl Plan {
         let number = match (view.density, grid.scale) {
             (Density::Colour, _) => 0,
             (Density::Token, _) if worded => 0,
-            (_, Scale::Unit) => 3,
+            (_, Scale::Unit) => SHORT,
             (_, Scale::Diverging { reach }) if reach <= 1.0 => 4,
-            (_, Scale::Range { .. } | Scale::Diverging { .. }) => 5,
+            (_, Scale::Range { .. } | Scale::Diverging { .. } | Scale::Rank { .. }) => 5,
         };
-        let least = if worded && !dense { TOKEN } else { 0 };
+        let several = grid.also.numbers.len() > 1 && number > SHORT;
+        let least = match (worded && !dense, several) {
+            (false, _) => 0,
+            (true, false) => TOKEN,
+            // Where one number takes the place of another, cells keep their width; the token has what a number leaves.
+            (true, true) => TOKEN + SHORT - number,
+        };
         let cell = if dense { 2 } else { 1 + shade + least + number };
         let stack = if dense && theme.paints() { 2 } else { 1 };
 
@@ -124,7 +132,7 @@ impl Plan {
             grid.columns.len(),
             fits,
             view.first_column,
-            cursor.0.or(Some(newest)),
+            cursor.0.or(view.first_column.is_none().then_some(newest)),
         );
         let places = window(grid.rows.len(), lines * stack, None, cursor.1);
         // A line holds two rows from an even place on, so that pairs do not change while scrolling.

@@ -67,8 +67,31 @@ pub(super) fn draw(
         y += 1;
     }
 
+    // What is the same in every row stands above them, once.
+    let constant = if area.height >= 6 {
+        page.constant()
+    } else {
+        Vec::new()
+    };
+    if let Some(first) = page.rows.first().filter(|_| !constant.is_empty()) {
+        let say = |i: &usize| {
+            let name = table.columns.get(*i).map_or("", String::as_str);
+            format!("{name}, in every row: {}", spell(&first.entries[*i]))
+        };
+        let said: Vec<String> = constant.iter().map(say).collect();
+        let room = usize::from(area.width);
+        let text = fit(&said.join(" · "), room);
+        buf.set_stringn(area.x, y, text, room, theme.style(Role::Muted));
+        y += 1;
+    }
+
     // The left edge holds the cursor's mark, the right edge the scroll mark.
-    let columns = columns(table, page, usize::from(area.width).saturating_sub(2));
+    let columns = columns(
+        table,
+        page,
+        &constant,
+        usize::from(area.width).saturating_sub(2),
+    );
     if area.height >= 2 && !table.columns.is_empty() {
         let mut x = area.x + 1;
         for column in &columns {
@@ -88,19 +111,32 @@ pub(super) fn draw(
                 .max()
                 .unwrap_or(0),
         );
-        if columns.len() < count && area.width > 0 {
+        if columns.len() + constant.len() < count && area.width > 0 {
             ink::write(buf, area.right() - 1, y, "…", 1, theme.style(Role::Muted));
         }
         y += 1;
     }
 
     let high = usize::from(bottom.saturating_sub(y));
-    let chosen = view.cursor.and_then(|cursor| cursor_row(page, cursor));
+    // The last layer is on top, as in grids.
+    let turned = page.by_layer() && !view.flip;
+    let place = |row: usize| {
+        if turned {
+            page.rows.len() - 1 - row
+        } else {
+            row
+        }
+    };
+    let chosen = view
+        .cursor
+        .and_then(|cursor| cursor_row(page, cursor))
+        .map(place);
     let last = page.rows.len().saturating_sub(high);
     let first = chosen
         .map_or(view.first_line, |row| row.saturating_sub(high / 2))
         .min(last);
-    for (i, row) in page.rows.iter().enumerate().skip(first).take(high) {
+    for i in (0..page.rows.len()).skip(first).take(high) {
+        let row = &page.rows[place(i)];
         let line = Rect::new(area.x, y, area.width, 1);
         let here = chosen == Some(i);
         let style = theme.style(match (here, view.focused) {
@@ -118,7 +154,7 @@ pub(super) fn draw(
             let entry = row
                 .entries
                 .get(column.index)
-                .map_or(Cow::Borrowed(""), spell);
+                .map_or(Cow::Borrowed(""), |entry| column.spell(entry));
             let text = if column.number {
                 right(&entry, column.wide)
             } else {
@@ -188,26 +224,43 @@ struct Column {
     index: usize,
     wide: usize,
     number: bool,
+    /// Whether all its numbers are whole: ranks, layers and counts have no decimals.
+    whole: bool,
+}
+
+impl Column {
+    fn spell<'a>(&self, entry: &'a Entry) -> Cow<'a, str> {
+        match entry {
+            Entry::Number(value) if self.whole => format!("{value:.0}").into(),
+            Entry::Number(_) | Entry::Text(_) => spell(entry),
+        }
+    }
 }
 
 /// Measures the columns and keeps those that fit, from the left; the last may be cut.
-fn columns(table: &Table, page: &Page, room: usize) -> Vec<Column> {
+fn columns(table: &Table, page: &Page, constant: &[usize], room: usize) -> Vec<Column> {
     let count = table.columns_of(page);
     let mut out: Vec<Column> = (0..count)
+        .filter(|index| !constant.contains(index))
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
             let name = table.columns.get(index).map_or(0, |name| width(name));
-            let content = entries()
-                .map(|entry| width(&spell(entry)))
-                .max()
-                .unwrap_or(0);
             let number = entries().next().is_some()
                 && entries().all(|entry| matches!(entry, Entry::Number(_)));
-            Column {
+            let whole = number
+                && entries().all(|entry| match entry {
+                    Entry::Number(v) => v.fract() == 0.0 && v.abs() < 1e6,
+                    Entry::Text(_) => false,
+                });
+            let mut column = Column {
                 index,
-                wide: name.max(content).max(1),
+                wide: 1,
                 number,
-            }
+                whole,
+            };
+            let content = entries().map(|entry| width(&column.spell(entry))).max();
+            column.wide = name.max(content.unwrap_or(0)).max(1);
+            column
         })
         .collect();
     let total = |columns: &[Column]| {
@@ -336,6 +389,56 @@ mod tests {
             drawn[2].trim_end_matches('▐').trim_end(),
             " 0.10          3.00"
         );
+    }
+
+    /// Rows that are layers stand as in a grid; what is the same in all of them stands above, once; ranks are whole.
+    #[test]
+    fn layers_have_the_last_on_top_and_what_never_changes_once() {
+        use crate::lab::figure::{Body, Provenance};
+        let row = |layer: usize| Row {
+            anchor: Anchor::layer(layer),
+            entries: vec![
+                Entry::Text(layer.to_string()),
+                Entry::Number(4.0 - layer as f32),
+                Entry::Text(format!("said {layer}")),
+                Entry::Text("the same".into()),
+            ],
+        };
+        let page = Page {
+            title: String::new(),
+            anchor: Anchor::default(),
+            rows: (0..4).map(row).collect(),
+        };
+        let figure = crate::lab::figure::Figure {
+            title: "t".into(),
+            body: Body::Table(Table {
+                columns: ["layer", "rank", "patched", "unpatched"]
+                    .map(String::from)
+                    .to_vec(),
+                pages: vec![page],
+            }),
+            notes: vec![],
+            check: None,
+            provenance: Provenance::default(),
+        };
+        let drawn = |flip| {
+            let mut buf = Buffer::empty(Rect::new(0, 0, 40, 8));
+            let view = View {
+                flip,
+                ..View::default()
+            };
+            super::super::draw(&figure, &view, &Theme::default(), buf.area, &mut buf);
+            let line = |y| (0..40).map(|x| buf[(x, y)].symbol()).collect::<String>();
+            (0..8)
+                .map(|y| line(y).trim_end().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let lines = drawn(false);
+        assert_eq!(lines[0], "unpatched, in every row: the same");
+        assert_eq!(lines[1], " layer  rank  patched");
+        assert_eq!(lines[2], " 3         1  said 3");
+        assert_eq!(lines[5], " 0         4  said 0");
+        assert_eq!(drawn(true)[2], " 0         4  said 0");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod form;
 mod help;
 mod line;
+mod notes;
 mod notices;
 mod palette;
 mod picker;
@@ -34,6 +35,7 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
         },
         Overlay::Form(form) => form::draw(form, app.ahead(form), theme, body, buf),
         Overlay::Line(line) => line::draw(line, theme, body, buf),
+        Overlay::Notes { scroll } => notes::draw(app, *scroll, theme, body, buf),
         Overlay::Notices { scroll } => notices::draw(app, *scroll, theme, body, buf),
     }
 }
@@ -133,6 +135,8 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
         return;
     }
     let first = (listing.selected + 1).saturating_sub(high);
+    let whole = area;
+    let area = super::widgets::scroll::beside(listing.shown.len(), area);
     for (row, index) in listing.shown.iter().enumerate().skip(first).take(high) {
         let Some(item) = listing.items.get(*index) else {
             continue;
@@ -156,5 +160,5 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
         ]);
         put(buf, area.x, y, area.width, &line);
     }
-    super::widgets::scroll::draw(listing.shown.len(), first, theme, area, buf);
+    super::widgets::scroll::draw(listing.shown.len(), first, theme, whole, buf);
 }

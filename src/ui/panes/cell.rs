@@ -5,7 +5,8 @@
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold};
-use crate::app::cursor::{Reading, number};
+use crate::app::Shown;
+use crate::app::cursor::{Reading, number, scaled};
 use crate::app::layout::Pane;
 use crate::lab::writer::Beside;
 use crate::text;
@@ -29,9 +30,14 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         format!(" {}{layer} · position {position} ", app.slot),
         Role::Muted,
     ));
+    let shown = app.shown.get(app.slot);
+    let outdated = shown
+        .filter(|_| reading.is_some())
+        .and_then(Shown::outdated);
+    // A story is told in the pane itself; of other notes the second is about the newest position.
     let below = app
         .figure(app.slot)
-        .filter(|_| reading.is_some())
+        .filter(|_| outdated.is_none() && reading.as_ref().is_some_and(|r| r.story.is_none()))
         .and_then(|f| f.notes.get(1).or(f.notes.first()))
         .map_or_else(Line::default, |n| {
             Line::from(canvas.span(format!(" {n} "), Role::Faint))
@@ -42,6 +48,9 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
     let width = usize::from(inner.width);
     let mut lines = Vec::new();
+    if let (Some(outdated), Some(reading)) = (&outdated, &reading) {
+        return canvas.lines(inner, &older(canvas, outdated, reading, width));
+    }
     let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
         // Some figures are about no text.
         if let Some(reading) = reading {
@@ -80,10 +89,34 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             .map(|l| Line::from(canvas.span(l, Role::Muted))),
     );
     lines.extend(fired(canvas, position, width));
+    if let Some(outside) = app.outside(app.slot) {
+        let folded = fold(&outside, width).into_iter();
+        lines.extend(folded.map(|l| Line::from(canvas.span(l, Role::Warning))));
+    }
     if let Some(reading) = reading {
         lines.extend(reading_lines(canvas, &reading, width));
     }
     canvas.lines(inner, &lines);
+}
+
+/// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
+fn older(canvas: &Canvas, outdated: &str, reading: &Reading, width: usize) -> Vec<Line<'static>> {
+    let mut lines: Vec<Line> = fold(outdated, width)
+        .into_iter()
+        .map(|l| Line::from(canvas.span(l, Role::Warning)))
+        .collect();
+    if reading.anchor.position.is_some() && !reading.column.is_empty() {
+        let then = format!("then at the cursor: {}", reading.column);
+        lines.push(Line::from(canvas.span(then, Role::Stale)));
+    }
+    let stale = canvas.theme.style(Role::Stale);
+    for mut line in reading_lines(canvas, reading, width) {
+        for span in &mut line.spans {
+            span.style = stale;
+        }
+        lines.push(line);
+    }
+    lines
 }
 
 /// Which edits did something at a token, and what the other run chose there.
@@ -122,62 +155,60 @@ fn written(token: &crate::engine::Token) -> String {
         .kl
         .map_or_else(String::new, |kl| format!(" · KL {} nats", number(kl)));
     format!(
-        "written with p {} · rank {rank} · {:.2} nats of surprise{kl}",
+        "written with p {} · #{} · {:.2} nats of surprise{kl}",
         number(logprob.exp()),
+        rank + 1,
         -logprob
     )
 }
 
 fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
-    let name = reading.value.as_ref().map_or("", |v| v.0.as_str());
+    let at = reading
+        .anchor
+        .layer
+        .map_or_else(String::new, |l| format!(" at layer {l}"));
     if reading.entries.is_empty() && reading.more.is_empty() {
         let value = reading
             .value
             .as_ref()
-            .map_or_else(String::new, |(name, v)| format!("  {name} {}", number(*v)));
+            .map_or_else(String::new, |(name, v)| {
+                format!("  {name} {}", scaled(reading.scale, *v))
+            });
         lines.push(Line::from(vec![
             canvas.span(reading.label.clone(), Role::Text),
             canvas.span(value, Role::Muted),
         ]));
     }
-    let longest = reading
-        .more
-        .iter()
-        .map(|m| text::width(&m.0))
-        .max()
-        .unwrap_or(0)
-        .clamp(6, 18);
-    let most = reading
-        .more
-        .iter()
-        .map(|m| m.1.abs())
-        .fold(0.0f32, f32::max)
-        .max(f32::MIN_POSITIVE);
-    let share = if most <= 1.0 { 1.0 } else { most };
-    let columns = width.saturating_sub(longest + 10).min(40);
-    for (i, (label, value)) in reading.more.iter().enumerate() {
+    if let Some((story, layer)) = &reading.story
+        && let (Some(rank), Some(p)) = (story.ranks.get(*layer), story.probabilities.get(*layer))
+    {
+        let vocab = canvas.app.model.as_ref().map(|m| m.card.vocab as u32);
+        let of = vocab.map_or_else(String::new, |v| format!(" of {}", text::grouped(v)));
         lines.push(Line::from(vec![
+            canvas.span(story.token.clone(), Role::Accent),
             canvas.span(
-                text::fit(label, longest),
-                if i == 0 { Role::Title } else { Role::Text },
+                format!("  #{}{of} · p {}{at}", text::grouped(*rank), number(*p)),
+                Role::Muted,
             ),
-            Span::raw(" "),
-            canvas.span(
-                bar::bar(value.abs() / share, columns, canvas.theme.glyphs),
-                Role::Bar,
-            ),
-            canvas.span(format!(" {:>7}", number(*value)), Role::Muted),
         ]));
+        let folded = fold(&story.to_string(), width).into_iter();
+        lines.extend(folded.map(|l| Line::from(canvas.span(l, Role::Text))));
     }
-    if !reading.more.is_empty() && !name.is_empty() {
-        lines.push(Line::from(canvas.span(
-            reading.anchor.layer.map_or_else(
-                || name.to_string(),
-                |layer| format!("{name} at layer {layer}"),
-            ),
-            Role::Faint,
-        )));
+    lines.extend(candidates(canvas, reading, width));
+    let own = |name: &str| reading.axis.as_ref().is_some_and(|axis| axis.0 == name);
+    match &reading.value {
+        // What the bars show, or the number of the cell where it is another.
+        Some((name, _)) if !reading.more.is_empty() && own(name) => {
+            lines.push(Line::from(canvas.span(format!("{name}{at}"), Role::Faint)));
+        }
+        Some((name, value)) if !reading.more.is_empty() && !name.is_empty() => {
+            let value = scaled(reading.scale, *value);
+            lines.push(Line::from(
+                canvas.span(format!("{name} {value}{at}"), Role::Faint),
+            ));
+        }
+        Some(_) | None => {}
     }
     let names = reading
         .entries
@@ -201,4 +232,72 @@ fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'
         }
     }
     lines
+}
+
+/// The candidates of a cell. They have bars where they are of one kind, on the scale of that kind, which is named; a
+/// number below zero has its bar in another colour where the scale goes both ways.
+fn candidates(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    let names = reading.more.iter().map(|m| text::width(&m.0)).max();
+    let most = if reading.axis.is_some() {
+        18
+    } else {
+        width.saturating_sub(9).max(6)
+    };
+    let longest = names.unwrap_or(0).clamp(6, most.max(6));
+    let columns = width.saturating_sub(longest + 10).min(40);
+    for (i, (label, value)) in reading.more.iter().enumerate() {
+        let role = if i == 0 { Role::Title } else { Role::Text };
+        let mut spans = vec![canvas.span(text::fit(label, longest), role), Span::raw(" ")];
+        if let Some((_, ends)) = &reading.axis {
+            let role = if along(*ends, *value).1 {
+                Role::Warning
+            } else {
+                Role::Bar
+            };
+            let share = along(*ends, *value).0;
+            spans.push(canvas.span(bar::bar(share, columns, canvas.theme.glyphs), role));
+        }
+        spans.push(canvas.span(format!(" {:>7}", number(*value)), Role::Muted));
+        lines.push(Line::from(spans));
+    }
+    if let Some((name, (lo, hi))) = reading.axis.as_ref().filter(|_| !lines.is_empty()) {
+        let (lo, hi) = (number(*lo), number(*hi));
+        let indent = " ".repeat(longest + 1);
+        let scale = format!("{indent}bars: {name}, {lo} to {hi}");
+        lines.push(Line::from(
+            canvas.span(text::clip(&scale, width), Role::Faint),
+        ));
+    }
+    lines
+}
+
+/// How long the bar of a number is, 0 to 1, between the ends of its scale, and whether it goes the other way: from the
+/// lower end, or from zero where the scale goes both ways.
+fn along((lo, hi): (f32, f32), value: f32) -> (f32, bool) {
+    if lo < 0.0 && hi > 0.0 {
+        let reach = hi.max(-lo);
+        return (value.abs() / reach, value < 0.0);
+    }
+    ((value - lo) / (hi - lo).max(f32::MIN_POSITIVE), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_measures_its_number_on_its_scale() {
+        let near = |a: (f32, bool), b: (f32, bool)| (a.0 - b.0).abs() < 1e-6 && a.1 == b.1;
+        assert!(near(along((0.0, 1.0), 0.25), (0.25, false)), "a share");
+        // Of log-probabilities the largest has the longest bar, not the shortest.
+        let log = |v| along((-10.0, 0.0), v).0;
+        assert!(log(-0.05) > 0.99 && log(-9.5) < 0.06);
+        assert!(near(along((-8.0, 8.0), -6.0), (0.75, true)), "below zero");
+        assert!(near(along((-8.0, 8.0), 6.0), (0.75, false)));
+        assert!(
+            near(along((2.0, 4.0), 3.0), (0.5, false)),
+            "from the lower end"
+        );
+    }
 }

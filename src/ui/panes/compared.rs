@@ -132,6 +132,8 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
         held
     };
     canvas.memory.first_line = first;
+    let whole = body;
+    let body = scroll::beside(rows.len(), body);
     let known = comparable(t);
     let scale = (0..t.tokens.len())
         .filter_map(|p| t.tokens[p].kl)
@@ -179,7 +181,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
             }
         }
     }
-    scroll::draw(rows.len(), first, canvas.theme, body, canvas.buf);
+    scroll::draw(rows.len(), first, canvas.theme, whole, canvas.buf);
 }
 
 /// One token of a text whose first position is `offset`; returns where the next one goes.
@@ -211,7 +213,8 @@ fn piece(
     }
     let room = usize::from(right.saturating_sub(x));
     let shown = text::clip(&shown, room);
-    ink::write(canvas.buf, x, y, &shown, room, style)
+    let left = canvas.area.x + 1;
+    ink::joined(canvas.buf, (left, x, y), &shown, room, style)
 }
 
 /// The first token that differs stands out in both texts; the cursor does too.

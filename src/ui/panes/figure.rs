@@ -8,9 +8,10 @@ use ratatui::text::{Line, Span};
 use super::{Canvas, fold};
 use crate::app::cursor;
 use crate::app::layout::Pane;
-use crate::app::{Shown, Working};
+use crate::app::{Held, Shown, Working};
 use crate::engine::Slot;
 use crate::instruments::instrument;
+use crate::lab::figure::Anchor;
 use crate::text;
 use crate::ui::figures::{self, View};
 use crate::ui::theme::Role;
@@ -27,17 +28,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let left = canvas.title(pane);
     let right = state(canvas, shown, slot);
     let refused = refused(canvas, shown, slot);
-    let below = match (shown.stale, figure) {
-        (None, Some(_)) if refused.is_some() => {
-            let why = refused.unwrap_or_default();
-            Line::from(canvas.span(format!(" {why} "), Role::Warning))
-        }
-        (Some(words), Some(_)) => Line::from(canvas.span(format!(" {words} "), Role::Warning)),
-        (None, Some(figure)) => figure.notes.first().map_or_else(Line::default, |n| {
-            Line::from(canvas.span(format!(" {n} "), Role::Faint))
-        }),
-        (_, None) => Line::default(),
-    };
+    let below = caption(canvas, shown, slot, refused);
     let inner = canvas.frame(pane, &left, &right, &below);
     if inner.is_empty() {
         return;
@@ -46,21 +37,35 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         let lines = empty(canvas, shown, slot, usize::from(inner.width));
         return canvas.lines(inner, &lines);
     };
-    let spot = cursor::locate(figure, app.cursor, shown.spot);
+    let held = app.held(slot);
+    let spot = cursor::locate(figure, app.cursor, shown.spot).filter(|_| held == Held::Here);
     let anchor = spot.and_then(|s| cursor::read(figure, s)).map(|r| r.anchor);
+    let (anchor, first_column) = match held {
+        Held::Here => {
+            let before = canvas.memory.first_column.get(slot).copied();
+            let first = match (app.cursor.follow, app.cursor.rest) {
+                (true, _) => None,
+                // As much as there is room for of what follows.
+                (false, true) => Some(usize::MAX),
+                (false, false) => before,
+            };
+            (anchor.unwrap_or(app.cursor.anchor()), first)
+        }
+        // No column is the cursor's: none is marked.
+        Held::Coming => (Anchor::layer(app.cursor.layer), None),
+        Held::Outside(first, _) => {
+            let before = app.cursor.position < first;
+            (Anchor::layer(app.cursor.layer), before.then_some(0))
+        }
+    };
     let view = View {
-        cursor: anchor.or(Some(app.cursor.anchor())),
+        cursor: Some(anchor),
         spot: spot.map(|s| (s.column, s.row)),
         focused: app.focus == pane && app.overlay.is_none(),
         density: app.density,
         stale: shown.stale.is_some(),
         flip: app.flip,
-        first_column: canvas
-            .memory
-            .first_column
-            .get(slot)
-            .copied()
-            .filter(|_| !app.cursor.follow),
+        first_column,
         first_line: spot.map_or(0, |s| s.row),
         marks: app.history.marks(),
     };
@@ -68,6 +73,47 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     if let Some(first) = hits.first_column {
         canvas.memory.first_column.insert(slot, first);
     }
+}
+
+/// What is said below a figure: why it is not what was asked for, what it is older than, that the cursor is outside it,
+/// and else what it says at the cursor; with the way to all its notes.
+fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) -> Line<'static> {
+    let app = canvas.app;
+    let Some(figure) = app.figure(slot) else {
+        return Line::default();
+    };
+    let warned = shown
+        .outdated()
+        .or_else(|| refused.map(ToString::to_string))
+        .or_else(|| app.outside(slot));
+    if let Some(words) = warned {
+        return Line::from(canvas.span(format!(" {words} "), Role::Warning));
+    }
+    let room = usize::from(canvas.area.width).saturating_sub(6);
+    let story = app.reading_of(slot).and_then(|r| r.story);
+    let said = story.map(|(story, _)| {
+        let mut said = story.to_string();
+        // The ranks of the jump stand in the cell pane too.
+        if text::width(&said) + 2 > room
+            && let Some(at) = said.rfind(" (#")
+        {
+            said.truncate(at);
+        }
+        said
+    });
+    let Some(said) = said.or_else(|| figure.notes.first().cloned()) else {
+        return Line::default();
+    };
+    let more = match figure.notes.len() {
+        0 | 1 => String::new(),
+        count => format!("· N: {count} notes "),
+    };
+    let whole = text::width(&said) + text::width(&more) + 2 <= room;
+    let mut spans = vec![canvas.span(format!(" {said} "), Role::Faint)];
+    if whole {
+        spans.push(canvas.span(more, Role::Faint));
+    }
+    Line::from(spans)
 }
 
 /// Why the difference that is asked for is not shown.

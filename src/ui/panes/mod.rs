@@ -235,7 +235,8 @@ pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
         let cut = text::clip(&span.content, usize::from(room));
         let style = line.style.patch(span.style);
         let start = x.saturating_add(used);
-        used = ink::write(buf, start, y, &cut, usize::from(room), style) - x;
+        let end = ink::joined(buf, (x, start, y), &cut, usize::from(room), style);
+        used = end - x;
         if cut.len() < span.content.len() {
             break;
         }

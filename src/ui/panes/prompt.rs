@@ -91,7 +91,8 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
             spelled(c)
         };
         let wide = text::width(&shown);
-        if used + wide > width {
+        // A mark belongs to the letter before it, on whatever line that is.
+        if wide > 0 && used + wide > width {
             rows.push(Vec::new());
             used = 0;
         }
@@ -118,7 +119,7 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });
             let room = usize::from(area.right().saturating_sub(x));
-            x = ink::write(buf, x, area.y + i as u16, shown, room, style);
+            x = ink::joined(buf, (area.x, x, area.y + i as u16), shown, room, style);
         }
     }
 }

@@ -138,6 +138,8 @@ fn presets(canvas: &mut Canvas, area: Rect) {
     );
     let high = usize::from(list.height).max(1);
     let first = app.preset.saturating_sub(high - 1);
+    let whole = list;
+    let list = scroll::beside(app.presets.len(), list);
     for (row, (i, preset)) in app
         .presets
         .iter()
@@ -168,7 +170,7 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         ]);
         put(canvas.buf, list.x, y, list.width, &line);
     }
-    scroll::draw(app.presets.len(), first, canvas.theme, list, canvas.buf);
+    scroll::draw(app.presets.len(), first, canvas.theme, whole, canvas.buf);
     if let Some(preset) = app.presets.get(app.preset).filter(|_| foot.height > 0) {
         let mut lines = Vec::new();
         if foot.height >= 4 {
@@ -203,6 +205,22 @@ enum Row<'a> {
     Changed(&'static str),
 }
 
+/// The lines of a text, with a line where edits changed.
+fn rows<'a>(text: &Transcript, lines: &'a [Vec<Piece>], own: bool) -> Vec<Row<'a>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for line in lines {
+        let change = line.first().and_then(|s| text.change_at(s.token));
+        if let Some(words) = change.filter(|_| own && !rows.is_empty()) {
+            rows.push(Row::Changed(words));
+        }
+        rows.push(Row::Text(line));
+    }
+    if let Some(words) = text.change_at(text.tokens.len()).filter(|_| own) {
+        rows.push(Row::Changed(words));
+    }
+    rows
+}
+
 /// Draws tokens, the cursor in sight; returns the first row drawn.
 pub(super) fn tokens(
     canvas: &mut Canvas,
@@ -216,25 +234,22 @@ pub(super) fn tokens(
         return 0;
     }
     let app = canvas.app;
-    let lines = text.wrap(usize::from(area.width));
-    let mut rows: Vec<Row> = Vec::new();
-    let mut at = 0;
-    for line in &lines {
-        let change = line.first().and_then(|s| text.change_at(s.token));
-        if let Some(words) = change.filter(|_| own && !rows.is_empty()) {
-            rows.push(Row::Changed(words));
-        }
-        if line.iter().any(|s| s.token + offset == cursor) {
-            at = rows.len();
-        }
-        rows.push(Row::Text(line));
-    }
-    if let Some(words) = text.change_at(text.tokens.len()).filter(|_| own) {
-        rows.push(Row::Changed(words));
-    }
     let high = usize::from(area.height);
+    let mut lines = text.wrap(usize::from(area.width));
+    if rows(text, &lines, own).len() > high {
+        // The last column is the scroll mark's.
+        lines = text.wrap(usize::from(area.width).saturating_sub(1));
+    }
+    let rows = rows(text, &lines, own);
+    let holds = |row: &Row| match row {
+        Row::Text(line) => line.iter().any(|s| s.token + offset == cursor),
+        Row::Changed(_) => false,
+    };
+    let at = rows.iter().rposition(holds).unwrap_or(0);
     let most = rows.len().saturating_sub(high);
-    let first = if app.cursor.follow && own {
+    // At rest the cursor stays where the answer was predicted, and the text runs on.
+    let writing = app.cursor.rest && app.transcript.activity == Activity::Writing;
+    let first = if (app.cursor.follow || writing) && own {
         most
     } else {
         let held = canvas.memory.first_line.min(most);
@@ -298,13 +313,14 @@ fn draw_line(
     buf: &mut Buffer,
     theme: &Theme,
     app: &App,
-    (mut x, y, right): (u16, u16, u16),
+    (left, y, right): (u16, u16, u16),
     line: &[Piece],
     text: &Transcript,
     offset: usize,
     cursor: usize,
     own: bool,
 ) -> u16 {
+    let mut x = left;
     for piece in line {
         let Some(token) = text.tokens.get(piece.token) else {
             continue;
@@ -332,7 +348,7 @@ fn draw_line(
             style = theme.style(Role::Faint);
         }
         let room = usize::from(right.saturating_sub(x));
-        x = ink::write(buf, x, y, &shown, room, style);
+        x = ink::joined(buf, (left, x, y), &shown, room, style);
     }
     x
 }

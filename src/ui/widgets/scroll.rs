@@ -27,6 +27,15 @@ pub fn thumb(count: usize, first: usize, high: usize) -> Option<(usize, usize)> 
     Some((at, length))
 }
 
+/// The part of an area that the mark leaves free, for `count` lines.
+pub fn beside(count: usize, area: Rect) -> Rect {
+    let marked = area.width >= 2 && thumb(count, 0, area.height.into()).is_some();
+    Rect {
+        width: area.width - u16::from(marked),
+        ..area
+    }
+}
+
 /// Draws the mark in the last column of the area.
 pub fn draw(count: usize, first: usize, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let area = area.intersection(buf.area);
