@@ -24,6 +24,8 @@ struct Campaign {
     accepted: u64,
     peak: usize,
     longest: Duration,
+    /// Whether what is said of refused inputs is printed.
+    says: bool,
 }
 
 impl Drop for Campaign {
@@ -63,7 +65,7 @@ fuzz_target!(
         }
         let place = Place::open();
         place.warm();
-        let campaign = Campaign { kind, place, inputs: 0, accepted: 0, peak: 0, longest: Duration::ZERO };
+        let campaign = Campaign { kind, place, inputs: 0, accepted: 0, peak: 0, longest: Duration::ZERO, says: std::env::var_os("LMSCOPE_SAY").is_some() };
         CAMPAIGN.with(|at| *at.borrow_mut() = Some(campaign));
     },
     |bytes: &[u8]| {
@@ -73,7 +75,10 @@ fuzz_target!(
             let read = kinds::read(campaign.kind, &campaign.place, bytes);
             let read = read.unwrap_or_else(|wrong| panic!("{wrong}"));
             campaign.inputs += 1;
-            campaign.accepted += u64::from(read.accepted);
+            campaign.accepted += u64::from(read.refused.is_none());
+            if let (Some(said), true) = (&read.refused, campaign.says) {
+                eprintln!("{said}");
+            }
             campaign.peak = campaign.peak.max(read.peak);
             campaign.longest = campaign.longest.max(read.took);
         });

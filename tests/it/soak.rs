@@ -59,7 +59,7 @@ fn slope(samples: &[Sample]) -> f64 {
 }
 
 impl Terminal {
-    fn resize(&mut self, rows: u16, columns: u16) {
+    fn reshape(&mut self, rows: u16, columns: u16) {
         let size = portable_pty::PtySize {
             rows,
             cols: columns,
@@ -150,7 +150,7 @@ impl Terminal {
         self.keys_then_rest("\x1b");
         // The window.
         for (rows, columns) in [(24, 80), (60, 200), (12, 45), (50, 160), (40, 120)] {
-            self.resize(rows, columns);
+            self.reshape(rows, columns);
             self.rest();
         }
         written

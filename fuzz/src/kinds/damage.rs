@@ -83,6 +83,7 @@ fn damage_words(bytes: &mut Vec<u8>, words: &[&str], rng: &mut StdRng) {
                 return;
             }
             let at = rng.random_range(0..marks.len() - 1);
+            *bytes = text.clone().into_bytes();
             let from = marks[at] + text[marks[at]..].chars().next().map_or(1, char::len_utf8);
             bytes.splice(from..marks[at + 1].max(from), word.bytes());
         }

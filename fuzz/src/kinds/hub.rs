@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lmscope::error::Result;
+use lmscope::model::families::FAMILIES;
 use lmscope::model::hub::{Settings, Watch, resolve_under};
 
 use super::Place;
 
 /// How long the user waits: a hub that asks for patience is given up then.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A server and what it says next.
 pub struct Server {
@@ -78,7 +79,7 @@ pub fn answers() -> Vec<Vec<u8>> {
             &format!("{{\"id\": \"a/b\", \"sha\": \"{commit}\", \"siblings\": [{names}]}}"),
         )
     };
-    let config = "{\"model_type\": \"llama\"}";
+    let config = &(FAMILIES[0].tiny)().to_string();
     let head = |length: usize| {
         format!(
             "HTTP/1.1 200 OK\r\netag: \"abc\"\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
@@ -147,7 +148,7 @@ pub fn read(place: &Place, bytes: &[u8]) -> Result<()> {
     };
     let outcome = resolve_under("a/b", &cache, settings, &mut watch).map(drop);
     assert!(
-        began.elapsed() < 8 * PATIENCE,
+        began.elapsed() < 4 * PATIENCE,
         "it does not stop when it is told to"
     );
     std::fs::remove_dir_all(&cache).unwrap();

@@ -92,7 +92,8 @@ pub const KINDS: &[Kind] = &[
         about: "headers that lie over sparse files",
         form: Form::Bytes,
         share: 6,
-        most: (8 * MB, 256),
+        // The header of a safetensors file may have 100 MB, and here the file has them.
+        most: (256 * MB, 256),
         seeds: models::sparse,
         read: models::read_sparse,
     },
@@ -379,10 +380,10 @@ impl Place {
 }
 
 /// What became of an input.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Read {
-    /// Whether it was accepted.
-    pub accepted: bool,
+    /// What was said of it, when it was refused.
+    pub refused: Option<String>,
     /// Bytes allocated at once, at the most.
     pub peak: usize,
     /// How long it took.
@@ -409,6 +410,7 @@ pub fn read(kind: &Kind, place: &Place, bytes: &[u8]) -> std::result::Result<Rea
     if took > LONGEST {
         return Err(format!("it took {took:?}"));
     }
+    let mut refused = None;
     if let Err(error) = &outcome {
         let sentence = error.to_string();
         let said = text::plain(sentence.as_bytes());
@@ -422,9 +424,10 @@ pub fn read(kind: &Kind, place: &Place, bytes: &[u8]) -> std::result::Result<Rea
         if said.len() > 16 * KB + 16 * bytes.len() {
             return Err(format!("it was refused with {} bytes", said.len()));
         }
+        refused = Some(said);
     }
     Ok(Read {
-        accepted: outcome.is_ok(),
+        refused,
         peak,
         took,
     })
