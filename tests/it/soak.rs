@@ -172,6 +172,12 @@ fn a_long_session_stays_as_it_is() {
     loop {
         written += usize::from(terminal.round(rounds));
         rounds += 1;
+        if let Some(ended) = terminal.child.try_wait().unwrap() {
+            panic!(
+                "the program ended in round {rounds} with {ended:?}; the screen shows\n{}",
+                terminal.text()
+            );
+        }
         let now = sample(process, began);
         if minutes.is_some() {
             println!(
