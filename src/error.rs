@@ -188,6 +188,9 @@ pub enum Error {
     /// The user stopped the work.
     #[error("Stopped.")]
     Cancelled,
+    /// A signal of this number ended the program, which did what there was to do before.
+    #[error("Ended by signal {0}.")]
+    Signal(i32),
     /// The engine failed inside; the model survives.
     #[error(
         "The engine failed: {0}. The model is still loaded; try again, and please report this."

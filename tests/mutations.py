@@ -251,6 +251,10 @@ FAULTS = [
     ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
     # Inputs that lie: what is accepted prints and reads back.
     ("lies::inputs", "src/lab/grammar.rs", 'write!(f, "*{}", self.strength)?;', 'write!(f, "*{:.0}", self.strength)?;'),
+    # The screen and the world.
+    ("sizes::every_state", "src/ui/ink.rs", "    if !buf.area.contains(Position { x, y }) {\n        return x;\n    }\n", ""),
+    ("outside::a_signal_ends", "src/cli/mod.rs", "return ExitCode::from(128 + *number as u8)", "return ExitCode::SUCCESS"),
+    ("outside::a_cut_sequence", "src/ui/decode.rs", "Pasting::Open(_) => return Some(PAUSE),", "Pasting::Open(_) => return None,"),
     ("residual::a_stream_that_is_normed", "src/instruments/residual.rs", "!newest || card.norms_stream", "!newest"),
 ]
 

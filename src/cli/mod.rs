@@ -68,7 +68,7 @@ pub fn command() -> Command {
     let mut command = Command::new("lmscope")
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
-        .after_help("An EDIT is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17,52@mlp_act.3 or\nadd:refusal@resid_pre.3*1.5; `lmscope sites` lists addresses.\nExit codes: 0 done, 1 failed, 2 usage, 130 interrupted.")
+        .after_help("An EDIT is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17,52@mlp_act.3 or\nadd:refusal@resid_pre.3*1.5; `lmscope sites` lists addresses.\nExit codes: 0 done, 1 failed, 2 usage, 128 + n ended by signal n (130 interrupted).")
         .args_conflicts_with_subcommands(true)
         .subcommand_precedence_over_arg(true)
         .disable_help_subcommand(true)
@@ -104,7 +104,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 130 interrupted.
+/// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 128 + n ended by signal
+/// n (130 interrupted).
 pub fn conclude(outcome: &Result<()>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
@@ -113,6 +114,8 @@ pub fn conclude(outcome: &Result<()>) -> ExitCode {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
+        // Whoever sent it knows.
+        Error::Signal(number) => return ExitCode::from(128 + *number as u8),
         Error::Cancelled | Error::DownloadStopped(_) => 130,
         Error::BadArgument { .. }
         | Error::BadEdit { .. }

@@ -7,6 +7,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
+use super::ink;
 use super::overlay;
 use super::panes::{self, Canvas, Memory, fold, put};
 use super::theme::{Glyphs, Role, Theme};
@@ -30,11 +31,16 @@ pub fn rect(area: Area) -> Rect {
 /// Draws the whole screen.
 pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     let screen = buf.area;
-    buf.set_style(screen, theme.ground());
+    ink::tint(buf, screen, theme.ground());
     let Some(arrangement) = app.arrangement() else {
         return too_small(app, theme, screen, buf);
     };
-    header(app, theme, rect(arrangement.header), buf);
+    header(
+        app,
+        theme,
+        rect(arrangement.header).intersection(screen),
+        buf,
+    );
     for (pane, area) in &arrangement.panes {
         let tabs = arrangement.tabs && *pane != Pane::Transcript;
         let mut canvas = Canvas {
@@ -47,7 +53,12 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
         };
         panes::draw(*pane, &mut canvas);
     }
-    footer(app, theme, rect(arrangement.footer), buf);
+    footer(
+        app,
+        theme,
+        rect(arrangement.footer).intersection(screen),
+        buf,
+    );
     if let Some(overlay) = &app.overlay {
         let body = Rect {
             y: screen.y + 1,
@@ -190,7 +201,8 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let rule = if unicode { "─" } else { "-" };
     if room > used + 2 {
         let fill = rule.repeat(usize::from(room - used - 2));
-        buf.set_stringn(
+        ink::write(
+            buf,
             area.x + used + 1,
             area.y,
             fill,
@@ -333,7 +345,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
 
 /// What was said, over the bottom of the body: as many lines as it needs, four at most.
 fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
-    let Some(notice) = app.notices.shown() else {
+    let Some(notice) = app.notices.shown().filter(|_| !footer.is_empty()) else {
         return;
     };
     let (mark, role) = match notice.level {
@@ -367,20 +379,12 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
     let bottom = footer.bottom();
     for (i, line) in lines.iter().enumerate() {
         let y = bottom.saturating_sub(height) + i as u16;
-        if !buf
-            .area
-            .contains(ratatui::layout::Position { x: footer.x, y })
-        {
-            continue;
-        }
-        let blank = " ".repeat(usize::from(footer.width));
-        buf.set_stringn(
-            footer.x,
+        let row = Rect {
             y,
-            blank,
-            usize::from(footer.width),
-            theme.ground(),
-        );
+            height: 1,
+            ..footer
+        };
+        ink::clear(buf, row, theme.ground());
         put(
             buf,
             footer.x + 1,

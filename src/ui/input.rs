@@ -1,113 +1,201 @@
-//! Input: from the terminal library's events to the app's.
+//! Input: a thread that reads the keyboard and notices when the terminal has vanished.
 //!
-//! Invariant: releases are dropped, Shift is folded into characters, and nothing here decides what a key does.
-//! To understand another key, add its arm in [`key`].
+//! Invariant: it waits for the terminal and for nothing else, so that no key is lost, a cut sequence is given up in time,
+//! and a terminal that is gone ends the program. To understand another key, see [`super::decode`].
 
-use std::pin::Pin;
-use std::task::Poll;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
-use crossterm::event::{Event as Raw, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use futures_util::Stream as _;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::decode::Decoder;
 use crate::app::Event;
-use crate::app::key::{Code, Key};
 
-/// Waits for input and takes everything that is there. A stream that ends or fails means a terminal that is gone.
-///
-/// Polled with the caller's own waker throughout: crossterm keeps the first waker it is given until the next event.
-pub async fn gather(input: &mut EventStream) -> Vec<Event> {
-    std::future::poll_fn(|context| {
-        let mut events = Vec::new();
-        let mut some = false;
-        loop {
-            match Pin::new(&mut *input).poll_next(context) {
-                Poll::Ready(Some(Ok(raw))) => {
-                    some = true;
-                    events.extend(event(raw));
-                }
-                Poll::Ready(Some(Err(_)) | None) => {
-                    events.push(Event::Terminate);
-                    return Poll::Ready(events);
-                }
-                Poll::Pending if some => return Poll::Ready(events),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await
+/// How many readings may wait for the app before the keyboard waits too.
+const WAITING: usize = 64;
+/// How often a keyboard that waits looks whether its terminal is still there.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Where keys come from.
+enum Keyboard {
+    Stdin(io::Stdin),
+    /// Standard input is something else.
+    Tty(File),
+    /// There is no keyboard; the screen can still vanish.
+    None(io::Stdout),
 }
 
-/// The app's event for a terminal's, if it has one.
-pub fn event(raw: Raw) -> Option<Event> {
-    match raw {
-        Raw::Key(key) if key.kind != KeyEventKind::Release => self::key(key).map(Event::Key),
-        Raw::Paste(text) => Some(Event::Paste(text)),
-        Raw::Resize(width, height) => Some(Event::Resize(width, height)),
-        Raw::Key(_) | Raw::FocusGained | Raw::FocusLost | Raw::Mouse(_) => None,
+impl Keyboard {
+    fn open() -> Self {
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            return Self::Stdin(stdin);
+        }
+        File::open("/dev/tty").map_or_else(|_| Self::None(io::stdout()), Self::Tty)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdin(stdin) => stdin.as_fd(),
+            Self::Tty(file) => file.as_fd(),
+            Self::None(stdout) => stdout.as_fd(),
+        }
+    }
+
+    fn flags(&self) -> PollFlags {
+        match self {
+            Self::Stdin(_) | Self::Tty(_) => PollFlags::IN,
+            // Hang-up and error are reported always.
+            Self::None(_) => PollFlags::empty(),
+        }
     }
 }
 
-fn key(event: KeyEvent) -> Option<Key> {
-    let ctrl = event.modifiers.contains(KeyModifiers::CONTROL);
-    let shift = event.modifiers.contains(KeyModifiers::SHIFT);
-    let code = match event.code {
-        KeyCode::Char(' ') => Code::Space,
-        KeyCode::Char(c) if ctrl => Code::Char(c.to_ascii_lowercase()),
-        KeyCode::Char(c) => Code::Char(c),
-        KeyCode::Enter => Code::Enter,
-        KeyCode::Esc => Code::Esc,
-        KeyCode::Tab => Code::Tab,
-        KeyCode::BackTab => {
-            return Some(Key {
-                code: Code::Tab,
-                ctrl: false,
-                shift: true,
-            });
+/// Starts reading; `gone` is called once, on the reading thread, when the terminal has vanished.
+pub fn listen(gone: impl FnOnce() + Send + 'static) -> io::Result<Receiver<Vec<Event>>> {
+    let (sender, events) = channel(WAITING);
+    std::thread::Builder::new()
+        .name("lmscope-input".into())
+        .spawn(move || {
+            let source = Keyboard::open();
+            if read(source.fd(), source.flags(), &sender) == Ended::Gone {
+                gone();
+            }
+        })?;
+    Ok(events)
+}
+
+/// Why reading ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The terminal vanished.
+    Gone,
+    /// Nobody wants to know any more.
+    Unheard,
+}
+
+fn read(fd: BorrowedFd<'_>, flags: PollFlags, events: &Sender<Vec<Event>>) -> Ended {
+    let mut decoder = Decoder::default();
+    let mut bytes = vec![0u8; 1 << 16];
+    loop {
+        let mut told = Vec::new();
+        match wait(fd, flags, decoder.patience()) {
+            Waited::Nothing => decoder.expire(&mut told),
+            Waited::Gone => return Ended::Gone,
+            Waited::Bytes => match rustix::io::read(fd, &mut bytes) {
+                Ok(0) => return Ended::Gone,
+                Ok(count) => decoder.feed(&bytes[..count], &mut told),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => return Ended::Gone,
+            },
         }
-        KeyCode::Backspace => Code::Backspace,
-        KeyCode::Delete => Code::Delete,
-        KeyCode::Up => Code::Up,
-        KeyCode::Down => Code::Down,
-        KeyCode::Left => Code::Left,
-        KeyCode::Right => Code::Right,
-        KeyCode::Home => Code::Home,
-        KeyCode::End => Code::End,
-        KeyCode::PageUp => Code::PageUp,
-        KeyCode::PageDown => Code::PageDown,
-        KeyCode::F(n) => Code::F(n),
-        _ => return None,
-    };
-    let named = !matches!(code, Code::Char(_) | Code::Space);
-    Some(Key {
-        code,
-        ctrl,
-        shift: shift && named,
-    })
+        let mut told = (!told.is_empty()).then_some(told);
+        while let Some(batch) = told.take() {
+            match events.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_)) => return Ended::Unheard,
+                Err(TrySendError::Full(batch)) => {
+                    told = Some(batch);
+                    if wait(fd, PollFlags::empty(), Some(LOOK)) == Waited::Gone {
+                        return Ended::Gone;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What waiting for a terminal came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    Bytes,
+    /// In the time that was given.
+    Nothing,
+    /// Its other end vanished.
+    Gone,
+}
+
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Waited {
+    let timeout = patience.map(|patience| Timespec {
+        tv_sec: patience.as_secs().cast_signed(),
+        tv_nsec: i64::from(patience.subsec_nanos()),
+    });
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Waited::Nothing,
+            Ok(_) => {
+                let found = fds[0].revents();
+                let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+                // What was typed before it went is of no use any more.
+                return if found.intersects(gone) {
+                    Waited::Gone
+                } else {
+                    Waited::Bytes
+                };
+            }
+            Err(Errno::INTR) => {}
+            // Never become a busy loop.
+            Err(_) => {
+                std::thread::sleep(LOOK);
+                return Waited::Nothing;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::app::key::{Code, Key};
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    fn start() -> (
+        UnixStream,
+        Receiver<Vec<Event>>,
+        std::thread::JoinHandle<Ended>,
+    ) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, events) = channel(2);
+        let reader = std::thread::spawn(move || read(theirs.as_fd(), PollFlags::IN, &sender));
+        (ours, events, reader)
+    }
 
     #[test]
-    fn keys_read_as_they_are_written() {
-        let read = |code, modifiers| key(KeyEvent::new(code, modifiers)).map(|k| k.to_string());
-        assert_eq!(
-            read(KeyCode::Char('G'), KeyModifiers::SHIFT).as_deref(),
-            Some("G")
-        );
-        assert_eq!(
-            read(KeyCode::Char('p'), KeyModifiers::CONTROL).as_deref(),
-            Some("ctrl-p")
-        );
-        assert_eq!(
-            read(KeyCode::BackTab, KeyModifiers::SHIFT).as_deref(),
-            Some("S-Tab")
-        );
-        assert_eq!(
-            read(KeyCode::Char(' '), KeyModifiers::NONE).as_deref(),
-            Some("Space")
-        );
-        assert_eq!(read(KeyCode::CapsLock, KeyModifiers::NONE), None);
+    fn a_lone_escape_is_told_by_the_time_that_passes() {
+        let (mut ours, mut events, reader) = start();
+        ours.write_all(b"\x1b").unwrap();
+        let told = events.blocking_recv().unwrap();
+        assert!(matches!(told[..], [Event::Key(key)] if key == Key::plain(Code::Esc)));
+        ours.write_all(b"\x1b[").unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+        ours.write_all(b"A").unwrap();
+        let told = events.blocking_recv().unwrap();
+        assert!(matches!(told[..], [Event::Key(key)] if key == Key::plain(Code::Up)));
+        drop(ours);
+        assert_eq!(reader.join().unwrap(), Ended::Gone);
+    }
+
+    #[test]
+    fn a_closed_other_end_is_noticed_though_nobody_takes_the_keys() {
+        let (mut ours, events, reader) = start();
+        for _ in 0..4 {
+            ours.write_all(b"j").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(ours);
+        assert_eq!(reader.join().unwrap(), Ended::Gone);
+        drop(events);
+        let (mut ours, events, reader) = start();
+        drop(events);
+        ours.write_all(b"j").unwrap();
+        assert_eq!(reader.join().unwrap(), Ended::Unheard);
     }
 }

@@ -1,29 +1,29 @@
 //! The screen: paints the app and owns the terminal.
 //!
-//! Invariant: the engine is never waited for; a frame is drawn only when the app's revision moved, thirty times a
-//! second at most, and none while nothing happens. Whatever ends the loop, the terminal is given back.
-//! To add an effect, add its arm in `Screen::perform`.
+//! Invariant: what the app wants done is done here and in the files beside this one, and nowhere else; how the screen
+//! runs and ends is in `screen.rs`. To add an effect, add its arm in `Screen::perform`.
 
+mod decode;
 mod draw;
 pub mod figures;
+mod ink;
 mod input;
+mod outgoing;
 mod overlay;
 pub mod panes;
+mod screen;
 mod script;
+mod signals;
 pub mod terminal;
 pub mod theme;
 pub mod widgets;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use crossterm::event::EventStream;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::app::{App, Effect, Event, Settings};
-use crate::engine::{self, Handle, Update};
+use crate::app::{App, Settings};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::edit::Edit;
@@ -35,13 +35,7 @@ pub use draw::draw;
 pub use panes::Memory;
 pub use theme::Theme;
 
-use terminal::Terminal;
 use theme::{Depth, Glyphs, Variant};
-
-/// The shortest time between two frames.
-const FRAME: Duration = Duration::from_millis(33);
-/// The most events taken in before a frame.
-const BATCH: usize = 512;
 
 /// A picture of a scripted session, instead of a terminal.
 #[derive(Clone, Debug)]
@@ -113,11 +107,7 @@ pub fn run(options: ScreenOptions) -> Result<()> {
         return script::run(&shot, settings(&options, &wardrobe, None), &wardrobe);
     }
     let settings = settings(&options, &wardrobe, sessions(&options));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::io("the event loop", e))?;
-    runtime.block_on(Screen::open(settings, wardrobe)?.stay())
+    screen::run(settings, wardrobe)
 }
 
 fn folders() -> Option<directories::ProjectDirs> {
@@ -290,199 +280,4 @@ fn exported(format: &str, figure: &crate::lab::figure::Figure) -> Result<String>
 enum Flow {
     On,
     Over,
-}
-
-/// The app on a terminal.
-struct Screen {
-    app: App,
-    engine: Handle,
-    updates: UnboundedReceiver<Update>,
-    terminal: Terminal,
-    wardrobe: Wardrobe,
-    theme: Theme,
-    memory: Memory,
-    began: Instant,
-    drawn: (u64, Instant),
-    first: Vec<Effect>,
-}
-
-impl Screen {
-    fn open(settings: Settings, wardrobe: Wardrobe) -> Result<Self> {
-        let began = Instant::now();
-        let terminal = Terminal::enter()?;
-        let (sender, updates) = unbounded_channel();
-        let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
-        let (mut app, first) = App::new(settings);
-        let (width, height) = terminal.size()?;
-        app.update(Event::Resize(width, height));
-        for warning in &wardrobe.warnings {
-            app.warn(warning.clone());
-        }
-        let theme = wardrobe.theme(&app.theme);
-        Ok(Self {
-            app,
-            engine,
-            updates,
-            terminal,
-            wardrobe,
-            theme,
-            memory: Memory::default(),
-            began,
-            drawn: (0, began),
-            first,
-        })
-    }
-
-    async fn stay(mut self) -> Result<()> {
-        // Something to look at before the model is touched.
-        self.frame()?;
-        let first = std::mem::take(&mut self.first);
-        self.perform(first)?;
-        let outcome = self.turn_round().await;
-        self.terminal.leave();
-        // The engine ends within a layer's time; a stuck one is not waited for.
-        let (done, ended) = std::sync::mpsc::channel();
-        let engine = self.engine;
-        let closing = std::thread::spawn(move || {
-            engine.close();
-            let _told = done.send(());
-        });
-        if ended.recv_timeout(Duration::from_millis(800)).is_ok() {
-            let _joined = closing.join();
-        }
-        outcome
-    }
-
-    async fn turn_round(&mut self) -> Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let on = |kind| signal(kind).map_err(|e| Error::io("signals", e));
-        let (mut term, mut hup, mut int) = (
-            on(SignalKind::terminate())?,
-            on(SignalKind::hangup())?,
-            on(SignalKind::interrupt())?,
-        );
-        let (gone_sender, mut gone) = unbounded_channel::<()>();
-        terminal::watch_hangup(move || {
-            let _told = gone_sender.send(());
-            std::thread::sleep(Duration::from_millis(1500));
-            // Somebody still holds on to a terminal that is not there.
-            std::process::exit(129);
-        })
-        .map_err(|e| Error::io("the terminal's watch", e))?;
-        let mut input = EventStream::new();
-        loop {
-            let wait = self.wait();
-            let mut queue: Vec<Event> = Vec::new();
-            tokio::select! {
-                events = input::gather(&mut input) => queue.extend(events),
-                update = self.updates.recv() => queue.extend(update.map(Event::Engine)),
-                _ = term.recv() => queue.push(Event::Terminate),
-                _ = hup.recv() => queue.push(Event::Terminate),
-                _ = int.recv() => queue.push(Event::Terminate),
-                Some(()) = gone.recv() => queue.push(Event::Terminate),
-                () = pause(wait) => {}
-            }
-            while queue.len() < BATCH
-                && let Ok(update) = self.updates.try_recv()
-            {
-                queue.push(Event::Engine(update));
-            }
-            self.app.update(Event::Tick(self.began.elapsed()));
-            for event in queue {
-                let effects = self.app.update(event);
-                if self.perform(effects)? == Flow::Over {
-                    return Ok(());
-                }
-            }
-            if self.app.revision != self.drawn.0 && self.drawn.1.elapsed() >= FRAME {
-                self.frame()?;
-            }
-        }
-    }
-
-    /// How long nothing needs to happen by itself; none is for ever.
-    fn wait(&self) -> Option<Duration> {
-        let due = self
-            .app
-            .deadline()
-            .map(|at| at.saturating_sub(self.began.elapsed()));
-        let frame = (self.app.revision != self.drawn.0)
-            .then(|| FRAME.saturating_sub(self.drawn.1.elapsed()));
-        [due, frame].into_iter().flatten().min()
-    }
-
-    fn frame(&mut self) -> Result<()> {
-        if self.theme.name != self.app.theme {
-            self.theme = self.wardrobe.theme(&self.app.theme);
-        }
-        let (app, theme, memory) = (&self.app, &self.theme, &mut self.memory);
-        self.terminal
-            .frame(|frame| draw(app, theme, memory, frame.buffer_mut()))?;
-        self.drawn = (self.app.revision, Instant::now());
-        Ok(())
-    }
-
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<Flow> {
-        for effect in effects {
-            match effect {
-                Effect::Ask(request) => self.engine.ask(request),
-                Effect::Cancel => self.engine.cancel(),
-                Effect::Copy(text) => {
-                    let outcome = self.terminal.copy(&text).map(terminal::Outcome::sentence);
-                    self.report(outcome);
-                }
-                Effect::Write(path, bytes) => {
-                    let outcome = create(&path, &bytes);
-                    self.report(outcome);
-                }
-                Effect::Export {
-                    format,
-                    path,
-                    figure,
-                } => {
-                    let outcome =
-                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
-                    self.report(outcome);
-                }
-                Effect::Shot(path) => {
-                    let outcome = shoot(&self.app, &self.theme, &mut self.memory, &path);
-                    self.report(outcome);
-                }
-                Effect::Suspend => {
-                    self.terminal.leave();
-                    // The whole group, as the terminal driver does it, so that a wrapper such as `cargo run` stops too.
-                    let stopped =
-                        rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
-                    self.take_again()?;
-                    stopped.map_err(|e| Error::io("the terminal", e.into()))?;
-                }
-                Effect::Redraw => {
-                    self.terminal.leave();
-                    self.take_again()?;
-                }
-                Effect::Quit => return Ok(Flow::Over),
-            }
-        }
-        Ok(Flow::On)
-    }
-
-    /// Takes the terminal anew. Clearing it in place would ask where its cursor is, and the input stream would eat the answer.
-    fn take_again(&mut self) -> Result<()> {
-        self.terminal = Terminal::enter()?;
-        let (width, height) = self.terminal.size()?;
-        self.app.update(Event::Resize(width, height));
-        Ok(())
-    }
-
-    fn report(&mut self, outcome: Result<String>) {
-        self.app.report(outcome.map_err(|e| e.to_string()));
-    }
-}
-
-/// Waits so long, or for ever.
-async fn pause(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => tokio::time::sleep(wait).await,
-        None => std::future::pending().await,
-    }
 }

@@ -117,3 +117,39 @@ fn families_hold_no_forward_pass() {
         );
     }
 }
+
+/// Whatever is written into a screen buffer is clipped, because one file writes.
+#[test]
+fn one_file_writes_into_buffers() {
+    let direct = [
+        ".set_string(",
+        ".set_stringn(",
+        ".set_line(",
+        ".set_span(",
+        ".cell_mut(",
+        ".index_of(",
+        ".set_symbol(",
+        ".render(",
+        "buf[",
+        "buffer[",
+        ".content[",
+        "Cell::",
+        "buf.set_style(",
+    ];
+    let folder = root().join("ui");
+    for path in sources(&folder) {
+        if path.ends_with("ink.rs") {
+            continue;
+        }
+        for (number, line) in code(&path).lines().enumerate() {
+            for word in direct {
+                assert!(
+                    !line.contains(word),
+                    "{}:{} says `{word}`; write through ui/ink.rs, which clips",
+                    path.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+}

@@ -134,7 +134,7 @@ pub(super) const ROWS: &[Command] = &[
         about: "makes the engine fail on purpose, to see that the model survives",
         keys: &[],
         context: Context::Anywhere,
-        arguments: "",
+        arguments: "[screen]",
         hint: "",
         enabled: always,
         run: panic,
@@ -149,8 +149,15 @@ fn lacks_model(app: &App) -> Result<(), Why> {
     }
 }
 
-fn panic(_: &mut App, _: &str) -> Outcome {
-    Ok(vec![Effect::Ask(Request::Panic)])
+#[allow(clippy::panic)] // what this command is for
+fn panic(_: &mut App, which: &str) -> Outcome {
+    match which {
+        "screen" => panic!("a test asked for this panic"),
+        "" => Ok(vec![Effect::Ask(Request::Panic)]),
+        other => {
+            Err(format!("`{other}` cannot be made to fail; `:panic screen` or `:panic`").into())
+        }
+    }
 }
 
 fn help(app: &mut App, _: &str) -> Outcome {

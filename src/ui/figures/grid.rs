@@ -18,6 +18,7 @@ use super::plan::{Plan, flip, locate};
 use super::{Density, Hits, View, compact, significant};
 use crate::lab::figure::{Anchor, Cell, Grid, Scale};
 use crate::text::{fit, width};
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
 /// Draws a grid.
@@ -85,7 +86,7 @@ impl Paint<'_> {
     fn put(&mut self, x: usize, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right()).saturating_sub(x);
         if room > 0 && y < self.area.bottom() {
-            self.buf.set_stringn(x as u16, y, text, room, style);
+            ink::write(self.buf, x as u16, y, text, room, style);
         }
     }
 

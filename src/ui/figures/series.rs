@@ -18,12 +18,12 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
-use ratatui::widgets::Widget as _;
 use ratatui::widgets::canvas::{Canvas, Line};
 
 use super::{Hits, View, covers, significant};
 use crate::lab::figure::{Anchor, Series, Style as Shape};
 use crate::text::{clip, fit, width};
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -118,7 +118,7 @@ impl Paint<'_> {
     fn put(&mut self, x: u16, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right().saturating_sub(x));
         if room > 0 && (self.area.y..self.area.bottom()).contains(&y) {
-            self.buf.set_stringn(x, y, text, room, style);
+            ink::write(self.buf, x, y, text, room, style);
         }
     }
 
@@ -297,13 +297,13 @@ impl Paint<'_> {
                     Some(Line::new(x(point - 1), y1, x(point), y2, colour))
                 })
                 .collect();
-            Canvas::default()
+            let canvas = Canvas::default()
                 .marker(marker)
                 .background_color(ground.bg.unwrap_or(Color::Reset))
                 .x_bounds([0.0, 2.0 * f64::from(plot.width) - 1.0])
                 .y_bounds([0.0, 4.0 * f64::from(plot.height) - 1.0])
-                .paint(|context| segments.iter().for_each(|line| context.draw(line)))
-                .render(plot, self.buf);
+                .paint(|context| segments.iter().for_each(|line| context.draw(line)));
+            ink::render(self.buf, plot, canvas);
         }
         // Marks need room between them; where there is none, only the cursor's point has one.
         let spread = self.series.points.len() * 2 <= usize::from(plot.width) + 1;

@@ -10,6 +10,7 @@ use ratatui::layout::Rect;
 use super::{Hits, View, covers, significant};
 use crate::lab::figure::{Anchor, Entry, Page, Row, Table};
 use crate::text::{fit, width};
+use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -45,14 +46,16 @@ pub(super) fn draw(
             String::new()
         };
         let room = usize::from(area.width).saturating_sub(count.len());
-        buf.set_stringn(
+        ink::write(
+            buf,
             area.x,
             y,
             fit(&page.title, room),
             room,
             theme.style(Role::Title),
         );
-        buf.set_stringn(
+        ink::write(
+            buf,
             area.x + room as u16,
             y,
             &count,
@@ -75,7 +78,7 @@ pub(super) fn draw(
             } else {
                 fit(name, column.wide)
             };
-            buf.set_stringn(x, y, text, column.wide, theme.style(Role::Muted));
+            ink::write(buf, x, y, text, column.wide, theme.style(Role::Muted));
             x += (column.wide + GAP) as u16;
         }
         let count = table.columns.len().max(
@@ -86,7 +89,7 @@ pub(super) fn draw(
                 .unwrap_or(0),
         );
         if columns.len() < count && area.width > 0 {
-            buf.set_stringn(area.right() - 1, y, "…", 1, theme.style(Role::Muted));
+            ink::write(buf, area.right() - 1, y, "…", 1, theme.style(Role::Muted));
         }
         y += 1;
     }
@@ -107,8 +110,8 @@ pub(super) fn draw(
         });
         if here {
             let mark = theme.glyphs.brackets();
-            buf.set_style(line, style);
-            buf.set_stringn(area.x, y, mark[0], 1, theme.style(Role::Focus));
+            ink::tint(buf, line, style);
+            ink::write(buf, area.x, y, mark[0], 1, theme.style(Role::Focus));
         }
         let mut x = area.x + 1;
         for column in &columns {
@@ -121,14 +124,21 @@ pub(super) fn draw(
             } else {
                 fit(&entry, column.wide)
             };
-            buf.set_stringn(x, y, text, column.wide, style);
+            ink::write(buf, x, y, text, column.wide, style);
             x += (column.wide + GAP) as u16;
         }
         if view.marked(row.anchor) {
             // In the gap after the first column, where no entry stands.
             let x = area.x + columns.first().map_or(0, |c| c.wide as u16 + 1);
             let room = usize::from(area.right().saturating_sub(x)).min(1);
-            buf.set_stringn(x, y, theme.glyphs.mark(), room, theme.style(Role::Accent));
+            ink::write(
+                buf,
+                x,
+                y,
+                theme.glyphs.mark(),
+                room,
+                theme.style(Role::Accent),
+            );
         }
         if row.anchor != Anchor::default() {
             hits.cells.push((line, row.anchor));

@@ -9,6 +9,7 @@ use unicode_segmentation::UnicodeSegmentation as _;
 use super::{Hits, View};
 use crate::lab::figure::Text;
 use crate::text::width;
+use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -24,7 +25,7 @@ pub(super) fn draw(text: &Text, view: &View, theme: &Theme, area: Rect, buf: &mu
     let high = usize::from(area.height);
     let first = view.first_line.min(lines.len().saturating_sub(high));
     for (line, y) in lines.iter().skip(first).zip(area.y..area.bottom()) {
-        buf.set_stringn(area.x, y, line, room, style);
+        ink::write(buf, area.x, y, line, room, style);
     }
     scroll::draw(lines.len(), first, theme, area, buf);
     Hits::default()

@@ -14,6 +14,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
+use super::ink;
 use super::panes::put;
 use super::theme::{Glyphs, Role, Theme};
 use crate::app::palette::{Listing, Purpose};
@@ -52,16 +53,7 @@ fn boxed(
         width,
         height,
     };
-    for y in area.top()..area.bottom() {
-        let blank = " ".repeat(usize::from(area.width));
-        buf.set_stringn(area.x, y, blank, usize::from(area.width), theme.ground());
-        for x in area.left()..area.right() {
-            if let Some(cell) = buf.cell_mut((x, y)) {
-                cell.set_style(ratatui::style::Style::reset());
-                cell.set_style(theme.ground());
-            }
-        }
-    }
+    ink::clear(buf, area, theme.ground());
     if area.width < 2 || area.height < 2 {
         return Rect::default();
     }
@@ -81,12 +73,12 @@ fn boxed(
                 set[4]
             }
         };
-        buf.set_string(x, area.y, ends(set[0], set[1]), style);
-        buf.set_string(x, bottom, ends(set[2], set[3]), style);
+        ink::write(buf, x, area.y, ends(set[0], set[1]), 1, style);
+        ink::write(buf, x, bottom, ends(set[2], set[3]), 1, style);
     }
     for y in area.y + 1..bottom {
-        buf.set_string(area.x, y, set[5], style);
-        buf.set_string(right, y, set[5], style);
+        ink::write(buf, area.x, y, set[5], 1, style);
+        ink::write(buf, right, y, set[5], 1, style);
     }
     put(
         buf,

@@ -18,6 +18,7 @@ use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Transcript, line_of, wrap};
 use crate::lab::writer::Beside;
 use crate::text;
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role};
 use crate::ui::widgets::{scroll, strip};
 
@@ -157,7 +158,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
                     let block = if unicode { "▌" } else { "_" };
                     let style = canvas.theme.style(Role::Accent);
-                    canvas.buf.set_stringn(x, y, block, 1, style);
+                    ink::write(canvas.buf, x, y, block, 1, style);
                 }
                 strip_of(canvas, (edge + 1, y), range, &known, scale);
                 let mut x = edge + 2 + wide as u16;
@@ -210,7 +211,7 @@ fn piece(
     }
     let room = usize::from(right.saturating_sub(x));
     let shown = text::clip(&shown, room);
-    canvas.buf.set_stringn(x, y, &shown, room, style).0
+    ink::write(canvas.buf, x, y, &shown, room, style)
 }
 
 /// The first token that differs stands out in both texts; the cursor does too.
@@ -254,7 +255,7 @@ fn strip_of(
             Role::Faint
         };
         let style = canvas.theme.style(role);
-        canvas.buf.set_stringn(x + i as u16, y, &drawn, 1, style);
+        ink::write(canvas.buf, x + i as u16, y, &drawn, 1, style);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::app::layout::Pane;
 use crate::engine::Slot;
 use crate::text;
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
 /// What drawing remembers between frames, so that nothing jumps.
@@ -116,12 +117,12 @@ impl Canvas<'_> {
         };
         let (right_edge, bottom) = (area.right() - 1, area.bottom() - 1);
         for x in area.x + 1..right_edge {
-            self.buf.set_string(x, area.y, set[4], style);
-            self.buf.set_string(x, bottom, set[4], style);
+            ink::write(self.buf, x, area.y, set[4], 1, style);
+            ink::write(self.buf, x, bottom, set[4], 1, style);
         }
         for y in area.y + 1..bottom {
-            self.buf.set_string(area.x, y, set[5], style);
-            self.buf.set_string(right_edge, y, set[5], style);
+            ink::write(self.buf, area.x, y, set[5], 1, style);
+            ink::write(self.buf, right_edge, y, set[5], 1, style);
         }
         for (x, y, corner) in [
             (area.x, area.y, set[0]),
@@ -129,7 +130,7 @@ impl Canvas<'_> {
             (area.x, bottom, set[2]),
             (right_edge, bottom, set[3]),
         ] {
-            self.buf.set_string(x, y, corner, style);
+            ink::write(self.buf, x, y, corner, 1, style);
         }
         let room = area.width.saturating_sub(4);
         let used = put(self.buf, area.x + 2, area.y, room, left);
@@ -155,7 +156,8 @@ impl Canvas<'_> {
     /// Writes lines from the top of an area; what does not fit is cut with a mark.
     pub fn lines(&mut self, area: Rect, lines: &[Line<'static>]) {
         for (i, line) in lines.iter().take(usize::from(area.height)).enumerate() {
-            put(self.buf, area.x, area.y + i as u16, area.width, line);
+            let y = area.y.saturating_add(i as u16);
+            put(self.buf, area.x, y, area.width, line);
         }
     }
 
@@ -232,8 +234,8 @@ pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
         }
         let cut = text::clip(&span.content, usize::from(room));
         let style = line.style.patch(span.style);
-        let (end, _) = buf.set_stringn(x + used, y, &cut, usize::from(room), style);
-        used = end - x;
+        let start = x.saturating_add(used);
+        used = ink::write(buf, start, y, &cut, usize::from(room), style) - x;
         if cut.len() < span.content.len() {
             break;
         }

@@ -9,6 +9,7 @@ use ratatui::text::Line;
 use super::{Canvas, put};
 use crate::app::App;
 use crate::text;
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
 /// Rows that the prompt takes, its title included.
@@ -42,9 +43,8 @@ pub fn draw(canvas: &mut Canvas, area: Rect) {
     };
     let fill = dash.repeat(usize::from(area.width));
     let border = canvas.theme.style(Role::Focus);
-    canvas
-        .buf
-        .set_stringn(area.x, area.y, &fill, usize::from(area.width), border);
+    let wide = usize::from(area.width);
+    ink::write(canvas.buf, area.x, area.y, &fill, wide, border);
     let line = Line::from(canvas.span(label, Role::Accent));
     put(
         canvas.buf,
@@ -117,15 +117,8 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
         let mut x = area.x;
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });
-            x = buf
-                .set_stringn(
-                    x,
-                    area.y + i as u16,
-                    shown,
-                    usize::from(area.right().saturating_sub(x)),
-                    style,
-                )
-                .0;
+            let room = usize::from(area.right().saturating_sub(x));
+            x = ink::write(buf, x, area.y + i as u16, shown, room, style);
         }
     }
 }

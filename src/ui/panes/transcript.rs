@@ -14,6 +14,7 @@ use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Span as Piece, Transcript};
 use crate::engine::{Ending, Token};
 use crate::text;
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -268,9 +269,8 @@ pub(super) fn tokens(
                     } else {
                         "_"
                     };
-                    canvas
-                        .buf
-                        .set_stringn(end, y, block, 1, canvas.theme.style(Role::Accent));
+                    let style = canvas.theme.style(Role::Accent);
+                    ink::write(canvas.buf, end, y, block, 1, style);
                 }
             }
         }
@@ -331,7 +331,7 @@ fn draw_line(
             style = theme.style(Role::Faint);
         }
         let room = usize::from(right.saturating_sub(x));
-        x = buf.set_stringn(x, y, &shown, room, style).0;
+        x = ink::write(buf, x, y, &shown, room, style);
     }
     x
 }

@@ -5,6 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
 /// First line and length of the mark, for `count` lines of which `high` show from `first` on.
@@ -41,7 +42,8 @@ pub fn draw(count: usize, first: usize, theme: &Theme, area: Rect, buf: &mut Buf
         "|"
     };
     for y in at..at + length {
-        buf.set_stringn(
+        ink::write(
+            buf,
             area.right() - 1,
             area.y + y as u16,
             glyph,

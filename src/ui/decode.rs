@@ -1,0 +1,746 @@
+//! Decoding input: from the bytes that a terminal sends to keys and pasted text.
+//!
+//! Invariant: bytes may be cut anywhere, and any may be missing: what waits for more gives up after [`Decoder::patience`],
+//! and no part of an escape sequence or of a paste is ever taken for keys that somebody typed. Releases are dropped,
+//! Shift is folded into characters, and nothing here decides what a key does.
+//! To understand another key, add its arm in [`final_byte`] or [`numbered`].
+
+use std::time::Duration;
+
+use crate::app::Event;
+use crate::app::key::{Code, Key};
+
+/// How long an Escape alone may still turn out to be the beginning of a sequence.
+const ESCAPE: Duration = Duration::from_millis(50);
+/// How long a sequence or a paste may pause.
+const PAUSE: Duration = Duration::from_millis(400);
+/// How long after a cut sequence its rest is known for what it is.
+const LATE: Duration = Duration::from_secs(1);
+/// How close together bytes come that nobody types.
+const BURST: Duration = Duration::from_millis(20);
+/// Sequences that are longer than this are noise.
+const LONGEST: usize = 4096;
+/// A paste is handed on in pieces of this size.
+const PIECE: usize = 1 << 24;
+
+const ESC: u8 = 0x1b;
+const CTRL_C: u8 = 0x03;
+const PASTE_BEGINS: &[u8] = b"\x1b[200~";
+const PASTE_ENDS: &[u8] = b"\x1b[201~";
+
+/// Where a paste stands.
+#[derive(Debug, Default)]
+enum Pasting {
+    /// There is none.
+    #[default]
+    No,
+    /// Everything up to its end belongs to it.
+    Open(Vec<u8>),
+    /// Its end did not come in time. What comes in one piece is more of it; single keys are keys.
+    Torn,
+    /// After that, one character came: a key, unless more follows at once.
+    Unsure(Vec<u8>),
+}
+
+/// Turns bytes into events.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The beginning of a sequence or of a character.
+    pending: Vec<u8>,
+    /// The beginning of a sequence that was given up.
+    late: Vec<u8>,
+    pasting: Pasting,
+}
+
+/// What the next bytes are.
+#[derive(Debug, PartialEq, Eq)]
+enum Scan {
+    /// The beginning of something.
+    More,
+    /// So many bytes: a key, or nothing of ours.
+    Done(usize, Option<Key>),
+    /// So many bytes, and a paste begins.
+    Paste(usize),
+}
+
+impl Decoder {
+    /// How long to wait for more bytes before [`Self::expire`]; none is for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.pasting {
+            Pasting::Unsure(_) => return Some(BURST),
+            Pasting::Open(_) => return Some(PAUSE),
+            Pasting::Torn | Pasting::No => {}
+        }
+        match (self.pending.as_slice(), self.late.is_empty()) {
+            ([], true) => None,
+            ([], false) => Some(LATE),
+            ([ESC], _) => Some(ESCAPE),
+            (_, _) => Some(PAUSE),
+        }
+    }
+
+    /// Takes what came at once.
+    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
+        let mut bytes = bytes.to_vec();
+        match std::mem::take(&mut self.pasting) {
+            Pasting::Open(text) if bytes.iter().all(|b| *b == CTRL_C) => {
+                // No text that somebody pastes: a call for help.
+                paste(text, out);
+                self.pasting = Pasting::Torn;
+                self.keys(&bytes, out);
+                return;
+            }
+            Pasting::Open(text) | Pasting::Unsure(text) => {
+                self.more_paste(text, bytes, out);
+                return;
+            }
+            Pasting::Torn => {
+                let ended = bytes.windows(PASTE_ENDS.len()).any(|w| w == PASTE_ENDS);
+                if !self.pending.is_empty() || (typed(&bytes) && !ended) {
+                    self.pasting = Pasting::Torn;
+                } else if single(&bytes) {
+                    self.pasting = Pasting::Unsure(bytes);
+                    return;
+                } else {
+                    self.more_paste(Vec::new(), bytes, out);
+                    return;
+                }
+            }
+            Pasting::No => {}
+        }
+        let late = std::mem::take(&mut self.late);
+        if !late.is_empty() && bytes.len() > 1 {
+            let joined = [late.as_slice(), &bytes].concat();
+            let rest = match scan(&joined) {
+                Scan::Done(length, _) => length == joined.len(),
+                Scan::Paste(_) | Scan::More => true,
+            };
+            if rest {
+                bytes = joined;
+            }
+        }
+        self.keys(&bytes, out);
+    }
+
+    /// Gives up waiting.
+    pub fn expire(&mut self, out: &mut Vec<Event>) {
+        match std::mem::take(&mut self.pasting) {
+            Pasting::Open(text) => {
+                paste(text, out);
+                self.pasting = Pasting::Torn;
+                return;
+            }
+            Pasting::Unsure(bytes) => {
+                self.keys(&bytes, out);
+                return;
+            }
+            Pasting::Torn => self.pasting = Pasting::Torn,
+            Pasting::No => {}
+        }
+        self.late.clear();
+        match self.pending.as_slice() {
+            [ESC] => out.push(Event::Key(Key::plain(Code::Esc))),
+            // Alt and a letter, not an answer of the terminal.
+            [ESC, c @ (b']' | b'P' | b'_')] => out.push(Event::Key(Key::char(char::from(*c)))),
+            _ => {}
+        }
+        if self.pending.first() == Some(&ESC) {
+            std::mem::swap(&mut self.late, &mut self.pending);
+        }
+        self.pending.clear();
+    }
+
+    fn more_paste(&mut self, mut text: Vec<u8>, bytes: Vec<u8>, out: &mut Vec<Event>) {
+        let from = text.len().saturating_sub(PASTE_ENDS.len() - 1);
+        text.extend(bytes);
+        let end = text[from..]
+            .windows(PASTE_ENDS.len())
+            .position(|w| w == PASTE_ENDS);
+        if let Some(end) = end {
+            let rest = text.split_off(from + end + PASTE_ENDS.len());
+            text.truncate(from + end);
+            paste(text, out);
+            self.keys(&rest, out);
+            return;
+        }
+        if text.len() > PIECE {
+            let tail = text.split_off(text.len() - PASTE_ENDS.len());
+            paste(std::mem::replace(&mut text, tail), out);
+        }
+        self.pasting = Pasting::Open(text);
+    }
+
+    fn keys(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
+        let mut held = std::mem::take(&mut self.pending);
+        // Alt and a key come at once; these are two, on a machine that is busy.
+        if held == [ESC] && !begins(bytes) {
+            out.push(Event::Key(Key::plain(Code::Esc)));
+            held.clear();
+        }
+        held.extend_from_slice(bytes);
+        let mut at = 0;
+        while at < held.len() {
+            match scan(&held[at..]) {
+                Scan::More if held.len() - at > LONGEST => break,
+                Scan::More => {
+                    self.pending = held.split_off(at);
+                    return;
+                }
+                Scan::Done(length, key) => {
+                    // Its end, or somebody who goes on working: whatever was torn is over.
+                    let over = held[at..].starts_with(PASTE_ENDS);
+                    if over || key.is_some_and(|key| key != Key::ctrl('c')) {
+                        self.pasting = Pasting::No;
+                    }
+                    out.extend(key.map(Event::Key));
+                    at += length;
+                }
+                Scan::Paste(length) => {
+                    let rest = held.split_off(at + length);
+                    self.more_paste(Vec::new(), rest, out);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn paste(text: Vec<u8>, out: &mut Vec<Event>) {
+    if !text.is_empty() {
+        out.push(Event::Paste(String::from_utf8_lossy(&text).into_owned()));
+    }
+}
+
+/// Whether this looks like keys with no character, which no paste begins with.
+fn typed(bytes: &[u8]) -> bool {
+    match bytes {
+        [] | [ESC, b'[' | b'O', ..] => true,
+        [ESC, ..] => match scan(bytes) {
+            Scan::Done(length, _) => length == bytes.len(),
+            Scan::More | Scan::Paste(_) => true,
+        },
+        [b'\r' | b'\n' | b'\t', ..] => false,
+        [first, ..] => *first < b' ' || *first == 0x7f,
+    }
+}
+
+/// Whether an Escape before these bytes begins a sequence with them.
+fn begins(bytes: &[u8]) -> bool {
+    match bytes {
+        [b'[' | b'O', ..] => true,
+        [b']' | b'P' | b'_', more @ ..] => !more.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether this is one character.
+fn single(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.chars().nth(1).is_none())
+}
+
+/// What stands at the beginning of `bytes`, of which there is at least one.
+fn scan(bytes: &[u8]) -> Scan {
+    match bytes {
+        [ESC, b'[', ..] => csi(bytes),
+        [ESC, b'O', ..] => ss3(bytes),
+        [ESC, ESC, ..] => Scan::Done(1, Some(Key::plain(Code::Esc))),
+        [] | [ESC] | [ESC, b']' | b'P' | b'_'] => Scan::More,
+        // Answers of a terminal, perhaps to somebody before us.
+        [ESC, b']', b'0'..=b'9', ..]
+        | [ESC, b'P', b'0'..=b'9' | b'>' | b'!' | b'$' | b'+', ..]
+        | [ESC, b'_', b'G', ..] => answer(bytes),
+        // With Alt, which no key of ours has.
+        [ESC, rest @ ..] => match character(rest) {
+            Scan::Done(length, key) => Scan::Done(length + 1, key),
+            other => other,
+        },
+        _ => character(bytes),
+    }
+}
+
+/// A character, or a control byte.
+fn character(bytes: &[u8]) -> Scan {
+    let Some(first) = bytes.first().copied() else {
+        return Scan::More;
+    };
+    let ctrl = |code| Key {
+        ctrl: true,
+        ..Key::plain(code)
+    };
+    let key = match first {
+        b'\r' => Key::plain(Code::Enter),
+        b'\t' => Key::plain(Code::Tab),
+        0x7f => Key::plain(Code::Backspace),
+        0 => ctrl(Code::Space),
+        0x01..=0x1a => Key::ctrl(char::from(first - 1 + b'a')),
+        ESC => Key::plain(Code::Esc),
+        0x1c..=0x1f => Key::ctrl(char::from(first - 0x1c + b'4')),
+        _ => {
+            let head = &bytes[..bytes.len().min(4)];
+            let (valid, bad) = match std::str::from_utf8(head) {
+                Ok(text) => (text, None),
+                Err(e) => (
+                    std::str::from_utf8(&head[..e.valid_up_to()]).unwrap_or(""),
+                    e.error_len(),
+                ),
+            };
+            return match (valid.chars().next(), bad) {
+                (Some(c), _) if c.is_control() => Scan::Done(c.len_utf8(), None),
+                (Some(c), _) => Scan::Done(c.len_utf8(), Some(Key::char(c))),
+                (None, Some(length)) => Scan::Done(length, None),
+                (None, None) => Scan::More,
+            };
+        }
+    };
+    Scan::Done(1, Some(key))
+}
+
+/// `ESC O`, modifiers that some terminals put there, and a letter.
+fn ss3(bytes: &[u8]) -> Scan {
+    for (i, byte) in bytes.iter().enumerate().skip(2) {
+        match byte {
+            b'0'..=b'9' | b';' if i < 6 => {}
+            b' '..=b'~' => {
+                let fields = fields(&bytes[2..i]);
+                // A lone number is the modifier.
+                let fields = match fields.as_slice() {
+                    [one] => vec![vec![1], one.clone()],
+                    _ => fields,
+                };
+                return Scan::Done(i + 1, final_byte(*byte, &fields));
+            }
+            // Something else begins; this was cut.
+            _ => return Scan::Done(i, None),
+        }
+    }
+    Scan::More
+}
+
+/// `ESC [`, parameters, and a final byte.
+fn csi(bytes: &[u8]) -> Scan {
+    match bytes.get(2) {
+        // The Linux console's function keys.
+        Some(b'[') => {
+            return match bytes.get(3) {
+                None => Scan::More,
+                Some(c @ b'A'..=b'E') => Scan::Done(4, Some(Key::plain(Code::F(c - b'A' + 1)))),
+                Some(b' '..=b'~') => Scan::Done(4, None),
+                Some(_) => Scan::Done(3, None),
+            };
+        }
+        // An old mouse report: three more bytes, which may look like letters.
+        Some(b'M') => {
+            let cut = bytes.iter().take(6).skip(3).position(|b| *b < b' ');
+            return match (cut, bytes.len()) {
+                (Some(at), _) => Scan::Done(3 + at, None),
+                (None, 0..6) => Scan::More,
+                (None, _) => Scan::Done(6, None),
+            };
+        }
+        _ => {}
+    }
+    for (i, byte) in bytes.iter().enumerate().skip(2) {
+        match byte {
+            b' '..=b'?' => {}
+            b'@'..=b'~' if &bytes[..=i] == PASTE_BEGINS => return Scan::Paste(i + 1),
+            b'@'..=b'~' => {
+                let inside = &bytes[2..i];
+                // Reports of the mouse, of modes and of what the terminal is.
+                let ours = inside
+                    .iter()
+                    .all(|b| b.is_ascii_digit() || b";:".contains(b));
+                let key = ours.then(|| final_byte(*byte, &fields(inside))).flatten();
+                return Scan::Done(i + 1, key);
+            }
+            // Something else begins; this was cut.
+            _ => return Scan::Done(i, None),
+        }
+    }
+    Scan::More
+}
+
+/// `ESC ]` and the like, up to their end.
+fn answer(bytes: &[u8]) -> Scan {
+    for (i, byte) in bytes.iter().enumerate().skip(2) {
+        match (byte, bytes.get(i + 1)) {
+            (0x07, _) => return Scan::Done(i + 1, None),
+            (&ESC, Some(b'\\')) => return Scan::Done(i + 2, None),
+            (&ESC, None) => return Scan::More,
+            (0..b' ', _) => return Scan::Done(i, None),
+            (_, _) => {}
+        }
+    }
+    Scan::More
+}
+
+/// Numbers between semicolons, each with its parts between colons; what is missing is 1.
+fn fields(inside: &[u8]) -> Vec<Vec<u32>> {
+    let text = std::str::from_utf8(inside).unwrap_or("");
+    if text.is_empty() {
+        return Vec::new();
+    }
+    text.split(';')
+        .map(|field| field.split(':').map(|n| n.parse().unwrap_or(1)).collect())
+        .collect()
+}
+
+/// What a number says about modifiers and kind, as xterm and kitty write them; none for a release.
+fn modified(code: Code, field: Option<&Vec<u32>>) -> Option<Key> {
+    let part = |i: usize| field.and_then(|f| f.get(i)).copied().unwrap_or(1);
+    let bits = part(0).saturating_sub(1);
+    (part(1) != 3).then_some(Key {
+        code,
+        ctrl: bits & 4 != 0,
+        shift: bits & 1 != 0,
+    })
+}
+
+/// The key of a sequence that ends in this byte.
+fn final_byte(byte: u8, fields: &[Vec<u32>]) -> Option<Key> {
+    let code = match byte {
+        b'A' => Code::Up,
+        b'B' => Code::Down,
+        b'C' => Code::Right,
+        b'D' => Code::Left,
+        b'H' => Code::Home,
+        b'F' => Code::End,
+        b'M' if fields.is_empty() => Code::Enter,
+        b'P'..=b'S' => Code::F(byte - b'P' + 1),
+        b'Z' => {
+            return Some(Key {
+                shift: true,
+                ..Key::plain(Code::Tab)
+            });
+        }
+        b'~' => return numbered(fields),
+        b'u' => return spelled(fields.first()?, fields.get(1)),
+        _ => return None,
+    };
+    // Reports of the cursor's place look like F3, and name its row.
+    (fields.first().is_none_or(|f| f.first() == Some(&1)) && fields.len() <= 2)
+        .then(|| modified(code, fields.get(1)))
+        .flatten()
+}
+
+/// The keys with numbers.
+fn numbered(fields: &[Vec<u32>]) -> Option<Key> {
+    let code = match *fields.first()?.first()? {
+        1 | 7 => Code::Home,
+        3 => Code::Delete,
+        4 | 8 => Code::End,
+        5 => Code::PageUp,
+        6 => Code::PageDown,
+        n @ 11..=15 => Code::F((n - 10) as u8),
+        n @ 17..=21 => Code::F((n - 11) as u8),
+        n @ 23..=26 => Code::F((n - 12) as u8),
+        n @ 28..=29 => Code::F((n - 13) as u8),
+        n @ 31..=34 => Code::F((n - 14) as u8),
+        // xterm's modifyOtherKeys.
+        27 => return spelled(fields.get(2)?, fields.get(1)),
+        _ => return None,
+    };
+    modified(code, fields.get(1))
+}
+
+/// A key that is given as its character (kitty's protocol, which we do not ask for, and fixterms).
+fn spelled(points: &[u32], modifiers: Option<&Vec<u32>>) -> Option<Key> {
+    let key = modified(Code::Space, modifiers)?;
+    let given = char::from_u32(*points.first()?)?;
+    let named = match given {
+        '\x1b' => Some(Code::Esc),
+        '\r' => Some(Code::Enter),
+        '\t' => Some(Code::Tab),
+        '\x7f' => Some(Code::Backspace),
+        ' ' => Some(Code::Space),
+        _ => None,
+    };
+    if let Some(code) = named {
+        let shift = key.shift && code != Code::Space;
+        return Some(Key { code, shift, ..key });
+    }
+    // The private places are keys that have no character.
+    if given.is_control() || ('\u{e000}'..='\u{f8ff}').contains(&given) {
+        return None;
+    }
+    let shifted = points.get(1).and_then(|c| char::from_u32(*c));
+    let c = match shifted {
+        Some(c) if key.shift => c,
+        _ if key.shift => given.to_uppercase().next().unwrap_or(given),
+        _ => given,
+    };
+    Some(Key {
+        code: Code::Char(if key.ctrl { c.to_ascii_lowercase() } else { c }),
+        shift: false,
+        ..key
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Events in words.
+    fn told(events: Vec<Event>) -> Vec<String> {
+        let word = |event| match event {
+            Event::Key(key) => key.to_string(),
+            Event::Paste(text) => format!("paste {text:?}"),
+            other => format!("{other:?}"),
+        };
+        events.into_iter().map(word).collect()
+    }
+
+    /// Feeds pieces; where a piece is empty, time passes until nothing is waited for any more.
+    fn read(pieces: &[&[u8]]) -> Vec<String> {
+        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+        for piece in pieces {
+            if piece.is_empty() {
+                settle(&mut decoder, &mut out);
+            } else {
+                decoder.feed(piece, &mut out);
+            }
+        }
+        told(out)
+    }
+
+    /// How long it waited.
+    fn settle(decoder: &mut Decoder, out: &mut Vec<Event>) -> Duration {
+        let mut waited = Duration::ZERO;
+        while let Some(time) = decoder.patience() {
+            waited += time;
+            assert!(waited < Duration::from_secs(3), "it waits for ever");
+            decoder.expire(out);
+        }
+        waited
+    }
+
+    #[test]
+    fn keys_read_as_they_are_written() {
+        let pairs: &[(&[u8], &str)] = &[
+            (b"G", "G"),
+            (b"\x10", "ctrl-p"),
+            (b"\x1b[Z", "S-Tab"),
+            (b" ", "Space"),
+            (b"\r", "Enter"),
+            (b"\n", "ctrl-j"),
+            (b"\t", "Tab"),
+            (b"\x7f", "Backspace"),
+            (b"\x08", "ctrl-h"),
+            (b"\x1c", "ctrl-4"),
+            ("漢".as_bytes(), "漢"),
+            ("é".as_bytes(), "é"),
+            (b"\x1b[A", "Up"),
+            (b"\x1bOB", "Down"),
+            (b"\x1b[1;5C", "ctrl-Right"),
+            (b"\x1b[1;2D", "S-Left"),
+            (b"\x1b[H", "Home"),
+            (b"\x1b[4~", "End"),
+            (b"\x1b[3;5~", "ctrl-Delete"),
+            (b"\x1b[5~", "PgUp"),
+            (b"\x1b[6~", "PgDn"),
+            (b"\x1bOP", "F1"),
+            (b"\x1b[15~", "F5"),
+            (b"\x1b[24~", "F12"),
+            (b"\x1b[[C", "F3"),
+            (b"\x1b[112;5u", "ctrl-p"),
+            (b"\x1b[97:65;2u", "A"),
+            (b"\x1b[27u", "Esc"),
+            (b"\x1b[27;5;112~", "ctrl-p"),
+            (b"\x1b[1;1:2A", "Up"),
+        ];
+        for (bytes, key) in pairs {
+            assert_eq!(read(&[bytes]), [*key], "{bytes:?}");
+            // Whole, and cut anywhere.
+            for cut in 1..bytes.len() {
+                assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), [*key], "{bytes:?}");
+            }
+        }
+        assert_eq!(read(&[b"\x1b", b""]), ["Esc"]);
+        assert_eq!(read(&[b"\x1b\x1b", b""]), ["Esc", "Esc"]);
+        assert_eq!(read(&[b"\x1bx"]), ["x"], "Alt is no modifier of ours");
+        assert_eq!(read(&[b"\x1bP", b""]), ["P"]);
+        assert_eq!(read(&[b"\x1b", b"q"]), ["Esc", "q"], "two keys, soon");
+        assert_eq!(read(&[b"\x1b", b"P"]), ["Esc", "P"]);
+        assert_eq!(read(&[b"\x1b", b"\x1b[B"]), ["Esc", "Down"]);
+        assert_eq!(read(&[b"ab\x1b[Bc"]), ["a", "b", "Down", "c"]);
+    }
+
+    #[test]
+    fn what_is_no_key_is_dropped_whole() {
+        let silent: &[&[u8]] = &[
+            b"\x1b[1;1:3A",
+            b"\x1b[<0;12;5M",
+            b"\x1b[<0;12;5m",
+            b"\x1b[M !q",
+            b"\x1b[I",
+            b"\x1b[O",
+            b"\x1b[24;80R",
+            b"\x1b[?62;22c",
+            b"\x1b[?2026;2$y",
+            b"\x1b[57441;1u",
+            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07",
+            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x1b\\",
+            b"\x1bP>|xterm(389)q\x1b\\",
+            b"\x1b_Gi=1;OK\x1b\\",
+            b"\x1b[201~",
+            b"\x1b[2~",
+            "\u{9b}".as_bytes(),
+        ];
+        for bytes in silent {
+            assert_eq!(read(&[bytes, b"", b"j"]), ["j"], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_sequence_is_given_up_and_leaves_no_keys() {
+        let cut: &[&[u8]] = &[
+            b"\x1b[",
+            b"\x1bO",
+            b"\x1b[<0;1;",
+            b"\x1b[1;",
+            b"\x1b[M !",
+            b"\x1b[[",
+            b"\x1b[200",
+            b"\x1b]11;rgb",
+            b"\x1bP>|x",
+            b"\xe6\xbc",
+            b"\xf0\x9f\x91",
+        ];
+        for bytes in cut {
+            let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+            decoder.feed(bytes, &mut out);
+            assert!(
+                decoder
+                    .patience()
+                    .is_some_and(|p| p <= Duration::from_millis(500))
+            );
+            decoder.expire(&mut out);
+            decoder.feed(b"q", &mut out);
+            assert_eq!(told(out), ["q"], "{bytes:?}");
+            assert_eq!(read(&[bytes, b"\x03"]), ["ctrl-c"], "{bytes:?} at once");
+            assert_eq!(
+                read(&[bytes, b"\x1b[A"]).last().map(String::as_str),
+                Some("Up")
+            );
+        }
+        assert_eq!(read(&[b"\xe6q"]), ["q"], "the key after half a character");
+    }
+
+    #[test]
+    fn a_rest_that_comes_late_is_no_key() {
+        let expire_once = |head: &[u8], rest: &[u8]| {
+            let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+            decoder.feed(head, &mut out);
+            decoder.expire(&mut out);
+            decoder.feed(rest, &mut out);
+            told(out)
+        };
+        assert_eq!(expire_once(b"\x1b", b"[A"), ["Esc", "Up"]);
+        assert_eq!(expire_once(b"\x1b[<0;1;", b"5M"), Vec::<String>::new());
+        assert_eq!(
+            expire_once(b"\x1b", b"[200~dd\x1b[201~"),
+            ["Esc", "paste \"dd\""]
+        );
+        assert_eq!(expire_once(b"\x1b", b"j"), ["Esc", "j"]);
+        // Later still, somebody types.
+        assert_eq!(read(&[b"\x1b", b"", b"[A"]), ["Esc", "[", "A"]);
+    }
+
+    #[test]
+    fn a_paste_is_one_event_however_it_is_cut() {
+        let bytes = "\x1b[200~漢q\r\x1b[20x\x1b[A\x03!\x1b[201~j".as_bytes();
+        let whole = ["paste \"漢q\\r\\u{1b}[20x\\u{1b}[A\\u{3}!\"", "j"];
+        assert_eq!(read(&[bytes]), whole);
+        for cut in 1..bytes.len() {
+            assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), whole, "{cut}");
+        }
+        let big = format!("\x1b[200~{}\x1b[201~", "x".repeat(1 << 20));
+        let pieces: Vec<&[u8]> = big.as_bytes().chunks(4095).collect();
+        assert_eq!(read(&pieces), [format!("paste {:?}", "x".repeat(1 << 20))]);
+    }
+
+    #[test]
+    fn a_torn_paste_runs_no_letters_as_keys_and_lets_keys_through() {
+        let torn = b"\x1b[200~dd";
+        // The rest, late: as a whole, without its end, with its end alone.
+        assert_eq!(
+            read(&[torn, b"", b"q:quit\r\x1b[201~"]),
+            ["paste \"dd\"", "paste \"q:quit\\r\""]
+        );
+        assert_eq!(
+            read(&[torn, b"", b"\x1bqq:quit\r\x1b[201~", b"j"]),
+            ["paste \"dd\"", "paste \"\\u{1b}qq:quit\\r\"", "j"]
+        );
+        assert_eq!(
+            read(&[torn, b"", b"xxqq", b""]),
+            ["paste \"dd\"", "paste \"xxqq\""]
+        );
+        assert_eq!(
+            read(&[torn, b"", b"\x1b[201~", b"q"]),
+            ["paste \"dd\"", "q"]
+        );
+        // The rest, late, a byte at a time.
+        for cut in 1..6 {
+            let end = b"\x1b[201~";
+            assert_eq!(
+                read(&[torn, b"", &end[..cut], &end[cut..], b"q"]).pop(),
+                Some("q".into()),
+                "{cut}"
+            );
+        }
+        assert_eq!(
+            read(&[torn, b"", b"x", b"q", b"\x1b[201~"]),
+            ["paste \"dd\"", "paste \"xq\""]
+        );
+        // Somebody at the keys.
+        assert_eq!(
+            read(&[torn, b"", b"q", b"", b"jk"]),
+            ["paste \"dd\"", "q", "j", "k"]
+        );
+        assert_eq!(read(&[torn, b"", b"\x03"]), ["paste \"dd\"", "ctrl-c"]);
+        assert_eq!(
+            read(&[torn, b"\x03"]),
+            ["paste \"dd\"", "ctrl-c"],
+            "at once"
+        );
+        assert_eq!(
+            read(&[torn, b"\x03", b"qq\x1b[201~", b"j"]),
+            ["paste \"dd\"", "ctrl-c", "paste \"qq\"", "j"],
+            "and what is still on its way"
+        );
+        assert_eq!(
+            read(&[torn, b"", b"\x1b[A", b"jj"]),
+            ["paste \"dd\"", "Up", "j", "j"]
+        );
+        assert_eq!(read(&[b"\x1b[200~", b"", "漢".as_bytes(), b""]), ["漢"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_comes_it_is_never_deaf(
+            pieces in prop::collection::vec(
+                prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"\x1b[]OPM<;0129~u\x03".to_vec())], 0..12),
+                0..8,
+            )
+        ) {
+            let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+            for piece in &pieces {
+                decoder.feed(piece, &mut out);
+            }
+            let waited = settle(&mut decoder, &mut out);
+            prop_assert!(waited <= Duration::from_millis(1500), "{:?}", waited);
+            out.clear();
+            decoder.feed(b"\x03", &mut out);
+            prop_assert_eq!(told(out), ["ctrl-c"]);
+        }
+
+        #[test]
+        fn text_is_read_byte_for_byte(text in "[ -~äß漢👩]{0,40}", cut in 0usize..80) {
+            let cut = cut.min(text.len());
+            let keys: Vec<String> = text.chars().map(|c| Key::char(c).to_string()).collect();
+            prop_assert_eq!(read(&[&text.as_bytes()[..cut], &text.as_bytes()[cut..]]), keys);
+        }
+    }
+}

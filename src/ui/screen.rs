@@ -1,0 +1,330 @@
+//! The screen's life: opening it, the loop of events and frames, and its end.
+//!
+//! Invariant: this thread waits for events and never for the engine or the terminal; a frame is drawn only when the app's
+//! revision moved and the terminal took the last one, thirty times a second at most, and none while nothing happens.
+//! Whatever ends the loop (a key, a signal, a terminal that vanished, an error, a panic): the session is kept first, then the
+//! terminal is given back, then the engine is let go, each in bounded time, all in [`Screen::close`].
+//! To add an effect, add its arm in [`Screen::perform`].
+
+use std::any::Any;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+
+use super::signals::{self, Outside};
+use super::terminal::{self, Terminal};
+use super::{Flow, Memory, Theme, Wardrobe, create, draw, exported, input, shoot};
+use crate::app::{App, Effect, Event, Settings};
+use crate::engine::{self, Handle, Update};
+use crate::error::{Error, Result};
+
+/// The shortest time between two frames.
+const FRAME: Duration = Duration::from_millis(33);
+/// The most events taken in before a frame.
+const BATCH: usize = 512;
+/// How long a terminal may take to read the last bytes when the user leaves.
+const AT_LEISURE: Duration = Duration::from_secs(2);
+/// The same when the program was told to end.
+const AT_ONCE: Duration = Duration::from_millis(250);
+/// How long the engine may take to end; a stuck one is not waited for.
+const LAST_LAYER: Duration = Duration::from_millis(400);
+/// The exit code of a program that panicked.
+const PANICKED: i32 = 101;
+
+/// The app on a terminal.
+struct Screen {
+    app: App,
+    engine: Handle,
+    updates: UnboundedReceiver<Update>,
+    keys: Receiver<Vec<Event>>,
+    outside: UnboundedReceiver<Outside>,
+    terminal: Terminal,
+    wardrobe: Wardrobe,
+    theme: Theme,
+    memory: Memory,
+    began: Instant,
+    drawn: (u64, Instant),
+    /// Whether the shell has the terminal.
+    away: bool,
+}
+
+/// What ended the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// The user left.
+    Quit,
+    /// A signal of this number, or a terminal that vanished.
+    Signal(i32),
+}
+
+/// Opens the screen and stays until it ends.
+pub(super) fn run(settings: Settings, wardrobe: Wardrobe) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("the event loop", e))?;
+    let (mut screen, first) = Screen::open(settings, wardrobe)?;
+    let parting = catch_unwind(AssertUnwindSafe(|| runtime.block_on(screen.stay(first))));
+    screen.close(parting)
+}
+
+impl Screen {
+    fn open(settings: Settings, wardrobe: Wardrobe) -> Result<(Self, Vec<Effect>)> {
+        let began = Instant::now();
+        let terminal = Terminal::enter()?;
+        let (tell, outside) = unbounded_channel();
+        let way_out = terminal.way_out();
+        let last: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            way_out.leave(Duration::ZERO);
+        });
+        signals::watch(tell.clone(), Arc::clone(&last))?;
+        let keys = input::listen(move || {
+            let _ended = tell.send(Outside::End(signals::GONE));
+            signals::end(signals::GONE, last.as_ref());
+        })
+        .map_err(|e| Error::io("the keyboard", e))?;
+        let (sender, updates) = unbounded_channel();
+        let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
+        let (mut app, first) = App::new(settings);
+        let (width, height) = terminal.size();
+        app.update(Event::Resize(width, height));
+        for warning in &wardrobe.warnings {
+            app.warn(warning.clone());
+        }
+        let theme = wardrobe.theme(&app.theme);
+        let screen = Self {
+            app,
+            engine,
+            updates,
+            keys,
+            outside,
+            terminal,
+            wardrobe,
+            theme,
+            memory: Memory::default(),
+            began,
+            drawn: (0, began),
+            away: false,
+        };
+        Ok((screen, first))
+    }
+
+    async fn stay(&mut self, first: Vec<Effect>) -> Result<Parting> {
+        // Something to look at before the model is touched.
+        self.frame()?;
+        if self.perform(first)? == Flow::Over {
+            return Ok(Parting::Quit);
+        }
+        loop {
+            let wait = self.wait();
+            let unseen = self.unseen();
+            let mut queue: Vec<Event> = Vec::new();
+            let mut told: Option<Outside> = None;
+            tokio::select! {
+                Some(events) = self.keys.recv() => queue.extend(events),
+                update = self.updates.recv() => queue.extend(update.map(Event::Engine)),
+                outside = self.outside.recv() => told = outside,
+                () = self.terminal.ready(), if unseen && !self.terminal.is_ready() => {}
+                () = pause(wait) => {}
+            }
+            while let Some(outside) = told.take().or_else(|| self.outside.try_recv().ok()) {
+                match outside {
+                    Outside::End(number) => return Ok(Parting::Signal(number)),
+                    Outside::Resized => self.resize(),
+                    Outside::Continued => self.come_back()?,
+                    Outside::Stop => self.stop(false)?,
+                }
+            }
+            if self.terminal.is_gone() {
+                return Ok(Parting::Signal(signals::GONE));
+            }
+            while queue.len() < BATCH
+                && let Ok(events) = self.keys.try_recv()
+            {
+                queue.extend(events);
+            }
+            while queue.len() < BATCH
+                && let Ok(update) = self.updates.try_recv()
+            {
+                queue.push(Event::Engine(update));
+            }
+            self.app.update(Event::Tick(self.began.elapsed()));
+            for event in queue {
+                let effects = self.app.update(event);
+                if self.perform(effects)? == Flow::Over {
+                    return Ok(Parting::Quit);
+                }
+            }
+            if self.unseen() && self.drawn.1.elapsed() >= FRAME && self.terminal.is_ready() {
+                self.frame()?;
+            }
+        }
+    }
+
+    /// Whether there is something new to draw, and a screen to draw it on.
+    fn unseen(&self) -> bool {
+        self.app.revision != self.drawn.0 && !self.away
+    }
+
+    /// How long nothing needs to happen by itself; none is for ever.
+    fn wait(&self) -> Option<Duration> {
+        let due = self
+            .app
+            .deadline()
+            .map(|at| at.saturating_sub(self.began.elapsed()));
+        let frame = (self.unseen() && self.terminal.is_ready())
+            .then(|| FRAME.saturating_sub(self.drawn.1.elapsed()));
+        [due, frame].into_iter().flatten().min()
+    }
+
+    fn frame(&mut self) -> Result<()> {
+        if self.theme.name != self.app.theme {
+            self.theme = self.wardrobe.theme(&self.app.theme);
+        }
+        let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);
+        self.terminal.frame(|buffer| {
+            // The window may have been dragged since the app was last told.
+            let size = (buffer.area.width, buffer.area.height);
+            if app.size != size {
+                app.update(Event::Resize(size.0, size.1));
+            }
+            draw(app, theme, memory, buffer);
+        })?;
+        self.drawn = (self.app.revision, Instant::now());
+        Ok(())
+    }
+
+    /// Another size, or the same again after others: terminals move what they show about.
+    fn resize(&mut self) {
+        let (width, height) = self.terminal.size();
+        self.app.update(Event::Resize(width, height));
+        self.terminal.repaint();
+    }
+
+    /// Hands the terminal to the shell and stops; `come_back` follows when a signal says so.
+    fn stop(&mut self, group: bool) -> Result<()> {
+        self.terminal.leave(AT_LEISURE);
+        self.away = true;
+        match signals::stop(group) {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                self.come_back()?;
+                self.report(Err(Error::io("the terminal", e)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the terminal, whatever was done to it meanwhile, and paints it anew.
+    fn come_back(&mut self) -> Result<()> {
+        self.terminal.take()?;
+        self.away = false;
+        self.resize();
+        Ok(())
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<Flow> {
+        for effect in effects {
+            match effect {
+                Effect::Ask(request) => self.engine.ask(request),
+                Effect::Cancel => self.engine.cancel(),
+                Effect::Copy(text) => {
+                    let outcome = self.terminal.copy(&text).map(terminal::Outcome::sentence);
+                    self.report(outcome);
+                }
+                Effect::Write(path, bytes) => {
+                    let outcome = create(&path, &bytes);
+                    self.report(outcome);
+                }
+                Effect::Export {
+                    format,
+                    path,
+                    figure,
+                } => {
+                    let outcome =
+                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
+                    self.report(outcome);
+                }
+                Effect::Shot(path) => {
+                    let outcome = shoot(&self.app, &self.theme, &mut self.memory, &path);
+                    self.report(outcome);
+                }
+                Effect::Suspend if signals::has_shell() => self.stop(true)?,
+                Effect::Suspend => {
+                    let why =
+                        "There is no shell that could bring a stopped lmscope back; q leaves.";
+                    self.app.report(Err(why.into()));
+                }
+                Effect::Redraw => self.come_back()?,
+                Effect::Quit => return Ok(Flow::Over),
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn report(&mut self, outcome: Result<String>) {
+        self.app.report(outcome.map_err(|e| e.to_string()));
+    }
+
+    /// The end, however it came. The session goes first: it needs no terminal and no engine.
+    fn close(mut self, parting: Result<Result<Parting>, Box<dyn Any + Send>>) -> Result<()> {
+        let kept = catch_unwind(AssertUnwindSafe(|| {
+            let effects = self.app.update(Event::Terminate);
+            self.perform(effects)
+        }));
+        if kept.is_err() {
+            tracing::error!("the session could not be kept");
+        }
+        // Whatever failed on a terminal that is not there failed because of that.
+        let parting = match parting {
+            Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(Parting::Signal(signals::GONE))),
+            other => other,
+        };
+        let patience = match &parting {
+            Ok(Ok(Parting::Quit) | Err(_)) => AT_LEISURE,
+            Ok(Ok(Parting::Signal(_))) | Err(_) => AT_ONCE,
+        };
+        let heard = self.terminal.leave(patience);
+        let failure = self.terminal.way_out().failure();
+        let (done, ended) = std::sync::mpsc::channel();
+        let engine = self.engine;
+        let closing = std::thread::spawn(move || {
+            engine.close();
+            let _told = done.send(());
+        });
+        if ended.recv_timeout(LAST_LAYER).is_ok() {
+            let _joined = closing.join();
+        }
+        let (outcome, code) = match parting {
+            Ok(Ok(Parting::Quit)) => (Ok(()), 0),
+            Ok(Ok(Parting::Signal(number))) => (Err(Error::Signal(number)), signals::code(number)),
+            Ok(Err(error)) => (Err(error), 1),
+            Err(_) => {
+                let why = failure.unwrap_or_else(|| "it does not say why".into());
+                if heard {
+                    let _gone = writeln!(
+                        std::io::stderr(),
+                        "lmscope: The screen failed: {why}. The session so far is kept; start again, and please report this."
+                    );
+                }
+                std::process::exit(PANICKED);
+            }
+        };
+        if !heard {
+            // Whoever wrote to this terminal now would wait for ever.
+            std::process::exit(code);
+        }
+        outcome
+    }
+}
+
+/// Waits so long, or for ever.
+async fn pause(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
