@@ -96,8 +96,9 @@ impl fmt::Display for Positions {
             Self::Span(a, b) if *b == a + 1 => write!(f, "{a}"),
             Self::Span(a, b) => write!(f, "{a}..{b}"),
             Self::FromEnd(n) => write!(f, "-{n}"),
-            Self::Token(text) => write!(f, "token:{text:?}"),
-            Self::Text(text) => write!(f, "text:{text:?}"),
+            // As JSON, which is how they are read: Rust's own spelling of a control character is not.
+            Self::Token(text) => write!(f, "token:{}", serde_json::Value::from(text.as_str())),
+            Self::Text(text) => write!(f, "text:{}", serde_json::Value::from(text.as_str())),
         }
     }
 }
