@@ -226,8 +226,8 @@ fn a_long_session_stays_as_it_is() {
         first.descriptors,
         first.threads
     );
-    // A slope is one only over some time.
-    if minutes.is_some_and(|m| m >= 5.0) {
+    // In the first ten minutes buffers and kept texts fill up: a slope is one only after them.
+    if minutes.is_some_and(|m| m >= 20.0) {
         assert!(growth <= SLOPE, "memory grows by {growth:.1} MB an hour");
     }
     let asked = Instant::now();

@@ -122,7 +122,8 @@ pub fn keys() -> Vec<Vec<u8>> {
 /// Presses keys, and lets the engine say things between them: a character is a key; U+0080 and two characters are a size,
 /// U+0081 to U+008F what an engine may say, U+0090 begins and ends a paste, U+0091 lets time pass.
 pub fn read_keys(_: &Place, bytes: &[u8]) -> Result<()> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Error::argument("keys", e.to_string(), "characters in UTF-8"))?;
     let mut app = recorded::app((100, 30), recorded::session());
     let (theme, mut memory) = (Theme::default(), Memory::default());
     let mut rest = text.chars();
