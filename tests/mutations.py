@@ -283,6 +283,8 @@ FAULTS = [
     ("attention::copying_keeps", "src/instruments/attention/scores.rs", "edits.iter().fold(run.schedule.clone(),", "edits.iter().fold(crate::lab::schedule::Schedule::none(),"),
     ("lens_files::layers_without", "src/lab/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
     ("lens_curves::a_task", "src/instruments/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
+    # Inputs that lie: what is accepted prints and reads back.
+    ("lies::inputs", "src/lab/grammar.rs", 'write!(f, "*{}", self.strength)?;', 'write!(f, "*{:.0}", self.strength)?;'),
     # The screen and the world.
     ("sizes::every_state", "src/ui/ink.rs", "    if !buf.area.contains(Position { x, y }) {\n        return x;\n    }\n", ""),
     ("outside::a_signal_ends", "src/cli/mod.rs", "return ExitCode::from(128 + *number as u8)", "return ExitCode::SUCCESS"),

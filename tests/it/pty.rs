@@ -1,5 +1,8 @@
 //! The real program in a real pseudo-terminal, read by a terminal emulator: what a user at a keyboard sees.
 
+#[path = "soak.rs"]
+mod soak;
+
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

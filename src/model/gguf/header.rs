@@ -165,22 +165,21 @@ impl Header {
             Some(_) => return Err("its `general.alignment` is no power of two from 8 up".into()),
         };
 
-        let mut found = Vec::new();
+        // A name that comes twice ends it at once: zeros to the end of a long file would be tensors without a name.
         for _ in 0..tensors {
             let name = at.name("a tensor's name")?;
             let info = at.tensor(&name)?;
-            found.push((name, info));
+            if header.tensors.insert(name.clone(), info).is_some() {
+                return Err(format!("the tensor `{name}` is there twice"));
+            }
         }
         let start = at.at.next_multiple_of(alignment);
-        for (name, mut info) in found {
+        for (name, info) in &mut header.tensors {
             // Blocks hold 16-bit and 32-bit numbers, which are read where they lie.
             if !info.span.start.is_multiple_of(alignment) {
                 return Err(format!("the data of tensor `{name}` is not aligned"));
             }
-            info.span = place(&name, &info, start, file.len())?;
-            if header.tensors.insert(name.clone(), info).is_some() {
-                return Err(format!("the tensor `{name}` is there twice"));
-            }
+            info.span = place(name, info, start, file.len())?;
         }
         Ok(header)
     }

@@ -28,8 +28,7 @@ use crate::error::{Error, Result};
 use cache::Repository;
 pub use cache::{Cached, cached_models};
 pub use progress::{Phase, Progress, Watch};
-use settings::Settings;
-pub use settings::cache_folder;
+pub use settings::{Settings, cache_folder};
 
 /// A resolved model argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +94,16 @@ pub fn is_gguf(path: &Path) -> bool {
 
 /// Resolves `demo`, a folder, a file, or a hub id, and downloads what the cache lacks.
 pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
+    resolve_under(given, &cache_folder(), Settings::read, watch)
+}
+
+/// The same with a cache of the caller's, and settings that are read when a hub has to be asked.
+pub fn resolve_under(
+    given: &str,
+    cache: &Path,
+    settings: impl FnOnce() -> Result<Settings>,
+    watch: &mut Watch<'_>,
+) -> Result<Source> {
     if given == "demo" {
         return Ok(Source::Demo);
     }
@@ -117,7 +126,7 @@ pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
     let Some(reference) = Reference::parse(given) else {
         return refuse("there is no such folder or file");
     };
-    let repository = Repository::new(&cache_folder(), &reference.id);
+    let repository = Repository::new(cache, &reference.id);
     if let Some(source) = repository.find(&reference) {
         return Ok(source);
     }
@@ -126,7 +135,7 @@ pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
             "there is no such folder, and a hub id has an owner, as in openai-community/gpt2",
         );
     }
-    let settings = Settings::read()?;
+    let settings = settings()?;
     if let Some(variable) = settings.offline {
         return Err(failure::offline(
             &reference,

@@ -2,7 +2,7 @@
 //! program, or fill its memory, where the file contradicts itself.
 //!
 //! Invariant: what passes here can be built and used without a panic, and a text grows to a bounded multiple of itself.
-//! To forbid another thing, add a line to [`refusal`], and the file that showed it to tests/lies/.
+//! To forbid another thing, add a line to [`refusal`], and the file that showed it to fuzz/corpus/tokenizer/.
 
 use std::collections::HashSet;
 use std::fmt;

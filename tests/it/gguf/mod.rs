@@ -7,6 +7,7 @@
 
 pub mod convert;
 pub mod file;
+pub mod vocabulary;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
