@@ -103,7 +103,12 @@ mod tests {
     fn after(error: &Error) -> Option<Error> {
         let bad = || HOSTILE.to_string();
         Some(match error {
-            Error::NotAModel { .. } => Error::Hub {
+            Error::NotAModel { .. } => Error::NotThisKind {
+                given: bad(),
+                found: bad(),
+                next: bad(),
+            },
+            Error::NotThisKind { .. } => Error::Hub {
                 what: bad(),
                 next: bad(),
             },
@@ -125,6 +130,7 @@ mod tests {
             Error::TooLarge { .. } => Error::MissingTensor {
                 name: bad(),
                 place: bad(),
+                holds: bad(),
             },
             Error::MissingTensor { .. } => Error::TensorShape {
                 name: bad(),
@@ -137,7 +143,11 @@ mod tests {
                 given: bad(),
                 near: Some(bad()),
             },
-            Error::UnknownSite { .. } => Error::Refused {
+            Error::UnknownSite { .. } => Error::BadAddress {
+                given: bad(),
+                why: bad(),
+            },
+            Error::BadAddress { .. } => Error::Refused {
                 address: bad(),
                 why: bad(),
             },
@@ -164,13 +174,15 @@ mod tests {
                 device: bad(),
                 why: bad(),
             },
-            Error::Device { .. } => Error::Identities {
+            Error::Device { .. } => Error::not_finite(bad(), bad()),
+            Error::NotFinite { .. } => Error::Identities {
                 model: bad(),
                 failed: bad(),
                 count: 1,
             },
             Error::Identities { .. } => Error::Cancelled,
-            Error::Cancelled => Error::Engine(bad()),
+            Error::Cancelled => Error::Signal(15),
+            Error::Signal(_) => Error::Engine(bad()),
             Error::Engine(_) => Error::Tensor(candle_core::Error::Msg(bad())),
             Error::Tensor(_) => return None,
         })
@@ -193,6 +205,6 @@ mod tests {
                 None => break,
             }
         }
-        assert_eq!(seen, 20, "those with words of others");
+        assert_eq!(seen, 23, "those with words of others");
     }
 }

@@ -181,7 +181,7 @@ fn edits_prepared_for_one_prompt_do_not_meet_another() {
             .compile(&under(&prompts[0], &schedule), Null::No)
             .unwrap();
         let mut read = |tokens: &[u32]| {
-            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, &bench.cancel);
+            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, bench.guard());
             let ids = bench.model.tokens(tokens).unwrap();
             let span = Span::prompt(tokens.len());
             bench.model.transformer.trunk(&ids, span, None, &mut tap)

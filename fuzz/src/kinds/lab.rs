@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::error::{Error, Result};
+use lmscope::file::Overwrite;
 use lmscope::lab::direction::{Direction, FORMATS};
 use lmscope::lab::edit::Edit;
 use lmscope::lab::languages::WordList;
@@ -18,7 +19,8 @@ use lmscope::lab::statistics::{How, Statistics, pieces};
 use lmscope::lab::triggers::{Scan, Scanner};
 use lmscope::lab::unit_set::UnitSet;
 use lmscope::lab::{facts, shots, templates};
-use lmscope::model::site::{Site, expand};
+use lmscope::model::address::expand;
+use lmscope::model::site::Site;
 use safetensors::tensor::TensorView;
 
 use super::{Place, file, references, repository};
@@ -126,7 +128,7 @@ pub fn statistics() -> Vec<Vec<u8>> {
     let place = Place::open();
     let mut bench = place.tiny();
     let tokens: Vec<u32> = (1..30).collect();
-    let wanted = expand("mlp_act.0,resid_pre.1", bench.model.card.layers).unwrap();
+    let wanted = expand("mlp_act.0,resid_pre.1", &bench.model.card.blueprint).unwrap();
     let how = How {
         skip: 1,
         piece: 10,
@@ -184,7 +186,7 @@ pub fn read_maps(place: &Place, bytes: &[u8]) -> Result<()> {
     let card = place.tiny().model.card.clone();
     let maps = Maps::load(&path, &card)?;
     let saved = place.folder("saved").join("maps.safetensors");
-    maps.save(&saved)?;
+    maps.save(&saved, Overwrite::Allowed)?;
     assert_eq!(
         Maps::load(&saved, &card).unwrap().maps.len(),
         maps.maps.len()

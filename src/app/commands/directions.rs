@@ -3,7 +3,6 @@
 //! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
 //! To add a command, add a row.
 
-
 use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::App;
 use crate::app::history::Turn;

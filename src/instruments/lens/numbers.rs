@@ -205,7 +205,9 @@ impl Shown {
             Of::Own | Of::Answer => answer,
         };
         let told = rows.filter_map(|said| said.tokens.first());
-        let (ranks, shares) = told.map(|t| (t.rank.saturating_add(1), t.logprob.exp())).unzip();
+        let (ranks, shares) = told
+            .map(|t| (t.rank.saturating_add(1), t.logprob.exp()))
+            .unzip();
         let at = Anchor::position(position);
         Story::of(bench.visible(token), at, ranks, shares)
     }

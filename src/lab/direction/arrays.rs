@@ -10,8 +10,8 @@ use super::sidecar::{beside, table};
 use super::{Direction, Origin, finite};
 use crate::error::{Error, Result};
 use crate::lab::quotes::named;
-use crate::model::pickle::Loose;
 use crate::model::address::site_named;
+use crate::model::pickle::Loose;
 use crate::model::site::{Address, Site};
 
 /// What stands before the number of a layer.
