@@ -165,7 +165,17 @@ fn no_instrument_reads_anything_from_a_broken_model() {
         assert_eq!(out, "", "{command:?}");
         assert!(err.contains("not finite"), "{command:?}: {err}");
     }
-    let (code, _, err) = outcome(&[&["direction", &model, "--layer", "3"][..], &lists].concat());
+    let made = folder.path().join("d.safetensors");
+    let making = [
+        "direction",
+        &model,
+        "--layer",
+        "3",
+        "-o",
+        made.to_str().unwrap(),
+    ];
+    let (code, _, err) = outcome(&[&making[..], &lists].concat());
+    assert!(!made.exists());
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("not finite"), "{err}");
     let (code, out, err) = outcome(&["promoters", &model, "--token", " Paris"]);
