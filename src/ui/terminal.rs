@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever happens to the program, [`WayOut::leave`] has run when it is over, and every step of it was
 //! tried; nothing but this file writes to the terminal, and nothing in it waits for one that does not read without a
-//! bound. To add a mode that is switched on, add its switching off to [`leave_sequences`].
+//! bound. To add a mode that is switched on, add its switching off to `leave_sequences`.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::PanicHookInfo;
