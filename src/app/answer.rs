@@ -166,9 +166,8 @@ impl App {
         // What cannot be understood here is refused when it runs, with its reason.
         let understood = |row: Edit| row.on(&loaded.card.blueprint).unwrap_or(row);
         rows = rows.into_iter().map(understood).collect();
-        let offered = self.directions.iter().map(ready);
         let missing = |e: &Edit| !rows.iter().any(|r| r.direction() == e.direction());
-        let offered: Vec<Edit> = offered.filter(missing).collect();
+        let offered: Vec<Edit> = self.directions.iter().map(ready).filter(missing).collect();
         rows.extend(offered);
         let chosen = !rows.iter().any(|e| e.on);
         self.history.ready(rows);

@@ -5,7 +5,7 @@
 //! conditions, which must be known before the edit acts).
 //! To add an operation, see [`super::op`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
@@ -13,6 +13,7 @@ use candle_core::{DType, Tensor};
 use super::change::{self, Change};
 use super::direction::unit;
 use super::edit::{Edit, What};
+use super::lookup::Lookup;
 use super::prepare::{Prepared, prepare};
 use super::receipt::{Fired, Receipt};
 use super::schedule::Schedule;
@@ -21,30 +22,9 @@ use super::silence::silence;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::finite;
 use crate::model::site::{Address, Axis, Site};
 use crate::model::tap::Span;
-
-/// What the compiler asks its caller: the vectors, units and means that edits name.
-pub trait Lookup {
-    /// The direction's vector for an address, checked against the model.
-    fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>>;
-    /// Whether the direction has a vector for an address.
-    fn has(&mut self, name: &str, at: Address) -> Result<bool>;
-    /// What to know about the direction before it is used; empty where there is nothing.
-    fn caution(&mut self, name: &str) -> Result<String>;
-    /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
-    fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)>;
-    /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
-    fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)>;
-    /// An address on another text, `[positions * width]`, and which text that was.
-    fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)>;
-    /// The units of a named set at an address.
-    fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>>;
-    /// How large the units of an address are over the unedited run, a number a unit.
-    fn sizes(&mut self, at: Address) -> Result<Vec<f32>>;
-    /// The first token of a text.
-    fn token(&mut self, text: &str) -> Result<u32>;
-}
 
 /// One edit at one address.
 #[derive(Clone, Debug)]
@@ -542,31 +522,25 @@ impl Program {
         if values.is_empty() {
             return Ok(None);
         }
-        Ok(Some(crate::model::finite::values(&Tensor::cat(
-            &values, 0,
-        )?)?))
+        Ok(Some(finite::values(&Tensor::cat(&values, 0)?)?))
     }
 
     /// The edits whose own values are not finite, as they print.
     pub(super) fn broken_edits(&self) -> Vec<String> {
         let pending = self.pending.iter().filter(|p| {
-            let verdict = crate::model::finite::values(&p.values);
-            verdict.is_ok_and(|v| !crate::model::finite::passed(&[v]).unwrap_or(true))
+            let verdict = finite::values(&p.values);
+            verdict.is_ok_and(|v| !finite::passed(&[v]).unwrap_or(true))
         });
         let measured = self.measured.iter().filter(|m| !m.2.is_finite());
         let tallied = self.tallies.iter().enumerate();
         let tallied = tallied.filter(|(_, t)| !t.relative.is_finite());
-        let mut found: Vec<usize> = pending
+        let found: BTreeSet<usize> = pending
             .map(|p| p.receipt)
             .chain(measured.map(|m| m.0))
             .chain(tallied.map(|(i, _)| i))
             .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
-            .into_iter()
-            .map(|i| self.receipts[i].edit.clone())
-            .collect()
+        let spell = |i: usize| self.receipts[i].edit.clone();
+        found.into_iter().map(spell).collect()
     }
 
     /// The edits that are on, as they print.

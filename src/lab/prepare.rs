@@ -5,11 +5,12 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::apply::{Lookup, Null};
+use super::apply::Null;
 use super::change::{Change, Numbers};
 use super::cut::Cut;
 use super::direction::{random_like, unit};
 use super::edit::{Edit, What, Which};
+use super::lookup::Lookup;
 use super::op::Op;
 use super::positions::Positions;
 use crate::error::{Error, Result};

@@ -198,9 +198,14 @@ mod tests {
     fn any_edit() -> impl Strategy<Value = Edit> {
         let line = prop_oneof![
             (0u32..99, 0usize..20).prop_map(|(n, l)| format!("zero:{n}@mlp_act.{l}")),
-            ("[a-zé\"\\\\' ]{1,6}", 0usize..20)
-                .prop_map(|(name, l)| format!("add:d{name}.gguf@resid_post.{l}:prompt")),
-            "[a-z\"\\\\]{1,5}".prop_map(|t| format!("resample:3={t}@mlp_act.0/decode")),
+            ("[a-zé\"\\\\' ]{1,6}", 0usize..20).prop_map(|(name, l)| {
+                let name = serde_json::Value::from(format!("d{name}.gguf"));
+                format!("add:{name}@resid_post.{l}:prompt")
+            }),
+            "[a-z\"\\\\]{1,5}".prop_map(|t| {
+                let text = serde_json::Value::from(t);
+                format!("resample:3={text}@mlp_act.0/decode")
+            }),
         ];
         (line, -9.0f32..9.0, any::<bool>()).prop_map(|(line, strength, on)| Edit {
             strength,

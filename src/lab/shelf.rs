@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use super::apply::Lookup;
 use super::bench::Bench;
 use super::compile::Measured;
 use super::direction::{Direction, resolve};
 use super::edit::{Edit, Place, What};
+use super::lookup::Lookup;
 use super::statistics::Statistics;
 use super::unit_set::UnitSet;
 use crate::error::{Error, Result};

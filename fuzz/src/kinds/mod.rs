@@ -413,12 +413,12 @@ pub fn read(kind: &Kind, place: &Place, bytes: &[u8]) -> std::result::Result<Rea
     let mut refused = None;
     if let Err(error) = &outcome {
         let sentence = error.to_string();
-        let said = text::plain(sentence.as_bytes());
-        if said.trim().is_empty() {
+        let said = lmscope::out::said(&sentence);
+        if sentence.trim().is_empty() {
             return Err("it was refused without a word".into());
         }
-        if text::plain(said.as_bytes()) != said {
-            return Err(format!("what is said of it is not plain: {said:?}"));
+        if !text::is_safe(&said) || said.lines().count() != 1 {
+            return Err(format!("what is said of it is not one safe line: {said:?}"));
         }
         // A sentence may quote what was written, and it is still a sentence.
         if said.len() > 16 * KB + 16 * bytes.len() {

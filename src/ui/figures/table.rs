@@ -81,7 +81,7 @@ pub(super) fn draw(
         let said: Vec<String> = constant.iter().map(say).collect();
         let room = usize::from(area.width);
         let text = fit(&said.join(" · "), room);
-        buf.set_stringn(area.x, y, text, room, theme.style(Role::Muted));
+        ink::write(buf, area.x, y, text, room, theme.style(Role::Muted));
         y += 1;
     }
 
