@@ -331,7 +331,7 @@ fn a_mark_that_delimits_nothing_is_refused() {
         ("set:1=nan@mlp_act.3", "no number"),
         ("clamp_along:d=-inf..1@resid_pre.3", "no number"),
         ("add:d@resid_pre.3 when d@resid_pre.1>1e39", "no condition"),
-        ("zero:{g.toml}@mlp_act", "mlp_act.3"),
+        ("zero:{g.toml}@mlp_act", "mlp_act.0"),
         ("zero:1@mlp_act.x", "`x` is no layer"),
         ("zero:1@mlp_act.5-2", "`5-2` is no layer"),
         ("zero@final_norm.3", "write final_norm alone"),
@@ -396,7 +396,7 @@ fn what_was_understood_is_said_where_it_was_not_typed() {
     refused(
         &[&given[..], &["zero:{g.toml}@mlp_act"]].concat(),
         2,
-        &["mlp_act.3"],
+        &["mlp_act.0"],
     );
     refused(
         &[&given[..], &["resample:0=\"The king@z.2"]].concat(),

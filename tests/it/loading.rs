@@ -540,6 +540,9 @@ fn a_token_without_a_row_is_refused_by_name_everywhere() {
     let list = folder.path().join("list.txt");
     std::fs::write(&list, "The king\nThe <|probe|> king\n").unwrap();
     let list = list.to_str().unwrap();
+    let other = folder.path().join("other.txt");
+    std::fs::write(&other, "The queen\nThe queen of France\n").unwrap();
+    let other = other.to_str().unwrap();
     let said = |arguments: &[&str]| {
         let (code, _, err) = outcome(arguments);
         assert_eq!(code, 1, "{arguments:?}: {err}");
@@ -570,7 +573,7 @@ fn a_token_without_a_row_is_refused_by_name_everywhere() {
         "--plus",
         list,
         "--minus",
-        list,
+        other,
         "--layer",
         "2",
         "-o",
@@ -617,6 +620,9 @@ fn a_bos_that_is_typed_twice_is_said_once() {
     let list = folder.path().join("list.txt");
     std::fs::write(&list, "<|endoftext|>The king\n<|endoftext|>The queen\n").unwrap();
     let list = list.to_str().unwrap();
+    let other = folder.path().join("other.txt");
+    std::fs::write(&other, "The king of France\nThe queen of Japan\n").unwrap();
+    let other = other.to_str().unwrap();
     let out = folder.path().join("d.safetensors");
     let (_, _, err) = outcome(&[
         "direction",
@@ -624,7 +630,7 @@ fn a_bos_that_is_typed_twice_is_said_once() {
         "--plus",
         list,
         "--minus",
-        list,
+        other,
         "--layer",
         "2",
         "-o",

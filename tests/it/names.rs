@@ -404,7 +404,7 @@ fn the_program_says_what_a_name_is() {
     let trace = |case: &str, sites: &str| {
         let (model, file) = (at(case), out.to_string_lossy().into_owned());
         lmscope(&[
-            "trace", &model, "--ids", "1,5,9", "--sites", sites, "-o", &file,
+            "trace", &model, "--ids", "1,5,9", "--sites", sites, "--force", "-o", &file,
         ])
     };
     let (code, _, said) = trace("gemma2", "blocks.*.hook_attn_out");
