@@ -369,14 +369,15 @@ fn no_command_replaces_a_file_without_consent() {
     )
     .unwrap();
     std::fs::write(path("list.txt"), "a\nb\n").unwrap();
-    let (text_file, list) = (path("text.txt"), path("list.txt"));
+    std::fs::write(path("other.txt"), "c\nd\n").unwrap();
+    let (text_file, list, other) = (path("text.txt"), path("list.txt"), path("other.txt"));
     let direction = [
         "direction",
         "demo",
         "--plus",
         &list,
         "--minus",
-        &list,
+        &other,
         "--layer",
         "1",
     ];

@@ -749,6 +749,7 @@ fn a_direction_of_length_zero_is_neither_made_nor_used() {
                     plus,
                     "--minus",
                     minus,
+                    "--force",
                     "-o",
                     out,
                 ][..],
@@ -787,7 +788,15 @@ fn a_direction_of_length_zero_is_neither_made_nor_used() {
         "{err}"
     );
     refused(
-        &["direction", "demo", "--combine", "mood - mood", "-o", out],
+        &[
+            "direction",
+            "demo",
+            "--combine",
+            "mood - mood",
+            "--force",
+            "-o",
+            out,
+        ],
         2,
         &["cancel out"],
     );
