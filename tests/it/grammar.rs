@@ -333,8 +333,8 @@ fn a_mark_that_delimits_nothing_is_refused() {
         ("add:d@resid_pre.3 when d@resid_pre.1>1e39", "no condition"),
         ("zero:{g.toml}@mlp_act", "mlp_act.0"),
         ("zero:1@mlp_act.x", "`x` is no layer"),
-        ("zero:1@mlp_act.5-2", "`5-2` is no layer"),
-        ("zero@final_norm.3", "write final_norm alone"),
+        ("zero:1@mlp_act.5-2", "runs backwards"),
+        ("zero@final_norm.3", "Write final_norm"),
     ] {
         let error = line.parse::<Edit>().expect_err(line).to_string();
         assert!(error.contains(why), "{line}: {error}");
