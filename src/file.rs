@@ -2,7 +2,7 @@
 //!
 //! Invariant: what stands under a name is the old content or the new one, never a part; nothing is written through a
 //! link; of two writers of a free name one wins and the other is told. Pipes and devices that the user names are written
-//! directly. To write another kind of file, make its bytes and call [`write`].
+//! directly. To write another kind of file, make its bytes and call [`write()`].
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -36,7 +36,7 @@ pub enum Overwrite {
     Allowed,
 }
 
-/// Refuses a name that [`write`] would refuse; said before long work rather than after it.
+/// Refuses a name that [`write()`] would refuse; said before long work rather than after it.
 ///
 /// # Errors
 ///
@@ -81,11 +81,11 @@ pub fn write(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
     place(path, bytes, overwrite, None)
 }
 
-/// As [`write`], for the owner's eyes alone.
+/// As [`write()`], for the owner's eyes alone.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn write_private(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
     place(path, bytes, overwrite, Some(PRIVATE))
 }
@@ -94,7 +94,7 @@ pub fn write_private(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn write_together(files: &[(PathBuf, Vec<u8>)], overwrite: Overwrite) -> Result<()> {
     for (path, _) in files {
         check(path, overwrite)?;

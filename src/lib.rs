@@ -16,7 +16,7 @@
 //! | [`export`] | figures and screens as files |
 //! | [`cli`] | subcommands, built from the same rows |
 //! | [`config`] | the user's config.toml |
-//! | [`error`], [`text`], [`file`], [`out`] | leaves that everybody uses: situations; safe spelling; files; the way out |
+//! | [`error`], [`text`], [`mod@file`], [`out`] | leaves that everybody uses: situations; safe spelling; files; the way out |
 //!
 //! # Words
 //!

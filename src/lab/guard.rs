@@ -2,7 +2,7 @@
 //!
 //! Invariant: a pass whose output is not finite is an error, unless the caller said that it looks at every row itself
 //! ([`Guard::lenient`]: trials of a sweep, where one of many may overflow). One test a step, read back once.
-//! To blame something else, add a case in [`Guard::explain`].
+//! To blame something else, add a case in `Guard::explain`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -4,7 +4,7 @@
 //! `"…"`, and what word processors make of it (`“…”`, `„…“`), open anywhere; `'…'` and `‘…’` where a text begins, so that an
 //! apostrophe is one. Inside, `\"`, `\\`, `\n` and the other escapes of JSON mean what they mean there. Invariant: what
 //! [`quoted`] and [`named`] write, [`read`] reads; a mark that delimits nothing is refused, never read as part of a text.
-//! To read another pair, add it to [`closing`].
+//! To read another pair, add it to `closing`.
 
 /// Stands in a shadow for what lies between quotation marks.
 const FILLER: char = '\u{1}';

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a test is one reduction where the tensor lies, and reads back one number; NaN and infinity never pass. Minus
 //! infinity passes in logits alone, where it bans a token. To test another kind of value, add a function that ends in
-//! [`verdict`].
+//! `verdict`.
 
 use std::cmp::Ordering;
 

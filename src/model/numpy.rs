@@ -1,7 +1,7 @@
 //! `.npy` and `.npz` of numpy: arrays of floating-point numbers, read and never run.
 //!
 //! Invariant: an array has the bytes that its header claims, and no header or archive makes more memory than
-//! [`MOST`]; arrays of Python objects are pickles and are refused. To read another element type, add its row to [`KINDS`].
+//! `MOST`; arrays of Python objects are pickles and are refused. To read another element type, add its row to `KINDS`.
 
 use std::borrow::Cow;
 use std::path::Path;
