@@ -182,6 +182,66 @@ fn strips_and_chunks_hide_no_token() {
     }
 }
 
+/// Every rank of a lens that opens with ranks, against the plain way: whole rows of logits, sorted.
+fn ranks_are_those_of_whole_rows(bench: &mut Bench, run: &Run) {
+    let (layers, total) = (bench.model.card.layers, run.tokens.len());
+    let figure = lens(bench, run, &Arguments::default());
+    let shown = grid(&figure).clone();
+    assert_eq!(shown.value, "rank of the answer");
+    let recording = bench.record(run, &View::plain().wanted(layers)).unwrap();
+    let transformer = &bench.model.transformer;
+    let known = bench.model.known_tokens();
+    for position in 0..total {
+        let row = |layer: usize| {
+            let rows = recording.get(Site::ResidPost.at(layer)).unwrap();
+            let row = rows.narrow(0, position, 1).unwrap().contiguous().unwrap();
+            values(&transformer.unembed(&row).unwrap())
+        };
+        let answer = top(&row(layers - 1), known, 1)[0].0;
+        let story = &shown.also.stories[position];
+        assert_eq!(story.token, bench.visible(answer));
+        for layer in 0..layers {
+            let cell = &shown.cells[position][layer];
+            let counted = rank(&row(layer), answer) + 1;
+            // Logits of a batch and of a row alone differ in their last bits, so that near ties may change places.
+            let near = |rank: u32| rank.abs_diff(counted) <= counted / 100;
+            assert!(near(cell.value as u32), "{} {counted}", cell.value);
+            assert!(near(story.ranks[layer]), "{:?} {counted}", story.ranks);
+            assert!(cell.value.fract() == 0.0 && cell.more.len() == 5);
+        }
+        assert_eq!(story.ranks[layers - 1], 1, "the answer is the model's own");
+    }
+}
+
+/// A vocabulary of more than 8 192 tokens opens with the rank of the answer; a small one does not.
+#[test]
+fn a_large_vocabulary_opens_with_ranks() {
+    let mut bench = tiny(&FAMILIES[0]);
+    let run = Run::plain(prompt(5));
+    let small = lens(&mut bench, &run, &Arguments::default());
+    assert_eq!(grid(&small).value, "probability");
+    let (vocab, wide) = (8193, bench.model.card.d_model);
+    let weight: Vec<f32> = (0..vocab * wide)
+        .map(|i| ((i * 7919) % 1013) as f32 / 512.0 - 1.0)
+        .collect();
+    let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
+    bench.model.transformer.head = lmscope::model::linear::Linear::dense(weight, None).unwrap();
+    bench.model.transformer.blueprint.vocab = vocab;
+    bench.model.card.vocab = vocab;
+    ranks_are_those_of_whole_rows(&mut bench, &run);
+
+    let Ok(real) = std::env::var("LMSCOPE_REAL_MODEL") else {
+        println!("LMSCOPE_REAL_MODEL is not set: no real model's ranks were looked at");
+        return;
+    };
+    let mut bench = Bench::open(&real, &lmscope::model::load::Options::default()).unwrap();
+    let tokens = bench
+        .model
+        .encode("The capital of France is", false)
+        .unwrap();
+    ranks_are_those_of_whole_rows(&mut bench, &Run::plain(tokens));
+}
+
 /// T41 and I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
 #[test]
 fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
