@@ -222,7 +222,7 @@ fn a_large_vocabulary_opens_with_ranks() {
     assert_eq!(grid(&small).value, "probability");
     let (vocab, wide) = (8193, bench.model.card.d_model);
     let weight: Vec<f32> = (0..vocab * wide)
-        .map(|i| ((i * 7919) % 1013) as f32 / 512.0 - 1.0)
+        .map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 32768.0 - 1.0)
         .collect();
     let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
     bench.model.transformer.head = lmscope::model::linear::Linear::dense(weight, None).unwrap();
