@@ -227,12 +227,13 @@ pub struct Table {
     pub pages: Vec<Page>,
 }
 
-/// Where titles stand for positions of a text, the first and the last of them.
+/// Where titles stand for positions of a text, one after the other, the first and the last of them. Titles of something
+/// else, such as source layers, may all have the position at which they were measured.
 pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
     let mut at = titles.into_iter().map(|anchor| anchor.position);
     let first = at.next()??;
-    at.try_fold((first, first), |(lo, hi), at| {
-        at.map(|at| (lo.min(at), hi.max(at)))
+    at.try_fold((first, first), |(first, last), at| {
+        at.filter(|at| *at > last).map(|at| (first, at))
     })
 }
 
@@ -607,6 +608,20 @@ mod tests {
             Body::Grid(g) => g.columns.len(),
             Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
         }
+    }
+
+    #[test]
+    fn parts_of_a_grid_are_positions_only_where_its_columns_are() {
+        let Body::Grid(mut shown) = grid(420..485).body else {
+            panic!("a grid")
+        };
+        assert_eq!(shown.part(6..12), "position 426-431 of 420-484");
+        // Source layers, all read at one position.
+        shown.column_axis = "source layer".into();
+        for column in &mut shown.columns {
+            column.anchor = Anchor::position(9);
+        }
+        assert_eq!(shown.part(6..12), "source layer 6-11 of 65");
     }
 
     #[test]

@@ -484,12 +484,12 @@ impl Paint<'_> {
         if shown.is_empty() || shown.len() >= titles.len() {
             return None;
         }
-        let ends = |from: usize, to: usize| {
-            let at = |i: usize| titles.get(i).and_then(|t| place(t.anchor));
-            match (at(from), at(to)) {
-                (Some(a), Some(b)) => (a, b),
-                _ => (from, to),
-            }
+        // Titles of something else may all have one place, where they were measured: then they are counted.
+        let places: Vec<Option<usize>> = titles.iter().map(|t| place(t.anchor)).collect();
+        let counted = places.windows(2).any(|w| w[0].is_none() || w[0] >= w[1]);
+        let ends = |from: usize, to: usize| match (places.get(from), places.get(to)) {
+            (Some(Some(a)), Some(Some(b))) if !counted => (*a, *b),
+            _ => (from, to),
         };
         let spell = |(a, b): (usize, usize)| format!("{a}-{b}");
         let all = ends(0, titles.len() - 1);
@@ -504,6 +504,24 @@ mod tests {
     use crate::export::samples;
     use crate::lab::figure::{Body, Figure};
     use crate::ui::theme::Depth;
+
+    #[test]
+    fn parts_are_positions_only_where_the_columns_are() {
+        let titles = |place: fn(usize) -> usize| -> Vec<Header> {
+            let title = |i| Header {
+                label: String::new(),
+                anchor: Anchor::position(place(i)),
+            };
+            (0..8).map(title).collect()
+        };
+        let part = |titles: &[Header]| {
+            Paint::part(titles, 2..5, |a| a.position.map(|p| p as usize)).unwrap()
+        };
+        let words = |a: &str, b: &str| (a.to_string(), b.to_string());
+        assert_eq!(part(&titles(|i| 40 + i)), words("42-44", "40-47"));
+        // Source layers, all read at one position.
+        assert_eq!(part(&titles(|_| 9)), words("2-4", "0-7"));
+    }
 
     /// What a drawing looks like, without its styles.
     fn lines(
