@@ -297,7 +297,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
         assert_eq!(about, answer, "{show}");
         let named = Arguments::default()
             .with("show", show)
-            .with("of", &answer.replace('␣', " "));
+            .with("of", answer.replace('␣', " "));
         // One pass counts other roundings than another.
         for (a, b) in column(&figure("lens", true, &named)).0.iter().zip(found) {
             assert!((a - b).abs() <= 1e-4 * b.abs(), "{show}: {a} {b}");
