@@ -45,7 +45,7 @@ impl App {
                 slot,
                 unedited,
                 figure,
-            } => self.figure_came(slot, unedited, *figure),
+            } => return self.figure_came(slot, unedited, *figure),
             Update::Column { slot, figure } => self.column_came(slot, *figure),
             Update::Working { slot, done, left } => {
                 self.with(slot, |s| s.working = Some(Working { done, left }));
@@ -80,6 +80,7 @@ impl App {
         }
         let how = self.how(self.receipts.iter().map(|r| r.edit.clone()));
         self.transcript.push(token, how);
+        self.come_back();
         self.follow();
     }
 
@@ -271,17 +272,6 @@ impl App {
         self.forget_figures();
     }
 
-    /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again, else on the
-    /// position that predicts the first token that is written.
-    fn rest(&mut self, again: bool) {
-        if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
-            return;
-        }
-        self.cursor.follow = false;
-        self.cursor.rest = true;
-        self.cursor.position = self.transcript.prompt.saturating_sub(1);
-    }
-
     /// The present text as one that can come back.
     fn lost(&self, number: u64) -> Lost {
         Lost {
@@ -423,8 +413,8 @@ impl App {
         }
     }
 
-    fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) {
-        let mut problem = None;
+    fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) -> Vec<Effect> {
+        let (mut problem, mut anew) = (None, false);
         let text = self.beginning();
         self.with(slot, |s| {
             s.working = None;
@@ -432,6 +422,11 @@ impl App {
             if unedited {
                 s.unedited = Some(figure);
             } else {
+                // Other edits may have another answer, which the unedited run is to be asked about.
+                anew = s
+                    .unedited
+                    .take_if(|u| !u.tells_of_the_same(&figure))
+                    .is_some();
                 s.figure = Some(figure);
                 s.stale = None;
                 s.text = text;
@@ -449,6 +444,10 @@ impl App {
         if let Some(problem) = problem.filter(|_| self.difference) {
             self.warn(problem);
         }
+        if anew && self.difference && slot == self.slot {
+            return self.ask_unedited();
+        }
+        Vec::new()
     }
 
     fn column_came(&mut self, slot: Slot, column: Figure) {

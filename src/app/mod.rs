@@ -281,6 +281,8 @@ pub struct App {
     pub baseline: Option<Baseline>,
     /// Whether it is being written.
     pub baseline_asked: bool,
+    /// Where the cursor goes back to when a text that is written again has come so far.
+    pub returns: Option<usize>,
     /// Whether it is shown.
     pub compare: bool,
     /// Ready prompts.
@@ -380,6 +382,7 @@ impl App {
             alongside: Beside::default(),
             baseline: None,
             baseline_asked: false,
+            returns: None,
             compare: false,
             presets: presets::presets(&settings.model),
             preset: 0,

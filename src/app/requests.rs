@@ -293,6 +293,30 @@ impl App {
         }
     }
 
+    /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again (as soon as the
+    /// text reaches it), else on the position that predicts the first token that is written.
+    pub(super) fn rest(&mut self, again: bool) {
+        self.returns = (again && !self.cursor.rest).then_some(self.cursor.position);
+        if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
+            return;
+        }
+        self.cursor.follow = false;
+        self.cursor.rest = true;
+        self.cursor.position = self.transcript.prompt.saturating_sub(1);
+    }
+
+    /// The cursor goes back to where it stood when the text that is written again has come so far; whoever moved
+    /// meanwhile stays where they went.
+    pub(super) fn come_back(&mut self) {
+        let written = self.transcript.tokens.len();
+        if let Some(position) = self.returns.take_if(|p| *p < written)
+            && self.cursor.rest
+        {
+            self.cursor.rest = false;
+            self.cursor.position = position;
+        }
+    }
+
     /// Moves along the positions of the text.
     fn along(&mut self, step: Step) {
         let last = self.transcript.tokens.len().saturating_sub(1);

@@ -273,7 +273,7 @@ impl Instrument for Lens {
                     numbers.push(shown.all(&said[i]));
                 }
             }
-            let answer = seen.finals[i].first().0;
+            let answer = seen.answers[i];
             let rows = seen.layers.iter().map(|layer| &layer[i]);
             stories.push(shown.story(bench, first + i, answer, rows));
             cells.push(column);

@@ -54,6 +54,9 @@ pub struct Bench {
     pub sets: HashMap<String, UnitSet>,
     /// Raised to stop what runs, within a layer.
     pub cancel: Arc<AtomicBool>,
+    /// The run whose own strongest tokens are "the answer", where it is not the run that is read: a difference of two runs
+    /// is of one token in both.
+    pub answers_of: Option<Run>,
     /// Called with how far a sweep is, 0 to 1.
     pub progress: Option<Box<dyn FnMut(f32)>>,
     /// Which part of the whole is being done.
@@ -86,6 +89,7 @@ impl Bench {
             sets: HashMap::new(),
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
+            answers_of: None,
             progress: None,
             stage: 0.0..1.0,
             overwrite: Overwrite::Never,

@@ -46,6 +46,15 @@ impl Figure {
             provenance: self.provenance.clone(),
         })
     }
+
+    /// Whether both tell of the same tokens along the layers, where both tell of any: "the answer" may be another one.
+    pub fn tells_of_the_same(&self, other: &Self) -> bool {
+        let (Body::Grid(a), Body::Grid(b)) = (&self.body, &other.body) else {
+            return true;
+        };
+        let mut pairs = a.also.stories.iter().zip(&b.also.stories);
+        pairs.all(|(a, b)| a.anchor != b.anchor || a.token == b.token)
+    }
 }
 
 fn refused(why: impl Into<String>, next: &str) -> Error {

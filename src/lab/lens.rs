@@ -80,6 +80,8 @@ pub struct Seen {
     pub plain: Vec<Vec<Said>>,
     /// The last block's stream with its own norm, by position.
     pub finals: Vec<Said>,
+    /// What is called the answer at each position: the model's own strongest token, or that of [`Bench::answers_of`].
+    pub answers: Vec<u32>,
     /// The positions.
     pub positions: Range<usize>,
     /// The last of the finals against the model's own logits.
@@ -148,11 +150,19 @@ pub fn see(
     let (recording, own) = bench.record_with_output(run, &wanted)?;
     let last = recording.get(Site::ResidPost.at(layers - 1))?;
     let check = check(bench, run, last, &own)?;
+    let other = match bench.answers_of.clone() {
+        Some(other) if wish.answer => {
+            let at = Site::ResidPost.at(layers - 1);
+            Some(bench.record_with_output(&other, &[at])?.0)
+        }
+        _ => None,
+    };
     let beside = beside && view.file.is_some();
     let mut seen = Seen {
         layers: vec![Vec::new(); layers],
         plain: vec![Vec::new(); if beside { layers } else { 0 }],
         finals: Vec::new(),
+        answers: Vec::new(),
         positions: positions.clone(),
         check,
     };
@@ -169,7 +179,7 @@ pub fn see(
         let share = (end - start) as f32 / total as f32;
         piece(
             bench,
-            &recording,
+            (&recording, other.as_deref()),
             view,
             start..end,
             wish,
@@ -193,10 +203,10 @@ fn check(bench: &Bench, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<
     Ok(Some(Check::of(own, &lens, tolerance)))
 }
 
-/// Reads a few positions at all layers.
+/// Reads a few positions at all layers; the answers are those of another run where one is given.
 fn piece(
     bench: &mut Bench,
-    recording: &Recording,
+    (recording, other): (&Recording, Option<&Recording>),
     view: &View,
     positions: Range<usize>,
     wish: &Wish,
@@ -205,12 +215,13 @@ fn piece(
 ) -> Result<()> {
     let layers = bench.model.card.layers;
     let count = positions.len();
-    let of = |at: Address| -> Result<Tensor> {
+    let part = |recording: &Recording, at: Address| -> Result<Tensor> {
         Ok(recording
             .get(at)?
             .narrow(0, positions.start, count)?
             .contiguous()?)
     };
+    let of = |at: Address| part(recording, at);
     let last = of(Site::ResidPost.at(layers - 1))?;
     let transformer = &bench.model.transformer;
     let scale = transformer.norm.inverse_scale(&last)?;
@@ -247,12 +258,26 @@ fn piece(
     } else {
         Vec::new()
     };
+    let theirs = match other {
+        Some(other) => {
+            let rows = part(other, Site::ResidPost.at(layers - 1))?;
+            let rows = bench.model.transformer.prepared(&rows, None)?;
+            let ask = Ask {
+                top: 1,
+                ..Ask::default()
+            };
+            reading(bench, &rows, &ask, (done, share * 0.1))?
+        }
+        None => Vec::new(),
+    };
+    let named: Vec<u32> = if other.is_some() { &theirs } else { &own }
+        .iter()
+        .map(|said| said.first().0)
+        .collect();
     let rows = Tensor::cat(&blocks, 0)?;
     let groups = blocks.len();
     drop(blocks);
-    let answers: Vec<u32> = (0..groups)
-        .flat_map(|_| own.iter().map(|said| said.first().0))
-        .collect();
+    let answers: Vec<u32> = (0..groups).flat_map(|_| named.iter().copied()).collect();
     let numbers: Vec<usize> = (0..groups).flat_map(|_| 0..count).collect();
     let ask = Ask {
         top: wish.top,
@@ -293,6 +318,12 @@ fn piece(
         let read = layer[layer.len() - count..].to_vec();
         seen.finals.extend(read);
     }
+    let own = &seen.finals[seen.finals.len() - count..];
+    seen.answers.extend(if other.is_some() {
+        named
+    } else {
+        own.iter().map(|said| said.first().0).collect()
+    });
     Ok(())
 }
 

@@ -255,6 +255,56 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
     assert!(seen.iter().any(|u| matches!(u, Update::Token { receipts, .. } if receipts[0].edit.starts_with("zero@mlp_out"))), "the old edits are in force");
 }
 
+/// "The answer" of a difference is the edited run's in both figures: a rank is never taken from that of another token.
+#[test]
+fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
+    let session = session();
+    session.generate("The capital of France is", 1);
+    session.handle.ask(Request::Edits {
+        edits: vec!["scale@resid_pre.4*-1".parse().unwrap()],
+        mode: Mode::AsIfAlways,
+    });
+    session.until(|u| matches!(u, Update::Edited { .. }));
+    let figure = |instrument, unedited, arguments: &Arguments| {
+        session.handle.ask(Request::Observe(Question {
+            arguments: arguments.clone(),
+            unedited,
+            until: Some(6),
+            ..live(instrument)
+        }));
+        let seen = session.until(|u| matches!(u, Update::Figure { .. } | Update::Failed { .. }));
+        let Some(Update::Figure { figure, .. }) = seen.last() else {
+            panic!("{seen:?}")
+        };
+        (**figure).clone()
+    };
+    let column = |figure: &lmscope::lab::figure::Figure| {
+        let Body::Grid(grid) = &figure.body else {
+            panic!("a grid")
+        };
+        let column = grid.cells.last().unwrap().iter().map(|c| c.value);
+        let story = grid.also.stories.last().unwrap();
+        (column.collect::<Vec<f32>>(), story.token.clone())
+    };
+    for show in ["rank", "probability"] {
+        let of = Arguments::default().with("show", show).with("of", "answer");
+        let edited = figure("lens", false, &of);
+        let unedited = figure("lens", true, &of);
+        assert!(unedited.tells_of_the_same(&edited), "{show}");
+        let (_, answer) = column(&edited);
+        let (found, about) = column(&unedited);
+        assert_ne!(answer, "␣Paris", "the edit changes the answer");
+        assert_eq!(about, answer, "{show}");
+        let named = Arguments::default()
+            .with("show", show)
+            .with("of", answer.replace('␣', " "));
+        // One pass counts other roundings than another.
+        for (a, b) in column(&figure("lens", true, &named)).0.iter().zip(found) {
+            assert!((a - b).abs() <= 1e-4 * b.abs(), "{show}: {a} {b}");
+        }
+    }
+}
+
 #[test]
 fn the_baseline_is_the_unedited_run_of_the_same_seed() {
     let session = session();

@@ -480,14 +480,19 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
+        let mut edited = None;
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
-            let run = if question.unedited {
-                writer.run.unedited()
+            let run = writer.run.clone();
+            let run = run.until(question.until.unwrap_or(usize::MAX));
+            if question.unedited {
+                // What is taken from the edited figure is about the same tokens.
+                let unedited = run.unedited();
+                edited = Some(run);
+                unedited
             } else {
-                writer.run.clone()
-            };
-            run.until(question.until.unwrap_or(usize::MAX))
+                run
+            }
         } else {
             // It reads texts of its own, and the edits of this one are not theirs.
             Run {
@@ -504,7 +509,9 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         }));
+        bench.answers_of = edited;
         let figure = observe(instrument(slot)?, &run, &question.arguments, bench);
+        bench.answers_of = None;
         bench.progress = None;
         let mut figure = figure?;
         if question.until.is_some()
