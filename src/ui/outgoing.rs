@@ -45,7 +45,8 @@ enum Pen {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Vec<u8>>,
+    /// Each with whether it must be written even when what waits is dropped.
+    waiting: VecDeque<(Vec<u8>, bool)>,
     pen: Pen,
     /// The terminal is gone.
     broken: bool,
@@ -68,7 +69,7 @@ impl Shared {
         loop {
             let mut queue = self.lock();
             let parcel = loop {
-                if let Some(parcel) = queue.waiting.pop_front() {
+                if let Some((parcel, _)) = queue.waiting.pop_front() {
                     break parcel;
                 }
                 if queue.closed {
@@ -138,22 +139,31 @@ impl Outgoing {
 
     /// Gives a parcel to be written.
     pub fn send(&self, bytes: Vec<u8>) {
+        self.give(bytes, false);
+    }
+
+    /// Gives a parcel that [`Self::finish`] lets through: its last bytes undo what this one does.
+    pub fn send_first_half(&self, bytes: Vec<u8>) {
+        self.give(bytes, true);
+    }
+
+    fn give(&self, bytes: Vec<u8>, lasting: bool) {
         if !bytes.is_empty() {
-            self.0.lock().waiting.push_back(bytes);
+            self.0.lock().waiting.push_back((bytes, lasting));
             self.0.moved.notify_all();
         }
     }
 
-    /// Writes these bytes instead of everything that still waits, and says whether they were taken in that time.
-    pub fn finish(&self, mut bytes: Vec<u8>, patience: Duration) -> bool {
+    /// Writes these bytes instead of the frames that still wait, and says whether they were taken in that time.
+    pub fn finish(&self, bytes: Vec<u8>, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut queue = self.0.lock();
-        queue.waiting.clear();
+        queue.waiting.retain(|(_, lasting)| *lasting);
         if queue.pen != Pen::Rests {
             queue.pen = Pen::Hurries;
-            bytes.insert(0, CUT);
+            queue.waiting.push_front((vec![CUT], true));
         }
-        queue.waiting.push_back(bytes);
+        queue.waiting.push_back((bytes, true));
         self.0.moved.notify_all();
         while !queue.is_idle() {
             let left = until.saturating_duration_since(Instant::now());
@@ -259,6 +269,21 @@ mod tests {
         theirs.read_to_end(&mut got).unwrap();
         assert!(got.len() < 1 << 24, "the rest was dropped: {}", got.len());
         assert!(got.ends_with(b"x\x18end"));
+    }
+
+    #[test]
+    fn what_the_end_undoes_is_written_before_it() {
+        let (out, mut theirs) = start();
+        // Held up by this one, so that the others still wait.
+        out.send(vec![b'x'; 1 << 24]);
+        theirs.read_exact(&mut [0]).unwrap();
+        out.send_first_half(b"enter".to_vec());
+        out.send(b"frame".to_vec());
+        assert!(!out.finish(b"leave".to_vec(), Duration::from_millis(50)));
+        out.close();
+        let mut got = Vec::new();
+        theirs.read_to_end(&mut got).unwrap();
+        assert_eq!(&got[got.len() - 12..], b"x\x18enterleave");
     }
 
     #[test]

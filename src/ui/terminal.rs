@@ -172,7 +172,7 @@ impl Terminal {
         crossterm::terminal::enable_raw_mode().map_err(on_terminal)?;
         let mut bytes = Vec::new();
         enter_sequences(&mut bytes, again).map_err(on_terminal)?;
-        self.way_out.out.send(bytes);
+        self.way_out.out.send_first_half(bytes);
         self.repaint();
         Ok(())
     }
