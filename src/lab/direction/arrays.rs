@@ -49,6 +49,17 @@ const BIASES: &[&str] = &[
 /// What is said of vectors whose layers have numbers and no site.
 pub(super) const BY_LAYER: &str = "its file numbers layers and does not say of which site, so that the vector of a layer serves every site of that layer";
 
+/// [`BY_LAYER`], or what is said of the only vector: it serves other layers than its own, too.
+fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
+    match rows {
+        [(at, _)] => format!(
+            "its file says layer {} and not of which site; its vector serves wherever it is put",
+            at.layer
+        ),
+        _ => BY_LAYER.into(),
+    }
+}
+
 const NEXT: &str = "A direction is one vector, a vector a layer, or a table with a row a layer.";
 
 /// Where the vector of a name belongs.
@@ -140,7 +151,10 @@ pub(super) fn read(
                     rows.for_each(|(at, _)| *at = site.at(usize::from(at.layer)));
                 } else if anywhere {
                     direction.origin.anywhere = true;
-                    direction.origin.cautions.push(BY_LAYER.into());
+                    direction
+                        .origin
+                        .cautions
+                        .push(which_layers(&direction.rows));
                 }
             }
             Ok(direction)
@@ -224,7 +238,9 @@ fn by_layer(path: &Path, arrays: &[Loose], maker: &str) -> Result<Direction> {
             );
             return Err(Error::bad_file(path, what, NEXT));
         }
-        origin.cautions.push(BY_LAYER.into());
+        let rows: Vec<_> = rows.into_iter().collect();
+        origin.cautions.push(which_layers(&rows));
+        return Ok(Direction { rows, origin });
     }
     Ok(Direction {
         rows: rows.into_iter().collect(),

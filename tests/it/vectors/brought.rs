@@ -449,11 +449,15 @@ fn tensors_of_torch_are_found_where_they_lie() {
     );
     let alone = Py::Dict(vec![(Py::Int(4), tensor(4))]);
     let read = load(&folder.file("v.pt", &torch(&alone))).unwrap();
+    // The only vector serves elsewhere too, and which layer the file says is told.
+    assert!(read.at(Site::ResidPre.at(2)).is_ok());
     assert!(
-        read.origin.cautions[0].contains("numbers layers"),
+        read.origin.cautions[0].contains("says layer 4"),
         "{:?}",
         read.origin
     );
+    let several = load(&folder.file("v.pt", &torch(&by_layer([Py::Int(4), Py::Int(7)])))).unwrap();
+    assert!(several.origin.cautions[0].contains("numbers layers"));
     // A column, beside the JSON of refusal_direction.
     let path = folder.file("column.pt", &torch(&Py::Tensor(vec![6, 1], vector(2, 6))));
     std::fs::write(
