@@ -561,6 +561,24 @@ fn a_check_of_what_is_not_finite_fails() {
     assert!(!fine.worst(Check::not_finite()).passed() && !Check::not_finite().worst(fine).passed());
 }
 
+/// Quantized products drop NaN on their way: what the file is known to hold is enough to stop.
+#[test]
+fn a_broken_weight_stops_a_quantized_model_too() {
+    for (tensor, value) in BROKEN {
+        let (_folder, model) = broken_demo(tensor, *value);
+        for command in [
+            &["generate", &model, "-p", FACT, "-n", "2"][..],
+            &["lens", &model, "-p", FACT],
+            &["settle", &model, "-p", FACT],
+            &["neurons", &model, "-p", FACT],
+        ] {
+            let (code, out, err) = outcome(&[command, &["--dtype", "q8_0"]].concat());
+            assert_eq!((code, out.as_str()), (1, ""), "{tensor} {command:?}: {err}");
+            assert!(err.contains("not finite"), "{err}");
+        }
+    }
+}
+
 /// The real model, where there is one: an edit that is too strong, and NaN in a layer.
 #[test]
 fn the_real_model_says_it_too() {
