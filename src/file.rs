@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -22,6 +23,9 @@ pub const SMALL: u64 = 512 << 20;
 
 /// Longest file of numbers that is read whole: directions, statistics, maps.
 pub const NUMBERS: u64 = 16 << 30;
+
+/// How long a pipe is waited for that nobody reads yet.
+const READER: Duration = Duration::from_secs(5);
 
 /// Mode of what is nobody else's business.
 const PRIVATE: u32 = 0o600;
@@ -126,7 +130,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplac
     };
     let found = std::fs::symlink_metadata(path).ok();
     if is_stream(path) || found.as_ref().is_some_and(is_endless) {
-        let mut stream = OpenOptions::new().append(true).open(path).map_err(fail)?;
+        let mut stream = open_stream(path)?;
         return stream.write_all(bytes).map(|()| None).map_err(fail);
     }
     let mut part = Unplaced::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
@@ -249,6 +253,54 @@ fn is_endless(found: &Metadata) -> bool {
     kind.is_fifo() || kind.is_char_device() || kind.is_socket()
 }
 
+/// Opens a pipe or a device to write to. A pipe that nobody reads is waited for a few seconds, not for ever.
+fn open_stream(path: &Path) -> Result<File> {
+    let fail = |e: std::io::Error| Error::io(path, e);
+    let unread = rustix::io::Errno::NXIO.raw_os_error();
+    let began = Instant::now();
+    loop {
+        let opened = OpenOptions::new()
+            .append(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path);
+        match opened {
+            Ok(stream) => {
+                // Once there is a reader, one that is slow is waited for.
+                rustix::fs::fcntl_getfl(&stream)
+                    .and_then(|flags| rustix::fs::fcntl_setfl(&stream, flags - OFlags::NONBLOCK))
+                    .map_err(|e| fail(e.into()))?;
+                return Ok(stream);
+            }
+            Err(e) if e.raw_os_error() == Some(unread) && began.elapsed() < READER => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) if e.raw_os_error() == Some(unread) => {
+                let next = "Start what reads it first, or name a file.";
+                return Err(Error::bad_file(
+                    path,
+                    "it is a pipe that nobody reads",
+                    next,
+                ));
+            }
+            Err(e) => return Err(fail(e)),
+        }
+    }
+}
+
+/// Refuses what is no file, for those who cannot wait: a pipe or a device may never take what is written.
+///
+/// # Errors
+///
+/// When the name is that of a pipe, a device or something that is open already.
+pub fn check_is_file(path: &Path) -> Result<()> {
+    let found = std::fs::symlink_metadata(path);
+    if is_stream(path) || found.is_ok_and(|found| is_endless(&found)) {
+        let what = "it is a pipe or a device, which may never take what is written";
+        return Err(Error::bad_file(path, what, "Name a file."));
+    }
+    Ok(())
+}
+
 /// Makes a folder for the owner's eyes alone, with those above it; one that is there stays as it is.
 ///
 /// # Errors
@@ -280,11 +332,19 @@ pub fn create_private(path: &Path) -> std::io::Result<File> {
 ///
 /// When it is a link, or cannot be opened.
 pub fn append_private(path: &Path) -> std::io::Result<File> {
+    let refuse = |why: &str| std::io::Error::new(ErrorKind::InvalidInput, why);
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => {
+            return Err(refuse("it is a link, and nothing is written through one"));
+        }
+        Ok(found) if !found.is_file() => return Err(refuse("it is no file")),
+        Ok(_) | Err(_) => {}
+    }
     let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(PRIVATE)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(PRIVATE))?;
@@ -489,6 +549,38 @@ mod tests {
         assert!(words(&long).unwrap_err().to_string().contains("64.0 MiB"));
         std::fs::write(&long, b"ab\xff").unwrap();
         assert!(words(&long).unwrap_err().to_string().contains("byte 2"));
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_not_waited_for_by_those_who_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let began = Instant::now();
+        for path in [
+            pipe.as_path(),
+            Path::new("/dev/stdout"),
+            Path::new("/dev/null"),
+        ] {
+            assert!(check_is_file(path).is_err(), "{}", path.display());
+        }
+        let log = append_private(&pipe).unwrap_err().to_string();
+        assert!(log.contains("no file"), "{log}");
+        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(check_is_file(&folder.path().join("new")).is_ok());
+        // The command line waits a little for a reader that is still to come, and gets everything through.
+        let late = pipe.clone();
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            std::fs::read(late).unwrap()
+        });
+        let many = vec![b'x'; 1 << 20];
+        write(&pipe, &many, Overwrite::Never).unwrap();
+        assert_eq!(reader.join().unwrap(), many);
+        let said = write(&pipe, b"x", Overwrite::Never).unwrap_err();
+        assert!(said.to_string().contains("nobody reads"), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

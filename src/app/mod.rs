@@ -81,6 +81,8 @@ pub enum Effect {
     Copy(String),
     /// Write a file, making its folder.
     Write(PathBuf, Vec<u8>),
+    /// The same, for the owner's eyes alone.
+    WritePrivate(PathBuf, Vec<u8>),
     /// Write a figure to a file.
     Export {
         /// One of the export formats.

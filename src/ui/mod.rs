@@ -274,10 +274,25 @@ fn shoot(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<S
 
 /// Writes a new file, making its folder; one that is there stays.
 fn create(path: &Path, bytes: &[u8]) -> Result<String> {
+    create_by(file::write, path, bytes)
+}
+
+/// As [`create`], for the owner's eyes alone.
+fn create_private(path: &Path, bytes: &[u8]) -> Result<String> {
+    create_by(file::write_private, path, bytes)
+}
+
+fn create_by(
+    write: fn(&Path, &[u8], Overwrite) -> Result<()>,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<String> {
+    // This thread serves the keys.
+    file::check_is_file(path)?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
-    file::write(path, bytes, Overwrite::Never)?;
+    write(path, bytes, Overwrite::Never)?;
     Ok(format!(
         "written: {} ({} bytes)",
         path.display(),

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 
 use super::signals::{self, Outside};
 use super::terminal::{self, Terminal};
-use super::{Flow, Memory, Theme, Wardrobe, create, draw, exported, input, shoot};
+use super::{Flow, Memory, Theme, Wardrobe, create, create_private, draw, exported, input, shoot};
 use crate::app::{App, Effect, Event, Settings};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
@@ -238,6 +238,10 @@ impl Screen {
                 }
                 Effect::Write(path, bytes) => {
                     let outcome = create(&path, &bytes);
+                    self.report(outcome);
+                }
+                Effect::WritePrivate(path, bytes) => {
+                    let outcome = create_private(&path, &bytes);
                     self.report(outcome);
                 }
                 Effect::Export {

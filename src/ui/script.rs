@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use super::{Flow, Memory, Shot, Wardrobe, create, exported, shoot};
+use super::{Flow, Memory, Shot, Wardrobe, create, create_private, exported, shoot};
 use crate::app::key::{Code, Key, chord};
 use crate::app::{App, Effect, Event, Settings};
 use crate::engine::{self, Handle, Update};
@@ -77,6 +77,7 @@ impl Stage<'_> {
                 Effect::Ask(request) => self.engine.ask(request),
                 Effect::Cancel => self.engine.cancel(),
                 Effect::Write(path, bytes) => self.told(create(&path, &bytes)),
+                Effect::WritePrivate(path, bytes) => self.told(create_private(&path, &bytes)),
                 Effect::Export {
                     format,
                     path,

@@ -379,7 +379,9 @@ pub fn say(effect: &Effect) -> String {
         Effect::Ask(request) => ask(request),
         Effect::Cancel => "cancel".into(),
         Effect::Copy(text) => format!("copy {text}"),
-        Effect::Write(path, _) => format!("write {}", path.display()),
+        Effect::Write(path, _) | Effect::WritePrivate(path, _) => {
+            format!("write {}", path.display())
+        }
         Effect::Export { format, path, .. } => format!("export {format} {}", path.display()),
         Effect::Shot(path) => format!("shot {}", path.display()),
         Effect::Suspend => "suspend".into(),

@@ -218,7 +218,8 @@ fn shot(_: &mut App, text: &str) -> Outcome {
 }
 
 fn session(app: &mut App, text: &str) -> Outcome {
-    Ok(vec![Effect::Write(path(text)?, app.session.bytes())])
+    let bytes = app.session.bytes();
+    Ok(vec![Effect::WritePrivate(path(text)?, bytes)])
 }
 
 fn path(text: &str) -> Result<PathBuf, Why> {
