@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpgid, getpgrp, getppid, getsid};
+use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -119,28 +119,46 @@ pub fn stop(group: bool) -> std::io::Result<()> {
 }
 
 /// Whether there is a shell that could let a stopped job go on: an ancestor in this session that is not of the job.
+///
+/// Where processes cannot be looked up, there is taken to be one, as other programs do.
 pub fn has_shell() -> bool {
-    let (group, Ok(session)) = (getpgrp(), getsid(None)) else {
-        return false;
+    let Some(job) = family(rustix::process::getpid()) else {
+        return true;
     };
-    let mut ancestor = getppid();
-    while let Some(pid) = ancestor {
-        if getsid(Some(pid)).ok() != Some(session) {
+    let mut ancestor = job.parent;
+    while let Some(of) = ancestor.and_then(family) {
+        if of.session != job.session {
             return false;
         }
-        if getpgid(Some(pid)).is_ok_and(|of| of != group) {
+        if of.group != job.group {
             return true;
         }
-        ancestor = parent(pid);
+        ancestor = of.parent;
     }
     false
 }
 
-fn parent(pid: Pid) -> Option<Pid> {
+/// Where a process belongs.
+///
+/// Read from `/proc`: in a container the group or session of an ancestor may be one that has no id inside, and is 0
+/// there, which [`rustix::process::getsid`] takes for impossible.
+#[derive(Debug)]
+struct Family {
+    parent: Option<Pid>,
+    group: i32,
+    session: i32,
+}
+
+fn family(pid: Pid) -> Option<Family> {
     let line = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name stands in brackets and may hold anything.
-    let rest = line.rsplit_once(')')?.1;
-    Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
+    let mut rest = line.rsplit_once(')')?.1.split_whitespace().skip(1);
+    let mut next = || rest.next()?.parse::<i32>().ok();
+    Some(Family {
+        parent: Pid::from_raw(next()?),
+        group: next()?,
+        session: next()?,
+    })
 }
 
 #[cfg(test)]
@@ -149,7 +167,9 @@ mod tests {
 
     #[test]
     fn parents_are_found() {
-        assert_eq!(parent(rustix::process::getpid()), getppid());
+        let found = family(rustix::process::getpid()).unwrap();
+        assert_eq!(found.parent, rustix::process::getppid());
+        assert!(found.group >= 0 && found.session >= 0, "{found:?}");
     }
 
     #[test]
