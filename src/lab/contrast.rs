@@ -10,9 +10,9 @@ use std::str::FromStr;
 
 use candle_core::DType;
 
-use super::apply::Program;
 use super::bench::Bench;
 use super::direction::{Direction, Origin};
+use super::pass::Pass;
 use super::positions::Positions;
 use super::run::Run;
 use crate::error::{Error, Result};
@@ -371,7 +371,10 @@ fn vectors(
             format!("positions that a prompt of {} tokens has", run.tokens.len()),
         ));
     }
-    let recording = bench.pass(&run, &mut Program::default(), &[], wanted, 1)?;
+    let recording = bench.run_one(&Pass {
+        record: wanted.to_vec(),
+        ..Pass::of(run)
+    })?;
     wanted
         .iter()
         .map(|at| {

@@ -12,7 +12,6 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::apply::Null;
 use super::bench::Bench;
 use super::edit::Edit;
 use super::function_vector::Head;
@@ -230,8 +229,7 @@ impl Copying {
                 schedule: schedule.clone(),
                 ..Run::plain(text.tokens.clone())
             };
-            let mut program = bench.compile(&run, Null::No)?;
-            let rows = bench.log_probs(&run, &mut program, text.period)?;
+            let rows = bench.log_probs(&run, text.period)?;
             let second = &text.tokens[text.first + text.period..];
             for (row, next) in rows.iter().zip(&second[1..]) {
                 let own = row[*next as usize];

@@ -10,11 +10,11 @@
 
 use candle_core::DType;
 
-use super::apply::Program;
 use super::batch;
 use super::bench::Bench;
 use super::direction::{Direction, NOTHING, Origin, norm, random_like};
 use super::edit::Edit;
+use super::pass::Pass;
 use super::run::Run;
 use super::sample::log_softmax;
 use super::schedule::Schedule;
@@ -365,12 +365,10 @@ fn means(
             schedule: schedule.clone(),
             ..Run::plain(tokens.clone())
         };
-        let mut program = if schedule.is_idle() {
-            Program::default()
-        } else {
-            bench.compile(&run, super::apply::Null::No)?
-        };
-        let recording = bench.pass(&run, &mut program, &[], &wanted, 1)?;
+        let recording = bench.run_one(&Pass {
+            record: wanted.clone(),
+            ..Pass::of(run)
+        })?;
         for (layer, at) in wanted.iter().enumerate() {
             let rows = recording.get(*at)?;
             for (i, position) in rules.positions.iter().enumerate() {

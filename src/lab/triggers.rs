@@ -8,8 +8,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::apply::Null;
 use super::bench::Bench;
+use super::pass::Pass;
 use super::run::Run;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -189,9 +189,11 @@ impl Scan {
         };
         let at = Site::MlpAct.at(scanner.layer);
         bench.model.check_prompt(tokens)?;
-        let mut program = bench.compile(&run, Null::No)?;
         // Not kept: a long text would push everything else out of the bench.
-        let recording = bench.pass(&run, &mut program, &[], &[at], 1)?;
+        let recording = bench.run_one(&Pass {
+            record: vec![at],
+            ..Pass::of(run)
+        })?;
         let acts = recording
             .get(at)?
             .narrow(1, scanner.neuron as usize, 1)?
