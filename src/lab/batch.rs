@@ -8,8 +8,8 @@ use std::path::Path;
 use super::bench::Bench;
 use super::pass::{Logits, Pass, RowCapture};
 use super::run::Run;
-use super::schedule::Schedule;
 use super::target::first_token;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 
 /// What a prompt goes on with, greedily.

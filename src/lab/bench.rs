@@ -11,23 +11,23 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::direction::Direction;
-use super::edit::Edit;
-use super::figure::Provenance;
 use super::guard::{Guard, not_finite};
 use super::pass::{Logits, Pass};
 use super::run::{Recording, Run, Stem};
 use super::sample::{NO_TOKEN, log_sum_exp, top};
 use super::target::Target;
 use super::unfinished::Unfinished;
-use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
+use crate::edit::Edit;
+use crate::edit::direction::Direction;
+use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
+use crate::figure::Provenance;
 use crate::file::Overwrite;
-use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
-use crate::model::site::Address;
+use crate::model::network::finite::NOT_FINITE;
+use crate::model::network::site::Address;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
@@ -72,10 +72,10 @@ pub struct Bench {
     /// Bytes of recordings that are kept, and of attention that is recorded at once.
     pub budget: usize,
     /// The text of the null, by seed and length.
-    pub(super) unrelated: Option<((u64, usize), Run)>,
+    pub(crate) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
     /// Runs that passes go on from, the latest last.
-    pub(super) stems: Vec<Arc<Stem>>,
+    pub(crate) stems: Vec<Arc<Stem>>,
     /// Tokens as safe visible text, filled as they are asked for.
     spelled: Vec<OnceLock<String>>,
 }
@@ -116,7 +116,7 @@ impl Bench {
 
     fn with(model: Model) -> Result<Self> {
         let mut bench = Self::new(model);
-        for (name, bytes) in super::direction::embedded() {
+        for (name, bytes) in crate::edit::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == bench.model.card.revision {
                 bench.directions.insert((*name).to_string(), direction);
@@ -197,7 +197,7 @@ impl Bench {
     }
 
     /// What a recording is kept under: tokens, edits, and what the names in them mean now.
-    pub(super) fn key(&self, run: &Run) -> u64 {
+    pub(crate) fn key(&self, run: &Run) -> u64 {
         let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
         let names = edits.filter(|e| e.active()).flat_map(Edit::names);
         let names: Vec<String> = names.map(ToString::to_string).collect();

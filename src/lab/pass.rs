@@ -11,13 +11,13 @@ use std::ops::Range;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::positions::Positions;
-use super::receipt::Receipt;
 use super::run::Run;
 use super::sample::log_softmax;
+use crate::edit::positions::Positions;
+use crate::edit::receipt::Receipt;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::{Address, Axis, Site};
+use crate::model::network::site::{Address, Axis, Site};
 
 /// A value that is put elsewhere: it overwrites an address at a position of one row, after the edits there.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl Patch {
     }
 
     /// The first block that has to be computed again.
-    pub(super) fn entry(&self, layers: usize) -> usize {
+    pub(crate) fn entry(&self, layers: usize) -> usize {
         let layer = usize::from(self.at.layer);
         match self.at.site {
             Site::Embed => 0,
@@ -55,12 +55,12 @@ impl Patch {
     }
 
     /// Whether it lies in the stream that enters the block of its entry, before anything of the block.
-    pub(super) fn at_the_door(&self) -> bool {
+    pub(crate) fn at_the_door(&self) -> bool {
         matches!(self.at.site, Site::Embed | Site::ResidPost)
     }
 
     /// Refuses a patch that has no place, and a value that does not fit it.
-    pub(super) fn check(&self, model: &Model, positions: Range<usize>) -> Result<()> {
+    pub(crate) fn check(&self, model: &Model, positions: Range<usize>) -> Result<()> {
         model.offers(self.at)?;
         let refused = |why: String| {
             Err(Error::Refused {
@@ -118,7 +118,7 @@ pub struct Knockout {
 
 impl Knockout {
     /// The sources that a query loses in a layer whose queries see `window` positions; none for all.
-    pub(super) fn hidden(&self, layer: usize, query: usize, window: Option<usize>) -> Vec<usize> {
+    pub(crate) fn hidden(&self, layer: usize, query: usize, window: Option<usize>) -> Vec<usize> {
         if !self.layers.contains(&layer) || !self.targets.contains(&query) {
             return Vec::new();
         }
@@ -167,19 +167,19 @@ impl PassRow {
     }
 
     /// Whether it is its text and nothing else.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.patches.is_empty() && self.knockout.is_none()
     }
 
     /// The first position that differs from the run.
-    pub(super) fn from(&self) -> Option<usize> {
+    pub(crate) fn from(&self) -> Option<usize> {
         let patches = self.patches.iter().map(|patch| patch.position);
         let targets = self.knockout.iter().flat_map(|k| k.targets.iter().copied());
         patches.chain(targets).min()
     }
 
     /// The first block that differs from the run.
-    pub(super) fn entry(&self, layers: usize) -> usize {
+    pub(crate) fn entry(&self, layers: usize) -> usize {
         let patches = self.patches.iter().map(|patch| patch.entry(layers));
         let cut = self.knockout.iter().map(|k| k.layers.start);
         patches.chain(cut).min().unwrap_or(layers)

@@ -10,13 +10,13 @@ use candle_core::Tensor;
 use super::apply::Program;
 use super::guard::Guard;
 use super::pass::{Knockout, Patch, RowCapture};
-use super::receipt::Receipt;
-use super::schedule::Schedule;
+use crate::edit::receipt::Receipt;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
-use crate::model::cache::Cache;
-use crate::model::site::{Address, Axis, Site};
-use crate::model::tap::{Leaving, Span, Tap};
+use crate::model::network::cache::Cache;
+use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::tap::{Leaving, Span, Tap};
 
 /// Tokens, edits and a seed: what a recording belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,7 +101,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A recorded value, shaped as in [`crate::model::site::SITES`].
+    /// A recorded value, shaped as in [`crate::model::network::site::SITES`].
     pub fn get(&self, at: Address) -> Result<&Tensor> {
         self.tensors.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
@@ -115,7 +115,7 @@ impl Recording {
     }
 
     /// What a row of a pass left, with its logits where they are those after the last position.
-    pub(super) fn of(mut row: RowCapture, with_output: bool) -> Self {
+    pub(crate) fn of(mut row: RowCapture, with_output: bool) -> Self {
         Self {
             output: row.logits.pop().filter(|_| with_output),
             tensors: row.recorded,
@@ -144,44 +144,44 @@ pub enum Keep {
 }
 
 /// A run that was read once, for the passes that go on from it: what lies before and below what they change.
-pub(super) struct Stem {
+pub(crate) struct Stem {
     /// What was read: the run under its edits, see `Bench::key`.
-    pub(super) key: u64,
+    pub(crate) key: u64,
     /// Seed of random edits.
-    pub(super) random: Option<u64>,
+    pub(crate) random: Option<u64>,
     /// What every row has put in.
-    pub(super) common: Vec<Patch>,
+    pub(crate) common: Vec<Patch>,
     /// As compiled: every pass works on a copy, so that no row sees what another measured.
-    pub(super) program: Program,
-    pub(super) cache: Cache,
+    pub(crate) program: Program,
+    pub(crate) cache: Cache,
     /// What enters every block, and what leaves the last: `[1, end - from, d_model]`.
-    pub(super) streams: Vec<Tensor>,
+    pub(crate) streams: Vec<Tensor>,
     /// What was recorded of it, from the first position on.
-    pub(super) values: HashMap<Address, Tensor>,
+    pub(crate) values: HashMap<Address, Tensor>,
     /// The first position that rows may change.
-    pub(super) from: usize,
+    pub(crate) from: usize,
     /// The position after which logits are read.
-    pub(super) read: usize,
+    pub(crate) read: usize,
     /// Positions that passes cover.
-    pub(super) end: usize,
+    pub(crate) end: usize,
     /// Whether what comes before a change may be shared.
-    pub(super) shares: bool,
+    pub(crate) shares: bool,
     /// The run's own logits after the position that is read, `[vocab]`.
-    pub(super) logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
     /// What its edits did.
-    pub(super) receipts: Vec<Receipt>,
+    pub(crate) receipts: Vec<Receipt>,
 }
 
 impl Stem {
     /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let tensors = self.streams.iter().chain(self.values.values());
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         self.cache.bytes() + tensors.map(size).sum::<usize>()
     }
 
     /// A value of its first reading, from its first position on.
-    pub(super) fn value(&self, at: Address) -> Option<&Tensor> {
+    pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
         let stream = match at.site {
             Site::Embed => self.streams.first(),
             Site::ResidPost => self.streams.get(usize::from(at.layer) + 1),
@@ -236,7 +236,7 @@ impl<'a> RunTap<'a> {
 
     /// With edges taken away in some rows.
     #[must_use]
-    pub(super) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
+    pub(crate) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
         self.knockouts = knockouts;
         self
     }
@@ -333,7 +333,7 @@ impl Tap for RunTap<'_> {
 }
 
 /// Puts values into `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
-pub(super) fn put(x: Tensor, patches: &[(usize, &Patch)], span: Span) -> Result<Tensor> {
+pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: Span) -> Result<Tensor> {
     let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
     if !patches.iter().any(|(_, patch)| inside(patch)) {
         return Ok(x);

@@ -5,7 +5,7 @@
 //! read again; blocks below the first change are not computed again either: a row joins the batch at the block where it
 //! begins to differ, so that the batch grows on its way up. Edits with a condition look at values that are not computed
 //! again, so under them rows are read whole. Rows with texts of their own are read side by side where they are of one
-//! length, and one by one where the edits depend on the tokens of a prompt ([`super::edit::Edit::reads_prompt`]).
+//! length, and one by one where the edits depend on the tokens of a prompt ([`crate::edit::Edit::reads_prompt`]).
 //!
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
@@ -19,12 +19,12 @@ use super::bench::Bench;
 use super::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use super::run::{Keep, Run, RunTap, Stem, put};
 use super::sample::{log_softmax, top};
-use super::schedule::Schedule;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::cache::{Cache, Own};
-use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::network::cache::{Cache, Own};
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{Phase, Span, Tap};
 
 /// Most rows of one pass.
 const ROWS: usize = 256;
@@ -647,8 +647,8 @@ fn go_on(
 /// first row, which the tap has recorded, what the unembedding makes of them in the same product, `[lens, vocab]`.
 ///
 /// It reads what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or
-/// when the text has just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]). Texts are of one length.
-pub(super) fn read_on(
+/// when the text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::regime`]). Texts are of one length.
+pub(crate) fn read_on(
     model: &Model,
     texts: &[Vec<u32>],
     prompt: usize,
@@ -703,7 +703,7 @@ pub(super) fn read_on(
 
 /// What the unedited model says after the text of the first row, brought there through a cache of its own:
 /// log-probabilities, `[vocab]`.
-pub(super) fn unedited(
+pub(crate) fn unedited(
     bench: &Bench,
     texts: &[Vec<u32>],
     prompt: usize,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 
 /// Sweeps whose results are kept, in memory and as files.
-pub(super) const KEPT: usize = 8;
+pub(crate) const KEPT: usize = 8;
 
 /// Sweeps that were stopped.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Unfinished {
     }
 
     /// What there is of a sweep of `count` trials; a file that does not fit is as good as none.
-    pub(super) fn take(&mut self, key: u64, count: usize) -> Vec<Option<Value>> {
+    pub(crate) fn take(&mut self, key: u64, count: usize) -> Vec<Option<Value>> {
         let held = self.held.iter().position(|(k, _)| *k == key);
         let held = held.map(|at| self.held.remove(at).1);
         let filed = || {
@@ -44,7 +44,7 @@ impl Unfinished {
             .unwrap_or_else(|| vec![None; count])
     }
 
-    pub(super) fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
+    pub(crate) fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
         // Without the file the sweep only begins anew in another process.
         let written = self.path(key).map(|path| write(&path, &results));
         self.failure = written.and_then(Result::err).map(|e| e.to_string());
@@ -56,7 +56,7 @@ impl Unfinished {
         self.held.drain(..surplus);
     }
 
-    pub(super) fn forget(&self, key: u64) {
+    pub(crate) fn forget(&self, key: u64) {
         if let Some(path) = self.path(key)
             && let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -1,0 +1,82 @@
+//! A target prompt with values put into it while it is read, many such branches side by side, and what each goes on with.
+//!
+//! Invariant: a value acts once, in the pass that reads its position, and lives on through keys and values alone. To ask
+//! something else of a branch, add a field to [`Written`].
+
+use crate::error::Result;
+use crate::lab::bench::{Bench, Reading, reading};
+use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::run::Run;
+use crate::lab::sample::log_sum_exp;
+
+/// Most branches that are read before anybody asks whether to go on.
+pub const SLICE: usize = 32;
+
+/// Candidates kept for the first token.
+const TOP: usize = 5;
+
+/// What a branch goes on with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The tokens, greedily, an end token included.
+    pub tokens: Vec<u32>,
+    /// Whether it broke off because its numbers were not finite any more.
+    pub silent: bool,
+    /// The most probable first tokens.
+    pub first: Reading,
+    /// Probabilities of the watched tokens as the first, in the order they were asked for.
+    pub watched: Vec<f32>,
+}
+
+/// A target prompt.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Branches may differ from this position on.
+    pub from: usize,
+}
+
+impl Target {
+    /// Goes on from the target under each branch's values, greedily, by at most `count` tokens (one at least).
+    ///
+    /// # Errors
+    ///
+    /// When a value has no place here, or the work is stopped; when no branch comes to a distribution, and when the target
+    /// left alone does not.
+    pub fn branches(
+        &self,
+        bench: &mut Bench,
+        branches: Vec<Vec<Patch>>,
+        count: usize,
+        watched: &[u32],
+    ) -> Result<Vec<Written>> {
+        let pass = Pass {
+            from: Some(self.from),
+            rows: branches.into_iter().map(PassRow::patched).collect(),
+            logits: Logits::Last(1),
+            tail: count.max(1),
+            ..Pass::of(Run::plain(self.tokens.clone()))
+        };
+        let known = bench.model.known_tokens();
+        let mut out: Vec<Option<Written>> = vec![None; pass.rows.len()];
+        bench.run_each(&pass, &mut |_, i, row| {
+            let logits = row.last();
+            let total = log_sum_exp(logits);
+            let p = watched.iter().map(|t| (logits[*t as usize] - total).exp());
+            out[i] = Some(Written {
+                watched: p.collect(),
+                first: reading(logits, known, TOP),
+                tokens: row.tail,
+                silent: row.silent,
+            });
+            Ok(())
+        })?;
+        let out: Vec<Written> = out.into_iter().flatten().collect();
+        // A value may break its own branch; in all of them it is the model that is broken.
+        if out.iter().all(|w| w.silent && w.tokens.is_empty()) {
+            return Err(bench.not_finite("The model's numbers are"));
+        }
+        Ok(out)
+    }
+}

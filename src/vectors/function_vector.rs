@@ -1,0 +1,275 @@
+//! Function vectors: what a few heads write when they have seen examples of a task (Todd et al. 2024, 2310.15213).
+//!
+//! Mean outputs of every head at the last token of prompts with true examples; by how much each, put into the last token of
+//! label-shuffled prompts, raises the probability of the right answer (the average indirect effect); and the sum of what the
+//! strongest heads write. Invariants: means and sums are in f64; no bias is added, however many heads are summed, so that
+//! `vector(A ∪ B) = vector(A) + vector(B)` for sets apart. To rank heads by something else, write a function that returns
+//! [`Effects`].
+
+use candle_core::{DType, Tensor};
+
+use super::shots::Ask;
+use crate::edit::direction::random_like;
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use crate::lab::run::Run;
+use crate::lab::sample::log_softmax;
+use crate::model::Fingerprint;
+use crate::model::Model;
+use crate::model::network::site::{Address, Site};
+
+/// A head: its layer and its number.
+pub type Head = (usize, usize);
+
+/// Mean outputs of heads at the last token.
+#[derive(Clone, Debug)]
+pub struct HeadMeans {
+    /// `z` by layer, the heads one after the other: `[layers][heads * head_dim]`.
+    pub values: Vec<Vec<f32>>,
+    /// Mean scale of the norm behind attention, by layer; 1 where the family has none.
+    pub scales: Vec<f32>,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl HeadMeans {
+    /// Measures prompts, a pass each.
+    pub fn measure(bench: &mut Bench, asks: &[Ask]) -> Result<Self> {
+        let layers = bench.model.card.layers;
+        let wanted: Vec<Address> = (0..layers)
+            .flat_map(|l| [Site::Z.at(l), Site::AttnOut.at(l)])
+            .collect();
+        let mut values = vec![vec![0f64; bench.model.width(Site::Z)]; layers];
+        let mut scales = vec![0f64; layers];
+        for (done, ask) in asks.iter().enumerate() {
+            bench.report(done as f32 / asks.len() as f32)?;
+            let read = at_the_end(bench, &Run::plain(ask.tokens.clone()), &wanted)?;
+            for layer in 0..layers {
+                let z = value(&read, Site::Z.at(layer))?;
+                values[layer]
+                    .iter_mut()
+                    .zip(z)
+                    .for_each(|(s, v)| *s += f64::from(v));
+                let out = value(&read, Site::AttnOut.at(layer))?;
+                scales[layer] += f64::from(bench.model.transformer.attention_scale(layer, &out));
+            }
+        }
+        let count = asks.len().max(1) as f64;
+        let mean = |sums: Vec<f64>| sums.into_iter().map(|s| (s / count) as f32).collect();
+        Ok(Self {
+            values: values.into_iter().map(mean).collect(),
+            scales: mean(scales),
+            width: bench.model.transformer.blueprint.head_dim,
+        })
+    }
+
+    /// What heads are at the last token of one run.
+    pub fn of_run(bench: &mut Bench, run: &Run) -> Result<Self> {
+        let layers = bench.model.card.layers;
+        let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
+        let read = at_the_end(bench, run, &wanted)?;
+        let values = wanted.iter().map(|at| value(&read, *at));
+        Ok(Self {
+            values: values.collect::<Result<_>>()?,
+            scales: vec![1.0; layers],
+            width: bench.model.transformer.blueprint.head_dim,
+        })
+    }
+
+    /// What a head was on average, `[head_dim]`.
+    pub fn head(&self, (layer, head): Head) -> &[f32] {
+        &self.values[layer][head * self.width..(head + 1) * self.width]
+    }
+
+    /// Random vectors of the same lengths, head by head: the null.
+    pub fn random_like(&self, seed: u64) -> Self {
+        let mut out = self.clone();
+        for (layer, values) in out.values.iter_mut().enumerate() {
+            for (head, value) in values.chunks_exact_mut(self.width).enumerate() {
+                let mut hash = Fingerprint::default();
+                [seed, layer as u64, head as u64]
+                    .iter()
+                    .for_each(|n| hash.write(&n.to_le_bytes()));
+                value.copy_from_slice(&random_like(value, hash.finish()));
+            }
+        }
+        out
+    }
+}
+
+/// What heads do for an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effects {
+    /// Mean change of the answer's probability, `[layers][heads]`.
+    pub values: Vec<Vec<f64>>,
+    /// Mean probability of the answer without a change.
+    pub base: f64,
+    /// Over how many prompts.
+    pub prompts: usize,
+}
+
+impl Effects {
+    /// The average indirect effect of every head: its mean put into the last token of prompts that do not show the task,
+    /// `p(answer | z.layer.head := mean) − p(answer)`, averaged.
+    pub fn indirect(bench: &mut Bench, asks: &[Ask], means: &HeadMeans) -> Result<Self> {
+        let mut total = Self::none(bench);
+        for (done, ask) in asks.iter().enumerate() {
+            bench.report(done as f32 / asks.len() as f32)?;
+            let run = Run::plain(ask.tokens.clone());
+            total.add(&Self::of(bench, &run, ask.answer, |head| {
+                means.head(head).to_vec()
+            })?);
+        }
+        Ok(total.averaged())
+    }
+
+    /// The average indirect effect of one head.
+    pub fn at(
+        bench: &mut Bench,
+        asks: &[Ask],
+        means: &HeadMeans,
+        (layer, head): Head,
+    ) -> Result<f64> {
+        let mut sum = 0.0;
+        for (done, ask) in asks.iter().enumerate() {
+            bench.report(done as f32 / asks.len() as f32)?;
+            let run = Run::plain(ask.tokens.clone());
+            let value = means.head((layer, head)).to_vec();
+            let (_, changes) = changes(bench, &run, &[((layer, head), value)], ask.answer)?;
+            sum += changes[0];
+        }
+        Ok(sum / asks.len().max(1) as f64)
+    }
+
+    /// What one run's answer loses or wins when each head's output at its last token is put to `value`, `[head_dim]`.
+    pub fn of(
+        bench: &mut Bench,
+        run: &Run,
+        answer: u32,
+        value: impl Fn(Head) -> Vec<f32>,
+    ) -> Result<Self> {
+        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+        let all = (0..layers).flat_map(|l| (0..heads).map(move |h| (l, h)));
+        let values: Vec<(Head, Vec<f32>)> = all.map(|head| (head, value(head))).collect();
+        let (base, changes) = changes(bench, run, &values, answer)?;
+        Ok(Self {
+            values: changes.chunks(heads).map(<[f64]>::to_vec).collect(),
+            base,
+            prompts: 1,
+        })
+    }
+
+    fn none(bench: &Bench) -> Self {
+        let card = &bench.model.card;
+        Self {
+            values: vec![vec![0.0; card.heads]; card.layers],
+            base: 0.0,
+            prompts: 0,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (sums, more) in self.values.iter_mut().zip(&other.values) {
+            sums.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+        }
+        self.base += other.base;
+        self.prompts += other.prompts;
+    }
+
+    fn averaged(mut self) -> Self {
+        let count = self.prompts.max(1) as f64;
+        self.values.iter_mut().flatten().for_each(|v| *v /= count);
+        self.base /= count;
+        self
+    }
+
+    /// The heads with the largest effects, strongest first; equal ones in the order of layers and heads.
+    pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
+        let rows = self.values.iter().enumerate();
+        let mut all: Vec<(Head, f64)> = rows
+            .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
+            .collect();
+        all.retain(|(_, v)| v.is_finite());
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(count);
+        all
+    }
+}
+
+/// What a run holds at its last token.
+pub(crate) fn at_the_end(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
+    bench.run_one(&Pass {
+        from: Some(run.tokens.len().saturating_sub(1)),
+        record: wanted.to_vec(),
+        ..Pass::of(run.clone())
+    })
+}
+
+/// All heads of a recorded address, one after the other.
+pub(crate) fn value(read: &RowCapture, at: Address) -> Result<Vec<f32>> {
+    let value = read.get(at)?.to_dtype(DType::F32)?;
+    Ok(value.flatten_all()?.to_vec1()?)
+}
+
+/// The probability of an answer after a run, and how it changes when each head alone is put to a value at the last token.
+fn changes(
+    bench: &mut Bench,
+    run: &Run,
+    heads: &[(Head, Vec<f32>)],
+    answer: u32,
+) -> Result<(f64, Vec<f64>)> {
+    let position = run.tokens.len().saturating_sub(1);
+    let device = bench.model.transformer.device.clone();
+    let patched = heads.iter().map(|((layer, head), value)| {
+        Ok(PassRow::patched(vec![Patch {
+            head: Some(*head),
+            ..Patch::new(
+                Site::Z.at(*layer),
+                position,
+                Tensor::new(value.as_slice(), &device)?,
+            )
+        }]))
+    });
+    let rows = std::iter::once(Ok(PassRow::default())).chain(patched);
+    let pass = Pass {
+        rows: rows.collect::<Result<_>>()?,
+        from: Some(position),
+        logits: Logits::Last(1),
+        ..Pass::of(run.clone())
+    };
+    let mut found = vec![0.0; pass.rows.len()];
+    bench.run_each(&pass, &mut |_, i, row| {
+        found[i] = probability(row.last(), answer);
+        Ok(())
+    })?;
+    let base = found.remove(0);
+    Ok((base, found.into_iter().map(|p| p - base).collect()))
+}
+
+/// The probability of a token under a row of logits.
+pub(crate) fn probability(logits: &[f32], token: u32) -> f64 {
+    let mut row = logits.to_vec();
+    log_softmax(&mut row);
+    f64::from(row[token as usize]).exp()
+}
+
+/// The sum of what heads write at their means, as it is added to the stream: `Σ W_O ā`, without a bias; where the family
+/// norms what attention writes, through that norm's gain and its mean scale over the prompts, and times the residual
+/// multiplier. Refused where the stream itself is normed.
+pub fn assemble(model: &Model, means: &HeadMeans, heads: &[Head]) -> Result<Vec<f32>> {
+    let transformer = &model.transformer;
+    transformer.check_head_writes()?;
+    if heads.is_empty() {
+        return Err(Error::argument("heads", "0", "at least one head"));
+    }
+    let mut sum = vec![0f64; model.card.d_model];
+    for (layer, head) in heads {
+        let written = transformer.head_write(*layer, *head, means.head((*layer, *head)))?;
+        let added = transformer.head_added(*layer, &written, means.scales[*layer])?;
+        sum.iter_mut()
+            .zip(added)
+            .for_each(|(s, v)| *s += f64::from(v));
+    }
+    Ok(sum.into_iter().map(|v| v as f32).collect())
+}
