@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, INSTRUMENTS, STEADY};
+use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::bench::Bench;
 use crate::lab::direction::{Direction, Origin, random_like};
 use crate::lab::edit::Edit;
@@ -165,7 +165,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     let defaults = Arguments::default();
     let mut needs = Needs::default();
     let mut live = Vec::new();
-    for of in INSTRUMENTS.iter().take(STEADY) {
+    for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
         if let Some(more) = of.live(&card, &defaults) {
             needs.merge(more);
             live.push(of.name());
@@ -306,7 +306,7 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
     for _ in 0..count {
         let step = writer.step(bench, needs)?;
         if matches!(kind, Kind::Live(_)) {
-            for of in INSTRUMENTS.iter().take(STEADY) {
+            for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
                 if of.live(&bench.model.card, &arguments).is_some() {
                     std::hint::black_box(of.column(&step, &arguments, bench)?);
                 }

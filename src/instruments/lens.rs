@@ -7,13 +7,14 @@
 
 mod numbers;
 
+use super::params::ParameterValue;
+use super::view::{MapsFile, ReadSite, shared};
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
 use crate::lab::also::{Also, Number, Story, TOP};
 use crate::lab::bench::Bench;
 use crate::lab::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header};
 use crate::lab::lens::{NormOf, SITES, Seen, View, see};
-use crate::lab::lens_file::LensFile;
 use crate::lab::readout::{Ask, Said, Tokens, read_row};
 use crate::lab::run::Run;
 use crate::lab::writer::{Needs, Step};
@@ -29,34 +30,13 @@ pub struct Lens;
 pub const LARGE: usize = 8192;
 
 /// Where a lens reads.
-pub(super) const SITE: Parameter = Parameter {
-    name: "site",
-    kind: Kind::Choice(&[
-        "resid_post",
-        "resid_mid",
-        "resid_pre",
-        "attn_add",
-        "mlp_add",
-    ]),
-    default: "resid_post",
-    about: "what is read at every layer: the stream, or what attention or the MLP adds to it",
-};
+pub(super) const SITE: Parameter = shared::<ReadSite>("site");
 
 /// Whose statistics the final norm uses.
-pub(super) const NORM: Parameter = Parameter {
-    name: "norm",
-    kind: Kind::Choice(&["own", "final"]),
-    default: "own",
-    about: "the statistics of the final norm: of each row itself, or of the model's last state at that position",
-};
+pub(super) const NORM: Parameter = shared::<NormOf>("norm");
 
 /// A file of maps.
-pub(super) const FILE: Parameter = Parameter {
-    name: "maps",
-    kind: Kind::Text,
-    default: "",
-    about: "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain lens stands beside",
-};
+pub(super) const FILE: Parameter = shared::<MapsFile>("maps");
 
 const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -97,20 +77,11 @@ const PARAMETERS: &[Parameter] = &[
 
 /// Reads the parameters that say what is read and how.
 pub(super) fn view(of: &dyn Instrument, arguments: &Arguments, bench: &Bench) -> Result<View> {
-    let name = arguments.text(of, "site");
-    let site = SITES.iter().copied().find(|s| s.spec().name == name);
-    let file = arguments.text(of, "maps").trim();
-    Ok(View {
-        site: site.ok_or_else(|| Error::argument("site", name, "a state of the stream"))?,
-        norm: match arguments.text(of, "norm") {
-            "final" => NormOf::Final,
-            _ => NormOf::Own,
-        },
-        file: match file {
-            "" => None,
-            file => Some(LensFile::open(file, &bench.model)?),
-        },
-    })
+    let site = ParameterValue::parse(arguments.text(of, "site"));
+    let norm = ParameterValue::parse(arguments.text(of, "norm"));
+    let maps = MapsFile(arguments.text(of, "maps").into());
+    let bad = |expected| Error::argument("site", arguments.text(of, "site"), expected);
+    super::view::view(site.map_err(bad)?, norm.map_err(bad)?, &maps, bench)
 }
 
 /// What a reader must know of such a reading.
@@ -161,6 +132,10 @@ impl Instrument for Lens {
 
     fn parameters(&self) -> &'static [Parameter] {
         PARAMETERS
+    }
+
+    fn steady(&self) -> bool {
+        true
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {

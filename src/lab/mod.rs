@@ -11,6 +11,7 @@ pub mod attributes;
 pub mod attribution;
 pub mod batch;
 pub mod bench;
+pub(crate) mod builders;
 mod change;
 pub mod combine;
 mod compile;
