@@ -7,9 +7,11 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::lab::positions::Positions;
 
 /// What a parameter accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -408,19 +410,113 @@ impl ParameterValue for bool {
     }
 }
 
-/// A value that may be left out: nothing where its text is empty.
-impl<V: ParameterValue> ParameterValue for Option<V> {
-    const KIND: Kind = V::KIND;
-    const ABOUT: &'static str = V::ABOUT;
+/// A text that may be left out: nothing where it is empty.
+impl ParameterValue for Option<String> {
+    const KIND: Kind = Kind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "" => Ok(None),
-            text => V::parse(text).map(Some),
-        }
+        Ok((!text.is_empty()).then(|| text.to_string()))
     }
 
     fn print(&self) -> String {
-        self.as_ref().map_or_else(String::new, V::print)
+        self.clone().unwrap_or_default()
+    }
+}
+
+/// A file that may be left out: nothing where its name is empty.
+impl ParameterValue for Option<PathBuf> {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let name = text.trim();
+        Ok((!name.is_empty()).then(|| name.into()))
+    }
+
+    fn print(&self) -> String {
+        let name = self.as_deref().map(std::path::Path::display);
+        name.map_or_else(String::new, |name| name.to_string())
+    }
+}
+
+/// Which positions of a text, as in edits.
+impl ParameterValue for Positions {
+    const KIND: Kind = Kind::Text;
+    const DEFAULT: &'static str = "all";
+    const ABOUT: &'static str = "which positions, as in edits";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        text.parse().map_err(|error| match error {
+            Error::BadArgument { expected, .. } => expected,
+            other => other.to_string(),
+        })
+    }
+
+    fn print(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl ParameterValue for Share {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.trim().parse().ok();
+        let within = number.filter(|n| (0.0..=1.0).contains(n));
+        within
+            .map(Self)
+            .ok_or_else(|| "a number from 0 to 1".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A number of nats, 0 or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nats(pub f64);
+
+impl ParameterValue for Nats {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.trim().parse().ok();
+        let within = number.filter(|n| (0.0..=f64::MAX).contains(n));
+        within.map(Self).ok_or_else(|| "a number, 0 or more".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Strengths, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strengths(pub Vec<f32>);
+
+impl Strengths {
+    /// The most of them.
+    pub const MOST: usize = 64;
+}
+
+impl ParameterValue for Strengths {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = |part: &str| part.trim().parse::<f32>().ok().filter(|n| n.is_finite());
+        let numbers: Option<Vec<f32>> = text.split(',').map(number).collect();
+        numbers
+            .filter(|numbers| numbers.len() <= Self::MOST)
+            .map(Self)
+            .ok_or_else(|| format!("1 to {} numbers between commas", Self::MOST))
+    }
+
+    fn print(&self) -> String {
+        let numbers: Vec<String> = self.0.iter().map(f32::to_string).collect();
+        numbers.join(",")
     }
 }
