@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::positions::Positions;
 
 /// What a parameter accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,10 +5,10 @@
 
 use super::params::{Kind, Parameter, ParameterValue, choices};
 use crate::error::Result;
+use crate::instruments::logit_lens::lens_file::LensFile;
+use crate::instruments::logit_lens::reading::{NormOf, Seen, View};
 use crate::lab::bench::Bench;
-use crate::lab::lens::{NormOf, Seen, View};
-use crate::lab::lens_file::LensFile;
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 
 /// The sites that a lens can read, by name.
 const READABLE: [(&str, Site); 5] = [

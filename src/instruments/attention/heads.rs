@@ -1,0 +1,225 @@
+//! What every attention head does for an answer, as a grid of layers and heads.
+//!
+//! With demonstrations: the average indirect effect (Todd et al. 2024, 2310.15213, section 2.3), the change of the answer's
+//! probability when a head's output at the last token of prompts that do not show the task is put to its mean over prompts
+//! that do. Without: what the run's own favoured token loses when a head is silenced at the last token. The null puts a
+//! random vector of the same length in the same place. Cells are anchored to heads, so that ablation works on them.
+
+use std::path::{Path, PathBuf};
+
+use crate::edit::Edit;
+use crate::error::Result;
+use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::instruments::params::{Count, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::run::Run;
+use crate::vectors::function_vector::{Effects, Head, HeadMeans};
+use crate::vectors::shots::{Layout, read};
+use crate::vectors::task_vector::Prompts;
+
+choices! {
+    /// The prompts that heads are put into.
+    pub enum Corrupt { Shuffled = "shuffled", Unshown = "asked" }
+}
+
+choices! {
+    /// What is put in a head's place.
+    pub enum Null { No = "no", Random = "random" }
+}
+
+params! {
+    /// What `heads` is asked.
+    pub struct Asked {
+        /// a file of demonstrations, input and output with a tab between; without one, what silencing each head costs the run's own favoured token
+        demos: Option<PathBuf>,
+        /// how a demonstration looks
+        template: String = "Q: {x}\\nA: {y}",
+        /// what stands between demonstrations
+        separator: String = "\\n\\n",
+        /// how a query without demonstrations is asked, when not as one of them
+        ask: Option<String>,
+        /// the prompts that heads are put into: demonstrations with permuted labels, or none at all
+        rank: Corrupt = "shuffled",
+        /// demonstrations before a query
+        shots: Count<1, 1000> = "10",
+        /// prompts that a head's mean is taken over
+        trials: Count<1, 10_000> = "100",
+        /// prompts that heads are put into
+        prompts: Count<1, 10_000> = "25",
+        /// random: the same grid with a random vector of the same length in every head's place
+        null: Null = "no",
+    }
+}
+
+/// The instrument.
+pub struct Heads;
+
+impl Measurement for Heads {
+    type Params = Asked;
+    const NAME: &'static str = "heads";
+    const ABOUT: &'static str = "What every attention head does for an answer: put to its mean behind demonstrations of a task, or silenced in the run";
+    const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.demos.is_none());
+    const READS_END: bool = true;
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let null = asked.null == Null::Random;
+        let found = match &asked.demos {
+            None => silenced(run, bench, null)?,
+            Some(demos) => asked.shown(demos, run, bench, null)?,
+        };
+        Ok(found.draft(bench, null))
+    }
+}
+
+/// What was measured, and in which words.
+struct Found {
+    effects: Effects,
+    title: String,
+    value: String,
+    position: Option<usize>,
+    notes: Vec<String>,
+}
+
+impl Asked {
+    /// The effect of means behind demonstrations.
+    fn shown(&self, demos: &Path, run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
+        let pairs = read(demos)?;
+        let layout = Layout::new(&self.template, &self.separator)?;
+        let asked = match &self.ask {
+            None => layout.clone(),
+            Some(other) => Layout::new(other, &self.separator)?,
+        };
+        let prompts = Prompts {
+            pairs: &pairs,
+            layout: &layout,
+            asked: &asked,
+            count: self.shots.0,
+            seed: run.seed,
+        };
+        let clean = prompts.on(bench).clean(self.trials.0)?;
+        let count = self.prompts.0;
+        let by_labels = self.rank == Corrupt::Shuffled;
+        let corrupt = if by_labels {
+            prompts.on(bench).shuffled(count)?
+        } else {
+            prompts.on(bench).unshown(count)?
+        };
+        let measured = HeadMeans::measure(bench, &clean)?;
+        let random = measured.random_like(run.seed);
+        let effects = Effects::indirect(bench, &corrupt, if null { &random } else { &measured })?;
+        let mut notes = vec![format!(
+            "each cell: by how much the probability of the answer's first token changes when the head's output at the last token is put to {}; {count} prompts {}, whose answers have probability {:.3}",
+            if null {
+                "a random vector as long as its mean"
+            } else {
+                "its mean over prompts that show the task"
+            },
+            if by_labels {
+                "with permuted labels"
+            } else {
+                "without demonstrations"
+            },
+            effects.base,
+        )];
+        if !null && let Some((head, effect)) = effects.top(1).first() {
+            let chance = Effects::at(bench, &corrupt, &random, *head)?;
+            notes.push(format!(
+                "null: {}.{} {effect:+.4}; a random vector of its mean's length in the same place {chance:+.4} (seed {}). null=random makes the whole grid of it",
+                head.0, head.1, run.seed
+            ));
+        }
+        if run.schedule.latest().iter().any(Edit::active) {
+            notes.push("the run's edits are not in force here: the prompts are those of the demonstrations".into());
+        }
+        Ok(Found {
+            effects,
+            title: "average indirect effect".into(),
+            value: "change of the answer's probability".into(),
+            position: None,
+            notes,
+        })
+    }
+}
+
+/// What the run's favoured token loses without each head.
+fn silenced(run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
+    let logits = bench.last_logits(run)?;
+    let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
+    let width = bench.model.transformer.blueprint.head_dim;
+    let effects = if null {
+        let own = HeadMeans::of_run(bench, run)?.random_like(run.seed);
+        Effects::of(bench, run, favoured, |head| own.head(head).to_vec())?
+    } else {
+        Effects::of(bench, run, favoured, |_| vec![0.0; width])?
+    };
+    let name = bench.visible(favoured);
+    let instead = if null {
+        "replaced by a random vector as long as it is"
+    } else {
+        "set to zero"
+    };
+    Ok(Found {
+        notes: vec![
+            format!(
+                "each cell: by how much the probability of {name} after the last token ({:.3}) changes when the head's output there is {instead}",
+                effects.base
+            ),
+            "other heads may take a silenced one's place, so a small change does not say that a head did nothing; compare with null=random".into(),
+        ],
+        effects,
+        title: format!("{name} without each head at the last token"),
+        value: format!("change of the probability of {name}"),
+        position: run.tokens.len().checked_sub(1),
+    })
+}
+
+impl Found {
+    fn draft(self, bench: &Bench, null: bool) -> Draft {
+        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+        let effects = &self.effects;
+        let cell = |(layer, head): Head| {
+            let value = effects.values[layer][head] as f32;
+            let at = match self.position {
+                Some(position) => Anchor::cell(layer, position),
+                None => Anchor::layer(layer),
+            };
+            let more = [
+                ("before", effects.base as f32),
+                ("after", effects.base as f32 + value),
+            ];
+            Cell {
+                label: String::new(),
+                value,
+                anchor: at.with(Unit::Head(head as u32)),
+                more: more.map(|(word, p)| (word.to_string(), p)).to_vec(),
+            }
+        };
+        let all = effects.values.iter().flatten();
+        let reach = all.filter(|v| v.is_finite());
+        let reach = reach.fold(0f64, |most, v| most.max(v.abs())) as f32;
+        let grid = Grid {
+            row_axis: "layer".into(),
+            column_axis: "head".into(),
+            value: self.value,
+            rows: Header::layers(layers),
+            columns: (0..heads)
+                .map(|h| Header::of(h.to_string(), Anchor::default().with(Unit::Head(h as u32))))
+                .collect(),
+            cells: (0..heads)
+                .map(|h| (0..layers).map(|l| cell((l, h))).collect())
+                .collect(),
+            scale: Scale::Diverging {
+                reach: reach.max(1e-6),
+            },
+            ..Grid::default()
+        };
+        let of = if null {
+            " · null: random vectors of the same lengths"
+        } else {
+            ""
+        };
+        Draft::of(grid).titled(self.title + of).notes(self.notes)
+    }
+}

@@ -1,0 +1,279 @@
+//! Dose curves: what the next token becomes while units are turned down, off, up or around.
+//!
+//! Every row is a pass over the run with the units times a strength: 0 is ablation, 1 the run itself, 2 doubling, -1
+//! the opposite: the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve.
+//! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
+
+use std::collections::BTreeMap;
+
+use crate::edit::positions::Positions;
+use crate::error::{Error, Result};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
+use crate::instruments::knowledge::control_units::near_in_size;
+use crate::instruments::params::{ParameterValue, Strengths, choices, params};
+use crate::instruments::{Draft, Measurement};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::guard::tried;
+use crate::lab::neurons::{neuron, sights};
+use crate::lab::run::Run;
+use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
+use crate::lab::target::Target;
+use crate::model::network::finite::NOT_FINITE;
+use crate::model::network::site::Site;
+use candle_core::DType;
+
+choices! {
+    /// What the units are.
+    pub enum UnitSite { Neurons = "mlp_act", Heads = "z" }
+}
+
+params! {
+    /// What `dose` is asked.
+    pub struct Asked {
+        /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
+        units: String,
+        /// mlp_act: the units are neurons; z: they are heads
+        site: UnitSite = "mlp_act",
+        /// what the units are multiplied by, a row each
+        strengths: Strengths = "-1,0,0.5,1,2,4",
+        /// the answer: a text (its first token) or #ID; "A" - "B" for a difference of logits; by default what the run favours
+        token: String,
+        positions: Positions,
+    }
+}
+
+const COLUMNS: &[&str] = &[
+    "times",
+    "logit",
+    "p",
+    "rank",
+    "KL",
+    "top",
+    "null logit",
+    "null p",
+    "null KL",
+];
+
+/// Units by layer.
+type Units = BTreeMap<usize, Vec<u32>>;
+
+/// What one pass gave.
+struct Point {
+    logit: f32,
+    p: f32,
+    rank: u32,
+    kl: f32,
+    top: u32,
+}
+
+/// The instrument.
+pub struct Dose;
+
+impl Measurement for Dose {
+    type Params = Asked;
+    const NAME: &'static str = "dose";
+    const ABOUT: &'static str =
+        "What neurons or heads do to the next token when they are turned off, down, up or around";
+    const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
+    const READS_END: bool = true;
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let strengths = &asked.strengths.0;
+        let mut base = bench.last_logits(run)?;
+        let target = match asked.token.as_str() {
+            "" => Target::one(reading(&base, bench.model.known_tokens(), 1).first().0),
+            text => Target::parse("token", text, &bench.model)?,
+        };
+        log_softmax(&mut base);
+        let units = asked.units(run, target, bench)?;
+        let null = asked.null(run, &units, bench)?;
+        let mut rows = Vec::with_capacity(strengths.len());
+        let anchor = anchor(&units, run, asked.site);
+        for (i, strength) in strengths.iter().enumerate() {
+            bench.report(i as f32 / strengths.len() as f32)?;
+            let own = asked.point(run, &units, *strength, target, &base, bench)?;
+            let other = asked.point(run, &null, *strength, target, &base, bench)?;
+            rows.push(Row::at(
+                anchor,
+                entries![
+                    strength.to_string(),
+                    own.logit,
+                    own.p,
+                    match own.rank {
+                        NO_RANK => Entry::from(NOT_FINITE),
+                        rank => Entry::from(rank.to_string()),
+                    },
+                    own.kl,
+                    bench.visible(own.top),
+                    other.logit,
+                    other.p,
+                    other.kl,
+                ],
+            ));
+        }
+        let name = target.spell(bench);
+        let title = format!(
+            "{} {} times · null {}, seed {}",
+            asked.site.print(),
+            spell(&units),
+            spell(&null),
+            run.seed
+        );
+        let page = Page::of(title, anchor, rows);
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("{} on {name}", spell(&units)))
+            .note(format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"))
+            .note("null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+    }
+}
+
+impl Asked {
+    /// The units that were named, or the neuron with the largest direct effect at the last position.
+    fn units(&self, run: &Run, target: Target, bench: &mut Bench) -> Result<Units> {
+        let heads = self.site == UnitSite::Heads;
+        let mut units = Units::new();
+        if self.units.is_empty() && !heads {
+            let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
+            let mut best = (f32::NEG_INFINITY, 0, 0);
+            for (layer, _) in &sight.activations {
+                let view = bench.cards.view(&bench.model, *layer, target)?;
+                let effects = sight.effects(*layer, view);
+                if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
+                    && *effect > best.0
+                {
+                    best = (*effect, *layer, *unit);
+                }
+            }
+            if best.0 == f32::NEG_INFINITY {
+                return Err(bench.not_finite("The effects of all neurons are"));
+            }
+            units.insert(best.1, vec![best.2]);
+            return Ok(units);
+        }
+        for part in self.units.split(',') {
+            let (layer, unit) = if heads {
+                head(part, bench)?
+            } else {
+                let (layer, unit) = neuron("units", part, &bench.model)?;
+                (usize::from(layer), unit)
+            };
+            let held: &mut Vec<u32> = units.entry(layer).or_default();
+            if !held.contains(&unit) {
+                held.push(unit);
+            }
+        }
+        Ok(units)
+    }
+
+    /// As many other units of the same layers, next in size.
+    fn null(&self, run: &Run, units: &Units, bench: &mut Bench) -> Result<Units> {
+        let last = run.tokens.len() - 1;
+        let mut null = Units::new();
+        for (layer, own) in units {
+            let sizes = if self.site == UnitSite::Heads {
+                let at = Site::Z.at(*layer);
+                let z = bench.record(run, &[at])?.get(at)?.narrow(0, last, 1)?;
+                let z = z.squeeze(0)?.to_dtype(DType::F32)?;
+                z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
+            } else {
+                let sight = sights(bench, run, last)?.remove(0);
+                sight.sizes(*layer, &bench.cards.norms(&bench.model)?[*layer])
+            };
+            null.insert(*layer, near_in_size(&sizes, own, run.seed));
+        }
+        Ok(null)
+    }
+
+    fn point(
+        &self,
+        run: &Run,
+        units: &Units,
+        strength: f32,
+        target: Target,
+        base: &[f32],
+        bench: &mut Bench,
+    ) -> Result<Point> {
+        let mut schedule = run.schedule.clone();
+        for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
+            let units: Vec<String> = units.iter().map(u32::to_string).collect();
+            let edit = format!(
+                "scale:{}@{}.{layer}:{}*{strength}",
+                units.join(","),
+                self.site.print(),
+                self.positions
+            );
+            schedule = schedule.and(&edit.parse()?);
+        }
+        let dosed = Run {
+            schedule,
+            ..run.clone()
+        };
+        let Some(mut logits) = tried(bench.last_logits(&dosed))? else {
+            return Ok(Point {
+                logit: f32::NAN,
+                p: f32::NAN,
+                rank: NO_RANK,
+                kl: f32::NAN,
+                top: NO_TOKEN,
+            });
+        };
+        let logit = target.of(&logits);
+        let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
+        log_softmax(&mut logits);
+        Ok(Point {
+            logit,
+            p: logits[target.token as usize].exp(),
+            rank: rank(&logits, target.token),
+            kl: kl(base, &logits),
+            top: favoured,
+        })
+    }
+}
+
+/// Reads a head as `L/H`.
+fn head(text: &str, bench: &Bench) -> Result<(usize, u32)> {
+    let card = &bench.model.card;
+    let parts = text.trim().split_once('/').and_then(|(layer, unit)| {
+        let layer = layer.trim().parse::<usize>().ok()?;
+        Some((layer, unit.trim().parse::<u32>().ok()?))
+    });
+    parts
+        .filter(|(l, h)| *l < card.layers && (*h as usize) < card.heads)
+        .ok_or_else(|| {
+            let expected = format!(
+                "heads as LAYER/HEAD, such as 1/0: heads 0 to {} of layers 0 to {}",
+                card.heads - 1,
+                card.layers - 1
+            );
+            Error::argument("units", text, expected)
+        })
+}
+
+/// `5/17,6/3`.
+fn spell(units: &Units) -> String {
+    let each = units
+        .iter()
+        .flat_map(|(layer, units)| units.iter().map(move |u| format!("{layer}/{u}")));
+    let spelled = each.collect::<Vec<_>>().join(",");
+    if spelled.is_empty() {
+        "none".into()
+    } else {
+        spelled
+    }
+}
+
+/// The unit where there is one alone, else the position.
+fn anchor(units: &Units, run: &Run, site: UnitSite) -> Anchor {
+    let last = run.tokens.len() - 1;
+    let mut all = units
+        .iter()
+        .flat_map(|(l, us)| us.iter().map(move |u| (*l, *u)));
+    match (all.next(), all.next()) {
+        (Some((layer, unit)), None) => Anchor::cell(layer, last).with(match site {
+            UnitSite::Heads => Unit::Head(unit),
+            UnitSite::Neurons => Unit::Neuron(unit),
+        }),
+        _ => Anchor::position(last),
+    }
+}

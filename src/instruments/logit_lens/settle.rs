@@ -1,0 +1,98 @@
+//! When answers settle: from which layer on does the lens say what the model says?
+//!
+//! For every position the last stretch of layers whose strongest token is the model's own. To say more of a position, add
+//! a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on early exits
+//! (Schuster et al. 2022, 2207.07061, use the same agreement).
+
+use super::lens::cautions;
+use crate::error::Result;
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Row, Table};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::params::{Count, params};
+use crate::instruments::view::{MapsFile, ReadSite, view};
+use crate::instruments::{Draft, Measurement};
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+
+params! {
+    /// What `settle` is asked.
+    pub struct Asked {
+        /// how many of the last positions to read
+        window: Count<1, 4096> = "64",
+        site: ReadSite,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
+
+const COLUMNS: &[&str] = &[
+    "position", "after", "answer", "p", "settles", "first", "p there", "KL there",
+];
+
+/// The instrument.
+pub struct Settle;
+
+impl Measurement for Settle {
+    type Params = Asked;
+    const NAME: &'static str = "settle";
+    const ABOUT: &'static str = "At which layer each answer settles: from there on every layer's strongest token is the model's own";
+    const SOURCE: &'static str =
+        "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+        let total = run.tokens.len();
+        let start = total - asked.window.0.min(total);
+        let wish = Wish {
+            top: 1,
+            answer: true,
+            kl: true,
+            ..Wish::default()
+        };
+        let seen = see(bench, run, &view, start..total, &wish, false)?;
+        let layers = seen.layers.len();
+        let (mut rows, mut settled) = (Vec::new(), Vec::new());
+        for (i, position) in (start..total).enumerate() {
+            let (answer, p) = seen.finals[i].first();
+            let from = seen.settles(i);
+            // The first position often is a sink, and says nothing of the others.
+            if position > 0 || total == 1 {
+                settled.extend(from);
+            }
+            let first = (0..layers).find(|l| seen.layers[*l][i].first().0 == answer);
+            let at = |l: Option<usize>| l.map_or("never".into(), Entry::from);
+            let there = from.map(|l| &seen.layers[l][i]);
+            rows.push(Row::at(
+                from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
+                entries![
+                    position,
+                    bench.visible(run.tokens[position]),
+                    bench.visible(answer),
+                    p,
+                    at(from),
+                    at(first),
+                    there.map_or("".into(), |said| Entry::from(said.first().1)),
+                    there.map_or("".into(), |said| Entry::from(said.kl)),
+                ],
+            ));
+        }
+        settled.sort_unstable();
+        let mean = settled.iter().sum::<usize>() as f64 / settled.len().max(1) as f64;
+        let summary = match settled.get(settled.len() / 2) {
+            Some(median) => format!(
+                "{} of {} positions after the first settle: median layer {median}, mean {mean:.2}, of 0-{}",
+                settled.len(),
+                rows.len() - usize::from(start == 0 && total > 1),
+                layers - 1
+            ),
+            None => "no position settles: this lens does not end in the model's output".into(),
+        };
+        Ok(Draft::of(Table::of(COLUMNS, rows))
+            .titled(view.site.spec().name)
+            .note(summary)
+            .note("settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles")
+            .notes(cautions(&view, bench.model.card.layers))
+            .checked(seen.check))
+    }
+}

@@ -1,0 +1,167 @@
+//! Tokens followed through the layers: when does an answer rise, and what does it overtake?
+//!
+//! Reads one position at every layer through a lens and follows chosen tokens: probability, log-probability, rank, or
+//! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a variant to [`Show`].
+//! Sources: Merullo et al. 2305.16130 (reciprocal ranks); the lens's own.
+
+use super::lens::cautions;
+use crate::error::{Error, Result};
+use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
+use crate::instruments::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::{Draft, Measurement};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::readout::{Said, Told};
+use crate::lab::run::Run;
+use crate::lab::target::first_token;
+
+choices! {
+    /// The number that is followed.
+    pub enum Show {
+        Probability = "probability",
+        Logprob = "logprob",
+        Rank = "rank",
+        ReciprocalRank = "reciprocal_rank",
+    }
+}
+
+params! {
+    /// What `track` is asked.
+    pub struct Asked {
+        /// the tokens to follow, with | between: texts (the first token of each, spaces count) or #ID; by default the strongest of the output
+        tokens: String,
+        /// how many of the output's strongest tokens are followed when none are named
+        count: Count<1, MOST> = "4",
+        /// the number that is followed; log-probabilities in nats, rank 0 is the strongest
+        show: Show = "probability",
+        /// the position that is read; negative counts from the end
+        position: Position,
+        site: ReadSite,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
+
+/// The most tokens that are followed.
+const MOST: usize = 12;
+
+/// The instrument.
+pub struct Track;
+
+impl Measurement for Track {
+    type Params = Asked;
+    const NAME: &'static str = "track";
+    const ABOUT: &'static str = "Tokens followed through the layers: the probability or rank that every layer would have given them";
+    const SOURCE: &'static str =
+        "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+        let position = asked.position.within(run.tokens.len())?;
+        let tokens = asked.followed(run, bench, position)?;
+        let ranked = matches!(asked.show, Show::Rank | Show::ReciprocalRank);
+        let wish = Wish {
+            top: 1,
+            tokens: tokens.clone(),
+            ranks: ranked,
+            ..Wish::default()
+        };
+        let seen = see(bench, run, &view, position..position + 1, &wish, true)?;
+        let curve = |rows: &[Vec<Said>], suffix: &str, i: usize, id: u32| {
+            let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
+            Curve::of(
+                format!("{}{suffix}", bench.visible(id)),
+                Anchor::position(position).with(Unit::Token(id)),
+                values.collect(),
+            )
+        };
+        let lenses = [(&seen.layers, ""), (&seen.plain, " plain")];
+        let curves: Vec<Curve> = lenses
+            .into_iter()
+            .filter(|(rows, _)| !rows.is_empty())
+            .flat_map(|(rows, suffix)| {
+                let each = tokens.iter().enumerate();
+                each.map(move |(i, id)| curve(rows, suffix, i, *id))
+            })
+            .collect();
+        let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
+        let series = Series {
+            axis: "layer".into(),
+            value: match asked.show {
+                Show::Logprob => "log-probability (nats)".into(),
+                show => show.print().replace('_', " "),
+            },
+            points: Header::layers(seen.layers.len()),
+            scale: asked.show.scale(&curves),
+            curves,
+            style: Style::Lines,
+        };
+        Ok(Draft::of(series)
+            .titled(format!(
+                "{}{} · after {} at {position}",
+                kind.unwrap_or_default(),
+                view.site.spec().name,
+                bench.visible(run.tokens[position])
+            ))
+            .note(answer_settles(&seen, bench))
+            .note(if ranked {
+                "rank: how many tokens are strictly stronger; the lens is biased in early layers"
+            } else {
+                "layers differ in temperature as well: where that matters, compare ranks"
+            })
+            .notes(cautions(&view, bench.model.card.layers))
+            .checked(seen.check))
+    }
+}
+
+impl Asked {
+    /// The tokens that are followed.
+    fn followed(&self, run: &Run, bench: &mut Bench, position: usize) -> Result<Vec<u32>> {
+        let mut tokens = Vec::new();
+        if self.tokens.is_empty() {
+            let logits = bench.last_logits(&run.clone().until(position + 1))?;
+            let known = bench.model.known_tokens();
+            let strongest = reading(&logits, known, self.count.0);
+            tokens.extend(strongest.top.iter().map(|t| t.0));
+        } else {
+            for part in self.tokens.split('|').filter(|part| !part.is_empty()) {
+                let id = first_token("tokens", part, &bench.model)?;
+                if !tokens.contains(&id) {
+                    tokens.push(id);
+                }
+            }
+        }
+        if tokens.is_empty() || tokens.len() > MOST {
+            let expected = format!("from 1 to {MOST} tokens, with | between");
+            return Err(Error::argument("tokens", &self.tokens, expected));
+        }
+        Ok(tokens)
+    }
+}
+
+impl Show {
+    fn number(self, told: &Told) -> f32 {
+        match self {
+            Self::Probability => told.logprob.exp(),
+            Self::Logprob => told.logprob,
+            Self::Rank => told.rank(),
+            Self::ReciprocalRank => 1.0 / (told.rank() + 1.0),
+        }
+    }
+
+    fn scale(self, curves: &[Curve]) -> Scale {
+        let values = || curves.iter().flat_map(|c| c.values.iter().copied());
+        match self {
+            Self::Logprob => Scale::Range {
+                lo: values().filter(|v| v.is_finite()).fold(-1.0, f32::min),
+                hi: 0.0,
+            },
+            Self::Rank => Scale::Range {
+                lo: 0.0,
+                hi: values().fold(1.0, f32::max),
+            },
+            Self::Probability | Self::ReciprocalRank => Scale::Unit,
+        }
+    }
+}

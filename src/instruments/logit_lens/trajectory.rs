@@ -1,0 +1,120 @@
+//! A position's way through the layers in numbers: entropy, distance from the output, length, turns.
+//!
+//! Reads the stream after every block at one position, and what its sub-layers added to it. Lengths and angles are of the
+//! raw stream, in f64. To say more of a layer, add a column. Sources: Ali et al. 2025 (2502.16570) for the entropies; the
+//! lens's own.
+
+use candle_core::DType;
+
+use super::lens::cautions;
+use crate::error::Result;
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::params::{Position, params};
+use crate::instruments::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::{Draft, Measurement};
+use crate::lab::bench::Bench;
+use crate::lab::run::{Recording, Run};
+use crate::lab::sample::NO_RANK;
+use crate::model::network::site::{Address, Site};
+
+params! {
+    /// What `trajectory` is asked.
+    pub struct Asked {
+        /// the position that is read; negative counts from the end
+        position: Position,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
+
+const COLUMNS: &[&str] = &[
+    "layer",
+    "top",
+    "p",
+    "answer p",
+    "rank",
+    "entropy",
+    "KL",
+    "turn",
+    "‖x‖",
+    "‖attn‖",
+    "‖mlp‖",
+];
+
+/// The instrument.
+pub struct Trajectory;
+
+impl Measurement for Trajectory {
+    type Params = Asked;
+    const NAME: &'static str = "trajectory";
+    const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
+    const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let position = asked.position.within(run.tokens.len())?;
+        let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, bench)?;
+        let wish = Wish {
+            top: 1,
+            answer: true,
+            ranks: true,
+            entropy: true,
+            kl: true,
+            ..Wish::default()
+        };
+        let layers = bench.model.card.layers;
+        let sites = [Site::ResidPre, Site::AttnAdd, Site::MlpAdd, Site::ResidPost];
+        let wanted: Vec<Address> = sites
+            .iter()
+            .flat_map(|site| (0..layers).map(|l| site.at(l)))
+            .collect();
+        let (recording, _) = bench.record_with_output(run, &wanted)?;
+        let seen = see(bench, run, &view, position..position + 1, &wish, false)?;
+        let mut rows = Vec::new();
+        for layer in 0..layers {
+            let said = &seen.layers[layer][0];
+            let told = said.tokens.first();
+            let state = |site: Site| row(&recording, site.at(layer), position);
+            let (before, after) = (state(Site::ResidPre)?, state(Site::ResidPost)?);
+            let length = |x: &[f64]| dot(x, x).sqrt();
+            let cosine = dot(&before, &after) / (length(&before) * length(&after));
+            let rank = told.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
+            rows.push(Row::at(
+                Anchor::cell(layer, position),
+                entries![
+                    layer,
+                    bench.visible(said.first().0),
+                    said.first().1,
+                    told.map_or(f32::NAN, |t| t.logprob.exp()),
+                    rank.map_or_else(String::new, |rank| rank.to_string()),
+                    said.entropy,
+                    said.kl,
+                    cosine as f32,
+                    length(&after) as f32,
+                    length(&state(Site::AttnAdd)?) as f32,
+                    length(&state(Site::MlpAdd)?) as f32,
+                ],
+            ));
+        }
+        let page = Page::of("", Anchor::position(position), rows);
+        let after = bench.visible(run.tokens[position]);
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("after {after} at {position}"))
+            .note(answer_settles(&seen, bench))
+            .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
+            .notes(cautions(&view, layers))
+            .checked(seen.check))
+    }
+}
+
+/// One recorded row, widened.
+fn row(recording: &Recording, at: Address, position: usize) -> Result<Vec<f64>> {
+    let row = recording.get(at)?.get(position)?;
+    let row = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    Ok(row.into_iter().map(f64::from).collect())
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

@@ -1,0 +1,179 @@
+//! What triggers a neuron: the places of a text file where it is most active, and how it is active everywhere.
+//!
+//! The key's side of key-value memories (Geva et al. 2021, 2012.14913, section 3: the 25 strongest prefixes), and whether the
+//! value agrees with it (section 4): is the token that follows a trigger the one that the value vector promotes most?
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
+use crate::instruments::params::{Count, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::bench::Bench;
+use crate::lab::neurons::neuron_of;
+use crate::lab::run::Run;
+use crate::lab::value_card::Reading;
+use crate::text;
+
+choices! {
+    /// Which activations are strong.
+    pub enum Side { Positive = "positive", Negative = "negative" }
+}
+
+params! {
+    /// What `triggers` is asked.
+    pub struct Asked {
+        /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
+        neuron: String,
+        /// a text file, read from beginning to end whatever its size; by default the run's own text
+        file: Option<PathBuf>,
+        /// how many places to list
+        count: Count<1, 200> = "25",
+        /// which activations are strong: gated neurons have both signs
+        side: Side = "positive",
+        /// tokens read at a time: how much a token sees before it at most
+        window: Count<2, 4096> = "128",
+    }
+}
+
+const COLUMNS: &[&str] = &["act", "token", "context", "next", "agrees"];
+
+/// Columns that a context takes.
+const WIDE: usize = 40;
+/// Bars of the histogram.
+const BINS: usize = 24;
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// The instrument.
+pub struct Triggers;
+
+impl Measurement for Triggers {
+    type Params = Asked;
+    const NAME: &'static str = "triggers";
+    const ABOUT: &'static str = "What triggers a neuron: the places of a text file where it is most active, and whether its value agrees";
+    const SOURCE: &'static str = "trigger prefixes: Geva et al. 2021 (2012.14913)";
+    const READS: Reads<Asked> =
+        Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, bench)?;
+        let scanner = Scanner {
+            layer: usize::from(layer),
+            neuron: unit,
+            window: asked.window.0,
+            count: asked.count.0,
+            negative: asked.side == Side::Negative,
+        };
+        let scan = match &asked.file {
+            None => Scan::tokens(bench, &run.tokens, None, &run.schedule, scanner)?,
+            Some(file) => Scan::file(bench, file, &run.schedule, scanner)?,
+        };
+        let file = asked.file.as_ref().map(|file| file.display().to_string());
+        if scan.acts.is_empty() {
+            let expected = "a text of more than one token, or a file that holds one";
+            return Err(Error::argument("file", file.unwrap_or_default(), expected));
+        }
+        let sides = bench
+            .cards
+            .sides(&bench.model, (layer, unit), Reading::Gained)?;
+        // A negative activation promotes what the value vector suppresses.
+        let promoted = if scanner.negative {
+            &sides.suppressed
+        } else {
+            &sides.promoted
+        };
+        let favourite = promoted.first().map(|(id, _)| *id);
+        let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
+        let row = |found: &Trigger| {
+            let agrees = agrees(found, favourite);
+            Row::at(
+                anchor,
+                entries![
+                    found.act,
+                    found.at.to_string(),
+                    snippet(&found.context, bench),
+                    found.next.map_or_else(String::new, |id| bench.visible(id)),
+                    if agrees { "yes" } else { "no" },
+                ],
+            )
+        };
+        let place = file.map(|file| format!(" · {}", text::visible(file.as_bytes())));
+        let ends = scan.quantiles(&[0.0, 1.0]);
+        let page = Page::of(
+            format!(
+                "{:.2} {} {:.2} · {} tokens",
+                ends[0],
+                bars(&scan.histogram(BINS)),
+                ends[1],
+                scan.acts.len()
+            ),
+            anchor,
+            scan.best.iter().map(row).collect(),
+        );
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("{layer}/{unit}{}", place.unwrap_or_default()))
+            .notes(notes(&scan, favourite, bench)))
+    }
+}
+
+fn agrees(found: &Trigger, favourite: Option<u32>) -> bool {
+    found.next.is_some() && found.next == favourite
+}
+
+fn notes(scan: &Scan, favourite: Option<u32>, bench: &Bench) -> Vec<String> {
+    let agreeing = scan.best.iter().filter(|t| agrees(t, favourite)).count();
+    let top = if scan.best.first().is_some_and(|t| agrees(t, favourite)) {
+        "is"
+    } else {
+        "is not"
+    };
+    let favourite = favourite.map_or_else(String::new, |id| bench.visible(id));
+    let quantiles = scan.quantiles(&[0.01, 0.25, 0.5, 0.75, 0.99]);
+    let spelled: Vec<String> = quantiles.iter().map(|q| format!("{q:.3}")).collect();
+    let above = scan.acts.iter().filter(|a| **a > 0.0).count() as f32 / scan.acts.len() as f32;
+    vec![
+        format!("the token after the strongest trigger {top} the value vector's strongest, {favourite}; so are {agreeing} of the {} listed", scan.best.len()),
+        format!("quantiles 1, 25, 50, 75, 99 %: {}; above 0: {:.1} %", spelled.join(" "), above * 100.0),
+        "the token in ⟦ ⟧ is where the activation was; the first position of every window is left out".into(),
+    ]
+}
+
+/// The end of a context, its last token marked, in at most [`WIDE`] columns.
+fn snippet(context: &[u32], bench: &Bench) -> String {
+    let Some((trigger, before)) = context.split_last() else {
+        return String::new();
+    };
+    let mark = format!("⟦{}⟧", bench.visible(*trigger));
+    let bytes: Vec<u8> = before
+        .iter()
+        .flat_map(|id| bench.model.bytes(*id))
+        .collect();
+    let words = text::plain(&bytes).replace(['\n', '\r', '\t'], " ");
+    let room = WIDE.saturating_sub(text::width(&mark));
+    let mut from = 0;
+    if text::width(&words) > room {
+        // From the left, whole characters at a time, with room for the mark of the cut.
+        let places = words.char_indices().map(|(i, _)| i);
+        from = places
+            .chain([words.len()])
+            .find(|i| text::width(&words[*i..]) < room)
+            .unwrap_or(words.len());
+    }
+    let cut = if from > 0 { "…" } else { "" };
+    format!("{cut}{}{mark}", &words[from..])
+}
+
+/// A histogram in one line; a bin that is not empty shows.
+fn bars(bins: &[usize]) -> String {
+    let most = bins.iter().copied().max().unwrap_or(0).max(1);
+    // By the logarithm: a neuron is silent nearly everywhere, and the tail is what matters.
+    let height = |n: usize| ((n + 1) as f32).ln() / ((most + 1) as f32).ln();
+    bins.iter()
+        .map(|n| match n {
+            0 => ' ',
+            n => BARS[((height(*n) * 7.0).round() as usize).min(7)],
+        })
+        .collect()
+}

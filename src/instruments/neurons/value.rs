@@ -1,0 +1,79 @@
+//! Value cards: the tokens that one neuron's value vector promotes and suppresses.
+//!
+//! `W_U (γ ⊙ v)` through the final norm's gain (centred first for `LayerNorm`), and `W_U v` as it is (Geva et al. 2022,
+//! 2203.14680; LM-Debugger projects without the norm). Both are weights alone: no text is needed.
+
+use crate::error::Result;
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::instruments::params::{Count, params};
+use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::bench::Bench;
+use crate::lab::neurons::neuron_of;
+use crate::lab::run::Run;
+use crate::lab::value_card::{Reading, SIDE};
+
+params! {
+    /// What `value` is asked.
+    pub struct Asked {
+        /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
+        neuron: String,
+        /// how many tokens on each side
+        count: Count<1, SIDE> = "15",
+    }
+}
+
+const COLUMNS: &[&str] = &[
+    "promotes",
+    "logit",
+    "suppresses",
+    "logit",
+    "promotes raw",
+    "logit",
+    "suppresses raw",
+    "logit",
+];
+
+/// The instrument.
+pub struct Value;
+
+impl Measurement for Value {
+    type Params = Asked;
+    const NAME: &'static str = "value";
+    const ABOUT: &'static str = "The tokens that one neuron's value vector promotes and suppresses, through the final norm's gain and raw";
+    const SOURCE: &'static str = "value vectors: Geva et al. 2022 (2203.14680)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.neuron.is_empty());
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, bench)?;
+        let gained = bench
+            .cards
+            .sides(&bench.model, (layer, unit), Reading::Gained)?;
+        let raw = bench
+            .cards
+            .sides(&bench.model, (layer, unit), Reading::Raw)?;
+        let length = bench.cards.norms(&bench.model)?[usize::from(layer)][unit as usize];
+        let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
+        let lists = [
+            &gained.promoted,
+            &gained.suppressed,
+            &raw.promoted,
+            &raw.suppressed,
+        ];
+        let row = |i: usize| {
+            let sides = lists.iter().flat_map(|list| match list.get(i) {
+                Some((id, logit)) => entries![bench.visible(*id), *logit],
+                // A vocabulary smaller than the list.
+                None => entries!["", ""],
+            });
+            Row::at(anchor, sides.collect())
+        };
+        let rows = (0..asked.count.0.min(gained.promoted.len())).map(row);
+        let title = format!("value vector of neuron {layer}/{unit}, length {length:.3}");
+        let page = Page::of(title, anchor, rows.collect());
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("{layer}/{unit}"))
+            .note("logits per unit of activation, before the final norm's scale: W_U (γ⊙v), and raw W_U v")
+            .note("a negative activation writes the opposite: then the suppressed tokens are promoted"))
+    }
+}

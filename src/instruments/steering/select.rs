@@ -1,0 +1,397 @@
+//! Selecting a direction between two behaviours: every layer and position as a candidate, scored by what it does.
+//!
+//! The procedure of Arditi et al. 2024 (2406.11717), which is in `vectors/selection.rs`, for any two lists of prompts and any
+//! tokens that mark the first. Discarded candidates stay in the figure, with the reason; the choice stands beside the
+//! unedited scores and those of a random direction of its length.
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use crate::edit::direction::{Direction, Origin, norm};
+use crate::error::{Error, Result};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::params::{Nats, ParameterValue, Share, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::batch::{first_tokens, read_prompts};
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::model::network::site::Site;
+use crate::vectors::selection::{
+    Candidate, Rules, Scores, Selection, Sides, Verdict, after_instruction, find_markers, select,
+};
+
+choices! {
+    /// Which prompts are used.
+    pub enum Used { Behaving = "yes", All = "no" }
+}
+
+choices! {
+    /// The score that is coloured.
+    pub enum Coloured { Ablation = "ablation", Addition = "addition", Kl = "kl" }
+}
+
+params! {
+    /// What `select` is asked.
+    pub struct Asked {
+        /// a file of prompts that show the behaviour, one a line
+        plus: Option<PathBuf>,
+        /// a file of prompts that do not
+        minus: Option<PathBuf>,
+        /// yes: every prompt is one user turn of the chat template
+        chat: bool,
+        /// texts separated by |, whose first tokens mark the behaviour; by default those that begin plus answers and not minus answers
+        markers: Option<String>,
+        /// candidate positions: 5 for the last five, or -1,-3; by default the template's tokens after the user's words, or the last five
+        positions: String,
+        /// share of each list that measures the candidates and makes none, at most 32 prompts
+        validation: Share = "0.5",
+        /// a file of plus prompts to measure on, instead of a share of the list
+        plus_validation as "plus-validation": Option<PathBuf>,
+        /// a file of minus prompts to measure on, instead of a share of the list
+        minus_validation as "minus-validation": Option<PathBuf>,
+        /// layers from this share of the depth on are discarded
+        depth: Share = "0.8",
+        /// candidates that move minus prompts by more than so many nats are discarded
+        kl: Nats = "0.1",
+        /// yes: only prompts that behave as their list says are used
+        filter: Used = "yes",
+        /// the score that is coloured; all three are in every cell
+        measure: Coloured = "ablation",
+        /// a safetensors file for the chosen direction
+        save: Option<PathBuf>,
+    }
+}
+
+/// The most prompts of a list that measure.
+const HELD_OUT: usize = 32;
+
+/// The most candidate positions.
+const POSITIONS: usize = 64;
+
+/// The instrument.
+pub struct Select;
+
+impl Measurement for Select {
+    type Params = Asked;
+    const NAME: &'static str = "select";
+    const ABOUT: &'static str =
+        "Which layer and position give the direction that switches a behaviour off and on";
+    const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
+    const READS: Reads<Asked> = Reads::Others;
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let save = &asked.save;
+        check_folder(save.as_deref())?;
+        if let Some(path) = save {
+            crate::file::check(path, bench.overwrite)?;
+        }
+        let (making, held_out) = asked.sides(run, bench)?;
+        let markers = match &asked.markers {
+            None => find_markers(bench, &making, &run.schedule)?,
+            Some(given) => {
+                let ids = first_tokens(bench, "markers", given)?;
+                ids.into_iter().map(|id| (id, f64::NAN)).collect()
+            }
+        };
+        let rules = Rules {
+            positions: asked.positions(bench, &[&making, &held_out])?,
+            markers: markers.iter().map(|m| m.0).collect(),
+            depth: asked.depth.0,
+            kl: asked.kl.0,
+            filter: asked.filter == Used::Behaving,
+        };
+        let found = select(bench, &making, &held_out, &rules, &run.schedule, run.seed)?;
+        let mut notes = notes(bench, run, &found, &markers, &rules);
+        if let Some(path) = save {
+            match found.chosen.map(|i| &found.candidates[i]) {
+                Some(best) => {
+                    direction(bench, best, &found, &markers).save_as(path, bench.overwrite)?;
+                    notes.insert(1, format!("the chosen direction is in {}", path.display()));
+                }
+                None => notes.insert(1, "NOTHING WAS SAVED, for nothing was chosen".into()),
+            }
+        }
+        let titles = titles(bench, &rules, &making);
+        let grid = asked.measure.grid(bench.model.card.layers, &found, titles);
+        Ok(Draft::of(grid)
+            .titled(format!("{} score", asked.measure.print()))
+            .notes(notes))
+    }
+}
+
+/// Refuses a folder that is not there before the work, not after it.
+fn check_folder(path: Option<&Path>) -> Result<()> {
+    let folder = path.and_then(Path::parent);
+    match folder.filter(|f| !f.as_os_str().is_empty() && !f.is_dir()) {
+        None => Ok(()),
+        Some(folder) => Err(Error::argument(
+            "save",
+            folder.display().to_string(),
+            "a file in a folder that is there",
+        )),
+    }
+}
+
+impl Asked {
+    /// The prompts that make candidates, and those that measure them.
+    fn sides(&self, run: &Run, bench: &Bench) -> Result<(Sides, Sides)> {
+        let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {
+            let prompts = read_prompts(path)?;
+            prompts
+                .iter()
+                .map(|p| {
+                    let ids = bench.model.encode(p, self.chat)?;
+                    bench.model.check_prompt(&ids)?;
+                    Ok(ids)
+                })
+                .collect()
+        };
+        let mut out = (Sides::default(), Sides::default());
+        let lists = [
+            ("plus", &self.plus, &self.plus_validation),
+            ("minus", &self.minus, &self.minus_validation),
+        ];
+        for (list, path, apart) in lists {
+            let Some(path) = path else {
+                return Err(Error::argument(list, "", "a file of prompts, one a line"));
+            };
+            let mut making = tokens(path)?;
+            let held_out = if let Some(apart) = apart {
+                tokens(apart)?
+            } else {
+                let mut rng = StdRng::seed_from_u64(run.seed);
+                making.shuffle(&mut rng);
+                let held = (making.len() as f64 * self.validation.0) as usize;
+                making.split_off(making.len() - held.min(HELD_OUT))
+            };
+            if making.is_empty() || held_out.is_empty() {
+                let given = format!("{} and {}", making.len(), held_out.len());
+                let expected = format!(
+                    "prompts of `{list}` both to make candidates and to measure them; change `validation`, or give `{list}-validation`"
+                );
+                return Err(Error::argument("validation", given, expected));
+            }
+            if list == "plus" {
+                (out.0.plus, out.1.plus) = (making, held_out);
+            } else {
+                (out.0.minus, out.1.minus) = (making, held_out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Candidate positions from the end, the farthest first.
+    fn positions(&self, bench: &Bench, sides: &[&Sides]) -> Result<Vec<usize>> {
+        let text = self.positions.trim();
+        let prompts = sides.iter().flat_map(|s| s.plus.iter().chain(&s.minus));
+        let shortest = prompts.map(Vec::len).min().unwrap_or(1);
+        let bad = || {
+            let expected = format!(
+                "a count, or negative positions such as -1,-3, down to -{shortest} (the shortest prompt)"
+            );
+            Error::argument("positions", text, expected)
+        };
+        let last = |n: usize| (1..=n).collect::<Vec<_>>();
+        let mut out = if text.is_empty() {
+            let template = if self.chat {
+                after_instruction(bench)
+            } else {
+                0
+            };
+            // The first token is a sink in most models, and no candidate unless somebody asks for it.
+            let usual = if template == 0 { 5 } else { template };
+            last(usual.min(shortest - 1).max(1))
+        } else if let Ok(count) = text.parse::<usize>() {
+            last(count)
+        } else {
+            let parts = text.split(',').map(|part| {
+                let number = part.trim().strip_prefix('-').map(str::parse::<usize>);
+                number.and_then(Result::ok).ok_or_else(bad)
+            });
+            parts.collect::<Result<Vec<_>>>()?
+        };
+        out.sort_unstable();
+        out.dedup();
+        out.reverse();
+        let fits =
+            (1..=POSITIONS).contains(&out.len()) && out.iter().all(|p| (1..=shortest).contains(p));
+        if fits { Ok(out) } else { Err(bad()) }
+    }
+}
+
+fn direction(
+    bench: &Bench,
+    best: &Candidate,
+    found: &Selection,
+    markers: &[(u32, f64)],
+) -> Direction {
+    let card = &bench.model.card;
+    let Scores {
+        ablation,
+        addition,
+        kl,
+    } = best.scores;
+    Direction {
+        rows: vec![(Site::ResidPre.at(best.layer), best.vector.clone())],
+        origin: Origin {
+            model: card.name.clone(),
+            revision: card.revision.clone(),
+            method: format!(
+                "difference of means, selected on {} + {} other prompts (Arditi et al. 2024): ablation {ablation:.3}, addition {addition:.3}, KL {kl:.4}; markers {}",
+                found.measured.0,
+                found.measured.1,
+                spell(bench, markers)
+            ),
+            positions: format!("-{}", best.position),
+            prompts: found.made,
+            dtype: card.dtype.into(),
+            strength: 1.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Origin::default()
+        },
+    }
+}
+
+impl Coloured {
+    fn grid(self, layers: usize, found: &Selection, columns: Vec<Header>) -> Grid {
+        let shown = |s: &Scores| match self {
+            Self::Addition => s.addition,
+            Self::Kl => s.kl,
+            Self::Ablation => s.ablation,
+        } as f32;
+        let cell = |i: usize, c: &Candidate| Cell {
+            label: if found.chosen == Some(i) {
+                "chosen".into()
+            } else {
+                c.verdict.word().into()
+            },
+            value: shown(&c.scores),
+            anchor: Anchor::layer(c.layer),
+            more: vec![
+                ("ablation".into(), c.scores.ablation as f32),
+                ("addition".into(), c.scores.addition as f32),
+                ("kl".into(), c.scores.kl as f32),
+            ],
+        };
+        let cells: Vec<Cell> = found
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(i, c)| cell(i, c))
+            .collect();
+        let reach = cells
+            .iter()
+            .map(|c| c.value.abs())
+            .filter(|v| v.is_finite())
+            .fold(1e-6, f32::max);
+        let (value, scale) = match self {
+            Self::Kl => ("KL in nats", Scale::Range { lo: 0.0, hi: reach }),
+            Self::Ablation | Self::Addition => {
+                ("log-odds of the markers", Scale::Diverging { reach })
+            }
+        };
+        Grid {
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: value.into(),
+            rows: Header::layers(layers),
+            columns,
+            cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
+            scale,
+            ..Grid::default()
+        }
+    }
+}
+
+/// Column titles: the position, and its token where every prompt has the same.
+fn titles(bench: &Bench, rules: &Rules, making: &Sides) -> Vec<Header> {
+    let title = |position: usize| {
+        let mut tokens = making
+            .plus
+            .iter()
+            .chain(&making.minus)
+            .filter_map(|t| t.len().checked_sub(position).map(|i| t[i]));
+        let first = tokens.next();
+        let label = match first.filter(|f| tokens.all(|t| t == *f)) {
+            Some(token) => format!("-{position} {}", bench.visible(token)),
+            None => format!("-{position}"),
+        };
+        Header::of(label, Anchor::default())
+    };
+    rules.positions.iter().map(|p| title(*p)).collect()
+}
+
+fn spell(bench: &Bench, markers: &[(u32, f64)]) -> String {
+    let spelled = markers.iter().map(|(id, ahead)| {
+        if ahead.is_nan() {
+            bench.visible(*id)
+        } else {
+            format!("{} ({ahead:+.2})", bench.visible(*id))
+        }
+    });
+    spelled.collect::<Vec<_>>().join(", ")
+}
+
+fn notes(
+    bench: &Bench,
+    run: &Run,
+    found: &Selection,
+    markers: &[(u32, f64)],
+    rules: &Rules,
+) -> Vec<String> {
+    let mut out = Vec::new();
+    match (found.chosen.map(|i| &found.candidates[i]), &found.null) {
+        (Some(best), Some(null)) => {
+            let (plus, minus) = found.unedited;
+            out.push(format!(
+                "chosen: resid_pre.{} at -{}, length {:.3}: ablation {:.2} (unedited {plus:.2}, random {:.2}), addition {:.2} (unedited {minus:.2}, random {:.2}), KL {:.4} (random {:.4}); random: a direction of its length, seed {}",
+                best.layer,
+                best.position,
+                norm(&best.vector),
+                best.scores.ablation,
+                null.ablation,
+                best.scores.addition,
+                null.addition,
+                best.scores.kl,
+                null.kl,
+                run.seed,
+            ));
+        }
+        _ => out.push(
+            "nothing was chosen: every candidate is discarded, for the reason in its cell".into(),
+        ),
+    }
+    let count = |verdict| {
+        let of = found.candidates.iter().filter(|c| c.verdict == verdict);
+        of.count()
+    };
+    out.push(format!(
+        "ablation: log-odds of the markers on plus prompts with the candidate projected out of every write (lower is better); addition: on minus prompts with it added (higher); discarded: {} late (from {} of the depth on), {} kl (above {} nats), {} weak (addition below 0), {} nan",
+        count(Verdict::Late),
+        rules.depth,
+        count(Verdict::Kl),
+        rules.kl,
+        count(Verdict::Weak),
+        count(Verdict::NotANumber),
+    ));
+    let from = if markers.iter().any(|m| m.1.is_nan()) {
+        "given"
+    } else {
+        "found: how much more probable they begin a plus answer than a minus answer"
+    };
+    out.push(format!("markers: {} ({from})", spell(bench, markers)));
+    out.push(format!(
+        "candidates from {} + {} prompts, measured on {} + {} others, drawn with seed {}; left out because they do not behave as their list says: {} + {}",
+        found.made.0,
+        found.made.1,
+        found.measured.0,
+        found.measured.1,
+        run.seed,
+        found.left_out.0,
+        found.left_out.1,
+    ));
+    out
+}
