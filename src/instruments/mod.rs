@@ -44,7 +44,6 @@ pub mod patching;
 pub mod patchscope;
 pub mod residual;
 pub mod steering;
-pub mod view;
 
 use std::sync::Arc;
 

@@ -1,9 +1,7 @@
 //! The lab: a model under edits, recorded.
 //!
-//! Invariant: whatever is shown was measured on a [`run::Run`] that can be repeated. To add an operation see
-//! [`crate::edit::op`]; to add a position rule see [`crate::edit::positions`]; to add a figure shape
-//! see [`crate::figure`]; to add a way to make a direction see [`crate::vectors::contrast`] (two lists of
-//! prompts) and [`crate::vectors::task_vector`] (demonstrations).
+//! Invariant: whatever is shown was measured on a [`run::Run`] that can be repeated. To ask the model something that several
+//! instruments need, add a question here; what only one of them needs lives in its own folder.
 
 pub mod apply;
 pub mod attribution;

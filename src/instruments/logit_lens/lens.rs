@@ -10,8 +10,8 @@ use crate::figure::also::{Also, Number, Story, TOP};
 use crate::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header};
 use crate::instruments::logit_lens::numbers::{Asked, Of, Show, Shown};
 use crate::instruments::logit_lens::reading::{NormOf, SITES, Seen, View, see};
+use crate::instruments::logit_lens::view::{MapsFile, ReadSite, shared};
 use crate::instruments::params::ParameterValue;
-use crate::instruments::view::{MapsFile, ReadSite, shared};
 use crate::instruments::{Arguments, Instrument, Kind, Parameter};
 use crate::lab::bench::Bench;
 use crate::lab::readout::{Ask, Said, Tokens, read_row};
@@ -79,7 +79,7 @@ pub(crate) fn view(of: &dyn Instrument, arguments: &Arguments, bench: &Bench) ->
     let norm = ParameterValue::parse(arguments.text(of, "norm"));
     let maps = MapsFile(arguments.text(of, "maps").into());
     let bad = |expected| Error::argument("site", arguments.text(of, "site"), expected);
-    crate::instruments::view::view(site.map_err(bad)?, norm.map_err(bad)?, &maps, bench)
+    crate::instruments::logit_lens::view::view(site.map_err(bad)?, norm.map_err(bad)?, &maps, bench)
 }
 
 /// What a reader must know of such a reading.

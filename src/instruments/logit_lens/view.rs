@@ -3,10 +3,10 @@
 //! Invariant: these parameters mean the same, and say the same of themselves, wherever they stand. To add a site that a lens can
 //! read, add it to [`READABLE`].
 
-use super::params::{Kind, Parameter, ParameterValue, choices};
 use crate::error::Result;
 use crate::instruments::logit_lens::lens_file::LensFile;
 use crate::instruments::logit_lens::reading::{NormOf, Seen, View};
+use crate::instruments::params::{Kind, Parameter, ParameterValue, choices};
 use crate::lab::bench::Bench;
 use crate::model::network::site::Site;
 
