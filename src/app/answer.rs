@@ -15,7 +15,6 @@ use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
 use crate::lab::receipt::Receipt;
 use crate::lab::writer::Beside;
-use crate::model::site::Address;
 
 /// What a figure is older than.
 pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
@@ -479,7 +478,7 @@ impl App {
     }
 
     fn direction_came(&mut self, known: &Known) {
-        let Known { name, about, .. } = known;
+        let (name, about) = (&known.name, known.about());
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
         if !self.history.edits().iter().any(|e| e.direction() == name) {
@@ -527,7 +526,7 @@ impl App {
         self.directions
             .iter()
             .find(|d| d.name == direction)
-            .map(|d| place(&d.about))
+            .map(home)
     }
 
     /// Runs a command line as typed.
@@ -575,18 +574,9 @@ fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     after.into_iter().map(known).collect()
 }
 
-/// The places a direction was measured at, out of a sentence about it.
-pub(super) fn measured(about: &str) -> Vec<Address> {
-    about
-        .split([' ', ',', ';', '(', ')'])
-        .filter_map(|word| word.parse().ok())
-        .collect()
-}
-
-fn place(about: &str) -> Place {
-    measured(about)
-        .first()
-        .map_or(Place::Writes, |a| Place::At(*a))
+/// Where a direction acts unless somebody says otherwise.
+fn home(known: &Known) -> Place {
+    known.home().map_or(Place::Writes, Place::At)
 }
 
 /// The row that offers a direction: where it was measured, switched off.
@@ -594,6 +584,6 @@ fn ready(known: &Known) -> Edit {
     Edit {
         on: false,
         strength: known.strength,
-        ..super::commands::steering(&known.name, place(&known.about))
+        ..super::commands::steering(&known.name, home(known))
     }
 }

@@ -43,9 +43,12 @@ pub fn loaded() -> Update {
         ("refusal", "resid_pre.3"),
     ];
     let directions = directions
-        .map(|(name, about)| Known {
+        .map(|(name, at)| Known {
             name: name.into(),
-            about: about.into(),
+            addresses: vec![at.parse().unwrap()],
+            anywhere: false,
+            length: 1.0,
+            remarks: Vec::new(),
             strength: 1.0,
         })
         .to_vec();

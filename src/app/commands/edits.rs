@@ -260,7 +260,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
         ("", many) => {
             let item = |known: &Known| palette::Item {
                 name: known.name.clone(),
-                about: known.about.clone(),
+                about: known.about(),
                 keys: String::new(),
                 line: format!("steer {}", known.name),
                 wants: false,

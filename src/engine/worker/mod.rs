@@ -19,7 +19,6 @@ use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Upd
 use crate::error::{Error, Result};
 use crate::instruments::{instrument, observe};
 use crate::lab::bench::Bench;
-use crate::lab::direction::Direction;
 use crate::lab::edit::Edit;
 use crate::lab::figure::Check;
 use crate::lab::run::Run;
@@ -318,8 +317,8 @@ impl Worker {
         }
         let mut bench = opened?;
         bench.cancel = self.cancel.clone();
-        let mut directions: Vec<Known> =
-            bench.directions.iter().map(|(n, d)| known(n, d)).collect();
+        let known = bench.directions.iter();
+        let mut directions: Vec<Known> = known.map(|(n, d)| Known::of(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
             card: bench.model.card.clone(),
@@ -560,17 +559,5 @@ impl Worker {
         self.tell_beside();
         self.refresh();
         Ok(())
-    }
-}
-
-fn known(name: &str, direction: &Direction) -> Known {
-    let mut about = format!("{}, length {:.2}", direction.places(), direction.norm());
-    for caution in &direction.origin.cautions {
-        about = format!("{about}; {caution}");
-    }
-    Known {
-        name: name.to_string(),
-        about,
-        strength: direction.origin.strength,
     }
 }
