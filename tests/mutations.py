@@ -27,7 +27,7 @@ FAULTS = [
     ("i5", "src/model/linear.rs", ".narrow(1, i, 1)?\n                .squeeze(1)?", ".narrow(1, (i + 1) % 3, 1)?\n                .squeeze(1)?"),
     ("i5", "src/model/experts.rs", ".broadcast_mul(&weight)?;", ";\n            let _ = weight;"),
     ("i6", "src/lab/edit.rs", "self.on && !neutral", "self.on"),
-    ("i7", "src/lab/prepare.rs", "_ => Change::ProjectOut(numbers(unit(&vector))?, c),", "_ => Change::ProjectOut(numbers(vector)?, c),"),
+    ("i7", "src/lab/prepare.rs", "Op::ProjectOut(DirectionName(name)) => Change::ProjectOut(along(direction(name)?)?, c),", "Op::ProjectOut(DirectionName(name)) => Change::ProjectOut(numbers(direction(name)?)?, c),"),
     ("i7", "src/lab/change/rows.rs", "((value - dot(x, &v.host)) * c) as f32", "((value + dot(x, &v.host)) * c) as f32"),
     ("i8", "src/lab/edit.rs", "                        Site::MlpAdd.at(l),\n", ""),
     ("i9", "src/lab/run.rs", "let position = patch.position - span.start;", "let position = (patch.position - span.start).saturating_sub(1);"),
@@ -110,7 +110,7 @@ FAULTS = [
     ("honest::a_turned_value_is", "src/lab/apply.rs", "let own = neurons.as_ref().map(|n| n[i].as_slice());", "let own = neurons.as_ref().map(|n| n[0].as_slice());"),
     ("honest::a_turned_value_raises", "src/model/overlay.rs", "added.broadcast_mul(&open)?", "added"),
     ("honest::a_turned_value_raises", "src/model/overlay.rs", "raised.broadcast_sub(&raised.mean_keepdim(0)?)?", "raised"),
-    ("nulls", "src/lab/prepare.rs", "list = alike(&list, &lookup.sizes(at)?, seed);", ""),
+    ("nulls", "src/lab/prepare.rs", "list = alike(&list, &shelf.sizes(at)?, seed);", ""),
     # Vectors from demonstrations.
     ("in_context::t12", "src/lab/task_vector.rs", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();"),
     ("in_context::t13", "src/lab/function_vector.rs", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;\n        let added: Vec<f32> = added.iter().map(|v| v / heads.len() as f32).collect();"),

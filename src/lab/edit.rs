@@ -1,13 +1,13 @@
 //! Edits: one intervention each, at a place, on positions, in a phase, under a condition, with a strength.
 //!
 //! How they are written is in [`super::grammar`], what they do in [`super::op`]. Invariant: an edit is a plain value, equal
-//! to another when it prints alike and is on alike. To add a kind of argument, add a variant of [`What`].
+//! to another when it prints alike and is on alike. To add an operation or a kind of argument, see [`super::op`].
 
 use super::condition::{Condition, Probe};
-use super::op::Op;
+use super::op::{Acts, Op, Which};
 use super::positions::Positions;
 use crate::error::{Error, Result};
-use crate::model::address::Borrowed;
+use crate::model::address::{Borrowed, Layers};
 use crate::model::blueprint::Blueprint;
 use crate::model::site::{Address, Axis, Site, check_layer};
 use crate::model::tap::Phase;
@@ -28,6 +28,15 @@ pub enum Place {
 }
 
 impl Place {
+    /// A site at some layers.
+    pub fn of(site: Site, layers: Layers) -> Self {
+        match layers {
+            Layers::One(layer) => Self::At(site.at(layer.into())),
+            Layers::Range(a, b) => Self::Layers(site, a, b),
+            Layers::Every => Self::Every(site),
+        }
+    }
+
     /// The addresses on a model of so many layers.
     pub fn addresses(&self, layers: usize) -> Result<Vec<Address>> {
         let out = match self {
@@ -60,56 +69,18 @@ impl Place {
     }
 }
 
-/// What an operation works with.
-#[derive(Clone, Debug, PartialEq)]
-pub enum What {
-    /// A direction's name or file.
-    Direction(String),
-    /// A direction and where its component goes.
-    DirectionTo(String, f32),
-    /// A direction and the bounds of its component.
-    DirectionWithin(String, f32, f32),
-    /// The direction that is taken and the one that is given.
-    Swap(String, String),
-    /// Units. Heads at `q`, `k`, `v` and `z`.
-    Units(Which),
-    /// Units and their value.
-    UnitsTo(Which, f32),
-    /// Units and the text on which their values are taken.
-    UnitsAsIn(Which, String),
-    /// Units and the statistics file that has their means.
-    UnitsFrom(Which, String),
-    /// Neurons, the token their value vectors turn away from, and the one they turn to.
-    Turn(Which, String, String),
-    /// Heads, and the positions that cannot be read.
-    Edges(Which, Positions),
-}
-
-/// Which units of a site.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Every one.
-    All,
-    /// These.
-    List(Vec<u32>),
-    /// Those of a named set at each layer.
-    Set(String),
-}
-
 /// One intervention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Edit {
-    /// What it does.
+    /// What it does, and with what.
     pub op: Op,
-    /// With what.
-    pub what: What,
     /// Where.
     pub place: Place,
     /// Which positions.
     pub positions: Positions,
     /// Prompt, continuation, or both.
     pub phase: Option<Phase>,
-    /// How much; [`Op::neutral`] touches nothing.
+    /// How much; at the neutral strength of its operation it touches nothing.
     pub strength: f32,
     /// What must hold at a position.
     pub when: Option<Condition>,
@@ -119,10 +90,9 @@ pub struct Edit {
 
 impl Edit {
     /// An edit that is on everywhere in the text, at strength 1.
-    pub fn new(op: Op, what: What, place: Place) -> Self {
+    pub fn new(op: Op, place: Place) -> Self {
         Self {
             op,
-            what,
             place,
             positions: Positions::All,
             phase: None,
@@ -132,73 +102,39 @@ impl Edit {
         }
     }
 
-    /// The same done to a few units of an address.
-    pub fn units(op: Op, units: Vec<u32>, at: Address) -> Self {
-        Self::new(op, What::Units(Which::List(units)), Place::At(at))
-    }
-
     /// The direction it is about; empty for operations on units.
     pub fn direction(&self) -> &str {
-        match &self.what {
-            What::Direction(name)
-            | What::DirectionTo(name, _)
-            | What::DirectionWithin(name, ..)
-            | What::Swap(name, _) => name,
-            What::Units(_)
-            | What::UnitsTo(..)
-            | What::UnitsAsIn(..)
-            | What::UnitsFrom(..)
-            | What::Turn(..)
-            | What::Edges(..) => "",
-        }
+        self.op.argument().mentions().directions[0].unwrap_or_default()
     }
 
     /// Its units; none for operations on directions.
     pub fn which(&self) -> Option<&Which> {
-        match &self.what {
-            What::Units(which)
-            | What::UnitsTo(which, _)
-            | What::UnitsAsIn(which, _)
-            | What::UnitsFrom(which, _)
-            | What::Turn(which, ..)
-            | What::Edges(which, _) => Some(which),
-            What::Direction(_)
-            | What::DirectionTo(..)
-            | What::DirectionWithin(..)
-            | What::Swap(..) => None,
-        }
+        self.op.argument().mentions().units
     }
 
     /// Every name in it that may stand for a file: directions, sets of units, and statistics.
     pub fn names(&self) -> Vec<&str> {
-        let mut names = match &self.what {
-            What::Direction(name)
-            | What::DirectionTo(name, _)
-            | What::DirectionWithin(name, ..)
-            | What::UnitsFrom(_, name) => vec![name.as_str()],
-            What::Swap(from, to) => vec![from.as_str(), to.as_str()],
-            What::Units(_)
-            | What::UnitsTo(..)
-            | What::UnitsAsIn(..)
-            | What::Turn(..)
-            | What::Edges(..) => vec![],
-        };
-        if let Some(Which::Set(name)) = self.which() {
-            names.push(name);
-        }
-        if let Some(Probe::Along(name, _)) = self.when.as_ref().map(|when| &when.probe) {
-            names.push(name);
-        }
-        names
+        let names = self.op.argument().mentions();
+        let set = names.units.and_then(|units| match units {
+            Which::Set(name) => Some(name.as_str()),
+            Which::All | Which::List(_) => None,
+        });
+        let probe = self.when.as_ref().and_then(|when| match &when.probe {
+            Probe::Along(name, _) => Some(name.as_str()),
+            Probe::Probability(_) => None,
+        });
+        let [first, second] = names.directions;
+        let all = [first, second, names.statistics, set, probe];
+        all.into_iter().flatten().collect()
     }
 
     /// Whether what it does depends on which tokens the prompt has, not on how many: texts that name positions, means over
     /// the prompt, conditions. Prepared for one prompt, such an edit means something else on another.
     pub fn reads_prompt(&self) -> bool {
         let named = |p: &Positions| matches!(p, Positions::Token(_) | Positions::Text(_));
-        let sources = matches!(&self.what, What::Edges(_, sources) if named(sources));
-        let mean = self.op == Op::Mean && matches!(self.what, What::Units(_));
-        named(&self.positions) || sources || mean || self.when.is_some()
+        let names = self.op.argument().mentions();
+        let sources = names.sources.is_some_and(named);
+        named(&self.positions) || sources || names.prompt_mean || self.when.is_some()
     }
 
     /// The same on an architecture: a borrowed name becomes the site that it means there, or is refused.
@@ -206,7 +142,7 @@ impl Edit {
         let Place::Borrowed(name) = &self.place else {
             return Ok(self.clone());
         };
-        let place = super::grammar::placed(name.on(blueprint)?, name.layers);
+        let place = Place::of(name.on(blueprint)?, name.layers);
         let edit = Self {
             place,
             ..self.clone()
@@ -222,7 +158,7 @@ impl Edit {
     /// Whether it changes anything at all.
     pub fn active(&self) -> bool {
         #[allow(clippy::float_cmp)] // the zero rule is about exactly this value
-        let neutral = self.strength == self.op.neutral();
+        let neutral = self.strength == self.op.spec().neutral;
         self.on && !neutral
     }
 
@@ -241,18 +177,12 @@ impl Edit {
     /// Refuses sites that its operation cannot act on, with the reason.
     pub(super) fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
-        if self.op == Op::Rewrite && spec.site != Site::MlpAct {
-            return Err(format!(
-                "`rewrite` changes what neurons write and is addressed by them: rewrite:17=\"A\">\"B\"@mlp_act.L, not {}",
-                spec.name
-            ));
+        match self.op.spec().acts {
+            Acts::Only(site, _) if spec.site == site => return Ok(()),
+            Acts::Only(_, why) => return Err(format!("{why}, not {}", spec.name)),
+            Acts::Values => {}
         }
         match spec.axis {
-            Axis::Positions if self.op == Op::Cut && spec.site == Site::AttnScores => Ok(()),
-            _ if self.op == Op::Cut => Err(format!(
-                "`cut` acts on the scores of attention: cut:2=0..4@attn_scores.L, not {}",
-                spec.name
-            )),
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
             Axis::Positions => Err(format!(
                 "`{}` has a row a query and cannot be edited by this operation; use z (a head's result), or cut:HEADS=POSITIONS@attn_scores.L instead",

@@ -14,9 +14,9 @@ use rand::seq::SliceRandom;
 
 use super::apply::Null;
 use super::bench::Bench;
-use super::edit::Edit;
+use super::edit::{Edit, Place};
 use super::function_vector::Head;
-use super::op::Op;
+use super::op::{Op, Which};
 use super::run::Run;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -201,11 +201,8 @@ pub fn silenced(heads: &[Head]) -> Vec<Edit> {
     layers.dedup();
     let of = |layer: usize| {
         let own = heads.iter().filter(|h| h.0 == layer);
-        Edit::units(
-            Op::Zero,
-            own.map(|h| h.1 as u32).collect(),
-            Site::Z.at(layer),
-        )
+        let heads = Which::List(own.map(|h| h.1 as u32).collect());
+        Edit::new(Op::Zero(heads), Place::At(Site::Z.at(layer)))
     };
     layers.into_iter().map(of).collect()
 }

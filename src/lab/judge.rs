@@ -9,7 +9,6 @@ use super::bench::Bench;
 use super::direction::{Direction, random_like};
 use super::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use super::function_vector::probability;
-use super::op::Op;
 use super::run::Run;
 use super::sample::top;
 use super::shots::Ask;
@@ -72,11 +71,30 @@ pub struct LayerScore {
     pub random: Score,
 }
 
+/// How a vector enters the residual stream of the last token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is added to what is there.
+    Add,
+    /// It takes its place.
+    Replace,
+}
+
+impl Insertion {
+    /// The operation of an edit that does it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Replace => "replace",
+        }
+    }
+}
+
 /// What was counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// How the vector was put in: [`Op::Add`] or [`Op::Replace`].
-    pub op: Op,
+    /// How the vector entered.
+    pub insertion: Insertion,
     /// By layer.
     pub layers: Vec<LayerScore>,
     /// The held-out queries alone.
@@ -91,7 +109,7 @@ impl Verdict {
     pub fn reach(
         bench: &mut Bench,
         direction: &Direction,
-        op: Op,
+        insertion: Insertion,
         asked: &Questions,
         seed: u64,
     ) -> Result<Self> {
@@ -109,7 +127,7 @@ impl Verdict {
             ));
         }
         let mut out = Self {
-            op,
+            insertion,
             layers: layers
                 .iter()
                 .map(|layer| LayerScore {
@@ -130,9 +148,9 @@ impl Verdict {
             let held = number.checked_sub(asked.fit.len());
             let mut fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
             let put = |at: &Address, vector: &[f32]| -> Vec<f32> {
-                match op {
-                    Op::Replace => vector.to_vec(),
-                    _ => fork
+                match insertion {
+                    Insertion::Replace => vector.to_vec(),
+                    Insertion::Add => fork
                         .value(*at)
                         .iter()
                         .zip(vector)
@@ -241,7 +259,7 @@ impl Verdict {
             ..Run::default()
         };
         Figure {
-            title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.op.spec().name),
+            title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.insertion.name()),
             body: Body::Table(Table {
                 columns: columns.map(String::from).to_vec(),
                 pages: vec![Page {

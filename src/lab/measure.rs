@@ -9,8 +9,8 @@ use rand::seq::IndexedRandom;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::{Edit, Which};
-use super::op::Op;
+use super::edit::Edit;
+use super::op::Which;
 use super::receipt::Receipt;
 use super::run::Run;
 use super::sample::{Sampling, kl};
@@ -60,7 +60,11 @@ impl Bench {
             receipt.seed = run.seed;
             // Every unit of a site has no null of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
-            if !edits.any(|e| e.op != Op::Cut && e.which() == Some(&Which::All)) {
+            let whole = |e: &Edit| {
+                let mentions = e.op.argument().mentions();
+                mentions.sources.is_none() && mentions.units == Some(&Which::All)
+            };
+            if !edits.any(whole) {
                 let null = self.moved(run, &alone, Null::Random(run.seed), &plain)?;
                 receipt.null = Some(mean(&null));
             }

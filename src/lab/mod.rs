@@ -36,7 +36,6 @@ pub mod knockout;
 pub mod languages;
 pub mod lens;
 pub mod lens_file;
-mod lookup;
 mod measure;
 pub mod null_units;
 pub mod op;

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use super::bench::Bench;
 use super::direction::{Direction, Origin};
 use super::function_vector::{Effects, Head, HeadMeans, assemble};
-use super::op::Op;
+use super::judge::Insertion;
 use super::run::Run;
 use super::shots::{Ask, Shots};
 use crate::error::{Error, Result};
@@ -83,10 +83,10 @@ impl InContext {
     }
 
     /// How its vectors are put in.
-    pub fn op(self) -> Op {
+    pub fn insertion(self) -> Insertion {
         match self {
-            Self::TaskVector => Op::Replace,
-            Self::LayerAverage | Self::FunctionVector => Op::Add,
+            Self::TaskVector => Insertion::Replace,
+            Self::LayerAverage | Self::FunctionVector => Insertion::Add,
         }
     }
 

@@ -12,8 +12,7 @@ use lmscope::lab::contrast::{Contrast, Measure, Method, check_letters};
 use lmscope::lab::direction::{Direction, Origin, norm, random_like};
 use lmscope::lab::figure::{Body, Unit};
 use lmscope::lab::function_vector::{Effects, Head, HeadMeans, assemble};
-use lmscope::lab::judge::{Questions, Verdict};
-use lmscope::lab::op::Op;
+use lmscope::lab::judge::{Insertion, Questions, Verdict};
 use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
@@ -518,7 +517,7 @@ fn antonyms(bench: &mut Bench, method: InContext, seed: u64) -> (Direction, Verd
         held: shots.bare(&held).unwrap(),
         answered: shots.answered(&held).unwrap(),
     };
-    let verdict = Verdict::reach(bench, &direction, method.op(), &questions, seed).unwrap();
+    let verdict = Verdict::reach(bench, &direction, method.insertion(), &questions, seed).unwrap();
     (direction, verdict)
 }
 
@@ -594,7 +593,7 @@ fn a_function_vector_says_which_task() {
                 held: shots.bare(held).unwrap(),
                 answered: Vec::new(),
             };
-            let verdict = Verdict::reach(&mut bench, &made, Op::Add, &questions, 1).unwrap();
+            let verdict = Verdict::reach(&mut bench, &made, Insertion::Add, &questions, 1).unwrap();
             println!("{own} on {task}: {}", verdict.sentence());
             let held = verdict.best().unwrap().held.accuracy();
             let chance = verdict.best().unwrap().random.accuracy();
@@ -641,7 +640,7 @@ fn the_verdict_counts_what_the_edit_does() {
     };
     let asks = prompts.on(&bench).bare(&pairs[..12]).unwrap();
     let vector = random_like(&vec![0.5; bench.model.card.d_model], 3);
-    for (op, word) in [(Op::Add, "add"), (Op::Replace, "replace")] {
+    for (op, word) in [(Insertion::Add, "add"), (Insertion::Replace, "replace")] {
         let direction = one_row(Site::ResidPost.at(2), vector.clone());
         bench.directions.insert("v".into(), direction.clone());
         let questions = Questions {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use lmscope::export::FORMATS;
 use lmscope::instruments::INSTRUMENTS;
+use lmscope::lab::edit::Edit;
 use lmscope::lab::op::OPS;
 use lmscope::model::families::{FAMILIES, Family};
 use lmscope::model::names::SPELLINGS;
@@ -46,11 +47,10 @@ fn every_row_is_documented() {
             .iter()
             .all(|s| !s.about.is_empty() && !s.shape.is_empty())
     );
-    assert!(
-        OPS.iter()
-            .enumerate()
-            .all(|(i, o)| !o.about.is_empty() && o.op as usize == i)
-    );
+    for row in OPS {
+        let edit: Edit = row.example.parse().unwrap();
+        assert!(!row.about.is_empty() && edit.op.spec().name == row.name);
+    }
     assert!(FORMATS.iter().all(|f| !f.about.is_empty()));
     for of in INSTRUMENTS {
         assert!(!of.about().is_empty() && !of.source().is_empty());

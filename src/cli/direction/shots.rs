@@ -13,8 +13,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::bench::Bench;
 use crate::lab::direction::Direction;
-use crate::lab::judge::{Questions, Verdict};
-use crate::lab::op::Op;
+use crate::lab::judge::{Insertion, Questions, Verdict};
 use crate::lab::shots::{Layout, Pair, read, split};
 use crate::lab::task_vector::{InContext, Prompts, Rank, Recipe};
 use crate::model::site::Site;
@@ -152,7 +151,13 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
                     .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
             }
             let asked = given.questions(&bench)?;
-            let verdict = Verdict::reach(&mut bench, &direction, method.op(), &asked, given.seed)?;
+            let verdict = Verdict::reach(
+                &mut bench,
+                &direction,
+                method.insertion(),
+                &asked,
+                given.seed,
+            )?;
             Ok((direction, verdict))
         });
     bench.progress = None;
@@ -173,7 +178,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         direction.origin.prompts.0,
         direction.places(),
         direction.norm(),
-        method.op().spec().name,
+        method.insertion().name(),
         Site::ResidPost.at(best),
     ));
     Ok(())
@@ -183,9 +188,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Direction) -> Result<()> {
     let given = Given::read(matches)?;
     let op = match arguments::text(matches, "op") {
-        "replace" => Op::Replace,
-        "" if direction.origin.method == InContext::TaskVector.to_string() => Op::Replace,
-        _ => Op::Add,
+        "replace" => Insertion::Replace,
+        "" if direction.origin.method == InContext::TaskVector.to_string() => Insertion::Replace,
+        _ => Insertion::Add,
     };
     let asked = given.questions(bench)?;
     arguments::show_progress(bench, "direction");
