@@ -246,6 +246,8 @@ mod tests {
             ("swap:d@resid_pre.0", "two directions"),
             ("resample:1@mlp_act.0", "needs a text"),
             ("mean:1=@mlp_act.0", "statistics file"),
+            ("mean:1= @mlp_act.0", "statistics file"),
+            ("mean:1=\" \"@mlp_act.0", "statistics file"),
             ("zero:{}@mlp_act.0", "{NAME}"),
             ("rewrite:1=a@mlp_act.0", "two tokens"),
             ("rewrite:1=\"a\">\"b\"@z.0", "addressed by"),

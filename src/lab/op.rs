@@ -377,8 +377,12 @@ impl Argument for UnitsMean {
         if typed.what.split_once('=').is_none() {
             return Ok(Self(typed.what.text.parse()?, None));
         }
-        let (units, file) = typed.from("a statistics file", "17=FILE")?;
-        Ok(Self(units, Some(file.trim().to_string())))
+        let (why, example) = ("a statistics file", "17=FILE");
+        let (units, file) = typed.from(why, example)?;
+        match file.trim() {
+            "" => Err(typed.wants(why, example)),
+            file => Ok(Self(units, Some(file.to_string()))),
+        }
     }
 
     fn mentions(&self) -> Mentions<'_> {
