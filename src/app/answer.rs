@@ -9,11 +9,11 @@ use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
+use crate::edit::receipt::Receipt;
+use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
+use crate::figure::Figure;
 use crate::instruments::{INSTRUMENTS, STEADY, instrument};
-use crate::lab::edit::{Edit, Place};
-use crate::lab::figure::Figure;
-use crate::lab::receipt::Receipt;
 use crate::lab::writer::Beside;
 
 /// What a figure is older than.

@@ -3,7 +3,7 @@
 //! Formulas are in `lab/change/`; `lab/compile.rs` makes a program. Invariants: a neutral edit is never applied; values
 //! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
 //! conditions, which must be known before the edit acts).
-//! To add an operation, see [`super::op`].
+//! To add an operation, see [`crate::edit::op`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -11,35 +11,35 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::change::{self, Change};
-use super::edit::Edit;
-use super::receipt::{Fired, Receipt};
 use super::silence::silence;
 use super::watch::Watch;
+use crate::edit::Edit;
+use crate::edit::receipt::{Fired, Receipt};
 use crate::error::{Error, Result};
-use crate::model::finite;
-use crate::model::site::{Address, Axis, Site};
-use crate::model::tap::Span;
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::tap::Span;
 
 /// One edit at one address.
 #[derive(Clone, Debug)]
-pub(super) struct Act {
-    pub(super) edit: Edit,
-    pub(super) receipt: usize,
-    pub(super) span: Range<usize>,
-    pub(super) change: Change,
+pub(crate) struct Act {
+    pub(crate) edit: Edit,
+    pub(crate) receipt: usize,
+    pub(crate) span: Range<usize>,
+    pub(crate) change: Change,
     /// Which of the program's watches must hold.
-    pub(super) watch: Option<usize>,
+    pub(crate) watch: Option<usize>,
 }
 
 /// What one edit did so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     fired: usize,
     relative: f64,
     /// Whether a pass broke off because of it.
     broken: bool,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
-    pub(super) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
+    pub(crate) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
 
 /// Ratios of a pass that has not been read back.
@@ -58,12 +58,12 @@ pub struct Program {
     bound: Option<Vec<u32>>,
     /// The first rows of a batch that edits act on; the rest run unedited beside them.
     rows: Option<usize>,
-    pub(super) acts: HashMap<Address, Vec<Act>>,
+    pub(crate) acts: HashMap<Address, Vec<Act>>,
     /// Neurons whose values an overlay needs when their MLP returns.
-    pub(super) remembered: HashMap<Address, Option<Tensor>>,
-    pub(super) watches: Vec<Watch>,
-    pub(super) receipts: Vec<Receipt>,
-    pub(super) tallies: Vec<Tally>,
+    pub(crate) remembered: HashMap<Address, Option<Tensor>>,
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) receipts: Vec<Receipt>,
+    pub(crate) tallies: Vec<Tally>,
     pending: Vec<Pending>,
     measured: Vec<(usize, usize, f64)>,
     latest: Vec<Fired>,
@@ -82,7 +82,7 @@ pub enum Null {
 
 impl Program {
     /// A program without edits, for a run whose prompt has so many tokens.
-    pub(super) fn after(prompt: usize) -> Self {
+    pub(crate) fn after(prompt: usize) -> Self {
         Self {
             prompt,
             ..Self::default()
@@ -90,7 +90,7 @@ impl Program {
     }
 
     /// Ties it to the prompt that it was prepared for.
-    pub(super) fn bind(&mut self, prompt: Vec<u32>) {
+    pub(crate) fn bind(&mut self, prompt: Vec<u32>) {
         self.bound = Some(prompt);
     }
 
@@ -119,7 +119,7 @@ impl Program {
     }
 
     /// The receipt of an edit, begun where it has none.
-    pub(super) fn receipt_for(&mut self, edit: &Edit) -> usize {
+    pub(crate) fn receipt_for(&mut self, edit: &Edit) -> usize {
         let text = edit.to_string();
         if let Some(i) = self.receipts.iter().position(|r| r.edit == text) {
             self.receipts[i].active |= edit.active();
@@ -189,7 +189,7 @@ impl Program {
     }
 
     /// Forgets what a pass measured that broke off before it was settled, but for which edits broke it.
-    pub(super) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         for (receipt, .., moved) in &self.measured {
             self.tallies[*receipt].broken |= !moved.is_finite();
         }
@@ -381,7 +381,7 @@ impl Program {
     }
 
     /// Fills the receipts from the tallies, with the reason where an edit has changed nothing.
-    pub(super) fn explain(&mut self) {
+    pub(crate) fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
             receipt.not_finite = tally.broken || !tally.relative.is_finite();
@@ -411,14 +411,14 @@ impl Program {
     }
 
     /// Whether a value that an edit of this pass made is not finite, as far as that is known on the host.
-    pub(super) fn overflowed(&self) -> bool {
+    pub(crate) fn overflowed(&self) -> bool {
         let mut tallied = self.tallies.iter().map(|t| t.relative);
         self.measured.iter().any(|(.., moved)| !moved.is_finite())
             || tallied.any(|moved| !moved.is_finite())
     }
 
-    /// The same of what is still on the device, see [`crate::model::finite`].
-    pub(super) fn verdicts(&self) -> Result<Option<Tensor>> {
+    /// The same of what is still on the device, see [`crate::model::network::finite`].
+    pub(crate) fn verdicts(&self) -> Result<Option<Tensor>> {
         let values: Vec<&Tensor> = self.pending.iter().map(|p| &p.values).collect();
         if values.is_empty() {
             return Ok(None);
@@ -427,7 +427,7 @@ impl Program {
     }
 
     /// The edits whose own values are not finite, as they print.
-    pub(super) fn broken_edits(&self) -> Vec<String> {
+    pub(crate) fn broken_edits(&self) -> Vec<String> {
         let pending = self.pending.iter().filter(|p| {
             let verdict = finite::values(&p.values);
             verdict.is_ok_and(|v| !finite::passed(&[v]).unwrap_or(true))
@@ -445,7 +445,7 @@ impl Program {
     }
 
     /// The edits that are on, as they print.
-    pub(super) fn active_edits(&self) -> Vec<String> {
+    pub(crate) fn active_edits(&self) -> Vec<String> {
         let active = self.receipts.iter().filter(|r| r.active);
         active.map(|r| r.edit.clone()).collect()
     }

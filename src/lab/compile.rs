@@ -9,18 +9,18 @@ use candle_core::{DType, Tensor};
 
 use super::apply::{Act, Null, Program};
 use super::bench::Bench;
-use super::condition::Probe;
-use super::direction::unit;
-use super::edit::{Edit, Place};
-use super::op::{CutEdges, Op, Which};
 use super::prepare::{Prepared, prepare, sizes, unit_size};
 use super::run::Run;
-use super::schedule::Schedule;
 use super::shelf::{Measured, Shelf};
 use super::watch::{Watch, Watched};
+use crate::edit::condition::Probe;
+use crate::edit::direction::unit;
+use crate::edit::op::{CutEdges, Op, Which};
+use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::{Address, check_layer};
+use crate::model::network::site::{Address, check_layer};
 
 impl Bench {
     /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.

@@ -6,33 +6,33 @@
 use std::collections::HashMap;
 
 use super::bench::Bench;
-use super::direction::{Direction, resolve};
 use super::statistics::Statistics;
-use super::unit_set::UnitSet;
+use crate::edit::direction::{Direction, resolve};
+use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 use crate::model::tokenizer::Bos;
 
 /// What was measured for a program.
 #[derive(Default)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// Means over the prompt, and over what they were taken.
-    pub(super) means: HashMap<Address, (Vec<f32>, String)>,
+    pub(crate) means: HashMap<Address, (Vec<f32>, String)>,
     /// Addresses on other texts, `[positions * width]`, and which texts.
-    pub(super) others: HashMap<(String, Address), (Vec<f32>, String)>,
+    pub(crate) others: HashMap<(String, Address), (Vec<f32>, String)>,
     /// How large units are.
-    pub(super) sizes: HashMap<Address, Vec<f32>>,
+    pub(crate) sizes: HashMap<Address, Vec<f32>>,
 }
 
 /// What edits name, for the compiler.
-pub(super) struct Shelf<'a> {
-    pub(super) bench: &'a Bench,
-    pub(super) measured: &'a Measured,
+pub(crate) struct Shelf<'a> {
+    pub(crate) bench: &'a Bench,
+    pub(crate) measured: &'a Measured,
     /// Directions found so far, so that a file is read once.
-    pub(super) opened: HashMap<String, Direction>,
+    pub(crate) opened: HashMap<String, Direction>,
     /// The same for statistics.
-    pub(super) read: HashMap<String, Statistics>,
+    pub(crate) read: HashMap<String, Statistics>,
 }
 
 impl Shelf<'_> {
@@ -50,29 +50,29 @@ impl Shelf<'_> {
     }
 
     /// The direction's vector for an address, checked against the model.
-    pub(super) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
+    pub(crate) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
         Ok(self.get(name)?.at(at)?.to_vec())
     }
 
     /// Whether the direction has a vector for an address.
-    pub(super) fn has(&mut self, name: &str, at: Address) -> Result<bool> {
+    pub(crate) fn has(&mut self, name: &str, at: Address) -> Result<bool> {
         Ok(self.get(name)?.at(at).is_ok())
     }
 
     /// What to know about the direction before it is used; empty where there is nothing.
-    pub(super) fn caution(&mut self, name: &str) -> Result<String> {
+    pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
         let card = &self.bench.model.card;
         Ok(self.get(name)?.caution(card))
     }
 
     /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
-    pub(super) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
+    pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let held = self.measured.means.get(&at).cloned();
         held.ok_or_else(|| Self::missing("mean", at))
     }
 
     /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
-    pub(super) fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
+    pub(crate) fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
         if !self.read.contains_key(file) {
             self.read.insert(file.into(), self.bench.statistics(file)?);
         }
@@ -81,13 +81,13 @@ impl Shelf<'_> {
     }
 
     /// An address on another text, `[positions * width]`, and which text that was.
-    pub(super) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
+    pub(crate) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
         let held = self.measured.others.get(&(text.to_string(), at)).cloned();
         held.ok_or_else(|| Self::missing("other text", at))
     }
 
     /// The units of a named set at an address.
-    pub(super) fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
+    pub(crate) fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
         let set = self.bench.unit_set(set)?;
         if set.site != at.site {
             let has = set.site.spec().name;
@@ -100,13 +100,13 @@ impl Shelf<'_> {
     }
 
     /// How large the units of an address are over the unedited run, a number a unit.
-    pub(super) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
+    pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
         let held = self.measured.sizes.get(&at).cloned();
         held.ok_or_else(|| Self::missing("size of units", at))
     }
 
     /// The first token of a text; `#17` is token 17 itself.
-    pub(super) fn token(&mut self, text: &str) -> Result<u32> {
+    pub(crate) fn token(&mut self, text: &str) -> Result<u32> {
         if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
             let vocab = self.bench.model.card.vocab;
             let known = (id as usize) < vocab;
@@ -124,7 +124,7 @@ impl Shelf<'_> {
 }
 
 /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
-pub(super) fn find(
+pub(crate) fn find(
     loaded: &HashMap<String, Direction>,
     model: &Model,
     name: &str,

@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use super::edit::Edit;
-use super::op::Which;
 use super::watch::Watch;
-use crate::model::tap::Phase;
+use crate::edit::Edit;
+use crate::edit::op::Which;
+use crate::model::network::tap::Phase;
 
 /// Why an edit has not fired in a text of `seen` positions.
-pub(super) fn silence(
+pub(crate) fn silence(
     edit: &Edit,
     span: &Range<usize>,
     watch: Option<&Watch>,

@@ -27,11 +27,11 @@ use ratatui::layout::Rect;
 
 use crate::app::{App, Settings};
 use crate::config::UserConfig;
+use crate::edit::Edit;
+use crate::edit::preset::Preset;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::file::{self, Overwrite};
-use crate::lab::edit::Edit;
-use crate::lab::preset::Preset;
 use crate::lab::sample::Sampling;
 use crate::model::load::Options;
 
@@ -301,7 +301,7 @@ fn create_by(
 }
 
 /// A figure as text in a format.
-fn exported(format: &str, figure: &crate::lab::figure::Figure) -> Result<String> {
+fn exported(format: &str, figure: &crate::figure::Figure) -> Result<String> {
     (export::format_named(format)?.write)(figure)
 }
 

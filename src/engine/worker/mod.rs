@@ -16,14 +16,14 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
+use crate::edit::Edit;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::figure::Check;
 use crate::instruments::{instrument, observe};
 use crate::lab::bench::Bench;
-use crate::lab::edit::Edit;
-use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::schedule::Schedule;
 use crate::lab::trials::left;
 use crate::lab::writer::{Beside, Needs, Writer};
 use crate::model::hub::{Phase, Progress, Watch};

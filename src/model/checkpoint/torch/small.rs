@@ -1,0 +1,234 @@
+//! What a small file of `torch.save` holds: tensors wherever they lie in dicts and lists, and the numbers and texts beside
+//! them.
+//!
+//! Invariant: as of checkpoints, the pickle is read and never run, and sharing in it makes no more work than [`VALUES`].
+//! To read a layout that is more than tensors by name, add a function such as [`capping`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::machine::{Node, Pickle, Ref};
+use super::{located, tensor, unpickled};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::weights::map_file;
+
+/// A tensor of a small file, read.
+#[derive(Debug)]
+pub struct Loose {
+    /// Its key in the dict; empty where the file is the tensor itself.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// Its elements as f32, row-major.
+    pub values: Vec<f32>,
+}
+
+/// Most values that are looked at for tensors: sharing makes many of few bytes.
+const VALUES: usize = 200_000;
+
+/// The floating-point tensors of a small file, f64 ones too: the file itself, or those of dicts and lists in it, named by the
+/// way to them: `vectors.calm`, `4`, `[2]`.
+pub fn values(path: &Path) -> Result<Vec<Loose>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let (archive, pickle) = unpickled(&map).map_err(bad)?;
+    let mut found = Vec::new();
+    let mut total = 0usize;
+    for (name, at) in loose(&pickle).map_err(bad)? {
+        let place = located(&pickle, &archive, &name, at, 0).map_err(bad)?;
+        let dtype = match place.kind.as_str() {
+            "torch.DoubleStorage" => Some(DType::F64),
+            _ => place.dtype,
+        };
+        let Some(dtype) = dtype else { continue };
+        total = total.saturating_add(place.shape.iter().product());
+        if total > SMALL {
+            return Err(bad(
+                "its tensors have too many numbers for directions".into()
+            ));
+        }
+        let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
+        let count = [bytes.len() / dtype.size_in_bytes()];
+        let raw = Tensor::from_raw_buffer(&bytes, dtype, &count, &Device::Cpu)?;
+        found.push(Loose {
+            name,
+            shape: place.shape,
+            values: raw.to_dtype(DType::F32)?.to_vec1()?,
+        });
+    }
+    Ok(found)
+}
+
+/// Names and shapes of the tensors of a file, as [`values`] has them, without their numbers.
+pub fn shapes(path: &Path) -> Result<Vec<Loose>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let (_, pickle) = unpickled(&map).map_err(bad)?;
+    let found = loose(&pickle).map_err(bad)?.into_iter();
+    let heads = found.filter_map(|(name, at)| {
+        let shape = tensor(&pickle, at, 0)?.shape;
+        let values = Vec::new();
+        Some(Loose {
+            name,
+            shape,
+            values,
+        })
+    });
+    Ok(heads.collect())
+}
+
+/// Most numbers of a small file.
+const SMALL: usize = 1 << 27;
+
+/// Every tensor in a pickle with the way to it, in order.
+fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
+    let mut found = Vec::new();
+    let mut open = vec![(String::new(), pickle.root(), 0)];
+    let mut seen = 0;
+    while let Some((name, at, depth)) = open.pop() {
+        seen += 1;
+        if seen > VALUES {
+            return Err("it holds too many values for directions".into());
+        }
+        let within = |key: &str| match name.as_str() {
+            "" => key.to_string(),
+            outer => format!("{outer}.{key}"),
+        };
+        match pickle.get(at) {
+            Node::Call(..) => found.push((name, at)),
+            Node::Dict(pairs) if depth < 5 => {
+                let inner = pairs.iter().rev().filter_map(|(key, value)| {
+                    let key = match pickle.get(*key) {
+                        Node::Text(text) => text.clone(),
+                        Node::Int(n) => n.to_string(),
+                        _ => return None,
+                    };
+                    Some((within(&key), *value, depth + 1))
+                });
+                open.extend(inner.take(VALUES));
+            }
+            Node::List(items) | Node::Tuple(items) if depth < 5 => {
+                let inner = items.iter().enumerate().rev();
+                open.extend(
+                    inner
+                        .take(VALUES)
+                        .map(|(i, at)| (format!("{name}[{i}]"), *at, depth + 1)),
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// What caps activations along vectors: assistant-axis' `capping_config.pt`.
+#[derive(Debug, Default)]
+pub struct Capping {
+    /// Name and layer of its vectors.
+    pub vectors: BTreeMap<String, usize>,
+    /// Its experiments: a name, and the vectors with the thresholds that they are capped at.
+    pub experiments: Vec<(String, Vec<(String, f64)>)>,
+}
+
+/// Reads a file of capping experiments; none where it is another file.
+pub fn capping(path: &Path) -> Result<Option<Capping>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let (archive, pickle) = unpickled(&map).map_err(bad)?;
+    let field = |at: Ref, wanted: &str| {
+        let pairs = pickle.dict(at)?.iter();
+        let mut found = pairs.filter(|(key, _)| pickle.text(*key) == Some(wanted));
+        found.next().map(|(_, value)| *value)
+    };
+    let items = |at: Option<Ref>| match at.map(|at| pickle.get(at)) {
+        Some(Node::List(items) | Node::Tuple(items)) => items.clone(),
+        _ => Vec::new(),
+    };
+    let (vectors, experiments) = (
+        field(pickle.root(), "vectors"),
+        items(field(pickle.root(), "experiments")),
+    );
+    let Some(pairs) = vectors
+        .and_then(|at| pickle.dict(at))
+        .filter(|_| !experiments.is_empty())
+    else {
+        return Ok(None);
+    };
+    // A number, or a tensor of one.
+    let number = |at: Ref| -> Option<f64> {
+        if let Some(number) = pickle.number(at) {
+            return Some(number);
+        }
+        let place = located(&pickle, &archive, "cap", at, 0).ok()?;
+        let dtype = place.dtype?;
+        let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
+        let raw = Tensor::from_raw_buffer(&bytes, dtype, &[1], &Device::Cpu).ok()?;
+        Some(f64::from(
+            raw.to_dtype(DType::F32)
+                .ok()?
+                .get(0)
+                .ok()?
+                .to_scalar::<f32>()
+                .ok()?,
+        ))
+    };
+    let mut found = Capping::default();
+    for (key, value) in pairs {
+        let layer = field(*value, "layer").and_then(|at| pickle.size(at));
+        if let (Some(name), Some(layer)) = (pickle.text(*key), layer) {
+            found.vectors.insert(name.to_string(), layer);
+        }
+    }
+    for experiment in experiments {
+        let id = field(experiment, "id");
+        let id = id.map_or_else(String::new, |at| match pickle.get(at) {
+            Node::Text(text) => text.clone(),
+            Node::Int(n) => n.to_string(),
+            _ => String::new(),
+        });
+        let caps = items(field(experiment, "interventions"))
+            .into_iter()
+            .filter_map(|at| {
+                let name = pickle.text(field(at, "vector")?)?;
+                Some((name.to_string(), number(field(at, "cap")?)?))
+            });
+        found.experiments.push((id, caps.collect()));
+    }
+    Ok(Some(found))
+}
+
+/// The numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
+pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
+    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let map = map_file(path)?;
+    let pickle = unpickled(&map).map_err(bad)?.1;
+    let mut found = BTreeMap::new();
+    let mut open = vec![(String::new(), pickle.root(), 0)];
+    while let Some((name, at, depth)) = open.pop() {
+        match pickle.get(at) {
+            Node::Int(n) => {
+                found.insert(name, n.to_string());
+            }
+            Node::Float(x) => {
+                found.insert(name, x.to_string());
+            }
+            Node::Text(text) => {
+                found.insert(name, text.clone());
+            }
+            Node::Dict(pairs) if depth < 3 => {
+                let inner = |key: &str| match name.as_str() {
+                    "" => key.to_string(),
+                    outer => format!("{outer}.{key}"),
+                };
+                let texts = pairs
+                    .iter()
+                    .filter_map(|(k, v)| Some((pickle.text(*k)?, *v)));
+                open.extend(texts.map(|(key, value)| (inner(key), value, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,124 @@
+//! A mapped file that becomes shorter while it is read: the system raises SIGBUS, and the program ends with a sentence, a
+//! whole terminal and exit code 1 instead of dying of the signal.
+//!
+//! Invariant: the handler calls only what POSIX allows in a handler (`write`, `tcsetattr`, `alarm`, `_exit`), on data that
+//! was settled before. What was written to session files stays. To undo another mode of the terminal, add it to the bytes
+//! that are handed to [`on_screen`].
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::termios::Termios;
+
+/// What is said. A line feed before it, because the cursor may stand anywhere.
+const SENTENCE: &[u8] = b"\nlmscope: A file of weights became shorter, or its disk failed, while it was being read. Nothing was computed from what is missing. When the file is whole, run the same command again.\n";
+
+/// How the terminal was before the screen took it, and the bytes that give it back.
+static BEFORE: OnceLock<(Termios, Vec<u8>)> = OnceLock::new();
+/// Whether the screen is ours now.
+static OURS: AtomicBool = AtomicBool::new(false);
+
+/// Notes that the screen is taken: `before` are the terminal's settings, `leave` the bytes that give it back.
+pub fn on_screen(before: Termios, leave: Vec<u8>) {
+    let _first = BEFORE.get_or_init(|| (before, leave));
+    OURS.store(true, Ordering::SeqCst);
+}
+
+/// Notes that the screen was given back.
+pub fn off_screen() {
+    OURS.store(false, Ordering::SeqCst);
+}
+
+/// Watches from here on. On other systems than Linux a map that shrinks ends the program as it always did: there the
+/// same signal also means other things.
+#[cfg(target_os = "linux")]
+pub(crate) fn watch() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(install);
+}
+
+/// Other systems raise the same signal for other reasons.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn watch() {}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn install() {
+    extern "C" fn ended(_: libc::c_int) {
+        // SAFETY: every function called here is async-signal-safe (POSIX 2.4.3), and the statics were settled before
+        // `OURS` was raised.
+        unsafe {
+            // A terminal that does not read must not hold up the end.
+            libc::signal(libc::SIGALRM, libc::SIG_DFL);
+            libc::alarm(1);
+            if OURS.swap(false, Ordering::SeqCst)
+                && let Some((before, leave)) = BEFORE.get()
+            {
+                libc::write(libc::STDOUT_FILENO, leave.as_ptr().cast(), leave.len());
+                let _best = rustix::termios::tcsetattr(
+                    std::os::fd::BorrowedFd::borrow_raw(libc::STDIN_FILENO),
+                    rustix::termios::OptionalActions::Now,
+                    before,
+                );
+            }
+            libc::write(
+                libc::STDERR_FILENO,
+                SENTENCE.as_ptr().cast(),
+                SENTENCE.len(),
+            );
+            libc::_exit(1);
+        }
+    }
+    // SAFETY: the action is wholly initialised, and its handler never returns. It runs on the stack that Rust's runtime
+    // keeps for signals.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let handler: extern "C" fn(libc::c_int) = ended;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_ONSTACK;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::model::checkpoint::weights::map_file;
+
+    /// Runs only inside the process that the test below starts: it dies of what it does.
+    #[test]
+    fn child() {
+        let Some(path) = std::env::var_os("LMSCOPE_TEST_SHRINKS").map(std::path::PathBuf::from)
+        else {
+            return;
+        };
+        let map = map_file(&path).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(10).unwrap();
+        let sum: u64 = map.iter().map(|b| u64::from(*b)).sum();
+        std::process::exit(i32::try_from(sum % 7).unwrap() + 40);
+    }
+
+    #[test]
+    fn a_map_that_shrinks_ends_with_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, vec![1u8; 1 << 16]).unwrap();
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "model::weights::shrunk::tests::child",
+                "--exact",
+                "--nocapture",
+            ])
+            .env("LMSCOPE_TEST_SHRINKS", &path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("became shorter") && said.contains("again"),
+            "{said}"
+        );
+    }
+}

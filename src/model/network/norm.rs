@@ -1,0 +1,173 @@
+//! Normalisation, with statistics in f32 whatever the weights.
+//!
+//! Invariant: the fused and the plain path compute the same function; the plain one carries gradients
+//! (candle's fused kernels end the graph silently). To add a kind, add an arm in [`Norm::forward`].
+
+use candle_core::{DType, Device, Tensor};
+
+use super::blueprint::{Gain, NormKind, NormSpec};
+use crate::error::Result;
+use crate::model::checkpoint::weights::Weights;
+
+/// A norm with its learned gain, and bias for LayerNorm. Both are kept in f32.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Which function.
+    pub kind: NormKind,
+    /// `[width]`, f32: what the normed input is multiplied by, whatever the checkpoint stores of it.
+    pub gain: Tensor,
+    /// `[width]`, f32; only LayerNorm has one.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square or the variance.
+    pub epsilon: f64,
+}
+
+impl Norm {
+    /// Loads `{name}.weight` and `{name}.bias`, as far as the family stores them.
+    pub fn load(spec: NormSpec, width: usize, weights: &Weights, name: &str) -> Result<Self> {
+        let stored = || weights.f32(&format!("{name}.weight"), &[width]);
+        let gain = match spec.gain {
+            Gain::Plain => stored()?,
+            Gain::OnePlus => (stored()? + 1.0)?,
+            Gain::None => Tensor::ones(width, DType::F32, &weights.device)?,
+        };
+        let bias = spec
+            .bias
+            .then(|| weights.f32(&format!("{name}.bias"), &[width]))
+            .transpose()?;
+        Self::new(spec, gain, bias)
+    }
+
+    /// Puts a norm together from its parts.
+    pub fn new(spec: NormSpec, gain: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let bias = match (spec.kind, bias) {
+            (NormKind::Rms | NormKind::Identity, _) => None,
+            // The fused kernel wants a bias; adding zero changes nothing.
+            (NormKind::Layer, None) => Some(gain.zeros_like()?),
+            (NormKind::Layer, some) => some,
+        };
+        Ok(Self {
+            kind: spec.kind,
+            gain,
+            bias,
+            epsilon: spec.epsilon,
+        })
+    }
+
+    /// Changes nothing: the final norm of a family without one.
+    pub fn identity(width: usize, device: &Device) -> Result<Self> {
+        Ok(Self {
+            kind: NormKind::Identity,
+            gain: Tensor::ones(width, DType::F32, device)?,
+            bias: None,
+            epsilon: 0.0,
+        })
+    }
+
+    /// `[.., width] -> [.., width]`, in the input's dtype.
+    pub fn forward(&self, x: &Tensor, differentiable: bool) -> Result<Tensor> {
+        let dtype = x.dtype();
+        let wide = x.to_dtype(DType::F32)?;
+        let out = match (self.kind, &self.bias, differentiable) {
+            (NormKind::Identity, ..) => return Ok(x.clone()),
+            (NormKind::Rms, _, false) => {
+                candle_nn::ops::rms_norm(&wide.contiguous()?, &self.gain, self.epsilon as f32)?
+            }
+            (NormKind::Layer, Some(bias), false) => candle_nn::ops::layer_norm(
+                &wide.contiguous()?,
+                &self.gain,
+                bias,
+                self.epsilon as f32,
+            )?,
+            _ => self.plain(&wide, &self.gain, self.bias.as_ref())?,
+        };
+        Ok(out.to_dtype(dtype)?)
+    }
+
+    /// `[.., heads, head_dim]` normed along `head_dim`, with a gain `[heads, head_dim]` (Cohere, StableLM).
+    pub fn per_head(&self, x: &Tensor) -> Result<Tensor> {
+        let dtype = x.dtype();
+        let (heads, width) = (x.dim(x.rank() - 2)?, x.dim(x.rank() - 1)?);
+        let shaped = |t: &Tensor| t.reshape((heads, width));
+        let bias = self.bias.as_ref().map(shaped).transpose()?;
+        let wide = x.to_dtype(DType::F32)?;
+        let out = self.plain(&wide, &shaped(&self.gain)?, bias.as_ref())?;
+        Ok(out.to_dtype(dtype)?)
+    }
+
+    /// `[n, width]` normed with the statistics of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. A row
+    /// is still centred by its own mean, as the parts of a sum are.
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = match self.kind {
+            NormKind::Identity => return Ok(x.clone()),
+            NormKind::Rms => wide,
+            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
+        };
+        let out = centred.broadcast_mul(scale)?.broadcast_mul(&self.gain)?;
+        let out = match &self.bias {
+            Some(bias) => out.broadcast_add(bias)?,
+            None => out,
+        };
+        Ok(out.to_dtype(x.dtype())?)
+    }
+
+    fn plain(&self, wide: &Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let centred = match self.kind {
+            NormKind::Rms | NormKind::Identity => wide.clone(),
+            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
+        };
+        let out = centred
+            .broadcast_mul(&self.inverse_scale(wide)?)?
+            .broadcast_mul(gain)?;
+        Ok(match bias {
+            Some(bias) => out.broadcast_add(bias)?,
+            None => out,
+        })
+    }
+
+    /// Directions of the normed stream as what enters the norm meets them while its scale is held: through the gain, and
+    /// centred where the norm centres (which is the same as centring what they are compared with).
+    /// `[n, width] -> [n, width]`, f32. Times [`Norm::inverse_scale`] a dot with the input is a dot with the output, less
+    /// what the bias does.
+    pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
+        let gained = directions.broadcast_mul(&self.gain)?;
+        Ok(match self.kind {
+            NormKind::Rms | NormKind::Identity => gained,
+            NormKind::Layer => {
+                gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?
+            }
+        })
+    }
+
+    /// `1 / rms(x)` or `1 / std(x)` of one row that has been read back; sums in f64.
+    pub fn inverse_scale_of(&self, row: &[f32]) -> f32 {
+        let count = row.len().max(1) as f64;
+        let mean = match self.kind {
+            NormKind::Identity => return 1.0,
+            NormKind::Rms => 0.0,
+            NormKind::Layer => row.iter().map(|v| f64::from(*v)).sum::<f64>() / count,
+        };
+        let square = row
+            .iter()
+            .map(|v| (f64::from(*v) - mean).powi(2))
+            .sum::<f64>()
+            / count;
+        (square + self.epsilon).sqrt().recip() as f32
+    }
+
+    /// `1 / rms(x)` or `1 / std(x)`: `[.., width] -> [.., 1]`, f32.
+    pub fn inverse_scale(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = match self.kind {
+            NormKind::Identity => return Ok(wide.narrow(x.rank() - 1, 0, 1)?.ones_like()?),
+            NormKind::Rms => wide,
+            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
+        };
+        Ok(
+            (centred.sqr()?.mean_keepdim(candle_core::D::Minus1)? + self.epsilon)?
+                .sqrt()?
+                .recip()?,
+        )
+    }
+}

@@ -1,0 +1,452 @@
+//! The one forward pass, with one line a site.
+//!
+//! Invariant: every value that a reader of the blocks can name passes through `tap.visit` exactly once a pass,
+//! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
+//! How a checkpoint becomes a [`Transformer`] is in [`super::assemble`].
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::attention::{Attention, Pass, soft_cap};
+use super::blueprint::{Arrangement, Blueprint};
+use super::cache::Cache;
+use super::linear::Linear;
+use super::mlp::Mlp;
+use super::norm::Norm;
+use super::rope::RopeTable;
+use super::site::Site::{
+    AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid,
+    ResidPost, ResidPre,
+};
+use super::tap::{Leaving, Span, Tap};
+use crate::error::Result;
+use crate::model::checkpoint::weights::{Damage, Precision};
+
+/// The norms around one sub-layer; which of them exist depends on the arrangement.
+#[derive(Clone, Debug, Default)]
+pub struct SubNorms {
+    /// Of what it reads.
+    pub input: Option<Norm>,
+    /// Of what it writes, before that is added.
+    pub output: Option<Norm>,
+    /// Of the stream, after that was added.
+    pub stream: Option<Norm>,
+}
+
+/// One block.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Norms around attention.
+    pub norms_attn: SubNorms,
+    /// Attention.
+    pub attention: Attention,
+    /// Norms around the MLP.
+    pub norms_mlp: SubNorms,
+    /// MLP, or a mixture of them.
+    pub mlp: Mlp,
+}
+
+/// A decoder: embedding, blocks, final norm, unembedding.
+#[derive(Clone, Debug)]
+pub struct Transformer {
+    /// What differs between families.
+    pub blueprint: Blueprint,
+    /// `[vocab, d_embed]`.
+    pub embed: Linear,
+    /// `d_embed -> d_model`, where the table is narrower than the stream.
+    pub project_in: Option<Linear>,
+    /// `[context + offset, d_model]`, where positions are learned.
+    pub positions: Option<Tensor>,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// Final norm.
+    pub norm: Norm,
+    /// `d_model -> d_embed`, where the table is narrower than the stream.
+    pub project_out: Option<Linear>,
+    /// `d_embed -> vocab`.
+    pub head: Linear,
+    /// The rotations that layers choose among.
+    pub ropes: Vec<RopeTable>,
+    /// Where it runs.
+    pub device: Device,
+    /// How matrices are kept.
+    pub precision: Precision,
+    /// Most positions that tables were made for.
+    pub context: usize,
+    /// Tensors with values that are not finite, as they are kept.
+    pub damage: Vec<Damage>,
+}
+
+impl Transformer {
+    /// The dtype of the residual stream.
+    pub fn dtype(&self) -> DType {
+        self.precision.compute()
+    }
+
+    /// Embedding and blocks: `tokens` `[batch, tokens]` (u32) to `resid_post` of the last block,
+    /// `[batch, tokens, d_model]`. With a cache, the pass continues after the positions it holds.
+    pub fn trunk(
+        &self,
+        tokens: &Tensor,
+        span: Span,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        self.inside(|| self.pass(tokens, span, cache, tap))
+    }
+
+    /// Runs work where its many short parallel loops need no waking: on a worker of the thread pool. On a small
+    /// model this is most of the time of a token.
+    pub(crate) fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if self.device.is_cpu() {
+            rayon::scope(|_| work())
+        } else {
+            work()
+        }
+    }
+
+    fn pass(
+        &self,
+        tokens: &Tensor,
+        span: Span,
+        mut cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        let length = tokens.dim(1)?;
+        if tap.differentiable() {
+            self.precision.check_gradients()?;
+        }
+        tap.reads(tokens, span)?;
+        tap.begin(span);
+        if let Some(cache) = cache.as_deref_mut() {
+            cache.reserve(length)?;
+        }
+        let pass = self.prepare(span)?;
+        let x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
+        let x = self.walk(0..self.blocks.len(), x, &pass, cache.as_deref_mut(), tap)?;
+        if let Some(cache) = cache {
+            cache.advance(length);
+        }
+        tap.leaves(Leaving::Stream {
+            tokens: Some(tokens),
+            x: &x,
+        })?;
+        Ok(x)
+    }
+
+    /// What a pass over these positions shares between its layers.
+    pub fn prepare(&self, span: Span) -> Result<Pass<'_>> {
+        let rotations = self
+            .ropes
+            .iter()
+            .map(|rope| rope.at(span.start, span.len))
+            .collect::<Result<_>>()?;
+        Ok(Pass {
+            blueprint: &self.blueprint,
+            rotations,
+            masks: self.masks(span)?,
+            span,
+        })
+    }
+
+    /// Some of the blocks: the stream that enters the first of them, `[batch, tokens, d_model]`, to the one that leaves the
+    /// last. The caller begins the tap, and makes room in the cache before and counts its positions after the pass.
+    pub fn through(
+        &self,
+        blocks: Range<usize>,
+        x: Tensor,
+        pass: &Pass,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        self.inside(|| self.walk(blocks, x, pass, cache, tap))
+    }
+
+    fn walk(
+        &self,
+        blocks: Range<usize>,
+        mut x: Tensor,
+        pass: &Pass,
+        mut cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        for i in blocks {
+            tap.checkpoint()?;
+            x = self.block(i, &self.blocks[i], x, pass, cache.as_deref_mut(), tap)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
+    pub fn looked_up(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.embed.rows(ids, self.dtype())?;
+        let x = match &self.project_in {
+            Some(projection) => projection.forward(&x)?,
+            None => x,
+        };
+        scaled(x, self.blueprint.embed_scale)
+    }
+
+    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
+    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
+        let (batch, length) = tokens.dims2()?;
+        let x = self.looked_up(&tokens.flatten_all()?)?;
+        let x = x.reshape((batch, length, self.blueprint.d_model))?;
+        Ok(match &self.positions {
+            Some(positions) => {
+                x.broadcast_add(&positions.narrow(0, span.start + self.offset(), length)?)?
+            }
+            None => x,
+        })
+    }
+
+    /// One block, `[batch, tokens, d_model] -> [batch, tokens, d_model]`: nothing but the paper and the sites.
+    fn block(
+        &self,
+        i: usize,
+        block: &Block,
+        x: Tensor,
+        pass: &Pass,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
+        let gradients = tap.differentiable();
+        let norm = |norm: &Option<Norm>, x: &Tensor| match norm {
+            Some(norm) => norm.forward(x, gradients),
+            None => Ok(x.clone()),
+        };
+        let (attn, mlp) = (&block.norms_attn, &block.norms_mlp);
+        let scale = self.blueprint.residual_scale;
+
+        let x = tap.visit(ResidPre.at(i), x)?;
+        let read = norm(&attn.input, &x)?;
+        let h = tap.visit(AttnIn.at(i), read.clone())?;
+        let a = block.attention.forward(i, &h, pass, cache, tap)?;
+        let a = tap.visit(AttnOut.at(i), a)?;
+        let a = tap.visit(AttnAdd.at(i), scaled(norm(&attn.output, &a)?, scale)?)?;
+        let (x, read) = match self.blueprint.arrangement {
+            // The MLP reads what attention read, before attention wrote.
+            Arrangement::ParallelSharedNorm => ((x + a)?, read),
+            Arrangement::Parallel => {
+                let read = norm(&mlp.input, &x)?;
+                ((x + a)?, read)
+            }
+            _ => {
+                let x = tap.visit(ResidMid.at(i), norm(&attn.stream, &(x + a)?)?)?;
+                let read = norm(&mlp.input, &x)?;
+                (x, read)
+            }
+        };
+        let h = tap.visit(MlpIn.at(i), read)?;
+        let m = block.mlp.forward(i, &h, tap)?;
+        let m = tap.visit(MlpOut.at(i), m)?;
+        let m = tap.visit(MlpAdd.at(i), scaled(norm(&mlp.output, &m)?, scale)?)?;
+        tap.visit(ResidPost.at(i), norm(&mlp.stream, &(x + m)?)?)
+    }
+
+    /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32.
+    ///
+    /// `lens` rows `[n, d_model]` ride along in the same product, so the unembedding is read once; their
+    /// norm is recomputed from each row and no edit touches them. They come back as
+    /// `[n, vocab]`, f32.
+    pub fn read_out(
+        &self,
+        x: &Tensor,
+        lens: Option<&Tensor>,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        self.inside(|| self.logits(x, lens, tap))
+    }
+
+    fn logits(
+        &self,
+        x: &Tensor,
+        lens: Option<&Tensor>,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (batch, rows, width) = x.dims3()?;
+        let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
+        let own = batch * rows;
+        let (raw, lens) = match lens {
+            None => (self.raw(&y)?, None),
+            Some(lens) => {
+                let riders = self.norm.forward(lens, false)?;
+                let all = self.raw(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
+                let count = all.dim(0)? - own;
+                (
+                    all.narrow(0, 0, own)?
+                        .reshape((batch, rows, self.blueprint.vocab))?,
+                    Some(self.finish(all.narrow(0, own, count)?)?),
+                )
+            }
+        };
+        let raw = tap.visit(LogitsRaw.at(0), raw)?;
+        let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
+        tap.leaves(Leaving::Logits(&logits))?;
+        Ok((logits, lens))
+    }
+
+    /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
+    /// `[n, d_model] -> [n, vocab]`, f32.
+    pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        self.inside(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
+    }
+
+    /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
+    pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
+        self.inside(|| {
+            let raw = self.raw(&self.norm.forward(rows, false)?)?;
+            scaled(raw, self.blueprint.logit_scale)
+        })
+    }
+
+    /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
+    fn raw(&self, normed: &Tensor) -> Result<Tensor> {
+        Ok(self
+            .head
+            .forward(&self.projected(&normed.to_dtype(self.dtype())?)?)?
+            .to_dtype(DType::F32)?)
+    }
+
+    fn projected(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.project_out {
+            Some(projection) => projection.forward(x),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// Multiplier and soft-cap.
+    fn finish(&self, raw: Tensor) -> Result<Tensor> {
+        let logits = scaled(raw, self.blueprint.logit_scale)?;
+        match self.blueprint.logit_cap {
+            Some(cap) => soft_cap(&logits, cap),
+            None => Ok(logits),
+        }
+    }
+
+    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
+    /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
+    pub fn prepared(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        let normed = match scale {
+            None => self.norm.forward(rows, false)?,
+            Some(scale) => self.norm.forward_scaled(rows, scale)?,
+        };
+        self.projected(&normed)
+    }
+
+    /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
+    pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
+        let promoted = self
+            .head
+            .product(&self.projected(&rows.to_dtype(self.dtype())?)?)?;
+        scaled(promoted.to_dtype(DType::F32)?, self.blueprint.logit_scale)
+    }
+
+    /// The direction in the normed stream that one unit of a token's logit (before the soft-cap) stands for:
+    /// `[d_model]`, f32.
+    pub fn logit_direction(&self, token: u32) -> Result<Tensor> {
+        let id = Tensor::new(&[token], &self.device)?;
+        let row = self.head.rows(&id, DType::F32)?;
+        let row = match &self.project_out {
+            Some(projection) => row.matmul(&projection.weight()?)?,
+            None => row,
+        };
+        scaled(row.squeeze(0)?, self.blueprint.logit_scale)
+    }
+
+    /// The mean of the first `known` tokens' logit directions, and of their biases: what a logit is compared with where it
+    /// is centred.
+    pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
+        let rows = self.head.weight()?.narrow(0, 0, known)?;
+        let row = rows.mean_keepdim(0)?;
+        let row = match &self.project_out {
+            Some(projection) => row.matmul(&projection.weight()?)?,
+            None => row,
+        };
+        let bias = match &self.head.bias {
+            Some(bias) => {
+                let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
+                known.mean_all()?.to_scalar::<f32>()?
+            }
+            None => 0.0,
+        };
+        let scale = self.blueprint.logit_scale;
+        Ok((scaled(row.squeeze(0)?, scale)?, bias * scale as f32))
+    }
+
+    /// What a token's logit has before anything is read: the bias of the unembedding, through the multiplier.
+    pub fn logit_bias(&self, token: u32) -> Result<f32> {
+        let Some(bias) = &self.head.bias else {
+            return Ok(0.0);
+        };
+        let own = bias.to_dtype(DType::F32)?.get(token as usize)?;
+        Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
+    }
+
+    /// What learned positions add to the embedding, `[count, d_model]`, f32; nothing where positions are rotated.
+    pub fn position_vectors(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
+        let table = self.positions.as_ref();
+        let rows = table.map(|t| {
+            t.narrow(0, first + self.offset(), count)?
+                .to_dtype(DType::F32)
+        });
+        Ok(rows.transpose()?)
+    }
+
+    /// Unused rows before the learned vector of position 0.
+    fn offset(&self) -> usize {
+        match self.blueprint.positions {
+            super::blueprint::Positions::Learned { offset } => offset,
+            super::blueprint::Positions::Rotary(_) => 0,
+        }
+    }
+
+    /// Which frequencies a text of `total` tokens has, over all rotations. A cache made under one regime does not
+    /// serve another: the text is read again.
+    pub fn regime(&self, total: usize) -> usize {
+        self.ropes
+            .iter()
+            .map(|table| table.rope.regime(total))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// For every window that layers use, `[tokens, start + tokens]`: 0 where a query may look and -inf elsewhere.
+    fn masks(&self, span: Span) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
+        let mut windows: Vec<Option<usize>> =
+            self.blueprint.layers.iter().map(|l| l.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+            .into_iter()
+            .map(|window| Ok((window, self.mask(span, window)?)))
+            .collect()
+    }
+
+    fn mask(&self, span: Span, window: Option<usize>) -> Result<Option<Tensor>> {
+        let total = span.start + span.len;
+        let narrow = window.filter(|w| *w < total);
+        if span.len == 1 && narrow.is_none() {
+            return Ok(None);
+        }
+        let sees = |q: usize, k: usize| k <= q && narrow.is_none_or(|w| k + w > q);
+        let rows = (span.start..total).flat_map(|q| {
+            (0..total).map(move |k| if sees(q, k) { 0.0 } else { f32::NEG_INFINITY })
+        });
+        Ok(Some(Tensor::from_vec(
+            rows.collect::<Vec<f32>>(),
+            (span.len, total),
+            &self.device,
+        )?))
+    }
+}
+
+/// `x * factor`; a factor of exactly one leaves every bit alone.
+fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
+    #[allow(clippy::float_cmp)] // the default is exactly one
+    if factor == 1.0 {
+        return Ok(x);
+    }
+    Ok((x * factor)?)
+}
