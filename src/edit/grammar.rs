@@ -9,10 +9,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::condition::Condition;
+use super::intervention::{Edit, EditId, Place};
 use super::op::{ArgumentText, OPS};
 use super::positions::Positions;
 use super::quotes::{Line, Piece};
-use super::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::model::network::address::Pattern;
 use crate::model::network::names::Rule;
@@ -102,6 +102,7 @@ impl FromStr for Edit {
             address,
         };
         let edit = Self {
+            id: EditId::default(),
             op: (spec.read)(typed).map_err(&bad)?,
             place,
             positions,

@@ -120,14 +120,14 @@ impl Program {
 
     /// The receipt of an edit, begun where it has none.
     pub(crate) fn receipt_for(&mut self, edit: &Edit) -> usize {
-        let text = edit.to_string();
-        if let Some(i) = self.receipts.iter().position(|r| r.edit == text) {
+        if let Some(i) = self.receipts.iter().position(|r| r.id == edit.id) {
             self.receipts[i].active |= edit.active();
             return i;
         }
         let neutral = edit.on && !edit.active();
         self.receipts.push(Receipt {
-            edit: text,
+            id: edit.id,
+            edit: edit.to_string(),
             active: edit.active(),
             why: if neutral {
                 format!("at strength {} it changes nothing", edit.strength)
@@ -368,7 +368,7 @@ impl Program {
             self.tallies[receipt].fired += group.len();
             self.tallies[receipt].relative += sum;
             self.latest.push(Fired {
-                edit: receipt,
+                edit: self.receipts[receipt].id,
                 position,
                 fired: group.len(),
                 relative: (sum / group.len() as f64) as f32,
@@ -460,11 +460,11 @@ impl Program {
         &self.receipts
     }
 
-    /// Keeps counting where an earlier program stopped, for edits with the same text.
+    /// Keeps counting where an earlier program stopped, for the same edits.
     pub fn carry(&mut self, earlier: &Self) {
         self.seen = self.seen.max(earlier.seen);
         for (i, receipt) in self.receipts.iter().enumerate() {
-            if let Some(j) = earlier.receipts.iter().position(|r| r.edit == receipt.edit) {
+            if let Some(j) = earlier.receipts.iter().position(|r| r.id == receipt.id) {
                 let (own, old) = (&mut self.tallies[i], &earlier.tallies[j]);
                 own.fired = old.fired;
                 own.relative = old.relative;

@@ -123,7 +123,7 @@ impl Bench {
 }
 
 /// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens spelled `pieces`.
-/// Receipts come in the order of the latest stage's edits; earlier stages share them by text.
+/// Receipts come in the order of the latest stage's edits; earlier stages share them.
 fn program(
     schedule: &Schedule,
     prompt: usize,

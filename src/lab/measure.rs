@@ -50,7 +50,7 @@ impl Bench {
         for receipt in receipts.iter_mut().filter(|r| r.active) {
             let mut alone = run.schedule.clone();
             for stage in &mut alone.stages {
-                stage.edits.retain(|e| e.to_string() == receipt.edit);
+                stage.edits.retain(|e| e.id == receipt.id);
             }
             let moved = self.moved(run, &alone, None, &plain)?;
             let first = run.tokens.len() - moved.len();

@@ -214,10 +214,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
 /// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
 fn add_all(app: &mut App, more: Vec<Edit>) -> Vec<Effect> {
     let rows = app.history.edits();
-    let found = |edit: &Edit| {
-        let line = edit.to_string();
-        rows.iter().position(|e| e.to_string() == line)
-    };
+    let found = |edit: &Edit| rows.iter().position(|e| e.same(edit));
     let places: Vec<Option<usize>> = more.iter().map(found).collect();
     let all_on = places
         .iter()
