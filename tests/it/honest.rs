@@ -403,11 +403,8 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = bench
-            .log_probs(&run.unedited(), &mut Program::default(), 17)
-            .unwrap();
-        let mut program = bench.compile(&run, Null::No).unwrap();
-        let moved = bench.log_probs(&run, &mut program, 17).unwrap();
+        let plain = bench.log_probs(&run.unedited(), 17).unwrap();
+        let moved = bench.log_probs(&run, 17).unwrap();
         for choice in choices {
             let before = choice.position - 1;
             let expected = kl(&plain[before], &moved[before]);
