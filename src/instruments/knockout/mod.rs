@@ -5,7 +5,6 @@
 //! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`By`] and its columns in `Plan::read`.
 
 pub mod asked;
-pub mod cuts;
 mod plan;
 
 use self::asked::{Asked, By};
