@@ -481,11 +481,11 @@ impl ParameterValue for Share {
     }
 }
 
-/// A number of nats, 0 or more.
+/// A number, 0 or more.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Nats(pub f64);
+pub struct NonNegative(pub f64);
 
-impl ParameterValue for Nats {
+impl ParameterValue for NonNegative {
     const KIND: Kind = Kind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
