@@ -524,7 +524,7 @@ fn sources_from_a_file_and_the_embedding_are_read() {
         .collect();
     assert_eq!(said, [": country in Asia,", ": kind of bird,"]);
     // A token's embedding in the slot's place is the target with that token in it.
-    let meant = templates::find("world", "").unwrap().prompt;
+    let meant = templates::find("world", None).unwrap().prompt;
     let meant = meant.replace(", x", ", Japan");
     let tokens = bench.model.encode(&meant, false).unwrap();
     let meant = written(&mut bench, &tokens, tokens.len() - 1, vec![], 1);

@@ -10,12 +10,11 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{layers, output, write};
 use crate::cli::arguments;
 use crate::edit::direction::Direction;
-use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::bench::Bench;
 use crate::model::network::site::Site;
-use crate::vectors::judge::{Questions, Verdict};
+use crate::vectors::judge::{Insertion, Questions, Verdict};
 use crate::vectors::shots::{Layout, Pair, read, split};
 use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
 
@@ -150,7 +149,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
                 .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
         }
         let asked = given.questions(bench)?;
-        let verdict = Verdict::reach(bench, &direction, method.op(), &asked, given.seed)?;
+        let verdict = Verdict::reach(bench, &direction, method.insertion(), &asked, given.seed)?;
         Ok::<_, Error>((direction, verdict))
     })?;
     let best = verdict.best().map_or(0, |b| b.layer);
@@ -168,7 +167,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         direction.origin.prompts.0,
         direction.places(),
         direction.norm(),
-        method.op().spec().name,
+        method.insertion().name(),
         Site::ResidPost.at(best),
     ));
     Ok(())
@@ -178,9 +177,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Direction) -> Result<()> {
     let given = Given::read(matches)?;
     let op = match arguments::text(matches, "op") {
-        "replace" => Op::Replace,
-        "" if direction.origin.method == InContext::TaskVector.to_string() => Op::Replace,
-        _ => Op::Add,
+        "replace" => Insertion::Replace,
+        "" if direction.origin.method == InContext::TaskVector.to_string() => Insertion::Replace,
+        _ => Insertion::Add,
     };
     let asked = given.questions(bench)?;
     let verdict = arguments::showing_progress(bench, "direction", |bench| {

@@ -86,6 +86,10 @@ impl Instrument for Neurons {
         PARAMETERS
     }
 
+    fn steady(&self) -> bool {
+        true
+    }
+
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
         if card.neuron_layers.is_empty() || self.total(arguments) {
             return None;
