@@ -7,19 +7,16 @@ use super::beside::{self, Baseline};
 use super::commands::{Why, command};
 use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
+use super::shown::{EARLIER_TEXT, about_text};
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
-use crate::instruments::{INSTRUMENTS, STEADY, instrument};
+use crate::instruments::{INSTRUMENTS, STEADY};
 use crate::lab::edit::{Edit, Place};
 use crate::lab::figure::Figure;
 use crate::lab::receipt::Receipt;
 use crate::lab::writer::Beside;
 use crate::model::site::Address;
-
-/// What a figure is older than.
-pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
-pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
@@ -551,11 +548,6 @@ impl App {
             "there is no command `{word}`; ? lists what can be done here"
         )))
     }
-}
-
-/// Whether what an instrument shows is about the text and its edits; some read files of their own.
-pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
-    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }
 
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is

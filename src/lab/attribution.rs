@@ -20,8 +20,8 @@ use super::target::Target;
 use crate::error::{Error, Result};
 use crate::model::blueprint::Arrangement;
 use crate::model::finite;
+use crate::model::linear::Precision;
 use crate::model::site::{Address, Site};
-use crate::model::weights::Precision;
 use crate::model::{Card, Model};
 
 /// Rows that go through the unembedding at once.

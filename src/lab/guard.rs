@@ -12,10 +12,10 @@ use super::apply::Program;
 use super::bench::Bench;
 use crate::error::{Error, Result};
 use crate::model::finite::{self, Finder};
+use crate::model::linear::Precision;
 use crate::model::site::{Address, Site};
 use crate::model::tap::{Leaving, Phase, Span};
 use crate::model::transformer::Transformer;
-use crate::model::weights::Precision;
 
 /// What a tap of the lab stops for.
 #[derive(Clone, Debug)]
@@ -160,7 +160,7 @@ pub(super) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
     let damage = &transformer.damage;
     let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
-    let list = |of: &[&crate::model::weights::Damage]| {
+    let list = |of: &[&crate::model::finite::Damage]| {
         let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
         let more = of.len().saturating_sub(3);
         let more = if more > 0 {

@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::blueprint::Arrangement;
 use crate::model::linear::Linear;
+use crate::model::linear::Precision;
 use crate::model::site::{Address, Axis, SITES, Site};
 use crate::model::tap::{NoTap, Phase, Span};
-use crate::model::weights::Precision;
 
 /// Read where a tokenizer is there; cut to the length that the model affords.
 const TEXT: &str = "The capital of France is Paris, and the river that runs through it is the Seine. Ada Lovelace wrote the first program for a machine that was never built. In 1969 two people walked on the Moon, and 3 + 4 = 7 stayed true. def add(a, b): return a + b";

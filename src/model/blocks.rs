@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::weights::normals;
+use super::normal::normals;
 use crate::error::Result;
 
 /// Rows of activations from which unpacking the weights is faster than multiplying blocks twice.

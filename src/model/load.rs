@@ -16,10 +16,11 @@ use super::folder;
 use super::gguf::config::describe;
 use super::gguf::{Checkpoint, Gguf, is_later_part};
 use super::hub::{Source, Watch, is_gguf, resolve};
+use super::linear::Precision;
 use super::memory::{self, Plan};
 use super::template::{self, Template};
 use super::tokenizer::{self, Older, Tokenizer};
-use super::weights::{Precision, Weights};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::file;
 

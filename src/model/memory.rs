@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
 use super::families;
 use super::limits;
-use super::weights::Precision;
+use super::linear::Precision;
 use crate::error::{Error, Result};
 use crate::text::size;
 

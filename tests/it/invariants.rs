@@ -20,7 +20,7 @@ use lmscope::model::mlp::Mlp;
 use lmscope::model::site::{Address, SITES, Site};
 use lmscope::model::tap::{GradientTap, NoTap, Span, Tap};
 
-use lmscope::model::weights::normals;
+use lmscope::model::normal::normals;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 
 use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
-use crate::app::answer::about_text;
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
+use crate::app::shown::about_text;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
 use crate::lab::figure::{Body, Entry, Figure, Table};

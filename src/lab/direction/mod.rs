@@ -27,8 +27,8 @@ use crate::model::Card;
 use crate::model::address::site_named;
 use crate::model::finite;
 use crate::model::gguf::names::ARCHITECTURES;
+use crate::model::normal::normals;
 use crate::model::site::{Address, Site};
-use crate::model::weights::normals;
 
 /// One row of [`FORMATS`].
 #[derive(Debug)]

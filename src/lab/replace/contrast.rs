@@ -19,8 +19,8 @@ use crate::lab::replace::Slot;
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
 use crate::lab::target::Target;
+use crate::model::normal::normals;
 use crate::model::site::Site;
-use crate::model::weights::normals;
 
 /// Token ids whose embeddings are looked at together.
 const ROWS: usize = 4096;

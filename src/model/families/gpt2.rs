@@ -6,7 +6,7 @@ use super::read::alike;
 use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::blueprint::{Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions};
-use crate::model::weights::Layout;
+use crate::model::families::Layout;
 
 /// The row of the registry.
 pub const GPT2: Family = Family {

@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::model::blueprint::{
     Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
 };
+use crate::model::families::Layout;
 use crate::model::rope::Rope;
-use crate::model::weights::Layout;
 
 /// The row of the registry.
 pub const LLAMA: Family = Family {

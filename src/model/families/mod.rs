@@ -35,10 +35,18 @@ use serde_json::Value;
 use super::blueprint::Blueprint;
 use super::folder::other_kind;
 use super::rope::Rope;
-use super::weights::Layout;
 use crate::error::{Error, Result};
 pub(crate) use read::Reader;
 pub use remarks::remarks;
+
+/// How a checkpoint lays out a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out, in]`, as `torch.nn.Linear`.
+    OutIn,
+    /// `[in, out]`, as GPT-2's `Conv1D`.
+    InOut,
+}
 
 /// How a checkpoint stores queries, keys and values.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 
 use memmap2::Mmap;
 
-use super::weights::{map_file, release};
+use super::map::{map_file, release};
 use crate::error::{Error, Result};
 use header::{Cursor, Entry, Header, TensorInfo, width};
 use names::{Names, Piece};

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub(in crate::model) use super::write::checksum;
-
 /// Entries by name.
 pub(super) type Entries = BTreeMap<String, Range<usize>>;
 

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
-use super::weights::{map_file, release};
+use super::map::{map_file, release};
 use crate::error::{Error, Result};
 use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
 pub use small::{Capping, Loose, capping, facts, shapes, values};

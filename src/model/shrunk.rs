@@ -106,11 +106,7 @@ mod tests {
         let path = folder.path().join("weights");
         std::fs::write(&path, vec![1u8; 1 << 16]).unwrap();
         let ended = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "model::weights::shrunk::tests::child",
-                "--exact",
-                "--nocapture",
-            ])
+            .args(["model::shrunk::tests::child", "--exact", "--nocapture"])
             .env("LMSCOPE_TEST_SHRINKS", &path)
             .output()
             .unwrap();
