@@ -10,11 +10,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lmscope::instruments::{Arguments, Instrument, backpatch::Backpatch, lens::Lens};
+use lmscope::figure::{Body, Figure};
+use lmscope::instruments::backpatch::Backpatch;
+use lmscope::instruments::backpatch::pairs::{
+    Became, Pair, Vector, Wanted, goes_back, pairs, trials,
+};
+use lmscope::instruments::logit_lens::lens::Lens;
+use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Figure};
 use lmscope::lab::replace::Reading;
-use lmscope::lab::replace::pairs::{Became, Pair, Vector, Wanted, goes_back, pairs, trials};
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
 

@@ -4,11 +4,13 @@
 //! the price of looking. To measure something else, add a function with `#[divan::bench]`.
 #![allow(clippy::unwrap_used)] // a benchmark that cannot start should stop
 
-use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument, lens::Lens, neurons::Neurons};
+use lmscope::edit::schedule::Schedule;
+use lmscope::instruments::logit_lens::lens::Lens;
+use lmscope::instruments::neurons::Neurons;
+use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
 

@@ -32,18 +32,20 @@
 //! | to add | touch |
 //! |---|---|
 //! | a model family | one file in `model/families` and a word in its list |
-//! | a site | a row in `model/site.rs` and a line in the forward pass |
+//! | a site | a row in `model/network/site.rs` and a line in the forward pass |
 //! | an instrument | one file in `instruments` and a word in its list |
 //! | a command or key | a row in `app/commands` |
-//! | a theme | a file in `themes` and a word in the list of `ui/theme.rs` |
+//! | a theme | a file in `themes` and a word in the list of `ui/theme/mod.rs` |
 //! | an export format | one file in `export` and a word in its list |
 
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod edit;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod figure;
 pub mod file;
 pub mod instruments;
 pub mod lab;
@@ -51,3 +53,4 @@ pub mod model;
 pub mod out;
 pub mod text;
 pub mod ui;
+pub mod vectors;

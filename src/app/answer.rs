@@ -10,13 +10,13 @@ use super::notice::Level;
 use super::shown::{EARLIER_TEXT, about_text};
 use super::transcript::{Activity, How, Transcript};
 use super::{App, Effect, Shown, Working, mark};
+use crate::edit::receipt::Receipt;
+use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
+use crate::figure::Figure;
 use crate::instruments::{INSTRUMENTS, STEADY};
-use crate::lab::edit::{Edit, Place};
-use crate::lab::figure::Figure;
-use crate::lab::receipt::Receipt;
 use crate::lab::writer::Beside;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {

@@ -5,8 +5,8 @@
 //! To add a way to move, add a variant of [`Step`].
 
 use crate::export::number::spelled;
-use crate::lab::also::Story;
-use crate::lab::figure::{
+use crate::figure::also::Story;
+use crate::figure::{
     Anchor, Body, Entry, Figure, Grid, Page, Row, Scale, Series, Style, Table, Unit, positions,
 };
 
@@ -439,7 +439,7 @@ fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::figure::{Cell, Header, Provenance};
+    use crate::figure::{Cell, Header, Provenance};
 
     fn figure(body: Body) -> Figure {
         Figure {
@@ -486,7 +486,7 @@ mod tests {
             more: vec![],
         };
         figure(Body::Grid(Grid {
-            also: crate::lab::also::Also::default(),
+            also: crate::figure::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "p".into(),

@@ -5,9 +5,9 @@
 
 use super::mark::Mark;
 use super::transcript::Transcript;
-use crate::lab::edit::Edit;
+use crate::edit::Edit;
+use crate::edit::schedule::Mode;
 use crate::lab::sample::Sampling;
-use crate::lab::schedule::Mode;
 use crate::lab::writer::Beside;
 
 /// The most steps kept.

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::edit::{Edit, Place, What, Which};
-use crate::lab::figure::{Anchor, Unit};
-use crate::lab::op::Op;
-use crate::model::site::{Address, Site};
+use crate::edit::op::Op;
+use crate::edit::{Edit, Place, What, Which};
+use crate::figure::{Anchor, Unit};
+use crate::model::network::site::{Address, Site};
 
 /// A neuron or a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

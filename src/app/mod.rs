@@ -28,12 +28,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::edit::Edit;
+use crate::edit::receipt::Receipt;
 use crate::engine::{Known, Loaded, Loading, Question, Request, Slot, Token, Update};
+use crate::figure::{Check, Figure};
 use crate::instruments::INSTRUMENTS;
-use crate::lab;
-use crate::lab::edit::Edit;
-use crate::lab::figure::{Check, Figure};
-use crate::lab::receipt::Receipt;
 use crate::lab::sample::Sampling;
 use crate::lab::writer::Beside;
 use crate::model::load::Options;
@@ -184,7 +183,7 @@ pub struct Settings {
     /// How many tokens are written at most.
     pub count: usize,
     /// Preset files with what they hold; their edits come before the others.
-    pub presets: Vec<(PathBuf, lab::preset::Preset)>,
+    pub presets: Vec<(PathBuf, crate::edit::preset::Preset)>,
     /// Edits that are in force from the start.
     pub edits: Vec<Edit>,
     /// The theme.

@@ -10,9 +10,9 @@ use super::notice::Level;
 use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, Effect, Held, Shown, Working, beside, mark};
+use crate::edit::Edit;
 use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
 use crate::instruments::{Arguments, Instrument, Kind, instrument};
-use crate::lab::edit::Edit;
 
 impl App {
     /// Notes a request and turns it into an effect.

@@ -8,9 +8,9 @@ use super::cursor::{self, Reading, Spot};
 use super::layout::Pane;
 use super::{App, commands};
 use crate::engine::{Mode, Slot};
+use crate::figure::Figure;
 use crate::instruments::Arguments;
 use crate::instruments::instrument;
-use crate::lab::figure::Figure;
 
 /// How far a figure is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::edit::receipt::Fired;
 use crate::engine::{Ending, Token};
-use crate::lab::receipt::Fired;
 use crate::lab::writer::Beside;
 use crate::text;
 

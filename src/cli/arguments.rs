@@ -9,14 +9,14 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::loading;
 use super::output;
+use crate::edit::Edit;
+use crate::edit::grammar::understood;
+use crate::edit::preset::Preset;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::lab::bench::Bench;
-use crate::lab::edit::Edit;
-use crate::lab::grammar::understood;
-use crate::lab::preset::Preset;
 use crate::lab::run::Run;
-use crate::lab::schedule::Schedule;
 use crate::lab::trials::left;
 use crate::model::load::Options;
 use crate::text;

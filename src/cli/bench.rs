@@ -11,15 +11,15 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
+use crate::edit::Edit;
+use crate::edit::direction::{Direction, Origin, random_like};
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS, STEADY};
 use crate::lab::bench::Bench;
-use crate::lab::direction::{Direction, Origin, random_like};
-use crate::lab::edit::Edit;
 use crate::lab::sample::Sampling;
-use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Beside, Needs, Writer};
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 
 /// The row.
 pub const BENCH: Subcommand = Subcommand {

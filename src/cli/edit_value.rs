@@ -1,7 +1,7 @@
 //! `lmscope edit-value`: finds the neurons of facts, turns their values to another answer, and counts what that changed.
 //!
 //! Invariant: every rate stands beside that of random neurons, and the caution is printed with them. To report something
-//! else of an edit, add it to `Effect` in `lab/value_edit.rs` and a column here.
+//! else of an edit, add it to `Effect` in `instruments/knowledge/value_edit.rs` and a column here.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,14 +10,16 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
+use crate::edit::Edit;
+use crate::edit::preset::Preset;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::instruments::knowledge::fact_neurons::Search;
+use crate::instruments::knowledge::facts;
+use crate::instruments::knowledge::facts::Fact;
+use crate::instruments::knowledge::value_edit;
+use crate::instruments::knowledge::value_edit::{Case, Effect, Plan, Report, Score, Turn};
 use crate::lab::bench::Bench;
-use crate::lab::edit::Edit;
-use crate::lab::fact_neurons::Search;
-use crate::lab::facts::{self, Fact};
-use crate::lab::preset::Preset;
-use crate::lab::schedule::Schedule;
-use crate::lab::value_edit::{self, Case, Effect, Plan, Report, Score, Turn};
 
 /// The row.
 pub const EDIT_VALUE: Subcommand = Subcommand {

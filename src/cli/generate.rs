@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, output};
 use crate::engine::Ending;
 use crate::error::{Error, Result};
+use crate::figure::Check;
 use crate::lab::bench::Bench;
-use crate::lab::figure::Check;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::writer::{Beside, Needs, Step, Writer};
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 use crate::text;
 
 /// The row.

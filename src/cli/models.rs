@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use super::{Subcommand, output};
 use crate::error::Result;
 use crate::file;
-use crate::model::families::family_of;
 use crate::model::hub::{Cached, cache_folder, cached_models};
 use crate::model::load::{DEFAULT_CONTEXT, Options, load};
 use crate::model::memory;
+use crate::model::network::families::family_of;
 use crate::text;
 
 /// The row.

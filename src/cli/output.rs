@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use crate::edit::receipt::Receipt;
 use crate::error::Result;
 use crate::lab::bench::Bench;
-use crate::lab::receipt::Receipt;
 use crate::lab::run::Run;
-use crate::model::finite::NOT_FINITE;
+use crate::model::network::finite::NOT_FINITE;
 use crate::text as spelling;
 
 pub use crate::out::{

@@ -10,8 +10,8 @@ use super::{arguments, models, output};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::load::load_watched;
-use crate::model::names::{Meaning, Rule, SPELLINGS, Spelling};
-use crate::model::site::{SITES, Site, SiteSpec};
+use crate::model::network::names::{Meaning, Rule, SPELLINGS, Spelling};
+use crate::model::network::site::{SITES, Site, SiteSpec};
 
 /// Prints the list.
 pub fn run(matches: &ArgMatches) -> Result<()> {

@@ -6,11 +6,12 @@
 use clap::ArgMatches;
 
 use super::{arguments, output};
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, Instrument, lens::Lens};
-use crate::lab::figure::{Check, Figure};
+use crate::figure::{Check, Figure};
+use crate::instruments::logit_lens::lens::Lens;
+use crate::instruments::{Arguments, Instrument};
 use crate::lab::sample::Sampling;
-use crate::lab::schedule::Schedule;
 use crate::lab::writer::Writer;
 use crate::text;
 

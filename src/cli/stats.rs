@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::statistics::{How, Statistics, grouped, pieces};
-use crate::model::address::expand;
-use crate::model::site::Address;
+use crate::model::network::address::expand;
+use crate::model::network::site::Address;
 use crate::text;
 
 /// What is measured when nothing is asked for.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
-use crate::model::address::{Pattern, expand, written};
+use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
 
 /// The row.
@@ -129,7 +129,7 @@ fn metadata(
     bench: &Bench,
     run: &Run,
     sites: &str,
-    receipts: &[crate::lab::receipt::Receipt],
+    receipts: &[crate::edit::receipt::Receipt],
 ) -> Result<HashMap<String, String>> {
     let parameters = vec![
         ("command".to_string(), "trace".to_string()),

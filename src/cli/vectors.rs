@@ -9,8 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
+use crate::edit::direction::{Direction, FORMATS, format_named, format_of, norm};
 use crate::error::{Error, Result};
-use crate::lab::direction::{Direction, FORMATS, format_named, format_of, norm};
 
 /// The row.
 pub const VECTORS: Subcommand = Subcommand {

@@ -14,18 +14,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::edit::Edit;
+use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::unit_set::UnitSet;
 use crate::error::Result;
+use crate::figure::{Check, Figure};
 use crate::instruments::{Arguments, instrument};
-use crate::lab::edit::Edit;
-use crate::lab::figure::{Check, Figure};
-use crate::lab::receipt::{Fired, Receipt};
 use crate::lab::sample::Sampling;
-use crate::lab::unit_set::UnitSet;
 use crate::lab::writer::Beside;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
 
-pub use crate::lab::schedule::Mode;
+pub use crate::edit::schedule::Mode;
 
 /// Which pane a figure is for: the name of the instrument that fills it.
 pub type Slot = &'static str;

@@ -3,8 +3,8 @@
 //! Invariant: each text of a figure is one line without control, bidi or invisible characters; numbers and places are as
 //! they were. The compiler lists the fields: to add one to a figure, spell it here.
 
-use crate::lab::also::{Also, Number, Story};
-use crate::lab::figure::{
+use crate::figure::also::{Also, Number, Story};
+use crate::figure::{
     Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Series, Table, Text,
 };
 use crate::text;

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::provenance;
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
+use crate::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
 
 /// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {

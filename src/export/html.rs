@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::markup::{escape, paint};
 use super::number::{significant, spelled};
 use super::provenance;
-use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Table};
+use crate::figure::{Body, Cell, Entry, Figure, Grid, Table};
 
 const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem;color:#111;background:#fff}\
     table{border-collapse:collapse;font:12px/1.4 'JetBrains Mono',Menlo,Consolas,monospace;margin:.5rem 0 1rem}\

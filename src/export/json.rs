@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::lab::figure::Figure;
+use crate::figure::Figure;
 
 /// Raised when a field changes its name or meaning; added fields do not count.
 pub const SCHEMA: u32 = 1;

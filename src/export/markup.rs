@@ -3,7 +3,7 @@
 //! Invariant: no text of a model or user reaches a file unescaped.
 
 use super::colour::{self, Rgb};
-use crate::lab::figure::Scale;
+use crate::figure::Scale;
 use crate::text;
 
 /// Spells text for XML and HTML, in content and in quoted attributes. What could reverse or hide text, or what XML

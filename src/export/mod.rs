@@ -19,7 +19,7 @@ mod svg;
 mod text;
 
 use crate::error::{Error, Result};
-use crate::lab::figure::Figure;
+use crate::figure::Figure;
 
 pub use json::SCHEMA;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what comes out is ASCII, so its length is its width. To add a spelling, add a function.
 
-use crate::lab::figure::Scale;
+use crate::figure::Scale;
 
 /// Spells a number with three significant digits: `0.0123`, `12.3`, `1230`, `1.23e7`, `-0.5`.
 pub fn significant(value: f32) -> String {

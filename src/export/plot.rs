@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::markup::escape;
 use super::number::significant;
-use crate::lab::figure::{Series, Style};
+use crate::figure::{Series, Style};
 use crate::text::{clip, width};
 
 const CHAR: f32 = 7.2;
@@ -199,7 +199,7 @@ impl Plot {
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::{Body, Figure};
+    use crate::figure::{Body, Figure};
 
     fn series(figure: Figure) -> Option<Series> {
         match figure.body {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every exporter says the same, in the same order.
 
-use crate::lab::figure::Figure;
+use crate::figure::Figure;
 
 /// Names and values, one line each. Values are on one line.
 pub(super) fn lines(figure: &Figure) -> Vec<(&'static str, String)> {
@@ -52,7 +52,7 @@ pub(super) fn lines(figure: &Figure) -> Vec<(&'static str, String)> {
 }
 
 /// The self-check in words.
-pub(super) fn verdict(check: crate::lab::figure::Check) -> String {
+pub(super) fn verdict(check: crate::figure::Check) -> String {
     let word = if check.passed() { "passed" } else { "FAILED" };
     format!(
         "{word}: largest difference {:.1e}, tolerated {:.1e}",
@@ -65,7 +65,7 @@ pub(super) fn verdict(check: crate::lab::figure::Check) -> String {
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::Check;
+    use crate::figure::Check;
 
     #[test]
     fn all_of_it_on_one_line_each() {

@@ -1,6 +1,6 @@
 //! Figures made by hand, for tests.
 
-use crate::lab::figure::{
+use crate::figure::{
     Anchor, Body, Cell, Check, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale,
     Series, Style, Table, Text, Unit,
 };
@@ -76,7 +76,7 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         }
     };
     figure(Body::Grid(Grid {
-        also: crate::lab::also::Also::default(),
+        also: crate::figure::also::Also::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),

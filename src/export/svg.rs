@@ -8,7 +8,7 @@ use super::markup::{escape, paint};
 use super::number::{significant, spelled};
 use super::provenance;
 use super::screen::FONTS;
-use crate::lab::figure::{Body, Entry, Figure, Grid, Scale, Table};
+use crate::figure::{Body, Entry, Figure, Grid, Scale, Table};
 use crate::text::{clip, width};
 
 /// Columns of a grid cell, in characters, and the size of a character.

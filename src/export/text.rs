@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::number::{significant, spelled};
 use super::provenance;
-use crate::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
+use crate::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
 
 /// Columns of a block of a grid.

@@ -6,31 +6,20 @@
 
 pub mod attention;
 pub mod backpatch;
-pub mod dose;
-pub mod fact;
-pub mod heads;
 pub mod knockout;
-pub mod languages;
-pub mod lens;
-pub mod meters;
+pub mod knowledge;
+pub mod logit_lens;
 pub mod neurons;
 pub mod patching;
 pub mod patchscope;
-pub mod promoters;
 pub mod residual;
-pub mod select;
-pub mod settle;
-pub mod sweep;
-pub mod track;
-pub mod trajectory;
-pub mod triggers;
-pub mod value;
+pub mod steering;
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::figure::Figure;
 use crate::lab::bench::Bench;
-use crate::lab::figure::Figure;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
@@ -255,27 +244,27 @@ pub fn observe(
 
 /// Every instrument.
 pub const INSTRUMENTS: &[&dyn Instrument] = &[
-    &lens::Lens,
+    &crate::instruments::logit_lens::lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
-    &sweep::Sweep,
-    &heads::Heads,
+    &crate::instruments::steering::sweep::Sweep,
+    &crate::instruments::attention::heads::Heads,
     &residual::Residual,
     &attention::Attention,
     &knockout::Knock,
-    &value::Value,
-    &triggers::Triggers,
-    &promoters::Promoters,
-    &fact::Fact,
-    &dose::Dose,
-    &select::Select,
-    &meters::Meters,
-    &track::Track,
-    &settle::Settle,
-    &trajectory::Trajectory,
-    &languages::Languages,
+    &crate::instruments::neurons::value::Value,
+    &crate::instruments::neurons::triggers::Triggers,
+    &crate::instruments::neurons::promoters::Promoters,
+    &crate::instruments::knowledge::fact::Fact,
+    &crate::instruments::knowledge::dose::Dose,
+    &crate::instruments::steering::select::Select,
+    &crate::instruments::steering::meters::Meters,
+    &crate::instruments::logit_lens::track::Track,
+    &crate::instruments::logit_lens::settle::Settle,
+    &crate::instruments::logit_lens::trajectory::Trajectory,
+    &crate::instruments::logit_lens::languages::Languages,
 ];
 
 /// How many of [`INSTRUMENTS`], from the first on, are always at work on a growing text; others only while they have a place on

@@ -3,7 +3,7 @@
 //! Formulas are in `lab/change/`, what they need in `lab/prepare.rs`. Invariants: a neutral edit is never applied; values
 //! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
 //! conditions, which must be known before the edit acts).
-//! To add an operation, see [`super::op`].
+//! To add an operation, see [`crate::edit::op`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -11,20 +11,20 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::change::{self, Change};
-use super::direction::unit;
-use super::edit::{Edit, What};
 use super::lookup::Lookup;
 use super::prepare::{Prepared, prepare};
-use super::receipt::{Fired, Receipt};
-use super::schedule::Schedule;
 use super::shelf::places;
 use super::silence::silence;
 use super::watch::{Watch, Watched};
+use crate::edit::direction::unit;
+use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, What};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::finite;
-use crate::model::site::{Address, Axis, Site};
-use crate::model::tap::Span;
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::tap::Span;
 
 /// One edit at one address.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ impl Program {
         model: &Model,
         lookup: &mut dyn Lookup,
     ) -> Result<Option<usize>> {
-        use super::condition::Probe;
+        use crate::edit::condition::Probe;
         let Some(condition) = &edit.when else {
             return Ok(None);
         };
@@ -164,7 +164,7 @@ impl Program {
         };
         let watched = match &condition.probe {
             Probe::Along(name, at) => {
-                crate::model::site::check_layer(*at, model.card.layers)?;
+                crate::model::network::site::check_layer(*at, model.card.layers)?;
                 model.offers(*at)?;
                 // What an overlay changes comes later than the neurons it is addressed by.
                 if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
@@ -190,7 +190,7 @@ impl Program {
     }
 
     /// Ties it to the prompt that it was prepared for.
-    pub(super) fn bind(&mut self, prompt: Vec<u32>) {
+    pub(crate) fn bind(&mut self, prompt: Vec<u32>) {
         self.bound = Some(prompt);
     }
 
@@ -288,7 +288,7 @@ impl Program {
     }
 
     /// Forgets what a pass measured that broke off before it was settled, but for which edits broke it.
-    pub(super) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         for (receipt, .., moved) in &self.measured {
             self.tallies[*receipt].broken |= !moved.is_finite();
         }
@@ -510,14 +510,14 @@ impl Program {
     }
 
     /// Whether a value that an edit of this pass made is not finite, as far as that is known on the host.
-    pub(super) fn overflowed(&self) -> bool {
+    pub(crate) fn overflowed(&self) -> bool {
         let mut tallied = self.tallies.iter().map(|t| t.relative);
         self.measured.iter().any(|(.., moved)| !moved.is_finite())
             || tallied.any(|moved| !moved.is_finite())
     }
 
-    /// The same of what is still on the device, see [`crate::model::finite`].
-    pub(super) fn verdicts(&self) -> Result<Option<Tensor>> {
+    /// The same of what is still on the device, see [`crate::model::network::finite`].
+    pub(crate) fn verdicts(&self) -> Result<Option<Tensor>> {
         let values: Vec<&Tensor> = self.pending.iter().map(|p| &p.values).collect();
         if values.is_empty() {
             return Ok(None);
@@ -526,7 +526,7 @@ impl Program {
     }
 
     /// The edits whose own values are not finite, as they print.
-    pub(super) fn broken_edits(&self) -> Vec<String> {
+    pub(crate) fn broken_edits(&self) -> Vec<String> {
         let pending = self.pending.iter().filter(|p| {
             let verdict = finite::values(&p.values);
             verdict.is_ok_and(|v| !finite::passed(&[v]).unwrap_or(true))
@@ -544,7 +544,7 @@ impl Program {
     }
 
     /// The edits that are on, as they print.
-    pub(super) fn active_edits(&self) -> Vec<String> {
+    pub(crate) fn active_edits(&self) -> Vec<String> {
         let active = self.receipts.iter().filter(|r| r.active);
         active.map(|r| r.edit.clone()).collect()
     }

@@ -5,23 +5,23 @@
 //! was at the position, and the parts `c` are the embedding, every attention write, every MLP write and what edits of
 //! the stream moved. Invariants: the sum is exact to rounding and the figure carries its error; sums are in f64; the logit
 //! is the one before a soft-cap, behind the multiplier. A write opens into heads, neurons and source tokens in
-//! [`super::writes`]. To add a part, add a variant of [`Part`] and its row in [`Attribution::read`].
+//! [`super::decomposition`]. To add a part, add a variant of [`Part`] and its row in [`Attribution::read`].
 
 use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
 use super::bench::{Bench, reading};
-use super::figure::Check;
 use super::guard::not_finite;
-use super::op::Op;
 use super::run::Run;
 use super::target::Target;
+use crate::edit::op::Op;
 use crate::error::{Error, Result};
-use crate::model::blueprint::Arrangement;
-use crate::model::finite;
-use crate::model::linear::Precision;
-use crate::model::site::{Address, Site};
+use crate::figure::Check;
+use crate::model::network::blueprint::Arrangement;
+use crate::model::network::finite;
+use crate::model::network::linear::Precision;
+use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
 /// Rows that go through the unembedding at once.
@@ -132,7 +132,7 @@ pub struct Question {
 }
 
 /// Addresses of active edits, those of overlays where they act.
-pub(super) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
+pub(crate) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
     let mut out = HashSet::new();
     for (_, edits) in run.schedule.spans() {
         for edit in edits.iter().filter(|e| e.active()) {
@@ -283,7 +283,7 @@ fn constant_parts(model: &Model) -> Vec<Part> {
 }
 
 /// Values on the host, f32, row after row.
-pub(super) fn host(t: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?

@@ -13,11 +13,11 @@ use super::bench::{Bench, reading};
 use super::extend::extend;
 use super::run::{Keep, Run, RunTap};
 use super::sample::log_softmax;
-use super::schedule::Schedule;
 use super::target::first_token;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::model::cache::Cache;
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::network::cache::Cache;
+use crate::model::network::tap::{Phase, Span, Tap};
 
 /// Most prompts of one pass.
 const ROWS: usize = 16;
@@ -32,7 +32,7 @@ pub struct Continuation {
 }
 
 /// Indices of prompts that may be read together: of equal length, a few at a time; one by one where the edits depend on
-/// the tokens of a prompt ([`super::edit::Edit::reads_prompt`]).
+/// the tokens of a prompt ([`crate::edit::Edit::reads_prompt`]).
 pub fn groups(prompts: &[Vec<u32>], schedule: &Schedule) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|i| prompts[*i].len());

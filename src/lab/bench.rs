@@ -12,22 +12,22 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::apply::{Null, Program};
-use super::direction::Direction;
-use super::edit::Edit;
-use super::figure::Provenance;
 use super::guard::Guard;
 use super::run::{Keep, Patch, Recording, Run, RunTap};
 use super::sample::{NO_TOKEN, log_softmax, log_sum_exp, top};
 use super::trials::Unfinished;
-use super::unit_set::UnitSet;
 use super::value_card::ValueCards;
+use crate::edit::Edit;
+use crate::edit::direction::Direction;
+use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
+use crate::figure::Provenance;
 use crate::file::Overwrite;
-use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
-use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::network::finite::NOT_FINITE;
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{Phase, Span, Tap};
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
@@ -72,7 +72,7 @@ pub struct Bench {
     /// Bytes of recordings that are kept, and of attention that is recorded at once.
     pub budget: usize,
     /// The text of the null, by seed and length.
-    pub(super) unrelated: Option<((u64, usize), Run)>,
+    pub(crate) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
     /// Tokens as safe visible text, filled as they are asked for.
     spelled: Vec<OnceLock<String>>,
@@ -113,7 +113,7 @@ impl Bench {
 
     fn with(model: Model) -> Result<Self> {
         let mut bench = Self::new(model);
-        for (name, bytes) in super::direction::embedded() {
+        for (name, bytes) in crate::edit::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == bench.model.card.revision {
                 bench.directions.insert((*name).to_string(), direction);
@@ -259,7 +259,7 @@ impl Bench {
     }
 
     /// One pass over a run's tokens without a cache, `batch` times side by side.
-    pub(super) fn pass(
+    pub(crate) fn pass(
         &self,
         run: &Run,
         program: &mut Program,
@@ -359,7 +359,7 @@ impl Bench {
     }
 
     /// The same under another guard: rows that are not finite are not-a-number throughout.
-    pub(super) fn log_probs_under(
+    pub(crate) fn log_probs_under(
         &self,
         guard: Guard,
         run: &Run,

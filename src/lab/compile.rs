@@ -9,23 +9,23 @@ use candle_core::DType;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::{Edit, What, Which};
-use super::op::Op;
 use super::prepare::{sizes, unit_size};
 use super::run::Run;
 use super::shelf::Shelf;
+use crate::edit::op::Op;
+use crate::edit::{Edit, What, Which};
 use crate::error::Result;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 
 /// What was measured for a program.
 #[derive(Default)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// Means over the prompt, and over what they were taken.
-    pub(super) means: HashMap<Address, (Vec<f32>, String)>,
+    pub(crate) means: HashMap<Address, (Vec<f32>, String)>,
     /// Addresses on other texts, `[positions * width]`, and which texts.
-    pub(super) others: HashMap<(String, Address), (Vec<f32>, String)>,
+    pub(crate) others: HashMap<(String, Address), (Vec<f32>, String)>,
     /// How large units are.
-    pub(super) sizes: HashMap<Address, Vec<f32>>,
+    pub(crate) sizes: HashMap<Address, Vec<f32>>,
 }
 
 impl Bench {

@@ -10,40 +10,40 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::positions::Positions;
+use crate::edit::positions::Positions;
 use crate::error::Result;
 use crate::model::Fingerprint;
-use crate::model::tap::Span;
+use crate::model::network::tap::Span;
 
 /// Edges of one layer that are taken away.
 #[derive(Clone, Debug)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// Which query heads; empty for all.
-    pub(super) heads: Vec<u32>,
+    pub(crate) heads: Vec<u32>,
     /// Which positions cannot be read, resolved: those that any rule covers.
-    pub(super) sources: Vec<Positions>,
+    pub(crate) sources: Vec<Positions>,
     /// How much of the odds is taken, at most 1.
-    pub(super) strength: f64,
+    pub(crate) strength: f64,
     /// How many positions a query of the layer sees, itself included; none for all.
-    pub(super) window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// Cuts as many other edges instead, drawn by this seed.
-    pub(super) null: Option<u64>,
+    pub(crate) null: Option<u64>,
 }
 
 /// What a cut did in one pass.
-pub(super) struct Severed {
+pub(crate) struct Severed {
     /// The scores after it, `[batch, heads, tokens, positions]`.
-    pub(super) scores: Tensor,
+    pub(crate) scores: Tensor,
     /// The (row, token) values with an edge to cut, counted over both.
-    pub(super) hit: Vec<u32>,
+    pub(crate) hit: Vec<u32>,
     /// The share of attention that moved elsewhere in each of them, the mean of the cut heads: half the sum of what the
     /// probabilities changed. `[hit]`, f32.
-    pub(super) moved: Tensor,
+    pub(crate) moved: Tensor,
 }
 
 impl Cut {
     /// The positions that a query cannot read, of those that it would see: never itself.
-    pub(super) fn hidden(&self, query: usize, prompt: usize) -> Vec<usize> {
+    pub(crate) fn hidden(&self, query: usize, prompt: usize) -> Vec<usize> {
         let first = self.window.map_or(0, |w| (query + 1).saturating_sub(w));
         let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
         let (hidden, mut others): (Vec<usize>, Vec<usize>) =
@@ -64,7 +64,7 @@ impl Cut {
     }
 
     /// Cuts scores `[batch, heads, tokens, positions]`, f32, of the (row, token) values that `covered` marks.
-    pub(super) fn on(
+    pub(crate) fn on(
         &self,
         scores: &Tensor,
         covered: &[bool],

@@ -6,13 +6,13 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::model::Model;
-use crate::model::cache::Cache;
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::network::cache::Cache;
+use crate::model::network::tap::{Phase, Span, Tap};
 
 /// Brings a cache to the whole text of every row and returns the last row of each stream, `[rows, 1, d_model]`. It reads
 /// what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or when the
-/// text has just grown into other rotary frequencies ([`crate::model::rope::Rope::regime`]). Texts are of one length.
-pub(super) fn extend(
+/// text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::regime`]). Texts are of one length.
+pub(crate) fn extend(
     model: &Model,
     texts: &[Vec<u32>],
     prompt: usize,

@@ -12,9 +12,9 @@ use super::apply::{Null, Program};
 use super::bench::Bench;
 use super::run::{Keep, Patch, Run, RunTap};
 use crate::error::Result;
-use crate::model::cache::Cache;
-use crate::model::site::Address;
-use crate::model::tap::{Phase, Span};
+use crate::model::network::cache::Cache;
+use crate::model::network::site::Address;
+use crate::model::network::tap::{Phase, Span};
 
 /// Most branches of one pass.
 const ROWS: usize = 64;

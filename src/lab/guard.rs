@@ -11,11 +11,12 @@ use candle_core::{DType, Tensor};
 use super::apply::Program;
 use super::bench::Bench;
 use crate::error::{Error, Result};
-use crate::model::finite::{self, Finder};
-use crate::model::linear::Precision;
-use crate::model::site::{Address, Site};
-use crate::model::tap::{Leaving, Phase, Span};
-use crate::model::transformer::Transformer;
+use crate::model::network::finite;
+use crate::model::network::finite::Finder;
+use crate::model::network::linear::Precision;
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{Leaving, Phase, Span};
+use crate::model::network::transformer::Transformer;
 
 /// What a tap of the lab stops for.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl Guard<'_> {
     }
 
     /// Stops where the user wants it.
-    pub(super) fn checkpoint(&self) -> Result<()> {
+    pub(crate) fn checkpoint(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             Err(Error::Cancelled)
         } else {
@@ -72,7 +73,7 @@ impl Guard<'_> {
     }
 
     /// Looks at what leaves the blocks, and at logits.
-    pub(super) fn leaves(&mut self, leaving: Leaving, span: Span, program: &Program) -> Result<()> {
+    pub(crate) fn leaves(&mut self, leaving: Leaving, span: Span, program: &Program) -> Result<()> {
         if let Leaving::Stream { tokens, .. } = leaving {
             self.tokens = tokens.cloned();
         }
@@ -110,7 +111,7 @@ impl Guard<'_> {
     }
 
     /// Why the numbers of a pass are not finite.
-    pub(super) fn explain(&self, program: &Program) -> Error {
+    pub(crate) fn explain(&self, program: &Program) -> Error {
         let edits = program.broken_edits();
         if !edits.is_empty() {
             return by_edits(&edits);
@@ -156,11 +157,11 @@ impl Guard<'_> {
 }
 
 /// The same for what is read of a model, as the beginning of a sentence: "Its logits are".
-pub(super) fn not_finite(transformer: &Transformer, place: &str) -> Error {
+pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
     let damage = &transformer.damage;
     let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
-    let list = |of: &[&crate::model::finite::Damage]| {
+    let list = |of: &[&crate::model::network::finite::Damage]| {
         let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
         let more = of.len().saturating_sub(3);
         let more = if more > 0 {

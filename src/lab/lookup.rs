@@ -4,7 +4,7 @@
 //! To let edits name another thing, add a question here and its answer in `lab/shelf.rs`.
 
 use crate::error::Result;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 
 /// What the compiler asks its caller: the vectors, units and means that edits name.
 pub trait Lookup {

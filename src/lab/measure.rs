@@ -9,15 +9,15 @@ use rand::seq::IndexedRandom;
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::{Edit, Which};
-use super::op::Op;
-use super::receipt::Receipt;
 use super::run::Run;
 use super::sample::{Sampling, kl};
-use super::schedule::Schedule;
 use super::writer::{Beside, Needs, Writer};
+use crate::edit::op::Op;
+use crate::edit::receipt::Receipt;
+use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Which};
 use crate::error::{Error, Result};
-use crate::model::finite;
+use crate::model::network::finite;
 use crate::model::tokenizer::{Bos, Tokenizer};
 
 /// Most positions whose logits are compared.

@@ -8,29 +8,29 @@ use candle_core::{DType, Device, Tensor};
 use super::apply::Null;
 use super::change::{Change, Numbers};
 use super::cut::Cut;
-use super::direction::{random_like, unit};
-use super::edit::{Edit, What, Which};
 use super::lookup::Lookup;
-use super::op::Op;
-use super::positions::Positions;
+use crate::edit::direction::{random_like, unit};
+use crate::edit::op::Op;
+use crate::edit::positions::Positions;
+use crate::edit::{Edit, What, Which};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::finite;
-use crate::model::site::{Address, Axis, Site};
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Axis, Site};
 
 /// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
 const TURN: f32 = 8.0;
 
 /// An operation, where it acts, and what the receipt should add.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) at: Address,
-    pub(super) change: Change,
-    pub(super) note: String,
+pub(crate) struct Prepared {
+    pub(crate) at: Address,
+    pub(crate) change: Change,
+    pub(crate) note: String,
 }
 
 /// Prepares an edit for one of its addresses; none where its set has no unit at that layer.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
     model: &Model,
@@ -252,7 +252,7 @@ impl Units {
 }
 
 /// How many coordinates one unit of a site covers.
-pub(super) fn unit_size(site: Site, model: &Model) -> usize {
+pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
     if matches!(site.spec().axis, Axis::Heads | Axis::KvHeads) {
         model.transformer.blueprint.head_dim
     } else {
@@ -301,7 +301,7 @@ fn units(
 
 /// As many other units, each near in rank to one of these by how large they were: a null must not compare a loud
 /// neuron with silent ones. `sizes` has one number a unit.
-pub(super) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
+pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     use rand::SeedableRng;
     use rand::seq::IndexedRandom;
     let mut order: Vec<u32> = (0..sizes.len() as u32).collect();
@@ -332,7 +332,7 @@ pub(super) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
 }
 
 /// `[width]` of a recorded value in f32, averaged over its rows by magnitude, a number a unit.
-pub(super) fn sizes(rows: &Tensor, size: usize) -> Result<Vec<f32>> {
+pub(crate) fn sizes(rows: &Tensor, size: usize) -> Result<Vec<f32>> {
     let rows = rows.to_dtype(DType::F32)?.flatten_from(1)?;
     let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
     let mean = mean.to_vec1::<f32>()?;

@@ -170,7 +170,7 @@ struct State {
     logits: Vec<f32>,
 }
 
-/// Reads rows `[n, d_embed]` that [`prepared`](crate::model::transformer::Transformer::prepared) made; `report` is told
+/// Reads rows `[n, d_embed]` that [`prepared`](crate::model::network::transformer::Transformer::prepared) made; `report` is told
 /// how far it is, 0 to 1, and may stop it.
 pub fn read(
     model: &Model,

@@ -9,7 +9,7 @@ use super::apply::Null;
 use super::bench::Bench;
 use super::run::{Keep, Patch, Run, RunTap};
 use crate::error::Result;
-use crate::model::tap::{Span, Tap};
+use crate::model::network::tap::{Span, Tap};
 
 impl Bench {
     /// Logits after `position`, for `rows` copies of a run side by side that differ in what is put into slots:
@@ -42,7 +42,7 @@ impl Bench {
             start: 0,
             len: run.tokens.len(),
             prompt: run.prompt,
-            phase: crate::model::tap::Phase::Prefill,
+            phase: crate::model::network::tap::Phase::Prefill,
         };
         let transformer = &self.model.transformer;
         let x = transformer.trunk(tokens, span, None, &mut tap)?;

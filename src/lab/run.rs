@@ -9,12 +9,12 @@ use candle_core::Tensor;
 
 use super::apply::Program;
 use super::guard::Guard;
-use super::receipt::Receipt;
-use super::schedule::Schedule;
+use crate::edit::receipt::Receipt;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
-use crate::model::site::Address;
-use crate::model::tap::{Leaving, Span, Tap};
+use crate::model::network::site::Address;
+use crate::model::network::tap::{Leaving, Span, Tap};
 
 /// Tokens, edits and a seed: what a recording belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,7 +112,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A recorded value, shaped as in [`crate::model::site::SITES`].
+    /// A recorded value, shaped as in [`crate::model::network::site::SITES`].
     pub fn get(&self, at: Address) -> Result<&Tensor> {
         self.tensors.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
@@ -126,7 +126,7 @@ impl Recording {
     }
 
     /// Adds values.
-    pub(super) fn extend(&mut self, more: impl IntoIterator<Item = (Address, Tensor)>) {
+    pub(crate) fn extend(&mut self, more: impl IntoIterator<Item = (Address, Tensor)>) {
         self.tensors.extend(more);
     }
 
@@ -258,11 +258,12 @@ impl Tap for RunTap<'_> {
                 Keep::All => x.clone(),
                 // A copy, or the slice would keep the whole tensor alive.
                 Keep::Last => {
-                    let axis = if at.site.spec().axis == crate::model::site::Axis::Positions {
-                        2
-                    } else {
-                        1
-                    };
+                    let axis =
+                        if at.site.spec().axis == crate::model::network::site::Axis::Positions {
+                            2
+                        } else {
+                            1
+                        };
                     let rows = x.dim(axis)?;
                     x.narrow(axis, rows - 1, 1)?.force_contiguous()?
                 }

@@ -68,11 +68,11 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
 }
 
 /// Numbers that are summed in f32 before f64 takes over; they stay in the nearest cache.
-pub(super) const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// `Σ e^(z - top)` of at most [`CHUNK`] numbers. The exponentials are written down first: a loop that only makes them
 /// uses wide registers, one that adds them up as well does not.
-pub(super) fn summed(values: &[f32], top: f32) -> f64 {
+pub(crate) fn summed(values: &[f32], top: f32) -> f64 {
     let mut exps = [0f32; CHUNK];
     for (e, z) in exps.iter_mut().zip(values) {
         *e = exp(z - top);
@@ -89,11 +89,11 @@ pub(super) fn summed(values: &[f32], top: f32) -> f64 {
 }
 
 /// How many sums run side by side, so that the compiler can use wide registers.
-pub(super) const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// `e^x` for `x <= 0`, and not-a-number of what is none, within 3e-7 of itself: the exponent from the bits of a rounded multiple of ln 2, the rest by
 /// a polynomial (Cephes `expf`). Without branches, so that loops over it use wide registers.
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // Unlike `max`, this keeps what is not a number.

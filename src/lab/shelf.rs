@@ -7,24 +7,24 @@ use std::collections::HashMap;
 
 use super::bench::Bench;
 use super::compile::Measured;
-use super::direction::{Direction, resolve};
-use super::edit::{Edit, Place, What};
 use super::lookup::Lookup;
 use super::statistics::Statistics;
-use super::unit_set::UnitSet;
+use crate::edit::direction::{Direction, resolve};
+use crate::edit::unit_set::UnitSet;
+use crate::edit::{Edit, Place, What};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 use crate::model::tokenizer::Bos;
 
 /// What edits name, for the compiler.
-pub(super) struct Shelf<'a> {
-    pub(super) bench: &'a Bench,
-    pub(super) measured: &'a Measured,
+pub(crate) struct Shelf<'a> {
+    pub(crate) bench: &'a Bench,
+    pub(crate) measured: &'a Measured,
     /// Directions found so far, so that a file is read once.
-    pub(super) opened: HashMap<String, Direction>,
+    pub(crate) opened: HashMap<String, Direction>,
     /// The same for statistics.
-    pub(super) read: HashMap<String, Statistics>,
+    pub(crate) read: HashMap<String, Statistics>,
 }
 
 impl Shelf<'_> {
@@ -110,7 +110,7 @@ impl Lookup for Shelf<'_> {
 }
 
 /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
-pub(super) fn find(
+pub(crate) fn find(
     loaded: &HashMap<String, Direction>,
     model: &Model,
     name: &str,
@@ -137,7 +137,7 @@ pub(super) fn find(
 /// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
 /// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
 /// error when it is prepared.
-pub(super) fn places(
+pub(crate) fn places(
     edit: &Edit,
     layers: usize,
     lookup: &mut dyn Lookup,

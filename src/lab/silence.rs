@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use super::edit::{Edit, What, Which};
 use super::watch::Watch;
-use crate::model::tap::Phase;
+use crate::edit::{Edit, What, Which};
+use crate::model::network::tap::Phase;
 
 /// Why an edit has not fired in a text of `seen` positions.
-pub(super) fn silence(
+pub(crate) fn silence(
     edit: &Edit,
     span: &Range<usize>,
     watch: Option<&Watch>,

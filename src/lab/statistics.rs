@@ -20,7 +20,7 @@ use super::run::Run;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
-use crate::model::site::{Address, Axis};
+use crate::model::network::site::{Address, Axis};
 use crate::text;
 
 /// How many tokens a mean should stand on.

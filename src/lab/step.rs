@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::figure::Check;
-use super::receipt::Fired;
 use super::run::Run;
-use crate::model::site::Address;
+use crate::edit::receipt::Fired;
+use crate::figure::Check;
+use crate::model::network::site::Address;
 
 /// What is read at every new position besides the model's own output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::bench::Bench;
-use super::edit::Edit;
 use super::run::Run;
+use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Fingerprint;
@@ -270,7 +270,7 @@ impl Bench {
     }
 
     /// Writes what names of directions, sets and files mean now: one may be given to something else.
-    pub(super) fn meanings(&self, names: &[String], digest: &mut Fingerprint) {
+    pub(crate) fn meanings(&self, names: &[String], digest: &mut Fingerprint) {
         let mut directions: Vec<_> = self.directions.iter().collect();
         directions.sort_by_key(|(name, _)| *name);
         for (name, direction) in directions {
@@ -319,9 +319,9 @@ fn held(path: &Path) -> Option<Vec<u8>> {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::lab::schedule::Schedule;
+    use crate::edit::schedule::Schedule;
     use crate::model::Model;
-    use crate::model::families::FAMILIES;
+    use crate::model::network::families::FAMILIES;
 
     fn bench() -> Bench {
         Bench::new(Model::tiny(&FAMILIES[0], 7).unwrap())

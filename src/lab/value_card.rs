@@ -14,8 +14,8 @@ use super::sample::top;
 use super::target::Target;
 use crate::error::Result;
 use crate::model::Model;
-use crate::model::blueprint::NormKind;
-use crate::model::finite;
+use crate::model::network::blueprint::NormKind;
+use crate::model::network::finite;
 
 /// Tokens kept on each side.
 pub const SIDE: usize = 30;

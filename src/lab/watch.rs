@@ -5,14 +5,14 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::condition::Condition;
+use crate::edit::condition::Condition;
 use crate::error::Result;
-use crate::model::site::Address;
-use crate::model::tap::Span;
+use crate::model::network::site::Address;
+use crate::model::network::tap::Span;
 
 /// What a watch measures.
 #[derive(Clone, Debug)]
-pub(super) enum Watched {
+pub(crate) enum Watched {
     /// The component along a unit vector, `[width]`, f32.
     Along(Address, Tensor),
     /// The unedited model's probability of a token.
@@ -21,7 +21,7 @@ pub(super) enum Watched {
 
 /// A condition with what was measured of it so far.
 #[derive(Clone, Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     condition: Condition,
     watched: Watched,
     /// Row of the batch and position, and whether the condition holds there.
@@ -33,7 +33,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(condition: Condition, watched: Watched) -> Self {
+    pub(crate) fn new(condition: Condition, watched: Watched) -> Self {
         Self {
             condition,
             watched,
@@ -44,12 +44,12 @@ impl Watch {
     }
 
     /// Whether it measures something at an address.
-    pub(super) fn looks_at(&self, at: Address) -> bool {
+    pub(crate) fn looks_at(&self, at: Address) -> bool {
         matches!(&self.watched, Watched::Along(own, _) if *own == at)
     }
 
     /// The token whose probability it needs.
-    pub(super) fn token(&self) -> Option<u32> {
+    pub(crate) fn token(&self) -> Option<u32> {
         match self.watched {
             Watched::Along(..) => None,
             Watched::Probability(token) => Some(token),
@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// Measures a value `[batch, tokens, ..width]` if this is the address; one read-back.
-    pub(super) fn look(&mut self, at: Address, x: &Tensor, span: Span, rows: usize) -> Result<()> {
+    pub(crate) fn look(&mut self, at: Address, x: &Tensor, span: Span, rows: usize) -> Result<()> {
         let Watched::Along(own, vector) = &self.watched else {
             return Ok(());
         };
@@ -78,7 +78,7 @@ impl Watch {
     }
 
     /// Notes a value that was measured elsewhere, for every row.
-    pub(super) fn note(&mut self, position: usize, value: f32) {
+    pub(crate) fn note(&mut self, position: usize, value: f32) {
         self.set(0, position, value);
     }
 
@@ -104,7 +104,7 @@ impl Watch {
     }
 
     /// Whether the condition holds in a row of the batch at a position.
-    pub(super) fn holds(&self, row: usize, position: usize) -> bool {
+    pub(crate) fn holds(&self, row: usize, position: usize) -> bool {
         // Probabilities are those of one text, whatever the batch.
         let row = row.min(self.truths.len().saturating_sub(1));
         if self.condition.stays {
@@ -115,7 +115,7 @@ impl Watch {
     }
 
     /// The first position at which it held in the first row.
-    pub(super) fn since(&self) -> Option<usize> {
+    pub(crate) fn since(&self) -> Option<usize> {
         self.began(0)
     }
 
@@ -127,12 +127,12 @@ impl Watch {
     }
 
     /// Takes over that it has held since a position.
-    pub(super) fn carry(&mut self, since: Option<usize>) {
+    pub(crate) fn carry(&mut self, since: Option<usize>) {
         self.carried = self.carried.into_iter().chain(since).min();
     }
 
     /// Why it never held.
-    pub(super) fn silence(&self) -> String {
+    pub(crate) fn silence(&self) -> String {
         match self.nearest {
             Some(nearest) => {
                 format!(
@@ -148,7 +148,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::condition::Probe;
+    use crate::edit::condition::Probe;
 
     fn watch(above: bool, stays: bool) -> Watch {
         let condition = Condition {

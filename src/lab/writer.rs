@@ -10,17 +10,17 @@ use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::edit::Edit;
 use super::extend::extend;
-use super::figure::Check;
-use super::receipt::{Fired, Receipt};
 use super::run::{Keep, Run, RunTap};
 use super::sample::{Sampling, kl, log_softmax, rank};
-use super::schedule::Schedule;
 pub use super::step::{Beside, Choice, Needs, Other, Step};
+use crate::edit::Edit;
+use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::model::cache::Cache;
-use crate::model::site::{Address, Site};
+use crate::figure::Check;
+use crate::model::network::cache::Cache;
+use crate::model::network::site::{Address, Site};
 
 /// The unedited run in the second row of the batch.
 #[derive(Clone)]

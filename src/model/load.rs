@@ -10,17 +10,18 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::Model;
-use super::blueprint::Blueprint;
-use super::families;
-use super::folder;
-use super::gguf::config::describe;
-use super::gguf::{Checkpoint, Gguf, is_later_part};
+use super::checkpoint::folder;
+use super::checkpoint::gguf::config::describe;
+use super::checkpoint::gguf::{Checkpoint, Gguf, is_later_part};
+use super::checkpoint::weights::Weights;
 use super::hub::{Source, Watch, is_gguf, resolve};
-use super::linear::Precision;
 use super::memory::{self, Plan};
-use super::template::{self, Template};
+use super::network::blueprint::Blueprint;
+use super::network::families;
+use super::network::linear::Precision;
+use super::tokenizer::template;
+use super::tokenizer::template::Template;
 use super::tokenizer::{self, Older, Tokenizer};
-use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::file;
 

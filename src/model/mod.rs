@@ -1,56 +1,32 @@
 //! Models: tensors and the forward pass; knows nothing else of ours but errors and text.
 //!
 //! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
-//! To add a family see [`families`]; to add a site see [`site`].
+//! To add a family see [`crate::model::network::families`]; to add a site see [`crate::model::network::site`].
 
-pub mod address;
-pub mod assemble;
-pub mod attention;
-pub mod blocks;
-pub mod blueprint;
-pub mod cache;
-pub mod families;
-pub mod finite;
-mod folder;
-pub mod gguf;
-pub mod heads;
+pub mod checkpoint;
 pub mod hub;
 mod limits;
-pub mod linear;
 pub mod load;
 pub(crate) mod map;
 pub mod memory;
-pub mod mlp;
-pub mod names;
-pub mod norm;
+pub mod network;
 pub mod normal;
-pub mod numpy;
-pub mod overlay;
-pub mod pickle;
-pub mod rope;
 pub mod shrunk;
-pub mod site;
-pub mod tap;
-pub mod template;
 pub mod tokenizer;
-pub mod transformer;
-mod unread;
-pub mod values;
-pub mod weights;
 
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use cache::Cache;
-use families::Family;
-use linear::Precision;
-use site::{Address, Site};
-use template::{Message, Template};
+use crate::model::checkpoint::weights::Weights;
+use crate::model::network::cache::Cache;
+use crate::model::network::families::Family;
+use crate::model::network::linear::Precision;
+use crate::model::network::site::{Address, Site};
+use crate::model::network::transformer::Transformer;
+use crate::model::tokenizer::template::{Message, Template};
 use tokenizer::{Bos, Tokenizer};
-use transformer::Transformer;
-use weights::Weights;
 
 /// What a model is, for headers, provenance and checks.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +36,7 @@ pub struct Card {
     /// The family.
     pub family: &'static str,
     /// The architecture, which decides what some borrowed names mean.
-    pub blueprint: Arc<blueprint::Blueprint>,
+    pub blueprint: Arc<crate::model::network::blueprint::Blueprint>,
     /// Fingerprint of the weights, 16 hexadecimal digits.
     pub revision: String,
     /// How matrices are kept: `f32`, `f16`, `bf16`, `q8_0`.
@@ -129,7 +105,7 @@ impl Model {
     pub(crate) fn assemble(
         name: String,
         family: &'static Family,
-        blueprint: blueprint::Blueprint,
+        blueprint: crate::model::network::blueprint::Blueprint,
         weights: Weights,
         context: usize,
     ) -> Result<Self> {
@@ -149,7 +125,8 @@ impl Model {
             d_mlp: b.d_mlp,
             neuron_layers: transformer.neuron_layers(),
             norms_writes: transformer.norms_writes(),
-            norms_stream: b.arrangement == blueprint::Arrangement::NormedStream,
+            norms_stream: b.arrangement
+                == crate::model::network::blueprint::Arrangement::NormedStream,
             heads: b.heads,
             vocab: b.vocab,
             context,
@@ -168,15 +145,15 @@ impl Model {
 
     /// Parses an address, in our words or in those of TransformerLens, and says why it does not exist on this model.
     pub fn address(&self, text: &str) -> Result<Address> {
-        let at = address::resolve(text, &self.transformer.blueprint)?;
+        let at = crate::model::network::address::resolve(text, &self.transformer.blueprint)?;
         self.offers(at)?;
         Ok(at)
     }
 
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
-        site::check_layer(at, self.card.layers)?;
-        match address::lacks(at, &self.transformer.blueprint) {
+        crate::model::network::site::check_layer(at, self.card.layers)?;
+        match crate::model::network::address::lacks(at, &self.transformer.blueprint) {
             Some(why) => Err(Error::Refused {
                 address: at.to_string(),
                 why,
@@ -189,13 +166,13 @@ impl Model {
     pub fn width(&self, site: Site) -> usize {
         let b = &self.transformer.blueprint;
         match site.spec().axis {
-            site::Axis::Model => b.d_model,
-            site::Axis::Mlp => b.d_mlp,
-            site::Axis::Heads => b.heads * b.head_dim,
-            site::Axis::KvHeads => b.kv_heads * b.head_dim,
-            site::Axis::Experts => b.experts.map_or(0, |e| e.count),
-            site::Axis::Positions => 0,
-            site::Axis::Vocab => b.vocab,
+            crate::model::network::site::Axis::Model => b.d_model,
+            crate::model::network::site::Axis::Mlp => b.d_mlp,
+            crate::model::network::site::Axis::Heads => b.heads * b.head_dim,
+            crate::model::network::site::Axis::KvHeads => b.kv_heads * b.head_dim,
+            crate::model::network::site::Axis::Experts => b.experts.map_or(0, |e| e.count),
+            crate::model::network::site::Axis::Positions => 0,
+            crate::model::network::site::Axis::Vocab => b.vocab,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
 use crate::app::{App, Overlay, beside};
-use crate::model::finite::NOT_FINITE;
 use crate::model::hub::Progress;
+use crate::model::network::finite::NOT_FINITE;
 use crate::text;
 
 /// An area of the layout as the terminal library says it.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
-use lmscope::model::families;
 use lmscope::model::load::{Options, load};
+use lmscope::model::network::families;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -73,7 +73,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// A file as the module that it is: `lab/lens.rs` and `lab/lens/mod.rs` are `lab::lens`.
+/// A file as the module that it is: `instruments/logit_lens/reading.rs` and `lab/lens/mod.rs` are `lab::lens`.
 fn module(path: &Path) -> Vec<String> {
     let mut parts: Vec<String> = path
         .strip_prefix(root())

@@ -1,17 +1,19 @@
 //! What attention reads: patterns, scores, cuts, on every family and on heads wired by hand; and on the demo model, that the heads
 //! found by score are those that copying needs.
 
+use lmscope::edit::Edit;
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
+use lmscope::instruments::attention::head_scores::{
+    Copying, HeadScores, Repeated, Score, other_heads, silenced,
+};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
-use lmscope::lab::head_scores::{Copying, HeadScores, Repeated, Score, other_heads, silenced};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::tools::{edited, every_family, gap, prompt, same_bits, values};
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use candle_core::Tensor;
+use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Table};
+use lmscope::instruments::backpatch::pairs::Wanted;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Cell, Entry, Figure, Grid, Table};
-use lmscope::lab::replace::pairs::Wanted;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::demo::demo;
 use super::organisms::Layout;

@@ -10,7 +10,7 @@ use std::process::{Command as Process, Stdio};
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
-use lmscope::model::site::SITES;
+use lmscope::model::network::site::SITES;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -2,21 +2,21 @@
 
 use std::fmt::Write;
 
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, norm, random_like};
+use lmscope::edit::positions::Positions;
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::Body;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::batch::continuations;
 use lmscope::lab::bench::Bench;
-use lmscope::lab::contrast::{Contrast, Measure, Method};
-use lmscope::lab::direction::{Direction, norm, random_like};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::Body;
-use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 use lmscope::model::tokenizer::Bos;
+use lmscope::vectors::contrast::{Contrast, Measure, Method};
 use serde_json::Value;
 
 pub fn demo() -> Bench {

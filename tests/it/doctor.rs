@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::cli::doctor::identities::{Identity, measure, text};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::identities::{Identity, measure, text};
 use lmscope::lab::run::Run;
-use lmscope::model::families::FAMILIES;
 use lmscope::model::load::Options;
+use lmscope::model::network::families::FAMILIES;
 use serde_json::Value;
 
 use super::gguf::convert::convert;
@@ -356,8 +356,8 @@ fn what_does_not_fit_is_refused_before_it_is_read_and_what_fits_once_is_made_sma
 #[cfg(target_os = "linux")]
 #[test]
 fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
-    use lmscope::model::linear::Precision;
     use lmscope::model::memory::{Plan, need, place};
+    use lmscope::model::network::linear::Precision;
 
     let folder = tempfile::tempdir().unwrap();
     let config = serde_json::json!({
@@ -389,7 +389,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
         }
     }
     candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
-    let (_, b) = lmscope::model::families::read(&config).unwrap();
+    let (_, b) = lmscope::model::network::families::read(&config).unwrap();
     let bench = |arguments: &[&str]| -> (u64, u64) {
         let output = Command::new(env!("CARGO_BIN_EXE_lmscope"))
             .args(["bench", "--format", "json", "-n", "2"])

@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use lmscope::engine::{Ending, Handle, Mode, Prompt, Question, Request, Update, spawn};
+use lmscope::figure::Body;
 use lmscope::instruments::Arguments;
-use lmscope::lab::figure::Body;
 use lmscope::model::load::Options;
 
 struct Session {
@@ -278,7 +278,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
         };
         (**figure).clone()
     };
-    let column = |figure: &lmscope::lab::figure::Figure| {
+    let column = |figure: &lmscope::figure::Figure| {
         let Body::Grid(grid) = &figure.body else {
             panic!("a grid")
         };

@@ -5,9 +5,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use lmscope::app::{App, Effect, Event, Settings};
+use lmscope::edit::preset::Preset;
+use lmscope::edit::schedule::Mode;
 use lmscope::engine::{Handle, Request, Update, spawn};
-use lmscope::lab::preset::Preset;
-use lmscope::lab::schedule::Mode;
 use lmscope::model::load::Options;
 
 use crate::recorded::{press, type_in};

@@ -10,21 +10,21 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, Origin};
+use lmscope::edit::schedule::Schedule;
 use lmscope::engine::{Ending, Mode, Prompt, Request, Update, spawn};
 use lmscope::error::Error;
+use lmscope::figure::{Body, Check};
 use lmscope::instruments::{Arguments, INSTRUMENTS, observe};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Body, Check};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
-use lmscope::model::families::FAMILIES;
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::Site;
 use lmscope::ui::theme::{Role, Theme};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -361,7 +361,8 @@ fn every_family_refuses_what_is_not_finite() {
             if !model.transformer.blueprint.final_norm {
                 let embed = &model.transformer.embed;
                 let bad = (embed.weight().unwrap() * f64::NAN).unwrap();
-                model.transformer.head = lmscope::model::linear::Linear::dense(bad, None).unwrap();
+                model.transformer.head =
+                    lmscope::model::network::linear::Linear::dense(bad, None).unwrap();
             }
             let mut bench = Bench::new(model);
             let sampling = Sampling {
@@ -598,7 +599,7 @@ fn the_real_model_says_it_too() {
         let mut bench = Bench::open(&model, &Options::default()).unwrap();
         let run = Run::plain(bench.model.encode(FACT, false).unwrap());
         observe(
-            &lmscope::instruments::lens::Lens,
+            &lmscope::instruments::logit_lens::lens::Lens,
             &run,
             &Arguments::default(),
             &mut bench,

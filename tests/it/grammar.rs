@@ -1,16 +1,16 @@
 //! The grammar of edits: what prints is read, whatever names and texts hold; what help shows is run; and nothing that was
 //! not understood is taken for a text.
 
+use lmscope::edit::condition::{Condition, Probe};
+use lmscope::edit::grammar::understood;
+use lmscope::edit::op::{OPS, Op, Takes};
+use lmscope::edit::positions::Positions;
+use lmscope::edit::schedule::Schedule;
+use lmscope::edit::{Edit, Place, What, Which};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::condition::{Condition, Probe};
-use lmscope::lab::edit::{Edit, Place, What, Which};
-use lmscope::lab::grammar::understood;
-use lmscope::lab::op::{OPS, Op, Takes};
-use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
-use lmscope::lab::schedule::Schedule;
-use lmscope::model::site::Site;
-use lmscope::model::tap::Phase;
+use lmscope::model::network::site::Site;
+use lmscope::model::network::tap::Phase;
 use proptest::prelude::*;
 
 use super::cli::{outcome, refused};

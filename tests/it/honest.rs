@@ -4,22 +4,22 @@
 use std::sync::atomic::Ordering;
 
 use candle_core::{Device, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::receipt::Receipt;
+use lmscope::edit::schedule::Schedule;
+use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin, norm};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::receipt::Receipt;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
-use lmscope::lab::schedule::Schedule;
-use lmscope::lab::unit_set::UnitSet;
 use lmscope::lab::writer::{Beside, Held, Needs, Writer};
-use lmscope::model::blueprint::NormKind;
-use lmscope::model::linear::Linear;
 use lmscope::model::load::Options;
-use lmscope::model::mlp::Mlp;
-use lmscope::model::site::{Address, Site};
+use lmscope::model::network::blueprint::NormKind;
+use lmscope::model::network::linear::Linear;
+use lmscope::model::network::mlp::Mlp;
+use lmscope::model::network::site::{Address, Site};
 
 use super::tools::{dense_families, edited, every_family, gap, prompt, reach, same_bits, values};
 

@@ -2,23 +2,23 @@
 //! of its identity; `tests/mutations.py` plants a fault for each and says which test notices.
 
 use candle_core::{D, DType, Device, Tensor, Var};
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::schedule::Schedule;
 use lmscope::error::Result;
+use lmscope::figure::{Body, Entry};
+use lmscope::instruments::patchscope::target::{Put, Target, Written};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin, norm};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Body, Entry};
-use lmscope::lab::patch::{Put, Target, Written};
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::{Sampling, log_softmax};
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
-use lmscope::model::blueprint::NormKind;
-use lmscope::model::linear::Linear;
-use lmscope::model::mlp::Mlp;
-use lmscope::model::site::{Address, SITES, Site};
-use lmscope::model::tap::{GradientTap, NoTap, Span, Tap};
+use lmscope::model::network::blueprint::NormKind;
+use lmscope::model::network::linear::Linear;
+use lmscope::model::network::mlp::Mlp;
+use lmscope::model::network::site::{Address, SITES, Site};
+use lmscope::model::network::tap::{GradientTap, NoTap, Span, Tap};
 
 use lmscope::model::normal::normals;
 use rand::SeedableRng;
@@ -1164,12 +1164,12 @@ fn a_cache_can_be_cut_and_copied() {
                 &mut NoTap,
             )
             .unwrap();
-        let step = |cache: &mut lmscope::model::cache::Cache| {
+        let step = |cache: &mut lmscope::model::network::cache::Cache| {
             let span = Span {
                 start: cache.len(),
                 len: 1,
                 prompt: 6,
-                phase: lmscope::model::tap::Phase::Decode,
+                phase: lmscope::model::network::tap::Phase::Decode,
             };
             transformer
                 .trunk(&ids(&[9]), span, Some(cache), &mut NoTap)
@@ -1261,7 +1261,7 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
 #[test]
 fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
     let mut bench = tiny(
-        lmscope::model::families::FAMILIES
+        lmscope::model::network::families::FAMILIES
             .iter()
             .find(|f| f.name == "gpt2")
             .unwrap(),

@@ -1,15 +1,15 @@
 //! Lenses: the kernel against the plain way on every family, sites and norms, what settles, files of maps.
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::figure::{Body, Figure, Grid};
+use lmscope::instruments::logit_lens::reading::{NormOf, SITES, View, Wish, see};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Figure, Grid};
-use lmscope::lab::lens::{NormOf, SITES, View, Wish, see};
 use lmscope::lab::readout::{Against, Ask, Said, Tokens, read};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
-use lmscope::model::families::FAMILIES;
-use lmscope::model::site::Site;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::Site;
 
 use super::tools::{every_family, prompt, tiny, values};
 
@@ -133,7 +133,7 @@ fn strips_and_chunks_hide_no_token() {
         .collect();
     let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
     bench.model.transformer.head =
-        lmscope::model::linear::Linear::dense(weight.clone(), None).unwrap();
+        lmscope::model::network::linear::Linear::dense(weight.clone(), None).unwrap();
     bench.model.transformer.blueprint.vocab = vocab;
     bench.model.card.vocab = vocab;
     let rows: Vec<f32> = (0..3 * wide)
@@ -225,7 +225,8 @@ fn a_large_vocabulary_opens_with_ranks() {
         .map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 32768.0 - 1.0)
         .collect();
     let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
-    bench.model.transformer.head = lmscope::model::linear::Linear::dense(weight, None).unwrap();
+    bench.model.transformer.head =
+        lmscope::model::network::linear::Linear::dense(weight, None).unwrap();
     bench.model.transformer.blueprint.vocab = vocab;
     bench.model.card.vocab = vocab;
     ranks_are_those_of_whole_rows(&mut bench, &run);
@@ -326,7 +327,7 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
             assert_eq!(ranks(a), ranks(b));
             assert_eq!(a.first().0, b.first().0);
         }
-        let first = |s: &lmscope::lab::lens::Seen| s.layers[0][3].first().1;
+        let first = |s: &lmscope::instruments::logit_lens::reading::Seen| s.layers[0][3].first().1;
         assert!(
             first(&with) > 1.05 * first(&narrow),
             "{} {}",
@@ -479,8 +480,8 @@ fn the_final_norm_changes_all_rows_but_the_last() {
 /// A live column of every number equals the whole figure's.
 #[test]
 fn live_columns_show_what_the_figure_shows() {
+    use lmscope::edit::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
-    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::Writer;
     let of = instrument("lens").unwrap();
     let mut bench = tiny(&FAMILIES[1]);

@@ -1,12 +1,12 @@
 //! Tokens followed over layers, where answers settle, a position in numbers, and the languages of an answer.
 
+use lmscope::figure::{Body, Entry, Figure, Series, Table};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Entry, Figure, Series, Table};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank};
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::tools::{every_family, prompt, tiny, values};
 
@@ -106,7 +106,7 @@ fn curves_are_the_numbers_of_the_layers() {
 
 #[test]
 fn without_names_the_strongest_of_the_output_are_followed() {
-    let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+    let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
     let run = Run::plain(prompt(6));
     let rows = rows(&mut bench, &run, 3);
     let best = lmscope::lab::sample::top(rows.last().unwrap(), 1000, 3);
@@ -125,7 +125,7 @@ fn without_names_the_strongest_of_the_output_are_followed() {
     let refused = |tokens: &str| {
         let arguments = Arguments::default().with("tokens", tokens);
         let run = Run::plain(prompt(6));
-        let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+        let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
         let given = instrument("track")
             .unwrap()
             .observe(&run, &arguments, &mut bench);
@@ -283,7 +283,8 @@ fn the_demo_thinks_of_the_country_first() {
     // The mass of a set is that of its tokens.
     let mut logprobs = bench.last_logits(&run).unwrap();
     log_softmax(&mut logprobs);
-    let vocabulary = lmscope::lab::languages::Vocabulary::of(&bench.model).unwrap();
+    let vocabulary =
+        lmscope::instruments::logit_lens::word_lists::Vocabulary::of(&bench.model).unwrap();
     let set = vocabulary.beginnings(&["Paris".to_string()]);
     assert!(!set.is_empty());
     let mass: f32 = set.iter().map(|id| logprobs[*id as usize].exp()).sum();

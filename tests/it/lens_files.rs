@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::figure::{Body, Figure};
+use lmscope::instruments::logit_lens::lens_file::{Kind, LensFile};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Figure};
-use lmscope::lab::lens_file::{Kind, LensFile};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{log_softmax, top};
-use lmscope::model::families::FAMILIES;
-use lmscope::model::site::Site;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::Site;
 
 use super::tools::{prompt, tiny, values};
 
@@ -53,7 +53,7 @@ fn lens(bench: &mut Bench, arguments: &Arguments) -> Figure {
 /// The strongest token of a state after a map, by hand.
 fn said(
     bench: &mut Bench,
-    at: lmscope::model::site::Address,
+    at: lmscope::model::network::site::Address,
     map: impl Fn(&[f32]) -> Vec<f32>,
 ) -> (u32, f32) {
     let run = Run::plain(prompt(6));

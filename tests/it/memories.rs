@@ -5,27 +5,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use candle_core::{Device, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::schedule::Schedule;
 use lmscope::error::Error;
+use lmscope::figure::{Body, Entry, Figure, Row, Unit};
+use lmscope::instruments::knowledge::fact_neurons::{Search, ask, refine};
+use lmscope::instruments::knowledge::facts;
+use lmscope::instruments::knowledge::facts::Fact;
+use lmscope::instruments::knowledge::value_edit;
+use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
+use lmscope::instruments::neurons::contexts::{Scan, Scanner};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::batch::last_logits;
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Edit;
-use lmscope::lab::fact_neurons::{Search, ask, refine};
-use lmscope::lab::facts::{self, Fact};
-use lmscope::lab::figure::{Body, Entry, Figure, Row, Unit};
+use lmscope::lab::neurons::sights;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
-use lmscope::lab::schedule::Schedule;
-use lmscope::lab::sight::sights;
 use lmscope::lab::target::Target;
-use lmscope::lab::triggers::{Scan, Scanner};
 use lmscope::lab::value_card::{Reading, SIDE};
-use lmscope::lab::value_edit::{self, Plan, Score, Turn};
-use lmscope::model::blueprint::NormKind;
-use lmscope::model::linear::Linear;
 use lmscope::model::load::Options;
-use lmscope::model::mlp::Mlp;
-use lmscope::model::site::Site;
+use lmscope::model::network::blueprint::NormKind;
+use lmscope::model::network::linear::Linear;
+use lmscope::model::network::mlp::Mlp;
+use lmscope::model::network::site::Site;
 
 use super::cli::{refused, written};
 use super::tools::{edited, every_family, gap, prompt, same_bits, tiny, values};
@@ -478,7 +480,7 @@ fn planted(bench: &mut Bench, layer: usize, neuron: usize, token: u32) {
 
 #[test]
 fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
-    let llama = lmscope::model::families::FAMILIES
+    let llama = lmscope::model::network::families::FAMILIES
         .iter()
         .find(|f| f.name == "llama")
         .unwrap();

@@ -1,15 +1,15 @@
 //! Projections on directions: against dot products of recorded rows, live against whole, on every family.
 
+use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Figure, Grid, Scale};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin, norm};
-use lmscope::lab::figure::{Body, Figure, Grid, Scale};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
-use lmscope::model::families::FAMILIES;
-use lmscope::model::site::{Address, Site};
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::{Address, Site};
 
 use super::demo::demo;
 use super::tools::{every_family, prompt, tiny};
@@ -181,7 +181,7 @@ fn the_first_position_takes_no_part_in_the_scale() {
         &Run::plain(prompt(9)),
         &Arguments::default(),
     ));
-    let most = |columns: &[Vec<lmscope::lab::figure::Cell>]| {
+    let most = |columns: &[Vec<lmscope::figure::Cell>]| {
         let values = columns.iter().flatten().map(|c| c.value.abs());
         values.fold(0.0, f32::max)
     };

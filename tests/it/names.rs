@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::schedule::Schedule;
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Edit;
 use lmscope::lab::run::Run;
-use lmscope::lab::schedule::Schedule;
 use lmscope::model::Model;
-use lmscope::model::address::stand_in;
 use lmscope::model::load::{Options, load};
-use lmscope::model::names::{Meaning, SPELLINGS};
-use lmscope::model::site::{Address, Site};
+use lmscope::model::network::address::stand_in;
+use lmscope::model::network::names::{Meaning, SPELLINGS};
+use lmscope::model::network::site::{Address, Site};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -236,7 +236,7 @@ fn what_could_not_be_measured_is_not_guessed() {
 /// Every refusal names a site that the model has.
 #[test]
 fn the_nearest_site_is_there() {
-    for family in lmscope::model::families::FAMILIES {
+    for family in lmscope::model::network::families::FAMILIES {
         let model = Model::tiny(family, 3).unwrap();
         for spelling in SPELLINGS {
             for layer in 0..model.card.layers {
@@ -287,7 +287,7 @@ fn told(model: &Model, name: &str) -> Option<String> {
 }
 
 fn page() -> String {
-    let models: Vec<Model> = lmscope::model::families::FAMILIES
+    let models: Vec<Model> = lmscope::model::network::families::FAMILIES
         .iter()
         .map(|f| Model::tiny(f, 3).unwrap())
         .collect();
@@ -360,7 +360,7 @@ fn the_page_says_what_the_code_does() {
 #[test]
 fn edits_say_what_they_understood() {
     let family = |name: &str| {
-        let found = lmscope::model::families::FAMILIES.iter();
+        let found = lmscope::model::network::families::FAMILIES.iter();
         let family = found.clone().find(|f| f.name == name).unwrap();
         Model::tiny(family, 5).unwrap()
     };

@@ -8,16 +8,17 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::edit::schedule::Schedule;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::Model;
-use lmscope::model::families::{self, FAMILIES};
 use lmscope::model::load::{Options, load};
-use lmscope::model::site::{Address, Axis, SITES, Site};
-use lmscope::model::tap::{NoTap, Phase, Span};
+use lmscope::model::network::families;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::{Address, Axis, SITES, Site};
+use lmscope::model::network::tap::{NoTap, Phase, Span};
 use lmscope::model::tokenizer::{self, Bos, Tokenizer};
 
 type Outcome = Result<(), Box<dyn Error>>;

@@ -2,13 +2,13 @@
 //! it finds for the indirect object are those whose ablation breaks the task.
 
 use candle_core::Tensor;
+use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
+use lmscope::instruments::patching::contrast::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Cell, Figure, Grid, Unit};
-use lmscope::lab::replace::contrast::{embedding_spread, noised};
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -58,7 +58,7 @@ fn difference(row: &[f32], a: usize, b: usize) -> f32 {
 fn value(
     bench: &mut Bench,
     run: &Run,
-    at: lmscope::model::site::Address,
+    at: lmscope::model::network::site::Address,
     position: usize,
 ) -> Tensor {
     let row = bench

@@ -1,18 +1,18 @@
 //! Patchscopes: identities on every family, a hand-wired organism, the demo's plants, and what a user can get wrong.
 
 use candle_core::Tensor;
+use lmscope::figure::{Body, Entry, Figure, Table};
 use lmscope::file::Overwrite;
+use lmscope::instruments::patchscope::map::{Map, Maps};
+use lmscope::instruments::patchscope::ridge::Affine;
+use lmscope::instruments::patchscope::target::{Put, Target, Written};
+use lmscope::instruments::patchscope::templates;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Entry, Figure, Table};
-use lmscope::lab::patch::map::{Map, Maps};
-use lmscope::lab::patch::{Put, Target, Written};
-use lmscope::lab::ridge::Affine;
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::log_softmax;
-use lmscope::lab::templates;
-use lmscope::model::site::{Address, Site};
-use lmscope::model::tap::Span;
+use lmscope::model::network::site::{Address, Site};
+use lmscope::model::network::tap::Span;
 
 use super::demo::demo;
 use super::organisms::two_hop::{BRIDGES, TwoHop};
@@ -79,7 +79,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
                     let mut cache = bench.model.cache(1).unwrap();
                     let trunk = &bench.model.transformer;
                     let head = bench.model.tokens(&tokens[..4]).unwrap();
-                    let mut idle = lmscope::model::tap::NoTap;
+                    let mut idle = lmscope::model::network::tap::NoTap;
                     let regime = trunk.regime(4) == trunk.regime(7);
                     let from = if regime { 4 } else { 0 };
                     if regime {
@@ -403,7 +403,7 @@ fn maps_of_other_weights_and_widths_are_refused() {
         "{error}"
     );
     let mut other = maps(128);
-    other.origin = Some(lmscope::lab::patch::map::Origin {
+    other.origin = Some(lmscope::instruments::patchscope::map::Origin {
         model: "another".into(),
         revision: "0".into(),
         ..Default::default()

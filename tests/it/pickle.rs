@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::model::checkpoint::torch::Pickled;
 use lmscope::model::load::{Options, load};
-use lmscope::model::pickle::Pickled;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -1,22 +1,23 @@
 //! Edits mean on every prompt what they mean there: positions by text, means over the prompt and conditions, wherever
 //! several prompts are read under one schedule, or the beginning of one.
 
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, norm};
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Figure};
+use lmscope::instruments::knowledge::fact_neurons::Search;
+use lmscope::instruments::knowledge::facts::Fact;
+use lmscope::instruments::knowledge::value_edit;
+use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::Null;
 use lmscope::lab::batch::{continuations, last_logits};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, norm};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::fact_neurons::Search;
-use lmscope::lab::facts::Fact;
-use lmscope::lab::figure::{Body, Figure};
 use lmscope::lab::run::{Keep, Patch, Run, RunTap};
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
-use lmscope::lab::schedule::Schedule;
-use lmscope::lab::value_edit::{self, Plan, Score, Turn};
 use lmscope::lab::writer::{Needs, Writer};
-use lmscope::model::site::Site;
-use lmscope::model::tap::Span;
+use lmscope::model::network::site::Site;
+use lmscope::model::network::tap::Span;
 
 use super::demo::demo;
 use super::tools::values;

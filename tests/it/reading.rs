@@ -2,10 +2,10 @@
 //! is about, and letters with marks. On recorded updates, without a model.
 
 use lmscope::app::{App, Event, Held};
+use lmscope::edit::Edit;
 use lmscope::engine::{Ending, Update};
-use lmscope::lab::also::{Also, Number, Story};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Anchor, Body, Figure, Scale};
+use lmscope::figure::also::{Also, Number, Story};
+use lmscope::figure::{Anchor, Body, Figure, Scale};
 use lmscope::ui::theme::Theme;
 use ratatui::style::Modifier;
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
+use lmscope::edit::receipt::{Fired, Receipt};
 use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Rival, Slot, Token, Update};
-use lmscope::lab::figure::{
+use lmscope::figure::{
     Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
     Unit,
 };
-use lmscope::lab::receipt::{Fired, Receipt};
 use lmscope::lab::writer::Beside;
 use lmscope::model::Card;
-use lmscope::model::families::FAMILIES;
+use lmscope::model::network::families::FAMILIES;
 
 pub const LAYERS: usize = 8;
 
@@ -119,7 +119,7 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
         }
     };
     let body = Body::Grid(Grid {
-        also: lmscope::lab::also::Also::default(),
+        also: lmscope::figure::also::Also::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),
@@ -260,7 +260,7 @@ pub fn session() -> Vec<Update> {
 }
 
 pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
-    let one = |e: &lmscope::lab::edit::Edit| {
+    let one = |e: &lmscope::edit::Edit| {
         let active = e.active();
         let fired = if active { fired } else { 0 };
         Receipt {

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use lmscope::edit::op::OPS;
 use lmscope::export::FORMATS;
 use lmscope::instruments::INSTRUMENTS;
-use lmscope::lab::op::OPS;
-use lmscope::model::families::{FAMILIES, Family};
-use lmscope::model::names::SPELLINGS;
-use lmscope::model::site::SITES;
+use lmscope::model::network::families::{FAMILIES, Family};
+use lmscope::model::network::names::SPELLINGS;
+use lmscope::model::network::site::SITES;
 use lmscope::ui::theme::THEMES;
 
 use super::parity::CASES;

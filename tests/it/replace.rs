@@ -1,11 +1,11 @@
 //! Replacing and reading on: every trial against the whole run with the same values put in, on every family.
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::edit::direction::{Direction, Origin};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin};
 use lmscope::lab::replace::{Reading, Replay, Slot, Trial};
 use lmscope::lab::run::{Patch, Run};
-use lmscope::model::site::{Address, Site};
+use lmscope::model::network::site::{Address, Site};
 
 use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
 
@@ -401,7 +401,7 @@ fn under_a_condition_trials_are_read_whole() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_numbers() {
-    let mut bench = tiny(&lmscope::model::families::FAMILIES[0]);
+    let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
     let run = Run::plain(prompt(9));
     let width = bench.model.card.d_model;
     let replay = bench

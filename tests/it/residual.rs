@@ -3,21 +3,21 @@
 use std::path::Path;
 
 use candle_core::Tensor;
+use lmscope::edit::direction::{Direction, Origin};
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Figure, Scale};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::attribution::{Attribution, Part, Question};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin};
-use lmscope::lab::figure::{Body, Figure, Scale};
+use lmscope::lab::decomposition::{of_attention, of_mlp};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::target::Target;
 use lmscope::lab::writer::Writer;
-use lmscope::lab::writes::{of_attention, of_mlp};
-use lmscope::model::blueprint::NormKind;
-use lmscope::model::families::FAMILIES;
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::blueprint::NormKind;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::Site;
 
 use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use lmscope::app::Event;
 use lmscope::engine::{Ending, Update};
+use lmscope::figure::Check;
 use lmscope::instruments::instrument;
-use lmscope::lab::figure::Check;
 use lmscope::lab::writer::Beside;
 use lmscope::ui::theme::Theme;
 use serde::Deserialize;

@@ -1,14 +1,14 @@
 //! Selecting a direction: scores against a brute-force recomputation, discards against the rules, and what the choice does.
 
+use lmscope::edit::direction::{Direction, Origin, norm, random_like};
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, Origin, norm, random_like};
-use lmscope::lab::figure::{Body, Figure, Grid};
 use lmscope::lab::run::Run;
-use lmscope::lab::schedule::Schedule;
-use lmscope::lab::selection::{Rules, Scores, Selection, Sides, Verdict, select};
-use lmscope::model::families::FAMILIES;
-use lmscope::model::site::Site;
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::Site;
+use lmscope::vectors::selection::{Rules, Scores, Selection, Sides, Verdict, select};
 
 use super::demo::{demo, plants, refused, texts};
 use super::tools::{edited, tiny};

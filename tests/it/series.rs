@@ -2,7 +2,7 @@
 
 use lmscope::app::App;
 use lmscope::engine::Update;
-use lmscope::lab::figure::{
+use lmscope::figure::{
     Anchor, Body, Curve, Figure, Header, Provenance, Scale, Series, Style, Unit,
 };
 use lmscope::ui::theme::{Depth, Theme};

@@ -4,8 +4,8 @@ use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{How, Statistics, pieces};
 use lmscope::model::Model;
-use lmscope::model::families::FAMILIES;
-use lmscope::model::site::{Address, Axis, SITES, Site};
+use lmscope::model::network::families::FAMILIES;
+use lmscope::model::network::site::{Address, Axis, SITES, Site};
 
 use super::demo::demo;
 use super::tools::{every_family, prompt, tiny};

@@ -3,16 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, random_like};
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Cell, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::direction::{Direction, random_like};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::figure::{Body, Cell, Figure, Grid};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::schedule::Schedule;
 use lmscope::lab::writer::{Needs, Writer};
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::demo::{demo, plants, texts};
 use super::tools::edited;

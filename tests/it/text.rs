@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use lmscope::model::gguf::Gguf;
-use lmscope::model::template::{Message, Sources, Template};
+use lmscope::model::checkpoint::gguf::Gguf;
+use lmscope::model::tokenizer::template::{Message, Sources, Template};
 use lmscope::model::tokenizer::{Bos, Files, Older, Tokenizer};
 use proptest::prelude::*;
 use serde::Deserialize;

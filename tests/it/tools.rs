@@ -1,12 +1,12 @@
 //! What several test modules need: prompts, comparisons, random models.
 
 use candle_core::{DType, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::schedule::Schedule;
 use lmscope::lab::bench::Bench;
-use lmscope::lab::edit::Edit;
 use lmscope::lab::run::Run;
-use lmscope::lab::schedule::Schedule;
 use lmscope::model::Model;
-use lmscope::model::families::{FAMILIES, Family};
+use lmscope::model::network::families::{FAMILIES, Family};
 
 /// A bench with a tiny random model.
 pub fn tiny(family: &'static Family) -> Bench {

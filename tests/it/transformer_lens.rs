@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Header, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Cell, Entry, Figure, Grid, Header, Unit};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax};
 use lmscope::model::load::Options;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::tools::{edited, gap};
 

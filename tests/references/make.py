@@ -14,7 +14,7 @@ for, and `activations.short.safetensors` one of 6, within all of them. In a file
 
 * `tokens` i64: the prompt;
 * `positions` i64: the positions that were kept, six of the long prompt, all of the short one;
-* one f32 tensor an address of `src/model/site.rs`: of a site with a row a token the rows at `positions`, of `attn_scores` and
+* one f32 tensor an address of `src/model/network/site.rs`: of a site with a row a token the rows at `positions`, of `attn_scores` and
   `attn_probs` `[heads, positions, tokens]`: the queries at `positions`, with all keys. Sites that a family does not have are
   not there. `router.L` `[positions, experts]` is the weight with which each expert enters the sum, zero where not chosen;
 * `greedy` i64, in the short file: the 6 tokens that continue the prompt, each the most likely, one full pass a token.

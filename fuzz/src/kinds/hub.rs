@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lmscope::error::Result;
-use lmscope::model::families::FAMILIES;
 use lmscope::model::hub::{Settings, Watch, resolve_under};
+use lmscope::model::network::families::FAMILIES;
 
 use super::Place;
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use lmscope::error::Result;
-use lmscope::model::template::{Message, Sources, Template};
+use lmscope::model::tokenizer::template::{Message, Sources, Template};
 use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
 use serde_json::Value;
 

@@ -6,11 +6,11 @@
 use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect, palette};
+use crate::edit::grammar::understood;
+use crate::edit::op::Op;
+use crate::edit::{Edit, Place, What};
 use crate::engine::Known;
-use crate::lab::edit::{Edit, Place, What};
-use crate::lab::grammar::understood;
-use crate::lab::op::Op;
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
     Command {

@@ -9,11 +9,11 @@ use super::{Command, Context, Outcome, Why, always};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
+use crate::edit::preset::Preset;
+use crate::edit::unit_set::UnitSet;
 use crate::engine::{Mode, Request};
-use crate::lab::preset::Preset;
-use crate::lab::unit_set::UnitSet;
 use crate::lab::writer::Beside;
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
     Command {

@@ -9,8 +9,8 @@ use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::shown::about_text;
 use crate::app::{App, Effect, Held, Overlay};
+use crate::figure::{Body, Entry, Figure, Table};
 use crate::instruments::{INSTRUMENTS, Kind, instrument};
-use crate::lab::figure::{Body, Entry, Figure, Table};
 
 pub(super) const ROWS: &[Command] = &[
     Command {

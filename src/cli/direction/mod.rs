@@ -1,7 +1,7 @@
 //! `lmscope direction`: makes a direction from two files of prompts, from demonstrations of a task, or from other directions.
 //!
 //! Invariant: the file says on which model, where, how and from how many prompts it was measured, and is refused elsewhere.
-//! To add a method on two lists of prompts, add it to `lab/contrast.rs`; on demonstrations, to `lab/task_vector.rs`.
+//! To add a method on two lists of prompts, add it to `vectors/contrast.rs`; on demonstrations, to `vectors/task_vector.rs`.
 
 mod prompts;
 mod shots;
@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, output};
+use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::lab::combine::combine;
-use crate::lab::contrast::Method;
-use crate::lab::direction::Direction;
-use crate::lab::task_vector::InContext;
+use crate::vectors::combine::combine;
+use crate::vectors::contrast::Method;
+use crate::vectors::task_vector::InContext;
 
 /// The row.
 pub const DIRECTION: Subcommand = Subcommand {
@@ -72,7 +72,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
 
 fn sum(matches: &ArgMatches) -> Result<()> {
     let text = arguments::text(matches, "combine");
-    crate::lab::combine::parse(text)?;
+    crate::vectors::combine::parse(text)?;
     let mut bench = arguments::open(matches)?;
     let direction = combine(&bench, text)?;
     let path = write(matches, direction.clone())?;

@@ -1,17 +1,17 @@
 //! `lmscope direction --plus FILE --minus FILE`: a direction from two lists of prompts.
 //!
 //! Invariant: an answer-letter direction is measured where the two sides' letters stand, or refused.
-//! To add a method, add it to `lab/contrast.rs`.
+//! To add a method, add it to `vectors/contrast.rs`.
 
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 
 use super::{arguments, layers, output, write};
+use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::contrast::{Contrast, Measure, Method, check_letters};
-use crate::lab::positions::Positions;
-use crate::model::address::site_named;
+use crate::model::network::address::site_named;
+use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let prompts = |name: &str| {

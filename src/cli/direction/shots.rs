@@ -1,7 +1,7 @@
 //! `lmscope direction --demos FILE`: a vector of a task from demonstrations, and what it is worth on pairs that were held out.
 //!
 //! Invariant: what is printed and kept in the file was counted on held-out pairs, beside a random vector of the same length.
-//! To add a method, add it to `lab/task_vector.rs`.
+//! To add a method, add it to `vectors/task_vector.rs`.
 
 use std::path::PathBuf;
 
@@ -9,15 +9,15 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{layers, output, write};
 use crate::cli::arguments;
+use crate::edit::direction::Direction;
+use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::bench::Bench;
-use crate::lab::direction::Direction;
-use crate::lab::judge::{Questions, Verdict};
-use crate::lab::op::Op;
-use crate::lab::shots::{Layout, Pair, read, split};
-use crate::lab::task_vector::{InContext, Prompts, Rank, Recipe};
-use crate::model::site::Site;
+use crate::model::network::site::Site;
+use crate::vectors::judge::{Questions, Verdict};
+use crate::vectors::shots::{Layout, Pair, read, split};
+use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
 
 /// Flags about demonstrations.
 pub(super) fn arguments(command: Command) -> Command {

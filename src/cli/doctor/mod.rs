@@ -1,9 +1,10 @@
 //! `lmscope doctor`: without a model, what this build, machine and terminal offer and whether the demo works here; with
-//! one, what the engine makes of it, and the identities of [`crate::lab::identities`] measured on it.
+//! one, what the engine makes of it, and the identities of [`crate::cli::doctor::identities`] measured on it.
 //!
 //! Invariant: it only looks; nothing is written or changed. To add a fact about the machine, add a row in `machine`;
 //! about a model, in `model`; to add an identity, see the lab.
 
+pub mod identities;
 mod machine;
 mod model;
 
@@ -11,10 +12,11 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
+use crate::cli::doctor::identities::Identity;
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, Instrument, lens::Lens};
+use crate::instruments::logit_lens::lens::Lens;
+use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::Bench;
-use crate::lab::identities::{self, Identity};
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::load::Options;

@@ -6,12 +6,12 @@
 use std::fmt::Write as _;
 
 use crate::model::Model;
-use crate::model::blueprint::{
+use crate::model::memory::available;
+use crate::model::network::blueprint::{
     Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, Positions, QkNormOver,
 };
-use crate::model::families::FAMILIES;
-use crate::model::memory::available;
-use crate::model::rope::{Rope, RopeScaling};
+use crate::model::network::families::FAMILIES;
+use crate::model::network::rope::{Rope, RopeScaling};
 use crate::text::size;
 
 /// What is found, by name.

@@ -4,9 +4,9 @@
 
 use super::Worker;
 use super::tokens::written_token;
+use crate::edit::schedule::Schedule;
 use crate::engine::{Token, Update};
 use crate::error::{Error, Result};
-use crate::lab::schedule::Schedule;
 use crate::lab::writer::{Needs, Writer};
 
 /// An unedited continuation in the making.

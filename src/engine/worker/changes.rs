@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use super::tokens::plain_tokens;
 use super::{Worker, known};
+use crate::edit::Edit;
+use crate::edit::unit_set::UnitSet;
 use crate::engine::{Mode, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
-use crate::lab::contrast::{Contrast, Measure, Method};
-use crate::lab::edit::Edit;
 use crate::lab::trials::left;
-use crate::lab::unit_set::UnitSet;
 use crate::lab::writer::Beside;
+use crate::vectors::contrast::{Contrast, Measure, Method};
 
 impl Worker {
     /// Changes the edits, or says that they stay as they were.

@@ -2,9 +2,9 @@
 //!
 //! Invariant: bytes come from the tokenizer unchanged; whoever shows them makes them safe.
 
+use crate::edit::receipt::Fired;
 use crate::engine::{Rival, Token};
 use crate::lab::bench::Bench;
-use crate::lab::receipt::Fired;
 use crate::lab::writer::{Choice, Writer};
 
 /// The tokens of a text, with what its edits did where it was just read.

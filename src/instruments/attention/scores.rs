@@ -5,14 +5,14 @@
 
 use super::Attention;
 use crate::error::Result;
+use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
 use crate::instruments::Arguments;
-use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
-use crate::lab::function_vector::Head;
-use crate::lab::head_scores::{
+use crate::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
 };
+use crate::lab::bench::Bench;
 use crate::lab::run::Run;
+use crate::vectors::function_vector::Head;
 
 /// How many draws of other heads stand beside the silenced ones.
 const DRAWS: usize = 8;
@@ -118,7 +118,7 @@ impl Attention {
         Figure {
             title: format!("attention · {} score of every head", score.word()),
             body: Body::Grid(Grid {
-                also: crate::lab::also::Also::default(),
+                also: crate::figure::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: format!("{} score", score.word()),

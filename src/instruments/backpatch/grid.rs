@@ -7,14 +7,14 @@ use std::fmt::Write;
 
 use super::{Backpatch, spelled};
 use crate::error::Result;
+use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
 use crate::instruments::Arguments;
-use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
-use crate::lab::replace::Reading;
-use crate::lab::replace::pairs::{
+use crate::instruments::backpatch::pairs::{
     Became, Pair, Score, Vector, Wanted, goes_back, length, pairs as all_pairs, said, states,
     trials,
 };
+use crate::lab::bench::Bench;
+use crate::lab::replace::Reading;
 use crate::lab::run::Run;
 
 /// Most pairs of one slice.
@@ -180,7 +180,7 @@ fn figure(
     Figure {
         title,
         body: Body::Grid(Grid {
-            also: crate::lab::also::Also::default(),
+            also: crate::figure::also::Also::default(),
             row_axis: "target layer".into(),
             column_axis: "source layer".into(),
             value: if writes {

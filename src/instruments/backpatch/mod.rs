@@ -8,15 +8,17 @@
 //! arm in [`Backpatch::observe`].
 
 mod grid;
+pub mod hops;
+pub mod pairs;
 mod table;
 mod trace;
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
+use crate::figure::Figure;
+use crate::instruments::backpatch::hops::{Place, last_token_of};
+use crate::instruments::backpatch::pairs::Wanted;
 use crate::lab::bench::Bench;
-use crate::lab::figure::Figure;
-use crate::lab::replace::hops::{Place, last_token_of};
-use crate::lab::replace::pairs::Wanted;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;

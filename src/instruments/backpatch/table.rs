@@ -7,11 +7,11 @@ use std::path::Path;
 
 use super::Backpatch;
 use crate::error::{Error, Result};
+use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use crate::instruments::Arguments;
+use crate::instruments::backpatch::hops::{Found, Measure, Place, Question, Tried, read};
+use crate::instruments::backpatch::pairs::{Pair, Score, goes_back, pairs as all_pairs};
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::lab::replace::hops::{Found, Measure, Place, Question, Tried, read};
-use crate::lab::replace::pairs::{Pair, Score, goes_back, pairs as all_pairs};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 

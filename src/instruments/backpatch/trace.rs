@@ -8,14 +8,14 @@ use candle_core::Tensor;
 
 use super::{Backpatch, spelled, spellings};
 use crate::error::{Error, Result};
+use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
 use crate::instruments::Arguments;
+use crate::instruments::backpatch::hops::last_token_of;
+use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
-use crate::lab::replace::hops::last_token_of;
-use crate::lab::replace::pairs::{Wanted, rank, states};
 use crate::lab::replace::{Reading, Replay, Slot, Trial};
 use crate::lab::run::Run;
-use crate::model::site::Site;
+use crate::model::network::site::Site;
 
 /// What is looked for: its name and first tokens.
 struct Sought {
@@ -230,7 +230,7 @@ fn figure(
     Figure {
         title: format!("backpatch · trace of {}", named.join(" and ")),
         body: Body::Grid(Grid {
-            also: crate::lab::also::Also::default(),
+            also: crate::figure::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: "what is read, where and how".into(),
             value: "reciprocal rank".into(),

@@ -6,17 +6,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::Knock;
+use crate::edit::positions::Positions;
+use crate::edit::quotes;
 use crate::error::{Error, Result};
+use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::Arguments;
+use crate::instruments::knockout::cuts::{Knockout, Knockouts};
 use crate::lab::bench::{Bench, reading};
-use crate::lab::figure::{Anchor, Check, Unit};
-use crate::lab::knockout::{Knockout, Knockouts};
-use crate::lab::positions::Positions;
-use crate::lab::quotes;
 use crate::lab::run::Run;
 use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
-use crate::model::finite;
+use crate::model::network::finite;
 
 /// Draws of the null for the strongest cell.
 const DRAWS: u64 = 8;

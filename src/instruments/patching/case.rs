@@ -8,8 +8,10 @@ use std::path::Path;
 use super::Patching;
 use crate::error::{Error, Result};
 use crate::instruments::Arguments;
+use crate::instruments::patching::contrast::{
+    Alignment, Contrast, align, embedding_spread, read, span_of,
+};
 use crate::lab::bench::Bench;
-use crate::lab::replace::contrast::{Alignment, Contrast, align, embedding_spread, read, span_of};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
 

@@ -7,9 +7,9 @@ use std::fmt::Write;
 
 use super::Patching;
 use super::plan::{Found, Kind, Mean, Plan, Spot};
+use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
 use crate::instruments::Arguments;
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
 use crate::lab::run::Run;
 
 /// Most differing positions that a note spells out.
@@ -89,7 +89,7 @@ pub fn figure(
     Figure {
         title,
         body: Body::Grid(Grid {
-            also: crate::lab::also::Also::default(),
+            also: crate::figure::also::Also::default(),
             row_axis: "layer".into(),
             column_axis: if plan.kind == Kind::Heads {
                 "head".into()

@@ -7,6 +7,7 @@
 //! and both numbers stand in the notes. To patch another site, add it to `plan::Kind`.
 
 mod case;
+pub mod contrast;
 mod figure;
 mod plan;
 
@@ -14,8 +15,8 @@ use std::sync::atomic::Ordering;
 
 use super::{Arguments, Instrument, Kind, Parameter};
 use crate::error::{Error, Result};
+use crate::figure::Figure;
 use crate::lab::bench::Bench;
-use crate::lab::figure::Figure;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;

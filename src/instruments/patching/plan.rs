@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Patching;
 use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
+use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
+use crate::figure::Unit;
+use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::{Bench, reading};
-use crate::lab::direction::random_like;
-use crate::lab::figure::Unit;
-use crate::lab::replace::contrast::{Alignment, Metric, beside, noised};
 use crate::lab::replace::{Reading, Replay, Slot, Trial};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
 use crate::model::Fingerprint;
-use crate::model::site::{Address, Site};
+use crate::model::network::site::{Address, Site};
 
 /// Most cells of one slice.
 const SLICE: usize = 256;

@@ -6,8 +6,8 @@ use super::plan::{Plan, spelled};
 use super::sweep::{self, Said};
 use super::words::{anchor, shared_slot, unrelated};
 use crate::error::Result;
+use crate::figure::{Anchor, Body, Curve, Header, Scale, Series, Style};
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Curve, Header, Scale, Series, Style};
 use crate::lab::run::Run;
 
 /// A curve a target layer, or one where every source has its own; a layer that was not measured is a gap.

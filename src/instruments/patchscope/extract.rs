@@ -12,9 +12,9 @@ use super::plan::{Plan, Show, spelled};
 use super::sweep::{self, Found, Said};
 use super::words::{anchor, shared_slot, spoken};
 use crate::error::Result;
-use crate::lab::attributes::{Look, Subject, Words};
+use crate::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
+use crate::instruments::patchscope::attributes::{Look, Subject, Words};
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
 use crate::text;
 
 /// Subjects whose words are shown in a cell of the grid.
@@ -251,7 +251,7 @@ fn grid(plan: &Plan, scores: &Scores) -> Body {
         cells.map(|(row, pair)| cell(row, *pair)).collect()
     });
     Body::Grid(Grid {
-        also: crate::lab::also::Also::default(),
+        also: crate::figure::also::Also::default(),
         row_axis: "source layer".into(),
         column_axis: "target layer".into(),
         value: "share of subjects read".into(),

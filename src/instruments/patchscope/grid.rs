@@ -4,8 +4,8 @@ use super::plan::{Plan, spelled};
 use super::sweep;
 use super::words::{anchor, shared_slot, title, unrelated};
 use crate::error::{Error, Result};
+use crate::figure::{Anchor, Body, Cell, Grid, Header, Scale};
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Cell, Grid, Header, Scale};
 use crate::lab::run::Run;
 
 /// Rows and columns of a grid over the plan's pairs, and for every cell the number of its pair.
@@ -109,7 +109,7 @@ pub(super) fn draw(
         "probability of the first token"
     };
     let body = Body::Grid(Grid {
-        also: crate::lab::also::Also::default(),
+        also: crate::figure::also::Also::default(),
         row_axis: "source layer".into(),
         column_axis: "target layer".into(),
         value: value.into(),

@@ -6,17 +6,19 @@ use std::path::Path;
 
 use super::super::Arguments;
 use super::Patchscope;
+use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::attributes::{self, Subject};
+use crate::instruments::patchscope::attributes;
+use crate::instruments::patchscope::attributes::Subject;
+use crate::instruments::patchscope::fit::fit;
+use crate::instruments::patchscope::map::{Map, Maps};
+use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
+use crate::instruments::patchscope::templates;
+use crate::instruments::patchscope::templates::Template;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
-use crate::lab::patch::fit::fit;
-use crate::lab::patch::map::{Map, Maps};
-use crate::lab::positions::Positions;
 use crate::lab::run::Run;
-use crate::lab::slots::{Slots, Slotted, last_of};
-use crate::lab::templates::{self, Template};
-use crate::model::site::{Address, SITES, Site};
+use crate::model::network::site::{Address, SITES, Site};
 use crate::text;
 
 /// A layer, or -1 for the embedding.

@@ -11,14 +11,14 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Source};
+use crate::edit::direction::norm;
 use crate::error::Result;
+use crate::instruments::patchscope::map::Map;
+use crate::instruments::patchscope::target::{Put, Target, Written};
 use crate::lab::bench::Bench;
-use crate::lab::direction::norm;
-use crate::lab::patch::map::Map;
-use crate::lab::patch::{Put, Target, Written};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
-use crate::model::site::Address;
+use crate::model::network::site::Address;
 
 /// What one source said at one pair of layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,9 +3,9 @@
 use super::plan::{Layer, Plan, Source, spelled};
 use super::sweep::{self, Found, Prepared};
 use crate::error::Result;
+use crate::figure::{Anchor, Body, Entry, Page, Row, Table};
+use crate::instruments::patchscope::map::Map;
 use crate::lab::bench::Bench;
-use crate::lab::figure::{Anchor, Body, Entry, Page, Row, Table};
-use crate::lab::patch::map::Map;
 use crate::lab::run::Run;
 use crate::text;
 

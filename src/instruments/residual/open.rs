@@ -7,16 +7,16 @@ use std::ops::Range;
 
 use super::{Residual, all_addresses, columns, spelled, targets, with_rests};
 use crate::error::{Error, Result};
-use crate::instruments::Arguments;
-use crate::lab::attribution::{Attribution, Part, Question};
-use crate::lab::bench::Bench;
-use crate::lab::figure::{
+use crate::figure::{
     Anchor, Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Row, Scale, Series, Style, Table,
     Unit,
 };
+use crate::instruments::Arguments;
+use crate::lab::attribution::{Attribution, Part, Question};
+use crate::lab::bench::Bench;
+use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
-use crate::lab::writes::{Pieces, of_attention, of_mlp};
 
 /// A layer's number as a header.
 fn of_layer(layer: usize) -> Header {
@@ -100,7 +100,7 @@ impl Residual {
                 .map(|h| (0..layers.len()).map(|k| cell(k, 0, h)).collect())
                 .collect();
             Body::Grid(Grid {
-                also: crate::lab::also::Also::default(),
+                also: crate::figure::also::Also::default(),
                 row_axis: "layer".into(),
                 column_axis: "head".into(),
                 value: effect,
@@ -120,7 +120,7 @@ impl Residual {
                 .map(|i| all().map(|(k, h)| cell(k, i, h)).collect())
                 .collect();
             Body::Grid(Grid {
-                also: crate::lab::also::Also::default(),
+                also: crate::figure::also::Also::default(),
                 row_axis: "head".into(),
                 column_axis: "position".into(),
                 value: effect,
@@ -272,7 +272,7 @@ impl Residual {
                 bench.visible(run.tokens[position])
             ),
             body: Body::Grid(Grid {
-                also: crate::lab::also::Also::default(),
+                also: crate::figure::also::Also::default(),
                 row_axis: if one.is_some() { "head" } else { "layer" }.into(),
                 column_axis: "source".into(),
                 value: format!("effect on the logit of {}", spelled(&sum, bench)),

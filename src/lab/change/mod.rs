@@ -15,14 +15,14 @@ use crate::error::Result;
 
 /// Numbers of the host and the same on the model's device.
 #[derive(Clone, Debug)]
-pub(super) struct Numbers<T> {
-    pub(super) host: Vec<T>,
-    pub(super) tensor: Tensor,
+pub(crate) struct Numbers<T> {
+    pub(crate) host: Vec<T>,
+    pub(crate) tensor: Tensor,
 }
 
 impl<T: candle_core::WithDType> Numbers<T> {
     /// `[width]`, or `[rows, width]`.
-    pub(super) fn new(host: Vec<T>, width: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn new(host: Vec<T>, width: usize, device: &Device) -> Result<Self> {
         let rows = host.len() / width.max(1);
         let tensor = Tensor::from_vec(host.clone(), (rows, width), &Device::Cpu)?;
         let tensor = if rows == 1 {
@@ -39,7 +39,7 @@ impl<T: candle_core::WithDType> Numbers<T> {
 
 /// A prepared operation on the value at an address.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// `x + v`, strength already inside.
     Add(Numbers<f32>),
     /// `x + c·‖x‖·v̂`.
@@ -86,7 +86,7 @@ pub(super) enum Change {
 
 /// `‖after − before‖ / ‖before‖` of a row; infinite where the row has no length in f32 any more, in which every norm
 /// takes it.
-pub(super) fn moved(before: &[f32], after: &[f32]) -> f64 {
+pub(crate) fn moved(before: &[f32], after: &[f32]) -> f64 {
     let mut change = 0f64;
     let squares: f32 = after.iter().map(|a| a * a).sum();
     if !squares.is_finite() {
@@ -99,7 +99,7 @@ pub(super) fn moved(before: &[f32], after: &[f32]) -> f64 {
 }
 
 /// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
-pub(super) fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
+pub(crate) fn ratio(before: &Tensor, after: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let index = Tensor::new(rows, before.device())?;
     let pick = |t: &Tensor| {
         let rows = t.flatten_to(1)?.index_select(&index, 0)?;
@@ -235,7 +235,7 @@ mod tests {
         let mut draw = |n: usize| crate::model::normal::normals(&mut rng, n);
         let numbers = |v: Vec<f32>| Numbers::new(v, 13, &Device::Cpu).unwrap();
         let mask = || Numbers::new((0..13u8).map(|i| i % 2).collect(), 13, &Device::Cpu).unwrap();
-        let unit = |v: Vec<f32>| numbers(crate::lab::direction::unit(&v));
+        let unit = |v: Vec<f32>| numbers(crate::edit::direction::unit(&v));
         let changes = [
             Change::Add(numbers(draw(width))),
             Change::AddUnitNorm(unit(draw(width)), -0.7),

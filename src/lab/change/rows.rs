@@ -7,7 +7,7 @@ use super::Change;
 
 impl Change {
     /// Changes the value of one position, `[width]`. `act` is what the neurons of the layer were there, `[d_mlp]`.
-    pub(in crate::lab) fn row(&self, x: &mut [f32], position: usize, act: Option<&[f32]>) {
+    pub(crate) fn row(&self, x: &mut [f32], position: usize, act: Option<&[f32]>) {
         match self {
             Self::Add(v) => add(x, &v.host, 1.0),
             Self::AddUnitNorm(v, c) => add(x, &v.host, (length(x) * c) as f32),
@@ -106,6 +106,6 @@ fn dot(x: &[f32], v: &[f32]) -> f64 {
 }
 
 /// `‖x‖`.
-pub(super) fn length(x: &[f32]) -> f64 {
+pub(crate) fn length(x: &[f32]) -> f64 {
     dot(x, x).sqrt()
 }

@@ -10,12 +10,7 @@ use crate::error::Result;
 impl Change {
     /// The whole of `x` changed, `[batch, tokens, width]`; its first token is at position `start`. `act` is what the
     /// neurons of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
-    pub(in crate::lab) fn on(
-        &self,
-        x: &Tensor,
-        start: usize,
-        act: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    pub(crate) fn on(&self, x: &Tensor, start: usize, act: Option<&Tensor>) -> Result<Tensor> {
         let dtype = x.dtype();
         let wide = x.to_dtype(DType::F32)?;
         let out = match self {

@@ -11,9 +11,6 @@
 //! rounding. Edits with a condition look at values that are not computed again, so their trials are read whole.
 //! To read something else of trials, add a method of [`Replay`] that walks `Replay::chunks`.
 
-pub mod contrast;
-pub mod hops;
-pub mod pairs;
 mod slot;
 
 use std::collections::HashMap;
@@ -27,9 +24,9 @@ use crate::lab::extend::extend;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::model::Model;
-use crate::model::cache::{Cache, Own};
-use crate::model::site::{Address, Site};
-use crate::model::tap::{Phase, Span, Tap};
+use crate::model::network::cache::{Cache, Own};
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{Phase, Span, Tap};
 pub use slot::{Slot, Trial};
 use slot::{SlotTap, check, put};
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::lab::apply::Program;
 use crate::lab::guard::Guard;
 use crate::model::Model;
-use crate::model::site::{Address, Axis, Site};
-use crate::model::tap::{Leaving, Span, Tap};
+use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::tap::{Leaving, Span, Tap};
 
 /// A vector for a slot: it overwrites the value of an address at a position, after the edits there.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Slot {
     }
 
     /// The first block that has to be computed again.
-    pub(super) fn entry(&self, layers: usize) -> usize {
+    pub(crate) fn entry(&self, layers: usize) -> usize {
         let layer = usize::from(self.at.layer);
         match self.at.site {
             Site::Embed => 0,
@@ -51,7 +51,7 @@ impl Slot {
     }
 
     /// Whether it lies in the stream that enters the block of its entry, before anything of the block.
-    pub(super) fn at_the_door(&self) -> bool {
+    pub(crate) fn at_the_door(&self) -> bool {
         matches!(self.at.site, Site::Embed | Site::ResidPost)
     }
 }
@@ -60,7 +60,7 @@ impl Slot {
 pub type Trial = Vec<Slot>;
 
 /// Refuses a slot that does not exist, and a value that does not fit it.
-pub(super) fn check(model: &Model, slot: &Slot, positions: Range<usize>) -> Result<()> {
+pub(crate) fn check(model: &Model, slot: &Slot, positions: Range<usize>) -> Result<()> {
     model.offers(slot.at)?;
     let refused = |why: String| {
         Err(Error::Refused {
@@ -100,22 +100,22 @@ pub(super) fn check(model: &Model, slot: &Slot, positions: Range<usize>) -> Resu
 }
 
 /// The tap of a replay: stop, edit, put into slots, keep.
-pub(super) struct SlotTap<'a> {
+pub(crate) struct SlotTap<'a> {
     program: &'a mut Program,
     slots: HashMap<Address, Vec<(usize, &'a Slot)>>,
     /// What is kept.
-    pub(super) wanted: &'a [Address],
+    pub(crate) wanted: &'a [Address],
     /// The first position that is kept.
-    pub(super) from: usize,
+    pub(crate) from: usize,
     /// What was kept.
-    pub(super) kept: HashMap<Address, Tensor>,
+    pub(crate) kept: HashMap<Address, Tensor>,
     guard: Guard<'a>,
     /// The positions of the pass.
-    pub(super) span: Span,
+    pub(crate) span: Span,
 }
 
 impl<'a> SlotTap<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         program: &'a mut Program,
         slots: Vec<(usize, &'a Slot)>,
         guard: Guard<'a>,
@@ -136,7 +136,7 @@ impl<'a> SlotTap<'a> {
     }
 
     /// Logits after one position of a pass, `[rows, vocab]`; the stream holds that position alone, or the whole span.
-    pub(super) fn read_out(
+    pub(crate) fn read_out(
         &mut self,
         model: &Model,
         x: &Tensor,
@@ -198,7 +198,7 @@ impl Tap for SlotTap<'_> {
 }
 
 /// Puts vectors into the slots of `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
-pub(super) fn put(x: Tensor, slots: &[(usize, &Slot)], span: Span) -> Result<Tensor> {
+pub(crate) fn put(x: Tensor, slots: &[(usize, &Slot)], span: Span) -> Result<Tensor> {
     let inside = |slot: &Slot| (span.start..span.start + span.len).contains(&slot.position);
     if !slots.iter().any(|(_, slot)| inside(slot)) {
         return Ok(x);

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::{Reference, Source, failure, files};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::model::families;
+use crate::model::network::families;
 
 /// A connection that carried at least so much before it broke is replaced by itself: long downloads live through the night.
 /// One that broke sooner ends the download with a sentence, because the next would likely break as well.
@@ -128,7 +128,7 @@ async fn adapter(
     }
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
     let config = serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null);
-    let (what, next) = crate::model::folder::adapter(&config);
+    let (what, next) = crate::model::checkpoint::folder::adapter(&config);
     Ok(Error::Hub {
         what: format!("`{}` is {what}", reference.id),
         next: format!("{next}."),

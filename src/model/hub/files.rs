@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Reference, is_gguf};
 use crate::error::{Error, Result};
-use crate::model::folder;
+use crate::model::checkpoint::folder;
 use crate::text;
 
 /// The small files that are fetched where a repository has them.

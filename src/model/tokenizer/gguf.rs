@@ -16,7 +16,7 @@ use tokenizers::{
 use super::bytes::Pipeline;
 use super::splits::split;
 use crate::error::{Error, Result};
-use crate::model::gguf::Gguf;
+use crate::model::checkpoint::gguf::Gguf;
 
 /// What `tokenizer.ggml.token_type` says of a piece (llama.cpp, `llama_token_type`).
 pub(super) mod kind {

@@ -15,6 +15,7 @@ mod check;
 mod gguf;
 mod legacy;
 mod splits;
+pub mod template;
 
 use std::sync::OnceLock;
 
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 use self::bytes::{Pipeline, byte_table};
 pub use self::legacy::Older;
-use super::gguf::Gguf;
+use super::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::text;
 

@@ -17,7 +17,7 @@ use ratatui::style::{Modifier, Style};
 use super::plan::{Plan, flip, locate};
 use super::{Density, Hits, View, compact, significant};
 use crate::export::number::{rank, spelled};
-use crate::lab::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::text::{fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
@@ -498,7 +498,7 @@ impl Paint<'_> {
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::{Body, Figure};
+    use crate::figure::{Body, Figure};
     use crate::ui::theme::Depth;
 
     #[test]

@@ -12,7 +12,7 @@ pub mod text;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use crate::lab::figure::{Anchor, Body, Figure};
+use crate::figure::{Anchor, Body, Figure};
 use crate::ui::theme::Theme;
 
 pub use crate::app::Density;
@@ -96,7 +96,7 @@ fn covers(title: Anchor, cursor: Anchor) -> bool {
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::Unit;
+    use crate::figure::Unit;
     use crate::ui::theme::Depth;
     use proptest::prelude::*;
 

@@ -6,7 +6,7 @@
 use ratatui::layout::Rect;
 
 use super::{Density, View, covers};
-use crate::lab::figure::{Grid, Header, Scale};
+use crate::figure::{Grid, Header, Scale};
 use crate::ui::theme::Theme;
 
 /// Columns of a token in a cell, at least and at most.

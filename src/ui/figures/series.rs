@@ -21,7 +21,7 @@ use ratatui::symbols::Marker;
 use ratatui::widgets::canvas::{Canvas, Line};
 
 use super::{Hits, View, covers, significant};
-use crate::lab::figure::{Anchor, Series, Style as Shape};
+use crate::figure::{Anchor, Series, Style as Shape};
 use crate::text::{clip, fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -573,7 +573,7 @@ fn floating(
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::{Figure, Unit};
+    use crate::figure::{Figure, Unit};
     use crate::ui::theme::Depth;
 
     fn lines(figure: &Figure, view: View, theme: &Theme, wide: u16, high: u16) -> (String, Hits) {
@@ -638,7 +638,7 @@ mod tests {
     #[test]
     fn parts_that_edits_moved_are_told_apart() {
         let mut figure = samples::waterfall();
-        if let crate::lab::figure::Body::Series(series) = &mut figure.body {
+        if let crate::figure::Body::Series(series) = &mut figure.body {
             series.points[1].label = "edit resid_post.10".into();
             series.points[2].label = "edit resid_post.11".into();
         }

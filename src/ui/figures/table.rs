@@ -8,7 +8,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::{Hits, View, covers, significant};
-use crate::lab::figure::{Anchor, Entry, Page, Row, Table};
+use crate::figure::{Anchor, Entry, Page, Row, Table};
 use crate::text::{fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
@@ -311,7 +311,7 @@ fn right(text: &str, columns: usize) -> String {
 mod tests {
     use super::*;
     use crate::export::samples;
-    use crate::lab::figure::Unit;
+    use crate::figure::Unit;
 
     fn lines(view: View, wide: u16, high: u16) -> (Vec<String>, Hits) {
         let mut buf = Buffer::empty(Rect::new(0, 0, wide, high));
@@ -394,7 +394,7 @@ mod tests {
     /// Rows that are layers stand as in a grid; what is the same in all of them stands above, once; ranks are whole.
     #[test]
     fn layers_have_the_last_on_top_and_what_never_changes_once() {
-        use crate::lab::figure::{Body, Provenance};
+        use crate::figure::{Body, Provenance};
         let row = |layer: usize| Row {
             anchor: Anchor::layer(layer),
             entries: vec![
@@ -409,7 +409,7 @@ mod tests {
             anchor: Anchor::default(),
             rows: (0..4).map(row).collect(),
         };
-        let figure = crate::lab::figure::Figure {
+        let figure = crate::figure::Figure {
             title: "t".into(),
             body: Body::Table(Table {
                 columns: ["layer", "rank", "patched", "unpatched"]

@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::{Hits, View};
-use crate::lab::figure::Text;
+use crate::figure::Text;
 use crate::text::width;
 use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};

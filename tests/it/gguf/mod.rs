@@ -18,10 +18,10 @@ use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::model::Model;
-use lmscope::model::gguf::Gguf;
-use lmscope::model::gguf::config::describe;
+use lmscope::model::checkpoint::gguf::Gguf;
+use lmscope::model::checkpoint::gguf::config::describe;
 use lmscope::model::load::{Options, load};
-use lmscope::model::tap::{GradientTap, NoTap, Span};
+use lmscope::model::network::tap::{GradientTap, NoTap, Span};
 use lmscope::model::tokenizer::Bos;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -609,8 +609,8 @@ fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
 #[test]
 #[cfg(feature = "demo")]
 fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
+    use lmscope::edit::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
-    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::{Needs, Writer};
 
     let options = Options {

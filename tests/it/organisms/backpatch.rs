@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use lmscope::figure::{Anchor, Body, Entry, Figure, Table};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Anchor, Body, Entry, Figure, Table};
 use lmscope::lab::run::Run;
 
 use super::Layout;

@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 
+use lmscope::figure::{Body, Figure, Series, Style};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Figure, Series, Style};
 use lmscope::lab::run::Run;
 
 use super::{FREE, Layout, ONE, Organism, Size, lens, probabilities, tokens};

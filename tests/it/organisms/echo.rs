@@ -3,7 +3,7 @@
 
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::run::Run;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::{BALLAST, FREE, Layout, ONE, Organism, Size, best, state, tokens};
 

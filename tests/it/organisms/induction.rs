@@ -1,9 +1,9 @@
 //! O5: heads that look at one place each: the token before, the token after the last time, the last time itself, the first
 //! token. In the `gpt2` layout: positions are learned waves, tokens are random codes.
 
+use lmscope::figure::{Body, Figure, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Figure, Unit};
 use lmscope::lab::run::Run;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::{Patch, Run};
 use lmscope::lab::sample::log_softmax;
-use lmscope::model::site::{Address, Site};
+use lmscope::model::network::site::{Address, Site};
 
 /// What every token holds in slot 0.
 pub const BALLAST: f32 = 18.75;

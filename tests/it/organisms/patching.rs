@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Unit};
 use lmscope::lab::run::Run;
 
 use super::super::tools::edited;

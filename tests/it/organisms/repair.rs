@@ -2,11 +2,11 @@
 //!
 //! What a head writes towards the answer says nothing about what the answer loses without it.
 
+use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::figure::{Body, Unit};
 use lmscope::lab::run::Run;
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::super::tools::{edited, values};
 use super::{FREE, Layout, Organism, Size, best, state, tokens};

@@ -3,15 +3,15 @@
 //! A norm takes its length away, so what the model computes elsewhere is the same to the bit; an instrument that lets it into
 //! a mean, a component or a colour scale shows something else than it shows of the organism without a sink.
 
+use lmscope::edit::direction::{Direction, Origin, norm, random_like};
+use lmscope::edit::positions::Positions;
+use lmscope::figure::{Anchor, Body, Figure};
 use lmscope::instruments::{Arguments, INSTRUMENTS, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::contrast::{Contrast, Measure, Method};
-use lmscope::lab::direction::{Direction, Origin, norm, random_like};
-use lmscope::lab::figure::{Anchor, Body, Figure};
-use lmscope::lab::positions::Positions;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{How, Statistics};
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
+use lmscope::vectors::contrast::{Contrast, Measure, Method};
 
 use super::super::tools::{same_bits, values};
 use super::two_hop::TwoHop;

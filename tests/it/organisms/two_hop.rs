@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::{Patch, Run};
-use lmscope::model::site::Site;
+use lmscope::model::network::site::Site;
 
 use super::super::tools::edited;
 use super::{

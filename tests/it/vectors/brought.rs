@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lmscope::lab::direction::{Direction, Origin, norm};
-use lmscope::lab::edit::Edit;
-use lmscope::lab::lens_file::LensFile;
-use lmscope::model::site::{Address, Site};
+use lmscope::edit::Edit;
+use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::instruments::logit_lens::lens_file::LensFile;
+use lmscope::model::network::site::{Address, Site};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use lmscope::lab::direction::{Direction, FORMATS, Origin, norm};
-use lmscope::model::site::{Address, Site};
+use lmscope::edit::direction::{Direction, FORMATS, Origin, norm};
+use lmscope::model::network::site::{Address, Site};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -8,7 +8,7 @@ mod files;
 
 use std::path::{Path, PathBuf};
 
-use lmscope::lab::direction::Direction;
+use lmscope::edit::direction::Direction;
 use serde_json::Value;
 
 fn made(name: &str) -> PathBuf {
@@ -35,17 +35,17 @@ fn places(direction: &Direction) -> Vec<String> {
 
 #[cfg(feature = "demo")]
 mod on_the_demo {
+    use lmscope::edit::Edit;
+    use lmscope::edit::direction::norm;
+    use lmscope::edit::positions::Positions;
+    use lmscope::edit::receipt::Receipt;
+    use lmscope::edit::schedule::Schedule;
     use lmscope::lab::bench::Bench;
-    use lmscope::lab::contrast::{Contrast, Measure, Method};
-    use lmscope::lab::direction::norm;
-    use lmscope::lab::edit::Edit;
-    use lmscope::lab::positions::Positions;
-    use lmscope::lab::receipt::Receipt;
     use lmscope::lab::sample::Sampling;
-    use lmscope::lab::schedule::Schedule;
     use lmscope::lab::writer::{Needs, Writer};
     use lmscope::model::load::Options;
-    use lmscope::model::site::Site;
+    use lmscope::model::network::site::Site;
+    use lmscope::vectors::contrast::{Contrast, Measure, Method};
     use safetensors::SafeTensors;
 
     use super::*;

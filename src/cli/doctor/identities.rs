@@ -1,0 +1,662 @@
+//! Identities: what must hold on any model, whatever its weights, measured on the model at hand.
+//!
+//! Invariant: every identity is measured on values that really flowed; a difference that is no number counts as
+//! infinite; an identity that a model cannot have is refused with the reason, never passed over. Differences of vectors
+//! are relative to the largest entry of what they are compared with. To add one, write a function that returns an
+//! [`Identity`] and call it in [`measure`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::lab::apply::Null;
+use crate::lab::bench::Bench;
+use crate::lab::extend::extend;
+use crate::lab::run::{Keep, Run, RunTap};
+use crate::model::Model;
+use crate::model::network::blueprint::Arrangement;
+use crate::model::network::linear::Linear;
+use crate::model::network::linear::Precision;
+use crate::model::network::site::{Address, Axis, SITES, Site};
+use crate::model::network::tap::{NoTap, Phase, Span};
+
+/// Read where a tokenizer is there; cut to the length that the model affords.
+const TEXT: &str = "The capital of France is Paris, and the river that runs through it is the Seine. Ada Lovelace wrote the first program for a machine that was never built. In 1969 two people walked on the Moon, and 3 + 4 = 7 stayed true. def add(a, b): return a + b";
+
+/// Most tokens that are read.
+const LONGEST: usize = 64;
+
+/// Most bytes of values that are held at once.
+const BUDGET: usize = 512 << 20;
+
+/// Seconds that tokens may take one by one; two are read in any case.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One identity, measured or refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// A few words.
+    pub name: &'static str,
+    /// What was compared, and on how much; or why it cannot be.
+    pub what: String,
+    /// None where the model cannot have the identity.
+    pub measured: Option<Measured>,
+}
+
+/// How far the two sides of an identity lie apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// The largest difference found.
+    pub difference: f32,
+    /// The largest that is put down to rounding.
+    pub tolerance: f32,
+}
+
+impl Identity {
+    fn new(name: &'static str, what: impl Into<String>, difference: f32, tolerance: f32) -> Self {
+        Self {
+            name,
+            what: what.into(),
+            measured: Some(Measured {
+                difference,
+                tolerance,
+            }),
+        }
+    }
+
+    fn refused(name: &'static str, why: impl Into<String>) -> Self {
+        Self {
+            name,
+            what: why.into(),
+            measured: None,
+        }
+    }
+
+    /// Whether it holds, or cannot be asked of this model.
+    pub fn passed(&self) -> bool {
+        self.measured.is_none_or(|m| m.difference <= m.tolerance)
+    }
+}
+
+/// One pass over a text with everything recorded.
+struct Seen {
+    sites: HashMap<Address, Tensor>,
+    /// `[tokens, vocab]`, f32.
+    logits: Tensor,
+}
+
+impl Seen {
+    /// A recorded value without its batch dimension, f32.
+    fn get(&self, at: Address) -> Result<Tensor> {
+        let held = self.sites.get(&at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "the pass did not visit it. Please report this.".into(),
+        })?;
+        Ok(held.squeeze(0)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// A text to measure on: words where there is a tokenizer, else fixed ids, as long as is quickly read, and past the
+/// sliding windows where those are short.
+pub fn text(bench: &Bench) -> Result<Vec<u32>> {
+    let model = &bench.model;
+    let limit = LONGEST
+        .min(model.card.context)
+        .min(BUDGET / bytes_of_a_token(model).max(1))
+        .max(1);
+    let ids = match &model.tokenizer {
+        Some(_) => model.encode(TEXT, false)?,
+        None => (0..LONGEST)
+            .map(|i| ((i * 17 + 5) % model.card.vocab) as u32)
+            .collect(),
+    };
+    let mut ids: Vec<u32> = ids.iter().copied().cycle().take(limit).collect();
+    let probe = ids.len().min(8);
+    let since = Instant::now();
+    let tokens = model.tokens(&ids[..probe])?;
+    model
+        .transformer
+        .trunk(&tokens, Span::prompt(probe), None, &mut NoTap)?;
+    ids.truncate(match since.elapsed().as_secs_f32() {
+        s if s < 1.0 => LONGEST,
+        s if s < 4.0 => LONGEST / 2,
+        _ => LONGEST / 4,
+    });
+    Ok(ids)
+}
+
+/// About how many bytes one token leaves when every site is recorded.
+fn bytes_of_a_token(model: &Model) -> usize {
+    let width = |site: Site| match site.spec().axis {
+        Axis::Positions => model.card.heads * LONGEST,
+        _ => model.width(site),
+    };
+    let entries: usize = addresses(model).iter().map(|a| width(a.site)).sum();
+    4 * entries
+}
+
+/// Every address that the model has.
+fn addresses(model: &Model) -> Vec<Address> {
+    let layers = |layered: bool| if layered { model.card.layers } else { 1 };
+    let all = SITES
+        .iter()
+        .flat_map(|s| (0..layers(s.layered)).map(|l| s.site.at(l)));
+    all.filter(|a| model.offers(*a).is_ok()).collect()
+}
+
+/// Measures every identity on a run.
+pub fn measure(bench: &mut Bench, run: &Run) -> Result<Vec<Identity>> {
+    bench.model.check_prompt(&run.tokens)?;
+    let all = addresses(&bench.model);
+    let seen = pass(bench, run, &all)?;
+    let bare = pass(bench, run, &[])?;
+    let mut out = judge(&bench.model, &seen, &bare)?;
+    out.push(cache(bench, run, &bare.logits)?);
+    Ok(out)
+}
+
+/// What can be said of two passes over one text: one in which everything was recorded, and one in which nothing was.
+fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
+    Ok(vec![
+        finite(seen)?,
+        lens(model, seen)?,
+        live_lens(model, seen)?,
+        parts(model, seen)?,
+        captures(seen, bare)?,
+        rows(model, seen)?,
+        masks(model, seen)?,
+        mixed_values(model, seen)?,
+        heads(model, seen)?,
+        neurons(model, seen)?,
+    ])
+}
+
+/// One pass over the whole run without a cache.
+fn pass(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<Seen> {
+    let mut program = bench.compile(run, Null::No)?;
+    let mut tap = RunTap::new(
+        &mut program,
+        &[],
+        wanted,
+        Keep::All,
+        bench.guard().lenient(),
+    );
+    let span = Span {
+        start: 0,
+        len: run.tokens.len(),
+        prompt: run.prompt,
+        phase: Phase::Prefill,
+    };
+    let transformer = &bench.model.transformer;
+    let x = transformer.trunk(&bench.model.tokens(&run.tokens)?, span, None, &mut tap)?;
+    let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+    Ok(Seen {
+        sites: std::mem::take(&mut tap.recorded),
+        logits: logits.squeeze(0)?,
+    })
+}
+
+/// What rounding may cost, relative to the largest entry: `exact` where everything is f32.
+fn slack(model: &Model, exact: f32) -> f32 {
+    match model.transformer.precision {
+        Precision::Dense(DType::F32 | DType::F64) => exact,
+        Precision::Dense(DType::BF16) => 1e-1,
+        // Blocks: kernels round the activations too, and not every number of rows alike.
+        Precision::Dense(_) | Precision::Q8 | Precision::Stored(_) => 2e-2,
+    }
+}
+
+fn values(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()?)
+}
+
+/// The largest of some differences; one that is no number is infinite.
+fn worst(differences: impl Iterator<Item = f32>) -> f32 {
+    differences.fold(0.0, |most, d| {
+        if d.is_nan() {
+            f32::INFINITY
+        } else {
+            most.max(d)
+        }
+    })
+}
+
+/// The largest absolute difference.
+fn gap(a: &[f32], b: &[f32]) -> f32 {
+    if a.len() != b.len() {
+        return f32::INFINITY;
+    }
+    worst(a.iter().zip(b).map(|(a, b)| (a - b).abs()))
+}
+
+/// The largest difference relative to the largest entry of `whole`.
+fn relative(found: &Tensor, whole: &Tensor) -> Result<f32> {
+    let (found, whole) = (values(found)?, values(whole)?);
+    let reach = worst(whole.iter().map(|v| v.abs()));
+    Ok(gap(&found, &whole) / reach.max(f32::MIN_POSITIVE))
+}
+
+fn finite(seen: &Seen) -> Result<Identity> {
+    let logits = values(&seen.logits)?;
+    let broken = logits.iter().filter(|v| !v.is_finite()).count();
+    let what = format!("logits that are no finite number, of {}", logits.len());
+    Ok(Identity::new("finite", what, broken as f32, 0.0))
+}
+
+/// I1, on the same kernel: the lens at the last layer is the model's own output, bit for bit.
+fn lens(model: &Model, seen: &Seen) -> Result<Identity> {
+    let last = Site::ResidPost.at(model.card.layers - 1);
+    let rows = seen.sites.get(&last).map(|t| t.squeeze(0)).transpose()?;
+    let Some(rows) = rows else {
+        return Ok(Identity::refused(
+            "lens = logits",
+            format!("{last} was not visited"),
+        ));
+    };
+    let read = model.transformer.unembed(&rows)?;
+    let difference = gap(&values(&read)?, &values(&seen.logits)?);
+    let what = format!(
+        "{last} through the lens against the logits, {} tokens",
+        rows.dim(0)?
+    );
+    Ok(Identity::new("lens = logits", what, difference, 0.0))
+}
+
+/// I1, as the live lens reads it: all layers in one product with the model's own row.
+fn live_lens(model: &Model, seen: &Seen) -> Result<Identity> {
+    let row = |layer: usize| -> Result<Tensor> {
+        let rows = seen.get(Site::ResidPost.at(layer))?;
+        Ok(rows.narrow(0, rows.dim(0)? - 1, 1)?)
+    };
+    let layers = model.card.layers;
+    let stack = (0..layers).map(row).collect::<Result<Vec<_>>>()?;
+    let stack = Tensor::cat(&stack, 0)?.to_dtype(model.transformer.dtype())?;
+    let own = stack.narrow(0, layers - 1, 1)?.unsqueeze(0)?.contiguous()?;
+    let (own, riders) = model.transformer.read_out(&own, Some(&stack), &mut NoTap)?;
+    let own = own.flatten_all()?;
+    let rider = match riders {
+        Some(riders) => riders.narrow(0, layers - 1, 1)?.flatten_all()?,
+        None => own.zeros_like()?,
+    };
+    let what = format!("the last of {layers} lens rows against the logits of its own step");
+    let difference = relative(&rider, &own)?;
+    Ok(Identity::new(
+        "live lens = logits",
+        what,
+        difference,
+        slack(model, 1e-5),
+    ))
+}
+
+/// I2: the stream after every block is the embedding and all that blocks have added.
+fn parts(model: &Model, seen: &Seen) -> Result<Identity> {
+    let name = "parts = stream";
+    if model.transformer.blueprint.arrangement == Arrangement::NormedStream {
+        let why = "the stream itself is normed after every write, so it is no sum of writes";
+        return Ok(Identity::refused(name, why));
+    }
+    let mut sum = seen.get(Site::Embed.at(0))?;
+    let mut differences = Vec::new();
+    for layer in 0..model.card.layers {
+        sum = (sum + seen.get(Site::AttnAdd.at(layer))?)?;
+        sum = (sum + seen.get(Site::MlpAdd.at(layer))?)?;
+        differences.push(relative(&sum, &seen.get(Site::ResidPost.at(layer))?)?);
+    }
+    let what = format!(
+        "the embedding and every write against resid_post, {} blocks, relative",
+        model.card.layers
+    );
+    Ok(Identity::new(
+        name,
+        what,
+        worst(differences.into_iter()),
+        slack(model, 1e-5),
+    ))
+}
+
+/// I26: a pass in which everything is recorded gives the bits of one in which nobody looks.
+fn captures(seen: &Seen, bare: &Seen) -> Result<Identity> {
+    let count = seen.sites.len();
+    let (seen, bare) = (values(&seen.logits)?, values(&bare.logits)?);
+    let other = seen
+        .iter()
+        .zip(&bare)
+        .filter(|(a, b)| a.to_bits() != b.to_bits());
+    let what = format!("logits with other bits when {count} sites are recorded");
+    Ok(Identity::new(
+        "captures change nothing",
+        what,
+        other.count() as f32,
+        0.0,
+    ))
+}
+
+/// I4: probabilities of every query sum to one.
+fn rows(model: &Model, seen: &Seen) -> Result<Identity> {
+    let mut most = Vec::new();
+    for layer in 0..model.card.layers {
+        let sums = values(&seen.get(Site::AttnProbs.at(layer))?.sum(2)?)?;
+        most.push(worst(sums.iter().map(|s| (s - 1.0).abs())));
+    }
+    let what = format!(
+        "sums of probabilities against one, {} layers of {} heads",
+        model.card.layers, model.card.heads
+    );
+    Ok(Identity::new(
+        "attention sums to one",
+        what,
+        worst(most.into_iter()),
+        1e-5,
+    ))
+}
+
+/// Scores are -inf exactly where a query may not look, and nothing is read from there.
+fn masks(model: &Model, seen: &Seen) -> Result<Identity> {
+    let specs = &model.transformer.blueprint.layers;
+    let (mut wrong, mut windows, mut tokens) = (0usize, Vec::new(), 0);
+    for (layer, spec) in specs.iter().enumerate() {
+        let scores = seen.get(Site::AttnScores.at(layer))?;
+        tokens = scores.dim(1)?;
+        let probs = values(&seen.get(Site::AttnProbs.at(layer))?)?;
+        let pairs = values(&scores)?.into_iter().zip(probs);
+        let hidden = |q: usize, k: usize| k > q || spec.window.is_some_and(|w| k + w <= q);
+        for (i, (score, prob)) in pairs.enumerate() {
+            let (q, k) = (i / tokens % tokens, i % tokens);
+            let is_hidden = score == f32::NEG_INFINITY;
+            if is_hidden != hidden(q, k) || (is_hidden && prob != 0.0) {
+                wrong += 1;
+            }
+        }
+        windows.extend(spec.window);
+    }
+    windows.sort_unstable();
+    windows.dedup();
+    let reached = |w: &usize| {
+        if *w < tokens {
+            format!("window {w}")
+        } else {
+            format!("window {w}, longer than this text")
+        }
+    };
+    let mut kinds = vec!["causal".to_string()];
+    kinds.extend(windows.iter().map(reached));
+    let what = format!(
+        "scores on the wrong side of the mask ({}), {tokens} tokens",
+        kinds.join("; ")
+    );
+    Ok(Identity::new("masks", what, wrong as f32, 0.0))
+}
+
+/// I4: probabilities times the values of the head's group are what the head writes from.
+fn mixed_values(model: &Model, seen: &Seen) -> Result<Identity> {
+    let shape = &model.transformer.blueprint;
+    let group = shape.heads / shape.kv_heads;
+    let mut most = Vec::new();
+    for layer in 0..model.card.layers {
+        let probs = seen.get(Site::AttnProbs.at(layer))?;
+        let (v, z) = (seen.get(Site::V.at(layer))?, seen.get(Site::Z.at(layer))?);
+        let mixed = (0..shape.heads)
+            .map(|h| {
+                let v = v.narrow(1, h / group, 1)?.squeeze(1)?.contiguous()?;
+                Ok(probs.get(h)?.matmul(&v)?.unsqueeze(1)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        most.push(relative(&Tensor::cat(&mixed, 1)?, &z)?);
+    }
+    let what = format!(
+        "in {} layers, {group} heads a key-value head, relative",
+        model.card.layers
+    );
+    let difference = worst(most.into_iter());
+    Ok(Identity::new(
+        "probabilities x values = heads",
+        what,
+        difference,
+        slack(model, 1e-5),
+    ))
+}
+
+/// The first, the middle and the last of some layers.
+fn some_of(layers: &[usize]) -> Vec<usize> {
+    let mut some = Vec::new();
+    if let (Some(first), Some(last)) = (layers.first(), layers.last()) {
+        some = vec![*first, layers[layers.len() / 2], *last];
+        some.dedup();
+    }
+    some
+}
+
+/// `x Wᵀ + b`, summed over `pieces` of the input one after the other: `[n, in] -> [n, out]`, f32.
+fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
+    let (weight, width) = (by.weight()?, x.dim(1)?);
+    let size = width.div_ceil(pieces.max(1));
+    let mut sum = Tensor::zeros((x.dim(0)?, by.out), DType::F32, x.device())?;
+    for start in (0..width).step_by(size) {
+        let size = size.min(width - start);
+        let x = x.narrow(1, start, size)?.contiguous()?;
+        sum = (sum + x.matmul(&weight.narrow(1, start, size)?.t()?)?)?;
+    }
+    Ok(match &by.bias {
+        Some(bias) => sum.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+        None => sum,
+    })
+}
+
+/// I5: what attention writes is the sum of what its heads write, and the bias once.
+fn heads(model: &Model, seen: &Seen) -> Result<Identity> {
+    let layers = some_of(&(0..model.card.layers).collect::<Vec<_>>());
+    let mut most = Vec::new();
+    for &layer in &layers {
+        let z = seen.get(Site::Z.at(layer))?.flatten_from(1)?;
+        let out = &model.transformer.blocks[layer].attention.out;
+        let sum = summed(&z, out, model.card.heads)?;
+        most.push(relative(&sum, &seen.get(Site::AttnOut.at(layer))?)?);
+    }
+    let what = format!(
+        "every head's write against attn_out, {}, relative",
+        blocks(&layers)
+    );
+    Ok(Identity::new(
+        "heads = attention",
+        what,
+        worst(most.into_iter()),
+        slack(model, 1e-5),
+    ))
+}
+
+/// I5: what an MLP writes is the sum of what its neurons write, and the bias once.
+fn neurons(model: &Model, seen: &Seen) -> Result<Identity> {
+    const PIECES: usize = 8;
+    let name = "neurons = MLP";
+    let layers = some_of(&model.transformer.blueprint.dense_layers());
+    let mut most = Vec::new();
+    for &layer in &layers {
+        let Some(mlp) = model.transformer.blocks[layer].mlp.dense() else {
+            continue;
+        };
+        let sum = summed(&seen.get(Site::MlpAct.at(layer))?, &mlp.down, PIECES)?;
+        most.push(relative(&sum, &seen.get(Site::MlpOut.at(layer))?)?);
+    }
+    if most.is_empty() {
+        let why = "every block is a mixture of experts, whose neurons have no address";
+        return Ok(Identity::refused(name, why));
+    }
+    let what = format!(
+        "neurons' writes against mlp_out, {}, relative",
+        blocks(&layers)
+    );
+    Ok(Identity::new(
+        name,
+        what,
+        worst(most.into_iter()),
+        slack(model, 1e-5),
+    ))
+}
+
+fn blocks(layers: &[usize]) -> String {
+    let numbers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    match numbers.as_slice() {
+        [one] => format!("block {one}"),
+        many => format!("blocks {}", many.join(", ")),
+    }
+}
+
+/// I20: half of the text through the cache and then token by token, as generation does it, against one pass over the
+/// same tokens; the text is read again where its frequencies change.
+fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
+    let name = "cache on = off";
+    let total = run.tokens.len();
+    if total < 2 {
+        return Ok(Identity::refused(name, "one token leaves nothing to cache"));
+    }
+    let first = total / 2;
+    let regime = bench.model.transformer.regime(total);
+    let mut program = bench.compile(run, Null::No)?;
+    let mut cache = bench.model.cache(1)?;
+    let since = Instant::now();
+    let (mut most, mut rereads) = (Vec::new(), 0);
+    for length in first..=total {
+        let text = &run.tokens[..length];
+        let held = cache.len();
+        let transformer = &bench.model.transformer;
+        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, bench.guard().lenient());
+        let x = extend(&bench.model, &[text.to_vec()], first, &mut cache, &mut tap)?;
+        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+        let logits = logits.flatten_all()?;
+        if held > 0 && transformer.regime(held) != transformer.regime(length) {
+            rereads += 1;
+        }
+        let own = if transformer.regime(length) == regime {
+            whole.get(length - 1)?
+        } else {
+            let own = bench.last_logits(&run.clone().until(length))?;
+            Tensor::from_vec(own, whole.dim(1)?, whole.device())?
+        };
+        most.push(relative(&logits, &own)?);
+        if most.len() > 2 && since.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    let again = match rereads {
+        0 => String::new(),
+        n => format!(", read again {n} times for other rotary frequencies"),
+    };
+    let what = format!(
+        "{first} tokens and then {} one by one against one pass{again}, relative",
+        most.len() - 1
+    );
+    Ok(Identity::new(
+        name,
+        what,
+        worst(most.into_iter()),
+        slack(&bench.model, 1e-4),
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::network::families::FAMILIES;
+
+    fn failures(found: &[Identity]) -> Vec<&str> {
+        let failed = found.iter().filter(|i| !i.passed());
+        failed.map(|i| i.name).collect()
+    }
+
+    /// Adds to one entry of a tensor.
+    fn bent(whole: &Tensor, entry: usize, by: f32) -> Tensor {
+        let mut all = values(whole).unwrap();
+        all[entry] += by;
+        Tensor::from_vec(all, whole.shape(), whole.device()).unwrap()
+    }
+
+    #[test]
+    fn one_wrong_number_at_a_site_breaks_the_identities_that_it_is_in() {
+        let faults: &[(Site, usize, f32, &[&str])] = &[
+            (Site::Embed, 3, 1e-2, &["parts = stream"]),
+            (Site::AttnAdd, 3, 1e-2, &["parts = stream"]),
+            (
+                Site::ResidPost,
+                3,
+                1e-2,
+                &["lens = logits", "parts = stream"],
+            ),
+            // The tenth token sees itself; the fourth entry of its row is visible.
+            (
+                Site::AttnProbs,
+                9 * 10 + 3,
+                1e-2,
+                &["attention sums to one", "probabilities x values = heads"],
+            ),
+            (Site::AttnScores, 9 * 10 + 3, f32::NEG_INFINITY, &["masks"]),
+            (Site::AttnScores, 3 * 10 + 9, f32::INFINITY, &["masks"]),
+            (Site::V, 3, 1e-1, &["probabilities x values = heads"]),
+            (
+                Site::Z,
+                3,
+                1e-1,
+                &["probabilities x values = heads", "heads = attention"],
+            ),
+            (Site::AttnOut, 3, 1e-2, &["heads = attention"]),
+            (Site::MlpAct, 3, 1e-1, &["neurons = MLP"]),
+            (Site::MlpOut, 3, 1e-2, &["neurons = MLP"]),
+        ];
+        let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
+        let mut bench = Bench::new(Model::tiny(llama, 7).unwrap());
+        let run = Run::plain((1..11).collect());
+        let all = addresses(&bench.model);
+        let mut seen = pass(&mut bench, &run, &all).unwrap();
+        let bare = pass(&mut bench, &run, &[]).unwrap();
+        let model = &bench.model;
+        assert_eq!(failures(&judge(model, &seen, &bare).unwrap()), [""; 0]);
+        for (site, entry, by, expected) in faults {
+            let at = site.at(model.card.layers - 1);
+            let whole = seen.sites[&at].clone();
+            seen.sites.insert(at, bent(&whole, *entry, *by));
+            let found = judge(model, &seen, &bare).unwrap();
+            assert_eq!(failures(&found), *expected, "{at} {entry}");
+            seen.sites.insert(at, whole);
+        }
+        let honest = seen.logits.clone();
+        seen.logits = bent(&honest, 5, 1e-3);
+        let found = judge(model, &seen, &bare).unwrap();
+        assert_eq!(
+            failures(&found),
+            ["lens = logits", "captures change nothing"]
+        );
+        seen.logits = bent(&honest, 5, f32::NAN);
+        let found = judge(model, &seen, &bare).unwrap();
+        assert!(failures(&found).contains(&"finite"));
+        let far = found[1].measured.unwrap().difference;
+        assert!(
+            far.is_infinite(),
+            "no number is far from every number: {far}"
+        );
+    }
+
+    #[test]
+    fn one_wrong_logit_breaks_the_cache_s_identity() {
+        let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
+        let mut bench = Bench::new(Model::tiny(llama, 7).unwrap());
+        let run = Run::plain((1..11).collect());
+        let whole = pass(&mut bench, &run, &[]).unwrap().logits;
+        assert!(cache(&mut bench, &run, &whole).unwrap().passed());
+        let vocab = whole.dim(1).unwrap();
+        // The rows before the last of the half that is read at once are not written by the cache.
+        for row in 4..10 {
+            let wrong = bent(&whole, row * vocab + 7, 1e-2);
+            assert!(
+                !cache(&mut bench, &run, &wrong).unwrap().passed(),
+                "row {row}"
+            );
+        }
+        let found = cache(&mut bench, &Run::plain(vec![3]), &whole).unwrap();
+        assert_eq!(found.measured, None, "{}", found.what);
+    }
+}

@@ -1,0 +1,121 @@
+//! Conditions: an edit that acts only where a probe crosses a threshold.
+//!
+//! ` when PROBE>NUMBER` acts at the positions where the probe is above it (`<`: below), ` once PROBE>NUMBER` from the first
+//! such position on. A probe is `DIRECTION@ADDRESS`, the value's component along the unit direction at the same position of
+//! the same pass, edits before it included; or `p("TEXT")`, the probability that the unedited model gives to the first
+//! token of a text after this position. Invariants: printing and parsing are inverse; a condition looks at nothing
+//! later than its position, so that a text written token by token meets the same conditions as one read at once.
+//! To add a probe, add a variant of [`Probe`], its spelling, and where `lab/apply.rs` measures it.
+
+use std::fmt;
+
+use super::Edit;
+use super::quotes::{Piece, named, quoted, read};
+use crate::error::Error;
+use crate::model::network::site::Address;
+
+/// What is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// `x·v̂` at an address that the pass visits before the edit's own.
+    Along(String, Address),
+    /// The unedited model's probability of a text's first token as the next one.
+    Probability(String),
+}
+
+/// When an edit acts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// What is looked at.
+    pub probe: Probe,
+    /// Whether it must lie above the threshold; below it otherwise.
+    pub above: bool,
+    /// The threshold.
+    pub threshold: f32,
+    /// Whether the edit goes on acting once it has begun.
+    pub stays: bool,
+}
+
+impl Condition {
+    /// Whether a measured value is on the right side; not-a-number never is.
+    pub fn holds(&self, value: f32) -> bool {
+        if self.above {
+            value > self.threshold
+        } else {
+            value < self.threshold
+        }
+    }
+
+    /// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
+    pub(crate) fn split(text: Piece<'_>) -> Result<(Piece<'_>, Option<Self>), String> {
+        let place = [" when ", " once "]
+            .iter()
+            .filter_map(|word| text.rfind(word).map(|at| (at, *word)))
+            .max();
+        let Some((at, word)) = place else {
+            return Ok((text, None));
+        };
+        let (edit, rest) = (
+            text.part(0, at),
+            text.part(at + word.len(), text.text.len()),
+        );
+        match Self::read(rest.trim(), word == " once ") {
+            Ok(condition) => Ok((edit.trim(), Some(condition))),
+            // The words of a text without quotation marks, unless a whole edit stands before them.
+            Err(_) if edit.text.parse::<Edit>().is_err() => Ok((text, None)),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn read(whole: Piece<'_>, stays: bool) -> Result<Self, String> {
+        let text = whole.text;
+        let bad = || {
+            format!(
+                "`{text}` is no condition; write DIRECTION@ADDRESS>NUMBER or p(\"TEXT\")>NUMBER, with > or <"
+            )
+        };
+        let at = whole.rfind(">").max(whole.rfind("<")).ok_or_else(bad)?;
+        let (probe, number) = (whole.part(0, at).trim(), text[at + 1..].trim());
+        let threshold = number.parse::<f32>().ok().filter(|n| n.is_finite());
+        let threshold = threshold.ok_or_else(bad)?;
+        let quoted = probe.text.strip_prefix("p(");
+        let probe = if let Some(quoted) = quoted.and_then(|p| p.strip_suffix(')')) {
+            let plain = read(quoted)?;
+            if plain.is_empty() {
+                return Err(bad());
+            }
+            Probe::Probability(plain)
+        } else {
+            let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
+            let address = address.text.parse().map_err(|e: Error| e.to_string())?;
+            let name = name.trim().read()?;
+            if name.is_empty() {
+                return Err(bad());
+            }
+            Probe::Along(name, address)
+        };
+        Ok(Self {
+            probe,
+            above: text[at..].starts_with('>'),
+            threshold,
+            stays,
+        })
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Along(name, at) => write!(f, "{}@{at}", named(name)),
+            Self::Probability(text) => write!(f, "p({})", quoted(text)),
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.stays { "once" } else { "when" };
+        let side = if self.above { '>' } else { '<' };
+        write!(f, "{word} {}{side}{}", self.probe, self.threshold)
+    }
+}

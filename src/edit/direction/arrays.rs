@@ -1,0 +1,339 @@
+//! Directions from the arrays of a file that is not ours: one vector, a table, a vector a layer, or several by name.
+//!
+//! Invariant: a layer is read where the file names one, and nothing else is guessed: what stays open is said, and is settled
+//! by the model ([`Direction::settled`]) or by JSON beside the file. To read another spelling of layers, add it to `WORDS`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::sidecar::{beside, table};
+use super::{Direction, Origin, finite};
+use crate::edit::quotes::named;
+use crate::error::{Error, Result};
+use crate::model::checkpoint::torch::Loose;
+use crate::model::network::address::site_named;
+use crate::model::network::site::{Address, Site};
+
+/// What stands before the number of a layer.
+const WORDS: &[&str] = &[
+    "",
+    "layer",
+    "layers",
+    "l",
+    "block",
+    "blocks",
+    "h",
+    "direction",
+    "directions",
+    "vector",
+    "vectors",
+    "steering_vector",
+];
+
+/// How dictionaries call their decoders.
+const DECODERS: &[&str] = &["w_dec", "decoder.weight", "decoder_linear.weight", "w_d"];
+
+/// How they call their encoders.
+const ENCODERS: &[&str] = &["w_enc", "encoder.weight", "encoder_linear.weight", "w_e"];
+
+/// How they call what has a number a feature.
+const BIASES: &[&str] = &[
+    "b_enc",
+    "encoder.bias",
+    "encoder_linear.bias",
+    "b_e",
+    "latent_bias",
+    "threshold",
+];
+
+/// What is said of vectors whose layers have numbers and no site.
+pub(crate) const BY_LAYER: &str = "its file numbers layers and does not say of which site, so that the vector of a layer serves every site of that layer";
+
+/// [`BY_LAYER`], or what is said of the only vector: it serves other layers than its own, too.
+fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
+    match rows {
+        [(at, _)] => format!(
+            "its file says layer {} and not of which site; its vector serves wherever it is put",
+            at.layer
+        ),
+        _ => BY_LAYER.into(),
+    }
+}
+
+const NEXT: &str = "A direction is one vector, a vector a layer, or a table with a row a layer.";
+
+/// Where the vector of a name belongs.
+#[derive(Clone, Copy)]
+enum Belongs {
+    At(Address),
+    Layer(u16),
+}
+
+/// Reads what a name of an array says of its place: `resid_post.4`, `4`, `layer_4`, `layers.4.vector`, `resid_pre_4`.
+fn place(name: &str) -> Option<Belongs> {
+    if let Ok(address) = name.parse::<Address>() {
+        return Some(Belongs::At(address));
+    }
+    let numbered = |part: &str| {
+        let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        let layer = part[word.len()..].parse::<u16>().ok()?;
+        let word = word.trim_end_matches(['_', '-', ' ']).to_ascii_lowercase();
+        if WORDS.contains(&word.as_str()) {
+            return Some(Belongs::Layer(layer));
+        }
+        let site = site_named(&word).ok().filter(|s| s.spec().layered)?;
+        Some(Belongs::At(site.at(usize::from(layer))))
+    };
+    let mut found = name.split('.').filter_map(numbered);
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// A direction from what a file holds; `key` names one of several arrays, or is empty.
+pub(crate) fn read(
+    path: &Path,
+    mut found: Vec<Loose>,
+    key: &str,
+    maker: &str,
+) -> Result<Direction> {
+    dictionary(path, &found)?;
+    // Beside the direction some files keep its mean projection, a single number.
+    found.retain(|t| t.values.len() > 1);
+    if !key.is_empty() {
+        let all = names(&found);
+        let ends = format!(".{key}");
+        let holds = |t: &Loose| {
+            t.name == key || t.name.ends_with(&ends) || t.name.starts_with(&format!("{key}."))
+        };
+        found.retain(holds);
+        if found.is_empty() {
+            return Err(Error::bad_file(
+                path,
+                format!("it holds no vector called `{key}`; it holds {all}"),
+                NEXT,
+            ));
+        }
+    }
+    for array in &found {
+        let name = if array.name.is_empty() {
+            "the tensor"
+        } else {
+            &array.name
+        };
+        finite(path, name, &array.values, NEXT)?;
+    }
+    let sidecar = beside(path)?;
+    let listed = (0..found.len()).all(|i| found.iter().any(|t| t.name == format!("[{i}]")));
+    let places: Option<Vec<Belongs>> = found.iter().map(|t| place(&t.name)).collect();
+    match (found.as_slice(), places) {
+        ([], _) => Err(Error::bad_file(path, "it holds no vector", NEXT)),
+        (many, _) if listed && many.len() > 1 => {
+            // A list is a table: its rows have numbers and no names.
+            let rows: BTreeMap<usize, &Loose> = many
+                .iter()
+                .filter_map(|t| Some((t.name.get(1..t.name.len() - 1)?.parse().ok()?, t)))
+                .collect();
+            let width = widths(path, many)?;
+            let values: Vec<f32> = rows
+                .values()
+                .flat_map(|t| t.values.iter().copied())
+                .collect();
+            table(path, &[many.len(), width], &values, sidecar.as_ref(), maker)
+        }
+        ([one], Some(_)) if sidecar.is_none() && vector(one) => by_layer(path, &found, maker),
+        ([one], _) => table(path, &one.shape, &one.values, sidecar.as_ref(), maker),
+        (many, Some(_)) => {
+            let mut direction = by_layer(path, many, maker)?;
+            if let Some(sidecar) = &sidecar {
+                let anywhere = direction.origin.anywhere;
+                direction.origin = sidecar.origin(maker);
+                if let (true, Some((site, None))) = (anywhere, sidecar.place()?) {
+                    let rows = direction.rows.iter_mut();
+                    rows.for_each(|(at, _)| *at = site.at(usize::from(at.layer)));
+                } else if anywhere {
+                    direction.origin.anywhere = true;
+                    direction
+                        .origin
+                        .cautions
+                        .push(which_layers(&direction.rows));
+                }
+            }
+            Ok(direction)
+        }
+        (many, None) => {
+            let first = named(&format!("{}#{}", path.display(), many[0].name));
+            Err(Error::bad_file(
+                path,
+                format!("it holds {} tensors: {}", many.len(), names(many)),
+                format!("Name one after the file, such as {first}."),
+            ))
+        }
+    }
+}
+
+/// Whether an array has one side longer than 1.
+fn vector(array: &Loose) -> bool {
+    array.shape.iter().filter(|d| **d != 1).count() == 1
+}
+
+fn names(arrays: &[Loose]) -> String {
+    let mut all: Vec<String> = arrays.iter().map(|t| t.name.clone()).collect();
+    let more = all.len().saturating_sub(12);
+    all.truncate(12);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}
+
+/// The width of vectors, which is one.
+fn widths(path: &Path, arrays: &[Loose]) -> Result<usize> {
+    let width = arrays.first().map_or(0, |t| t.values.len());
+    match arrays
+        .iter()
+        .find(|t| !vector(t) || t.values.len() != width)
+    {
+        None => Ok(width),
+        Some(odd) => Err(Error::bad_file(
+            path,
+            format!(
+                "its `{}` is {:?} and its first vector has {width} numbers",
+                odd.name, odd.shape
+            ),
+            NEXT,
+        )),
+    }
+}
+
+/// A vector a layer, at the site that the names say or at none.
+fn by_layer(path: &Path, arrays: &[Loose], maker: &str) -> Result<Direction> {
+    widths(path, arrays)?;
+    let mut origin = Origin {
+        method: maker.to_string(),
+        ..Origin::default()
+    };
+    let mut rows: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
+    for array in arrays {
+        let at = match place(&array.name) {
+            Some(Belongs::At(at)) => at,
+            Some(Belongs::Layer(layer)) => {
+                origin.anywhere = true;
+                Site::ResidPost.at(usize::from(layer))
+            }
+            None => continue,
+        };
+        if rows.insert(at, array.values.clone()).is_some() {
+            let what = format!(
+                "two of its vectors are for layer {}: {}",
+                at.layer,
+                names(arrays)
+            );
+            return Err(Error::bad_file(path, what, NEXT));
+        }
+    }
+    if origin.anywhere {
+        if rows.keys().any(|at| at.site != Site::ResidPost) {
+            let what = format!(
+                "some of its vectors name a site and some only a layer: {}",
+                names(arrays)
+            );
+            return Err(Error::bad_file(path, what, NEXT));
+        }
+        let rows: Vec<_> = rows.into_iter().collect();
+        origin.cautions.push(which_layers(&rows));
+        return Ok(Direction { rows, origin });
+    }
+    Ok(Direction {
+        rows: rows.into_iter().collect(),
+        origin,
+    })
+}
+
+/// Refuses a name where vectors have none.
+pub(crate) fn nameless(path: &Path, key: &str) -> Result<()> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    Err(Error::bad_file(
+        path,
+        format!("its vectors belong to layers and have no names, and `#{key}` asks for one"),
+        "Name the file alone, or with a number of layers to move by, such as #-1.",
+    ))
+}
+
+/// Refuses a dictionary of features by name, with how one of its directions is saved.
+pub(crate) fn dictionary(path: &Path, arrays: &[Loose]) -> Result<()> {
+    let called = |names: &[&str]| {
+        arrays.iter().find(|t| {
+            let name = t.name.to_ascii_lowercase();
+            let ends = |n: &&str| name == **n || name.ends_with(&format!(".{n}"));
+            t.shape.len() >= 2 && names.iter().any(ends)
+        })
+    };
+    let (Some(decoder), Some(_)) = (called(DECODERS), called(ENCODERS)) else {
+        return Ok(());
+    };
+    let (name, shape) = (&decoder.name, &decoder.shape);
+    // A bias of the encoder has a number a feature; without one there are more features than numbers.
+    let biases = arrays.iter().filter(|t| t.shape.len() == 1);
+    let bias = biases.filter(|t| {
+        BIASES
+            .iter()
+            .any(|n| t.name.to_ascii_lowercase().ends_with(n))
+    });
+    let count = bias.map(|t| t.shape[0]).find(|n| shape.contains(n));
+    let features = count.or(shape.iter().max().copied()).unwrap_or(0);
+    let width = shape
+        .iter()
+        .find(|d| **d != features)
+        .copied()
+        .unwrap_or(features);
+    let one = if shape.first() == Some(&features) {
+        "[FEATURE]"
+    } else {
+        "[:, FEATURE]"
+    };
+    Err(Error::bad_file(
+        path,
+        format!(
+            "it is a dictionary (a sparse autoencoder or transcoder) of {features} features over {width} numbers, and dictionaries are not read yet"
+        ),
+        format!(
+            "The direction of one feature is a part of its decoder; save it alone: numpy.save(\"feature.npy\", D[\"{name}\"]{one}), where D is the file as Python loads it."
+        ),
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_layers_in_the_spellings_that_are_in_use() {
+        let spelled = |name: &str| match place(name) {
+            None => String::new(),
+            Some(Belongs::At(at)) => at.to_string(),
+            Some(Belongs::Layer(layer)) => layer.to_string(),
+        };
+        for (name, said) in [
+            ("4", "4"),
+            ("layer_4", "4"),
+            ("layers.4", "4"),
+            ("Layer 4", "4"),
+            ("layer4", "4"),
+            ("vectors.layer-4.vector", "4"),
+            ("direction.4", "4"),
+            ("resid_pre_4", "resid_pre.4"),
+            ("blocks.4.hook_resid_pre", "resid_pre.4"),
+            ("resid_post.4", "resid_post.4"),
+            ("calm", ""),
+            ("calm4", ""),
+            ("layer_4.5", ""),
+            ("vector", ""),
+            ("", ""),
+            ("layer_99999", ""),
+        ] {
+            assert_eq!(spelled(name), said, "{name}");
+        }
+    }
+}

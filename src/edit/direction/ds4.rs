@@ -1,0 +1,153 @@
+//! ds4's directional steering: `X.f32`, a flat table of f32 `[layers, d_model]`, and `X.json` that says its shape.
+//!
+//! Invariant: ds4 computes `y - scale·d·(d·y)` on what attention or the MLP returns, so a positive scale removes: here
+//! that is `project_out`, and the direction says so. A row of zeros is a layer without a vector.
+//! To add a component, add it to `COMPONENTS`.
+
+use std::path::Path;
+
+use candle_core::DType;
+use serde_json::{Value, json};
+
+use super::arrays::nameless;
+use super::sidecar::{Sidecar, json};
+use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, whole};
+use crate::error::{Error, Result};
+use crate::model::network::site::Site;
+
+/// The row.
+pub(crate) const FORMAT: Format = Format {
+    name: "ds4",
+    extensions: &["f32"],
+    about: "ds4's directional steering, with its X.json: a row a layer, of what the MLP or attention returns; it removes, as project_out does",
+    begins: |_| false,
+    read: |path, key| {
+        nameless(path, key)?;
+        read(path)
+    },
+    write,
+};
+
+/// What `component` may say, and the site that it is.
+const COMPONENTS: &[(&str, Site)] = &[
+    ("ffn_out", Site::MlpOut),
+    ("mlp_out", Site::MlpOut),
+    ("attn_out", Site::AttnOut),
+    ("attention_out", Site::AttnOut),
+];
+
+/// What its JSON says of itself.
+const NAME: &str = "ds4-directional-steering-v1";
+
+const NOTE: &str = "ds4 removes with a positive scale: use it as project_out, not add";
+
+fn read(path: &Path) -> Result<Direction> {
+    let beside = path.with_extension("json");
+    let next = "The two files of ds4 belong together: take both from one place.";
+    if !beside.exists() {
+        let what = format!(
+            "its shape stands in {}, which is not there",
+            beside.display()
+        );
+        return Err(Error::bad_file(path, what, next));
+    }
+    let json = Sidecar::read(beside, None)?;
+    let said = json.text(&["format"]);
+    if said != NAME {
+        return Err(json.bad(format!("its `format` is `{said}`; `{NAME}` is read")));
+    }
+    let side = |i: usize| {
+        let shape = json.value(&["shape"]).and_then(Value::as_array);
+        let number = shape.filter(|s| s.len() == 2).and_then(|s| s[i].as_u64());
+        number
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| *n > 0)
+    };
+    let (Some(layers), Some(width)) = (side(0), side(1)) else {
+        return Err(json.bad("its `shape` is not [layers, d_model]"));
+    };
+    let component = json.text(&["component"]);
+    let Some((_, site)) = COMPONENTS.iter().find(|(name, _)| *name == component) else {
+        let known: Vec<&str> = COMPONENTS.iter().map(|c| c.0).collect();
+        return Err(json.bad(format!(
+            "its `component` is `{component}`; known are {}",
+            known.join(", ")
+        )));
+    };
+    let bytes = whole(path)?;
+    let expected = layers.checked_mul(width).and_then(|n| n.checked_mul(4));
+    if expected != Some(bytes.len()) || layers > usize::from(u16::MAX) {
+        return Err(Error::bad_file(
+            path,
+            format!(
+                "it has {} bytes, and {layers} x {width} numbers were announced",
+                bytes.len()
+            ),
+            next,
+        ));
+    }
+    let values = numbers(DType::F32, &bytes)?;
+    finite(path, "the table", &values, next)?;
+    let rows = values.chunks_exact(width).enumerate();
+    let rows: Vec<_> = rows
+        .filter(|(_, v)| norm(v) > 0.0)
+        .map(|(l, v)| (site.at(l), v.to_vec()))
+        .collect();
+    if rows.is_empty() {
+        return Err(Error::bad_file(path, "all its numbers are zero", next));
+    }
+    let mut origin = json.origin("ds4 directional steering");
+    if origin.cautions.is_empty() {
+        origin.cautions.push(NOTE.into());
+    }
+    Ok(Direction { rows, origin })
+}
+
+/// Rows at unit length, as ds4 expects them; layers without a vector are zeros.
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
+    let site = direction.rows.first().map(|(a, _)| a.site);
+    let component = COMPONENTS
+        .iter()
+        .find(|(_, s)| Some(*s) == site)
+        .filter(|_| direction.rows.iter().all(|(a, _)| Some(a.site) == site));
+    let Some((component, _)) = component else {
+        return Err(Error::Refused {
+            address: direction.span(),
+            why: "ds4 steers what the MLP or attention returns, mlp_out or attn_out. Measure there, or write GGUF or safetensors.".into(),
+        });
+    };
+    let width = direction.rows[0].1.len();
+    let last = direction
+        .rows
+        .iter()
+        .map(|(a, _)| usize::from(a.layer))
+        .max();
+    let layers = last.map_or(0, |l| l + 1);
+    let mut values = vec![0f32; layers * width];
+    for (at, vector) in &direction.rows {
+        let length = norm(vector);
+        let start = usize::from(at.layer) * width;
+        if length > 0.0 {
+            let row = values[start..start + width].iter_mut();
+            row.zip(vector).for_each(|(o, v)| *o = v / length);
+        }
+    }
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let origin = Origin {
+        cautions: vec![NOTE.into()],
+        ..direction.origin.clone()
+    };
+    let theirs = json!({
+        "format": NAME,
+        "shape": [layers, width],
+        "component": component,
+        "model": origin.model,
+        "note": origin.method,
+    });
+    let lost = format!(
+        "its rows have unit length and end at layer {}, and ds4 removes what they point to",
+        layers - 1
+    );
+    let beside = (path.with_extension("json"), json(&origin, theirs));
+    Ok((vec![(path.into(), bytes), beside], lost))
+}

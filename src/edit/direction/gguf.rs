@@ -1,0 +1,246 @@
+//! GGUF control vectors: `direction.N`, F32, one a layer, N from 1 on, as llama.cpp and repeng have them.
+//!
+//! Invariants: what llama.cpp's loader refuses is refused, what it sums is summed, and `direction.N` is what it adds to
+//! the output of block N: `resid_post.N`. A file of llama-cvector-generator measured one block earlier; that is said and
+//! offered (`NAME#-1`), never done unasked. To add a fingerprint of a maker, add it to `origin`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::DType;
+
+use super::arrays::nameless;
+use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, stream};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::gguf::Gguf;
+use crate::model::checkpoint::gguf::write::{Value, file};
+use crate::model::network::site::Site;
+
+/// The row.
+pub(crate) const FORMAT: Format = Format {
+    name: "GGUF control vector",
+    extensions: &["gguf"],
+    about: "llama.cpp's and repeng's: `direction.N` is added to the output of block N, resid_post.N; there is none for block 0",
+    begins: |first| first.starts_with(b"GGUF"),
+    read: |path, key| {
+        nameless(path, key)?;
+        parse(&Gguf::open(path)?, path)
+    },
+    write,
+};
+
+/// What to do about a file that cannot be used.
+const NEXT: &str = "A control vector holds `direction.N` in F32, one vector a layer, N from 1 on, and nothing else.";
+
+/// Our own provenance, in files that we write; other readers pass over it.
+const ORIGIN: &str = "lmscope.direction";
+
+/// What is known of a file whose count of layers is signed.
+pub(crate) const OFFSET: &str = "the file looks made by llama-cvector-generator, which names the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name puts them back";
+
+fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
+    let bad = |what: String| Error::bad_file(path, what, NEXT);
+    let mut found: BTreeMap<u16, (Vec<f32>, usize)> = BTreeMap::new();
+    let mut width = None;
+    for (name, info) in gguf.tensors() {
+        let layer = layer_of(name).map_err(bad)?;
+        let readable = gguf.bytes(name).filter(|_| info.kind.name() == "F32");
+        let Some(bytes) = readable else {
+            return Err(bad(format!("`{name}` is {}", info.kind.name())));
+        };
+        // Sides of 1 in front do not count, as in ggml.
+        if info.shape.iter().skip_while(|d| **d == 1).count() > 1 {
+            return Err(bad(format!("`{name}` is {:?}, no vector", info.shape)));
+        }
+        let vector = numbers(DType::F32, bytes)?;
+        finite(path, name, &vector, NEXT)?;
+        let expected = *width.get_or_insert(vector.len());
+        if vector.len() != expected {
+            return Err(bad(format!(
+                "`{name}` has {} numbers and another has {expected}",
+                vector.len()
+            )));
+        }
+        let (sum, count) = found
+            .entry(layer)
+            .or_insert_with(|| (vec![0.0; expected], 0));
+        sum.iter_mut().zip(&vector).for_each(|(s, v)| *s += v);
+        *count += 1;
+    }
+    if found.is_empty() {
+        return Err(bad("it holds no vector".into()));
+    }
+    let (mut summed, mut empty) = (Vec::new(), Vec::new());
+    for (layer, (vector, count)) in &found {
+        if *count > 1 {
+            summed.push(layer.to_string());
+        }
+        if norm(vector) <= 0.0 {
+            empty.push(layer.to_string());
+        }
+    }
+    let (summed, empty) = (summed.join(", "), empty.join(", "));
+    let mut origin = origin(gguf).map_err(bad)?;
+    // Of our own files the provenance has it already.
+    let foreign = gguf.string(ORIGIN).is_none();
+    for (what, layers) in [("summed, as llama.cpp does", summed), ("zero", empty)] {
+        if foreign && !layers.is_empty() {
+            let caution = format!("its vectors of layer {layers} are {what}");
+            origin.cautions.push(caution);
+        }
+    }
+    Ok(Direction {
+        rows: found
+            .into_iter()
+            .map(|(layer, (v, _))| (Site::ResidPost.at(usize::from(layer)), v))
+            .collect(),
+        origin,
+    })
+}
+
+/// N of `direction.N` as llama.cpp reads it: what C's `stoi` makes of everything after the first dot.
+fn layer_of(name: &str) -> Result<u16, String> {
+    let Some(("direction", rest)) = name.split_once('.') else {
+        return Err(format!(
+            "it holds `{name}`, which is no direction (is it a model?)"
+        ));
+    };
+    match stoi(rest) {
+        None | Some(..0) => Err(format!("`{name}` names no layer")),
+        Some(0) => Err(format!(
+            "`{name}` is for layer 0, which llama.cpp never steers and refuses"
+        )),
+        Some(n) => {
+            u16::try_from(n).map_err(|_| format!("`{name}` is for a layer that no model has"))
+        }
+    }
+}
+
+/// Leading blanks, a sign, digits; what follows does not matter.
+fn stoi(text: &str) -> Option<i32> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let sign = if text.starts_with('-') { "-" } else { "" };
+    format!("{sign}{}", &digits[..end]).parse().ok()
+}
+
+/// What repeng reads of the last block is the last of transformers' hidden states, which the final norm has changed.
+pub(crate) const NORMED: &str =
+    "repeng measured its vector for the last block after the final norm, and it is added before";
+
+/// Whether a direction was read from a file of repeng's layout.
+pub(crate) fn by_repeng(origin: &Origin) -> bool {
+    origin.method == layout_of("repeng")
+}
+
+fn layout_of(maker: &str) -> String {
+    format!("control vector, by its layout of {maker}")
+}
+
+fn origin(gguf: &Gguf) -> Result<Origin, String> {
+    if let Some(own) = gguf.string(ORIGIN) {
+        return serde_json::from_str(own).map_err(|e| format!("its provenance is damaged ({e})"));
+    }
+    let (maker, cautions) = match gguf.signed("controlvector.layer_count") {
+        Some(true) => ("llama-cvector-generator", vec![OFFSET.to_string()]),
+        Some(false) => ("repeng", Vec::new()),
+        None => ("an unknown maker", Vec::new()),
+    };
+    Ok(Origin {
+        family: gguf.string("controlvector.model_hint").unwrap_or("").into(),
+        method: layout_of(maker),
+        cautions,
+        ..Origin::default()
+    })
+}
+
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
+    let refused = |why: String| Error::Refused {
+        address: direction.span(),
+        why,
+    };
+    if direction.origin.anywhere {
+        let why = "a control vector belongs to a layer, and nothing says which. Say where: `lmscope vectors FILE --at resid_post.LAYER -o FILE.gguf`.";
+        return Err(refused(why.into()));
+    }
+    let mut rows: BTreeMap<usize, &[f32]> = BTreeMap::new();
+    let mut left = Vec::new();
+    for (at, vector) in &direction.rows {
+        let Some(place) = stream(*at) else {
+            return Err(refused(format!(
+                "a control vector is added to what leaves a block, resid_post, and {at} is another place. Write safetensors instead."
+            )));
+        };
+        // What enters block N + 1 is what leaves block N; nothing before the output of block 1 can be written.
+        if place < 2 {
+            left.push(at.to_string());
+        } else if rows.insert(place - 1, vector).is_some() {
+            return Err(refused(format!(
+                "two vectors are for the output of block {}. Write one of them.",
+                place - 1
+            )));
+        }
+    }
+    if rows.is_empty() {
+        return Err(refused(
+            "llama.cpp steers the outputs of blocks 1 and on, none before. Measure later, or write safetensors.".into(),
+        ));
+    }
+    let origin = serde_json::to_string(&direction.origin)
+        .map_err(|e| Error::bad_file(path, e.to_string(), "Choose another file name."))?;
+    let hint = match direction.origin.family.as_str() {
+        "" => "unknown",
+        family => family,
+    };
+    let metadata = [
+        ("general.architecture", Value::Text("controlvector")),
+        ("controlvector.model_hint", Value::Text(hint)),
+        ("controlvector.layer_count", Value::U32(rows.len() as u32)),
+        (
+            "lmscope.convention",
+            Value::Text("direction.N is added to the output of block N, 0-based"),
+        ),
+        (ORIGIN, Value::Text(&origin)),
+    ];
+    let tensors: Vec<(String, &[f32])> = rows
+        .into_iter()
+        .map(|(layer, vector)| (format!("direction.{layer}"), vector))
+        .collect();
+    let lost = if left.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "{} left out: llama.cpp steers the outputs of blocks 1 and on, none before",
+            left.join(", ")
+        )
+    };
+    Ok((vec![(path.into(), file(&metadata, &tensors))], lost))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_read_as_c_reads_them() {
+        for (name, layer) in [
+            ("direction.7", Some(7)),
+            ("direction.07", Some(7)),
+            ("direction. +7b.9", Some(7)),
+            ("direction.0", None),
+            ("direction.-1", None),
+            ("direction.", None),
+            ("direction.x", None),
+            ("direction.99999999999", None),
+            ("direction.70000", None),
+            ("directions.7", None),
+            ("blk.7.attn_q.weight", None),
+            ("direction", None),
+        ] {
+            assert_eq!(layer_of(name).ok(), layer, "{name}");
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! Directions: vectors that edits add or project out, with where, how and on which model they were measured.
+//!
+//! Invariants: a direction of another model is refused where its file says which model that was, and what a file leaves
+//! open or leaves in doubt is said beside every use ([`Direction::caution`]). Whatever the file numbers, layer L is
+//! block L here, 0-based. To add a file format, write a module with a [`Format`] and add a word to [`FORMATS`]; to add a
+//! method, see `vectors/contrast.rs`.
+
+mod arrays;
+mod ds4;
+mod gguf;
+mod numpy;
+mod safetensors;
+mod settle;
+mod sidecar;
+mod torch;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
+use crate::model::Card;
+use crate::model::checkpoint::gguf::names::ARCHITECTURES;
+use crate::model::network::address::site_named;
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Site};
+use crate::model::normal::normals;
+
+/// One row of [`FORMATS`].
+#[derive(Debug)]
+pub struct Format {
+    /// Its name.
+    pub name: &'static str,
+    /// How its files end; the first is what we would choose.
+    pub extensions: &'static [&'static str],
+    /// Who writes it, and what its layers mean, in a sentence.
+    pub about: &'static str,
+    /// Whether a file that begins so is one, where the name does not say.
+    begins: fn(&[u8]) -> bool,
+    /// Reads a file; of several vectors by name, the one that the second argument names.
+    read: fn(&Path, &str) -> Result<Direction>,
+    /// Makes its files, the one at this path first, and says what they could not keep.
+    write: fn(&Direction, &Path) -> Result<(VectorFiles, String)>,
+}
+
+/// A length that is none: what rounding leaves.
+pub const NOTHING: f32 = 1e-12;
+
+/// Paths and contents of files that belong together.
+type VectorFiles = Vec<(PathBuf, Vec<u8>)>;
+
+/// The key of our own provenance in JSON files beside.
+const OWN: &str = "lmscope";
+
+/// Every format.
+pub const FORMATS: &[Format] = &[
+    safetensors::FORMAT,
+    gguf::FORMAT,
+    torch::FORMAT,
+    numpy::FORMAT,
+    ds4::FORMAT,
+];
+
+/// The format that a file's name speaks of.
+pub fn format_named(path: &Path) -> Option<&'static Format> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    FORMATS
+        .iter()
+        .find(|f| f.extensions.contains(&extension.as_str()))
+}
+
+/// The format of a file that is there: by its name, else by how it begins.
+pub fn format_of(path: &Path) -> Result<&'static Format> {
+    use std::io::Read;
+    if let Some(format) = format_named(path) {
+        return Ok(format);
+    }
+    let mut first = Vec::new();
+    let read = file::open(path)?.take(16).read_to_end(&mut first);
+    read.map_err(|e| Error::io(path, e))?;
+    FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
+        Error::bad_file(
+            path,
+            "it is no file of directions",
+            format!("Directions are read from {}.", extensions()),
+        )
+    })
+}
+
+fn extensions() -> String {
+    let all = FORMATS.iter().map(|f| format!(".{}", f.extensions[0]));
+    all.collect::<Vec<_>>().join(", ")
+}
+
+/// Where a direction came from; stored as JSON in the file's metadata.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The model argument.
+    pub model: String,
+    /// The type of the model (`llama`); what control vectors keep as their hint.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub family: String,
+    /// Fingerprint of its weights.
+    pub revision: String,
+    /// The method, for example `difference of means`.
+    pub method: String,
+    /// The position rule.
+    pub positions: String,
+    /// How many prompts on each side.
+    pub prompts: (usize, usize),
+    /// The dtype of the activations it was measured on.
+    pub dtype: String,
+    /// A strength at which it was seen to do what it is for; 1 where nobody looked.
+    #[serde(default = "one")]
+    pub strength: f32,
+    /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anywhere: bool,
+    /// Of a table, how many rows it had: with the model's blocks that says which states they are of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows: usize,
+    /// What to know before it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cautions: Vec<String>,
+    /// What else a reader should know, in sentences: which heads, which layer was chosen and on what.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// The version of this program.
+    pub version: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            family: String::new(),
+            revision: String::new(),
+            method: String::new(),
+            positions: String::new(),
+            prompts: (0, 0),
+            dtype: String::new(),
+            strength: one(),
+            anywhere: false,
+            rows: 0,
+            cautions: Vec::new(),
+            notes: Vec::new(),
+            version: String::new(),
+        }
+    }
+}
+
+/// A vector for one address or several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Direction {
+    /// The vector at each address it was measured at.
+    pub rows: Vec<(Address, Vec<f32>)>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Direction {
+    /// The vector for an address: the one measured at that point of the stream, or the only one there is.
+    pub fn at(&self, address: Address) -> Result<&[f32]> {
+        let exact = self.rows.iter().find(|(a, _)| *a == address);
+        let same = || self.rows.iter().find(|(a, _)| same_point(*a, address));
+        let only = (self.rows.len() == 1).then(|| &self.rows[0]);
+        let found = if self.origin.anywhere && only.is_none() {
+            // A layer is all that is known of each.
+            let layered = address.site.spec().layered;
+            let mut rows = self.rows.iter().filter(|_| layered);
+            rows.find(|(a, _)| a.layer == address.layer)
+        } else {
+            exact.or_else(same).or(only)
+        };
+        if let Some((at, _)) = found.filter(|(_, v)| norm(v) <= NOTHING) {
+            return Err(Error::Refused {
+                address: address.to_string(),
+                why: format!(
+                    "the direction's vector of {at} has length zero. Edit where it has one."
+                ),
+            });
+        }
+        found
+            .map(|(_, v)| v.as_slice())
+            .ok_or_else(|| Error::Refused {
+                address: address.to_string(),
+                why: format!(
+                    "the direction was measured at {} and has no vector for it. Edit one of those.",
+                    self.span()
+                ),
+            })
+    }
+
+    /// Where it was measured, for people: every address.
+    pub fn places(&self) -> String {
+        if self.origin.anywhere && self.rows.len() > 1 {
+            let layers: Vec<String> = self.rows.iter().map(|(a, _)| a.layer.to_string()).collect();
+            return format!(
+                "layers {} of a site that its file does not say",
+                layers.join(", ")
+            );
+        }
+        if self.origin.anywhere {
+            return "a place that its file does not say".into();
+        }
+        let places: Vec<String> = self.rows.iter().map(|(a, _)| a.to_string()).collect();
+        places.join(", ")
+    }
+
+    /// The same, with layers that follow each other drawn together: `resid_post.1-7`.
+    pub fn span(&self) -> String {
+        let mut runs: Vec<(Address, u16)> = Vec::new();
+        for (at, _) in &self.rows {
+            match runs.last_mut() {
+                Some((first, last)) if first.site == at.site && *last + 1 == at.layer => {
+                    *last = at.layer;
+                }
+                _ => runs.push((*at, at.layer)),
+            }
+        }
+        let spelled = runs.iter().map(|(first, last)| match *last {
+            last if last == first.layer => first.to_string(),
+            last => format!("{first}-{last}"),
+        });
+        if self.origin.anywhere {
+            self.places()
+        } else {
+            spelled.collect::<Vec<_>>().join(", ")
+        }
+    }
+
+    /// Euclidean length of the first vector.
+    pub fn norm(&self) -> f32 {
+        self.rows.first().map_or(0.0, |(_, v)| norm(v))
+    }
+
+    /// Refuses another model's direction.
+    pub fn check(&self, card: &Card) -> Result<()> {
+        let other = !self.origin.revision.is_empty() && self.origin.revision != card.revision;
+        if other {
+            return Err(Error::argument(
+                "direction",
+                format!("{} ({})", self.origin.model, self.origin.revision),
+                format!(
+                    "one measured on this model, {} ({})",
+                    card.name, card.revision
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What to know before it is used on a model; empty where there is nothing.
+    pub fn caution(&self, card: &Card) -> String {
+        let origin = &self.origin;
+        let mut all = origin.cautions.clone();
+        if origin.revision.is_empty() && !serves(&origin.family, card.family) {
+            all.push(format!(
+                "its file says it was made for `{}`, and this model is `{}`",
+                origin.family, card.family
+            ));
+        }
+        let last = Site::ResidPost.at(card.layers.saturating_sub(1));
+        if gguf::by_repeng(origin) && self.rows.iter().any(|(a, _)| *a == last) {
+            all.push(gguf::NORMED.into());
+        }
+        let beyond = self.rows.iter().map(|(a, _)| a);
+        let beyond: Vec<String> = beyond
+            .filter(|a| usize::from(a.layer) >= card.layers)
+            .map(|a| {
+                if origin.anywhere {
+                    format!("layer {}", a.layer)
+                } else {
+                    a.to_string()
+                }
+            })
+            .collect();
+        let told = !origin.anywhere || self.rows.len() > 1;
+        if !beyond.is_empty() && told {
+            all.push(format!(
+                "this model has {} layers and nothing at {}",
+                card.layers,
+                beyond.join(", ")
+            ));
+        }
+        all.join("; ")
+    }
+
+    /// The same vectors, so many layers later (or earlier).
+    pub fn shifted(&self, by: i32) -> Result<Self> {
+        let rows = self.rows.iter().map(|(at, vector)| {
+            let layer = i32::from(at.layer).checked_add(by);
+            let layer = layer.and_then(|l| u16::try_from(l).ok());
+            let known = !self.origin.anywhere || self.rows.len() > 1;
+            let moved = layer.filter(|_| at.site.spec().layered && known);
+            let place = if self.origin.anywhere {
+                self.places()
+            } else {
+                at.to_string()
+            };
+            let layer = moved.ok_or_else(|| {
+                Error::argument(
+                    "direction",
+                    format!("#{by:+}"),
+                    format!("a number of layers by which its vector of {place} can be moved"),
+                )
+            })?;
+            Ok((Address { layer, ..*at }, vector.clone()))
+        });
+        let mut origin = self.origin.clone();
+        if by != 0 {
+            // Who moves it has read it.
+            origin.cautions.retain(|c| c != gguf::OFFSET);
+            let note = format!("moved by {by:+} layers, as `#{by:+}` after its name asks");
+            origin.notes.push(note);
+        }
+        Ok(Self {
+            rows: rows.collect::<Result<_>>()?,
+            origin,
+        })
+    }
+
+    /// The same vectors at another place: one at an address, several at a site, each at its layer.
+    pub fn placed(&self, place: &str) -> Result<Self> {
+        let mut moved = self.clone();
+        let one = self.rows.len() == 1;
+        if let (true, Ok(address)) = (one, place.parse::<Address>()) {
+            moved.rows[0].0 = address;
+            moved.origin.anywhere = false;
+            moved.origin.cautions.retain(|c| c != sidecar::ANYWHERE);
+        } else {
+            let site = site_named(place.trim_end_matches(".*")).ok();
+            let numbered = !one || !self.origin.anywhere;
+            let known = site.filter(|s| s.spec().layered && numbered);
+            let Some(site) = known else {
+                let expected = match (one, !numbered) {
+                    (_, true) => "an address such as resid_post.10",
+                    (true, false) => "an address such as resid_post.10, or a site such as attn_out",
+                    (false, false) => "a site such as attn_out: every vector keeps its layer",
+                };
+                return Err(Error::argument("place", place, expected));
+            };
+            for (at, _) in &mut moved.rows {
+                *at = site.at(usize::from(at.layer));
+            }
+            moved.origin.anywhere = false;
+            let open = [sidecar::OPEN, arrays::BY_LAYER];
+            moved
+                .origin
+                .cautions
+                .retain(|c| !open.contains(&c.as_str()));
+        }
+        let note = format!("put at {place}; its file said {}", self.span());
+        moved.origin.notes.push(note);
+        Ok(moved)
+    }
+
+    /// Writes a file of the format that its name speaks of, safetensors without an extension, under a name that is free;
+    /// says what that format could not keep.
+    pub fn save(&self, path: &Path) -> Result<String> {
+        self.save_as(path, Overwrite::Never)
+    }
+
+    /// As [`Direction::save`]; with consent a file that is there is replaced.
+    pub fn save_as(&self, path: &Path, overwrite: Overwrite) -> Result<String> {
+        if let Some((at, _)) = self.rows.iter().find(|(_, v)| !finite::all(v)) {
+            return Err(Error::not_finite(
+                format!("The vector at {at} is not finite (NaN or infinity), so it is not saved"),
+                "Load the model with --dtype f32, or lower the strength of what made it",
+            ));
+        }
+        let format = match (path.extension(), format_named(path)) {
+            (None, _) => &FORMATS[0],
+            (_, Some(format)) => format,
+            (Some(extension), None) => {
+                return Err(Error::argument(
+                    "file name",
+                    format!(".{}", extension.to_string_lossy()),
+                    format!("a name that ends in one of {}", extensions()),
+                ));
+            }
+        };
+        if self.is_nothing() {
+            return Err(Error::argument(
+                "direction",
+                "a vector of length zero",
+                "one that does something: prompts that differ where it is measured, or directions that do not cancel out",
+            ));
+        }
+        let (files, lost) = (format.write)(self, path)?;
+        file::write_together(&files, overwrite)?;
+        Ok(lost)
+    }
+
+    /// Whether no vector of it has a length, or one has none that is a number.
+    pub fn is_nothing(&self) -> bool {
+        self.rows.iter().all(|(_, v)| norm(v) <= NOTHING)
+            || self.rows.iter().any(|(_, v)| !norm(v).is_finite())
+    }
+
+    /// Reads a file of any format.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::load_one(path, "")
+    }
+
+    /// The same; of a file with several vectors by name, the one of this name.
+    pub fn load_one(path: &Path, key: &str) -> Result<Self> {
+        let found = (format_of(path)?.read)(path, key)?;
+        if found.is_nothing() {
+            return Err(Error::bad_file(
+                path,
+                "its vector has length zero, or none that is a number, and points nowhere",
+                "Make it once more, from prompts that differ where it is measured.",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Reads a file where there is one; `calm.npz#angry` is one vector of several. A number after `#` moves layers.
+    pub fn at_path(name: &str) -> Result<Option<Self>> {
+        let path = Path::new(name);
+        if path.exists() {
+            return Self::load(path).map(Some);
+        }
+        match name.rsplit_once('#') {
+            Some((file, key)) if key.parse::<i32>().is_err() && Path::new(file).exists() => {
+                Self::load_one(Path::new(file), key).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads the file of a name; `calm.gguf#-1` moves its vectors by that many layers. `None` where no such file is.
+    pub fn open(name: &str) -> Result<Option<Self>> {
+        resolve(name, &Self::at_path)
+    }
+
+    /// Reads the bytes of a safetensors file that [`Direction::save`] wrote; `path` is for messages.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        safetensors::parse(bytes, path, "")
+    }
+}
+
+/// What a name stands for: itself where `find` knows it, else, of `NAME#-1`, NAME moved by that many layers.
+pub fn resolve(
+    name: &str,
+    find: &dyn Fn(&str) -> Result<Option<Direction>>,
+) -> Result<Option<Direction>> {
+    if let Some(whole) = find(name)? {
+        return Ok(Some(whole));
+    }
+    let Some((name, by)) = name.rsplit_once('#') else {
+        return Ok(None);
+    };
+    let Ok(by) = by.parse::<i32>() else {
+        return Ok(None);
+    };
+    resolve(name, find)?.map(|d| d.shifted(by)).transpose()
+}
+
+/// Where a point of the residual stream lies between blocks: what leaves a block enters the next.
+fn stream(at: Address) -> Option<usize> {
+    match at.site {
+        Site::ResidPre => Some(usize::from(at.layer)),
+        Site::ResidPost => Some(usize::from(at.layer) + 1),
+        _ => None,
+    }
+}
+
+fn same_point(a: Address, b: Address) -> bool {
+    stream(a).is_some_and(|place| stream(b) == Some(place))
+}
+
+/// Whether a hint may mean a family: its own name, or llama.cpp's for it, which several families share.
+fn serves(hint: &str, family: &str) -> bool {
+    let bare = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
+    let (hint, family) = (bare(hint), bare(family));
+    let shared = || {
+        let mut rows = ARCHITECTURES.iter();
+        rows.any(|a| bare(a.name) == hint && bare(a.model_type) == family)
+    };
+    // llama.cpp calls Mistral's files `llama` too.
+    hint.is_empty() || hint == family || (hint == "llama" && family == "mistral") || shared()
+}
+
+/// A small file, whole.
+fn whole(path: &Path) -> Result<Vec<u8>> {
+    const MOST: u64 = 1 << 30;
+    let length = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if length.len() > MOST {
+        return Err(Error::bad_file(
+            path,
+            format!("it has {} bytes, too many for directions", length.len()),
+            "Is it a model? Name a file of directions.",
+        ));
+    }
+    file::read(path, MOST)
+}
+
+/// Numbers of any floating-point type as f32, row-major.
+fn numbers(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
+    let count = bytes.len() / dtype.size_in_bytes();
+    let raw = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;
+    Ok(raw.to_dtype(DType::F32)?.to_vec1()?)
+}
+
+/// Refuses a vector with a number that is none.
+fn finite(path: &Path, name: &str, vector: &[f32], next: &str) -> Result<()> {
+    match vector.iter().find(|v| !v.is_finite()) {
+        Some(bad) => Err(Error::bad_file(path, format!("`{name}` holds {bad}"), next)),
+        None => Ok(()),
+    }
+}
+
+/// The directions that are part of the binary: they belong to the demo model (see demo/CARD.md).
+#[cfg(feature = "demo")]
+pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
+    &[
+        (
+            "mood",
+            include_bytes!("../../../demo/vectors/mood.safetensors"),
+        ),
+        (
+            "politeness",
+            include_bytes!("../../../demo/vectors/politeness.safetensors"),
+        ),
+        (
+            "refusal",
+            include_bytes!("../../../demo/vectors/refusal.safetensors"),
+        ),
+    ]
+}
+
+/// This build has no demo model, and so none of its directions.
+#[cfg(not(feature = "demo"))]
+pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
+    &[]
+}
+
+/// Euclidean length, summed in f64.
+pub fn norm(v: &[f32]) -> f32 {
+    v.iter()
+        .map(|x| f64::from(*x) * f64::from(*x))
+        .sum::<f64>()
+        .sqrt() as f32
+}
+
+/// `v / (‖v‖ + 1e-8)`, as the refusal code normalises (Arditi et al. 2024).
+pub fn unit(v: &[f32]) -> Vec<f32> {
+    let length = norm(v) + 1e-8;
+    v.iter().map(|x| x / length).collect()
+}
+
+/// A seeded random vector of the same length: the null of a direction.
+pub fn random_like(v: &[f32], seed: u64) -> Vec<f32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let raw = normals(&mut rng, v.len());
+    let length = norm(v);
+    unit(&raw).iter().map(|x| x * length).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::network::site::Site;
+
+    #[test]
+    fn a_file_gives_back_the_vector_and_its_origin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d.safetensors");
+        let origin = Origin {
+            model: "m".into(),
+            revision: "r".into(),
+            method: "difference of means".into(),
+            prompts: (3, 4),
+            ..Origin::default()
+        };
+        let direction = Direction {
+            rows: vec![(Site::ResidPre.at(2), vec![1.0, -0.5, 3.25])],
+            origin,
+        };
+        direction.save(&path).unwrap();
+        assert_eq!(Direction::load(&path).unwrap(), direction);
+        std::fs::write(&path, b"short").unwrap();
+        assert!(
+            Direction::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("d.safetensors")
+        );
+    }
+
+    #[test]
+    fn a_null_has_the_same_length_and_another_way() {
+        let v = vec![3.0, 0.0, 4.0, 0.0];
+        let null = random_like(&v, 1);
+        assert!((norm(&null) - 5.0).abs() < 1e-4);
+        assert_ne!(null, random_like(&v, 2));
+        assert_eq!(null, random_like(&v, 1));
+    }
+}

@@ -1,0 +1,27 @@
+//! `.npy` and `.npz` of numpy: a vector, a table with a row a layer, or several arrays by layer or by name.
+//!
+//! Invariant: as of every file that is not ours, see [`super::arrays`]; it is read and not written, because numpy has no
+//! place for where a vector belongs. To read another element type, see `model/checkpoint/numpy.rs`.
+
+use std::path::Path;
+
+use super::{Direction, Format, VectorFiles, arrays};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::numpy;
+
+/// The row.
+pub(crate) const FORMAT: Format = Format {
+    name: "numpy arrays",
+    extensions: &["npy", "npz"],
+    about: "a vector, a table with a row a layer, or several arrays named for layers or otherwise (FILE#NAME), with a JSON file beside it as for safetensors; read only",
+    begins: |first| first.starts_with(b"\x93NUMPY"),
+    read: |path, key| arrays::read(path, numpy::arrays(path)?, key, "array of numpy"),
+    write,
+};
+
+fn write(direction: &Direction, _: &Path) -> Result<(VectorFiles, String)> {
+    Err(Error::Refused {
+        address: direction.span(),
+        why: "numpy's files have no place for where a vector belongs and are read only. Write .safetensors, .gguf or .pt.".into(),
+    })
+}

@@ -1,0 +1,131 @@
+//! Directions as safetensors: one f32 vector an address, named as the address prints, provenance in the metadata.
+//!
+//! Invariant: what [`write`] wrote reads back as it was. A file of another maker is read too: names that are addresses
+//! (of TransformerLens as well), or one tensor with a JSON file beside it that says where it was measured.
+//! To add a spelling of that JSON, see [`super::sidecar`].
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::DType;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{Direction, Format, Origin, VectorFiles, arrays, finite, numbers, whole};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::torch::Loose;
+use crate::model::network::site::Address;
+
+/// The row.
+pub(crate) const FORMAT: Format = Format {
+    name: "safetensors",
+    extensions: &["safetensors"],
+    about: "this program's own: a vector an address, with its provenance; or any one vector with a JSON file beside it",
+    begins: |first| first.get(8) == Some(&b'{') && first.get(4..8) == Some(&[0; 4]),
+    read: |path, key| parse(&whole(path)?, path, key),
+    write,
+};
+
+/// The key of the metadata entry.
+const ORIGIN: &str = "lmscope.direction";
+
+/// What to do about a file that cannot be read.
+const NEXT: &str = "A direction is a safetensors file with one vector an address, such as `lmscope direction` writes, or with one vector and a JSON file beside it.";
+
+fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
+    let data: Vec<(String, Vec<u8>)> = direction
+        .rows
+        .iter()
+        .map(|(a, v)| {
+            let bytes = v.iter().flat_map(|x| x.to_le_bytes()).collect();
+            (a.to_string(), bytes)
+        })
+        .collect();
+    let fail = |e: String| Error::bad_file(path, e, "Choose another file name.");
+    let views: Vec<(String, TensorView)> = data
+        .iter()
+        .map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
+            Ok((name.clone(), view.map_err(|e| fail(e.to_string()))?))
+        })
+        .collect::<Result<_>>()?;
+    let origin = serde_json::to_string(&direction.origin).map_err(|e| fail(e.to_string()))?;
+    let metadata = HashMap::from([(ORIGIN.to_string(), origin)]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))?;
+    Ok((vec![(path.into(), bytes)], String::new()))
+}
+
+/// Reads the bytes of a file; `path` is for messages, and for what lies beside it.
+pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
+    let fail = |e: String| Error::bad_file(path, e, NEXT);
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
+    let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
+    let origin: Option<Origin> = origin
+        .map(|o| serde_json::from_str(o))
+        .transpose()
+        .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
+    let tensors = file.tensors();
+    if tensors.is_empty() {
+        return Err(fail("it holds no vector".into()));
+    }
+    // Of another maker: shapes first, because a dictionary may be large.
+    let heads = tensors.iter().map(|(name, view)| Loose {
+        name: name.clone(),
+        shape: view.shape().to_vec(),
+        values: Vec::new(),
+    });
+    if origin.is_none() {
+        arrays::dictionary(path, &heads.collect::<Vec<_>>())?;
+    }
+    let read = |name: &str, view: &TensorView| -> Result<Vec<f32>> {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                return Err(fail(format!(
+                    "`{name}` is of {other:?}; vectors are floating-point"
+                )));
+            }
+        };
+        let vector = numbers(dtype, view.data())?;
+        finite(path, name, &vector, NEXT)?;
+        Ok(vector)
+    };
+    let Some(origin) = origin else {
+        // Whole numbers beside vectors say something about them; alone they are refused.
+        let whole = |d: Dtype| !matches!(d, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16);
+        let some = tensors.iter().any(|(_, view)| !whole(view.dtype()));
+        let kept = tensors
+            .iter()
+            .filter(|(_, view)| !(some && whole(view.dtype())));
+        let found = kept.map(|(name, view)| {
+            Ok(Loose {
+                name: name.clone(),
+                shape: view.shape().to_vec(),
+                values: read(name, view)?,
+            })
+        });
+        return arrays::read(path, found.collect::<Result<_>>()?, key, "");
+    };
+    arrays::nameless(path, key)?;
+    let mut rows = Vec::new();
+    for (name, view) in &tensors {
+        let address: Address = name.parse().map_err(|e| {
+            fail(format!(
+                "its tensor `{name}` is named for no address, such as resid_post.10 ({e})"
+            ))
+        })?;
+        if view.shape().len() != 1 {
+            let shape = view.shape();
+            return Err(fail(format!(
+                "`{name}` is {shape:?} and should be a vector"
+            )));
+        }
+        rows.push((address, read(name, view)?));
+    }
+    rows.sort_by_key(|(a, _)| *a);
+    Ok(Direction { rows, origin })
+}

@@ -1,0 +1,65 @@
+//! Tables whose file leaves open which states their rows are of: the number of the model's blocks says it.
+//!
+//! Invariant: as many rows as blocks are block outputs (assistant axis), one more transformers' hidden states (persona
+//! vectors), whose last row is normed and left out; any other number is refused, and what was read is said.
+//! To read another convention, add it here.
+
+use super::{Direction, arrays, sidecar};
+use crate::error::{Error, Result};
+use crate::model::Card;
+use crate::model::network::site::Site;
+
+impl Direction {
+    /// The same on a model: of a table whose file does not say which states its rows are of, the number of the model's
+    /// blocks says it.
+    pub fn settled(mut self, card: &Card) -> Result<Self> {
+        let (layers, anywhere) = (card.layers, self.origin.anywhere);
+        let counted = self
+            .rows
+            .iter()
+            .enumerate()
+            .all(|(i, (a, _))| usize::from(a.layer) == i);
+        let rows = match self.origin.rows {
+            // Layers by number that are one more than blocks, from 0 on.
+            0 if anywhere && counted && self.rows.len() == layers + 1 => layers + 1,
+            rows => rows,
+        };
+        let site = self.rows.first().map(|(a, _)| a.site);
+        if rows < 2 || !counted {
+            return Ok(self);
+        }
+        let states = rows == layers + 1 && (anywhere || site == Some(Site::ResidPre));
+        if states {
+            self.rows.truncate(layers);
+            let places = self.rows.iter_mut().enumerate();
+            places.for_each(|(l, (at, _))| *at = Site::ResidPre.at(l));
+            self.open_as(format!(
+                "its {rows} rows are one more than this model's blocks, as transformers' hidden states (persona vectors): row L is read as what enters block L, resid_pre.L, which leaves block L-1; row 0 is the embedding, and the last row, taken after the final norm, is left out"
+            ));
+        } else if anywhere && rows == layers {
+            self.open_as(format!(
+                "its {rows} rows are as many as this model's blocks (assistant axis): row L is read as the output of block L, resid_post.L"
+            ));
+        } else if anywhere || rows == layers + 1 {
+            let site = site.filter(|_| !anywhere);
+            let of = site.map_or(String::new(), |s| format!(" of {}", s.spec().name));
+            return Err(Error::argument(
+                "direction",
+                format!("a table of {rows} rows{of}"),
+                format!(
+                    "{layers} rows, the outputs of this model's blocks, or {}, transformers' hidden states, which without a JSON file are read as resid_pre",
+                    layers + 1
+                ),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Says what an open table was read as.
+    fn open_as(&mut self, said: String) {
+        self.origin.anywhere = false;
+        let open = [sidecar::OPEN, arrays::BY_LAYER];
+        self.origin.cautions.retain(|c| !open.contains(&c.as_str()));
+        self.origin.cautions.push(said);
+    }
+}

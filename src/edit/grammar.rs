@@ -1,0 +1,392 @@
+//! How edits are written: `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH][ when|once PROBE>NUMBER]`.
+//!
+//! For example `zero:17,52@mlp_act.3`, `add:refusal@resid_pre.3:prompt*1.5` or
+//! `add:calm@resid_post.4 when anger@resid_pre.4>1.5`. Quotation marks delimit every text and name ([`super::quotes`]).
+//! Invariant: printing and parsing are inverse, and [`understood`] says what was made of a line that prints otherwise.
+//! To add a part, add it to both directions and to the examples of the test below.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::condition::Condition;
+use super::op::{OPS, OpSpec, Takes};
+use super::positions::Positions;
+use super::quotes::{Line, Piece, named, quoted, read};
+use super::{Edit, Place, What, Which};
+use crate::error::{Error, Result};
+use crate::model::network::address::{Layers, Pattern};
+use crate::model::network::names::Rule;
+use crate::model::network::site::Site;
+use crate::model::network::tap::Phase;
+
+/// An edit as it was understood, where that is not as it was typed.
+pub fn understood(typed: &str, edit: &Edit) -> Option<String> {
+    let own = edit.to_string();
+    let typed = typed.trim();
+    // To spell the usual out is no difference.
+    let usual = own == typed || own == typed.replacen(":all", "", 1);
+    (!usual).then(|| format!("`{typed}` is understood as `{own}`"))
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => Ok(()),
+            Self::List(units) => {
+                let units: Vec<String> = units.iter().map(u32::to_string).collect();
+                f.write_str(&units.join(","))
+            }
+            Self::Set(name) => write!(f, "{{{}}}", named(name)),
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            return match read(name.trim())?.as_str() {
+                "" => Err("`{}` names no set; write {NAME}".into()),
+                name => Ok(Self::Set(name.into())),
+            };
+        }
+        let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
+        let read = |unit: &str| {
+            unit.parse()
+                .map_err(|_| format!("`{unit}` is no unit number"))
+        };
+        let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
+        Ok(if units.is_empty() {
+            Self::All
+        } else {
+            Self::List(units)
+        })
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direction(name) => f.write_str(&named(name)),
+            Self::DirectionTo(name, value) => write!(f, "{}={value}", named(name)),
+            Self::DirectionWithin(name, low, high) => {
+                write!(f, "{}={low}..{high}", named(name))
+            }
+            Self::Swap(from, to) => write!(f, "{}>{}", named(from), named(to)),
+            Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
+            Self::UnitsAsIn(which, text) => write!(f, "{which}={}", quoted(text)),
+            Self::UnitsFrom(which, file) => write!(f, "{which}={}", named(file)),
+            Self::Units(which) | Self::Edges(which, Positions::All) => write!(f, "{which}"),
+            Self::Edges(which, sources) => write!(f, "{which}={sources}"),
+            Self::Turn(which, from, to) => {
+                write!(f, "{which}={}>{}", quoted(from), quoted(to))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.op.spec().name)?;
+        match &self.what {
+            What::Units(Which::All) | What::Edges(Which::All, Positions::All) => {}
+            what => write!(f, ":{what}")?,
+        }
+        match &self.place {
+            Place::At(address) => write!(f, "@{address}")?,
+            Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
+            Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
+            Place::Borrowed(name) => write!(f, "@{name}")?,
+            Place::Writes => f.write_str("@writes")?,
+        }
+        if self.positions != Positions::All {
+            write!(f, ":{}", self.positions)?;
+        }
+        match self.phase {
+            Some(Phase::Prefill) => f.write_str("/prefill")?,
+            Some(Phase::Decode) => f.write_str("/decode")?,
+            None => {}
+        }
+        #[allow(clippy::float_cmp)] // 1 is what is left out
+        if self.strength != 1.0 {
+            write!(f, "*{}", self.strength)?;
+        }
+        if let Some(when) = &self.when {
+            write!(f, " {when}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Edit {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = |why: String| Error::BadEdit {
+            edit: s.to_string(),
+            why,
+        };
+        let line = Line::new(s).map_err(&bad)?;
+        let (text, when) = Condition::split(line.whole()).map_err(&bad)?;
+        let (head, tail) = text
+            .rsplit_once('@')
+            .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
+        let (name, what) = head.split_once(':').unwrap_or((head, head.part(0, 0)));
+        let name = name.text.trim();
+        let spec = OPS.iter().find(|o| o.name == name).ok_or_else(|| {
+            bad(format!(
+                "`{name}` is no operation; they are {}",
+                OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
+            ))
+        })?;
+        let (tail, strength) = strength(tail).map_err(&bad)?;
+        let phases = [("prefill", Phase::Prefill), ("decode", Phase::Decode)];
+        let (tail, phase) = match tail.rsplit_once('/') {
+            Some((rest, word)) => {
+                let found = phases.iter().find(|(name, _)| *name == word.text.trim());
+                found.map_or((tail, None), |(_, phase)| (rest, Some(*phase)))
+            }
+            None => (tail, None),
+        };
+        let (address, positions) = match tail.split_once(':') {
+            Some((address, positions)) => (address.text.trim(), positions.text.trim()),
+            None => (tail.text.trim(), "all"),
+        };
+        let place = place(address)?;
+        let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
+        let edit = Self {
+            op: spec.op,
+            what: read_what(spec, what, address).map_err(&bad)?,
+            place,
+            positions,
+            phase,
+            strength,
+            when,
+            on: true,
+        };
+        edit.check_site().map_err(&bad)?;
+        Ok(edit)
+    }
+}
+
+/// Reads what an operation works with; says what is missing.
+fn read_what(spec: &OpSpec, what: Piece<'_>, address: &str) -> Result<What, String> {
+    let (op, text) = (spec.name, what.text);
+    let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
+    let number = |text: &str| {
+        let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
+        value.ok_or_else(|| format!("`{text}` is no number"))
+    };
+    let named = |name: Piece<'_>, example: &str| match name.trim().read()? {
+        name if name.is_empty() => Err(wants("a direction", example)),
+        name => Ok(name),
+    };
+    let split = |why: &str, example: &str| {
+        let parts = what.rsplit_once('=');
+        parts.ok_or_else(|| wants(why, example))
+    };
+    // A text or a file: what is after the first `=`.
+    let from = |why: &str, example: &str| {
+        let (list, from) = what.split_once('=').ok_or_else(|| wants(why, example))?;
+        match from.read()? {
+            from if from.is_empty() => Err(wants(why, example)),
+            from => Ok((list.text.parse::<Which>()?, from)),
+        }
+    };
+    Ok(match spec.takes {
+        Takes::Direction => What::Direction(named(what, "NAME")?),
+        Takes::DirectionTo => {
+            let (name, value) = split("a direction and a value", "NAME=2.5")?;
+            What::DirectionTo(named(name, "NAME=2.5")?, number(value.text)?)
+        }
+        Takes::DirectionWithin => {
+            let example = "NAME=-1..2.5";
+            let (name, bounds) = split("a direction and bounds", example)?;
+            let (low, high) = bounds
+                .text
+                .split_once("..")
+                .ok_or_else(|| wants("bounds", example))?;
+            let (low, high) = (number(low)?, number(high)?);
+            if low > high {
+                return Err(format!("the bounds {low}..{high} are the wrong way round"));
+            }
+            What::DirectionWithin(named(name, example)?, low, high)
+        }
+        Takes::TwoDirections => {
+            let example = "FROM>TO";
+            let (from, to) = what
+                .split_once('>')
+                .ok_or_else(|| wants("two directions", example))?;
+            What::Swap(named(from, example)?, named(to, example)?)
+        }
+        Takes::Units => What::Units(text.parse()?),
+        Takes::UnitsMean if what.split_once('=').is_none() => What::Units(text.parse()?),
+        Takes::UnitsMean => {
+            let (list, file) = from("a statistics file", "17=FILE")?;
+            What::UnitsFrom(list, file.trim().to_string())
+        }
+        Takes::UnitsTo => {
+            let (list, value) = split("a value", "17=3.5")?;
+            What::UnitsTo(list.text.parse()?, number(value.text)?)
+        }
+        Takes::UnitsFrom => {
+            let (list, text) = from("a text", "17=\"another text\"")?;
+            What::UnitsAsIn(list, text)
+        }
+        Takes::Edges => match what.split_once('=') {
+            None => What::Edges(text.parse()?, Positions::All),
+            Some((list, sources)) => {
+                let sources = sources.text.trim().parse();
+                let sources = sources.map_err(|e: Error| e.to_string())?;
+                What::Edges(list.text.parse()?, sources)
+            }
+        },
+        Takes::UnitsTurn => {
+            let example = "17=\"A\">\"B\"";
+            let turn = what
+                .split_once('=')
+                .and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
+            let (list, (from, to)) =
+                turn.ok_or_else(|| wants("neurons and two tokens", example))?;
+            let (from, to) = (from.read()?, to.read()?);
+            if from.is_empty() || to.is_empty() {
+                return Err(wants("two tokens", example));
+            }
+            What::Turn(list.text.parse()?, from, to)
+        }
+    })
+}
+
+/// Splits `*STRENGTH` off the end; the star of `resid_post.*` or `blocks.*.hook_z` belongs to the address.
+fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
+    let Some((rest, number)) = tail.rsplit_once('*') else {
+        return Ok((tail, 1.0));
+    };
+    let layers = rest.text.ends_with("blocks.");
+    let number = number.text.trim();
+    if layers || number.is_empty() || number.starts_with(':') || number.starts_with('/') {
+        return Ok((tail, 1.0));
+    }
+    match number.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok((rest, value)),
+        Ok(_) | Err(_) => Err(format!(
+            "`{number}` is no strength; write a number after `*`, at most {:e}",
+            f32::MAX
+        )),
+    }
+}
+
+fn place(text: &str) -> Result<Place> {
+    if text == "writes" {
+        return Ok(Place::Writes);
+    }
+    Ok(match text.parse::<Pattern>()? {
+        Pattern::Own(site, layers) => placed(site, layers),
+        Pattern::Foreign(name) => match name.spelling.rule {
+            Rule::Depends(..) => Place::Borrowed(name),
+            Rule::Always | Rule::Never(..) => placed(name.anywhere()?, name.layers),
+        },
+    })
+}
+
+/// A site at some layers, as a place of edits.
+pub(crate) fn placed(site: Site, layers: Layers) -> Place {
+    match layers {
+        Layers::One(layer) => Place::At(site.at(layer.into())),
+        Layers::Range(a, b) => Place::Layers(site, a, b),
+        Layers::Every => Place::Every(site),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_print_and_parse_inversely() {
+        for text in [
+            "zero:17,52@mlp_act.3",
+            "add:calm.gguf@resid_post.4-9*1.5",
+            "project_out:refusal.safetensors@writes",
+            "add_unit_norm:\"a/b@c:d\"@resid_pre.0:last*-0.5",
+            "add:\"my calm, 2*.gguf\"@resid_post.4",
+            "swap:\"a>b\">\"c=d\"@resid_post.1",
+            "zero:{\"my set\"}@mlp_act.*",
+            "add:calm@resid_post.4 when \"my anger\"@resid_pre.4>1.5",
+            "zero@attn_out.*",
+            "zero@attn_out.*:prompt",
+            "mean:3@z.1:generated",
+            "scale:1@mlp_act.0:2..5/prefill*0",
+            "set:9=3.5@mlp_act.2:token:\" x\"/decode*2",
+            "add_renorm:calm@resid_post.3*0.5",
+            "icv:calm@mlp_out.**0.1",
+            "scale_along:calm@resid_pre.2*-1",
+            "clamp_along:calm=-1.5..2@resid_pre.2:last",
+            "set_along:calm=3@writes",
+            "swap:red>blue@resid_post.1",
+            "replace:calm@resid_post.1:4*0.5",
+            "resample:3,4=\"The capital of Italy: is\"@mlp_act.0",
+            "resample:3=\"say when you go>1\"@mlp_act.0",
+            "resample:3=\"a@b when c@resid_pre.0>1\"@mlp_act.0",
+            "resample:=\" \\\"a\\\" \\n\\\\\"@mlp_act.0",
+            "mean:3,4=neutral.safetensors@mlp_act.0",
+            "zero:{facts}@mlp_act.*",
+            "set:{facts}=2@mlp_act.1-2",
+            "rewrite:17=\" Paris\">\" Rome\"@mlp_act.5*0.5",
+            "add:calm@resid_post.4*-1.5 when anger@resid_pre.4>1.5",
+            "zero:1@mlp_act.0:generated/decode once p(\" sorry when\")<0.25",
+            "add:calm@resid_post.4:token:\"a when b\"",
+            "cut@attn_scores.3",
+            "cut:0,2@attn_scores.*:last*0.5",
+            "cut:=0..4@attn_scores.3-5:text:\"a: b\"",
+            "cut:1=text:\" New York\"@attn_scores.0:last",
+            "zero:1@blocks.3.attn.hook_q",
+            "zero:1@blocks.*.mlp.hook_post:last*0.5",
+            "zero:1@blocks.2-4.mlp.hook_pre",
+            "add:calm@hook_embed*2",
+        ] {
+            let edit: Edit = text.parse().unwrap();
+            assert_eq!(edit.to_string(), text);
+            assert_eq!(edit.to_string().parse::<Edit>().unwrap(), edit);
+        }
+    }
+
+    #[test]
+    fn bad_edits_say_why() {
+        for (text, why) in [
+            ("zero:17", "@ADDRESS"),
+            ("zap:1@mlp_act.0", "no operation"),
+            ("zero:x@mlp_act.0", "no unit"),
+            ("add@resid_pre.0", "needs a direction"),
+            ("zero@attn_probs.0", "z (a head"),
+            ("zero@logits", "model's output"),
+            ("cut:1@z.0", "scores of attention"),
+            ("cut:1@attn_probs.0", "scores of attention"),
+            ("cut:1=some@attn_scores.0", "positions"),
+            ("zero@mlp_akt.0", "mlp_act"),
+            ("zero:1@mlp_act.0*huge", "no strength"),
+            ("zero:1@blocks.*.mlp.hook_post*huge", "no strength"),
+            ("zero:1@blocks.0.attn.hook_result", "z.0"),
+            ("zero@mlp_act.-1", "no negative"),
+            ("zero@MLP_ACT.1", "lower case"),
+            ("set:1@mlp_act.0", "needs a value"),
+            ("set_along:d@resid_pre.0", "and a value"),
+            ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),
+            ("swap:d@resid_pre.0", "two directions"),
+            ("resample:1@mlp_act.0", "needs a text"),
+            ("mean:1=@mlp_act.0", "statistics file"),
+            ("zero:{}@mlp_act.0", "{NAME}"),
+            ("rewrite:1=a@mlp_act.0", "two tokens"),
+            ("rewrite:1=\"a\">\"b\"@z.0", "addressed by"),
+            ("add:d@resid_pre.0 when d@resid_pre.0", "no condition"),
+            ("add:d@resid_pre.0 when d@resid_pot.0>1", "resid_pos"),
+            ("add:d@resid_pre.0 when p()>1", "no condition"),
+        ] {
+            let error = text.parse::<Edit>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

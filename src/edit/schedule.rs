@@ -1,0 +1,230 @@
+//! Schedules: which edits were in force at which positions.
+//!
+//! Invariant: stages rise by `since`; under `as if always` there is one, and every change made `from now` adds one.
+//! To add another way for edits to change over a text, add it to [`Schedule::spans`], which everything reads.
+
+use std::ops::Range;
+
+use super::{Edit, Place};
+use crate::error::Result;
+use crate::model::Fingerprint;
+use crate::model::network::blueprint::Blueprint;
+use crate::model::network::site::Site;
+
+/// What a change of edits means for what was already computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Keep the cache: the change holds from the next position on.
+    #[default]
+    FromNow,
+    /// Read the whole text again under the edits; the tokens stay.
+    AsIfAlways,
+}
+
+impl Mode {
+    /// Its name on the screen and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FromNow => "from now",
+            Self::AsIfAlways => "as if always",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::FromNow => Self::AsIfAlways,
+            Self::AsIfAlways => Self::FromNow,
+        }
+    }
+}
+
+/// A set of edits and since which position it has been in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// The first position it applies to.
+    pub since: usize,
+    /// The edits, on and off.
+    pub edits: Vec<Edit>,
+}
+
+/// Which edits were in force at which positions: one stage under `as if always`, one more for every
+/// change made `from now`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Schedule {
+    /// Stages, by rising `since`.
+    pub stages: Vec<Stage>,
+}
+
+impl Schedule {
+    /// The same edits from the first position on.
+    pub fn always(edits: Vec<Edit>) -> Self {
+        Self {
+            stages: vec![Stage { since: 0, edits }],
+        }
+    }
+
+    /// The same with one more edit, in force from the first position on.
+    #[must_use]
+    pub fn and(&self, edit: &Edit) -> Self {
+        let mut stages = self.stages.clone();
+        if stages.first().is_none_or(|first| first.since > 0) {
+            let edits = Vec::new();
+            stages.insert(0, Stage { since: 0, edits });
+        }
+        for stage in &mut stages {
+            stage.edits.push(edit.clone());
+        }
+        Self { stages }
+    }
+
+    /// Nothing.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The same on an architecture, which decides what some borrowed names mean.
+    pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
+        let resolved = |stage: &Stage| {
+            // What does nothing may be written for another architecture.
+            let edits = stage.edits.iter().map(|edit| match edit.on(blueprint) {
+                Err(_) if !edit.active() => Ok(edit.clone()),
+                resolved => resolved,
+            });
+            Ok(Stage {
+                since: stage.since,
+                edits: edits.collect::<Result<_>>()?,
+            })
+        };
+        let stages = self.stages.iter().map(resolved);
+        Ok(Self {
+            stages: stages.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The edits in force from `position` on are these.
+    pub fn change(&mut self, position: usize, edits: Vec<Edit>) {
+        self.stages.retain(|s| s.since < position);
+        self.stages.push(Stage {
+            since: position,
+            edits,
+        });
+    }
+
+    /// Forgets changes at or after a position (a rewind); the latest edits stay in force from there.
+    pub fn rewind(&mut self, position: usize) {
+        if let Some(last) = self.stages.last().cloned().filter(|s| s.since > position) {
+            self.change(position, last.edits);
+        }
+    }
+
+    /// Whether nothing is ever changed.
+    pub fn is_idle(&self) -> bool {
+        !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
+    }
+
+    /// Whether what an active edit does depends on which tokens the prompt has ([`Edit::reads_prompt`]).
+    pub fn reads_prompt(&self) -> bool {
+        let mut edits = self.stages.iter().flat_map(|s| &s.edits);
+        edits.any(|e| e.active() && e.reads_prompt())
+    }
+
+    /// The first position at which any edit was in force.
+    pub fn began(&self) -> usize {
+        let active = self
+            .spans()
+            .filter(|(_, edits)| edits.iter().any(Edit::active));
+        active
+            .map(|(span, _)| span.start)
+            .min()
+            .unwrap_or(usize::MAX)
+    }
+
+    /// Whether any active edit acts at a site.
+    pub fn acts_at(&self, site: Site) -> bool {
+        let edits = self.stages.iter().flat_map(|s| &s.edits);
+        edits
+            .filter(|e| e.active())
+            .any(|e| e.place != Place::Writes && e.place.site() == site)
+    }
+
+    /// The edits now in force.
+    pub fn latest(&self) -> &[Edit] {
+        self.stages.last().map_or(&[], |s| &s.edits)
+    }
+
+    /// Every stage with the positions it covers.
+    pub fn spans(&self) -> impl Iterator<Item = (Range<usize>, &[Edit])> {
+        self.stages.iter().enumerate().map(|(i, stage)| {
+            let end = self.stages.get(i + 1).map_or(usize::MAX, |next| next.since);
+            (stage.since..end, stage.edits.as_slice())
+        })
+    }
+
+    /// Active edits as they print, with `since N` where they began later.
+    pub fn lines(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (span, edits) in self.spans() {
+            for edit in edits.iter().filter(|e| e.active()) {
+                out.push(if span.start == 0 {
+                    edit.to_string()
+                } else {
+                    format!("{edit} since {}", span.start)
+                });
+            }
+        }
+        out
+    }
+
+    /// A digest that names the edits of a run; 0 when nothing is changed.
+    pub fn digest(&self) -> u64 {
+        let lines = self.lines();
+        if lines.is_empty() {
+            return 0;
+        }
+        let mut hash = Fingerprint::default();
+        for (span, edits) in self.spans() {
+            hash.write(&span.start.to_le_bytes());
+            edits
+                .iter()
+                .filter(|e| e.active())
+                .for_each(|e| hash.write(format!("{e}\n").as_bytes()));
+        }
+        hash.finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_know_since_when() {
+        let edit: Edit = "zero@mlp_out.0".parse().unwrap();
+        let mut schedule = Schedule::always(vec![]);
+        assert_eq!(schedule.digest(), 0);
+        schedule.change(5, vec![edit.clone()]);
+        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 5"]);
+        assert_ne!(
+            schedule.digest(),
+            Schedule::always(vec![edit.clone()]).digest()
+        );
+        schedule.rewind(3);
+        assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
+        let more: Edit = "zero:1@mlp_act.0".parse().unwrap();
+        assert_eq!(
+            schedule.and(&more).lines(),
+            [
+                "zero:1@mlp_act.0",
+                "zero@mlp_out.0 since 3",
+                "zero:1@mlp_act.0 since 3"
+            ]
+        );
+        assert_eq!(Schedule::none().and(&more), Schedule::always(vec![more]));
+        let mut off = edit;
+        off.strength = 0.0;
+        assert!(Schedule::always(vec![off]).is_idle());
+    }
+}

@@ -1,0 +1,127 @@
+//! Unit sets: neurons or heads of several layers under one name, so that they can be edited as a group.
+//!
+//! `{NAME}` stands for them in an edit: `zero:{facts}@mlp_act.*`. Invariant: a set belongs to one site, and an edit at
+//! another is refused. To keep more of a set, add a field to [`UnitSet`]; unknown ones are refused when read.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::file::Overwrite;
+use crate::model::Card;
+use crate::model::network::address::site_named;
+use crate::model::network::site::Site;
+
+/// Units of one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitSet {
+    /// Where they are: `mlp_act`, `z`, ...
+    pub site: Site,
+    /// Layer and unit, in order, each once.
+    pub units: Vec<(u16, u32)>,
+    /// Fingerprint of the model they were chosen on; empty where nobody said.
+    pub revision: String,
+}
+
+/// A set as its file has it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    site: String,
+    #[serde(default)]
+    revision: String,
+    /// `layer/unit` each.
+    units: Vec<String>,
+}
+
+impl UnitSet {
+    /// A set of these units.
+    pub fn new(site: Site, mut units: Vec<(u16, u32)>, revision: &str) -> Self {
+        units.sort_unstable();
+        units.dedup();
+        Self {
+            site,
+            units,
+            revision: revision.into(),
+        }
+    }
+
+    /// Its units at a layer.
+    pub fn at(&self, layer: u16) -> Vec<u32> {
+        let here = self.units.iter().filter(|(l, _)| *l == layer);
+        here.map(|(_, unit)| *unit).collect()
+    }
+
+    /// Refuses another model's set.
+    pub fn check(&self, card: &Card) -> Result<()> {
+        if self.revision.is_empty() || self.revision == card.revision {
+            return Ok(());
+        }
+        let expected = format!(
+            "one chosen on this model, {} ({})",
+            card.name, card.revision
+        );
+        Err(Error::argument("unit set", &self.revision, expected))
+    }
+
+    /// Reads a TOML file: `site = "mlp_act"`, `units = ["3/17", "5/2"]`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = crate::file::words(path)?;
+        let next =
+            "A unit set is a TOML file with site = \"mlp_act\" and units = [\"LAYER/UNIT\", ...].";
+        let fail = |why: String| Error::bad_file(path, why, next);
+        let written: Written =
+            toml::from_str(&text).map_err(|e| fail(e.message().trim_end().replace('\n', " ")))?;
+        let site = site_named(&written.site)?;
+        let read = |unit: &String| {
+            let parts = unit.split_once('/');
+            let numbers = parts.and_then(|(l, u)| Some((l.parse().ok()?, u.parse().ok()?)));
+            numbers.ok_or_else(|| fail(format!("`{unit}` is no LAYER/UNIT")))
+        };
+        let units = written.units.iter().map(read).collect::<Result<Vec<_>>>()?;
+        if units.is_empty() {
+            return Err(fail("it names no unit".into()));
+        }
+        Ok(Self::new(site, units, &written.revision))
+    }
+
+    /// Writes such a file, under a name that is free.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let written = Written {
+            site: self.site.spec().name.into(),
+            revision: self.revision.clone(),
+            units: self.units.iter().map(|(l, u)| format!("{l}/{u}")).collect(),
+        };
+        let text = toml::to_string(&written)
+            .map_err(|e| Error::bad_file(path, e.to_string(), "Choose another file name."))?;
+        crate::file::write(path, text.as_bytes(), Overwrite::Never)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_comes_back_from_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("facts.toml");
+        let set = UnitSet::new(Site::MlpAct, vec![(3, 17), (1, 2), (3, 17)], "r");
+        assert_eq!(set.units, [(1, 2), (3, 17)]);
+        assert_eq!(set.at(3), [17]);
+        set.save(&path).unwrap();
+        assert_eq!(UnitSet::load(&path).unwrap(), set);
+        for (text, why) in [
+            ("site = \"mlp_act\"\nunits = []", "no unit"),
+            ("site = \"mlp_act\"\nunits = [\"3-1\"]", "LAYER/UNIT"),
+            ("site = \"mlp_akt\"\nunits = [\"3/1\"]", "mlp_act"),
+            ("site = \"mlp_act\"\nunits = [\"3/1\"]\nextra = 1", "extra"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = UnitSet::load(&path).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

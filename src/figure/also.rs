@@ -1,0 +1,323 @@
+//! What a grid holds beside the number it shows: other numbers of the same cells, and the story of a token along each column.
+//!
+//! Invariant: every number has one value a cell, in the order of the grid's cells, and there is one story a column or none
+//! at all; they grow and are cut with the columns. To show one of them instead, see [`Grid::turn`]. Ranks count from 1.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Anchor, Body, Figure, Grid, Scale};
+use crate::text::grouped;
+
+/// What a title calls the probability of a cell's own strongest token.
+pub const TOP: &str = "top-1";
+
+/// Ranks that a story says since when they hold.
+const WITHIN: [u32; 3] = [1, 5, 100];
+
+/// A rank has jumped when it is this many times smaller than before, or less.
+const JUMP: f64 = 0.5;
+
+/// One more number of every cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Number {
+    /// What it is, for example `entropy (nats)`.
+    pub value: String,
+    /// How it becomes colour.
+    pub scale: Scale,
+    /// By column, then row.
+    #[serde(deserialize_with = "columns")]
+    pub values: Vec<Vec<f32>>,
+}
+
+/// JSON has no not-a-number: it is written as null, and read back as what it was.
+fn columns<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
+    let read: Vec<Vec<Option<f32>>> = Vec::deserialize(from)?;
+    let number = |v: Option<f32>| v.unwrap_or(f32::NAN);
+    let column = |c: Vec<Option<f32>>| c.into_iter().map(number).collect();
+    Ok(read.into_iter().map(column).collect())
+}
+
+/// A fall of a rank between two layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jump {
+    /// The layer before it.
+    pub from: usize,
+    /// The layer after it.
+    pub to: usize,
+    /// The rank before.
+    pub before: u32,
+    /// The rank after.
+    pub after: u32,
+}
+
+/// What becomes of the rank of one token along the layers, at one position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Story {
+    /// The position.
+    pub anchor: Anchor,
+    /// The token, as it is spelled alone.
+    pub token: String,
+    /// Its rank at every layer, from 1.
+    pub ranks: Vec<u32>,
+    /// Its probability at every layer.
+    #[serde(deserialize_with = "probabilities")]
+    pub probabilities: Vec<f32>,
+    /// The first layer from which on it is the strongest to the end.
+    pub first: Option<usize>,
+    /// The same for the five strongest.
+    pub top_5: Option<usize>,
+    /// The same for the hundred strongest.
+    pub top_100: Option<usize>,
+    /// Where it rose most.
+    pub jump: Option<Jump>,
+}
+
+fn probabilities<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    let read: Vec<Option<f32>> = Vec::deserialize(from)?;
+    Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
+}
+
+impl Story {
+    /// Tells it from the ranks at every layer, which count from 1.
+    pub fn of(token: String, anchor: Anchor, ranks: Vec<u32>, probabilities: Vec<f32>) -> Self {
+        let [first, top_5, top_100] = WITHIN.map(|most| since(&ranks, most));
+        let jump = jump(&ranks);
+        Self {
+            anchor,
+            token,
+            ranks,
+            probabilities,
+            first,
+            top_5,
+            top_100,
+            jump,
+        }
+    }
+}
+
+/// The first layer from which on a rank is `most` or less, to the last layer.
+pub fn since(ranks: &[u32], most: u32) -> Option<usize> {
+    let held = ranks.iter().rev().take_while(|r| **r <= most).count();
+    (held > 0).then(|| ranks.len() - held)
+}
+
+/// The largest fall of the logarithm of a rank between neighbouring layers, with the steps right before and after it as
+/// long as each falls at least half as far; none where no step halves the rank. Of equal falls, the first.
+pub fn jump(ranks: &[u32]) -> Option<Jump> {
+    let log = |rank: u32| f64::from(rank.max(1)).ln();
+    let falls: Vec<f64> = ranks.windows(2).map(|w| log(w[0]) - log(w[1])).collect();
+    let (mut from, largest) = falls
+        .iter()
+        .copied()
+        .enumerate()
+        .reduce(|a, b| if b.1 > a.1 { b } else { a })?;
+    if largest < -JUMP.ln() {
+        return None;
+    }
+    let mut to = from + 1;
+    let goes_on = |step: usize| falls.get(step).is_some_and(|fall| *fall >= largest / 2.0);
+    while from > 0 && goes_on(from - 1) {
+        from -= 1;
+    }
+    while goes_on(to) {
+        to += 1;
+    }
+    Some(Jump {
+        from,
+        to,
+        before: ranks[from],
+        after: ranks[to],
+    })
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.token)?;
+        let last = self.ranks.len().saturating_sub(1);
+        let place = |layer: usize| {
+            let word = if layer == last { "at" } else { "from" };
+            format!("{word} {layer}")
+        };
+        match (self.first, self.ranks.last()) {
+            (Some(layer), _) => write!(f, "#1 {}", place(layer))?,
+            (None, Some(rank)) => write!(f, "#{} at {last}", grouped(*rank))?,
+            (None, None) => return f.write_str("no layer was read"),
+        }
+        let mut told = self.first;
+        for (since, most) in [(self.top_5, 5), (self.top_100, 100)] {
+            if let Some(layer) = since.filter(|_| since != told) {
+                write!(f, ", top-{most} {}", place(layer))?;
+                told = since;
+            }
+        }
+        if let Some(jump) = self.jump {
+            let (before, after) = (grouped(jump.before), grouped(jump.after));
+            write!(
+                f,
+                ", jump {} to {} (#{before} to #{after})",
+                jump.from, jump.to
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What a grid holds beside the number that it shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Also {
+    /// Every number that it can show, the present one among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<Number>,
+    /// Which of them, a share, the candidates of a cell have; without one, they have the number that the grid shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<String>,
+    /// A story a column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stories: Vec<Story>,
+}
+
+impl Also {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Appends what belongs to later columns.
+    pub(crate) fn extend(&mut self, more: Self) {
+        let same = self.numbers.len() == more.numbers.len();
+        if same {
+            for (number, more) in self.numbers.iter_mut().zip(more.numbers) {
+                number.scale = number.scale.around(more.scale);
+                number.values.extend(more.values);
+            }
+        } else {
+            self.numbers.clear();
+        }
+        self.stories.extend(more.stories);
+    }
+
+    /// Keeps what belongs to the first columns.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        for number in &mut self.numbers {
+            number.values.truncate(count);
+        }
+        self.stories.truncate(count);
+    }
+}
+
+impl Figure {
+    /// Shows another number of its grid, and says so in its title; says whether it has it.
+    pub fn turn(&mut self, to: usize) -> bool {
+        let Body::Grid(grid) = &mut self.body else {
+            return false;
+        };
+        let before = grid.value.clone();
+        if !grid.turn(to) {
+            return false;
+        }
+        for name in [before.as_str(), TOP] {
+            if let Some(at) = self.title.rfind(name) {
+                self.title.replace_range(at..at + name.len(), &grid.value);
+                break;
+            }
+        }
+        true
+    }
+}
+
+impl Grid {
+    /// Shows another of its numbers; says whether it has it.
+    pub fn turn(&mut self, to: usize) -> bool {
+        let Some(number) = self.also.numbers.get(to) else {
+            return false;
+        };
+        self.value.clone_from(&number.value);
+        self.scale = number.scale;
+        for (cells, values) in self.cells.iter_mut().zip(&number.values) {
+            for (cell, value) in cells.iter_mut().zip(values) {
+                cell.value = *value;
+            }
+        }
+        true
+    }
+
+    /// Which of its numbers it shows.
+    pub fn turned(&self) -> Option<usize> {
+        let numbers = &self.also.numbers;
+        numbers.iter().position(|n| n.value == self.value)
+    }
+
+    /// Whether a cell's number is that of its first candidate.
+    pub fn shows_candidates(&self) -> bool {
+        let other = |name: &String| *name != self.value;
+        !self.also.candidates.as_ref().is_some_and(other)
+    }
+
+    /// What becomes of a token along a column.
+    pub fn story(&self, column: usize) -> Option<&Story> {
+        self.also.stories.get(column)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn story(ranks: &[u32]) -> Story {
+        let shares = ranks.iter().map(|r| 1.0 / *r as f32).collect();
+        Story::of(
+            "␣Paris".into(),
+            Anchor::position(41),
+            ranks.to_vec(),
+            shares,
+        )
+    }
+
+    /// The ranks of a real model, from layer 19 on.
+    const REAL: [u32; 11] = [4000, 6000, 4721, 4561, 348, 44, 48, 4, 3, 3, 1];
+
+    #[test]
+    fn a_rank_holds_from_where_it_never_leaves_again() {
+        assert_eq!(since(&REAL, 1), Some(10));
+        assert_eq!(since(&REAL, 5), Some(7));
+        assert_eq!(since(&REAL, 100), Some(5));
+        assert_eq!(since(&REAL, 10_000), Some(0));
+        assert_eq!(since(&[1, 1, 9, 1], 1), Some(3), "it left in between");
+        assert_eq!(since(&[1, 1, 9], 1), None, "it does not hold at the end");
+        assert_eq!(since(&[], 1), None);
+    }
+
+    #[test]
+    fn a_jump_is_the_largest_fall_and_what_goes_along() {
+        let found = jump(&REAL).unwrap();
+        assert_eq!((found.from, found.to), (3, 5), "4561 to 348 to 44");
+        assert_eq!((found.before, found.after), (4561, 44));
+        assert_eq!(jump(&[1, 1, 1]), None, "it was there all along");
+        assert_eq!(jump(&[9, 8, 7, 6]), None, "no step halves it");
+        assert_eq!(jump(&[7]), None);
+        assert_eq!(jump(&[]), None);
+        let alone = jump(&[1000, 900, 10, 9]).unwrap();
+        assert_eq!((alone.from, alone.to), (1, 2));
+        let again = jump(&[100, 1, 100, 1]).unwrap();
+        assert_eq!((again.from, again.to), (0, 1), "of equal falls the first");
+    }
+
+    #[test]
+    fn a_story_in_words() {
+        let told = |ranks: &[u32]| story(ranks).to_string();
+        assert_eq!(
+            told(&REAL),
+            "␣Paris: #1 at 10, top-5 from 7, top-100 from 5, jump 3 to 5 (#4 561 to #44)"
+        );
+        assert_eq!(
+            told(&[40, 1, 1]),
+            "␣Paris: #1 from 1, top-100 from 0, jump 0 to 1 (#40 to #1)"
+        );
+        assert_eq!(told(&[1, 1]), "␣Paris: #1 from 0");
+        assert_eq!(told(&[2, 2000]), "␣Paris: #2 000 at 1");
+        assert_eq!(told(&[]), "␣Paris: no layer was read");
+    }
+}

@@ -1,0 +1,282 @@
+//! What edits changed: a figure less the same figure of the unedited run.
+//!
+//! Invariant: a number is taken only from a number of the same thing. Two runs that are about different tokens have no
+//! difference, and the error names both; a part that only edits have counts as nothing in the unedited run. To compare
+//! another shape, add its arm in [`Figure::minus`].
+
+use super::also::Number;
+use super::series::{Curve, Series};
+use super::{Body, Cell, Figure, Grid, Header, Scale, Unit};
+use crate::error::{Error, Result};
+
+impl Figure {
+    /// This figure less a baseline of the same shape: what the edits changed.
+    pub fn minus(&self, baseline: &Self) -> Result<Self> {
+        let body = match (&self.body, &baseline.body) {
+            (Body::Grid(a), Body::Grid(b)) => Body::Grid(of_grids(a, b)?),
+            (Body::Series(a), Body::Series(b)) if a.style == b.style => {
+                Body::Series(of_series(a, b)?)
+            }
+            (Body::Table(_), Body::Table(_)) => {
+                return Err(refused(
+                    "a table has none, for its rows need not be about the same in both runs",
+                    "Switch the difference off, and read the table with the edits on and off",
+                ));
+            }
+            (Body::Text(_), Body::Text(_)) => {
+                return Err(refused("a text has none", "Switch the difference off"));
+            }
+            (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_), _) => {
+                return Err(refused(
+                    format!(
+                        "`{}` and the unedited `{}` have different shapes",
+                        self.title, baseline.title
+                    ),
+                    "Ask for the figure again",
+                ));
+            }
+        };
+        let mut notes = self.notes.clone();
+        notes.push("with edits, less the unedited run of the same tokens".into());
+        Ok(Self {
+            title: format!("{} Δ", self.title),
+            body,
+            notes,
+            check: self.check,
+            provenance: self.provenance.clone(),
+        })
+    }
+
+    /// Whether both tell of the same tokens along the layers, where both tell of any: "the answer" may be another one.
+    pub fn tells_of_the_same(&self, other: &Self) -> bool {
+        let (Body::Grid(a), Body::Grid(b)) = (&self.body, &other.body) else {
+            return true;
+        };
+        let mut pairs = a.also.stories.iter().zip(&b.also.stories);
+        pairs.all(|(a, b)| a.anchor != b.anchor || a.token == b.token)
+    }
+}
+
+fn refused(why: impl Into<String>, next: &str) -> Error {
+    Error::NoDifference {
+        why: why.into(),
+        next: next.into(),
+    }
+}
+
+/// Both are about the same.
+fn agree(edited: &str, unedited: &str) -> Result<()> {
+    if edited == unedited {
+        return Ok(());
+    }
+    Err(refused(
+        format!("with the edits it is `{edited}`, without them `{unedited}`"),
+        "Name the token that both are to be about",
+    ))
+}
+
+/// A title in words, with the token that it is about.
+fn spelled(title: &Header) -> String {
+    match title.anchor.unit {
+        Some(Unit::Token(id)) => format!("{} (token #{id})", title.label),
+        _ => title.label.clone(),
+    }
+}
+
+/// Whether only edits have such a part: a sum of an unedited run has no place for it.
+fn of_edits(label: &str) -> bool {
+    label == "edits" || label.starts_with("edit ")
+}
+
+/// For every title the place of the same in the baseline; none for parts that only edits have. A baseline may go on over
+/// later positions.
+fn pair(titles: &[Header], baseline: &[Header]) -> Result<Vec<Option<usize>>> {
+    let mut next = 0;
+    let mut places = Vec::with_capacity(titles.len());
+    for title in titles {
+        match baseline.get(next) {
+            Some(base) if base == title => {
+                places.push(Some(next));
+                next += 1;
+            }
+            _ if of_edits(&title.label) => places.push(None),
+            Some(base) => {
+                agree(&spelled(title), &spelled(base))?;
+                return Err(refused(
+                    format!("the two runs mean different places by `{}`", title.label),
+                    "Ask for the figure again",
+                ));
+            }
+            None => return Err(missing("the unedited run", title)),
+        }
+    }
+    match baseline[next..]
+        .iter()
+        .find(|t| t.anchor.position.is_none())
+    {
+        Some(rest) => Err(missing("the edited run", rest)),
+        None => Ok(places),
+    }
+}
+
+fn missing(run: &str, title: &Header) -> Error {
+    refused(
+        format!("{run} has no `{}`", spelled(title)),
+        "Ask for the figure again",
+    )
+}
+
+fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
+    agree(&a.value, &b.value)?;
+    let rows = pair(&a.rows, &b.rows)?;
+    let columns = pair(&a.columns, &b.columns)?;
+    let rule = Rule::of(a.scale, a.shows_candidates());
+    let mut out = a.clone();
+    let mut reach = 0.0f32;
+    for (cells, column) in out.cells.iter_mut().zip(&columns) {
+        for (cell, row) in cells.iter_mut().zip(&rows) {
+            let place = column.zip(*row);
+            if let Some(base) = place.and_then(|(c, r)| b.cells.get(c)?.get(r)) {
+                let value = rule.less(cell, base, cell.value, base.value);
+                was(cell, base, rule);
+                cell.value = value;
+            }
+            reach = reach.max(cell.value.abs());
+        }
+    }
+    // A difference of ranks is one of their logarithms: from 2 to 1 is as far as from 2000 to 1000.
+    let named = |value: &str, scale: Scale| match scale {
+        Scale::Rank { .. } => format!("log10 {value}"),
+        Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => value.to_owned(),
+    };
+    out.value = named(&a.value, a.scale);
+    out.also.stories.clear();
+    out.also.numbers.clear();
+    for (mine, theirs) in a.also.numbers.iter().zip(&b.also.numbers) {
+        agree(&mine.value, &theirs.value)?;
+        let own = a.also.candidates.as_ref() == Some(&mine.value);
+        let rule = Rule::of(mine.scale, own);
+        let mut number = Number {
+            value: named(&mine.value, mine.scale),
+            ..mine.clone()
+        };
+        let mut reach = 0.0f32;
+        for (c, (values, column)) in number.values.iter_mut().zip(&columns).enumerate() {
+            for (r, (value, row)) in values.iter_mut().zip(&rows).enumerate() {
+                let before = column.zip(*row).and_then(|(bc, br)| {
+                    let base = b.cells.get(bc)?.get(br)?;
+                    Some((base, *theirs.values.get(bc)?.get(br)?))
+                });
+                let cell = a.cells.get(c).and_then(|cells| cells.get(r));
+                if let (Some(cell), Some((base, before))) = (cell, before) {
+                    *value = rule.less(cell, base, *value, before);
+                }
+                reach = reach.max(value.abs());
+            }
+        }
+        number.scale = Scale::Diverging {
+            reach: reach.max(1e-6),
+        };
+        out.also.numbers.push(number);
+    }
+    out.scale = Scale::Diverging {
+        reach: reach.max(1e-6),
+    };
+    Ok(out)
+}
+
+/// How numbers of a kind are subtracted.
+#[derive(Clone, Copy)]
+struct Rule {
+    /// Whether they have a sign of their own.
+    signed: bool,
+    /// Whether they are ranks.
+    ranks: bool,
+    /// Whether the candidates of a cell have another number.
+    others: bool,
+}
+
+impl Rule {
+    fn of(scale: Scale, candidates: bool) -> Self {
+        Self {
+            signed: matches!(scale, Scale::Diverging { .. }),
+            ranks: matches!(scale, Scale::Rank { .. }),
+            others: !candidates,
+        }
+    }
+
+    /// The first candidate of a cell, where the cell's number is its own.
+    fn candidate(self, cell: &Cell, value: f32) -> Option<&str> {
+        let (name, share) = cell.more.first()?;
+        let own = !self.others && share.to_bits() == value.to_bits();
+        own.then_some(name.as_str())
+    }
+
+    /// The number of a candidate is compared with the same candidate's; any other (an entropy, a rank, a length) with the
+    /// cell's own. A candidate that the baseline does not list had next to no share; signed numbers are no shares.
+    fn less(self, cell: &Cell, base: &Cell, value: f32, other: f32) -> f32 {
+        if self.ranks {
+            return value.log10() - other.log10();
+        }
+        let before = match self.candidate(cell, value) {
+            Some(name) if !base.more.is_empty() => {
+                let same = base.more.iter().find(|(other, _)| other == name);
+                let unlisted = if self.signed { other } else { 0.0 };
+                same.map_or(unlisted, |(_, value)| *value)
+            }
+            _ => other,
+        };
+        value - before
+    }
+}
+
+/// What the baseline said in a cell, where that is another candidate, before what this one says.
+fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
+    let theirs = rule.candidate(base, base.value);
+    let name = if rule.candidate(cell, cell.value) == theirs {
+        (cell.label != base.label).then_some(base.label.as_str())
+    } else {
+        Some(theirs.unwrap_or(&base.label))
+    };
+    let share = if rule.others {
+        base.more.first().map_or(base.value, |m| m.1)
+    } else {
+        base.value
+    };
+    let name = name.filter(|name| !name.is_empty());
+    if let Some(was) = name.map(|name| (format!("was {name}"), share)) {
+        cell.more.insert(0, was);
+    }
+}
+
+fn of_series(a: &Series, b: &Series) -> Result<Series> {
+    agree(&a.value, &b.value)?;
+    let titles = |series: &Series| -> Vec<Header> {
+        let title = |curve: &Curve| Header {
+            label: curve.label.clone(),
+            anchor: curve.anchor,
+        };
+        series.curves.iter().map(title).collect()
+    };
+    let curves = pair(&titles(a), &titles(b))?;
+    if a.curves.len() < b.curves.len() {
+        return Err(missing("the edited run", &titles(b)[a.curves.len()]));
+    }
+    let points = pair(&a.points, &b.points)?;
+    let mut out = a.clone();
+    let mut reach = 0.0f32;
+    for (curve, place) in out.curves.iter_mut().zip(curves) {
+        let base = place.and_then(|place| b.curves.get(place));
+        for (value, point) in curve.values.iter_mut().zip(&points) {
+            let before = point.and_then(|point| base?.values.get(point));
+            *value -= before.copied().unwrap_or(0.0);
+            reach = reach.max(value.abs());
+        }
+        let before = base.and_then(|base| base.total);
+        curve.total = curve.total.zip(before).map(|(now, before)| now - before);
+    }
+    out.scale = Scale::Diverging {
+        reach: reach.max(1e-6),
+    };
+    Ok(out)
+}

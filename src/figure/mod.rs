@@ -1,0 +1,831 @@
+//! Figures: what instruments return. Never pixels: panes draw them, exporters write them, tests compare them.
+//!
+//! Invariant: every cell that belongs to a place in the model carries an [`Anchor`], and every figure its
+//! [`Provenance`]. To add a shape, add a variant of [`Body`]; the compiler lists the places to visit.
+
+pub mod also;
+pub(crate) mod difference;
+pub mod series;
+
+use serde::{Deserialize, Serialize};
+
+use super::figure::also::Also;
+use crate::model::network::finite::NOT_FINITE;
+use crate::text::width;
+
+pub use super::figure::series::{Curve, Series, Style};
+
+/// What a cell counts inside a layer and position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A neuron of `mlp_act`.
+    Neuron(u32),
+    /// An attention head.
+    Head(u32),
+    /// A vocabulary token.
+    Token(u32),
+}
+
+/// Where a cell came from, so that steer, ablate, patch and copy work on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Anchor {
+    /// The block.
+    pub layer: Option<u16>,
+    /// The token position.
+    pub position: Option<u32>,
+    /// The unit.
+    pub unit: Option<Unit>,
+}
+
+impl Anchor {
+    /// A layer at a position.
+    pub fn cell(layer: usize, position: usize) -> Self {
+        Self {
+            layer: Some(layer as u16),
+            position: Some(position as u32),
+            unit: None,
+        }
+    }
+
+    /// A position alone.
+    pub fn position(position: usize) -> Self {
+        Self {
+            layer: None,
+            position: Some(position as u32),
+            unit: None,
+        }
+    }
+
+    /// A layer alone.
+    pub fn layer(layer: usize) -> Self {
+        Self {
+            layer: Some(layer as u16),
+            position: None,
+            unit: None,
+        }
+    }
+
+    /// The same place with a unit.
+    pub fn with(self, unit: Unit) -> Self {
+        Self {
+            unit: Some(unit),
+            ..self
+        }
+    }
+}
+
+/// One cell of a grid.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Safe visible text (see `text.rs`).
+    pub label: String,
+    /// The number its colour shows.
+    pub value: f32,
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// The runners-up: text and number, strongest first, the cell's own first.
+    pub more: Vec<(String, f32)>,
+}
+
+/// A row or column title.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Safe visible text.
+    pub label: String,
+    /// What it stands for.
+    pub anchor: Anchor,
+}
+
+/// How numbers become colour.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Probabilities and other shares: 0 to 1.
+    Unit,
+    /// From `lo` to `hi`.
+    Range {
+        /// Lowest.
+        lo: f32,
+        /// Highest.
+        hi: f32,
+    },
+    /// Ranks from 1, by their logarithm: 1 is the brightest.
+    Rank {
+        /// The last rank there is.
+        worst: f32,
+    },
+    /// From `-reach` to `reach`, zero in the middle.
+    Diverging {
+        /// Largest magnitude.
+        reach: f32,
+    },
+}
+
+impl Scale {
+    /// Where a value lies, 0 to 1; not-a-number lies at 0.
+    pub fn place(self, value: f32) -> f32 {
+        let at = match self {
+            Self::Unit => value,
+            Self::Range { lo, hi } => (value - lo) / (hi - lo).max(f32::MIN_POSITIVE),
+            Self::Rank { worst } => 1.0 - value.max(1.0).ln() / worst.max(2.0).ln(),
+            Self::Diverging { reach } => 0.5 + 0.5 * value / reach.max(f32::MIN_POSITIVE),
+        };
+        if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
+    }
+
+    /// The scale that holds both; scales of different kinds stay as the first is.
+    #[must_use]
+    pub fn around(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Diverging { reach: a }, Self::Diverging { reach: b }) => {
+                Self::Diverging { reach: a.max(b) }
+            }
+            (Self::Range { lo: a, hi: b }, Self::Range { lo: c, hi: d }) => Self::Range {
+                lo: a.min(c),
+                hi: b.max(d),
+            },
+            (Self::Rank { worst: a }, Self::Rank { worst: b }) => Self::Rank { worst: a.max(b) },
+            _ => self,
+        }
+    }
+
+    /// The value a part of the way from the first end to the last, for legends.
+    pub fn along(self, part: f32) -> f32 {
+        let (lo, hi) = self.ends();
+        match self {
+            Self::Rank { .. } => hi.powf(part),
+            Self::Unit | Self::Range { .. } | Self::Diverging { .. } => lo + (hi - lo) * part,
+        }
+    }
+
+    /// The ends of the scale, for legends.
+    pub fn ends(self) -> (f32, f32) {
+        match self {
+            Self::Unit => (0.0, 1.0),
+            Self::Range { lo, hi } => (lo, hi),
+            Self::Rank { worst } => (1.0, worst),
+            Self::Diverging { reach } => (-reach, reach),
+        }
+    }
+}
+
+/// Rows by columns of cells; columns may be appended while a text grows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grid {
+    /// What rows count, for example `layer`.
+    pub row_axis: String,
+    /// What columns count, for example `position`.
+    pub column_axis: String,
+    /// What `value` is, for example `probability`.
+    pub value: String,
+    /// Row titles, from the first row drawn at the bottom (layer 0) up.
+    pub rows: Vec<Header>,
+    /// Column titles.
+    pub columns: Vec<Header>,
+    /// Cells by column, then row.
+    pub cells: Vec<Vec<Cell>>,
+    /// How values become colour.
+    pub scale: Scale,
+    /// What else is known of the cells.
+    #[serde(default, skip_serializing_if = "Also::is_empty")]
+    pub also: Also,
+}
+
+/// One entry of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Entry {
+    /// A number; drawn right-aligned with three significant digits.
+    Number(f32),
+    /// Safe visible text.
+    Text(String),
+}
+
+/// A row of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// One entry a column.
+    pub entries: Vec<Entry>,
+}
+
+/// A page of a table: neurons have one for every position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// What the page is about.
+    pub title: String,
+    /// Where it came from.
+    pub anchor: Anchor,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// Named columns over pages of rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Pages; a plain table has one.
+    pub pages: Vec<Page>,
+}
+
+/// Where titles stand for positions of a text, one after the other, the first and the last of them. Titles of something
+/// else, such as source layers, may all have the position at which they were measured.
+pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
+    let mut at = titles.into_iter().map(|anchor| anchor.position);
+    let first = at.next()??;
+    at.try_fold((first, first), |(first, last), at| {
+        at.filter(|at| *at > last).map(|at| (first, at))
+    })
+}
+
+impl Grid {
+    /// Some of its columns, in words: `position 426-431 of 420-484`, or by their number where they are no positions.
+    pub fn part(&self, columns: std::ops::Range<usize>) -> String {
+        let axis = &self.column_axis;
+        let of = |titles: &[Header]| positions(titles.iter().map(|h| h.anchor));
+        let shown = self.columns.get(columns.clone()).and_then(of);
+        let whole = of(&self.columns).zip(shown);
+        match whole {
+            Some(((lo, hi), (first, last))) => format!("{axis} {first}-{last} of {lo}-{hi}"),
+            None => format!(
+                "{axis} {}-{} of {}",
+                columns.start,
+                columns.end.saturating_sub(1),
+                self.columns.len()
+            ),
+        }
+    }
+
+    /// Columns of the terminal that the widest row title takes.
+    pub fn title_width(&self) -> usize {
+        self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
+    }
+}
+
+impl Page {
+    /// Whether its rows are the layers of a model, in order: then the last layer stands on top, as in a grid.
+    pub fn by_layer(&self) -> bool {
+        let layer = |row: &Row| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
+        let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
+        layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
+    }
+
+    /// Columns of text that say the same in every row of a page that is by layer: once is enough.
+    pub fn constant(&self) -> Vec<usize> {
+        let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
+            return Vec::new();
+        };
+        let same = |i: &usize| {
+            matches!(&first.entries[*i], Entry::Text(text) if !text.is_empty())
+                && self
+                    .rows
+                    .iter()
+                    .all(|r| r.entries.get(*i) == first.entries.get(*i))
+        };
+        (1..first.entries.len()).filter(same).collect()
+    }
+}
+
+impl Table {
+    /// How many columns a page needs: those of the table, or more where a row has more entries.
+    pub fn columns_of(&self, page: &Page) -> usize {
+        let longest = page.rows.iter().map(|row| row.entries.len()).max();
+        longest.unwrap_or(0).max(self.columns.len())
+    }
+}
+
+/// Lines of prose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Text {
+    /// Safe visible lines.
+    pub lines: Vec<String>,
+}
+
+/// The shapes a figure can have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// Rows by columns with a colour scale.
+    Grid(Grid),
+    /// Rows of text and numbers.
+    Table(Table),
+    /// Named curves over a shared axis.
+    Series(Series),
+    /// Prose.
+    Text(Text),
+}
+
+/// What a figure was measured on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The model argument.
+    pub model: String,
+    /// Fingerprint of its weights.
+    pub revision: String,
+    /// How matrices were kept.
+    pub dtype: String,
+    /// Where it ran.
+    pub device: String,
+    /// Token ids of the run.
+    pub tokens: Vec<u32>,
+    /// Edits that were on, as they print, with `since N` when they began later than position 0.
+    pub edits: Vec<String>,
+    /// The seed of anything random.
+    pub seed: u64,
+    /// The instrument and its parameters.
+    pub parameters: Vec<(String, String)>,
+    /// The version of this program.
+    pub version: String,
+}
+
+/// A check a figure made of itself: the last lens row against the model's own output.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Largest absolute difference seen; not-a-number, in JSON null, where something was not finite.
+    #[serde(deserialize_with = "super::edit::receipt::number")]
+    pub error: f32,
+    /// What is tolerated.
+    pub tolerance: f32,
+}
+
+impl Check {
+    /// The largest difference of two rows of logits. What is not finite in either is a failure, but for minus infinity in
+    /// both, which bans a token.
+    pub fn of(own: &[f32], other: &[f32], tolerance: f32) -> Self {
+        let mut error = if own.len() == other.len() {
+            0.0f32
+        } else {
+            f32::NAN
+        };
+        for (a, b) in own.iter().zip(other) {
+            #[allow(clippy::float_cmp)] // the same bits, minus infinity among them
+            let apart = if *a == *b && *a < f32::INFINITY {
+                0.0
+            } else {
+                (a - b).abs()
+            };
+            // Not a number stays, and is not replaced by a number.
+            if apart > error || apart.is_nan() {
+                error = apart;
+            }
+            if error.is_nan() {
+                break;
+            }
+        }
+        Self { error, tolerance }
+    }
+
+    /// A check that failed because something is not finite.
+    pub fn not_finite() -> Self {
+        Self {
+            error: f32::NAN,
+            tolerance: 0.0,
+        }
+    }
+
+    /// Whether it passed.
+    pub fn passed(self) -> bool {
+        self.error <= self.tolerance
+    }
+
+    /// What to say where it failed.
+    pub fn failure(self) -> Option<String> {
+        if self.passed() {
+            None
+        } else if self.error.is_finite() {
+            Some(format!(
+                "the last lens row differs from the model's own output by {:.2e} (tolerated: {:.0e})",
+                self.error, self.tolerance
+            ))
+        } else {
+            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or a smaller strength of the edit".into())
+        }
+    }
+
+    /// The worse of two.
+    #[must_use]
+    pub fn worst(self, other: Self) -> Self {
+        if other.error > self.error || other.error.is_nan() {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+/// What an instrument returns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// A short title: the instrument and its choices.
+    pub title: String,
+    /// The content.
+    pub body: Body,
+    /// What a reader must know: nulls, limits, sources.
+    pub notes: Vec<String>,
+    /// Self-check, for figures that have one.
+    pub check: Option<Check>,
+    /// What it was measured on.
+    pub provenance: Provenance,
+}
+
+impl Figure {
+    /// Marks the cells whose numbers are not finite, says how many there are, and lets the check fail. What was not measured
+    /// is not counted: an empty cell with nothing beside it, and the gaps of curves.
+    pub fn mark_not_finite(&mut self) {
+        let (mut bad, mut all) = (0, 0);
+        let mut count = |value: f32, blank: bool| {
+            let is_bad = value.is_infinite() || (value.is_nan() && !blank);
+            all += usize::from(!value.is_nan() || !blank);
+            bad += usize::from(is_bad);
+            is_bad
+        };
+        match &mut self.body {
+            Body::Grid(grid) => {
+                for cell in grid.cells.iter_mut().flatten() {
+                    let unmeasured = cell.more.is_empty() && cell.label != NOT_FINITE;
+                    if count(cell.value, unmeasured || cell.label == "–") && cell.label.is_empty()
+                    {
+                        cell.label = NOT_FINITE.into();
+                    }
+                }
+            }
+            Body::Table(table) => {
+                for entry in table
+                    .pages
+                    .iter_mut()
+                    .flat_map(|p| &mut p.rows)
+                    .flat_map(|r| &mut r.entries)
+                {
+                    if let Entry::Number(value) = entry {
+                        count(*value, false);
+                    }
+                }
+            }
+            Body::Series(series) => {
+                for value in series.curves.iter().flat_map(|c| &c.values) {
+                    count(*value, true);
+                }
+            }
+            Body::Text(_) => {}
+        }
+        if bad == 0 {
+            return;
+        }
+        self.check = Some(Check::not_finite());
+        let (are, they) = if bad == 1 {
+            ("is", "it does")
+        } else {
+            ("are", "they do")
+        };
+        self.notes.insert(
+            0,
+            format!(
+                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or a smaller strength"
+            ),
+        );
+    }
+
+    /// Appends a live column or page: `next` has the same shape and covers later positions.
+    /// A position that is there already is replaced, and everything after it dropped (a rewind).
+    pub fn append(&mut self, next: Self) {
+        self.check = match (self.check, next.check) {
+            (Some(a), Some(b)) => Some(a.worst(b)),
+            (a, b) => a.or(b),
+        };
+        let first = match &next.body {
+            Body::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
+            Body::Table(table) => table.pages.first().and_then(|p| p.anchor.position),
+            Body::Series(series) => series.points.first().and_then(|p| p.anchor.position),
+            Body::Text(_) => None,
+        };
+        if let Some(first) = first {
+            self.truncate(first);
+        }
+        let grown = match (&mut self.body, next.body) {
+            (Body::Grid(grid), Body::Grid(mut more)) => {
+                if let Some(number) = grid.turned() {
+                    more.turn(number);
+                }
+                grid.scale = grid.scale.around(more.scale);
+                grid.also.extend(more.also);
+                grid.columns.extend(more.columns);
+                grid.cells.extend(more.cells);
+                true
+            }
+            (Body::Table(table), Body::Table(more)) => {
+                table.pages.extend(more.pages);
+                true
+            }
+            (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
+            (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
+                *body = other;
+                false
+            }
+        };
+        // What is said of the newest position is said of none before it: a title belongs to the whole body, and notes
+        // come with every column.
+        if !grown {
+            self.title = next.title;
+        }
+        if !grown || !next.notes.is_empty() {
+            self.notes = next.notes;
+        }
+        self.provenance = next.provenance;
+    }
+
+    /// Drops every column or page at `position` or later.
+    pub fn truncate(&mut self, position: u32) {
+        let keep = |anchor: &Anchor| anchor.position.is_none_or(|p| p < position);
+        match &mut self.body {
+            Body::Grid(grid) => {
+                let count = grid.columns.iter().take_while(|h| keep(&h.anchor)).count();
+                grid.columns.truncate(count);
+                grid.cells.truncate(count);
+                grid.also.truncate(count);
+            }
+            Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
+            Body::Series(series) => {
+                let count = series.points.iter().take_while(|p| keep(&p.anchor)).count();
+                series.truncate(count);
+            }
+            Body::Text(_) => {}
+        }
+    }
+
+    /// The cell of a grid at a layer and position.
+    pub fn cell(&self, layer: u16, position: u32) -> Option<&Cell> {
+        let Body::Grid(grid) = &self.body else {
+            return None;
+        };
+        grid.cells
+            .iter()
+            .flatten()
+            .find(|c| c.anchor.layer == Some(layer) && c.anchor.position == Some(position))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    fn grid(positions: std::ops::Range<usize>) -> Figure {
+        let column = |p: usize| {
+            vec![Cell {
+                label: format!("t{p}"),
+                value: 0.5,
+                anchor: Anchor::cell(0, p),
+                more: vec![],
+            }]
+        };
+        let columns = positions
+            .clone()
+            .map(|p| Header {
+                label: p.to_string(),
+                anchor: Anchor::position(p),
+            })
+            .collect();
+        let body = Body::Grid(Grid {
+            also: crate::figure::also::Also::default(),
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: "probability".into(),
+            rows: vec![Header::default()],
+            columns,
+            cells: positions.map(column).collect(),
+            scale: Scale::Unit,
+        });
+        Figure {
+            title: "t".into(),
+            body,
+            notes: vec![],
+            check: None,
+            provenance: Provenance::default(),
+        }
+    }
+
+    fn width(figure: &Figure) -> usize {
+        match &figure.body {
+            Body::Grid(g) => g.columns.len(),
+            Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+        }
+    }
+
+    #[test]
+    fn parts_of_a_grid_are_positions_only_where_its_columns_are() {
+        let Body::Grid(mut shown) = grid(420..485).body else {
+            panic!("a grid")
+        };
+        assert_eq!(shown.part(6..12), "position 426-431 of 420-484");
+        // Source layers, all read at one position.
+        shown.column_axis = "source layer".into();
+        for column in &mut shown.columns {
+            column.anchor = Anchor::position(9);
+        }
+        assert_eq!(shown.part(6..12), "source layer 6-11 of 65");
+    }
+
+    #[test]
+    fn a_column_appends_and_a_rewind_replaces() {
+        let mut figure = grid(0..3);
+        figure.append(grid(3..4));
+        assert_eq!(width(&figure), 4);
+        figure.append(grid(1..2));
+        assert_eq!(width(&figure), 2, "positions from 1 on were rewritten");
+    }
+
+    /// Notes are about the newest position; a title that is about one position goes with its body.
+    #[test]
+    fn what_is_said_is_about_what_is_shown() {
+        let said = |mut figure: Figure, word: &str| {
+            figure.title = format!("title {word}");
+            figure.notes = vec![format!("after {word}")];
+            figure
+        };
+        let heard = |figure: &Figure| (figure.title.clone(), figure.notes.clone());
+        let both =
+            |title: &str, note: &str| (format!("title {title}"), vec![format!("after {note}")]);
+        let mut columns = said(grid(0..3), "a");
+        columns.append(said(grid(3..4), "b"));
+        assert_eq!(heard(&columns), both("a", "b"), "grown");
+        columns.append(grid(4..5));
+        assert_eq!(
+            heard(&columns),
+            both("a", "b"),
+            "a column that says nothing"
+        );
+        let waterfall = |word: &str| {
+            let mut figure = said(curves(0..2, 0.0), word);
+            if let Body::Series(series) = &mut figure.body {
+                for point in &mut series.points {
+                    point.anchor = Anchor::default();
+                }
+            }
+            figure
+        };
+        let mut figure = waterfall("a");
+        figure.append(waterfall("b"));
+        assert_eq!(heard(&figure), both("b", "b"), "replaced");
+    }
+
+    /// Runs about different tokens, rows or places have no difference, and the error names both.
+    #[test]
+    fn only_the_same_is_subtracted() {
+        let refused = |a: &Figure, b: &Figure| a.minus(b).unwrap_err().to_string();
+        let mut other = grid(0..2);
+        if let Body::Grid(g) = &mut other.body {
+            g.value = "probability of ␣Rome".into();
+        }
+        let said = refused(&other, &grid(0..2));
+        assert!(
+            said.contains("␣Rome") && said.contains("Name the token"),
+            "{said}"
+        );
+        let targeted = |id| {
+            let mut figure = grid(0..2);
+            if let Body::Grid(g) = &mut figure.body {
+                g.columns[1].anchor = g.columns[1].anchor.with(Unit::Token(id));
+            }
+            figure
+        };
+        assert!(targeted(5).minus(&targeted(5)).is_ok());
+        let said = refused(&targeted(5), &targeted(9));
+        assert!(said.contains("#5") && said.contains("#9"), "{said}");
+        let mut other = curves(0..2, 0.0);
+        if let Body::Series(series) = &mut other.body {
+            series.value = "rank".into();
+        }
+        assert!(refused(&curves(0..2, 0.0), &other).contains("rank"));
+        let mut moved = curves(0..2, 0.0);
+        if let Body::Series(series) = &mut moved.body {
+            series.curves[0].anchor = Anchor::layer(2);
+        }
+        assert!(refused(&curves(0..2, 0.0), &moved).contains("places"));
+        let mut table = grid(0..0);
+        table.body = Body::Table(Table {
+            columns: vec![],
+            pages: vec![],
+        });
+        let said = refused(&table, &table);
+        assert!(said.contains("table"), "{said}");
+    }
+
+    /// A part that only edits have is all theirs; any other part must be in both.
+    #[test]
+    fn what_only_edits_have_counts_whole() {
+        let sum = |parts: &[(&str, f32)]| {
+            let mut figure = curves(0..parts.len(), 0.0);
+            if let Body::Series(series) = &mut figure.body {
+                series.points = parts
+                    .iter()
+                    .map(|(label, _)| Header {
+                        label: (*label).into(),
+                        anchor: Anchor::layer(1),
+                    })
+                    .collect();
+                series.curves[0].values = parts.iter().map(|p| p.1).collect();
+            }
+            figure
+        };
+        let edited = sum(&[("embed", 1.0), ("edit resid_pre.1", 4.0), ("mlp 1", 2.0)]);
+        let less = edited
+            .minus(&sum(&[("embed", 1.0), ("mlp 1", 0.5)]))
+            .unwrap();
+        assert_eq!(values(&less), [0.0, 4.0, 1.5]);
+        assert!(edited.minus(&sum(&[("embed", 1.0)])).is_err());
+        let plain = sum(&[("embed", 1.0)]);
+        assert!(plain.minus(&edited).is_err(), "the baseline has more");
+    }
+
+    #[test]
+    fn minus_subtracts_the_same_token() {
+        let base = grid(0..2);
+        let mut edited = grid(0..2);
+        if let Body::Grid(g) = &mut edited.body {
+            g.cells[0][0].value = 0.75;
+        }
+        let Body::Grid(g) = edited.minus(&base).unwrap().body else {
+            panic!("a grid")
+        };
+        assert!((g.cells[0][0].value - 0.25).abs() < 1e-6);
+        assert_eq!(g.cells[1][0].value, 0.0);
+        assert!(grid(0..3).minus(&grid(0..2)).is_err());
+    }
+
+    fn curves(positions: std::ops::Range<usize>, value: f32) -> Figure {
+        let mut figure = grid(0..0);
+        figure.body = Body::Series(Series {
+            axis: "position".into(),
+            value: "probability".into(),
+            points: positions
+                .clone()
+                .map(|p| Header {
+                    label: p.to_string(),
+                    anchor: Anchor::position(p),
+                })
+                .collect(),
+            curves: vec![Curve {
+                label: "a".into(),
+                anchor: Anchor::layer(1),
+                values: positions.map(|p| p as f32 + value).collect(),
+                total: Some(value),
+            }],
+            scale: Scale::Unit,
+            style: Style::Lines,
+        });
+        figure
+    }
+
+    fn values(figure: &Figure) -> &[f32] {
+        match &figure.body {
+            Body::Series(series) => {
+                assert_eq!(series.points.len(), series.curves[0].values.len());
+                &series.curves[0].values
+            }
+            Body::Grid(_) | Body::Table(_) | Body::Text(_) => panic!("a series"),
+        }
+    }
+
+    #[test]
+    fn curves_grow_are_rewound_and_are_compared() {
+        let mut figure = curves(0..3, 0.5);
+        figure.append(curves(3..4, 0.5));
+        assert_eq!(values(&figure), [0.5, 1.5, 2.5, 3.5]);
+        figure.append(curves(1..2, 0.0));
+        assert_eq!(values(&figure), [0.5, 1.0]);
+        let less = figure.minus(&curves(0..2, 0.5)).unwrap();
+        assert_eq!(values(&less), [0.0, -0.5]);
+        let Body::Series(series) = less.body else {
+            panic!("a series")
+        };
+        assert_eq!(series.scale, Scale::Diverging { reach: 0.5 });
+        assert_eq!(series.curves[0].total, Some(-0.5));
+        let mut other = curves(0..2, 0.5);
+        if let Body::Series(series) = &mut other.body {
+            series.curves[0].label = "b".into();
+        }
+        assert!(figure.minus(&other).is_err(), "another curve");
+        // A series over layers holds no positions: a newer one replaces it.
+        let mut layers = curves(0..3, 0.0);
+        let mut newer = curves(0..2, 1.0);
+        for figure in [&mut layers, &mut newer] {
+            if let Body::Series(series) = &mut figure.body {
+                for (l, point) in series.points.iter_mut().enumerate() {
+                    point.anchor = Anchor::layer(l);
+                }
+            }
+        }
+        layers.append(newer.clone());
+        assert_eq!(values(&layers), values(&newer));
+    }
+
+    #[test]
+    fn scales_put_zero_where_it_belongs() {
+        assert_eq!(Scale::Diverging { reach: 2.0 }.place(0.0), 0.5);
+        assert_eq!(Scale::Unit.place(f32::NAN), 0.0);
+        assert_eq!(Scale::Range { lo: 1.0, hi: 3.0 }.place(2.0), 0.5);
+    }
+}

@@ -1,0 +1,290 @@
+//! Series: named curves over a shared axis, one of the shapes a figure can have.
+//!
+//! Invariant: a curve has one number a point; what was not measured is not-a-number, drawn as a gap and written as
+//! nothing. The parts of a waterfall and its total are measured apart, so a reader can check one against the other.
+//! To add a way of drawing, add a variant of [`Style`]; the compiler lists the places to visit.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Anchor, Entry, Header, Page, Row, Scale, Table};
+
+/// How a series is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Style {
+    /// Points joined by lines: a number that moves along the axis.
+    Lines,
+    /// A bar a point, from zero.
+    Bars,
+    /// A bar a point, from where the one before ended: parts of a sum, with the total below.
+    Waterfall,
+}
+
+/// One named curve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// Safe visible text.
+    pub label: String,
+    /// What it stands for, as far as that is the same at every point.
+    pub anchor: Anchor,
+    /// One number a point; not-a-number where nothing was measured.
+    #[serde(deserialize_with = "numbers")]
+    pub values: Vec<f32>,
+    /// What the parts should add up to, measured by itself; for waterfalls.
+    #[serde(default)]
+    pub total: Option<f32>,
+}
+
+/// Named curves over a shared axis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// What points count, for example `layer`.
+    pub axis: String,
+    /// What the numbers are, with their unit, for example `probability` or `nats`.
+    pub value: String,
+    /// The points of the axis, in order.
+    pub points: Vec<Header>,
+    /// The curves; the first is the one a reader looks for.
+    pub curves: Vec<Curve>,
+    /// The range of the numbers.
+    pub scale: Scale,
+    /// How it is drawn.
+    pub style: Style,
+}
+
+/// JSON has no not-a-number: it is written as null, and read back as what it was.
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    let read: Vec<Option<f32>> = Vec::deserialize(from)?;
+    Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
+}
+
+impl Curve {
+    /// Where the bar of every point begins and ends in a waterfall; what was not measured adds nothing.
+    pub fn steps(&self) -> Vec<(f32, f32)> {
+        let mut sum = 0.0f64;
+        self.values
+            .iter()
+            .map(|value| {
+                let from = sum;
+                if !value.is_nan() {
+                    sum += f64::from(*value);
+                }
+                (from as f32, sum as f32)
+            })
+            .collect()
+    }
+
+    /// The sum of the parts.
+    pub fn sum(&self) -> f32 {
+        self.steps().last().map_or(0.0, |step| step.1)
+    }
+}
+
+impl Series {
+    /// What the number of a curve at a point stands for: what the point names, and the curve where it does not.
+    pub fn anchor(&self, curve: usize, point: usize) -> Anchor {
+        let of = |anchor: Option<Anchor>| anchor.unwrap_or_default();
+        let point = of(self.points.get(point).map(|p| p.anchor));
+        let curve = of(self.curves.get(curve).map(|c| c.anchor));
+        Anchor {
+            layer: point.layer.or(curve.layer),
+            position: point.position.or(curve.position),
+            unit: point.unit.or(curve.unit),
+        }
+    }
+
+    /// The number of a curve at a point, where it was measured.
+    pub fn value(&self, curve: usize, point: usize) -> Option<f32> {
+        let value = *self.curves.get(curve)?.values.get(point)?;
+        (!value.is_nan()).then_some(value)
+    }
+
+    /// The lowest and highest end of what is drawn: the scale for lines; for bars also zero, and for waterfalls
+    /// every sum on the way and the total.
+    pub fn reach(&self, curve: usize) -> (f32, f32) {
+        let around = |ends: (f32, f32), value: f32| {
+            // `min` and `max` pass over what is not a number.
+            (ends.0.min(value), ends.1.max(value))
+        };
+        let found = match (self.style, self.curves.get(curve)) {
+            (Style::Lines, _) | (Style::Waterfall, None) => self.scale.ends(),
+            (Style::Bars, _) => self
+                .curves
+                .iter()
+                .flat_map(|c| c.values.iter().copied())
+                .filter(|v| v.is_finite())
+                .fold((0.0, 0.0), around),
+            (Style::Waterfall, Some(curve)) => curve
+                .steps()
+                .into_iter()
+                .map(|(_, to)| to)
+                .chain(curve.total)
+                .filter(|v| v.is_finite())
+                .fold((0.0, 0.0), around),
+        };
+        if found.1 > found.0 {
+            found
+        } else {
+            (found.0, found.0 + 1.0)
+        }
+    }
+
+    /// The same numbers as a table: a row a point, a column a curve; a waterfall has its running sums beside, and its
+    /// total below.
+    pub fn table(&self) -> Table {
+        let number = |value: Option<f32>| value.map_or(Entry::Text(String::new()), Entry::Number);
+        let sums = self.style == Style::Waterfall;
+        let mut columns = vec![self.axis.clone()];
+        for curve in &self.curves {
+            columns.push(curve.label.clone());
+            if sums {
+                columns.push("sum".into());
+            }
+        }
+        let steps: Vec<_> = self.curves.iter().map(Curve::steps).collect();
+        let mut rows: Vec<Row> = (0..self.points.len())
+            .map(|point| {
+                let mut entries = vec![Entry::Text(self.points[point].label.clone())];
+                for (curve, steps) in steps.iter().enumerate() {
+                    entries.push(number(self.value(curve, point)));
+                    if sums {
+                        entries.push(number(steps.get(point).map(|s| s.1)));
+                    }
+                }
+                let anchor = match self.curves.len() {
+                    1 => self.anchor(0, point),
+                    _ => self.points[point].anchor,
+                };
+                Row { anchor, entries }
+            })
+            .collect();
+        if sums && self.curves.iter().any(|c| c.total.is_some()) {
+            let mut entries = vec![Entry::Text("total".into())];
+            for curve in &self.curves {
+                entries.extend([number(curve.total), Entry::Text(String::new())]);
+            }
+            rows.push(Row {
+                anchor: Anchor::default(),
+                entries,
+            });
+        }
+        Table {
+            columns,
+            pages: vec![Page {
+                title: String::new(),
+                anchor: Anchor::default(),
+                rows,
+            }],
+        }
+    }
+
+    /// Appends points to curves of the same names; other curves replace it whole. Says whether it grew.
+    pub(crate) fn extend(&mut self, more: Self) -> bool {
+        let same = self.curves.len() == more.curves.len()
+            && self
+                .curves
+                .iter()
+                .zip(&more.curves)
+                .all(|(a, b)| a.label == b.label);
+        if !same {
+            *self = more;
+            return false;
+        }
+        self.scale = self.scale.around(more.scale);
+        self.points.extend(more.points);
+        for (curve, more) in self.curves.iter_mut().zip(more.curves) {
+            curve.values.extend(more.values);
+            curve.total = more.total;
+        }
+        true
+    }
+
+    /// Keeps the first points.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.points.truncate(count);
+        for curve in &mut self.curves {
+            curve.values.truncate(count);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests {
+    use super::*;
+    use crate::figure::Unit;
+
+    fn series(style: Style) -> Series {
+        let curve = |label: &str, values: &[f32]| Curve {
+            label: label.into(),
+            anchor: Anchor::position(4).with(Unit::Token(9)),
+            values: values.to_vec(),
+            total: Some(values.iter().sum()),
+        };
+        Series {
+            axis: "layer".into(),
+            value: "logit".into(),
+            points: (0..3)
+                .map(|l| Header {
+                    label: l.to_string(),
+                    anchor: Anchor::layer(l),
+                })
+                .collect(),
+            curves: vec![curve("a", &[2.0, -3.0, 0.5]), curve("b", &[1.0, 1.0, 1.0])],
+            scale: Scale::Diverging { reach: 3.0 },
+            style,
+        }
+    }
+
+    #[test]
+    fn a_place_is_the_points_and_then_the_curves() {
+        let anchor = series(Style::Lines).anchor(1, 2);
+        assert_eq!(anchor, Anchor::cell(2, 4).with(Unit::Token(9)));
+        let mut other = series(Style::Lines);
+        other.curves[1].anchor.layer = Some(7);
+        assert_eq!(other.anchor(1, 2).layer, Some(2), "the point's own");
+        assert_eq!(other.anchor(9, 9), Anchor::default());
+    }
+
+    #[test]
+    fn a_waterfall_reaches_over_all_its_sums() {
+        let mut series = series(Style::Waterfall);
+        assert_eq!(
+            series.curves[0].steps(),
+            [(0.0, 2.0), (2.0, -1.0), (-1.0, -0.5)]
+        );
+        assert_eq!(series.curves[0].sum(), -0.5);
+        assert_eq!(series.reach(0), (-1.0, 2.0));
+        assert_eq!(series.reach(1), (0.0, 3.0));
+        series.curves[1].values[1] = f32::NAN;
+        assert_eq!(series.curves[1].sum(), 2.0, "nothing measured adds nothing");
+        assert_eq!(series.value(1, 1), None);
+        series.style = Style::Bars;
+        assert_eq!(series.reach(0), (-3.0, 2.0), "bars begin at zero");
+        series.style = Style::Lines;
+        assert_eq!(series.reach(0), (-3.0, 3.0), "lines keep to the scale");
+    }
+
+    #[test]
+    fn a_table_says_the_same() {
+        let table = series(Style::Waterfall).table();
+        assert_eq!(table.columns, ["layer", "a", "sum", "b", "sum"]);
+        let rows = &table.pages[0].rows;
+        assert_eq!(rows.len(), 4, "a total below");
+        assert_eq!(rows[1].entries[2], Entry::Number(-1.0));
+        assert_eq!(rows[3].entries[1], Entry::Number(-0.5));
+        let table = series(Style::Lines).table();
+        assert_eq!(table.columns, ["layer", "a", "b"]);
+        assert_eq!(table.pages[0].rows.len(), 3);
+    }
+
+    #[test]
+    fn what_is_not_a_number_survives_a_file() {
+        let mut series = series(Style::Lines);
+        series.curves[0].values[1] = f32::NAN;
+        let text = serde_json::to_string(&series).unwrap();
+        let back: Series = serde_json::from_str(&text).unwrap();
+        assert!(back.curves[0].values[1].is_nan());
+        assert_eq!(back.curves[1], series.curves[1]);
+    }
+}

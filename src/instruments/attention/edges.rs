@@ -1,0 +1,219 @@
+//! What attention heads read and write at a position: probabilities, what they carry, and the tokens that a write promotes.
+//!
+//! Invariant: probabilities are shown as they are, never made to sum to one again; the first position, a sink in many
+//! models, has no part in what is called strongest and in colour scales unless it is asked for. To weigh edges by something else, add
+//! a variant of [`Weight`].
+
+use candle_core::{DType, Tensor};
+
+use crate::error::Result;
+use crate::lab::bench::Bench;
+use crate::lab::run::Recording;
+use crate::lab::sample::top;
+use crate::model::network::blueprint::NormKind;
+use crate::model::network::site::{Address, Site};
+
+/// What an edge from a query to a source is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// The probability.
+    Probability,
+    /// The probability times the length of the value vector.
+    Value,
+    /// The probability times the length of what that value becomes in the output projection (Kobayashi et al. 2020,
+    /// 2004.10102).
+    Write,
+}
+
+impl Weight {
+    /// What must be recorded of a layer.
+    pub fn addresses(self, layer: usize) -> Vec<Address> {
+        match self {
+            Self::Probability => vec![Site::AttnProbs.at(layer)],
+            Self::Value | Self::Write => vec![Site::AttnProbs.at(layer), Site::V.at(layer)],
+        }
+    }
+}
+
+/// Edges of one layer.
+#[derive(Clone, Debug)]
+pub struct Edges {
+    /// `[heads][queries][sources]`, all positions of the run.
+    values: Vec<f32>,
+    tokens: usize,
+}
+
+impl Edges {
+    /// Reads a recording that holds [`Weight::addresses`].
+    pub fn read(
+        bench: &Bench,
+        recording: &Recording,
+        layer: usize,
+        weight: Weight,
+    ) -> Result<Self> {
+        let probs = recording
+            .get(Site::AttnProbs.at(layer))?
+            .to_dtype(DType::F32)?;
+        let (heads, _, tokens) = probs.dims3()?;
+        let values = match weight {
+            Weight::Probability => probs,
+            Weight::Value | Weight::Write => {
+                let lengths = carried(bench, recording, layer, weight, heads)?;
+                probs.broadcast_mul(&lengths.unsqueeze(1)?)?
+            }
+        };
+        Ok(Self {
+            values: values.flatten_all()?.to_vec1()?,
+            tokens,
+        })
+    }
+
+    /// What a head's query makes of every source, `[sources]`.
+    pub fn row(&self, head: usize, query: usize) -> &[f32] {
+        &self.values[(head * self.tokens + query) * self.tokens..][..self.tokens]
+    }
+}
+
+/// The length of what each source would give each head, `[heads, sources]`.
+fn carried(
+    bench: &Bench,
+    recording: &Recording,
+    layer: usize,
+    weight: Weight,
+    heads: usize,
+) -> Result<Tensor> {
+    let transformer = &bench.model.transformer;
+    let (width, group) = (
+        transformer.blueprint.head_dim,
+        heads / transformer.blueprint.kv_heads,
+    );
+    let v = recording.get(Site::V.at(layer))?.to_dtype(DType::F32)?;
+    let out = transformer.blocks[layer].attention.out.weight()?;
+    let rows = (0..heads)
+        .map(|head| {
+            let v = v.narrow(1, head / group, 1)?.squeeze(1)?.contiguous()?;
+            let carried = match weight {
+                Weight::Probability | Weight::Value => v,
+                Weight::Write => v.matmul(&out.narrow(1, head * width, width)?.t()?)?,
+            };
+            Ok(carried.sqr()?.sum(1)?.sqrt()?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&rows, 0)?)
+}
+
+/// The sources of one row from the strongest down; the first position comes last where it is set apart.
+pub fn strongest(row: &[f32], query: usize, count: usize, apart: bool) -> Vec<(usize, f32)> {
+    let seen = &row[..=query];
+    let skip = usize::from(apart && query > 0);
+    let mut found: Vec<(usize, f32)> = top(&seen[skip..], seen.len() - skip, count)
+        .into_iter()
+        .map(|(j, v)| (j as usize + skip, v))
+        .collect();
+    if skip == 1 && found.len() < count {
+        found.push((0, seen[0]));
+    }
+    found
+}
+
+/// The entropy of a row of probabilities, nats.
+pub fn entropy(row: &[f32]) -> f32 {
+    let own = row.iter().map(|p| f64::from(*p)).filter(|p| *p > 0.0);
+    -own.map(|p| p * p.ln()).sum::<f64>() as f32
+}
+
+/// What one head adds to the stream at a position.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Layer and head.
+    pub head: (usize, usize),
+    /// The length of what is added.
+    pub size: f32,
+    /// The tokens that it promotes through the final norm's gain and the unembedding, and by how much before the final
+    /// scale.
+    pub promoted: Vec<(u32, f32)>,
+    /// The tokens that it suppresses.
+    pub suppressed: Vec<(u32, f32)>,
+}
+
+/// What must be recorded to read writes of a layer.
+pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
+    crate::lab::decomposition::of_attention(&[layer], norms_writes, false)
+}
+
+/// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds
+/// [`of_writes`] of their layers.
+pub fn written(
+    bench: &Bench,
+    recording: &Recording,
+    heads: &[(usize, usize)],
+    position: usize,
+    count: usize,
+) -> Result<Vec<Written>> {
+    let model = &bench.model;
+    let transformer = &model.transformer;
+    transformer.check_head_writes()?;
+    let width = transformer.blueprint.head_dim;
+    let row = |at: Address| -> Result<Vec<f32>> {
+        let row = recording.get(at)?.get(position)?.to_dtype(DType::F32)?;
+        Ok(row.flatten_all()?.to_vec1()?)
+    };
+    let mut added = Vec::with_capacity(heads.len());
+    for (layer, head) in heads {
+        let z = row(Site::Z.at(*layer))?;
+        let scale = if model.card.norms_writes {
+            transformer.attention_scale(*layer, &row(Site::AttnOut.at(*layer))?)
+        } else {
+            1.0
+        };
+        let own = transformer.head_write(*layer, *head, &z[head * width..(head + 1) * width])?;
+        added.push(transformer.head_added(*layer, &own, scale)?);
+    }
+    let values = Tensor::new(added.concat(), &transformer.device)?;
+    let mut values = values.reshape((heads.len(), model.card.d_model))?;
+    if transformer.norm.kind == NormKind::Layer {
+        values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
+    }
+    let gained = values.broadcast_mul(&transformer.norm.gain)?;
+    let logits = transformer.promote(&gained)?.to_vec2::<f32>()?;
+    let known = model.known_tokens();
+    let both = heads.iter().zip(added).zip(logits);
+    Ok(both
+        .map(|((head, added), mut logits)| {
+            let square: f64 = added.iter().map(|v| f64::from(*v).powi(2)).sum();
+            let promoted = top(&logits, known, count);
+            logits.iter_mut().for_each(|z| *z = -*z);
+            let suppressed = top(&logits, known, count);
+            Written {
+                head: *head,
+                size: square.sqrt() as f32,
+                promoted,
+                suppressed: suppressed.into_iter().map(|(id, z)| (id, -z)).collect(),
+            }
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_position_is_set_apart_and_comes_last() {
+        let row = [0.7f32, 0.1, 0.2, 0.0];
+        assert_eq!(strongest(&row, 2, 2, true), [(2, 0.2), (1, 0.1)]);
+        assert_eq!(strongest(&row, 2, 9, true), [(2, 0.2), (1, 0.1), (0, 0.7)]);
+        assert_eq!(strongest(&row, 2, 1, false), [(0, 0.7)]);
+        assert_eq!(
+            strongest(&row, 0, 3, true),
+            [(0, 0.7)],
+            "it has nothing else to read"
+        );
+    }
+
+    #[test]
+    fn an_even_row_has_the_entropy_of_its_length() {
+        assert!((entropy(&[0.25; 4]) - 4f32.ln()).abs() < 1e-6);
+        assert!(entropy(&[1.0, 0.0]).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,280 @@
+//! What kind of reader an attention head is: induction, previous-token, duplicate-token and sink scores (Olsson et al. 2022,
+//! 2209.11895; Wang et al. 2023, 2211.00593).
+//!
+//! A score is the attention that a head's queries pay to the positions that the kind names, averaged over the queries that
+//! have such positions: on a token sequence repeated with period P, after what begins a text, `induction` is the mean of
+//! `A[i, i-P+1]` over the second copy and `duplicate` that of `A[i, i-P]`. The same definitions hold on any text. Invariants:
+//! the first token of a text, where it only begins it, is neither query nor source but for `sink`; sequences are seeded.
+//! To add a kind, add a variant of [`Score`] and its sources.
+
+use candle_core::DType;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use crate::edit::Edit;
+use crate::edit::op::Op;
+use crate::edit::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::lab::apply::Null;
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::model::Model;
+use crate::model::network::site::{Address, Site};
+use crate::model::tokenizer::Tokenizer;
+use crate::vectors::function_vector::Head;
+
+/// A kind of reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Reads what came after the earlier occurrences of the token.
+    Induction,
+    /// Reads the token before.
+    Previous,
+    /// Reads earlier occurrences of the token.
+    Duplicate,
+    /// Reads the first token of the text.
+    Sink,
+}
+
+impl Score {
+    /// The kind of a word, see [`Score::WORDS`].
+    pub fn named(word: &str) -> Self {
+        match word {
+            "previous" => Self::Previous,
+            "duplicate" => Self::Duplicate,
+            "sink" => Self::Sink,
+            _ => Self::Induction,
+        }
+    }
+
+    /// The words for all kinds.
+    pub const WORDS: &'static [&'static str] = &["induction", "previous", "duplicate", "sink"];
+
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    /// The earlier positions that a query of this kind reads; `first` is where the text proper begins.
+    pub fn sources(self, tokens: &[u32], query: usize, first: usize) -> Vec<usize> {
+        let before = first..query;
+        match self {
+            Self::Sink => (0..query.min(1)).collect(),
+            _ if query < first => Vec::new(),
+            Self::Previous => before.rev().take(1).collect(),
+            Self::Duplicate => before.filter(|j| tokens[*j] == tokens[query]).collect(),
+            Self::Induction => (first + 1..query)
+                .filter(|j| tokens[j - 1] == tokens[query])
+                .collect(),
+        }
+    }
+}
+
+/// Scores of every head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadScores {
+    /// `[layers][heads]`.
+    pub values: Vec<Vec<f64>>,
+    /// What a head that attends evenly to all it sees would score, `[layers]`.
+    pub even: Vec<f64>,
+    /// Over how many queries.
+    pub queries: usize,
+}
+
+/// A sequence that is repeated once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    /// The tokens: what begins a text, where the model has that, and two equal copies.
+    pub tokens: Vec<u32>,
+    /// Where the first copy begins.
+    pub first: usize,
+    /// Tokens of one copy.
+    pub period: usize,
+}
+
+impl Repeated {
+    /// Random tokens, all different and none of them special, behind the token that begins a text.
+    pub fn random(model: &Model, period: usize, seed: u64) -> Result<Self> {
+        let tokenizer = model.tokenizer.as_ref();
+        let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
+        let mut known: Vec<u32> = (0..model.known_tokens() as u32).collect();
+        known.retain(|id| !special(id));
+        known.shuffle(&mut StdRng::seed_from_u64(seed));
+        let begin: Vec<u32> = tokenizer.and_then(Tokenizer::bos).into_iter().collect();
+        let most = known.len().min((model.card.context - begin.len()) / 2);
+        if period > most || period < 2 {
+            return Err(Error::argument(
+                "period",
+                period.to_string(),
+                format!("2 to {most} tokens, so that two copies fit into the context"),
+            ));
+        }
+        known.truncate(period);
+        Ok(Self {
+            first: begin.len(),
+            tokens: [begin, known.clone(), known].concat(),
+            period,
+        })
+    }
+}
+
+/// Where a text proper begins: behind the token that only begins it.
+pub fn beginning(model: &Model, tokens: &[u32]) -> usize {
+    let begin = model.tokenizer.as_ref().and_then(Tokenizer::bos);
+    usize::from(begin.is_some() && tokens.first().copied() == begin)
+}
+
+impl HeadScores {
+    /// Measures one kind on some runs, averaged over all their queries; `first` is where the text proper begins in each.
+    pub fn measure(bench: &mut Bench, score: Score, runs: &[(Run, usize)]) -> Result<Self> {
+        let card = &bench.model.card;
+        let (layers, heads) = (card.layers, card.heads);
+        let wanted: Vec<Address> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
+        let mut out = Self {
+            values: vec![vec![0.0; heads]; layers],
+            even: vec![0.0; layers],
+            queries: 0,
+        };
+        for (done, (run, first)) in runs.iter().enumerate() {
+            bench.report(done as f32 / runs.len() as f32)?;
+            let length = run.tokens.len();
+            let read = (0..length).map(|i| score.sources(&run.tokens, i, *first));
+            let read: Vec<Vec<usize>> = read.collect();
+            out.queries += read.iter().filter(|s| !s.is_empty()).count();
+            let slice = bench.attention_layers(length);
+            let mut recording = None;
+            for (layer, at) in wanted.iter().enumerate() {
+                if layer % slice == 0 {
+                    let some = &wanted[layer..layers.min(layer + slice)];
+                    recording = Some(bench.record(run, some)?);
+                }
+                let Some(recording) = &recording else {
+                    continue;
+                };
+                let probs = recording.get(*at)?.to_dtype(DType::F32)?;
+                let probs: Vec<f32> = probs.flatten_all()?.to_vec1()?;
+                let window = bench.model.transformer.blueprint.layers[layer].window;
+                for (query, sources) in read.iter().enumerate() {
+                    for (head, sum) in out.values[layer].iter_mut().enumerate() {
+                        let row = &probs[(head * length + query) * length..][..length];
+                        *sum += sources.iter().map(|j| f64::from(row[*j])).sum::<f64>();
+                    }
+                    let seen = window.map_or(query + 1, |w| w.min(query + 1));
+                    let within = sources.iter().filter(|j| **j + seen > query).count();
+                    out.even[layer] += within as f64 / seen as f64;
+                }
+            }
+        }
+        let count = out.queries.max(1) as f64;
+        out.values.iter_mut().flatten().for_each(|v| *v /= count);
+        out.even.iter_mut().for_each(|v| *v /= count);
+        Ok(out)
+    }
+
+    /// The heads with the highest scores, highest first; equal ones in the order of layers and heads.
+    pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
+        let rows = self.values.iter().enumerate();
+        let mut all: Vec<(Head, f64)> = rows
+            .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
+            .collect();
+        all.retain(|(_, v)| v.is_finite());
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(count);
+        all
+    }
+}
+
+/// How well a repeated sequence is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Copying {
+    /// Mean probability of the next token within the second copy.
+    pub probability: f64,
+    /// Share of them that the model favours.
+    pub right: f64,
+}
+
+/// Edits that silence some heads everywhere.
+pub fn silenced(heads: &[Head]) -> Vec<Edit> {
+    let mut layers: Vec<usize> = heads.iter().map(|h| h.0).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let of = |layer: usize| {
+        let own = heads.iter().filter(|h| h.0 == layer);
+        Edit::units(
+            Op::Zero,
+            own.map(|h| h.1 as u32).collect(),
+            Site::Z.at(layer),
+        )
+    };
+    layers.into_iter().map(of).collect()
+}
+
+/// As many heads that are not among these.
+pub fn other_heads(bench: &Bench, heads: &[Head], seed: u64) -> Vec<Head> {
+    let card = &bench.model.card;
+    let all = (0..card.layers).flat_map(|l| (0..card.heads).map(move |h| (l, h)));
+    let mut others: Vec<Head> = all.filter(|head| !heads.contains(head)).collect();
+    others.shuffle(&mut StdRng::seed_from_u64(seed));
+    others.truncate(heads.len());
+    others
+}
+
+impl Copying {
+    /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
+    pub fn measure(bench: &mut Bench, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
+        let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
+        let known = bench.model.known_tokens();
+        for text in texts {
+            let run = Run {
+                schedule: schedule.clone(),
+                ..Run::plain(text.tokens.clone())
+            };
+            let mut program = bench.compile(&run, Null::No)?;
+            let rows = bench.log_probs(&run, &mut program, text.period)?;
+            let second = &text.tokens[text.first + text.period..];
+            for (row, next) in rows.iter().zip(&second[1..]) {
+                let own = row[*next as usize];
+                probability += f64::from(own).exp();
+                right += usize::from(row[..known].iter().all(|p| *p <= own));
+                count += 1;
+            }
+        }
+        let count = count.max(1) as f64;
+        Ok(Self {
+            probability: probability / count,
+            right: right as f64 / count,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_name_the_positions_that_they_read() {
+        // What begins the text, then 5 6 7 5 6 7.
+        let tokens = [0u32, 5, 6, 7, 5, 6, 7];
+        let of = |score: Score, query| score.sources(&tokens, query, 1);
+        assert_eq!(of(Score::Induction, 4), [2], "the 6 after the earlier 5");
+        assert_eq!(of(Score::Induction, 6), [4], "the 5 after the earlier 7");
+        assert_eq!(of(Score::Induction, 3), [0; 0]);
+        assert_eq!(of(Score::Duplicate, 5), [2]);
+        assert_eq!(of(Score::Previous, 5), [4]);
+        assert_eq!(
+            of(Score::Previous, 1),
+            [0; 0],
+            "what begins a text is no text"
+        );
+        assert_eq!(of(Score::Sink, 3), [0]);
+        assert_eq!(of(Score::Sink, 0), [0; 0]);
+        assert_eq!(Score::Previous.sources(&tokens, 1, 0), [0]);
+        let twice = [3u32, 3, 3];
+        assert_eq!(Score::Induction.sources(&twice, 2, 0), [1], "never itself");
+        assert_eq!(Score::Duplicate.sources(&twice, 2, 0), [0, 1]);
+        for word in Score::WORDS {
+            assert_eq!(Score::named(word).word(), *word);
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Two-hop questions: a file of them, and what back-patching does for each (Biran et al. 2024, 2406.12775).
+//!
+//! A file is a JSON list of `{"prompt": "The capital of the country of Ann is", "answer": " Paris", "entity": "Ann",
+//! "bridge": " France", "first": "Ann was born in", "second": "The capital of France is"}`; answer and bridge may be lists
+//! of spellings, and all but prompt and answer may be left out. Invariant: a question is asked as it is written, or as a
+//! turn of chat with all its prompts, answers with the space that they begin with. To measure something else of each, add a field to [`Found`].
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::edit::positions::Positions;
+use crate::edit::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, said, states, trials};
+use crate::lab::batch::continuations;
+use crate::lab::bench::Bench;
+use crate::lab::replace::Reading;
+use crate::lab::run::Run;
+
+/// One spelling or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Spellings {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// A question as it stands in the file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    prompt: String,
+    answer: Spellings,
+    entity: Option<String>,
+    bridge: Option<Spellings>,
+    first: Option<String>,
+    second: Option<String>,
+}
+
+/// A two-hop question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The question.
+    pub prompt: String,
+    /// Spellings of the answer.
+    pub answer: Vec<String>,
+    /// The text whose last token ends the first hop.
+    pub entity: Option<String>,
+    /// Spellings of the entity between the hops.
+    pub bridge: Vec<String>,
+    /// The first hop alone, answered by the bridge.
+    pub first: Option<String>,
+    /// The second hop alone, answered by the answer.
+    pub second: Option<String>,
+}
+
+/// Reads a file of questions.
+///
+/// # Errors
+///
+/// When it cannot be read, or a question lacks its prompt or answer.
+pub fn read(path: &Path) -> Result<Vec<Question>> {
+    let text = crate::file::words(path)?;
+    let fail = |why: String| {
+        Error::bad_file(
+            path,
+            why,
+            "Write a JSON list of {\"prompt\": \"...\", \"answer\": \" ...\", \"entity\": \"...\", \"bridge\": \" ...\", \"first\": \"...\", \"second\": \"...\"}.",
+        )
+    };
+    let lines: Vec<Line> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+    if lines.is_empty() {
+        return Err(fail("it holds no question".into()));
+    }
+    let list = |given: Option<Spellings>| match given {
+        None => Vec::new(),
+        Some(Spellings::One(one)) => vec![one],
+        Some(Spellings::Many(many)) => many,
+    };
+    let mut out = Vec::with_capacity(lines.len());
+    for (i, line) in lines.into_iter().enumerate() {
+        let question = Question {
+            prompt: line.prompt,
+            answer: list(Some(line.answer)),
+            entity: line.entity.filter(|e| !e.is_empty()),
+            bridge: list(line.bridge),
+            first: line.first,
+            second: line.second,
+        };
+        let empty = |texts: &[String]| texts.iter().any(|t| t.trim().is_empty());
+        let faults = [
+            (question.prompt.is_empty(), "has no prompt"),
+            (
+                question.answer.is_empty() || empty(&question.answer),
+                "has no answer, or an empty one",
+            ),
+            (empty(&question.bridge), "has an empty bridge"),
+            (
+                question.first.is_some() && question.bridge.is_empty(),
+                "has a first hop and no bridge to answer it",
+            ),
+        ];
+        if let Some((_, why)) = faults.iter().find(|(wrong, _)| *wrong) {
+            return Err(fail(format!("question {} {why}", i + 1)));
+        }
+        out.push(question);
+    }
+    Ok(out)
+}
+
+/// Where a state is taken and put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Place {
+    /// The last token of the entity's last occurrence.
+    Entity,
+    /// The last token of the question.
+    Last,
+}
+
+impl Place {
+    /// For figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Entity => "entity",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// The last token of the last occurrence of a text in some tokens.
+///
+/// # Errors
+///
+/// When it does not occur.
+pub fn last_token_of(bench: &Bench, tokens: &[u32], name: &str, text: &str) -> Result<usize> {
+    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    match Positions::Token(text.to_string()).resolve(&pieces) {
+        Ok(Positions::Span(at, _)) => Ok(at),
+        _ => Err(Error::argument(
+            name,
+            text,
+            "a text that occurs in the prompt, letter for letter",
+        )),
+    }
+}
+
+/// What came of the pairs at one place: whether each brought the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Where.
+    pub place: Place,
+    /// With the question's own state.
+    pub own: Vec<bool>,
+    /// With the state of an unrelated question.
+    pub unrelated: Vec<bool>,
+    /// With random numbers of equal length.
+    pub random: Vec<bool>,
+}
+
+/// What came of one question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// Whether the model answers it by itself.
+    pub right: bool,
+    /// What it says.
+    pub says: String,
+    /// Whether it answers the first hop alone, where there is one.
+    pub first: Option<bool>,
+    /// Whether it answers the second hop alone, where there is one.
+    pub second: Option<bool>,
+    /// Which question's state was the unrelated one; none where all others share its answer or its bridge, and a text that the
+    /// model wrote stood in.
+    pub unrelated: Option<usize>,
+    /// What came of the pairs.
+    pub tried: Vec<Tried>,
+}
+
+/// How long the text is that stands in for an unrelated question.
+const WRITTEN: usize = 16;
+
+/// How questions are measured.
+#[derive(Clone, Debug)]
+pub struct Measure {
+    /// Where states are taken and put.
+    pub places: Vec<Place>,
+    /// Which pairs.
+    pub pairs: Vec<Pair>,
+    /// How many tokens are written; none where the next one is enough.
+    pub tokens: Option<usize>,
+    /// Whether every prompt of a question is one user turn of the chat template.
+    pub chat: bool,
+    /// Whether every vector gets the length of what it replaces.
+    pub renormed: bool,
+    /// The seed of what is random.
+    pub seed: u64,
+}
+
+impl Measure {
+    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that are not
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// Names the first question that cannot be, and why.
+    pub fn check(&self, bench: &Bench, all: &[Question]) -> Result<()> {
+        let fits = |question: &Question| -> Result<()> {
+            Wanted::new(bench, "answer", &question.answer, self.tokens)?;
+            if question.first.is_some() {
+                Wanted::new(bench, "bridge", &question.bridge, self.tokens)?;
+            }
+            for prompt in [&question.first, &question.second].into_iter().flatten() {
+                let tokens = bench.model.encode(prompt, self.chat)?;
+                bench.model.check_prompt(&tokens)?;
+            }
+            let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
+            bench.model.check_prompt(&run.tokens)?;
+            self.positions(bench, question, &run).map(|_| ())
+        };
+        for (i, question) in all.iter().enumerate() {
+            fits(question).map_err(|error| {
+                Error::argument(
+                    "questions",
+                    format!("question {}", i + 1),
+                    format!("one that can be measured: {error}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Measures one of some questions.
+    ///
+    /// # Errors
+    ///
+    /// When a prompt does not fit or the work is stopped.
+    pub fn question(&self, bench: &mut Bench, all: &[Question], at: usize) -> Result<Found> {
+        let question = &all[at];
+        let wanted = Wanted::new(bench, "answer", &question.answer, self.tokens)?;
+        let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
+        let positions = self.positions(bench, question, &run)?;
+        let from = positions.iter().map(|(_, p)| *p).min();
+        let from = from.unwrap_or(run.tokens.len() - 1);
+        let replay = bench.replay(
+            &run,
+            Reading {
+                from,
+                ..Reading::default()
+            },
+        )?;
+        let unpatched = wanted.of(bench, &replay, &[vec![]])?.swap_remove(0);
+        let other = unrelated(all, at, self.seed);
+        let mut tried = Vec::new();
+        for (place, position) in positions {
+            let elsewhere = self.elsewhere(bench, other.map(|j| &all[j]), place)?;
+            let hits = |vector: Vector| -> Result<Vec<bool>> {
+                let trials = trials(&replay, position, &self.pairs, vector, self.renormed)?;
+                let became = wanted.of(bench, &replay, &trials)?;
+                Ok(became.into_iter().map(|b| b.hit).collect())
+            };
+            tried.push(Tried {
+                place,
+                own: hits(Vector::Own)?,
+                unrelated: hits(Vector::Other(&elsewhere))?,
+                random: hits(Vector::Random(self.seed.wrapping_add(at as u64)))?,
+            });
+        }
+        let mut alone = |prompt: &Option<String>, spellings: &[String]| -> Result<Option<bool>> {
+            let Some(prompt) = prompt else {
+                return Ok(None);
+            };
+            let wanted = Wanted::new(bench, "bridge", spellings, self.tokens)?;
+            Ok(Some(self.answers(bench, prompt, &wanted)?))
+        };
+        Ok(Found {
+            first: alone(&question.first, &question.bridge)?,
+            second: alone(&question.second, &question.answer)?,
+            right: unpatched.hit,
+            says: match self.tokens {
+                Some(_) => said(bench, &unpatched.written),
+                None => bench.visible(unpatched.top),
+            },
+            unrelated: other,
+            tried,
+        })
+    }
+
+    /// The positions of a question's places; without an entity the last alone.
+    fn positions(
+        &self,
+        bench: &Bench,
+        question: &Question,
+        run: &Run,
+    ) -> Result<Vec<(Place, usize)>> {
+        let mut out = Vec::new();
+        for place in &self.places {
+            match (place, &question.entity) {
+                (Place::Last, _) => out.push((*place, run.tokens.len() - 1)),
+                (Place::Entity, Some(entity)) => {
+                    let at = last_token_of(bench, &run.tokens, "entity", entity)?;
+                    out.push((*place, at));
+                }
+                (Place::Entity, None) => {}
+            }
+        }
+        Ok(out)
+    }
+
+    /// What an unrelated question has at the same place, or, without one, a text of the model's own at its end.
+    fn elsewhere(
+        &self,
+        bench: &mut Bench,
+        other: Option<&Question>,
+        place: Place,
+    ) -> Result<Vec<Tensor>> {
+        let Some(other) = other else {
+            let run = bench.unrelated(self.seed, WRITTEN)?;
+            return states(bench, &run, run.tokens.len() - 1);
+        };
+        let run = Run::plain(bench.model.encode(&other.prompt, self.chat)?);
+        let last = run.tokens.len() - 1;
+        let position = match (place, &other.entity) {
+            (Place::Entity, Some(entity)) => last_token_of(bench, &run.tokens, "entity", entity)?,
+            _ => last,
+        };
+        states(bench, &run, position)
+    }
+
+    /// Whether the model answers a prompt by itself.
+    fn answers(&self, bench: &mut Bench, prompt: &str, wanted: &Wanted) -> Result<bool> {
+        let tokens = bench.model.encode(prompt, self.chat)?;
+        let count = wanted.tokens.unwrap_or(1);
+        let found = continuations(bench, &[tokens], &Schedule::none(), count)?;
+        let written = if wanted.tokens.is_some() {
+            found[0].tokens.as_slice()
+        } else {
+            &[]
+        };
+        Ok(wanted.read(bench, &found[0].first, written).hit)
+    }
+}
+
+/// A question whose answer and bridge are other ones, drawn by the seed.
+fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
+    let mut hash = crate::model::Fingerprint::default();
+    hash.write(&seed.to_le_bytes());
+    hash.write(&(at as u64).to_le_bytes());
+    let start = (hash.finish() % all.len() as u64) as usize;
+    let shares = |a: &[String], b: &[String]| {
+        a.iter()
+            .any(|x| b.iter().any(|y| x.trim().eq_ignore_ascii_case(y.trim())))
+    };
+    let apart = |j: &usize| {
+        let (own, other) = (&all[at], &all[*j]);
+        *j != at && !shares(&own.answer, &other.answer) && !shares(&own.bridge, &other.bridge)
+    };
+    let mut others = (0..all.len()).map(|i| (start + i) % all.len());
+    others.find(apart)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_and_what_is_missing_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hops.json");
+        let read_text = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read(&path)
+        };
+        let found =
+            read_text(r#"[{"prompt": "a", "answer": " b", "bridge": [" c", " d"], "first": "e"}]"#);
+        let found = found.unwrap().remove(0);
+        assert_eq!(
+            (found.answer, found.bridge),
+            (
+                vec![" b".to_string()],
+                vec![" c".to_string(), " d".to_string()]
+            )
+        );
+        assert_eq!(found.entity, None);
+        for (text, why) in [
+            ("[]", "no question"),
+            (
+                r#"[{"prompt": "", "answer": "b"}]"#,
+                "question 1 has no prompt",
+            ),
+            (
+                r#"[{"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": []}]"#,
+                "question 2 has no answer",
+            ),
+            (
+                r#"[{"prompt": "a", "answer": "b", "first": "x"}]"#,
+                "no bridge",
+            ),
+            (r#"[{"prompt": "a"}]"#, "answer"),
+            (r#"[{"prompt": "a", "answer": "b", "hop": "x"}]"#, "hop"),
+            ("a\tb", "expected value"),
+        ] {
+            let error = read_text(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_unrelated_question_shares_neither_answer_nor_bridge() {
+        let question = |answer: &str, bridge: &str| Question {
+            answer: vec![answer.into()],
+            bridge: vec![bridge.into()],
+            ..Question::default()
+        };
+        let all = [
+            question(" Rome", " Italy"),
+            question(" rome ", " Spain"),
+            question(" Madrid", " Italy"),
+            question(" Tokyo", " Japan"),
+        ];
+        for seed in 0..20 {
+            assert_eq!(unrelated(&all, 0, seed), Some(3));
+            assert_eq!(
+                unrelated(&all[..1], 0, seed),
+                None,
+                "a question is not unrelated to itself"
+            );
+            let of_japan = unrelated(&all, 3, seed).unwrap();
+            assert_ne!(of_japan, 3);
+        }
+        let drawn: Vec<usize> = (0..20)
+            .map(|seed| unrelated(&all, 3, seed).unwrap())
+            .collect();
+        assert!(drawn.iter().any(|d| *d != drawn[0]), "the seed draws");
+    }
+}

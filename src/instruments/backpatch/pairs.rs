@@ -1,0 +1,366 @@
+//! Back-patching: the state that left one layer put where another layer's left the same position, for pairs of layers
+//! (Biran et al. 2024, 2406.12775, section 6), and what becomes of an answer.
+//!
+//! Invariant: a pair is (source, target), blocks counted from 0, both ends `resid_post`; of one layer with itself it is the
+//! run. Nulls differ from the real thing in the vector alone: the state of an unrelated text at the same layer, or random
+//! numbers as long as the own state. To add a null, add a variant of [`Vector`].
+
+use candle_core::{D, DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::edit::direction::random_like;
+use crate::error::{Error, Result};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::replace::{Replay, Slot, Trial};
+use crate::lab::run::Run;
+use crate::lab::sample::{NO_RANK, log_sum_exp};
+use crate::lab::target::{first_token, id_of};
+use crate::model::Fingerprint;
+use crate::model::network::site::{Address, Site};
+
+/// A source and a target layer.
+pub type Pair = (usize, usize);
+
+/// Every pair of layers, the lowest target first: rows that join a pass together stand together.
+pub fn pairs(layers: usize) -> Vec<Pair> {
+    let all = (0..layers).flat_map(|t| (0..layers).map(move |s| (s, t)));
+    all.collect()
+}
+
+/// Whether a pair carries a state back to an earlier layer.
+pub fn goes_back((source, target): Pair) -> bool {
+    source > target
+}
+
+/// Which vector is put in.
+#[derive(Clone, Copy, Debug)]
+pub enum Vector<'a> {
+    /// The run's own state.
+    Own,
+    /// The state of another text, by layer.
+    Other(&'a [Tensor]),
+    /// Random numbers of the own state's length, drawn anew for every pair from this seed.
+    Random(u64),
+}
+
+/// What left every block at a position of a run, `[d_model]` each.
+///
+/// # Errors
+///
+/// When the run does not fit, or the work is stopped.
+pub fn states(bench: &mut Bench, run: &Run, position: usize) -> Result<Vec<Tensor>> {
+    let layers = bench.model.card.layers;
+    let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
+    let recording = bench.record(run, &wanted)?;
+    let state = |at: &Address| {
+        let row = recording.get(*at)?.narrow(0, position, 1)?;
+        Ok(row.flatten_all()?.force_contiguous()?)
+    };
+    wanted.iter().map(state).collect()
+}
+
+/// The trials of pairs at a position. `renormed` gives every vector the length of what it replaces.
+///
+/// # Errors
+///
+/// When a tensor operation fails.
+pub fn trials(
+    replay: &Replay,
+    position: usize,
+    pairs: &[Pair],
+    vector: Vector,
+    renormed: bool,
+) -> Result<Vec<Trial>> {
+    let trial = |(source, target): &Pair| {
+        let value = match vector {
+            Vector::Own => replay.state(*source, position)?,
+            Vector::Other(states) => states[*source].clone(),
+            Vector::Random(seed) => {
+                let own = replay.state(*source, position)?;
+                let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                let mut hash = Fingerprint::default();
+                for part in [seed, *source as u64, *target as u64] {
+                    hash.write(&part.to_le_bytes());
+                }
+                let drawn = random_like(&numbers, hash.finish());
+                Tensor::new(drawn.as_slice(), own.device())?.to_dtype(own.dtype())?
+            }
+        };
+        let value = if renormed && source != target {
+            let factor = length(&replay.state(*target, position)?)?;
+            (&value * f64::from(factor / length(&value)?.max(f32::MIN_POSITIVE)))?
+        } else {
+            value
+        };
+        let at = Site::ResidPost.at(*target);
+        Ok(vec![Slot::new(at, position, value)])
+    };
+    pairs.iter().map(trial).collect()
+}
+
+/// The length of a state.
+///
+/// # Errors
+///
+/// When a tensor operation fails.
+pub fn length(state: &Tensor) -> Result<f32> {
+    let wide = state.flatten_all()?.to_dtype(DType::F32)?;
+    Ok(wide.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar()?)
+}
+
+/// An answer that is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its first tokens, in each of its spellings.
+    pub firsts: Vec<u32>,
+    /// Its spellings, trimmed and in lower case, as they are looked for in what is written.
+    spellings: Vec<String>,
+    /// How many tokens are written; none where the next one is enough.
+    pub tokens: Option<usize>,
+}
+
+/// What became of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Became {
+    /// The most probable next token.
+    pub top: u32,
+    /// Probability of the answer's first tokens.
+    pub probability: f32,
+    /// How many tokens are more probable than the answer's best first token.
+    pub rank: u32,
+    /// What was written, where anything was.
+    pub written: Vec<u32>,
+    /// Whether the answer came: written where something is written, else as the most probable next token.
+    pub hit: bool,
+}
+
+impl Wanted {
+    /// An answer in its spellings, of which the first token counts, and the text of which is looked for in `tokens` tokens.
+    ///
+    /// # Errors
+    ///
+    /// When there is no spelling, or one without a token of the model, or a text is looked for that is never written.
+    pub fn new(
+        bench: &Bench,
+        name: &str,
+        spellings: &[String],
+        tokens: Option<usize>,
+    ) -> Result<Self> {
+        let mut firsts = Vec::new();
+        for text in spellings {
+            let first = first_token(name, text, &bench.model)?;
+            if !firsts.contains(&first) {
+                firsts.push(first);
+            }
+        }
+        if firsts.is_empty() {
+            let expected = "at least one text, several separated by |";
+            return Err(Error::argument(name, "", expected));
+        }
+        // An id stands for the letters of its token.
+        let spelled: Vec<String> = spellings
+            .iter()
+            .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(bench, id)))
+            .collect();
+        Self::looked_for(bench, name, firsts, &spelled, tokens)
+    }
+
+    /// What the model favours itself, as an answer; `name` is the parameter that would give another one.
+    ///
+    /// # Errors
+    ///
+    /// When its text is looked for and never written, because it ends the text or has no letters.
+    pub fn favoured(
+        bench: &Bench,
+        name: &str,
+        logits: &[f32],
+        tokens: Option<usize>,
+    ) -> Result<Self> {
+        let best = reading(logits, bench.model.known_tokens(), 1).first().0;
+        Self::looked_for(bench, name, vec![best], &[letters(bench, best)], tokens)
+    }
+
+    fn looked_for(
+        bench: &Bench,
+        name: &str,
+        firsts: Vec<u32>,
+        spelled: &[String],
+        tokens: Option<usize>,
+    ) -> Result<Self> {
+        let spellings = lowered(spelled);
+        let end = firsts.iter().find(|id| bench.model.is_end(**id));
+        if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
+            let given = bench.visible(*end.unwrap_or(&firsts[0]));
+            let expected = "an answer whose letters can be looked for in what is written; use measure=probability for this one";
+            return Err(Error::argument(name, given, expected));
+        }
+        Ok(Self {
+            firsts,
+            spellings,
+            tokens,
+        })
+    }
+
+    /// What became of it after these logits, and this continuation of theirs.
+    pub fn read(&self, bench: &Bench, logits: &[f32], written: &[u32]) -> Became {
+        let known = &logits[..bench.model.known_tokens().min(logits.len())];
+        let total = log_sum_exp(logits);
+        let best = reading(known, known.len(), 1).first().0;
+        let rank = rank(known, &self.firsts);
+        let probability = self
+            .firsts
+            .iter()
+            .map(|id| (logits[*id as usize] - total).exp());
+        Became {
+            top: best,
+            probability: probability.sum(),
+            rank,
+            hit: if self.tokens.is_some() {
+                self.says(&said(bench, written))
+            } else {
+                rank == 0
+            },
+            written: written.to_vec(),
+        }
+    }
+
+    /// Whether a text says it, whatever the case of its letters.
+    pub fn says(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        self.spellings.iter().any(|s| text.contains(s))
+    }
+
+    /// What becomes of it in every trial, in their order.
+    ///
+    /// # Errors
+    ///
+    /// When a trial does not fit, or the work is stopped.
+    pub fn of(&self, bench: &Bench, replay: &Replay, trials: &[Trial]) -> Result<Vec<Became>> {
+        let mut out = vec![Became::default(); trials.len()];
+        match self.tokens {
+            None => replay.logits_of(bench, trials, &mut |i, logits| {
+                out[i] = self.read(bench, logits, &[]);
+                Ok(())
+            })?,
+            Some(count) => {
+                replay.texts_of(bench, trials, count, &mut |i, logits, written| {
+                    out[i] = self.read(bench, logits, written);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// How many tokens have a larger number than the best of these, [`NO_RANK`] where what is no number stands among them; padding of the vocabulary left out by the caller.
+pub fn rank(known: &[f32], of: &[u32]) -> u32 {
+    if !known.iter().all(|z| *z < f32::INFINITY) {
+        return NO_RANK;
+    }
+    let best = of.iter().filter_map(|id| known.get(*id as usize));
+    let best = best.copied().fold(f32::NEG_INFINITY, f32::max);
+    known.iter().filter(|z| **z > best).count() as u32
+}
+
+/// What was written, as text, its end left out.
+pub fn said(bench: &Bench, written: &[u32]) -> String {
+    let bytes: Vec<u8> = written
+        .iter()
+        .filter(|id| !bench.model.is_end(**id))
+        .flat_map(|id| bench.model.bytes(*id))
+        .collect();
+    crate::text::plain(&bytes)
+}
+
+/// The letters of a token; none where it holds a part of one.
+fn letters(bench: &Bench, id: u32) -> String {
+    String::from_utf8(bench.model.bytes(id)).unwrap_or_default()
+}
+
+/// Trimmed and in lower case; a spelling of one letter would be found anywhere, and is left out where there is a longer one.
+fn lowered(spellings: &[String]) -> Vec<String> {
+    let all: Vec<String> = spellings
+        .iter()
+        .map(|s| {
+            let s = s.trim();
+            let inner = s.strip_prefix('"').and_then(|s| s.strip_suffix('"'));
+            inner.unwrap_or(s).trim().to_lowercase()
+        })
+        .filter(|s| !s.is_empty())
+        .collect();
+    let long: Vec<String> = all
+        .iter()
+        .filter(|s| s.chars().count() > 1)
+        .cloned()
+        .collect();
+    if long.is_empty() { all } else { long }
+}
+
+/// How a set of pairs did: how many were tried, and how many brought the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Score {
+    /// Pairs.
+    pub pairs: usize,
+    /// Those that brought the answer.
+    pub hits: usize,
+}
+
+impl Score {
+    /// Of the pairs that pass.
+    pub fn of(pairs: &[Pair], hits: &[bool], keep: impl Fn(Pair) -> bool) -> Self {
+        let kept = || pairs.iter().zip(hits).filter(|(pair, _)| keep(**pair));
+        Self {
+            pairs: kept().count(),
+            hits: kept().filter(|(_, hit)| **hit).count(),
+        }
+    }
+
+    /// The share of pairs that brought the answer.
+    pub fn share(self) -> f32 {
+        self.hits as f32 / self.pairs.max(1) as f32
+    }
+
+    /// Whether any pair did: an oracle, who knows the answer, would have found it.
+    pub fn oracle(self) -> bool {
+        self.hits > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_cover_every_source_and_target_once() {
+        let all = pairs(4);
+        assert_eq!(all.len(), 16);
+        assert_eq!(all.iter().filter(|p| goes_back(**p)).count(), 6);
+        assert!(all.windows(2).all(|w| w[0].1 <= w[1].1), "targets rise");
+        assert_eq!(all[1], (1, 0), "source first");
+    }
+
+    #[test]
+    fn scores_count_what_passes() {
+        let all = [(1, 0), (2, 0), (2, 1), (0, 1)];
+        let score = Score::of(&all, &[true, false, false, true], goes_back);
+        assert_eq!(score, Score { pairs: 3, hits: 1 });
+        assert!(score.oracle() && (score.share() - 1.0 / 3.0).abs() < 1e-6);
+        assert!(!Score::of(&all, &[false; 4], goes_back).oracle());
+    }
+
+    #[test]
+    fn ranks_count_what_is_strictly_more_probable() {
+        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[1]), 0);
+        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[2]), 2);
+        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[0, 2]), 2);
+    }
+
+    #[test]
+    fn a_single_letter_is_looked_for_only_when_there_is_nothing_longer() {
+        let text = |all: &[&str]| lowered(&all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(text(&[" Rome", "R", " "]), ["rome"]);
+        assert_eq!(text(&[" R"]), ["r"]);
+        assert_eq!(text(&["\" Mexico City\""]), ["mexico city"]);
+    }
+}

@@ -1,0 +1,224 @@
+//! Which neurons carry a fact: ranked by their direct effect on the answer over several ways of asking, and what is left
+//! of the answer without them.
+//!
+//! Scores and refining are those of [`crate::instruments::knowledge::fact_neurons`] (Dai et al. 2022, 2104.08696, with direct effects in the
+//! place of integrated gradients). All neurons found are set to 0 together; the null is as many neurons of the same
+//! layers, each next in size to one of them.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::instruments::knowledge::control_units::near_in_size;
+use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
+use crate::instruments::neurons::words;
+use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::lab::batch::{last_logits, read_prompts};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::neurons::sights;
+use crate::lab::run::Run;
+use crate::lab::sample::log_softmax;
+use crate::lab::target::Target;
+
+/// The instrument.
+pub struct Fact;
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "answer",
+        kind: Kind::Text,
+        default: "",
+        about: "the answer: a text (its first token) or #ID; \"A\" - \"B\" scores by the difference; by default what the run favours",
+    },
+    Parameter {
+        name: "prompts",
+        kind: Kind::Text,
+        default: "",
+        about: "a file with other ways of asking, one a line, besides the run's own",
+    },
+    Parameter {
+        name: "share",
+        kind: Kind::Count { lo: 1, hi: 100 },
+        default: "20",
+        about: "least score in percent of the largest under the same prompt",
+    },
+    Parameter {
+        name: "present",
+        kind: Kind::Count { lo: 1, hi: 100 },
+        default: "70",
+        about: "percent of the prompts that must agree; moved in steps of 5 until 2 to 5 neurons are left",
+    },
+    Parameter {
+        name: "count",
+        kind: Kind::Count { lo: 1, hi: 200 },
+        default: "5",
+        about: "most neurons, strongest first",
+    },
+    Parameter {
+        name: "layer",
+        kind: Kind::Layer,
+        default: "all",
+        about: "one layer, or all",
+    },
+];
+
+const COLUMNS: &[&str] = &[
+    "neuron",
+    "effect",
+    "act",
+    "prompts",
+    "promotes",
+    "suppresses",
+];
+
+impl Instrument for Fact {
+    fn name(&self) -> &'static str {
+        "fact"
+    }
+
+    fn about(&self) -> &'static str {
+        "The neurons that carry a fact over several ways of asking, and what is left of it without them"
+    }
+
+    fn source(&self) -> &'static str {
+        "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)"
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        PARAMETERS
+    }
+
+    fn reads_end(&self) -> bool {
+        true
+    }
+
+    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+        arguments.check(self)?;
+        // Each way of asking is a prompt of its own, the run's text as well.
+        let run = &Run {
+            schedule: run.schedule.clone(),
+            seed: run.seed,
+            ..Run::plain(run.tokens.clone())
+        };
+        let mut prompts = vec![run.tokens.clone()];
+        prompts.extend(self.paraphrases(arguments, bench)?);
+        let target = match arguments.text(self, "answer") {
+            "" => {
+                let logits = bench.last_logits(run)?;
+                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
+            }
+            text => Target::parse("answer", text, &bench.model)?,
+        };
+        let all = Search::new(bench.model.card.layers);
+        let search = Search {
+            share: arguments.count(self, "share")? as f32 / 100.0,
+            present: arguments.count(self, "present")? as f32 / 100.0,
+            most: arguments.count(self, "count")?,
+            layers: arguments
+                .layer(self, "layer", bench.model.card.layers)?
+                .map_or(all.layers, |l| (l, l)),
+        };
+        let direction = target.direction(&bench.model)?;
+        let asked = ask(bench, &prompts, &run.schedule, &direction, search)?;
+        let (present, mut found) = refine(&[asked], search);
+        let mut found = found.remove(0);
+        found.truncate(search.most);
+        let without = without(run, &prompts, &found, target, bench)?;
+        let neurons: Vec<(u16, u32)> = found.iter().map(|n| (n.layer, n.neuron)).collect();
+        bench.cards.prepare(&bench.model, &neurons)?;
+        let last = run.tokens.len() - 1;
+        let row = |n: &FactNeuron| {
+            let card = bench.cards.get(n.layer, n.neuron)?;
+            let [up, down] = words(&card.sides, n.act, bench);
+            let anchor = Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron));
+            Some(Row {
+                anchor,
+                entries: vec![
+                    Entry::Text(format!("{}/{}", n.layer, n.neuron)),
+                    Entry::Number(n.effect),
+                    Entry::Number(n.act),
+                    Entry::Text(format!("{}/{}", n.prompts, prompts.len())),
+                    Entry::Text(up),
+                    Entry::Text(down),
+                ],
+            })
+        };
+        let rows = found.iter().filter_map(row).collect();
+        let name = target.spell(bench);
+        Ok(Figure {
+            title: format!("fact · {name}"),
+            body: Body::Table(Table {
+                columns: COLUMNS.iter().map(ToString::to_string).collect(),
+                pages: vec![Page {
+                    title: format!("p of {} · {without}", bench.visible(target.token)),
+                    anchor: Anchor::position(last),
+                    rows,
+                }],
+            }),
+            notes: vec![
+                format!("p is the mean over the prompts after the last token; without: all listed neurons set to 0 at every position; null: as many of the same layers, next in size, seed {}", run.seed),
+                format!("effect is the mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, prompts.len()),
+                "these neurons express the answer; that they are where it is known does not follow (Niu et al. 2024, 2405.02421)".into(),
+            ],
+            check: None,
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        })
+    }
+}
+
+impl Fact {
+    fn paraphrases(&self, arguments: &Arguments, bench: &Bench) -> Result<Vec<Vec<u32>>> {
+        let path = match arguments.text(self, "prompts") {
+            "" => return Ok(Vec::new()),
+            path => Path::new(path),
+        };
+        let prompts = read_prompts(path)?;
+        let encoded = prompts.iter().map(|text| bench.model.encode(text, false));
+        encoded.collect()
+    }
+}
+
+/// The mean probability of the answer: untouched, without the neurons, without as many others.
+fn without(
+    run: &Run,
+    prompts: &[Vec<u32>],
+    found: &[FactNeuron],
+    target: Target,
+    bench: &mut Bench,
+) -> Result<String> {
+    let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
+    let (mut own, mut null) = (run.schedule.clone(), run.schedule.clone());
+    let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    for layer in layers {
+        let here = found.iter().filter(|n| n.layer == layer);
+        let units: Vec<u32> = here.map(|n| n.neuron).collect();
+        let at = usize::from(layer);
+        let sizes = sight.sizes(at, &bench.cards.norms(&bench.model)?[at]);
+        own = own.and(&zero(layer, &units)?);
+        let others = near_in_size(&sizes, &units, run.seed);
+        if !others.is_empty() {
+            null = null.and(&zero(layer, &others)?);
+        }
+    }
+    let mut mean = |schedule| -> Result<f32> {
+        let mut rows = last_logits(bench, prompts, schedule)?;
+        let p = rows.iter_mut().map(|row| {
+            log_softmax(row);
+            row[target.token as usize].exp()
+        });
+        Ok(p.sum::<f32>() / prompts.len() as f32)
+    };
+    Ok(format!(
+        "{:.3}, without these {:.3}, null {:.3}",
+        mean(&run.schedule)?,
+        mean(&own)?,
+        mean(&null)?
+    ))
+}
+
+fn zero(layer: u16, units: &[u32]) -> Result<crate::edit::Edit> {
+    let units: Vec<String> = units.iter().map(u32::to_string).collect();
+    format!("zero:{}@mlp_act.{layer}", units.join(",")).parse()
+}

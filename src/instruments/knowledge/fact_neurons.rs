@@ -1,0 +1,241 @@
+//! Neurons for a fact: those whose direct effect on the answer is large under most ways of asking.
+//!
+//! The refining of Dai et al. 2022 (2104.08696, section 3.3) on scores that need no gradient: for every paraphrase keep
+//! the neurons whose score is at least `share` of the largest, then those kept under at least `present` of the
+//! paraphrases, moving that threshold by 5 points until a fact has 2 to 5 on average. The paper's rule "under three
+//! paraphrases at least" is left out: two are often all there are. The score is the direct effect on the answer's logit at
+//! the last position ([`crate::lab::neurons`]). Invariant: the same prompts and edits give the same neurons in the same order.
+//! To score otherwise (integrated gradients), make [`Asked`] from other numbers; refining stays.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::Tensor;
+
+use crate::edit::schedule::Schedule;
+use crate::error::Result;
+use crate::lab::bench::Bench;
+use crate::lab::neurons::sights;
+use crate::lab::run::Run;
+use crate::model::network::finite::order;
+
+/// Neurons of one fact on average, while the threshold moves.
+const AVERAGE: (f32, f32) = (2.0, 5.0);
+/// How far it moves at a time, and how often.
+const STEP: (f32, usize) = (0.05, 6);
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Search {
+    /// Least score, as a share of the largest one under the same prompt.
+    pub share: f32,
+    /// Least share of the prompts, to begin with.
+    pub present: f32,
+    /// Most neurons a fact, strongest first; the paper has no such bound.
+    pub most: usize,
+    /// The first and the last layer looked at.
+    pub layers: (usize, usize),
+}
+
+impl Search {
+    /// The paper's thresholds over all layers.
+    pub fn new(layers: usize) -> Self {
+        Self {
+            share: 0.2,
+            present: 0.7,
+            most: 5,
+            layers: (0, layers.saturating_sub(1)),
+        }
+    }
+}
+
+/// A neuron found for a fact.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FactNeuron {
+    /// Its block.
+    pub layer: u16,
+    /// Its number there.
+    pub neuron: u32,
+    /// Mean direct effect on the answer over the prompts.
+    pub effect: f32,
+    /// Mean activation over the prompts.
+    pub act: f32,
+    /// Under how many prompts its score was large.
+    pub prompts: usize,
+}
+
+/// One fact, asked in several ways.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Under how many prompts.
+    pub count: usize,
+    /// Neurons that were large under at least one of them.
+    candidates: Vec<FactNeuron>,
+}
+
+/// Asks the prompts under a schedule and scores every neuron by its direct effect along a logit direction `[d_model]`.
+pub fn ask(
+    bench: &mut Bench,
+    prompts: &[Vec<u32>],
+    schedule: &Schedule,
+    direction: &Tensor,
+    search: Search,
+) -> Result<Asked> {
+    let layers = bench.model.card.neuron_layers.iter();
+    let chosen = layers.filter(|l| (search.layers.0..=search.layers.1).contains(l));
+    let views = chosen
+        .map(|l| Ok((*l, bench.model.transformer.value_view(*l, direction)?)))
+        .collect::<Result<Vec<_>>>()?;
+    // Effects and activations of every neuron, summed, and under how many prompts it was kept.
+    let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
+    for prompt in prompts {
+        let run = Run {
+            schedule: schedule.clone(),
+            ..Run::plain(prompt.clone())
+        };
+        let sight = sights(bench, &run, prompt.len() - 1)?.remove(0);
+        let effects: Vec<(usize, Vec<f32>)> = views
+            .iter()
+            .map(|(layer, view)| (*layer, sight.effects(*layer, view)))
+            .collect();
+        let largest = effects.iter().flat_map(|(_, row)| row);
+        let least = largest.copied().fold(0.0, f32::max) * search.share;
+        for (layer, row) in &effects {
+            let acts = sight.layer(*layer).map_or(&[][..], |(acts, _)| acts);
+            let held = sums
+                .entry(*layer)
+                .or_insert_with(|| vec![(0.0, 0.0, 0); row.len()]);
+            for ((sum, effect), act) in held.iter_mut().zip(row).zip(acts) {
+                sum.0 += f64::from(*effect);
+                sum.1 += f64::from(*act);
+                sum.2 += usize::from(*effect >= least && *effect > 0.0);
+            }
+        }
+    }
+    let mean = |sum: f64| (sum / prompts.len() as f64) as f32;
+    let mut candidates: Vec<FactNeuron> = sums
+        .iter()
+        .flat_map(|(layer, row)| row.iter().enumerate().map(move |(i, s)| (*layer, i, *s)))
+        .filter(|(_, _, (_, _, kept))| *kept > 0)
+        .map(|(layer, i, (effect, act, kept))| FactNeuron {
+            layer: layer as u16,
+            neuron: i as u32,
+            effect: mean(effect),
+            act: mean(act),
+            prompts: kept,
+        })
+        .collect();
+    candidates.sort_by(|a, b| order(b.effect, a.effect));
+    Ok(Asked {
+        count: prompts.len(),
+        candidates,
+    })
+}
+
+impl Asked {
+    /// The neurons that were large under at least `present` of the prompts, strongest first.
+    pub fn present(&self, present: f32) -> impl Iterator<Item = &FactNeuron> {
+        // 0.7 of 10 prompts is 7, whatever 0.7 is in binary.
+        let least = (present * self.count as f32 - 1e-4).ceil().max(1.0) as usize;
+        self.candidates.iter().filter(move |n| n.prompts >= least)
+    }
+}
+
+/// Refines the facts of one relation together; returns the threshold that was reached, and each fact's neurons,
+/// strongest first and not yet bounded by [`Search::most`].
+pub fn refine(facts: &[Asked], search: Search) -> (f32, Vec<Vec<FactNeuron>>) {
+    let average = |present: f32| {
+        let found: usize = facts.iter().map(|f| f.present(present).count()).sum();
+        found as f32 / facts.len().max(1) as f32
+    };
+    let mut present = search.present;
+    for _ in 0..STEP.1 {
+        let step = match average(present) {
+            few if few < AVERAGE.0 => -STEP.0,
+            many if many > AVERAGE.1 => STEP.0,
+            _ => break,
+        };
+        let next = present + step;
+        if !(0.0..=1.0).contains(&next) {
+            break;
+        }
+        present = next;
+    }
+    let of = |fact: &Asked| fact.present(present).copied().collect();
+    (present, facts.iter().map(of).collect())
+}
+
+/// Drops neurons that more than `share` of a relation's facts have, and at least two: those of the relation rather
+/// than of a fact (Dai et al. 2022, section 5.1: a tenth).
+pub fn drop_shared(facts: &mut [Vec<FactNeuron>], share: f32) {
+    let mut owners: HashMap<(u16, u32), usize> = HashMap::new();
+    for neuron in facts.iter().flatten() {
+        *owners.entry((neuron.layer, neuron.neuron)).or_default() += 1;
+    }
+    let most = (facts.len() as f32 * share).max(1.0);
+    for fact in facts {
+        fact.retain(|n| owners[&(n.layer, n.neuron)] as f32 <= most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(prompts: &[usize]) -> Asked {
+        let candidate = |(i, prompts): (usize, &usize)| FactNeuron {
+            layer: 0,
+            neuron: i as u32,
+            effect: 10.0 - i as f32,
+            act: 1.0,
+            prompts: *prompts,
+        };
+        Asked {
+            count: 20,
+            candidates: prompts.iter().enumerate().map(candidate).collect(),
+        }
+    }
+
+    #[test]
+    fn the_threshold_moves_until_a_fact_has_two_to_five() {
+        let search = Search::new(1);
+        // 14 of 20 is exactly 0.7: two are kept and nothing moves.
+        let (present, found) = refine(&[asked(&[14, 20, 13])], search);
+        assert!((present - 0.7).abs() < 1e-6);
+        assert_eq!(
+            found[0].iter().map(|n| n.neuron).collect::<Vec<_>>(),
+            [0, 1]
+        );
+        // Too few: down to 0.6, where 12 of 20 is enough.
+        let (present, found) = refine(&[asked(&[12, 20, 3])], search);
+        assert!((present - 0.6).abs() < 1e-6, "{present}");
+        assert_eq!(found[0].len(), 2);
+        // Too many: up to 0.8.
+        let (present, found) = refine(&[asked(&[15, 15, 15, 15, 16, 16])], search);
+        assert!((present - 0.8).abs() < 1e-6, "{present}");
+        assert_eq!(found[0].len(), 2);
+        // Six tries and no more.
+        let (present, _) = refine(&[asked(&[1])], search);
+        assert!((present - 0.4).abs() < 1e-6, "{present}");
+        let strongest = refine(&[asked(&[14, 20, 13])], search).1;
+        assert_eq!(strongest[0][0].neuron, 0);
+    }
+
+    #[test]
+    fn neurons_of_the_whole_relation_are_dropped() {
+        let search = Search::new(1);
+        let facts: Vec<Asked> = (0..20)
+            .map(|i| asked(if i < 3 { &[20, 20, 20] } else { &[20, 1, 20] }))
+            .collect();
+        let (_, mut found) = refine(&facts, search);
+        // 0 and 2 are everybody's, 1 has three owners of twenty.
+        drop_shared(&mut found, 0.15);
+        assert_eq!(found[0].iter().map(|n| n.neuron).collect::<Vec<_>>(), [1]);
+        assert!(found[5].is_empty());
+        drop_shared(&mut found, 0.1);
+        assert!(found[0].is_empty());
+        // One fact alone shares with nobody.
+        let mut alone = vec![refine(&facts[..1], search).1.remove(0)];
+        drop_shared(&mut alone, 0.0);
+        assert_eq!(alone[0].len(), 3);
+    }
+}

@@ -1,0 +1,485 @@
+//! Value edits: the neurons of a fact are found and their value vectors turned to another answer, and what that did is
+//! counted, beside random neurons.
+//!
+//! The experiment of Dai et al. 2022 (2104.08696, sections 4.3, 5.1, 5.2) without gradients: facts that the model answers in
+//! every wording; their neurons ([`super::fact_neurons`]), but for those that more than a tenth of the relation's facts
+//! share; an overlay on the value vectors ([`crate::model::network::overlay`]), or a factor on the activations. Two departures: a
+//! gated MLP's activations have both signs, so a value is turned with the sign of its activation (away from it, the new
+//! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
+//! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`Turn`].
+
+use candle_core::Tensor;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rayon::prelude::*;
+
+use super::control_units as null_units;
+use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
+use super::facts::Fact;
+use crate::edit::Edit;
+use crate::edit::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::lab::batch::last_logits;
+use crate::lab::bench::{Bench, reading};
+use crate::lab::neurons::sights;
+use crate::lab::run::Run;
+use crate::lab::sample::{kl, log_softmax};
+use crate::lab::target::first_token;
+
+/// What is done to the neurons.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Turn {
+    /// `v ← v − c·‖v‖·ê_old + 8c·‖v‖·ê_new`; the paper's is 1.
+    Rewrite(f32),
+    /// Activations times this: 0 erases, 2 amplifies.
+    Scale(f32),
+}
+
+/// How neurons are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// By the direct effect on the answer's logit.
+    Answer,
+    /// By that on the answer less the mean of the relation's other answers: what tells the fact from its neighbours.
+    Contrast,
+}
+
+/// The experiment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Which neurons.
+    pub search: Search,
+    /// How they are scored.
+    pub score: Score,
+    /// Neurons that more than this share of a relation's facts have are left alone.
+    pub shared: f32,
+    /// Facts that are edited, of each relation.
+    pub facts: usize,
+    /// What is done.
+    pub turn: Turn,
+    /// Decides which facts, which new answers and which random neurons.
+    pub seed: u64,
+}
+
+/// What an edit did, as shares of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Effect {
+    /// The fact's prompts whose answer changed.
+    pub changed: f32,
+    /// Those that got the new answer; nothing where there is none.
+    pub success: Option<f32>,
+    /// Mean probability of the old answer, over what it was.
+    pub kept: f32,
+    /// Prompts of the other known facts whose answer changed.
+    pub others_changed: f32,
+    /// Mean KL(unedited ‖ edited) there, nats.
+    pub others_kl: f32,
+    /// The same for the user's other prompts; nothing where there are none.
+    pub texts: Option<(f32, f32)>,
+}
+
+/// One fact that was edited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// Which fact of the list.
+    pub fact: usize,
+    /// The text of the new answer, where there is one.
+    pub new: Option<String>,
+    /// Its neurons.
+    pub neurons: Vec<FactNeuron>,
+    /// The edits.
+    pub edits: Vec<Edit>,
+    /// What they did.
+    pub own: Effect,
+    /// What the same did to as many random neurons of the same layers.
+    pub null: Effect,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Facts that are answered in every wording.
+    pub known: usize,
+    /// Of the facts chosen, those that no neuron was left for.
+    pub without: usize,
+    /// Those edited.
+    pub cases: Vec<Case>,
+    /// For every relation, under which share of the prompts a neuron had to be large.
+    pub present: Vec<(String, f32)>,
+}
+
+/// A prompt of the suite: its tokens and what it says unedited.
+struct Asked {
+    /// The fact it belongs to; none for the user's other prompts.
+    fact: Option<usize>,
+    favoured: u32,
+    log_probs: Vec<f32>,
+}
+
+/// Everything that is asked before and after.
+struct Suite {
+    prompts: Vec<Vec<u32>>,
+    asked: Vec<Asked>,
+    answers: Vec<u32>,
+    known: Vec<bool>,
+}
+
+/// Runs the experiment over facts; `texts` are other prompts to look after.
+pub fn run(
+    bench: &mut Bench,
+    facts: &[Fact],
+    texts: &[Vec<u32>],
+    schedule: &Schedule,
+    plan: Plan,
+) -> Result<Report> {
+    if bench.model.card.neuron_layers.is_empty() {
+        return Err(bench.model.transformer.no_neurons());
+    }
+    let suite = Suite::ask(bench, facts, texts, schedule)?;
+    let mut report = Report {
+        known: suite.known.iter().filter(|k| **k).count(),
+        ..Report::default()
+    };
+    if report.known == 0 {
+        return Err(Error::argument(
+            "--fact",
+            format!("{} facts", facts.len()),
+            "facts that the model answers: it gives the first token of the answer for none of them in all wordings (does the answer begin with a space?)",
+        ));
+    }
+    let mut rng = StdRng::seed_from_u64(plan.seed);
+    let mut chosen: Vec<(usize, Vec<FactNeuron>)> = Vec::new();
+    let mut relations: Vec<&str> = facts.iter().map(|f| f.relation.as_str()).collect();
+    relations.sort_unstable();
+    relations.dedup();
+    for (i, relation) in relations.iter().enumerate() {
+        // Finding takes a pass a prompt, measuring many: a tenth of the bar.
+        bench.report(0.1 * i as f32 / relations.len() as f32)?;
+        let members: Vec<usize> = (0..facts.len())
+            .filter(|f| facts[*f].relation == *relation && suite.known[*f])
+            .collect();
+        let (present, mut found) = suite.find(bench, &members, schedule, plan)?;
+        drop_shared(&mut found, plan.shared);
+        report.present.push(((*relation).to_string(), present));
+        let mut of: Vec<(usize, Vec<FactNeuron>)> = members.into_iter().zip(found).collect();
+        of.shuffle(&mut rng);
+        of.truncate(plan.facts);
+        chosen.extend(of);
+    }
+    chosen.sort_by_key(|(fact, _)| *fact);
+    let count = chosen.len();
+    for (i, (fact, mut neurons)) in chosen.into_iter().enumerate() {
+        bench.report(0.1 + 0.9 * i as f32 / count as f32)?;
+        neurons.truncate(plan.search.most);
+        let new = suite.new_answer(bench, facts, fact, plan, &mut rng)?;
+        if neurons.is_empty() || (new.is_none() && matches!(plan.turn, Turn::Rewrite(_))) {
+            report.without += 1;
+            continue;
+        }
+        let seed = plan.seed.wrapping_add(fact as u64);
+        let null = suite.null(bench, fact, &neurons, schedule, seed)?;
+        let old = (facts[fact].answer.as_str(), suite.answers[fact]);
+        let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
+        let edits = edits(&neurons, plan.turn, old, turned, bench)?;
+        let idle =
+            crate::instruments::knowledge::value_edit::edits(&null, plan.turn, old, turned, bench)?;
+        let target = turned.map(|(_, id)| id);
+        report.cases.push(Case {
+            fact,
+            own: suite.effect(bench, fact, target, schedule, &edits)?,
+            null: suite.effect(bench, fact, target, schedule, &idle)?,
+            new: new.map(|(text, _)| text),
+            neurons,
+            edits,
+        });
+    }
+    Ok(report)
+}
+
+impl Suite {
+    fn ask(
+        bench: &mut Bench,
+        facts: &[Fact],
+        texts: &[Vec<u32>],
+        schedule: &Schedule,
+    ) -> Result<Self> {
+        let answers = facts
+            .iter()
+            .map(|f| first_token("answer", &f.answer, &bench.model))
+            .collect::<Result<Vec<_>>>()?;
+        let mut prompts = Vec::new();
+        let mut owners = Vec::new();
+        for (i, fact) in facts.iter().enumerate() {
+            for prompt in &fact.prompts {
+                prompts.push(bench.model.encode(prompt, false)?);
+                owners.push(Some(i));
+            }
+        }
+        prompts.extend_from_slice(texts);
+        owners.resize(prompts.len(), None);
+        let rows = last_logits(bench, &prompts, schedule)?;
+        let vocabulary = bench.model.known_tokens();
+        let asked: Vec<Asked> = rows
+            .into_par_iter()
+            .zip(owners)
+            .map(|(mut row, fact)| {
+                let favoured = reading(&row, vocabulary, 1).first().0;
+                log_softmax(&mut row);
+                Asked {
+                    fact,
+                    favoured,
+                    log_probs: row,
+                }
+            })
+            .collect();
+        let mut known = vec![true; facts.len()];
+        for prompt in &asked {
+            if let Some(fact) = prompt.fact {
+                known[fact] &= prompt.favoured == answers[fact];
+            }
+        }
+        Ok(Self {
+            prompts,
+            asked,
+            answers,
+            known,
+        })
+    }
+
+    /// A fact's prompts.
+    fn of(&self, fact: usize) -> Vec<Vec<u32>> {
+        let own = self.prompts.iter().zip(&self.asked);
+        own.filter(|(_, a)| a.fact == Some(fact))
+            .map(|(tokens, _)| tokens.clone())
+            .collect()
+    }
+
+    /// The neurons of a relation's facts, refined together.
+    fn find(
+        &self,
+        bench: &mut Bench,
+        members: &[usize],
+        schedule: &Schedule,
+        plan: Plan,
+    ) -> Result<(f32, Vec<Vec<FactNeuron>>)> {
+        let mut all: Vec<u32> = members.iter().map(|f| self.answers[*f]).collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut asked = Vec::with_capacity(members.len());
+        for fact in members {
+            let answer = self.answers[*fact];
+            let mut direction = bench.model.transformer.logit_direction(answer)?;
+            let others: Vec<u32> = all.iter().copied().filter(|a| *a != answer).collect();
+            if plan.score == Score::Contrast && !others.is_empty() {
+                let others = others
+                    .iter()
+                    .map(|a| bench.model.transformer.logit_direction(*a))
+                    .collect::<Result<Vec<_>>>()?;
+                direction = (direction - Tensor::stack(&others, 0)?.mean(0)?)?;
+            }
+            let prompts = self.of(*fact);
+            asked.push(ask(bench, &prompts, schedule, &direction, plan.search)?);
+        }
+        Ok(refine(&asked, plan.search))
+    }
+
+    /// The answer to turn to: the fact's own wish, or another answer of its relation; none for a scale.
+    fn new_answer(
+        &self,
+        bench: &Bench,
+        facts: &[Fact],
+        fact: usize,
+        plan: Plan,
+        rng: &mut StdRng,
+    ) -> Result<Option<(String, u32)>> {
+        if matches!(plan.turn, Turn::Scale(_)) {
+            return Ok(None);
+        }
+        if let Some(new) = &facts[fact].new {
+            let id = first_token("new", new, &bench.model)?;
+            return Ok(Some((new.clone(), id)));
+        }
+        let same = |f: &usize| facts[*f].relation == facts[fact].relation;
+        let mut others: Vec<(u32, &str)> = (0..facts.len())
+            .filter(|f| same(f) && self.answers[*f] != self.answers[fact])
+            .map(|f| (self.answers[f], facts[f].answer.as_str()))
+            .collect();
+        others.sort_unstable();
+        others.dedup_by_key(|(id, _)| *id);
+        let drawn = others.choose(rng);
+        Ok(drawn.map(|(id, text)| ((*text).to_string(), *id)))
+    }
+
+    /// As many random neurons of the same layers, with their own mean activations under the fact's prompts.
+    fn null(
+        &self,
+        bench: &mut Bench,
+        fact: usize,
+        neurons: &[FactNeuron],
+        schedule: &Schedule,
+        seed: u64,
+    ) -> Result<Vec<FactNeuron>> {
+        let mut drawn: Vec<FactNeuron> = Vec::with_capacity(neurons.len());
+        for (layer, units, _) in by_layer(neurons, |_| 1) {
+            let others = null_units::any(bench.model.card.d_mlp, &units, seed);
+            drawn.extend(others.into_iter().map(|neuron| FactNeuron {
+                layer,
+                neuron,
+                effect: 0.0,
+                act: 0.0,
+                prompts: 0,
+            }));
+        }
+        let prompts = self.of(fact);
+        for prompt in &prompts {
+            let run = Run {
+                schedule: schedule.clone(),
+                ..Run::plain(prompt.clone())
+            };
+            let sight = sights(bench, &run, prompt.len() - 1)?.remove(0);
+            for n in &mut drawn {
+                let act = sight.layer(usize::from(n.layer));
+                n.act += act.map_or(0.0, |(row, _)| row[n.neuron as usize]) / prompts.len() as f32;
+            }
+        }
+        Ok(drawn)
+    }
+
+    /// What edits do to the fact and to everything else that is asked.
+    fn effect(
+        &self,
+        bench: &mut Bench,
+        fact: usize,
+        new: Option<u32>,
+        schedule: &Schedule,
+        edits: &[Edit],
+    ) -> Result<Effect> {
+        let edited = edits
+            .iter()
+            .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
+        let rows = last_logits(bench, &self.prompts, &edited)?;
+        let vocabulary = bench.model.known_tokens();
+        // Favoured token, probability of the old answer over what it was, KL.
+        let old = self.answers[fact] as usize;
+        let after: Vec<(u32, f32, f32)> = rows
+            .into_par_iter()
+            .zip(&self.asked)
+            .map(|(mut row, before)| {
+                let favoured = reading(&row, vocabulary, 1).first().0;
+                log_softmax(&mut row);
+                let kept = (row[old] - before.log_probs[old]).exp();
+                (favoured, kept, kl(&before.log_probs, &row))
+            })
+            .collect();
+        let both = || self.asked.iter().zip(&after);
+        let own: Vec<&(u32, f32, f32)> = both()
+            .filter(|(a, _)| a.fact == Some(fact))
+            .map(|(_, after)| after)
+            .collect();
+        let share = |hit: &dyn Fn(u32) -> bool| {
+            own.iter().filter(|(f, _, _)| hit(*f)).count() as f32 / own.len().max(1) as f32
+        };
+        let rest = |wanted: &dyn Fn(Option<usize>) -> bool| {
+            let those: Vec<_> = both().filter(|(a, _)| wanted(a.fact)).collect();
+            let count = those.len().max(1) as f32;
+            let changed = those.iter().filter(|(a, b)| a.favoured != b.0).count() as f32;
+            let kl = those.iter().map(|(_, b)| b.2).sum::<f32>();
+            (!those.is_empty()).then_some((changed / count, kl / count))
+        };
+        let others = rest(&|f| f.is_some_and(|f| f != fact && self.known[f]));
+        let (others_changed, others_kl) = others.unwrap_or_default();
+        Ok(Effect {
+            changed: share(&|f| f != self.answers[fact]),
+            success: new.map(|new| share(&|f| f == new)),
+            kept: own.iter().map(|(_, kept, _)| kept).sum::<f32>() / own.len().max(1) as f32,
+            others_changed,
+            others_kl,
+            texts: rest(&|f| f.is_none()),
+        })
+    }
+}
+
+/// Neurons by layer and by a sign: layer, units in order, sign.
+fn by_layer(neurons: &[FactNeuron], sign: impl Fn(&FactNeuron) -> i8) -> Vec<(u16, Vec<u32>, i8)> {
+    let mut out: Vec<(u16, Vec<u32>, i8)> = Vec::new();
+    let mut sorted: Vec<&FactNeuron> = neurons.iter().collect();
+    sorted.sort_by_key(|n| (n.layer, -sign(n), n.neuron));
+    for n in sorted {
+        match out.last_mut() {
+            Some((layer, units, s)) if *layer == n.layer && *s == sign(n) => units.push(n.neuron),
+            _ => out.push((n.layer, vec![n.neuron], sign(n))),
+        }
+    }
+    out
+}
+
+/// The edits that do it, one a layer and sign; texts of tokens with their ids.
+fn edits(
+    neurons: &[FactNeuron],
+    turn: Turn,
+    old: (&str, u32),
+    new: Option<(&str, u32)>,
+    bench: &Bench,
+) -> Result<Vec<Edit>> {
+    let list = |units: &[u32]| {
+        let units: Vec<String> = units.iter().map(u32::to_string).collect();
+        units.join(",")
+    };
+    let lines: Vec<String> = match (turn, new) {
+        (Turn::Rewrite(strength), Some(new)) => {
+            let turned = format!("{}>{}", spell(old, bench), spell(new, bench));
+            let sign = |n: &FactNeuron| if n.act < 0.0 { -1 } else { 1 };
+            by_layer(neurons, sign)
+                .iter()
+                .map(|(layer, units, sign)| {
+                    let strength = f32::from(*sign) * strength;
+                    format!(
+                        "rewrite:{}={turned}@mlp_act.{layer}*{strength}",
+                        list(units)
+                    )
+                })
+                .collect()
+        }
+        (Turn::Rewrite(_), None) => Vec::new(),
+        (Turn::Scale(factor), _) => by_layer(neurons, |_| 1)
+            .iter()
+            .map(|(layer, units, _)| format!("scale:{}@mlp_act.{layer}*{factor}", list(units)))
+            .collect(),
+    };
+    lines.iter().map(|line| line.parse()).collect()
+}
+
+/// A token as an edit names it: its text where that reads back as the token, else its id.
+fn spell((text, id): (&str, u32), bench: &Bench) -> String {
+    let plain = !text.contains(['"', '\\', '<', '>', '=', '@', '#', '\n']);
+    let reads_back = first_token("answer", text, &bench.model).is_ok_and(|t| t == id);
+    if plain && reads_back {
+        format!("\"{text}\"")
+    } else {
+        format!("#{id}")
+    }
+}
+
+impl Report {
+    /// The mean over the cases, of the edits or of their nulls.
+    pub fn mean(&self, of: impl Fn(&Case) -> Effect) -> Effect {
+        let effects: Vec<Effect> = self.cases.iter().map(of).collect();
+        let count = effects.len().max(1) as f32;
+        let mean = |part: &dyn Fn(&Effect) -> f32| effects.iter().map(part).sum::<f32>() / count;
+        let every = |part: &dyn Fn(&Effect) -> Option<f32>| {
+            let parts: Option<Vec<f32>> = effects.iter().map(part).collect();
+            parts
+                .filter(|p| !p.is_empty())
+                .map(|p| p.iter().sum::<f32>() / p.len() as f32)
+        };
+        Effect {
+            changed: mean(&|e| e.changed),
+            success: every(&|e| e.success),
+            kept: mean(&|e| e.kept),
+            others_changed: mean(&|e| e.others_changed),
+            others_kl: mean(&|e| e.others_kl),
+            texts: every(&|e| e.texts.map(|t| t.0)).zip(every(&|e| e.texts.map(|t| t.1))),
+        }
+    }
+}

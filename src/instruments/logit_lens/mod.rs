@@ -1,0 +1,13 @@
+//! The logit lens: states of every layer read through the final norm and the unembedding, and what follows from such readings.
+//!
+//! Invariant: every instrument here reads through [`reading`]. To ask something else of the readings, add an instrument.
+
+pub mod languages;
+pub mod lens;
+pub mod lens_file;
+pub(crate) mod numbers;
+pub mod reading;
+pub mod settle;
+pub mod track;
+pub mod trajectory;
+pub mod word_lists;

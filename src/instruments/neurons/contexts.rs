@@ -1,0 +1,295 @@
+//! What triggers a neuron: its activations over a text of any length, the strongest with their contexts.
+//!
+//! The key's side of the memories of Geva et al. 2021 (2012.14913, section 3): the prefixes with the largest activation.
+//! Invariant: a text is read in windows whose first position, unlike any other, is never counted; every token of the text
+//! is counted once, but for the very first where the model has no BOS. A token sees what its window holds before it.
+//! To keep something else of every position, add a field to [`Scan`].
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::edit::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::lab::apply::Null;
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::model::network::site::Site;
+use candle_core::DType;
+
+/// Bytes of a file that are tokenized at once.
+const PIECE: usize = 1 << 14;
+
+/// One place where the neuron fired.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trigger {
+    /// The activation.
+    pub act: f32,
+    /// Which token of the text, from 0.
+    pub at: usize,
+    /// Tokens up to and including the trigger, as far as the window shows them.
+    pub context: Vec<u32>,
+    /// The token that follows in the text.
+    pub next: Option<u32>,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scanner {
+    /// The neuron's block.
+    pub layer: usize,
+    /// Its number there.
+    pub neuron: u32,
+    /// Tokens read in one pass.
+    pub window: usize,
+    /// How many of the strongest are kept.
+    pub count: usize,
+    /// Whether the most negative activations are the strongest.
+    pub negative: bool,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// The strongest, strongest first, earlier ones first where they are equal.
+    pub best: Vec<Trigger>,
+    /// Every activation counted, in the order of the text.
+    pub acts: Vec<f32>,
+    /// Tokens of the text.
+    pub tokens: usize,
+}
+
+impl Scan {
+    /// Reads a UTF-8 text file under a schedule, with progress by bytes.
+    pub fn file(
+        bench: &mut Bench,
+        path: &Path,
+        schedule: &Schedule,
+        scanner: Scanner,
+    ) -> Result<Self> {
+        let fail = |e| Error::io(path, e);
+        let mut file = crate::file::open(path)?;
+        let size = file.metadata().map_err(fail)?.len().max(1);
+        let bos = bench
+            .model
+            .tokenizer()?
+            .encode("", crate::model::tokenizer::Bos::Add)?;
+        let bos = bos.first().copied();
+        let mut scan = Self::default();
+        let mut rest: Vec<u8> = Vec::new();
+        // Tokens that were not yet read: less than a window, and the one that tells what comes next.
+        let mut waiting: Vec<u32> = Vec::new();
+        let mut read = 0u64;
+        loop {
+            let before = rest.len();
+            (&mut file)
+                .take(PIECE as u64)
+                .read_to_end(&mut rest)
+                .map_err(fail)?;
+            let came = rest.len() - before;
+            if read == 0 {
+                crate::text::refuse_wide(path, &rest)?;
+                if rest.starts_with("\u{feff}".as_bytes()) {
+                    rest.drain(.."\u{feff}".len());
+                }
+            }
+            read += came as u64;
+            let last = came == 0;
+            let cut = if last { rest.len() } else { cut(&rest) };
+            let piece: Vec<u8> = rest.drain(..cut).collect();
+            let text = String::from_utf8(piece).map_err(|_| {
+                Error::bad_file(path, "it is not UTF-8 text", "Give a plain text file.")
+            })?;
+            if !text.is_empty() {
+                waiting.extend(bench.model.tokenizer()?.encode_literal(&text)?);
+            }
+            scan.windows(bench, &mut waiting, bos, last, schedule, scanner)?;
+            if last {
+                return Ok(scan);
+            }
+            bench.report(read as f32 / size as f32)?;
+        }
+    }
+
+    /// Reads token ids, as [`Scan::file`] does those of a text; `bos` stands before every window.
+    pub fn tokens(
+        bench: &mut Bench,
+        tokens: &[u32],
+        bos: Option<u32>,
+        schedule: &Schedule,
+        scanner: Scanner,
+    ) -> Result<Self> {
+        let mut scan = Self::default();
+        let mut waiting = tokens.to_vec();
+        scan.windows(bench, &mut waiting, bos, true, schedule, scanner)?;
+        Ok(scan)
+    }
+
+    /// Reads all whole windows of what is waiting, and at the end the rest.
+    fn windows(
+        &mut self,
+        bench: &mut Bench,
+        waiting: &mut Vec<u32>,
+        bos: Option<u32>,
+        last: bool,
+        schedule: &Schedule,
+        scanner: Scanner,
+    ) -> Result<()> {
+        let window = scanner.window.min(bench.model.card.context).max(2);
+        // Without a BOS the first token of a window is not counted: windows share one token, so that it was counted
+        // as the last of the window before.
+        let (room, shared) = if bos.is_some() {
+            (window - 1, 0)
+        } else {
+            (window, 1)
+        };
+        let mut start = 0;
+        loop {
+            let left = waiting.len() - start;
+            let whole = left > room;
+            let enough = if last { left > shared } else { whole };
+            if !enough {
+                break;
+            }
+            let own = &waiting[start..start + left.min(room)];
+            let tokens: Vec<u32> = bos.into_iter().chain(own.iter().copied()).collect();
+            let next = waiting.get(start + own.len()).copied();
+            // The number in the text of the window's first own token.
+            let first = self.tokens;
+            self.window(
+                bench,
+                &tokens,
+                next,
+                first,
+                bos.is_some(),
+                schedule,
+                scanner,
+            )?;
+            let step = if whole { own.len() - shared } else { own.len() };
+            self.tokens += step;
+            start += step;
+        }
+        waiting.drain(..start);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one window
+    fn window(
+        &mut self,
+        bench: &mut Bench,
+        tokens: &[u32],
+        next: Option<u32>,
+        first: usize,
+        bos: bool,
+        schedule: &Schedule,
+        scanner: Scanner,
+    ) -> Result<()> {
+        let run = Run {
+            schedule: schedule.clone(),
+            ..Run::plain(tokens.to_vec())
+        };
+        let at = Site::MlpAct.at(scanner.layer);
+        bench.model.check_prompt(tokens)?;
+        let mut program = bench.compile(&run, Null::No)?;
+        // Not kept: a long text would push everything else out of the bench.
+        let recording = bench.pass(&run, &mut program, &[], &[at], 1)?;
+        let acts = recording
+            .get(at)?
+            .narrow(1, scanner.neuron as usize, 1)?
+            .squeeze(1)?
+            .to_dtype(DType::F32)?
+            .to_vec1::<f32>()?;
+        for (i, act) in acts.iter().enumerate().skip(1) {
+            self.acts.push(*act);
+            let strength = |act: f32| if scanner.negative { -act } else { act };
+            let weakest = self.best.last().map(|b| strength(b.act));
+            let full = self.best.len() >= scanner.count;
+            if full && weakest.is_some_and(|w| strength(*act) <= w) {
+                continue;
+            }
+            let trigger = Trigger {
+                act: *act,
+                at: first + i - usize::from(bos),
+                context: tokens[usize::from(bos)..=i].to_vec(),
+                next: tokens.get(i + 1).copied().or(next),
+            };
+            let place = self
+                .best
+                .partition_point(|b| strength(b.act) >= strength(*act));
+            self.best.insert(place, trigger);
+            self.best.truncate(scanner.count);
+        }
+        Ok(())
+    }
+
+    /// Activations at these shares of the sorted whole, 0 the smallest and 1 the largest; none where nothing was read.
+    pub fn quantiles(&self, shares: &[f32]) -> Vec<f32> {
+        let mut sorted = self.acts.clone();
+        sorted.sort_by(f32::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else {
+            return Vec::new();
+        };
+        let at = |share: &f32| sorted[(share.clamp(0.0, 1.0) * last as f32).round() as usize];
+        shares.iter().map(at).collect()
+    }
+
+    /// How many activations lie in each of `bins` equal parts between the smallest and the largest.
+    pub fn histogram(&self, bins: usize) -> Vec<usize> {
+        let ends = self.quantiles(&[0.0, 1.0]);
+        let mut out = vec![0; bins];
+        if let [low, high] = ends[..] {
+            let wide = (high - low).max(f32::MIN_POSITIVE);
+            for act in &self.acts {
+                let bin = ((act - low) / wide * bins as f32) as usize;
+                out[bin.min(bins - 1)] += 1;
+            }
+        }
+        out
+    }
+}
+
+/// Where to cut a piece of a file: after the last line, else the last word, else the last whole character.
+fn cut(bytes: &[u8]) -> usize {
+    let after = |wanted: u8| bytes.iter().rposition(|b| *b == wanted).map(|i| i + 1);
+    if let Some(end) = after(b'\n') {
+        return end;
+    }
+    // Before the space: tokens begin with theirs.
+    if let Some(end) = after(b' ').filter(|end| *end > 1) {
+        return end - 1;
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(e) => e.valid_up_to(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_between_lines_words_or_characters() {
+        assert_eq!(cut(b"one\ntwo th"), 4);
+        assert_eq!(cut(b"one two"), 3);
+        assert_eq!(cut("ä".as_bytes()), 2);
+        assert_eq!(cut(&"aä".as_bytes()[..2]), 1);
+    }
+
+    #[test]
+    fn quantiles_and_bins_count_what_there_is() {
+        let scan = Scan {
+            acts: vec![4.0, 0.0, 1.0, 2.0, 3.0],
+            ..Scan::default()
+        };
+        let found = scan.quantiles(&[0.0, 0.5, 1.0]);
+        assert!(
+            found
+                .iter()
+                .zip([0.0, 2.0, 4.0])
+                .all(|(a, b)| (a - b).abs() < 1e-6)
+        );
+        assert_eq!(scan.histogram(2), [2, 3]);
+        assert!(Scan::default().quantiles(&[0.5]).is_empty());
+        assert_eq!(Scan::default().histogram(2), [0, 0]);
+    }
+}

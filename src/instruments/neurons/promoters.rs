@@ -1,0 +1,162 @@
+//! Which value vectors promote a token: all neurons of all layers, by what one unit of activation adds to its logit.
+//!
+//! `v_i · (γ ⊙ W_U[t])`, one product a layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The scale of
+//! the final norm is left out: it depends on the text, and these are weights alone.
+
+use super::words;
+use crate::error::{Error, Result};
+use crate::figure::{Anchor, Body, Check, Entry, Figure, Page, Row, Table, Unit};
+use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::run::Run;
+use crate::lab::sample::top;
+use crate::lab::target::Target;
+use crate::model::network::finite::order;
+
+/// The instrument.
+pub struct Promoters;
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "token",
+        kind: Kind::Text,
+        default: "",
+        about: "the token: a text (its first token) or #ID; \"A\" - \"B\" for a difference; by default the favoured one",
+    },
+    Parameter {
+        name: "count",
+        kind: Kind::Count { lo: 1, hi: 200 },
+        default: "12",
+        about: "how many neurons on each side",
+    },
+    Parameter {
+        name: "layer",
+        kind: Kind::Layer,
+        default: "all",
+        about: "one layer, or all",
+    },
+];
+
+const COLUMNS: &[&str] = &["neuron", "logit", "length", "promotes", "suppresses"];
+
+impl Instrument for Promoters {
+    fn name(&self) -> &'static str {
+        "promoters"
+    }
+
+    fn about(&self) -> &'static str {
+        "The value vectors of all layers that promote a token most, and those that suppress it"
+    }
+
+    fn source(&self) -> &'static str {
+        "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)"
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        PARAMETERS
+    }
+
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        arguments.text(self, "token").is_empty()
+    }
+
+    fn always_needs_prompt(&self) -> bool {
+        false
+    }
+
+    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+        arguments.check(self)?;
+        let layers = bench.model.card.neuron_layers.clone();
+        if layers.is_empty() {
+            return Err(bench.model.transformer.no_neurons());
+        }
+        let target = match arguments.text(self, "token") {
+            "" if run.tokens.is_empty() => {
+                return Err(Error::argument("token", "", "a text or #ID"));
+            }
+            "" => {
+                let logits = bench.last_logits(run)?;
+                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
+            }
+            text => Target::parse("token", text, &bench.model)?,
+        };
+        let count = arguments.count(self, "count")?;
+        let only = arguments.layer(self, "layer", bench.model.card.layers)?;
+        let mut found: Vec<(f32, u16, u32)> = Vec::new();
+        let mut left_out = 0;
+        for (done, layer) in layers.iter().enumerate() {
+            bench.report(done as f32 / layers.len() as f32)?;
+            if only.is_some_and(|only| only != *layer) {
+                continue;
+            }
+            let mut view = bench.cards.view(&bench.model, *layer, target)?.to_vec();
+            let broken = view.iter().filter(|z| !z.is_finite()).count();
+            if broken == view.len() {
+                return Err(bench.not_finite(&format!("What neurons of layer {layer} write is")));
+            }
+            left_out += broken;
+            // Neither the largest nor the smallest.
+            view.iter_mut()
+                .filter(|z| !z.is_finite())
+                .for_each(|z| *z = 0.0);
+            // Both ends of the layer; the sign comes back with the second.
+            for sign in [1.0, -1.0] {
+                let best = top(&view, view.len(), count);
+                found.extend(best.iter().map(|(i, z)| (z * sign, *layer as u16, *i)));
+                view.iter_mut().for_each(|z| *z = -*z);
+            }
+        }
+        found.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        found.dedup();
+        if found.len() > 2 * count {
+            found.drain(count..found.len() - count);
+        }
+        let rows = self.rows(&found, bench)?;
+        let name = target.spell(bench);
+        Ok(Figure {
+            title: format!("promoters · {name}"),
+            body: Body::Table(Table {
+                columns: COLUMNS.iter().map(ToString::to_string).collect(),
+                pages: vec![Page {
+                    title: format!("what one unit of activation adds to the logit of {name}"),
+                    anchor: Anchor::default(),
+                    rows,
+                }],
+            }),
+            notes: [
+                "logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation".into(),
+                "weights alone: whether a neuron is active is what `neurons` and `triggers` say".into(),
+            ]
+            .into_iter()
+            .chain((left_out > 0).then(|| {
+                format!("{left_out} neurons are left out: what they write is not finite (NaN or infinity)")
+            }))
+            .collect(),
+            check: (left_out > 0).then(Check::not_finite),
+            provenance: bench.provenance(run, arguments.provenance(self)),
+        })
+    }
+}
+
+impl Promoters {
+    fn rows(&self, found: &[(f32, u16, u32)], bench: &mut Bench) -> Result<Vec<Row>> {
+        let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
+        bench.cards.prepare(&bench.model, &neurons)?;
+        let norms = bench.cards.norms(&bench.model)?.to_vec();
+        let row = |&(logit, layer, unit): &(f32, u16, u32)| {
+            let card = bench.cards.get(layer, unit)?;
+            let [up, down] = words(&card.sides, 1.0, bench);
+            Some(Row {
+                anchor: Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
+                entries: vec![
+                    Entry::Text(format!("{layer}/{unit}")),
+                    Entry::Number(logit),
+                    Entry::Number(norms[usize::from(layer)][unit as usize]),
+                    Entry::Text(up),
+                    Entry::Text(down),
+                ],
+            })
+        };
+        Ok(found.iter().filter_map(row).collect())
+    }
+}

@@ -1,0 +1,390 @@
+//! Two runs that differ in little: which positions of one stand for which of the other, what the difference is measured
+//! with, and noise on a subject instead of another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation
+//! patching: Zhang and Nanda 2023, 2309.16042).
+//!
+//! Invariant: positions are paired only where both runs have one, and in order; a metric of a run is a number of its logits
+//! after the last token. To add a metric, add a variant of [`Metric`] and its arm in [`Metric::of`].
+
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::replace::Slot;
+use crate::lab::run::Run;
+use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
+use crate::lab::target::Target;
+use crate::model::network::site::Site;
+use crate::model::normal::normals;
+
+/// Token ids whose embeddings are looked at together.
+const ROWS: usize = 4096;
+
+/// What the effect of a replaced value is measured with, after the last token.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Metric {
+    /// The answer's logit less another token's.
+    Difference(Target),
+    /// The answer's probability.
+    Probability(u32),
+    /// KL(clean ‖ this run) in nats, from the clean run's log-probabilities.
+    Kl(Vec<f32>),
+}
+
+impl Metric {
+    /// The number of a run, from its logits.
+    pub fn of(&self, logits: &[f32]) -> f32 {
+        match self {
+            Self::Difference(target) => target.of(logits),
+            Self::Probability(token) => (logits[*token as usize] - log_sum_exp(logits)).exp(),
+            Self::Kl(clean) => {
+                let mut row = logits.to_vec();
+                log_softmax(&mut row);
+                kl(clean, &row)
+            }
+        }
+    }
+
+    /// KL from a clean run with these logits.
+    pub fn from_clean(logits: &[f32]) -> Self {
+        let mut row = logits.to_vec();
+        log_softmax(&mut row);
+        Self::Kl(row)
+    }
+}
+
+/// The answer less what the other run favours: of one token alone, the other's best that is not it.
+pub fn beside(answer: u32, other: &[f32], known: usize) -> Target {
+    let less = top(other, known, 2).into_iter().map(|(id, _)| id);
+    Target {
+        token: answer,
+        less: less.into_iter().find(|id| *id != answer),
+    }
+}
+
+/// Which positions stand for each other: (in the clean run, in the corrupted one), rising.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alignment {
+    /// The pairs.
+    pub pairs: Vec<(usize, usize)>,
+    /// The first pair at which the runs differ, as an index into the pairs.
+    pub first: usize,
+}
+
+/// Pairs the positions of two texts. Of different lengths they are refused, or with `ends` paired where they begin and
+/// end alike, and what lies between from its end.
+///
+/// # Errors
+///
+/// When the texts are the same, or their lengths differ and `ends` is not asked for.
+pub fn align(bench: &Bench, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Alignment> {
+    let alike = |(a, b): &(&u32, &u32)| a == b;
+    let begin = clean.iter().zip(corrupt).take_while(alike).count();
+    let spell = |ids: &[u32]| {
+        ids.get(begin)
+            .map_or("its end".into(), |id| bench.visible(*id))
+    };
+    if begin == clean.len() && begin == corrupt.len() {
+        return Err(Error::argument(
+            "corrupt",
+            "the same tokens",
+            "a prompt that differs from the clean one",
+        ));
+    }
+    if clean.len() != corrupt.len() && !ends {
+        return Err(Error::argument(
+            "corrupt",
+            format!("{} tokens", corrupt.len()),
+            format!(
+                "as many tokens as the clean prompt, {} (they part at position {begin}: {} against {}). Choose words of equally many tokens, or give align=ends",
+                clean.len(),
+                spell(clean),
+                spell(corrupt)
+            ),
+        ));
+    }
+    let shorter = clean.len().min(corrupt.len());
+    let tail = clean.iter().rev().zip(corrupt.iter().rev());
+    let end = tail.take_while(alike).count().min(shorter - begin);
+    // The end of what differs carries what it says, so it is paired from there.
+    let middle = shorter - begin - end;
+    let late = (0..middle + end).rev();
+    let late = late.map(|i| (clean.len() - 1 - i, corrupt.len() - 1 - i));
+    Ok(Alignment {
+        pairs: (0..begin).map(|i| (i, i)).chain(late).collect(),
+        first: begin,
+    })
+}
+
+/// The tokens that a text's last occurrence takes part in.
+///
+/// # Errors
+///
+/// When it does not occur.
+pub fn span_of(bench: &Bench, tokens: &[u32], name: &str, text: &str) -> Result<Range<usize>> {
+    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    let whole = pieces.concat();
+    let needle = text.as_bytes();
+    let missing = || {
+        let expected = "a text that occurs in the prompt, letter for letter";
+        Error::argument(name, text, expected)
+    };
+    if needle.is_empty() || needle.len() > whole.len() {
+        return Err(missing());
+    }
+    let start = (0..=whole.len() - needle.len())
+        .rev()
+        .find(|i| whole[*i..].starts_with(needle))
+        .ok_or_else(missing)?;
+    let end = start + needle.len();
+    let mut seen = 0;
+    let mut found = Vec::new();
+    for (position, piece) in pieces.iter().enumerate() {
+        let own = seen..seen + piece.len();
+        if own.start < end && own.end > start {
+            found.push(position);
+        }
+        seen = own.end;
+    }
+    match (found.first(), found.last()) {
+        (Some(first), Some(last)) => Ok(*first..last + 1),
+        _ => Err(missing()),
+    }
+}
+
+/// The standard deviation of the entries of the embedding table, as they enter the stream. Special tokens are left out: what
+/// begins a text is a sink in some models, and alone as long as many words.
+///
+/// # Errors
+///
+/// When a tensor operation fails.
+pub fn embedding_spread(bench: &Bench) -> Result<f64> {
+    let transformer = &bench.model.transformer;
+    let tokenizer = bench.model.tokenizer.as_ref();
+    let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
+    let known = 0..bench.model.known_tokens() as u32;
+    let words: Vec<u32> = known.filter(|id| !special(id)).collect();
+    let (mut sum, mut square, mut count) = (0f64, 0f64, 0f64);
+    for ids in words.chunks(ROWS) {
+        let rows = transformer.looked_up(&Tensor::new(ids, &transformer.device)?)?;
+        let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        count += rows.len() as f64;
+        for value in rows {
+            sum += f64::from(value);
+            square += f64::from(value).powi(2);
+        }
+    }
+    let mean = sum / count.max(1.0);
+    Ok((square / count.max(1.0) - mean * mean).max(0.0).sqrt())
+}
+
+/// Slots that add normal noise to what enters block 0 at some positions of a run.
+///
+/// # Errors
+///
+/// When the run does not fit, or the work is stopped.
+pub fn noised(
+    bench: &mut Bench,
+    run: &Run,
+    positions: Range<usize>,
+    sigma: f64,
+    seed: u64,
+) -> Result<Vec<Slot>> {
+    let at = Site::Embed.at(0);
+    let recording = bench.record(run, &[at])?;
+    let embedded = recording.get(at)?;
+    let width = bench.model.card.d_model;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let slot = |position: usize| {
+        let row = embedded.narrow(0, position, 1)?.flatten_all()?;
+        let mut numbers = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        for (number, noise) in numbers.iter_mut().zip(normals(&mut rng, width)) {
+            *number += (f64::from(noise) * sigma) as f32;
+        }
+        let value = Tensor::new(numbers.as_slice(), row.device())?;
+        Ok(Slot::new(at, position, value.to_dtype(row.dtype())?))
+    };
+    positions.map(slot).collect()
+}
+
+/// Two prompts and what tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    /// The prompt that is answered.
+    pub clean: String,
+    /// The one that differs from it.
+    pub corrupt: String,
+    /// What the clean one is answered with; by default what the model favours.
+    pub answer: Option<String>,
+    /// What the corrupted one is answered with; by default what the model favours.
+    pub other: Option<String>,
+}
+
+/// Reads a JSON list of pairs of prompts.
+///
+/// # Errors
+///
+/// When it cannot be read or holds none.
+pub fn read(path: &Path) -> Result<Vec<Contrast>> {
+    let text = crate::file::words(path)?;
+    let fail = |why: String| {
+        Error::bad_file(
+            path,
+            why,
+            "Write a JSON list of {\"clean\": \"...\", \"corrupt\": \"...\", \"answer\": \" ...\", \"other\": \" ...\"}.",
+        )
+    };
+    let all: Vec<Contrast> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+    if all.is_empty() {
+        return Err(fail("it holds no pair of prompts".into()));
+    }
+    for (i, pair) in all.iter().enumerate() {
+        if pair.clean.is_empty() || pair.corrupt.is_empty() {
+            return Err(fail(format!("pair {} has an empty prompt", i + 1)));
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+    use crate::model::network::families::FAMILIES;
+
+    fn bench() -> Bench {
+        Bench::new(Model::tiny(&FAMILIES[0], 7).unwrap())
+    }
+
+    #[test]
+    fn equal_lengths_pair_one_by_one_and_others_only_at_their_ends() {
+        let bench = bench();
+        let pairs =
+            |a: &[u32], b: &[u32], ends| align(&bench, a, b, ends).map(|a| (a.pairs, a.first));
+        let same: Vec<_> = (0..4).map(|i| (i, i)).collect();
+        assert_eq!(
+            pairs(&[1, 2, 3, 4], &[1, 5, 3, 4], false).unwrap(),
+            (same, 1)
+        );
+        let error = pairs(&[1, 2, 3, 4], &[1, 5, 6, 3, 4], false)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "5 tokens",
+            "4 (they part at position 1",
+            "[2] against [5]",
+            "align=ends",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        // One token against two: the last of the two stands for it.
+        let (found, first) = pairs(&[1, 2, 3, 4], &[1, 5, 6, 3, 4], true).unwrap();
+        assert_eq!((found, first), (vec![(0, 0), (1, 2), (2, 3), (3, 4)], 1));
+        // A text that repeats itself does not count a token twice.
+        let (found, first) = pairs(&[7, 7], &[7, 7, 7], true).unwrap();
+        assert_eq!((found, first), (vec![(0, 0), (1, 1)], 2));
+        assert!(
+            pairs(&[1, 2], &[1, 2], true)
+                .unwrap_err()
+                .to_string()
+                .contains("same tokens")
+        );
+        let error = pairs(&[1, 2], &[1], false).unwrap_err().to_string();
+        assert!(error.contains("[2] against its end"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_what_their_names_say() {
+        let logits = [1.0f32, 3.0, 0.5];
+        let p: Vec<f32> = {
+            let sum: f32 = logits.iter().map(|z| z.exp()).sum();
+            logits.iter().map(|z| z.exp() / sum).collect()
+        };
+        let target = Target {
+            token: 1,
+            less: Some(0),
+        };
+        assert!((Metric::Difference(target).of(&logits) - 2.0).abs() < 1e-6);
+        assert!((Metric::Probability(1).of(&logits) - p[1]).abs() < 1e-6);
+        assert!(Metric::from_clean(&logits).of(&logits).abs() < 1e-6);
+        let other = [3.0f32, 1.0, 0.5];
+        let expected: f32 = (0..3).map(|i| p[i] * (logits[i] - other[i])).sum();
+        assert!((Metric::from_clean(&logits).of(&other) - expected).abs() < 1e-5);
+        assert_eq!(
+            beside(1, &[0.0, 5.0, 2.0], 3),
+            Target {
+                token: 1,
+                less: Some(2)
+            }
+        );
+        assert_eq!(
+            beside(0, &[0.0, 5.0, 2.0], 3),
+            Target {
+                token: 0,
+                less: Some(1)
+            }
+        );
+    }
+
+    #[test]
+    fn a_span_holds_every_token_of_the_last_occurrence() {
+        let bench = bench();
+        let tokens = [4, 12, 3, 12, 3, 9];
+        assert_eq!(
+            span_of(&bench, &tokens, "subject", "[12][3]").unwrap(),
+            3..5
+        );
+        assert_eq!(span_of(&bench, &tokens, "subject", "2][").unwrap(), 3..5);
+        assert_eq!(span_of(&bench, &tokens, "subject", "[4]").unwrap(), 0..1);
+        for missing in ["[5]", "", &"x".repeat(99)] {
+            let error = span_of(&bench, &tokens, "subject", missing).unwrap_err();
+            assert!(error.to_string().contains("occurs in the prompt"));
+        }
+    }
+
+    #[test]
+    fn noise_has_the_size_asked_for_and_its_seed() {
+        let mut bench = bench();
+        let run = Run::plain((1..40).collect());
+        let at = Site::Embed.at(0);
+        let plain = bench.record(&run, &[at]).unwrap();
+        let plain = plain.get(at).unwrap().to_vec2::<f32>().unwrap();
+        let mut add = |seed| noised(&mut bench, &run, 3..39, 0.7, seed).unwrap();
+        let (slots, again, other) = (add(5), add(5), add(6));
+        assert_eq!((slots.len(), slots[0].position), (36, 3));
+        let noise: Vec<f32> = slots
+            .iter()
+            .flat_map(|s| {
+                let row = s.value.to_vec1::<f32>().unwrap();
+                let own = plain[s.position].clone();
+                row.into_iter()
+                    .zip(own)
+                    .map(|(a, b)| a - b)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let count = noise.len() as f32;
+        let mean = noise.iter().sum::<f32>() / count;
+        let spread = (noise.iter().map(|n| n * n).sum::<f32>() / count).sqrt();
+        assert!(
+            mean.abs() < 0.1 && (spread - 0.7).abs() < 0.07,
+            "{mean} {spread}"
+        );
+        let first = |slots: &[Slot]| slots[0].value.to_vec1::<f32>().unwrap();
+        assert_eq!(first(&slots), first(&again));
+        assert!(first(&slots) != first(&other));
+        assert!(
+            first(&slots)
+                .iter()
+                .zip(&first(&slots[1..]))
+                .any(|(a, b)| (a - b).abs() > 0.1)
+        );
+    }
+}

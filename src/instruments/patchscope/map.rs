@@ -1,0 +1,254 @@
+//! What happens to a state between where it is taken and where it is put: nothing, a scaling, or an affine map.
+//!
+//! Files of maps are safetensors with `FROM>TO.weight` `[d_model, d_model]` and `FROM>TO.bias` `[d_model]` (which may be left
+//! out), where FROM and TO are addresses (`resid_post.2>resid_post.7`); a pair `weight` and `bias` without addresses
+//! serves every pair. Invariant: a map that was fitted on other weights is refused. To add a map, add a variant of [`Map`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::edit::direction::norm;
+use crate::error::{Error, Result};
+use crate::file::{self, Overwrite};
+use crate::instruments::patchscope::ridge::Affine;
+use crate::model::Card;
+use crate::model::network::site::Address;
+
+/// Key of the metadata.
+const ORIGIN: &str = "lmscope.maps";
+
+/// From where to where; nothing for a map that serves every pair.
+pub type Between = Option<(Address, Address)>;
+
+/// A map.
+#[derive(Clone, Debug)]
+pub enum Map {
+    /// As it is.
+    Identity,
+    /// Scaled to the length of what it replaces (not in the paper).
+    Norm,
+    /// `W h + b`.
+    Affine(Maps),
+}
+
+impl Map {
+    /// The state as it is put in, `[d_model]`; `replaced` is the length of what it takes the place of.
+    ///
+    /// # Errors
+    ///
+    /// When there is no map for the pair.
+    pub fn apply(&self, h: &[f32], pair: (Address, Address), replaced: f32) -> Result<Vec<f32>> {
+        match self {
+            Self::Identity => Ok(h.to_vec()),
+            Self::Norm => {
+                let length = norm(h);
+                let factor = if length > 0.0 { replaced / length } else { 1.0 };
+                Ok(h.iter().map(|v| v * factor).collect())
+            }
+            Self::Affine(maps) => Ok(maps.get(pair)?.apply(h)),
+        }
+    }
+}
+
+/// How well a map was fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fit {
+    /// Share of the target's variance that is left, on the positions it was fitted on.
+    pub residual: f64,
+    /// The same on positions that were held out.
+    pub held_out: f64,
+    /// What the identity leaves of it there.
+    pub identity: f64,
+}
+
+/// Where maps came from; JSON in the file's metadata.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The model argument.
+    pub model: String,
+    /// Fingerprint of its weights.
+    pub revision: String,
+    /// The file of prompts.
+    pub text: String,
+    /// Prompts in it.
+    pub prompts: usize,
+    /// Positions fitted on.
+    pub positions: usize,
+    /// Positions held out.
+    pub held_out: usize,
+    /// The penalty.
+    pub ridge: f64,
+    /// How well each pair was fitted, by `FROM>TO`.
+    pub fits: BTreeMap<String, Fit>,
+    /// The version of this program.
+    pub version: String,
+}
+
+/// Affine maps between addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    /// The maps.
+    pub maps: Vec<(Between, Affine)>,
+    /// Where they came from; nothing for files of other making.
+    pub origin: Option<Origin>,
+}
+
+/// How a pair is spelled.
+pub fn spelled(pair: (Address, Address)) -> String {
+    format!("{}>{}", pair.0, pair.1)
+}
+
+impl Maps {
+    /// The map of a pair.
+    ///
+    /// # Errors
+    ///
+    /// Says which pairs there are.
+    pub fn get(&self, pair: (Address, Address)) -> Result<&Affine> {
+        let own = self.maps.iter().find(|(b, _)| *b == Some(pair));
+        let any = || self.maps.iter().find(|(b, _)| b.is_none());
+        own.or_else(any).map(|(_, m)| m).ok_or_else(|| {
+            let known: Vec<String> = self
+                .maps
+                .iter()
+                .filter_map(|(b, _)| b.map(spelled))
+                .collect();
+            let shown = known.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            let more = if known.len() > 8 { ", ..." } else { "" };
+            Error::argument(
+                "map",
+                spelled(pair),
+                format!("a pair that the file has a map for: {shown}{more}"),
+            )
+        })
+    }
+
+    /// How well a pair was fitted, where the file says.
+    pub fn fit(&self, pair: (Address, Address)) -> Option<Fit> {
+        self.origin.as_ref()?.fits.get(&spelled(pair)).copied()
+    }
+
+    /// Writes the file; one that is there only with consent.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<()> {
+        let fail = |e: String| Error::Engine(format!("the maps were not written: {e}"));
+        let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (between, map) in &self.maps {
+            let prefix = between.map_or_else(String::new, |pair| format!("{}.", spelled(pair)));
+            let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let out = map.bias.len();
+            let wide = map.weight.len() / out.max(1);
+            data.push((
+                format!("{prefix}weight"),
+                vec![out, wide],
+                bytes(&map.weight),
+            ));
+            data.push((format!("{prefix}bias"), vec![out], bytes(&map.bias)));
+        }
+        let views = data
+            .iter()
+            .map(|(name, shape, bytes)| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+                Ok((name.as_str(), view.map_err(|e| fail(e.to_string()))?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let metadata = match &self.origin {
+            Some(origin) => {
+                let json = serde_json::to_string(origin).map_err(|e| fail(e.to_string()))?;
+                Some(HashMap::from([(ORIGIN.to_string(), json)]))
+            }
+            None => None,
+        };
+        let bytes = safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))?;
+        file::write(path, &bytes, overwrite)
+    }
+
+    /// Reads a file for a model.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, not such a file, of another width, or fitted on other weights.
+    pub fn load(path: &Path, card: &Card) -> Result<Self> {
+        let bytes = file::read(path, file::NUMBERS)?;
+        let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";
+        let fail = |what: String| Error::bad_file(path, what, next);
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
+        let held = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
+        let origin: Option<Origin> = held
+            .map(|text| serde_json::from_str(text))
+            .transpose()
+            .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
+        if let Some(origin) = origin.as_ref().filter(|o| o.revision != card.revision) {
+            return Err(Error::argument(
+                "map",
+                format!("{} ({})", origin.model, origin.revision),
+                format!(
+                    "maps fitted on this model, {} ({})",
+                    card.name, card.revision
+                ),
+            ));
+        }
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(|e| fail(e.to_string()))?;
+        let d = card.d_model;
+        let values = |name: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
+            let Some(tensor) = tensors.get(name) else {
+                return Ok(None);
+            };
+            if tensor.dims() != shape {
+                let found = tensor.dims();
+                return Err(fail(format!(
+                    "`{name}` is {found:?} and this model asks for {shape:?}"
+                )));
+            }
+            let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            if values.iter().any(|v: &f32| !v.is_finite()) {
+                return Err(fail(format!("`{name}` holds a number that is not finite")));
+            }
+            Ok(Some(values))
+        };
+        let mut names: Vec<&String> = tensors.keys().collect();
+        names.sort();
+        let mut maps = Vec::new();
+        for name in names {
+            let Some(prefix) = name.strip_suffix("weight") else {
+                continue;
+            };
+            let between = match prefix.strip_suffix('.') {
+                None if prefix.is_empty() => None,
+                Some(pair) => {
+                    Some(addresses(pair).map_err(|why| fail(format!("`{name}`: {why}")))?)
+                }
+                None => continue,
+            };
+            let weight = values(name, &[d, d])?.unwrap_or_default();
+            let bias = values(&format!("{prefix}bias"), &[d])?;
+            maps.push((
+                between,
+                Affine {
+                    weight,
+                    bias: bias.unwrap_or_else(|| vec![0.0; d]),
+                },
+            ));
+        }
+        if maps.is_empty() {
+            return Err(fail("it holds no map".into()));
+        }
+        Ok(Self { maps, origin })
+    }
+}
+
+fn addresses(pair: &str) -> Result<(Address, Address), String> {
+    let (from, to) = pair
+        .split_once('>')
+        .ok_or("expected FROM>TO before `.weight`")?;
+    let address = |text: &str| text.parse::<Address>().map_err(|e| e.to_string());
+    Ok((address(from)?, address(to)?))
+}

@@ -1,0 +1,194 @@
+//! What comes of an edit: to the next token of a text, or to a list of prompts and to what is written after them.
+//!
+//! Invariant: the outcome without an edit is measured once, by the same passes, and everything is told against it.
+//! To measure something else of every trial, add a field to [`Outcome`].
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::edit::Edit;
+use crate::edit::schedule::Schedule;
+use crate::error::Result;
+use crate::lab::batch::{continuations, surprise};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::run::Run;
+use crate::lab::sample::{kl, log_softmax};
+use crate::model::network::finite::NOT_FINITE;
+
+/// What is tried.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// The text that is there.
+    Text(Run),
+    /// A list of prompts, under the edits that are there already.
+    Prompts(Vec<Vec<u32>>, Schedule),
+}
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// What is tried.
+    pub subject: Subject,
+    /// First tokens of the answers.
+    pub answers: Vec<u32>,
+    /// The answers, as they are looked for in what is written.
+    pub looks: Vec<String>,
+    /// Whether a success begins with an answer, or contains it anywhere.
+    pub begins: bool,
+    /// How many tokens are written after every prompt; none where the next one is enough.
+    pub tokens: Option<usize>,
+}
+
+/// What one pass, or one list of passes, came to; of a list, means over its prompts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The most probable next token, of a list the commonest.
+    pub label: String,
+    /// Probability of the answers' first tokens after the last token.
+    pub answers: f32,
+    /// KL(unedited ‖ edited) after the last token, nats.
+    pub kl: f32,
+    /// Share of prompts whose continuation says an answer; 0 where nothing is written.
+    pub success: f32,
+    /// Negative log-likelihood of what is written under the unedited model, nats a token; 0 where nothing is written.
+    pub fluency: f32,
+    /// The most probable next tokens, for a single text.
+    pub top: Vec<(String, f32)>,
+}
+
+impl Outcome {
+    /// That of a trial which was not made: numbers that are none.
+    pub fn unmeasured() -> Self {
+        Self::without_numbers("–")
+    }
+
+    /// That of a trial whose numbers are not finite.
+    pub fn not_finite() -> Self {
+        Self::without_numbers(NOT_FINITE)
+    }
+
+    fn without_numbers(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            answers: f32::NAN,
+            kl: f32::NAN,
+            success: f32::NAN,
+            fluency: f32::NAN,
+            top: Vec::new(),
+        }
+    }
+}
+
+/// Log-probabilities after the last token, a row a prompt: `[prompts][vocab]`.
+pub type Base = Vec<Vec<f32>>;
+
+impl Trial {
+    /// The outcome without another edit, and the log-probabilities that others are told against.
+    ///
+    /// # Errors
+    ///
+    /// When a prompt does not fit or the work is stopped.
+    pub fn unedited(&self, bench: &mut Bench) -> Result<(Outcome, Base)> {
+        let (mut out, mut rows) = self.passes(bench, None)?;
+        rows.iter_mut().for_each(|row| log_softmax(row));
+        out.answers = self.share(&rows);
+        Ok((out, rows))
+    }
+
+    /// The outcome under one more edit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trial::unedited`], and when the edit cannot be applied.
+    pub fn under(&self, bench: &mut Bench, edit: &Edit, base: &[Vec<f32>]) -> Result<Outcome> {
+        let (mut out, mut rows) = self.passes(bench, Some(edit))?;
+        rows.iter_mut().for_each(|row| log_softmax(row));
+        out.answers = self.share(&rows);
+        let moved = base.iter().zip(&rows).map(|(p, q)| f64::from(kl(p, q)));
+        out.kl = (moved.sum::<f64>() / rows.len() as f64) as f32;
+        Ok(out)
+    }
+
+    /// Mean probability of the answers, from log-probabilities.
+    fn share(&self, rows: &[Vec<f32>]) -> f32 {
+        let each = rows.iter().map(|row| {
+            let answers = self.answers.iter().map(|a| f64::from(row[*a as usize]));
+            answers.map(f64::exp).sum::<f64>()
+        });
+        (each.sum::<f64>() / rows.len() as f64) as f32
+    }
+
+    /// The passes of one outcome, and their logits after the last token.
+    fn passes(&self, bench: &mut Bench, edit: Option<&Edit>) -> Result<(Outcome, Base)> {
+        let with = |schedule: &Schedule| match edit {
+            Some(edit) => schedule.and(edit),
+            None => schedule.clone(),
+        };
+        let known = bench.model.known_tokens();
+        let mut out = Outcome::default();
+        let rows = match &self.subject {
+            Subject::Text(run) => {
+                let run = Run {
+                    schedule: with(&run.schedule),
+                    ..run.clone()
+                };
+                let logits = bench.last_logits(&run)?;
+                let read = reading(&logits, known, 5);
+                let spelled = read.top.iter().map(|(id, p)| (bench.visible(*id), *p));
+                out.top = spelled.collect();
+                out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
+                vec![logits]
+            }
+            Subject::Prompts(prompts, schedule) => {
+                let count = self.tokens.unwrap_or(1);
+                let written = continuations(bench, prompts, &with(schedule), count)?;
+                let firsts = written.iter().filter_map(|c| c.tokens.first().copied());
+                out.label = commonest(firsts).map_or_else(String::new, |id| bench.visible(id));
+                if self.tokens.is_some() {
+                    let said = written.iter().filter(|c| self.says(bench, &c.tokens));
+                    out.success = said.count() as f32 / written.len() as f32;
+                    let nats = surprise(bench, prompts, &written)?;
+                    out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
+                }
+                written.into_iter().map(|c| c.first).collect()
+            }
+        };
+        Ok((out, rows))
+    }
+
+    /// Whether a continuation says one of the answers.
+    fn says(&self, bench: &Bench, tokens: &[u32]) -> bool {
+        let tokenizer = bench.model.tokenizer.as_ref();
+        let said = tokenizer.map(|t| t.text(tokens)).unwrap_or_default();
+        self.looks.iter().any(|look| {
+            if self.begins {
+                said.trim_start().starts_with(look)
+            } else {
+                said.contains(look)
+            }
+        })
+    }
+}
+
+/// The token that occurs most, the smallest of several.
+fn commonest(tokens: impl Iterator<Item = u32>) -> Option<u32> {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    tokens.for_each(|t| *counts.entry(t).or_default() += 1);
+    let most = counts
+        .into_iter()
+        .max_by_key(|(t, n)| (*n, std::cmp::Reverse(*t)));
+    most.map(|(t, _)| t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commonest_token_wins_and_ties_go_to_the_smallest() {
+        assert_eq!(commonest([3, 9, 9, 4].into_iter()), Some(9));
+        assert_eq!(commonest([7, 5, 7, 5].into_iter()), Some(5));
+        assert_eq!(commonest(std::iter::empty()), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! What a sweep was asked, and the measuring of its cells.
+//!
+//! Invariant: a cell and its null are one trial, measured together or not at all. To measure something else of every cell,
+//! add a variant of [`Measure`] and a field of [`Outcome`].
+
+use std::path::Path;
+
+use super::{NULL, Sweep};
+use crate::error::{Error, Result};
+use crate::instruments::Arguments;
+use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
+use crate::lab::batch::{first_tokens, read_prompts};
+use crate::lab::bench::{Bench, reading};
+use crate::lab::guard::tried;
+use crate::lab::run::Run;
+use crate::model::Fingerprint;
+
+/// The outcomes of a cell: under the direction, and under the random one.
+type Pair = (Option<Outcome>, Option<Outcome>);
+
+/// What is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    Answers,
+    Kl,
+    Success,
+    Fluency,
+}
+
+impl Measure {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Answers => "answers",
+            Self::Kl => "kl",
+            Self::Success => "success",
+            Self::Fluency => "fluency",
+        }
+    }
+
+    /// Whether texts must be written for it.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::Success | Self::Fluency)
+    }
+
+    /// This number of an outcome.
+    pub(crate) fn of(self, outcome: &Outcome) -> f32 {
+        match self {
+            Self::Answers => outcome.answers,
+            Self::Kl => outcome.kl,
+            Self::Success => outcome.success,
+            Self::Fluency => outcome.fluency,
+        }
+    }
+
+    /// What the colours are, for legends.
+    pub(crate) fn value(self) -> &'static str {
+        match self {
+            Self::Answers => "probability",
+            Self::Kl => "KL in nats",
+            Self::Success => "success",
+            Self::Fluency => "nats a token",
+        }
+    }
+}
+
+/// Which nulls are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Null {
+    Beside,
+    Columns,
+    Alone,
+    No,
+}
+
+/// A sweep, read from its arguments.
+pub(crate) struct Plan {
+    pub(crate) trial: Trial,
+    pub(crate) direction: String,
+    pub(crate) strengths: Vec<f32>,
+    pub(crate) measure: Measure,
+    pub(crate) within: f32,
+    pub(crate) null: Null,
+}
+
+/// Everything measured: by strength, then layer; a cell that was not has no numbers.
+pub(crate) struct Found {
+    pub(crate) unedited: Outcome,
+    pub(crate) stopped: Option<String>,
+    pub(crate) real: Vec<Vec<Outcome>>,
+    pub(crate) null: Vec<Vec<Outcome>>,
+}
+
+impl Plan {
+    pub(crate) fn read(
+        of: &Sweep,
+        run: &Run,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Self> {
+        let file = arguments.text(of, "prompts").trim();
+        let subject = if file.is_empty() {
+            bench.model.check_prompt(&run.tokens)?;
+            Subject::Text(run.clone())
+        } else if !run.tokens.is_empty() {
+            let expected = "either a prompt or a file of prompts, not both";
+            return Err(Error::argument("prompts", file, expected));
+        } else {
+            let chat = arguments.text(of, "chat") == "yes";
+            let prompts = read_prompts(Path::new(file))?;
+            let tokens = prompts.iter().map(|p| bench.model.encode(p, chat));
+            Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
+        };
+        let listed = matches!(subject, Subject::Prompts(..));
+        let measure = match (arguments.text(of, "measure"), listed) {
+            ("kl", _) => Measure::Kl,
+            ("answers", _) | ("auto", false) => Measure::Answers,
+            ("fluency", true) => Measure::Fluency,
+            (_, true) => Measure::Success,
+            (word, false) => {
+                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                return Err(Error::argument("measure", word, expected));
+            }
+        };
+        let given = arguments.text(of, "answers");
+        let tokens = arguments.count(of, "tokens")?;
+        let mut plan = Self {
+            trial: Trial {
+                subject,
+                answers: Vec::new(),
+                looks: given
+                    .split('|')
+                    .map(str::trim)
+                    .filter(|l| !l.is_empty())
+                    .map(ToString::to_string)
+                    .collect(),
+                begins: arguments.text(of, "match") == "begins",
+                tokens: measure.writes().then_some(tokens),
+            },
+            direction: of.direction(arguments, bench)?,
+            strengths: of.strengths(arguments)?,
+            measure,
+            within: of.within(arguments)?,
+            null: match arguments.text(of, "null") {
+                "columns" => Null::Columns,
+                "random" => Null::Alone,
+                "no" => Null::No,
+                _ => Null::Beside,
+            },
+        };
+        if !given.is_empty() {
+            plan.trial.answers = first_tokens(bench, "answers", given)?;
+        } else if let Subject::Text(run) = &plan.trial.subject {
+            let logits = bench.last_logits(run)?;
+            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).first().0];
+        } else if matches!(measure, Measure::Answers | Measure::Success) {
+            let expected = "texts separated by | that mark a success";
+            return Err(Error::argument("answers", "", expected));
+        }
+        Ok(plan)
+    }
+
+    /// Every cell with its null, and the unedited outcome.
+    pub(crate) fn measure_all(
+        &self,
+        of: &Sweep,
+        arguments: &Arguments,
+        bench: &mut Bench,
+    ) -> Result<Found> {
+        let (unedited, base) = self.trial.unedited(bench)?;
+        let layers = bench.model.card.layers;
+        let (real, null) = (self.null != Null::Alone, self.null != Null::No);
+        let (text, prompts) = match &self.trial.subject {
+            Subject::Text(run) => (run.clone(), &[][..]),
+            Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
+        };
+        let mut parameters = arguments.provenance(of);
+        parameters.push(("texts".into(), digest(prompts)));
+        let count = self.strengths.len() * layers;
+        let trials = bench.trials(&text, parameters, count, 1, |bench, range| {
+            let cell = |i: usize| -> Result<Pair> {
+                let mut at = |name: &str| -> Result<Outcome> {
+                    let edit = of.edit(arguments, name, i % layers, self.strengths[i / layers])?;
+                    if edit.active() {
+                        // A cell whose edit is too strong is a cell without numbers.
+                        let outcome = tried(self.trial.under(bench, &edit, &base))?;
+                        Ok(outcome.unwrap_or_else(Outcome::not_finite))
+                    } else {
+                        Ok(unedited.clone())
+                    }
+                };
+                Ok((
+                    real.then(|| at(&self.direction)).transpose()?,
+                    null.then(|| at(NULL)).transpose()?,
+                ))
+            };
+            range.map(cell).collect()
+        })?;
+        let columns = |wanted: bool, pick: fn(&Pair) -> Option<Outcome>| {
+            let of = |cells: &[Option<Pair>]| -> Vec<Outcome> {
+                let cells = cells.iter().filter(|_| wanted);
+                let found = cells.map(|c| c.as_ref().and_then(pick));
+                found
+                    .map(|o| o.unwrap_or_else(Outcome::unmeasured))
+                    .collect()
+            };
+            trials.results.chunks(layers).map(of).collect()
+        };
+        Ok(Found {
+            stopped: trials.note(),
+            real: columns(real, |c| c.0.clone()),
+            null: columns(null, |c| c.1.clone()),
+            unedited,
+        })
+    }
+
+    /// The numbers of a cell, its own first, each with that of the random direction.
+    pub(crate) fn numbers(&self, own: &Outcome, null: Option<&Outcome>) -> Vec<(String, f32)> {
+        let mut measures = vec![self.measure];
+        if self.measure.writes() {
+            measures.extend([Measure::Success, Measure::Kl, Measure::Fluency]);
+        } else if matches!(self.trial.subject, Subject::Prompts(..))
+            && !self.trial.answers.is_empty()
+        {
+            measures.extend([Measure::Answers, Measure::Kl]);
+        }
+        let mut out: Vec<(String, f32)> = Vec::new();
+        for measure in measures {
+            let word = measure.word();
+            if out.iter().any(|(held, _)| held == word) {
+                continue;
+            }
+            out.push((word.into(), measure.of(own)));
+            if let Some(null) = null {
+                out.push((format!("{word}, random"), measure.of(null)));
+            }
+        }
+        out.extend(own.top.iter().cloned());
+        out
+    }
+
+    /// The cell that does most without costing fluency: strength, layer, as indices.
+    pub(crate) fn best(&self, found: &Found) -> Option<(usize, usize)> {
+        let aim = match self.measure {
+            Measure::Kl => return None,
+            Measure::Answers => Measure::Answers,
+            Measure::Success | Measure::Fluency if self.trial.looks.is_empty() => return None,
+            Measure::Success | Measure::Fluency => Measure::Success,
+        };
+        let least = found.unedited.fluency + self.within;
+        let cells = found.real.iter().enumerate();
+        let cells = cells.flat_map(|(s, column)| {
+            let column = column.iter().enumerate();
+            column.map(move |(layer, outcome)| (s, layer, outcome))
+        });
+        let measured = cells.filter(|(.., o)| aim.of(o).is_finite() && o.kl.is_finite());
+        let fluent = measured.filter(|(.., o)| !aim.writes() || o.fluency <= least);
+        let best = fluent.max_by(|(.., a), (.., b)| {
+            let more = aim.of(a).total_cmp(&aim.of(b));
+            more.then(b.fluency.total_cmp(&a.fluency))
+                .then(b.kl.total_cmp(&a.kl))
+        });
+        best.map(|(s, layer, _)| (s, layer))
+    }
+}
+
+/// A digest of texts, so that a sweep over a file is one over what the file said.
+fn digest(texts: &[Vec<u32>]) -> String {
+    let mut digest = Fingerprint::default();
+    for text in texts {
+        digest.write(&text.len().to_le_bytes());
+        text.iter().for_each(|t| digest.write(&t.to_le_bytes()));
+    }
+    format!("{:016x}", digest.finish())
+}

@@ -1,0 +1,258 @@
+//! What a write is made of: attention's heads and the tokens that they read, an MLP's neurons.
+//!
+//! `attn_add·u = scale·Σ_h z_h·view_h + biases` and `z_h = Σ_j probs[h, i, j]·v_j`, so a head's effect is split exactly by the
+//! position that it reads; `mlp_add·u = scale·Σ_i act_i·view_i + biases`. Invariant: pieces and biases sum to the part of
+//! [`super::attribution`], and the difference is kept as [`Pieces::rest`]: rounding, or what an edit of the write itself moved.
+//! To open something else, write a function that returns [`Pieces`].
+
+use candle_core::{DType, Tensor};
+
+use super::attribution::{Attribution, Part, edited, host, rounding};
+use super::bench::Bench;
+use super::run::{Recording, Run};
+use crate::error::Result;
+use crate::model::network::heads::Constants;
+use crate::model::network::site::{Address, Site};
+
+/// A write's effect in pieces.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    /// The part that is opened.
+    pub part: Part,
+    /// `[positions][pieces]`: heads, neurons, or heads by source position (`head * sources + source`).
+    pub values: Vec<Vec<f32>>,
+    /// What the biases add, one a position.
+    pub bias: Vec<f32>,
+    /// The part less pieces and biases, one a position.
+    pub rest: Vec<f32>,
+    /// Whether an edit of the write itself is in the rest, so that it is no rounding.
+    pub edited: bool,
+    /// What rounding may leave in the rest.
+    pub tolerance: f32,
+}
+
+/// What is recorded to open attention writes: `sources` asks for the tokens that were read.
+pub fn of_attention(layers: &[usize], norms_writes: bool, sources: bool) -> Vec<Address> {
+    let mut out = Vec::new();
+    for &layer in layers {
+        if sources {
+            out.extend([Site::AttnProbs.at(layer), Site::V.at(layer)]);
+        } else {
+            out.push(Site::Z.at(layer));
+        }
+        if norms_writes {
+            out.push(Site::AttnOut.at(layer));
+        }
+    }
+    out
+}
+
+/// What is recorded to open MLP writes.
+pub fn of_mlp(layers: &[usize], norms_writes: bool) -> Vec<Address> {
+    let mut out = Vec::new();
+    for &layer in layers {
+        out.push(Site::MlpAct.at(layer));
+        if norms_writes {
+            out.push(Site::MlpOut.at(layer));
+        }
+    }
+    out
+}
+
+/// The rows of a recorded value at an attribution's positions, f32.
+fn rows(recording: &Recording, at: Address, whole: &Attribution) -> Result<Tensor> {
+    let first = whole.positions.first().copied().unwrap_or(0);
+    let rows = recording.get(at)?.narrow(0, first, whole.positions.len())?;
+    Ok(rows.to_dtype(DType::F32)?.contiguous()?)
+}
+
+impl Attribution {
+    /// The attention write of a layer by heads, `[positions][heads]`; `recording` holds [`of_attention`].
+    pub fn heads(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        recording: &Recording,
+        layer: usize,
+    ) -> Result<Pieces> {
+        let transformer = &bench.model.transformer;
+        let width = transformer.blueprint.head_dim;
+        let views = host(&transformer.head_views(layer, &self.directions)?)?;
+        let z = host(&rows(recording, Site::Z.at(layer), self)?.flatten_from(1)?)?;
+        let scales = self.attention_scales(bench, recording, layer)?;
+        let all = transformer.blueprint.heads * width;
+        let values = scales.iter().enumerate().map(|(i, scale)| {
+            let (view, z) = (&views[i * all..][..all], &z[i * all..][..all]);
+            let heads = view.chunks(width).zip(z.chunks(width));
+            heads
+                .map(|(view, z)| (dot(view, z) * scale) as f32)
+                .collect()
+        });
+        let values = values.collect();
+        let constants = transformer.attention_constants(layer, &self.directions)?;
+        let sites = [Site::AttnOut, Site::AttnAdd];
+        self.pieces(
+            bench,
+            run,
+            Part::Attention(layer),
+            values,
+            &constants,
+            &scales,
+            &sites,
+        )
+    }
+
+    /// The attention write of a layer at one position (`i`, counted from the first one here) by head and by the token that
+    /// was read: one row of `heads * sources`, sources from position 0 to the position itself. `recording` holds
+    /// [`of_attention`] with sources.
+    pub fn sources(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        recording: &Recording,
+        layer: usize,
+        i: usize,
+    ) -> Result<Pieces> {
+        let transformer = &bench.model.transformer;
+        let shape = &transformer.blueprint;
+        let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+        let position = self.positions[i];
+        let count = position + 1;
+        let views = host(&transformer.head_views(layer, &self.directions)?.get(i)?)?;
+        let v = recording.get(Site::V.at(layer))?.narrow(0, 0, count)?;
+        let v = host(&v.contiguous()?)?;
+        let probs = recording.get(Site::AttnProbs.at(layer))?;
+        let probs = host(
+            &probs
+                .narrow(1, position, 1)?
+                .narrow(2, 0, count)?
+                .contiguous()?,
+        )?;
+        let scales = self.attention_scales(bench, recording, layer)?;
+        let mut values = Vec::with_capacity(shape.heads * count);
+        for head in 0..shape.heads {
+            let view = &views[head * width..][..width];
+            for source in 0..count {
+                let v = &v[(source * shape.kv_heads + head / group) * width..][..width];
+                let prob = f64::from(probs[head * count + source]);
+                values.push((prob * dot(view, v) * scales[i]) as f32);
+            }
+        }
+        let constants = transformer.attention_constants(layer, &self.directions)?;
+        let one = self.only(i);
+        let constants = Constants {
+            scaled: vec![constants.scaled[i]],
+            fixed: vec![constants.fixed[i]],
+        };
+        let sites = [Site::Z, Site::AttnOut, Site::AttnAdd];
+        one.pieces(
+            bench,
+            run,
+            Part::Attention(layer),
+            vec![values],
+            &constants,
+            &scales[i..=i],
+            &sites,
+        )
+    }
+
+    /// The MLP write of a layer by neurons, `[positions][d_mlp]`; `recording` holds [`of_mlp`].
+    pub fn neurons(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        recording: &Recording,
+        layer: usize,
+    ) -> Result<Pieces> {
+        let transformer = &bench.model.transformer;
+        let views = host(&transformer.neuron_views(layer, &self.directions)?)?;
+        let acts = host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
+        let width = bench.model.card.d_mlp;
+        let scales = if bench.model.card.norms_writes {
+            let out = rows(recording, Site::MlpOut.at(layer), self)?.to_vec2::<f32>()?;
+            let scale = |row: &Vec<f32>| f64::from(transformer.write_factor(layer, row));
+            out.iter().map(scale).collect()
+        } else {
+            vec![1.0; self.positions.len()]
+        };
+        let values = scales.iter().enumerate().map(|(i, scale)| {
+            let both = acts[i * width..][..width].iter().zip(&views[i * width..]);
+            both.map(|(a, v)| (f64::from(*a) * f64::from(*v) * scale) as f32)
+                .collect()
+        });
+        let values = values.collect();
+        let constants = transformer.mlp_constants(layer, &self.directions)?;
+        let sites = [Site::MlpOut, Site::MlpAdd];
+        self.pieces(
+            bench,
+            run,
+            Part::Mlp(layer),
+            values,
+            &constants,
+            &scales,
+            &sites,
+        )
+    }
+
+    /// The same at one of its positions alone, as far as opening it needs.
+    fn only(&self, i: usize) -> Self {
+        Self {
+            positions: vec![self.positions[i]],
+            targets: vec![self.targets[i]],
+            shares: vec![self.shares[i].clone()],
+            logits: vec![self.logits[i]],
+            ..self.clone()
+        }
+    }
+
+    fn attention_scales(
+        &self,
+        bench: &Bench,
+        recording: &Recording,
+        layer: usize,
+    ) -> Result<Vec<f64>> {
+        if !bench.model.card.norms_writes {
+            return Ok(vec![1.0; self.positions.len()]);
+        }
+        let out = rows(recording, Site::AttnOut.at(layer), self)?.to_vec2::<f32>()?;
+        let scale = |row: &Vec<f32>| f64::from(bench.model.transformer.attention_scale(layer, row));
+        Ok(out.iter().map(scale).collect())
+    }
+
+    #[allow(clippy::too_many_arguments)] // the two sides of a sum, and what may have come between
+    fn pieces(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        part: Part,
+        values: Vec<Vec<f32>>,
+        constants: &Constants,
+        scales: &[f64],
+        between: &[Site],
+    ) -> Result<Pieces> {
+        let touched = edited(run, bench.model.card.layers)?;
+        let layer = part.layer().unwrap_or(0);
+        let (mut bias, mut rest, mut mass) = (Vec::new(), Vec::new(), 1f32);
+        for (i, row) in values.iter().enumerate() {
+            let constant =
+                f64::from(constants.scaled[i]) * scales[i] + f64::from(constants.fixed[i]);
+            let sum: f64 = row.iter().map(|v| f64::from(*v)).sum();
+            bias.push(constant as f32);
+            rest.push((f64::from(self.effect(i, part)) - sum - constant) as f32);
+            mass = row.iter().map(|v| v.abs()).sum::<f32>().max(mass);
+        }
+        Ok(Pieces {
+            part,
+            values,
+            bias,
+            rest,
+            edited: between.iter().any(|site| touched.contains(&site.at(layer))),
+            tolerance: rounding(&bench.model) * mass,
+        })
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let both = a.iter().zip(b);
+    both.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}

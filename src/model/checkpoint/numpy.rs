@@ -1,0 +1,292 @@
+//! `.npy` and `.npz` of numpy: arrays of floating-point numbers, read and never run.
+//!
+//! Invariant: an array has the bytes that its header claims, and no header or archive makes more memory than
+//! `MOST`; arrays of Python objects are pickles and are refused. To read another element type, add its row to `KINDS`.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
+
+use super::torch::Loose;
+use super::torch::archive::{Entry, directory_of};
+use crate::error::{Error, Result};
+use crate::model::map::map_file;
+
+/// Most bytes that the arrays of a file may unpack to.
+const MOST: u64 = 256 << 20;
+
+/// Most bytes of a header; numpy itself refuses more than 10 000 unless asked.
+const HEADER: usize = 1 << 16;
+
+/// How numpy names element types, without byte order.
+const KINDS: &[(&str, DType, usize)] = &[
+    ("f2", DType::F16, 2),
+    ("f4", DType::F32, 4),
+    ("f8", DType::F64, 8),
+    // numpy has no bfloat16; ml_dtypes' arrays are saved as two bytes without a meaning.
+    ("V2", DType::BF16, 2),
+];
+
+/// What an array's header says.
+struct Header {
+    kind: String,
+    big: bool,
+    fortran: bool,
+    shape: Vec<usize>,
+    /// Where its elements begin.
+    start: usize,
+}
+
+/// The arrays of a `.npy` (one, without a name) or `.npz` file.
+///
+/// # Errors
+///
+/// When the file is damaged, holds other things than numbers, or unpacks to too much.
+pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
+    let next = "Save it once more: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
+    let bad = |what: String| Error::bad_file(path, what, next);
+    let map = map_file(path)?;
+    if !map.starts_with(b"PK") {
+        return Ok(vec![array(String::new(), &map).map_err(bad)?]);
+    }
+    let entries = directory_of(&map).map_err(bad)?;
+    let entries: Vec<(String, Entry)> = entries
+        .into_iter()
+        .filter_map(|(name, entry)| Some((name.strip_suffix(".npy")?.to_string(), entry)))
+        .collect();
+    if entries.is_empty() {
+        return Err(bad("it holds no array".into()));
+    }
+    let total = entries.iter().map(|(_, e)| e.size);
+    let total = total.fold(0u64, u64::saturating_add);
+    if total > MOST {
+        // Too much to unpack, but not to say what it is.
+        let heads = entries.iter().map(|(name, entry)| {
+            let head = unpacked(&map, entry, HEADER)?;
+            let header = header(&head)?;
+            Ok(Loose {
+                name: name.clone(),
+                shape: header.shape,
+                values: Vec::new(),
+            })
+        });
+        return heads.collect::<Result<_, String>>().map_err(bad);
+    }
+    let read = entries.into_iter().map(|(name, entry)| {
+        let size = usize::try_from(entry.size).map_err(|e| e.to_string())?;
+        let bytes = unpacked(&map, &entry, size)?;
+        if bytes.len() != size || (entry.packed && crc32fast::hash(&bytes) != entry.crc) {
+            return Err(format!("its array `{name}` is damaged"));
+        }
+        array(name, &bytes)
+    });
+    read.collect::<Result<_, String>>().map_err(bad)
+}
+
+fn unpacked<'a>(file: &'a [u8], entry: &Entry, most: usize) -> Result<Cow<'a, [u8]>, String> {
+    let data = &file[entry.data.clone()];
+    if entry.packed {
+        return Ok(Cow::Owned(inflate(data, most)?));
+    }
+    Ok(Cow::Borrowed(&data[..data.len().min(most)]))
+}
+
+/// Unpacks at most `most` bytes of a deflate stream; stops there.
+fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
+    match decompress_to_vec_with_limit(packed, most) {
+        Ok(all) => Ok(all),
+        Err(cut) if cut.status == TINFLStatus::HasMoreOutput => Ok(cut.output),
+        Err(_) => Err("its compressed data are damaged".into()),
+    }
+}
+
+/// Reads one array; the error says what is wrong, with its name.
+fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
+    let what = if name.is_empty() {
+        "it".to_string()
+    } else {
+        format!("its array `{name}`")
+    };
+    let header = header(bytes).map_err(|why| format!("{what} {why}"))?;
+    let Some((_, dtype, width)) = KINDS.iter().find(|k| k.0 == header.kind) else {
+        return Err(match header.kind.chars().next() {
+            Some('O') => format!(
+                "{what} holds Python objects, which is a pickle that would have to be run. Of a dict, save numpy.savez(FILE, **DICT)"
+            ),
+            _ => format!(
+                "{what} is of `{}`; floating-point numbers of 2, 4 or 8 bytes are read",
+                header.kind
+            ),
+        });
+    };
+    let count = header
+        .shape
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul(*d));
+    let expected = count.and_then(|n| n.checked_mul(*width));
+    let data = &bytes[header.start..];
+    if expected != Some(data.len()) || data.len() as u64 > MOST {
+        return Err(format!(
+            "{what} is {:?} and has {} bytes of numbers",
+            header.shape,
+            data.len()
+        ));
+    }
+    let mut own = Cow::Borrowed(data);
+    if header.big {
+        own.to_mut()
+            .chunks_exact_mut(*width)
+            .for_each(<[u8]>::reverse);
+    }
+    let numbers = Tensor::from_raw_buffer(&own, *dtype, &[data.len() / width], &Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>())
+        .map_err(|e| format!("{what} cannot be read ({e})"))?;
+    let values = if header.fortran {
+        rows(&header.shape, &numbers)
+    } else {
+        numbers
+    };
+    Ok(Loose {
+        name,
+        shape: header.shape,
+        values,
+    })
+}
+
+/// Columns first to rows first.
+fn rows(shape: &[usize], columns: &[f32]) -> Vec<f32> {
+    let mut index = vec![0usize; shape.len()];
+    (0..columns.len())
+        .map(|_| {
+            let place = index.iter().zip(shape).rev().fold(0, |n, (i, d)| n * d + i);
+            for axis in (0..shape.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+            columns[place]
+        })
+        .collect()
+}
+
+/// Reads the header, a dict of Python: `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
+fn header(bytes: &[u8]) -> Result<Header, String> {
+    let damaged = || "has no header that numpy writes".to_string();
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err("is no array that numpy saved".into());
+    }
+    let at = |i: usize| bytes.get(i).copied().ok_or_else(damaged);
+    let (length, begin) = match at(6)? {
+        1 => (usize::from(u16::from_le_bytes([at(8)?, at(9)?])), 10),
+        2 | 3 => {
+            let long = u32::from_le_bytes([at(8)?, at(9)?, at(10)?, at(11)?]);
+            (long as usize, 12)
+        }
+        other => {
+            return Err(format!(
+                "is of version {other} of the format; 1 to 3 are read"
+            ));
+        }
+    };
+    let start = begin + length;
+    if length > HEADER {
+        return Err(format!("has a header of {length} bytes"));
+    }
+    let text = bytes.get(begin..start).ok_or_else(damaged)?;
+    let text = std::str::from_utf8(text).map_err(|_| damaged())?;
+    let after = |key: &str| -> Result<&str, String> {
+        let quoted = [format!("'{key}':"), format!("\"{key}\":")];
+        let found = quoted.iter().find_map(|q| text.split_once(q.as_str()));
+        found.map(|(_, rest)| rest.trim_start()).ok_or_else(damaged)
+    };
+    let descr = after("descr")?;
+    let Some(quote) = descr.chars().next().filter(|c| matches!(c, '\'' | '"')) else {
+        return Err("has named fields; save one of them".into());
+    };
+    let (descr, _) = descr[1..].split_once(quote).ok_or_else(damaged)?;
+    let kind = descr.trim_start_matches(['<', '>', '|', '=']);
+    let fortran = after("fortran_order")?.starts_with("True");
+    let (shape, _) = after("shape")?
+        .strip_prefix('(')
+        .and_then(|s| s.split_once(')'))
+        .ok_or_else(damaged)?;
+    let sides = shape.split(',').map(str::trim).filter(|s| !s.is_empty());
+    let shape = sides
+        .map(|s| s.parse().map_err(|_| damaged()))
+        .collect::<Result<Vec<usize>, String>>()?;
+    if shape.len() > 32 {
+        return Err(damaged());
+    }
+    Ok(Header {
+        kind: kind.to_string(),
+        big: descr.starts_with('>'),
+        fortran,
+        shape,
+        start,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::inflate;
+
+    /// What zlib (raw deflate, level 9) makes of a text, in one block of fixed codes.
+    const HELLO: &[u8] = &[
+        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb9, 0x00,
+    ];
+
+    /// The same of 300 letters of few kinds, in a block with codes of its own.
+    const OWN: &[u8] = &[
+        0x55, 0x4f, 0x49, 0x0e, 0x00, 0x31, 0x08, 0x7a, 0x2b, 0x8b, 0xff, 0xff, 0xc2, 0x80, 0x6d,
+        0x0f, 0x63, 0xa2, 0x71, 0x01, 0x54, 0x18, 0x24, 0x41, 0x40, 0x23, 0x01, 0x18, 0xb8, 0x21,
+        0x96, 0xb6, 0xe2, 0x9d, 0x65, 0x7a, 0x26, 0x0b, 0x55, 0xdc, 0x43, 0xce, 0x2c, 0x58, 0xa2,
+        0x0b, 0xb2, 0x28, 0x1f, 0xe6, 0x46, 0x50, 0x2b, 0xc0, 0xa5, 0x0f, 0x4f, 0xaf, 0xb8, 0xa3,
+        0xb7, 0xcb, 0x0a, 0xba, 0x0b, 0xd4, 0x3c, 0x02, 0x5c, 0x01, 0x6d, 0x4b, 0xd9, 0x66, 0x8f,
+        0x2f, 0x15, 0xf7, 0xae, 0x52, 0x5f, 0x79, 0x6c, 0xec, 0xf4, 0x43, 0xa3, 0xef, 0xbc, 0x0a,
+        0xfd, 0x00, 0xc4, 0x0f, 0xaa, 0xa7, 0xd4, 0x64, 0xc1, 0xc1, 0x84, 0xbd, 0x77, 0xec, 0x27,
+        0x7a, 0xdb, 0xfa, 0xe2, 0xbb, 0x35, 0xf5, 0x07,
+    ];
+
+    #[test]
+    fn what_zlib_packed_is_unpacked_within_the_bound() {
+        let text = b"hello hello hello hello\n";
+        assert_eq!(inflate(HELLO, 100).unwrap(), text);
+        for most in 0..text.len() {
+            assert_eq!(inflate(HELLO, most).unwrap(), text[..most]);
+        }
+        let mut state = 1u64;
+        let letters: Vec<u8> = (0..300)
+            .map(|_| {
+                state = (state * 1_103_515_245 + 12345) & 0x7fff_ffff;
+                b"aaaaaaaaabbbccde"[(state >> 16) as usize % 16]
+            })
+            .collect();
+        assert_eq!(inflate(OWN, 1000).unwrap(), letters);
+        assert_eq!(inflate(OWN, 299).unwrap(), letters[..299]);
+        let stored = [&[1, 3, 0, 0xfc, 0xff][..], b"abc"].concat();
+        assert_eq!(inflate(&stored, 9).unwrap(), b"abc");
+        assert_eq!(inflate(&stored, 2).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_no_more() {
+        for whole in [HELLO, OWN] {
+            for cut in 0..whole.len() - 1 {
+                assert!(inflate(&whole[..cut], 1000).is_err(), "{cut}");
+            }
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut bytes = whole.to_vec();
+                    bytes[at] ^= 1 << bit;
+                    let out = inflate(&bytes, 1000);
+                    assert!(out.is_err() || out.is_ok_and(|out| out.len() <= 1000));
+                }
+            }
+        }
+    }
+}

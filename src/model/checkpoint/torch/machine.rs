@@ -1,0 +1,424 @@
+//! A machine that reads the pickle of a state dict and can do nothing else.
+//!
+//! Invariant: nothing is imported, called or built. Names of Python objects stay names; a call is kept as data when it is one
+//! of the few that tensors are written with, and refused by name otherwise. Memory is linear in the length of the
+//! pickle: values live in one list and refer to each other by number, so neither sharing nor nesting costs anything.
+
+use std::collections::HashMap;
+
+/// A value's number.
+pub(crate) type Ref = usize;
+
+/// What a pickle of tensors is made of.
+#[derive(Debug)]
+pub(crate) enum Node {
+    /// `None`, a truth, a set of attributes: nothing that a tensor needs.
+    Other,
+    Int(i64),
+    Float(f64),
+    Text(String),
+    Tuple(Vec<Ref>),
+    List(Vec<Ref>),
+    Dict(Vec<(Ref, Ref)>),
+    /// `module.name`.
+    Global(String),
+    /// A call that was not made.
+    Call(Ref, Ref),
+    /// A storage, by what identifies it.
+    Storage(Ref),
+}
+
+/// Calls that tensors are written with.
+pub(crate) const TENSOR: &str = "torch._utils._rebuild_tensor_v2";
+pub(crate) const PARAMETER: &str = "torch._utils._rebuild_parameter";
+pub(crate) const SUBCLASS: &str = "torch._tensor._rebuild_from_type_v2";
+const ORDERED: &str = "collections.OrderedDict";
+
+/// Values, and the one that the pickle stands for.
+pub(crate) struct Pickle {
+    nodes: Vec<Node>,
+    top: Ref,
+}
+
+impl Pickle {
+    /// The whole.
+    pub fn top(&self) -> &Node {
+        self.get(self.top)
+    }
+
+    /// The number of the whole.
+    pub fn root(&self) -> Ref {
+        self.top
+    }
+
+    /// A value; every number comes from the machine, so it exists.
+    pub fn get(&self, at: Ref) -> &Node {
+        self.nodes.get(at).unwrap_or(&Node::Other)
+    }
+
+    /// The elements of a tuple.
+    pub fn tuple(&self, at: Ref) -> Option<&[Ref]> {
+        match self.get(at) {
+            Node::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// A tuple of whole numbers, none negative.
+    pub fn sizes(&self, at: Ref) -> Option<Vec<usize>> {
+        self.tuple(at)?.iter().map(|i| self.size(*i)).collect()
+    }
+
+    /// A whole number, not negative.
+    pub fn size(&self, at: Ref) -> Option<usize> {
+        match self.get(at) {
+            Node::Int(n) => usize::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn text(&self, at: Ref) -> Option<&str> {
+        match self.get(at) {
+            Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number, whole or not.
+    pub fn number(&self, at: Ref) -> Option<f64> {
+        match self.get(at) {
+            Node::Int(n) => Some(*n as f64),
+            Node::Float(x) => Some(*x),
+            _ => None,
+        }
+    }
+
+    /// The pairs of a dict.
+    pub fn dict(&self, at: Ref) -> Option<&[(Ref, Ref)]> {
+        match self.get(at) {
+            Node::Dict(pairs) => Some(pairs),
+            _ => None,
+        }
+    }
+
+    /// The name of a Python object.
+    pub fn global(&self, at: Ref) -> Option<&str> {
+        match self.get(at) {
+            Node::Global(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a pickle; the error says what is wrong, without the path.
+pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, String> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    while !machine.step()? {}
+    let top = machine.pop()?;
+    Ok(Pickle {
+        nodes: machine.nodes,
+        top,
+    })
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    nodes: Vec<Node>,
+    stack: Vec<Ref>,
+    marks: Vec<usize>,
+    memo: HashMap<u32, Ref>,
+}
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let bytes = self
+            .at
+            .checked_add(count)
+            .and_then(|end| self.bytes.get(self.at..end))
+            .ok_or("its pickle ends early")?;
+        self.at += count;
+        Ok(bytes)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.take(N)?);
+        Ok(bytes)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.fixed::<1>()?[0])
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let rest = &self.bytes[self.at..];
+        let length = rest
+            .iter()
+            .position(|b| *b == b'\n')
+            .ok_or("its pickle ends early")?;
+        let line = self.take(length + 1)?;
+        std::str::from_utf8(&line[..length]).map_err(|_| "its pickle names no text".into())
+    }
+
+    fn text(&mut self, length: usize) -> Result<(), String> {
+        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
+        self.push(Node::Text(text));
+        Ok(())
+    }
+
+    fn push(&mut self, node: Node) {
+        self.nodes.push(node);
+        self.stack.push(self.nodes.len() - 1);
+    }
+
+    fn pop(&mut self) -> Result<Ref, String> {
+        // What lies below a mark belongs to whoever set it.
+        if self.marks.last().is_some_and(|m| *m >= self.stack.len()) {
+            return Err("its pickle takes what it did not put".into());
+        }
+        self.stack
+            .pop()
+            .ok_or_else(|| "its pickle takes what it did not put".into())
+    }
+
+    fn since_mark(&mut self) -> Result<Vec<Ref>, String> {
+        let mark = self.marks.pop().ok_or("its pickle has no mark to go to")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn tuple(&mut self, count: usize) -> Result<(), String> {
+        let mut items = (0..count)
+            .map(|_| self.pop())
+            .collect::<Result<Vec<_>, _>>()?;
+        items.reverse();
+        self.push(Node::Tuple(items));
+        Ok(())
+    }
+
+    fn last(&mut self) -> Result<&mut Node, String> {
+        let at = *self.stack.last().ok_or("its pickle fills nothing")?;
+        self.nodes
+            .get_mut(at)
+            .ok_or_else(|| "its pickle fills nothing".into())
+    }
+
+    fn fill_dict(&mut self, items: &[Ref]) -> Result<(), String> {
+        match self.last()? {
+            Node::Dict(pairs) if items.len().is_multiple_of(2) => {
+                pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
+                Ok(())
+            }
+            _ => Err("its pickle puts pairs into what is no dict".into()),
+        }
+    }
+
+    fn fill_list(&mut self, items: &[Ref]) -> Result<(), String> {
+        match self.last()? {
+            Node::List(list) => {
+                list.extend_from_slice(items);
+                Ok(())
+            }
+            _ => Err("its pickle appends to what is no list".into()),
+        }
+    }
+
+    /// A call becomes data, or is refused by name.
+    fn call(&mut self) -> Result<(), String> {
+        let (args, callable) = (self.pop()?, self.pop()?);
+        let Some(Node::Global(name)) = self.nodes.get(callable) else {
+            return Err("it calls what is no name".into());
+        };
+        match name.as_str() {
+            ORDERED => self.push(Node::Dict(Vec::new())),
+            TENSOR | PARAMETER | SUBCLASS => self.push(Node::Call(callable, args)),
+            other => {
+                return Err(format!(
+                    "it asks to call `{other}`, which no checkpoint of tensors needs"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A whole number of so many bytes.
+    fn long(&mut self, length: usize) -> Result<(), String> {
+        let digits = self.take(length)?;
+        if length > 8 {
+            return Err("its pickle has a number beyond 64 bits".into());
+        }
+        let negative = digits.last().is_some_and(|b| *b >= 0x80);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..length].copy_from_slice(digits);
+        self.push(Node::Int(i64::from_le_bytes(wide)));
+        Ok(())
+    }
+
+    fn get(&mut self, id: u32) -> Result<(), String> {
+        let at = *self
+            .memo
+            .get(&id)
+            .ok_or("its pickle recalls what it did not keep")?;
+        self.stack.push(at);
+        Ok(())
+    }
+
+    fn put(&mut self, id: u32) -> Result<(), String> {
+        let at = *self.stack.last().ok_or("its pickle keeps nothing")?;
+        self.memo.insert(id, at);
+        Ok(())
+    }
+
+    /// One instruction; true at the end. The letters are those of Python's `pickletools`.
+    fn step(&mut self) -> Result<bool, String> {
+        match self.byte()? {
+            0x80 => {
+                self.byte()?; // PROTO
+            }
+            0x95 => {
+                self.take(8)?; // FRAME
+            }
+            b'c' => {
+                let name = format!("{}.{}", self.line()?, self.line()?);
+                self.push(Node::Global(name));
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?); // STACK_GLOBAL
+                match (self.nodes.get(module), self.nodes.get(name)) {
+                    (Some(Node::Text(m)), Some(Node::Text(n))) if m.len() + n.len() < 1024 => {
+                        let name = format!("{m}.{n}");
+                        self.push(Node::Global(name));
+                    }
+                    _ => return Err("its pickle names no text".into()),
+                }
+            }
+            b'q' => {
+                let id = u32::from(self.byte()?);
+                self.put(id)?;
+            }
+            b'r' => {
+                let id = u32::from_le_bytes(self.fixed()?);
+                self.put(id)?;
+            }
+            0x94 => {
+                let id = self.memo.len() as u32; // MEMOIZE
+                self.put(id)?;
+            }
+            b'h' => {
+                let id = u32::from(self.byte()?);
+                self.get(id)?;
+            }
+            b'j' => {
+                let id = u32::from_le_bytes(self.fixed()?);
+                self.get(id)?;
+            }
+            b'(' => self.marks.push(self.stack.len()),
+            b')' => self.push(Node::Tuple(Vec::new())),
+            b't' => {
+                let items = self.since_mark()?;
+                self.push(Node::Tuple(items));
+            }
+            code @ 0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
+            b'}' => self.push(Node::Dict(Vec::new())),
+            b']' => self.push(Node::List(Vec::new())),
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.fill_dict(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.since_mark()?;
+                self.fill_dict(&items)?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.fill_list(&[item])?;
+            }
+            b'e' => {
+                let items = self.since_mark()?;
+                self.fill_list(&items)?;
+            }
+            b'X' => {
+                let length = u32::from_le_bytes(self.fixed()?);
+                self.text(length as usize)?;
+            }
+            0x8c => {
+                let length = self.byte()?;
+                self.text(usize::from(length))?;
+            }
+            b'K' => {
+                let n = i64::from(self.byte()?);
+                self.push(Node::Int(n));
+            }
+            b'M' => {
+                let n = i64::from(u16::from_le_bytes(self.fixed()?));
+                self.push(Node::Int(n));
+            }
+            b'J' => {
+                let n = i64::from(i32::from_le_bytes(self.fixed()?));
+                self.push(Node::Int(n));
+            }
+            0x8a => {
+                let length = usize::from(self.byte()?); // LONG1
+                self.long(length)?;
+            }
+            0x8b => {
+                let length = i32::from_le_bytes(self.fixed()?); // LONG4
+                let length = usize::try_from(length)
+                    .map_err(|_| "its pickle has a number of negative length")?;
+                self.long(length)?;
+            }
+            b'I' | b'L' => {
+                // As text; `I00` and `I01` are truths, and `L` ends in one.
+                let line = self.line()?;
+                let number = line.strip_suffix('L').unwrap_or(line);
+                let node = match line {
+                    "00" | "01" => Node::Other,
+                    _ => Node::Int(
+                        number
+                            .parse()
+                            .map_err(|_| "its pickle has a number beyond 64 bits")?,
+                    ),
+                };
+                self.push(node);
+            }
+            b'G' => {
+                let value = f64::from_be_bytes(self.fixed()?);
+                self.push(Node::Float(value));
+            }
+            b'F' => {
+                let value = self.line()?.parse();
+                self.push(Node::Float(
+                    value.map_err(|_| "its pickle has a number that is none")?,
+                ));
+            }
+            0x88 | 0x89 | b'N' => self.push(Node::Other),
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Node::Storage(id));
+            }
+            b'R' | 0x81 => self.call()?,
+            b'b' => {
+                // Attributes of a dict (`_metadata`) or of a tensor: tensors do not need them.
+                self.pop()?;
+                if !matches!(self.last()?, Node::Dict(_) | Node::Call(..)) {
+                    return Err("it sets the attributes of what is no tensor".into());
+                }
+            }
+            b'.' => return Ok(true),
+            code => {
+                return Err(format!(
+                    "its pickle has the instruction 0x{code:02x}, which no checkpoint of tensors needs"
+                ));
+            }
+        }
+        Ok(false)
+    }
+}

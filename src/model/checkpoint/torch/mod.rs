@@ -1,0 +1,384 @@
+//! `pytorch_model.bin`: tensors out of a PyTorch checkpoint, without Python and without running anything.
+//!
+//! Invariant: a pickle is a program; here it is only read (`machine.rs`), and what it asks to call is refused by name
+//! unless tensors are written with it. Every tensor lies inside its file before it is listed.
+//! candle has a reader of its own; it copies values at every mention, indexes arguments unchecked and prints, so a
+//! file that lies could exhaust memory or end the program.
+//! To read another element type, add its row to `STORAGES`.
+
+pub(crate) mod archive;
+mod machine;
+mod small;
+mod write;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+use crate::model::map::{map_file, release};
+use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
+pub use small::{Capping, Loose, capping, facts, shapes, values};
+pub use write::archive_of;
+
+/// Element types by the name of their storage, and their bytes.
+const STORAGES: &[(&str, Option<DType>, usize)] = &[
+    ("torch.FloatStorage", Some(DType::F32), 4),
+    ("torch.HalfStorage", Some(DType::F16), 2),
+    ("torch.BFloat16Storage", Some(DType::BF16), 2),
+    ("torch.DoubleStorage", None, 8),
+    ("torch.LongStorage", None, 8),
+    ("torch.IntStorage", None, 4),
+    ("torch.ShortStorage", None, 2),
+    ("torch.CharStorage", None, 1),
+    ("torch.ByteStorage", None, 1),
+    ("torch.BoolStorage", None, 1),
+];
+
+/// What to do about a file that cannot be read.
+const CONVERT: &str = "Download it again, or take the model's safetensors files.";
+
+/// Where a tensor lies in its file.
+#[derive(Clone, Debug)]
+struct Place {
+    file: usize,
+    /// Its storage's bytes.
+    storage: Range<usize>,
+    /// `None` for elements that no model weight has, such as the whole numbers of a mask.
+    dtype: Option<DType>,
+    kind: String,
+    /// In elements, from the storage's start.
+    offset: usize,
+    shape: Vec<usize>,
+    stride: Vec<usize>,
+}
+
+/// A tensor's bytes, row-major.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    /// F32, F16 or BF16.
+    pub dtype: DType,
+    /// Its dimensions.
+    pub shape: &'a [usize],
+    /// Its elements.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Stored<'_> {
+    /// As a tensor on the CPU, in its own dtype.
+    pub fn load(&self) -> Result<Tensor> {
+        let (dtype, cpu) = (self.dtype, Device::Cpu);
+        Ok(Tensor::from_raw_buffer(
+            &self.bytes,
+            dtype,
+            self.shape,
+            &cpu,
+        )?)
+    }
+}
+
+/// An open PyTorch checkpoint, single or in shards.
+pub struct Pickled {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Place>,
+}
+
+impl Pickled {
+    /// Opens the files of a checkpoint together.
+    pub fn open(files: &[PathBuf]) -> Result<Self> {
+        let mut all = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        for path in files {
+            let map = map_file(path)?;
+            let number = all.files.len();
+            let found = tensors(&map, number).map_err(|w| Error::bad_file(path, w, CONVERT))?;
+            for (name, place) in found {
+                if all.tensors.insert(name.clone(), place).is_some() {
+                    let what = format!("the tensor `{name}` is in two places");
+                    return Err(Error::bad_file(path, what, CONVERT));
+                }
+            }
+            all.files.push((path.clone(), map));
+        }
+        Ok(all)
+    }
+
+    /// Every tensor's name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's data; `None` when it is not there, an error when its elements are of a type no weight has.
+    pub fn get(&self, name: &str) -> Result<Option<Stored<'_>>> {
+        let Some(place) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        let (path, map) = &self.files[place.file];
+        let Some(dtype) = place.dtype else {
+            return Err(Error::bad_file(
+                path,
+                format!(
+                    "the tensor `{name}` is of {}; F32, F16 and BF16 are read",
+                    place.kind
+                ),
+                CONVERT,
+            ));
+        };
+        Ok(Some(Stored {
+            dtype,
+            shape: &place.shape,
+            bytes: place.gather(&map[place.storage.clone()], dtype.size_in_bytes()),
+        }))
+    }
+
+    /// Gives back the pages that were read.
+    pub fn release(&self) {
+        self.files.iter().for_each(|(_, map)| release(map));
+    }
+
+    /// A tensor's shape and the first and last bytes of what it lies in, for fingerprints.
+    pub fn sample(&self, name: &str) -> Option<(&[usize], &[u8])> {
+        let place = self.tensors.get(name)?;
+        let (_, map) = self.files.get(place.file)?;
+        Some((&place.shape, map.get(place.storage.clone())?))
+    }
+}
+
+impl Place {
+    /// Row-major elements: a view of the file where they lie so, a copy where a stride is unusual.
+    fn gather<'a>(&self, storage: &'a [u8], width: usize) -> Cow<'a, [u8]> {
+        let count: usize = self.shape.iter().product();
+        if count == 0 {
+            return Cow::Borrowed(&[]);
+        }
+        let mut plain = 1;
+        let in_order = self.shape.iter().zip(&self.stride).rev().all(|(d, s)| {
+            let fits = *d == 1 || *s == plain;
+            plain *= d;
+            fits
+        });
+        if in_order {
+            return Cow::Borrowed(&storage[self.offset * width..(self.offset + count) * width]);
+        }
+        let mut bytes = Vec::with_capacity(count * width);
+        let mut index = vec![0usize; self.shape.len()];
+        for _ in 0..count {
+            let at: usize = index.iter().zip(&self.stride).map(|(i, s)| i * s).sum();
+            let at = (self.offset + at) * width;
+            bytes.extend_from_slice(&storage[at..at + width]);
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        Cow::Owned(bytes)
+    }
+}
+
+/// What an archive holds: its entries and the folder they lie in, and its pickle.
+type Archive = (BTreeMap<String, Range<usize>>, String);
+
+/// Reads the pickle of one file; the error says what is wrong.
+fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
+    if !file.starts_with(b"PK\x03\x04") {
+        return Err(if file.first() == Some(&0x80) {
+            "it is in the format of PyTorch before 1.6, which keeps everything in one pickle"
+        } else if file.starts_with(b"version https://git-lfs") {
+            "it is a Git LFS pointer, not the file itself"
+        } else {
+            "it is no PyTorch checkpoint (a zip that `torch.save` wrote)"
+        }
+        .into());
+    }
+    let entries = archive::entries(file)?;
+    let (root, pickle) = entries
+        .iter()
+        .find_map(|(name, range)| Some((name.strip_suffix("data.pkl")?, range)))
+        .ok_or("it has no `data.pkl`")?;
+    if let Some(order) = entries.get(&format!("{root}byteorder"))
+        && &file[order.clone()] != b"little"
+    {
+        return Err("it was written on a big-endian machine".into());
+    }
+    if pickle.len() > 100_000_000 {
+        return Err(format!(
+            "its pickle has {} bytes, too many for names and shapes",
+            pickle.len()
+        ));
+    }
+    let pickle = machine::read(&file[pickle.clone()])?;
+    let root = root.to_string();
+    Ok(((entries, root), pickle))
+}
+
+/// The tensors of one file; the error says what is wrong. Those of a dict whose keys are whole numbers are named
+/// `dict.number`.
+fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
+    let (archive, pickle) = unpickled(file)?;
+    let named: Vec<(String, Ref)> = match state_dict(&pickle) {
+        Some(state) => {
+            let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
+            let mut named = Vec::new();
+            for (key, value) in state {
+                let Some(name) = pickle.text(*key) else {
+                    continue;
+                };
+                if is_tensor(*value) {
+                    named.push((name.to_string(), *value));
+                }
+                let inner = pickle.dict(*value).unwrap_or_default().iter();
+                named.extend(inner.filter(|(_, v)| is_tensor(*v)).filter_map(|(k, v)| {
+                    let number = pickle.size(*k)?;
+                    Some((format!("{name}.{number}"), *v))
+                }));
+            }
+            named
+        }
+        None => return Err("it holds no dict of tensors".into()),
+    };
+    let found = named.into_iter().map(|(name, value)| {
+        let place = located(&pickle, &archive, &name, value, number)?;
+        Ok((name, place))
+    });
+    found.collect()
+}
+
+/// Where a tensor lies in its file.
+fn located(
+    pickle: &Pickle,
+    (entries, root): &Archive,
+    name: &str,
+    at: Ref,
+    number: usize,
+) -> Result<Place, String> {
+    let tensor = tensor(pickle, at, 0)
+        .ok_or_else(|| format!("its tensor `{name}` is not described as PyTorch does"))?;
+    let bytes = entries
+        .get(&format!("{root}data/{}", tensor.key))
+        .ok_or_else(|| format!("the data of its tensor `{name}` is missing"))?;
+    tensor.place(bytes.clone(), number).ok_or_else(|| {
+        format!(
+            "its tensor `{name}` needs more than the {} bytes of its storage",
+            bytes.len()
+        )
+    })
+}
+
+/// The dict of tensors: the whole, or what the whole keeps under `state_dict`.
+fn state_dict(pickle: &Pickle) -> Option<&[(Ref, Ref)]> {
+    let Node::Dict(top) = pickle.top() else {
+        return None;
+    };
+    let inner = top
+        .iter()
+        .find(|(key, _)| pickle.text(*key) == Some("state_dict"))
+        .map(|(_, value)| pickle.get(*value));
+    match inner {
+        Some(Node::Dict(inner)) => Some(inner),
+        _ => Some(top),
+    }
+}
+
+/// A tensor as its pickle describes it.
+struct Described<'a> {
+    key: &'a str,
+    kind: &'a str,
+    elements: usize,
+    offset: usize,
+    shape: Vec<usize>,
+    stride: Vec<usize>,
+}
+
+fn tensor(pickle: &Pickle, at: Ref, depth: usize) -> Option<Described<'_>> {
+    let Node::Call(callable, args) = pickle.get(at) else {
+        return None;
+    };
+    let args = pickle.tuple(*args)?;
+    match pickle.global(*callable)? {
+        TENSOR => rebuild(pickle, args),
+        // A parameter wraps a tensor, once.
+        PARAMETER if depth == 0 => tensor(pickle, *args.first()?, 1),
+        SUBCLASS if pickle.global(*args.first()?)? == TENSOR => {
+            rebuild(pickle, pickle.tuple(*args.get(2)?)?)
+        }
+        _ => None,
+    }
+}
+
+/// Arguments: storage, offset, size, stride, and what a weight does not need.
+fn rebuild<'a>(pickle: &'a Pickle, args: &[Ref]) -> Option<Described<'a>> {
+    let [storage, offset, size, stride, ..] = args else {
+        return None;
+    };
+    let Node::Storage(id) = pickle.get(*storage) else {
+        return None;
+    };
+    // ("storage", type, key, device, elements)
+    let [_, kind, key, _, elements] = pickle.tuple(*id)? else {
+        return None;
+    };
+    Some(Described {
+        key: pickle.text(*key)?,
+        kind: pickle.global(*kind)?,
+        elements: pickle.size(*elements)?,
+        offset: pickle.size(*offset)?,
+        shape: pickle.sizes(*size)?,
+        stride: pickle.sizes(*stride)?,
+    })
+}
+
+impl Described<'_> {
+    /// Checks it against its storage's bytes.
+    fn place(self, storage: Range<usize>, file: usize) -> Option<Place> {
+        let row = STORAGES.iter().find(|s| s.0 == self.kind);
+        let (dtype, width) = row.map_or((None, 1), |s| (s.1, s.2));
+        let count = self
+            .shape
+            .iter()
+            .try_fold(1usize, |n, d| n.checked_mul(*d))?;
+        // No more elements than the storage has, so that a stride of 0 cannot blow it up.
+        if self.shape.len() != self.stride.len()
+            || self.elements.checked_mul(width)? > storage.len()
+            || count > self.elements
+        {
+            return None;
+        }
+        if count > 0 {
+            let last = self
+                .shape
+                .iter()
+                .zip(&self.stride)
+                .try_fold(self.offset, |n, (d, s)| {
+                    n.checked_add((d - 1).checked_mul(*s)?)
+                })?;
+            if last >= self.elements {
+                return None;
+            }
+        } else if self.offset > self.elements {
+            return None;
+        }
+        Some(Place {
+            file,
+            storage,
+            dtype,
+            kind: self.kind.to_string(),
+            offset: self.offset,
+            shape: self.shape,
+            stride: self.stride,
+        })
+    }
+}

@@ -1,0 +1,523 @@
+//! Weights: named tensors from memory-mapped safetensors, PyTorch and GGUF files, from bytes in the binary, or from a seed.
+//!
+//! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
+//! To add a format, add a variant of `Source` and its arm in `Weights::read`.
+
+mod damage;
+mod names;
+mod random;
+mod range;
+mod safetensors;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use ::safetensors::SafeTensors;
+use candle_core::safetensors::Load;
+use candle_core::{DType, Device, Tensor};
+
+use super::gguf::Checkpoint;
+use super::torch::Pickled;
+use crate::error::{Error, Result};
+pub use crate::model::checkpoint::weights::names::Probes;
+use crate::model::checkpoint::weights::names::Renamed;
+use crate::model::checkpoint::weights::random::random;
+use crate::model::checkpoint::weights::safetensors::{Files, Mapped, check_header, files_of};
+use crate::model::network::families::Layout;
+use crate::model::network::finite::Damage;
+use crate::model::network::linear::{Linear, Matrix, Precision, select};
+
+/// Where tensors come from.
+enum Source {
+    Mapped(Mapped),
+    Embedded(SafeTensors<'static>),
+    /// A PyTorch checkpoint.
+    Pickled(Pickled),
+    /// A GGUF file, whose matrices lie `[out, in]` for every family.
+    Gguf(Checkpoint),
+    /// Every tensor asked for exists, with values that depend on the seed and the name alone.
+    Random(u64),
+}
+
+/// Named tensors, on their way to a device in a dtype.
+pub struct Weights {
+    source: Source,
+    place: String,
+    files: Vec<String>,
+    prefix: &'static str,
+    /// Where the file wraps its names.
+    renamed: Renamed,
+    /// What was read, as the file calls it.
+    read: RefCell<BTreeSet<String>>,
+    /// How matrices are kept.
+    pub precision: Precision,
+    /// Where tensors go.
+    pub device: Device,
+    /// Tensors read so far with values that are not finite.
+    damage: RefCell<Vec<Damage>>,
+}
+
+impl Weights {
+    /// Maps the weights of a folder: `model.safetensors`, or the shards its index names, or where there is neither,
+    /// `pytorch_model.bin` likewise.
+    pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
+        let (source, files) = match files_of(folder)? {
+            Files::Safetensors(files) => {
+                for file in &files {
+                    check_header(file)?;
+                }
+                (Source::Mapped(Mapped::open(&files)?), files)
+            }
+            Files::Pickled(files) => (Source::Pickled(Pickled::open(&files)?), files),
+        };
+        let place = files
+            .iter()
+            .map(|f| f.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let names = files.iter().filter_map(|f| f.file_name()?.to_str());
+        Ok(Self {
+            files: names.map(str::to_owned).collect(),
+            source,
+            place,
+            prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
+            precision,
+            device: device.clone(),
+            damage: RefCell::default(),
+        })
+    }
+
+    /// The names of the files that were opened.
+    pub fn files(&self) -> Vec<String> {
+        self.files.clone()
+    }
+
+    /// Reads a safetensors file that is part of the binary.
+    pub fn embedded(bytes: &'static [u8], precision: Precision, device: &Device) -> Result<Self> {
+        let parsed = SafeTensors::deserialize(bytes).map_err(|e| {
+            Error::bad_file(
+                "(embedded demo model)",
+                e.to_string(),
+                "This binary is damaged; build it again.",
+            )
+        })?;
+        Ok(Self {
+            source: Source::Embedded(parsed),
+            place: "the binary".into(),
+            files: Vec::new(),
+            prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
+            precision,
+            device: device.clone(),
+            damage: RefCell::default(),
+        })
+    }
+
+    /// Takes the tensors of a GGUF file.
+    pub fn gguf(checkpoint: Checkpoint, precision: Precision, device: &Device) -> Self {
+        Self {
+            place: checkpoint.gguf.path().display().to_string(),
+            source: Source::Gguf(checkpoint),
+            files: Vec::new(),
+            prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
+            precision,
+            device: device.clone(),
+            damage: RefCell::default(),
+        }
+    }
+
+    /// Makes up every tensor from a seed, for tests.
+    pub fn random(seed: u64, precision: Precision, device: &Device) -> Self {
+        Self {
+            source: Source::Random(seed),
+            place: format!("seed {seed}"),
+            files: Vec::new(),
+            prefix: "",
+            renamed: Renamed::new(),
+            read: RefCell::default(),
+            precision,
+            device: device.clone(),
+            damage: RefCell::default(),
+        }
+    }
+
+    /// Finds out how the file names its tensors: chooses the prefix under which what every checkpoint of the family has
+    /// exists, and where there is none takes the wrappers of other programs off. Returns a name and what it is in the
+    /// file, where they differ.
+    pub fn settle_names(&mut self, probes: &Probes<'_>) -> Option<(String, String)> {
+        let found = |weights: &Self, prefix: &str| {
+            let there = |probe: &&String| weights.exists(&format!("{prefix}{probe}"));
+            probes.first.iter().filter(there).count()
+        };
+        let best = |weights: &Self| {
+            let ranked = probes.prefixes.iter().rev().copied();
+            ranked
+                .map(|prefix| (found(weights, prefix), prefix))
+                .max_by_key(|(count, _)| *count)
+                .filter(|(count, _)| *count > 0)
+        };
+        let direct = best(self);
+        self.prefix = direct.map_or("", |(_, prefix)| prefix);
+        if direct.is_some_and(|(count, _)| count == probes.first.len()) {
+            return None;
+        }
+        let renamed = names::unwrap(self.names().into_iter(), probes)?;
+        let shown = renamed
+            .iter()
+            .find(|(name, _)| probes.first.iter().any(|probe| name.ends_with(probe)))
+            .or_else(|| renamed.first_key_value())
+            .map(|(name, stored)| (name.clone(), stored.clone()));
+        let before = std::mem::replace(&mut self.renamed, renamed);
+        let unwrapped = best(self);
+        if unwrapped.map_or(0, |(count, _)| count) < direct.map_or(0, |(count, _)| count) {
+            self.renamed = before;
+            return None;
+        }
+        self.prefix = unwrapped.map_or("", |(_, prefix)| prefix);
+        shown
+    }
+
+    /// Every tensor's name, as the file says it; none for weights that are made up.
+    fn names(&self) -> Vec<&str> {
+        match &self.source {
+            Source::Mapped(m) => m.tensors().map(|(name, _)| name).collect(),
+            Source::Embedded(s) => s.names(),
+            Source::Pickled(p) => p.names().collect(),
+            Source::Gguf(g) => g.gguf.tensors().map(|(name, _)| name).collect(),
+            Source::Random(_) => Vec::new(),
+        }
+    }
+
+    /// What the file calls a tensor.
+    fn stored<'a>(&'a self, full: &'a str) -> &'a str {
+        self.renamed.get(full).map_or(full, String::as_str)
+    }
+
+    fn exists(&self, full: &str) -> bool {
+        let full = self.stored(full);
+        match &self.source {
+            Source::Mapped(m) => m.get(full).is_some(),
+            Source::Embedded(s) => s.tensor(full).is_ok(),
+            Source::Pickled(p) => p.contains(full),
+            Source::Gguf(g) => g.names.exists(&g.gguf, full),
+            Source::Random(_) => true,
+        }
+    }
+
+    /// Whether these weights are made up, and so hold whatever is asked for.
+    pub fn is_made_up(&self) -> bool {
+        matches!(self.source, Source::Random(_))
+    }
+
+    /// What the file holds, in a few words, in view of a name that it lacks.
+    pub fn holds(&self, wanted: &str) -> String {
+        names::holds(self.names(), wanted)
+    }
+
+    /// Whether a tensor exists under the chosen prefix.
+    pub fn has(&self, name: &str) -> bool {
+        self.exists(&format!("{}{name}", self.prefix))
+    }
+
+    /// The first of these names that the file holds, as a view without a prefix; weights that are made up hold none.
+    pub fn find(&self, prefixes: &[&'static str], names: &[String]) -> Option<String> {
+        if matches!(self.source, Source::Random(_)) {
+            return None;
+        }
+        let all = names
+            .iter()
+            .flat_map(|name| prefixes.iter().map(move |prefix| format!("{prefix}{name}")));
+        all.into_iter().find(|full| self.exists(full))
+    }
+
+    /// The same tensors under their whole names, for what lies outside the prefix, such as the head.
+    pub fn at_root<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let prefix = std::mem::take(&mut self.prefix);
+        let out = work(self);
+        self.prefix = prefix;
+        out
+    }
+
+    /// What the file holds and nobody read, as it calls it.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        let left = |name: &&str| match &self.source {
+            Source::Gguf(g) => !g.gguf.was_read(name),
+            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Random(_) => {
+                !read.contains(*name)
+            }
+        };
+        let names = self.names().into_iter();
+        names.filter(left).map(str::to_owned).collect()
+    }
+
+    /// Whether a tensor of the chosen prefix holds the same numbers as one under its whole name.
+    pub fn same(&self, name: &str, other: &str) -> Result<bool> {
+        /// Rows that are compared at once.
+        const ROWS: usize = 4096;
+        let full = format!("{}{name}", self.prefix);
+        if let Source::Mapped(m) = &self.source
+            && let (Some(a), Some(b)) = (m.get(self.stored(&full)), m.get(self.stored(other)))
+            && a.dtype() == b.dtype()
+        {
+            let mut read = self.read.borrow_mut();
+            read.insert(self.stored(&full).to_owned());
+            read.insert(self.stored(other).to_owned());
+            return Ok(a.shape() == b.shape() && a.data() == b.data());
+        }
+        let (a, b) = (self.load(&full)?, self.load(other)?);
+        if a.dims() != b.dims() {
+            return Ok(false);
+        }
+        let rows = a.dim(0)?;
+        for start in (0..rows).step_by(ROWS) {
+            let part = |t: &Tensor| -> Result<Vec<f32>> {
+                let part = t.narrow(0, start, ROWS.min(rows - start))?;
+                Ok(part.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            };
+            if part(&a)? != part(&b)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A tensor in the compute dtype.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.read(name, shape, self.precision.compute())
+    }
+
+    /// A tensor in f32: norms and other small things.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.read(name, shape, DType::F32)
+    }
+
+    /// A tensor as it is stored, by its whole name.
+    fn load(&self, full: &str) -> Result<Tensor> {
+        let stored = self.stored(full);
+        let missing = || Error::MissingTensor {
+            name: full.to_owned(),
+            place: self.place.clone(),
+            holds: names::holds(self.names(), full),
+        };
+        self.read.borrow_mut().insert(stored.to_owned());
+        Ok(match &self.source {
+            Source::Mapped(m) => m.get(stored).ok_or_else(missing)?.load(&Device::Cpu)?,
+            Source::Embedded(s) => s
+                .tensor(stored)
+                .map_err(|_| missing())?
+                .load(&Device::Cpu)?,
+            Source::Pickled(p) => p.get(stored)?.ok_or_else(missing)?.load()?,
+            Source::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.unpack()?,
+            Source::Random(_) => return Err(missing()),
+        })
+    }
+
+    fn read(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let full = format!("{}{name}", self.prefix);
+        let found = match &self.source {
+            Source::Random(seed) => random(*seed, &full, shape)?,
+            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Gguf(_) => {
+                self.load(&full)?
+            }
+        };
+        if found.dtype().is_int() {
+            return Err(Error::Config {
+                what: format!(
+                    "tensor `{full}` is stored in whole numbers ({}), so the weights are quantized, which config.json does not say",
+                    found.dtype().as_str()
+                ),
+                next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file.".into(),
+            });
+        }
+        if found.dims() != shape {
+            return Err(Error::TensorShape {
+                name: full,
+                expected: shape.to_vec(),
+                found: found.dims().to_vec(),
+            });
+        }
+        self.release(found.elem_count());
+        let kept = found.to_dtype(dtype)?;
+        let bad = damage::count(&kept)?;
+        if bad > 0 {
+            let stored = damage::count(&found)?;
+            self.note_damage(full, if stored > 0 { stored } else { bad }, stored > 0);
+        }
+        Ok(kept.to_device(&self.device)?)
+    }
+
+    /// Notes a tensor with values that are not finite.
+    fn note_damage(&self, name: String, count: usize, stored: bool) {
+        let mut damage = self.damage.borrow_mut();
+        // A tensor may be read for several places.
+        if count > 0 && !damage.iter().any(|d| d.name == name) {
+            damage.push(Damage {
+                name,
+                count,
+                stored,
+            });
+        }
+    }
+
+    /// Takes what was found of tensors with values that are not finite.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.damage.take()
+    }
+
+    /// Gives back what a file's map holds once so many numbers have been copied out of it; it is not worth the call for a
+    /// few.
+    fn release(&self, numbers: usize) {
+        if numbers < 1 << 18 {
+            return;
+        }
+        match &self.source {
+            Source::Mapped(m) => m.release(),
+            Source::Pickled(p) => p.release(),
+            Source::Gguf(g) => g.gguf.release(),
+            Source::Embedded(_) | Source::Random(_) => {}
+        }
+    }
+
+    /// A matrix, `[out, in]` however the file lays it out.
+    pub fn matrix(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+        layout: Layout,
+    ) -> Result<Matrix> {
+        let name = format!("{name}.weight");
+        if let Some(blocks) = self.stored_blocks(&name, input, output)? {
+            return Ok(blocks);
+        }
+        let turned = matches!(self.source, Source::Gguf(_));
+        Ok(Matrix::Dense(match layout {
+            Layout::InOut if turned => self.get(&name, &[output, input])?,
+            Layout::OutIn => self.get(&name, &[output, input])?,
+            Layout::InOut => self.get(&name, &[input, output])?.t()?.contiguous()?,
+        }))
+    }
+
+    /// The blocks of a matrix, when the file has some and they are to be kept.
+    fn stored_blocks(&self, name: &str, input: usize, output: usize) -> Result<Option<Matrix>> {
+        let (Precision::Stored(_), Source::Gguf(checkpoint)) = (self.precision, &self.source)
+        else {
+            return Ok(None);
+        };
+        let full = format!("{}{name}", self.prefix);
+        // What is missing or of another shape is left to `get`, which says so.
+        let blocks = checkpoint
+            .piece(&full)?
+            .filter(|p| p.dtype.block_size() > 1 && p.shape == [output, input])
+            .map(|piece| {
+                let bad = damage::count_blocks(piece.dtype, &piece.bytes);
+                self.note_damage(full, bad, true);
+                Matrix::Blocks {
+                    kind: piece.dtype,
+                    out: output,
+                    input,
+                    bytes: piece.bytes.into_owned(),
+                }
+            });
+        self.release(output * input);
+        Ok(blocks)
+    }
+
+    /// A matrix `[out, in]` and its bias `[out]`.
+    pub fn linear(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+        layout: Layout,
+        bias: bool,
+    ) -> Result<Linear> {
+        let matrix = self.matrix(name, input, output, layout)?;
+        let bias = bias
+            .then(|| self.get(&format!("{name}.bias"), &[output]))
+            .transpose()?;
+        self.keep(name, matrix, bias)
+    }
+
+    /// Matrices that share one tensor: each takes these of its rows, in this order.
+    pub fn fused(
+        &self,
+        name: &str,
+        input: usize,
+        parts: &[Vec<Range<usize>>],
+        layout: Layout,
+        bias: bool,
+    ) -> Result<Vec<Linear>> {
+        let output = parts.iter().flatten().map(Range::len).sum();
+        let whole = self.matrix(name, input, output, layout)?;
+        let whole_bias = bias
+            .then(|| self.get(&format!("{name}.bias"), &[output]))
+            .transpose()?;
+        parts
+            .iter()
+            .map(|rows| {
+                let bias = whole_bias.as_ref().map(|b| select(b, rows)).transpose()?;
+                self.keep(name, whole.rows(rows)?, bias)
+            })
+            .collect()
+    }
+
+    /// A table of vectors `[rows, width]`, which may serve as the unembedding as well.
+    pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<Linear> {
+        self.linear(name, width, rows, Layout::OutIn, false)
+    }
+
+    fn keep(&self, name: &str, matrix: Matrix, bias: Option<Tensor>) -> Result<Linear> {
+        // Q8_0 blocks are 32 wide; a narrower input stays dense.
+        match (self.precision, &matrix) {
+            (Precision::Q8, Matrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
+                let full = format!("{}{name}.weight", self.prefix);
+                self.note_damage(full, damage::past_q8(weight)?, false);
+                Linear::quantized(weight, bias)
+            }
+            _ => matrix.into_linear(bias, &self.device),
+        }
+    }
+
+    /// A fingerprint of names, shapes and samples of the data: equal files agree, other models differ.
+    pub fn fingerprint(&self) -> u64 {
+        let mut digest = crate::model::Fingerprint::default();
+        let mut take = |name: &str, shape: &[usize], data: &[u8]| {
+            digest.write(name.as_bytes());
+            shape.iter().for_each(|d| digest.write(&d.to_le_bytes()));
+            let edge = data.len().min(64);
+            digest.write(&data[..edge]);
+            digest.write(&data[data.len() - edge..]);
+        };
+        match &self.source {
+            Source::Mapped(m) => m
+                .tensors()
+                .for_each(|(name, view)| take(name, view.shape(), view.data())),
+            Source::Embedded(s) => {
+                let mut views = s.tensors();
+                views.sort_by(|a, b| a.0.cmp(&b.0));
+                views
+                    .iter()
+                    .for_each(|(name, view)| take(name, view.shape(), view.data()));
+            }
+            Source::Pickled(p) => p.names().for_each(|name| {
+                if let Some((shape, data)) = p.sample(name) {
+                    take(name, shape, data);
+                }
+            }),
+            Source::Gguf(g) => g.gguf.tensors().for_each(|(name, info)| {
+                take(name, &info.shape, g.gguf.bytes(name).unwrap_or(&[]));
+            }),
+            Source::Random(seed) => digest.write(&seed.to_le_bytes()),
+        }
+        digest.finish()
+    }
+}

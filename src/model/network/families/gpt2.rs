@@ -1,0 +1,100 @@
+//! GPT-2: LayerNorm, learned positions, one fused projection for q, k and v, a plain GELU MLP, biases everywhere.
+
+use serde_json::{Value, json};
+
+use super::read::alike;
+use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
+use crate::error::Result;
+use crate::model::network::blueprint::{
+    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions,
+};
+use crate::model::network::families::Layout;
+
+/// The row of the registry.
+pub const GPT2: Family = Family {
+    name: "gpt2",
+    model_types: &["gpt2"],
+    differs: "matrices are stored [in, out]; positions are learned; `mlp_gate` does not exist; the unembedding is tied",
+    blueprint: read,
+    names: Names {
+        prefixes: &["transformer.", ""],
+        embed: "wte",
+        positions: "wpe",
+        block: "h.{}",
+        norm_attn: "ln_1",
+        qkv: Qkv::Fused("attn.c_attn"),
+        attn_out: "attn.c_proj",
+        norm_mlp: "ln_2",
+        gate_up: GateUp::Split {
+            gate: "",
+            up: "mlp.c_fc",
+        },
+        down: "mlp.c_proj",
+        norm_final: "ln_f",
+        head: "lm_head",
+        layout: Layout::InOut,
+        ..NAMELESS
+    },
+    tiny,
+};
+
+fn read(config: &Value) -> Result<Blueprint> {
+    let read = Reader(config);
+    read.refuse_flag(
+        "scale_attn_by_inverse_layer_idx",
+        "attention scores are divided by the layer",
+    )?;
+    read.refuse_flag("add_cross_attention", "blocks attend to a second sequence")?;
+    let d_model = read.count(&["n_embd", "hidden_size"])?;
+    let heads = read.count(&["n_head", "num_attention_heads"])?;
+    let head_dim = (d_model / heads).max(1);
+    let scaled = read.flag_or("scale_attn_weights", true);
+    Ok(Blueprint {
+        family: "gpt2",
+        d_model,
+        d_embed: d_model,
+        layers: alike(
+            read.layers(&["n_layer", "num_hidden_layers"])?,
+            None,
+            MlpKind::Plain,
+        ),
+        heads,
+        kv_heads: heads,
+        head_dim,
+        d_mlp: read.count_or(&["n_inner"], 4 * d_model)?,
+        experts: None,
+        vocab: read.count(&["vocab_size"])?,
+        context: read.count_or(&["n_positions", "n_ctx", "max_position_embeddings"], 1024)?,
+        arrangement: Arrangement::PreNorm,
+        norm: NormSpec::layer(read.number_or("layer_norm_epsilon", 1e-5)),
+        final_norm: true,
+        qk_norm: None,
+        clip_qkv: None,
+        score_scale: if scaled {
+            1.0 / (head_dim as f64).sqrt()
+        } else {
+            1.0
+        },
+        score_cap: None,
+        activation: read.activation(&["activation_function"], "gelu_new")?,
+        positions: Positions::Learned { offset: 0 },
+        biases: Biases {
+            qkv: true,
+            attn_out: true,
+            mlp: true,
+            head: false,
+        },
+        embed_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        tied: read.flag_or("tie_word_embeddings", true),
+    })
+}
+
+fn tiny() -> Value {
+    json!({
+        "model_type": "gpt2", "n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 56, "vocab_size": 61, "n_positions": 96,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"
+    })
+}

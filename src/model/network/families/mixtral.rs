@@ -1,0 +1,51 @@
+//! Mixtral: Mistral with a mixture of experts in every block.
+
+use serde_json::{Value, json};
+
+use super::llama::{NAMES, common, slide};
+use super::{ExpertNames, Family, Names, Reader};
+use crate::error::Result;
+use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
+
+/// The row of the registry.
+pub const MIXTRAL: Family = Family {
+    name: "mixtral",
+    model_types: &["mixtral"],
+    differs: "a mixture of experts in every block; the chosen experts' weights are made to sum to one; w1 is the gate, w3 up, w2 down",
+    blueprint: read,
+    names: Names {
+        experts: ExpertNames {
+            router: "block_sparse_moe.gate",
+            gate: "block_sparse_moe.experts.{}.w1",
+            up: "block_sparse_moe.experts.{}.w3",
+            down: "block_sparse_moe.experts.{}.w2",
+        },
+        ..NAMES
+    },
+    tiny,
+};
+
+fn read(config: &Value) -> Result<Blueprint> {
+    let read = Reader(config);
+    let mut blueprint = common(config, "mixtral")?;
+    blueprint.experts = Some(Experts {
+        count: read.count_or(&["num_local_experts"], 8)?,
+        active: read.count_or(&["num_experts_per_tok"], 2)?,
+        width: blueprint.d_mlp,
+        renormalise: true,
+    });
+    for layer in &mut blueprint.layers {
+        layer.mlp = MlpKind::Experts;
+    }
+    let all = vec![true; blueprint.layers.len()];
+    slide(&mut blueprint, read.window()?, &all);
+    Ok(blueprint)
+}
+
+fn tiny() -> Value {
+    json!({
+        "model_type": "mixtral", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 20, "vocab_size": 61, "max_position_embeddings": 96, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 9
+    })
+}

@@ -1,0 +1,61 @@
+//! Phi 1, 1.5 and 2: attention and MLP side by side on one norm, biases everywhere, a part of each head rotated.
+
+use serde_json::{Value, json};
+
+use super::llama::{NAMES, common};
+use super::{Family, GateUp, Names, Reader};
+use crate::error::Result;
+use crate::model::network::blueprint::{
+    Arrangement, Biases, Blueprint, MlpKind, NormSpec, QkNorm, QkNormOver,
+};
+
+/// The row of the registry.
+pub const PHI: Family = Family {
+    name: "phi",
+    model_types: &["phi"],
+    differs: "attention and MLP read the same normed stream, so there is no `resid_mid`; LayerNorm; a bias everywhere, the unembedding included; `partial_rotary_factor`",
+    blueprint: read,
+    names: Names {
+        q_norm: "self_attn.q_layernorm",
+        k_norm: "self_attn.k_layernorm",
+        attn_out: "self_attn.dense",
+        gate_up: GateUp::Split {
+            gate: "",
+            up: "mlp.fc1",
+        },
+        down: "mlp.fc2",
+        norm_final: "final_layernorm",
+        ..NAMES
+    },
+    tiny,
+};
+
+fn read(config: &Value) -> Result<Blueprint> {
+    let read = Reader(config);
+    let mut blueprint = common(config, "phi")?;
+    blueprint.arrangement = Arrangement::ParallelSharedNorm;
+    blueprint.norm = NormSpec::layer(read.number_or("layer_norm_eps", 1e-5));
+    blueprint.activation = read.activation(&["hidden_act"], "gelu_new")?;
+    blueprint.biases = Biases {
+        qkv: true,
+        attn_out: true,
+        mlp: true,
+        head: true,
+    };
+    for layer in &mut blueprint.layers {
+        layer.mlp = MlpKind::Plain;
+    }
+    blueprint.qk_norm = read.flag_or("qk_layernorm", false).then_some(QkNorm {
+        norm: blueprint.norm,
+        over: QkNormOver::Head,
+    });
+    Ok(blueprint)
+}
+
+fn tiny() -> Value {
+    json!({
+        "model_type": "phi", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
+        "vocab_size": 61, "max_position_embeddings": 96, "layer_norm_eps": 1e-5, "hidden_act": "gelu_new",
+        "partial_rotary_factor": 0.5, "qk_layernorm": true, "rope_theta": 10000.0
+    })
+}

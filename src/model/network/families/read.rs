@@ -1,0 +1,172 @@
+//! Reading config.json: keys with defaults, and sentences for what is missing or not served.
+//!
+//! Invariant: a value that would change the numbers is honoured or refused by name, never ignored.
+//! To read a new kind of value, add a method to [`Reader`].
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::model::network::blueprint::{Activation, LayerSpec, MlpKind};
+
+/// The most that any size in a configuration may be; what is larger is no model but a damaged file.
+const LARGEST: u64 = 1 << 24;
+
+/// Most blocks.
+const MOST_LAYERS: usize = 4096;
+
+/// Reads a config.json with sentences for what is missing.
+pub(crate) struct Reader<'a>(pub &'a Value);
+
+impl Reader<'_> {
+    /// A positive whole number under any of the keys.
+    pub fn count(&self, keys: &[&str]) -> Result<usize> {
+        self.find(keys)
+            .and_then(Value::as_u64)
+            .filter(|n| (1..=LARGEST).contains(n))
+            .map(|n| n as usize)
+            .ok_or_else(|| Error::Config {
+                what: format!("`{}` is missing or no sensible positive number", keys[0]),
+                next: "Compare config.json with the one on the hub.".into(),
+            })
+    }
+
+    /// As [`Reader::count`], with a default when the key is absent or null.
+    pub fn count_or(&self, keys: &[&str], default: usize) -> Result<usize> {
+        if self.find(keys).is_none() {
+            Ok(default)
+        } else {
+            self.count(keys)
+        }
+    }
+
+    /// A number, or a default.
+    pub fn number_or(&self, key: &str, default: f64) -> f64 {
+        self.number(key).unwrap_or(default)
+    }
+
+    /// A number, if there is one.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.find(&[key]).and_then(Value::as_f64)
+    }
+
+    /// A number that must be above zero if it is there: a cap or a divisor.
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.number(key) {
+            Some(n) if n <= 0.0 => Err(Error::Config {
+                what: format!("`{key}` is {n}, and must be above zero"),
+                next: "Compare config.json with the one on the hub.".into(),
+            }),
+            other => Ok(other),
+        }
+    }
+
+    /// A flag, or a default.
+    pub fn flag_or(&self, key: &str, default: bool) -> bool {
+        self.find(&[key])
+            .and_then(Value::as_bool)
+            .unwrap_or(default)
+    }
+
+    /// Refuses a flag that changes the numbers and is not served.
+    pub fn refuse_flag(&self, key: &str, why: &str) -> Result<()> {
+        if !self.flag_or(key, false) {
+            return Ok(());
+        }
+        Err(Error::Config {
+            what: format!("`{key}` is true: {why}, which is not served"),
+            next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
+        })
+    }
+
+    /// The activation under any of the keys; an unknown one is refused by name.
+    pub fn activation(&self, keys: &[&str], default: &str) -> Result<Activation> {
+        match self.find(keys).and_then(Value::as_str).unwrap_or(default) {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+            "quick_gelu" => Ok(Activation::QuickGelu),
+            "relu" => Ok(Activation::Relu),
+            "relu2" => Ok(Activation::ReluSquared),
+            other => Err(Error::Config {
+                what: format!(
+                    "activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and relu2 are)"
+                ),
+                next: "Replacing it would give wrong numbers, so the model is refused.".into(),
+            }),
+        }
+    }
+
+    /// Heads must divide into key-value heads.
+    pub fn heads(&self, heads: usize, kv_heads: usize) -> Result<()> {
+        if heads.is_multiple_of(kv_heads) {
+            return Ok(());
+        }
+        Err(Error::Config {
+            what: format!("{heads} heads do not divide into {kv_heads} key-value heads"),
+            next: "Compare config.json with the one on the hub.".into(),
+        })
+    }
+
+    /// How many blocks.
+    pub fn layers(&self, keys: &[&str]) -> Result<usize> {
+        let layers = self.count(keys)?;
+        if layers <= MOST_LAYERS {
+            return Ok(layers);
+        }
+        Err(Error::Config {
+            what: format!("`{}` is {layers}, more than any model has", keys[0]),
+            next: "Compare config.json with the one on the hub.".into(),
+        })
+    }
+
+    /// Which layers see a window: those that `layer_types` calls sliding, or where it is absent those of `rule`.
+    /// Other kinds of layers are refused by name.
+    pub fn sliding(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+        let Some(kinds) = self.find(&["layer_types"]) else {
+            return Ok((0..layers).map(rule).collect());
+        };
+        let bad = |what: String| Error::Config {
+            what,
+            next: "Full attention everywhere would give wrong numbers, so the model is refused."
+                .into(),
+        };
+        let kinds: Vec<&str> = kinds
+            .as_array()
+            .and_then(|k| k.iter().map(Value::as_str).collect())
+            .filter(|k: &Vec<&str>| k.len() == layers)
+            .ok_or_else(|| bad(format!("`layer_types` is no list of {layers} names")))?;
+        kinds
+            .into_iter()
+            .map(|kind| match kind {
+                "sliding_attention" => Ok(true),
+                "full_attention" => Ok(false),
+                other => Err(bad(format!(
+                    "layer type `{other}` is not served (full_attention and sliding_attention are)"
+                ))),
+            })
+            .collect()
+    }
+
+    /// `sliding_window`, if it is set.
+    pub fn window(&self) -> Result<Option<usize>> {
+        self.find(&["sliding_window"])
+            .map(|_| self.count(&["sliding_window"]))
+            .transpose()
+    }
+
+    /// What a key holds, unless it is absent or null.
+    pub fn find(&self, keys: &[&str]) -> Option<&Value> {
+        keys.iter()
+            .find_map(|k| self.0.get(*k).filter(|v| !v.is_null()))
+    }
+}
+
+/// Layers that are all alike, with the first rotation.
+pub(crate) fn alike(layers: usize, window: Option<usize>, mlp: MlpKind) -> Vec<LayerSpec> {
+    let spec = LayerSpec {
+        rope: Some(0),
+        window,
+        mlp,
+    };
+    vec![spec; layers]
+}

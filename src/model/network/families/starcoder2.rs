@@ -1,0 +1,54 @@
+//! StarCoder 2: LayerNorm, a plain GELU MLP, rotary positions, biases everywhere, grouped heads.
+
+use serde_json::{Value, json};
+
+use super::llama::{NAMES, common, slide};
+use super::{Family, GateUp, Names, Reader};
+use crate::error::Result;
+use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec};
+
+/// The row of the registry.
+pub const STARCODER2: Family = Family {
+    name: "starcoder2",
+    model_types: &["starcoder2"],
+    differs: "LayerNorm and a plain MLP like GPT-2, rotary positions and grouped heads like Llama; `use_bias` puts a bias everywhere; every layer slides where `sliding_window` is set; tied",
+    blueprint: read,
+    names: Names {
+        gate_up: GateUp::Split {
+            gate: "",
+            up: "mlp.c_fc",
+        },
+        down: "mlp.c_proj",
+        ..NAMES
+    },
+    tiny,
+};
+
+fn read(config: &Value) -> Result<Blueprint> {
+    let read = Reader(config);
+    let mut blueprint = common(config, "starcoder2")?;
+    blueprint.norm = NormSpec::layer(read.number_or("norm_epsilon", 1e-5));
+    blueprint.activation = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
+    blueprint.tied = read.flag_or("tie_word_embeddings", true);
+    let bias = read.flag_or("use_bias", true);
+    blueprint.biases = Biases {
+        qkv: bias,
+        attn_out: bias,
+        mlp: bias,
+        head: false,
+    };
+    for layer in &mut blueprint.layers {
+        layer.mlp = MlpKind::Plain;
+    }
+    let all = vec![true; blueprint.layers.len()];
+    slide(&mut blueprint, read.window()?, &all);
+    Ok(blueprint)
+}
+
+fn tiny() -> Value {
+    json!({
+        "model_type": "starcoder2", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 40, "vocab_size": 61, "max_position_embeddings": 96, "norm_epsilon": 1e-5,
+        "hidden_act": "gelu_pytorch_tanh", "use_bias": true, "sliding_window": 8, "rope_theta": 10000.0
+    })
+}

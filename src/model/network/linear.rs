@@ -1,0 +1,235 @@
+//! Dense products: the one seam through which every weight matrix is applied.
+//!
+//! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored.
+//! To add a faster kernel or another storage, add a variant of `Storage`.
+
+use std::ops::Range;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::model::checkpoint::blocks::Blocks;
+
+/// How the matrices of a model are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Dense, in this dtype.
+    Dense(DType),
+    /// Q8_0 blocks; activations in f32.
+    Q8,
+    /// The blocks that the file has, named as llama.cpp names such a file; activations in f32.
+    Stored(&'static str),
+}
+
+impl Precision {
+    /// The dtype of activations.
+    pub fn compute(self) -> DType {
+        match self {
+            Self::Dense(dtype) => dtype,
+            Self::Q8 | Self::Stored(_) => DType::F32,
+        }
+    }
+
+    /// As flags and headers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense(dtype) => dtype.as_str(),
+            Self::Q8 => "q8_0",
+            Self::Stored(name) => name,
+        }
+    }
+
+    /// Refuses gradients where weights are in blocks, which no gradient passes.
+    pub fn check_gradients(self) -> Result<()> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Q8 | Self::Stored(_) => Err(Error::argument(
+                "--dtype",
+                self.name(),
+                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
+            )),
+        }
+    }
+}
+
+/// How a weight matrix is kept.
+#[derive(Clone, Debug)]
+enum Storage {
+    /// `[out, in]` in the compute dtype.
+    Dense(Tensor),
+    /// Blocks of few bits, multiplied as they are. Gradients do not pass.
+    Quantized(Blocks),
+}
+
+/// A weight matrix and its bias.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    storage: Storage,
+    /// `[out]`, in the compute dtype.
+    pub bias: Option<Tensor>,
+    /// Rows of the weight.
+    pub out: usize,
+}
+
+impl Linear {
+    /// Keeps `weight` `[out, in]` as it is.
+    pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let out = weight.dim(0)?;
+        Ok(Self {
+            storage: Storage::Dense(weight),
+            bias,
+            out,
+        })
+    }
+
+    /// Quantizes `weight` `[out, in]` to Q8_0 (blocks of 32 along the input).
+    pub fn quantized(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self::blocks(
+            Blocks::quantize(weight, GgmlDType::Q8_0)?,
+            bias,
+        ))
+    }
+
+    /// Keeps the blocks of a weight `[out, in]` as they are.
+    pub fn blocks(weight: Blocks, bias: Option<Tensor>) -> Self {
+        Self {
+            out: weight.out(),
+            storage: Storage::Quantized(weight),
+            bias,
+        }
+    }
+
+    /// `[.., in] -> [.., out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.product(x)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
+    }
+
+    /// `x Wᵀ` without the bias.
+    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Dense(weight) => {
+                let mut dims = x.dims().to_vec();
+                let width = dims.pop().unwrap_or(0);
+                let rows: usize = dims.iter().product();
+                let y = x.reshape((rows, width))?.matmul(&weight.t()?)?;
+                dims.push(self.out);
+                Ok(y.reshape(dims)?)
+            }
+            Storage::Quantized(blocks) => blocks.product(x),
+        }
+    }
+
+    /// `x` `[n, in]` times some rows of the weight: `[n, rows]`, without the bias.
+    pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        let weight = match &self.storage {
+            Storage::Dense(weight) => weight.narrow(0, rows.start, rows.len())?,
+            Storage::Quantized(blocks) => {
+                let ids = Tensor::arange(rows.start as u32, rows.end as u32, x.device())?;
+                blocks.rows(&ids)?.to_dtype(x.dtype())?
+            }
+        };
+        Ok(x.matmul(&weight.t()?)?)
+    }
+
+    /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
+    pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(match &self.storage {
+            Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
+            Storage::Quantized(blocks) => blocks.rows(ids)?.to_dtype(dtype)?,
+        })
+    }
+
+    /// The whole weight, `[out, in]`, f32.
+    pub fn weight(&self) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Dense(weight) => Ok(weight.to_dtype(DType::F32)?),
+            Storage::Quantized(blocks) => blocks.unpack(),
+        }
+    }
+
+    /// One column of the weight, `[out]`, f32: what input unit `i` writes.
+    pub fn column(&self, i: usize) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Dense(weight) => Ok(weight
+                .narrow(1, i, 1)?
+                .squeeze(1)?
+                .to_dtype(DType::F32)?
+                .contiguous()?),
+            Storage::Quantized(blocks) => blocks.column(i),
+        }
+    }
+}
+
+/// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// In the compute dtype, on its device.
+    Dense(Tensor),
+    /// Blocks as a GGUF file stores them, row after row.
+    Blocks {
+        /// The kind of block.
+        kind: GgmlDType,
+        /// Rows.
+        out: usize,
+        /// Columns, a multiple of the block's length.
+        input: usize,
+        /// The rows' bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Matrix {
+    /// Some of the rows, in this order, in storage of their own.
+    pub fn rows(&self, ranges: &[Range<usize>]) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(whole) => Self::Dense(select(whole, ranges)?),
+            Self::Blocks {
+                kind, input, bytes, ..
+            } => {
+                let row = input / kind.block_size() * kind.type_size();
+                let chosen = ranges
+                    .iter()
+                    .flat_map(|r| bytes[r.start * row..r.end * row].iter().copied());
+                Self::Blocks {
+                    kind: *kind,
+                    out: ranges.iter().map(Range::len).sum(),
+                    input: *input,
+                    bytes: chosen.collect(),
+                }
+            }
+        })
+    }
+
+    /// Ends the way: `device` is where blocks go.
+    pub fn into_linear(self, bias: Option<Tensor>, device: &Device) -> Result<Linear> {
+        match self {
+            Self::Dense(weight) => Linear::dense(weight, bias),
+            Self::Blocks {
+                kind,
+                out,
+                input,
+                bytes,
+            } => {
+                let blocks = Blocks::from_bytes(kind, (out, input), &bytes, device)?;
+                Ok(Linear::blocks(blocks, bias))
+            }
+        }
+    }
+}
+
+/// Rows of a tensor in storage of their own, so that no part keeps the whole alive.
+pub fn select(whole: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
+    let parts = ranges
+        .iter()
+        .map(|r| whole.narrow(0, r.start, r.len()))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(match parts.as_slice() {
+        [one] => one.force_contiguous()?,
+        many => Tensor::cat(many, 0)?,
+    })
+}

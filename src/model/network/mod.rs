@@ -1,0 +1,23 @@
+//! The network: the one forward pass, the places in it, and what families differ in.
+//!
+//! Invariant: one [`transformer::Transformer`], driven by a [`blueprint::Blueprint`], serves every family, with one line a site.
+//! To add a family see [`families`]; to add a site see [`site`].
+
+pub mod address;
+pub mod assemble;
+pub mod attention;
+pub mod blueprint;
+pub mod cache;
+pub mod families;
+pub mod finite;
+pub mod heads;
+pub mod linear;
+pub mod mlp;
+pub mod names;
+pub mod norm;
+pub mod overlay;
+pub mod rope;
+pub mod site;
+pub mod tap;
+pub mod transformer;
+pub mod values;

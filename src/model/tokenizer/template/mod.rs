@@ -1,0 +1,453 @@
+//! Chat templates: messages to the text that a model was trained to answer.
+//!
+//! Invariant: a template is a downloaded program; it sees only messages and special tokens, and it runs on a budget of
+//! fuel that bounds its time and memory. What it renders is what Python's `apply_chat_template(tokenize=False)` gives.
+//! To add a function that templates may call, see `python.rs`; what differs in syntax is mended in `source.rs`.
+//!
+//! The rendered text already holds the BOS that the model wants, so it is encoded with `Bos::Raw`: with `Bos::Add` most
+//! models would see two.
+
+mod dates;
+mod python;
+mod source;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, ErrorKind};
+use serde::Serialize;
+
+use super::{SPECIALS, parse, token_named, with_special_tokens_map};
+use crate::error::{Error, Result};
+use crate::model::checkpoint::gguf::Gguf;
+
+/// How much a template may do for one rendering (instructions, and the data it makes at 64 bytes each): for itself, for
+/// every message, and for every byte of what was said (some templates go through it by letters). Some methods cost time that no fuel pays for, up to the square
+/// of this.
+const FUEL: u64 = 200_000;
+const FUEL_PER_MESSAGE: u64 = 10_000;
+const FUEL_PER_BYTE: u64 = 16;
+
+/// The stack for a template, most of it never touched: its longest source, nested at every byte, fits.
+const STACK: usize = 256 << 20;
+
+/// The longest source, in bytes (the engine counts columns in 16 bits), and the longest tag, whose every byte may nest:
+/// real ones have up to 20 000, and 1 000.
+const LONGEST: usize = 65_000;
+const LONGEST_TAG: usize = 16_000;
+
+/// The only template of an environment; no file ending, so nothing is escaped.
+const NAME: &str = "chat";
+
+/// [`SPECIALS`], as GGUF files name their ids (one of them misspelt).
+const SPECIALS_IN_GGUF: [&str; 7] = [
+    "bos",
+    "eos",
+    "unknown",
+    "padding",
+    "seperator",
+    "cls",
+    "mask",
+];
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`; some templates know more.
+    pub role: String,
+    /// What was said, as it is: the template decides how to trim it.
+    pub content: String,
+}
+
+impl Message {
+    /// Makes one turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// Where the template of a model may be found, and the special tokens that it may print.
+#[derive(Clone, Debug, Default)]
+pub struct Sources<'a> {
+    /// `chat_template.jinja`.
+    pub jinja: Option<&'a str>,
+    /// The files of `chat_templates/`, by their names without the ending.
+    pub named: Vec<(String, String)>,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `special_tokens_map.json`, of older models.
+    pub special_tokens_map: Option<&'a [u8]>,
+}
+
+/// A chat template, compiled; or what is wrong with it, kept until a chat is asked for.
+#[derive(Clone, Debug)]
+pub struct Template {
+    environment: Result<Environment<'static>, String>,
+    specials: Vec<(&'static str, String)>,
+}
+
+impl Template {
+    /// Finds and compiles the template of a model, in the order of Python: `chat_template.jinja` (and the named files beside
+    /// it), then `chat_template` of `tokenizer_config.json`: a string, or a list of named ones. Of named ones, `default` is
+    /// taken.
+    ///
+    /// Returns `None` when the model has none: a base model. A template that cannot be read is no error here, for the model
+    /// works without it; [`Self::render`] says what is wrong.
+    pub fn from_sources(sources: &Sources) -> Result<Option<Self>> {
+        let config = parse("tokenizer_config.json", sources.tokenizer_config)?;
+        let map = parse("special_tokens_map.json", sources.special_tokens_map)?;
+        let config = with_special_tokens_map(config, &map);
+        let specials = SPECIALS
+            .iter()
+            .filter_map(|&key| Some((key, token_named(&config, key)?.to_owned())))
+            .collect();
+        let source = match sources.jinja {
+            Some(source) => Some(Ok(source)),
+            None if !sources.named.is_empty() => {
+                let named = sources.named.iter();
+                Some(default_of(
+                    named.map(|(name, text)| (name.as_str(), text.as_str())),
+                ))
+            }
+            None => in_config(&config["chat_template"]),
+        };
+        Ok(source.map(|source| Self::new(source, specials)))
+    }
+
+    /// Finds and compiles the template in the metadata of a GGUF file; `None` and errors as for [`Self::from_sources`].
+    pub fn from_gguf(gguf: &Gguf) -> Option<Self> {
+        let pieces = gguf.strings("tokenizer.ggml.tokens").unwrap_or_default();
+        let specials = SPECIALS
+            .iter()
+            .zip(SPECIALS_IN_GGUF)
+            .filter_map(|(&name, key)| {
+                let id = gguf.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
+                Some((name, (*pieces.get(id as usize)?).to_owned()))
+            });
+        let source = match gguf.string("tokenizer.chat_template") {
+            Some(source) => Ok(source),
+            None => Err(format!(
+                "there are templates named {}, and no default; give the turns in the prompt",
+                gguf.strings("tokenizer.chat_templates")?.join(", ")
+            )),
+        };
+        Some(Self::new(source, specials.collect()))
+    }
+
+    fn new(source: Result<&str, String>, specials: Vec<(&'static str, String)>) -> Self {
+        Self {
+            environment: source.and_then(|source| {
+                let compiled = apart(|| compile(source).map_err(|e| told(&e)));
+                compiled.unwrap_or_else(|| Err("its compiler failed".into()))
+            }),
+            specials,
+        }
+    }
+
+    /// Renders a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
+    ///
+    /// Encode the text with `Bos::Raw`. A template refuses what its model was not trained on (a system turn, two user turns
+    /// in a row); its own words are in the error.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let given = [
+            ("messages", Value::from(Serde(messages))),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            // Python passes both, so that templates ask `is not none` rather than `is defined`.
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+        ];
+        let specials = self
+            .specials
+            .iter()
+            .map(|(key, token)| (*key, Value::from(token.as_str())));
+        let context = Value::from_pairs(given.into_iter().chain(specials));
+        let environment = self.environment.as_ref().map_err(|what| Error::Text {
+            what: format!("The chat template cannot be read: {what}"),
+            next: "Leave --chat out and write the turns into the prompt, or correct chat_template.jinja"
+                .into(),
+        })?;
+        let said: usize = messages.iter().map(|turn| turn.content.len()).sum();
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * said as u64;
+        let mut environment = environment.clone();
+        environment.set_fuel(Some(fuel));
+        let rendered = apart(|| {
+            let template = environment.get_template(NAME)?;
+            template.render(&context)
+        });
+        let rendered = rendered.unwrap_or_else(|| {
+            Err(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                "its engine failed",
+            ))
+        });
+        rendered.map_err(|e| match e.kind() {
+            ErrorKind::OutOfFuel => Error::Text {
+                what: "The chat template did not come to an end".into(),
+                next: "Shorten the conversation; if it is short, do not trust this template".into(),
+            },
+            _ => Error::Text {
+                what: format!("The chat template refused the conversation: {}", told(&e)),
+                next: "Change the roles or their order, or leave --chat out and write the turns into the prompt".into(),
+            },
+        })
+    }
+}
+
+/// The template that a `tokenizer_config.json` holds.
+fn in_config(given: &serde_json::Value) -> Option<Result<&str, String>> {
+    match given {
+        serde_json::Value::String(source) => Some(Ok(source)),
+        serde_json::Value::Array(named) if !named.is_empty() => {
+            Some(default_of(named.iter().filter_map(|t| {
+                Some((t["name"].as_str()?, t["template"].as_str()?))
+            })))
+        }
+        _ => None,
+    }
+}
+
+/// Takes the template named `default`, or says which there are.
+fn default_of<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<&'a str, String> {
+    let mut names = Vec::new();
+    for (name, source) in named {
+        if name == "default" {
+            return Ok(source);
+        }
+        names.push(name);
+    }
+    Err(format!(
+        "there are templates named {}, and none named default; put the one you want into chat_template.jinja",
+        names.join(", ")
+    ))
+}
+
+/// Runs a step of the engine on a stack that its recursion cannot exhaust: it goes as deep as expressions and values nest.
+/// `None` when the engine panics.
+fn apart<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, step);
+        thread.ok()?.join().ok()
+    })
+}
+
+/// Compiles a source in the environment that Python's transformers gives to templates.
+fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let (source, tag) = source::prepare(source);
+    for (what, found, most) in [
+        ("it", source.len(), LONGEST),
+        ("a tag of it", tag, LONGEST_TAG),
+    ] {
+        if found > most {
+            let what = format!("{what} has {found} bytes; {most} is the most");
+            return Err(minijinja::Error::new(ErrorKind::SyntaxError, what));
+        }
+    }
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder()
+        .lstrip_blocks(true)
+        .trim_blocks(true)
+        .build()?;
+    environment.set_syntax(syntax);
+    python::add_to(&mut environment);
+    environment.add_template_owned(NAME, source)?;
+    Ok(environment)
+}
+
+/// Says what went wrong in the template's own words where it has some, and in which line.
+fn told(error: &minijinja::Error) -> String {
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    let what = what.trim_end_matches('.');
+    error
+        .line()
+        .map_or_else(|| what.to_owned(), |line| format!("{what} (line {line})"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn compiled(source: &str) -> Template {
+        Template::new(Ok(source), Vec::new())
+    }
+
+    fn rendered(source: &str) -> String {
+        compiled(source)
+            .render(&[Message::new("user", " Hi ")], true)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_demo_template() {
+        let source = "{{ bos_token }}{% for m in messages %}{% if m['role']=='user' %}<|user|>{{ m['content'] }}{% elif \
+                      m['role']=='assistant' %}<|assistant|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}{% if \
+                      add_generation_prompt %}<|assistant|>{% endif %}";
+        let config = br#"{"bos_token": {"content": "<|endoftext|>", "special": true}, "eos_token": "<|end|>"}"#;
+        let template = Template::from_sources(&Sources {
+            jinja: Some(source),
+            tokenizer_config: Some(config),
+            ..Sources::default()
+        });
+        let template = template.unwrap().unwrap();
+        let turns = [
+            Message::new("user", "one"),
+            Message::new("assistant", "two"),
+            Message::new("user", "three"),
+        ];
+        let want = "<|endoftext|><|user|>one<|assistant|>two<|end|><|user|>three";
+        assert_eq!(
+            template.render(&turns, true).unwrap(),
+            format!("{want}<|assistant|>")
+        );
+        assert_eq!(template.render(&turns, false).unwrap(), want);
+    }
+
+    #[test]
+    fn sources_in_the_order_of_python() {
+        let text = |jinja, named: &[&str], config: &str| {
+            let named = named
+                .iter()
+                .map(|&name| (name.to_owned(), format!("{name} file")));
+            let template = Template::from_sources(&Sources {
+                jinja,
+                named: named.collect(),
+                tokenizer_config: Some(config.as_bytes()),
+                special_tokens_map: None,
+            })?;
+            template.map(|t| t.render(&[], false)).transpose()
+        };
+        let string = r#"{"chat_template": "config"}"#;
+        assert_eq!(
+            text(Some("file"), &["default"], string).unwrap().unwrap(),
+            "file"
+        );
+        assert_eq!(
+            text(None, &["rag", "default"], string).unwrap().unwrap(),
+            "default file"
+        );
+        assert_eq!(text(None, &[], string).unwrap().unwrap(), "config");
+        let named = r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#;
+        assert_eq!(text(None, &[], named).unwrap().unwrap(), "d");
+        assert_eq!(text(None, &[], r#"{"chat_template": null}"#).unwrap(), None);
+        assert!(
+            Template::from_sources(&Sources::default())
+                .unwrap()
+                .is_none()
+        );
+        let none = r#"{"chat_template": [{"name": "rag", "template": "r"}]}"#;
+        for none in [text(None, &[], none), text(None, &["rag"], "{}")] {
+            let none = none.unwrap_err().to_string();
+            assert!(none.contains("named rag, and none named default"), "{none}");
+        }
+        let broken = text(None, &[], "{").unwrap_err().to_string();
+        assert!(broken.contains("tokenizer_config.json"), "{broken}");
+    }
+
+    #[test]
+    fn a_broken_template_waits_until_it_is_asked_for() {
+        let broken = compiled("{% if %}");
+        let error = broken.render(&[], false).unwrap_err().to_string();
+        assert!(
+            error.starts_with("The chat template cannot be read: "),
+            "{error}"
+        );
+        assert!(error.contains("(line 1)"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_of_older_models() {
+        let bos = |config: &str| {
+            let template = Template::from_sources(&Sources {
+                jinja: Some("{{ bos_token }}"),
+                tokenizer_config: Some(config.as_bytes()),
+                special_tokens_map: Some(br#"{"bos_token": "<s>"}"#),
+                ..Sources::default()
+            });
+            template.unwrap().unwrap().render(&[], false).unwrap()
+        };
+        assert_eq!(
+            (bos("{}"), bos(r#"{"bos_token": "<a>"}"#)),
+            ("<s>".into(), "<s>".into())
+        );
+        let current = r#"{"bos_token": "<a>", "added_tokens_decoder": {}}"#;
+        assert_eq!(
+            bos(current),
+            "<a>",
+            "as Python: the old file is not read beside the new key"
+        );
+    }
+
+    #[test]
+    fn blocks_are_trimmed_and_python_methods_work() {
+        assert_eq!(
+            rendered(
+                "{% for m in messages %}\n    {% if true %}\n{{ m.content.strip() }}\n    {% endif %}\n{% endfor %}\n"
+            ),
+            "Hi\n"
+        );
+        assert_eq!(
+            rendered(
+                "{{ messages[0]['content'].lstrip().split('i')[0] }}{{ messages[::-1][0].role }}"
+            ),
+            "Huser"
+        );
+        assert_eq!(
+            rendered(
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+            ),
+            "1"
+        );
+        assert_eq!(
+            rendered("{{ tools is none }}{{ bos_token is defined }}{{ strftime_now is defined }}"),
+            "TrueFalseTrue"
+        );
+        assert_eq!(rendered("<b>{{ messages[0].content }}"), "<b> Hi ");
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        assert_eq!(
+            rendered(r#"{{ {"b": [1, 2.0, none], "a": "<é'>"} | tojson }}"#),
+            r#"{"b": [1, 2.0, null], "a": "<é'>"}"#
+        );
+        assert_eq!(
+            rendered(r#"{{ {"b": 1, "a": {}} | tojson(sort_keys=true) }}"#),
+            r#"{"a": {}, "b": 1}"#
+        );
+        assert_eq!(
+            rendered(r#"{{ {"b": [1]} | tojson(indent=2) }}"#),
+            "{\n  \"b\": [\n    1\n  ]\n}"
+        );
+        assert_eq!(
+            rendered(r#"{{ "é👍" | tojson(ensure_ascii=true) }}"#),
+            r#""\u00e9\ud83d\udc4d""#
+        );
+    }
+
+    #[test]
+    fn a_template_can_refuse_and_cannot_run_away() {
+        let refused = compiled("{{ raise_exception('Roles must alternate.') }}")
+            .render(&[], false)
+            .unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("Roles must alternate (line 1). "),
+            "{refused}"
+        );
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        let stopped = compiled(endless).render(&[], false).unwrap_err();
+        assert!(
+            stopped.to_string().contains("did not come to an end"),
+            "{stopped}"
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! Arithmetic on directions: sums, differences and multiples of loaded or saved ones, for example the composition of function
+//! vectors `v_BD = v_AD + v_BC − v_AC` (Todd et al. 2024, 2310.15213).
+//!
+//! Invariant: only vectors of one model, and of the same addresses, are summed; sums are in f64, in the order written.
+//! To add an operation, extend [`parse`].
+
+use crate::edit::direction::{Direction, Origin};
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+
+/// One summand: a factor and the name or file of a direction.
+pub type Term = (f64, String);
+
+/// Reads `a + 2*b - c.safetensors`: names with spaces around the signs, so that names may hold signs themselves.
+pub fn parse(text: &str) -> Result<Vec<Term>> {
+    let bad = || {
+        let expected = "names or files with + or - between them, spaces around the signs, such as `a + 2*b - c`";
+        Error::argument("combine", text, expected)
+    };
+    let mut terms = Vec::new();
+    let mut sign = Some(1.0);
+    for word in text.split_whitespace() {
+        match (word, sign) {
+            ("+", None) => sign = Some(1.0),
+            ("-" | "−", None) => sign = Some(-1.0),
+            ("-" | "−", Some(_)) if terms.is_empty() => sign = Some(-1.0),
+            (name, Some(factor)) if !matches!(name, "+" | "-" | "−") => {
+                let multiple = name.split_once('*').and_then(|(number, rest)| {
+                    Some((number.parse::<f64>().ok().filter(|n| n.is_finite())?, rest))
+                });
+                let (number, name) = multiple.unwrap_or((1.0, name));
+                if name.is_empty() {
+                    return Err(bad());
+                }
+                terms.push((factor * number, name.to_string()));
+                sign = None;
+            }
+            _ => return Err(bad()),
+        }
+    }
+    if terms.is_empty() || sign.is_some() {
+        return Err(bad());
+    }
+    Ok(terms)
+}
+
+/// The sum of directions of this model. Directions with one vector each may have been measured at different layers of one
+/// site: the sum then stands where the first one stood.
+pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
+    let terms = parse(text)?;
+    let mut sum: Option<(Direction, Vec<Vec<f64>>)> = None;
+    let mut notes = vec![format!("{text}, of which")];
+    let mut cautions = Vec::new();
+    for (factor, name) in &terms {
+        let direction = bench.direction(name)?;
+        let first = sum.get_or_insert_with(|| {
+            let zeros = direction.rows.iter().map(|(_, v)| vec![0f64; v.len()]);
+            (direction.clone(), zeros.collect())
+        });
+        let (frame, totals) = (&first.0, &mut first.1);
+        let single = frame.rows.len() == 1
+            && direction.rows.len() == 1
+            && frame.rows[0].0.site == direction.rows[0].0.site;
+        let same = frame
+            .rows
+            .iter()
+            .map(|r| r.0)
+            .eq(direction.rows.iter().map(|r| r.0));
+        let widths = frame
+            .rows
+            .iter()
+            .map(|r| r.1.len())
+            .eq(direction.rows.iter().map(|r| r.1.len()));
+        if !(single || same) || !widths {
+            return Err(Error::argument(
+                "combine",
+                format!("{name}, measured at {}", direction.places()),
+                format!(
+                    "directions of the same width measured where the first one was, at {}",
+                    frame.places()
+                ),
+            ));
+        }
+        for (total, (_, vector)) in totals.iter_mut().zip(&direction.rows) {
+            total
+                .iter_mut()
+                .zip(vector)
+                .for_each(|(t, v)| *t += factor * f64::from(*v));
+        }
+        cautions.extend(
+            direction
+                .origin
+                .cautions
+                .iter()
+                .map(|c| format!("{name}: {c}")),
+        );
+        notes.push(format!(
+            "{name}: {} at {}",
+            direction.origin.method,
+            direction.places()
+        ));
+    }
+    let Some((frame, totals)) = sum else {
+        return Err(Error::argument("combine", text, "at least one direction"));
+    };
+    let card = &bench.model.card;
+    let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let sizes = frame
+        .rows
+        .iter()
+        .map(|(_, v)| f64::from(crate::edit::direction::norm(v)));
+    let least = sizes.fold(0.0, f64::max) * 1e-6;
+    if totals.iter().all(|total| length(total) <= least) {
+        return Err(Error::argument(
+            "combine",
+            text,
+            "directions that do not cancel out: this sum has length zero",
+        ));
+    }
+    let rows = frame.rows.iter().zip(totals);
+    Ok(Direction {
+        rows: rows
+            .map(|((at, _), total)| (*at, total.into_iter().map(|v| v as f32).collect()))
+            .collect(),
+        origin: Origin {
+            model: card.name.clone(),
+            family: card.family.into(),
+            revision: card.revision.clone(),
+            method: format!("sum: {text}"),
+            positions: frame.origin.positions.clone(),
+            prompts: frame.origin.prompts,
+            dtype: frame.origin.dtype.clone(),
+            anywhere: frame.origin.anywhere,
+            cautions,
+            notes,
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Origin::default()
+        },
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_read_as_written() {
+        let terms = parse("a-b.safetensors + 2*c - 0.5*dir/d").unwrap();
+        let expected = [(1.0, "a-b.safetensors"), (2.0, "c"), (-0.5, "dir/d")];
+        assert_eq!(terms, expected.map(|(f, n)| (f, n.to_string())));
+        assert_eq!(parse("- a").unwrap(), [(-1.0, "a".to_string())]);
+        assert_eq!(parse("x*y").unwrap(), [(1.0, "x*y".to_string())]);
+        for text in ["", "a +", "a b", "+ + a", "a + - b", "2*"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

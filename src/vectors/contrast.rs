@@ -1,0 +1,514 @@
+//! Contrasts: directions from two lists of prompts, by the methods of the field.
+//!
+//! Invariant: sums and means are in f64, and every method works on the same measured activations, so that a difference
+//! between two directions is a difference between methods. To add a method, add a variant of [`Method`] and its arm in
+//! [`Contrast::direction`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::DType;
+
+use crate::edit::direction::{Direction, Origin};
+use crate::edit::positions::Positions;
+use crate::error::{Error, Result};
+use crate::lab::apply::Program;
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::model::Model;
+use crate::model::network::site::{Address, Site};
+use crate::text;
+
+/// How a direction comes from two sets of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `mean(plus) − mean(minus)` (Arditi et al. 2024, 2406.11717), not normalised.
+    Mean,
+    /// First principal component of both sides, each pair centred on its own middle (repeng `pca_center`); unit.
+    Pca,
+    /// First principal component of the differences of pairs, centred (repeng `pca_diff`): the axis along which
+    /// differences vary, not their mean; unit.
+    PcaDiff,
+    /// Mean difference of pairs plus their first principal component over all layers at once (Liu et al. 2023,
+    /// 2311.06668, as its code does it): measured on the stream, written into what the MLP returns by `icv`.
+    Icv,
+    /// `mean(plus) − mean(minus)` of `resid_post` at the answer letters of pairs of multiple-choice prompts (CAA, Panickssery
+    /// et al. 2023, 2312.06681), not normalised.
+    Caa,
+}
+
+/// Methods by name.
+const METHODS: [(&str, Method); 5] = [
+    ("mean", Method::Mean),
+    ("pca", Method::Pca),
+    ("pca-diff", Method::PcaDiff),
+    ("icv", Method::Icv),
+    ("caa", Method::Caa),
+];
+
+impl Method {
+    /// Every name, for flags.
+    pub fn names() -> [&'static str; 5] {
+        METHODS.map(|(name, _)| name)
+    }
+
+    /// Where it is measured unless somebody says otherwise.
+    pub fn site(self) -> Site {
+        match self {
+            Self::Icv | Self::Caa => Site::ResidPost,
+            Self::Mean | Self::Pca | Self::PcaDiff => Site::ResidPre,
+        }
+    }
+
+    /// Whether prompts are taken in pairs.
+    pub fn paired(self) -> bool {
+        self != Self::Mean
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mean => "difference of means",
+            Self::Pca => "PCA of pairs, each centred on its middle (repeng pca_center)",
+            Self::PcaDiff => "PCA of centred differences (repeng pca_diff)",
+            Self::Icv => "in-context vector (mean difference plus first component over all layers)",
+            Self::Caa => "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
+        })
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let found = METHODS.iter().find(|(name, _)| *name == s);
+        found
+            .map(|(_, method)| *method)
+            .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
+    }
+}
+
+/// Where and how activations are measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// The site, at every one of the layers.
+    pub site: Site,
+    /// The layers.
+    pub layers: Vec<usize>,
+    /// Which positions of a prompt; the mean over them.
+    pub positions: Positions,
+    /// Whether prompts go through the chat template.
+    pub chat: bool,
+}
+
+impl Measure {
+    /// `resid_pre` of one layer at the last prompt token, as the refusal work has it.
+    pub fn last(layer: usize, chat: bool) -> Self {
+        Self {
+            site: Site::ResidPre,
+            layers: vec![layer],
+            positions: Positions::Last,
+            chat,
+        }
+    }
+}
+
+/// Vectors of one side: `[layer][prompt][width]`.
+type Side = Vec<Vec<Vec<f64>>>;
+
+/// The activations of two lists of prompts.
+pub struct Contrast {
+    measure: Measure,
+    /// How many prompts are on both sides.
+    shared: usize,
+    plus: Side,
+    minus: Side,
+}
+
+impl Contrast {
+    /// Measures both lists, a pass a prompt.
+    pub fn measure(
+        bench: &mut Bench,
+        plus: &[String],
+        minus: &[String],
+        measure: Measure,
+    ) -> Result<Self> {
+        if plus.is_empty() || minus.is_empty() {
+            return Err(Error::argument(
+                "prompts",
+                format!("{} and {}", plus.len(), minus.len()),
+                "at least one prompt on each side",
+            ));
+        }
+        let shared = shared(plus, minus);
+        if shared == plus.len() && shared == minus.len() {
+            return Err(Error::argument(
+                "prompts",
+                format!("{} and {}, the same on both sides", plus.len(), minus.len()),
+                "two lists that differ: between equal ones there is no direction",
+            ));
+        }
+        let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
+        wanted.iter().try_for_each(|a| bench.model.offers(*a))?;
+        let total = (plus.len() + minus.len()) as f32;
+        let mut done = 0.0;
+        let mut side = |bench: &mut Bench, prompts: &[String]| -> Result<Side> {
+            let mut out = vec![Vec::with_capacity(prompts.len()); wanted.len()];
+            for prompt in prompts {
+                done += 1.0;
+                bench.report(done / total)?;
+                let rows = vectors(bench, prompt, &measure, &wanted)?;
+                out.iter_mut().zip(rows).for_each(|(o, row)| o.push(row));
+            }
+            Ok(out)
+        };
+        Ok(Self {
+            plus: side(bench, plus)?,
+            minus: side(bench, minus)?,
+            measure,
+            shared,
+        })
+    }
+
+    /// The direction by a method. Methods on pairs need lists of equal length.
+    pub fn direction(&self, method: Method, bench: &Bench) -> Result<Direction> {
+        let (a, b) = (self.plus[0].len(), self.minus[0].len());
+        if method.paired() && a != b {
+            return Err(Error::argument(
+                "prompts",
+                format!("{a} and {b}"),
+                "lists of equal length, prompt by prompt in pairs, for this method",
+            ));
+        }
+        let layers = self.plus.iter().zip(&self.minus);
+        let vectors: Vec<Vec<f64>> = match method {
+            Method::Mean | Method::Caa => layers
+                .map(|(plus, minus)| difference(&mean(plus), &mean(minus)))
+                .collect(),
+            Method::Pca => layers
+                .map(|(plus, minus)| {
+                    let rows = plus.iter().zip(minus).flat_map(|(p, m)| {
+                        let half = scaled(&difference(p, m), 0.5);
+                        [half.clone(), scaled(&half, -1.0)]
+                    });
+                    signed(
+                        first_component(&rows.collect::<Vec<_>>(), false),
+                        plus,
+                        minus,
+                    )
+                })
+                .collect(),
+            Method::PcaDiff => layers
+                .map(|(plus, minus)| {
+                    let rows = differences(plus, minus);
+                    signed(first_component(&rows, true), plus, minus)
+                })
+                .collect(),
+            Method::Icv => self.in_context(),
+        };
+        let site = if method == Method::Icv {
+            Site::MlpOut
+        } else {
+            self.measure.site
+        };
+        let noise = match bench.model.transformer.dtype() {
+            DType::F32 | DType::F64 => 1e-6,
+            _ => 1e-3,
+        };
+        let mut notes = Vec::new();
+        if self.shared > 0 {
+            notes.push(format!(
+                "{} of the prompts are on both sides, and say nothing of what tells them apart",
+                self.shared
+            ));
+        }
+        let (mut rows, mut nothing) = (Vec::new(), Vec::new());
+        for (i, (layer, vector)) in self.measure.layers.iter().zip(vectors).enumerate() {
+            let at = site.at(*layer);
+            let long = dot(&vector, &vector).sqrt();
+            if self.differs(i, method, noise) && long > 0.0 {
+                rows.push((at, vector.iter().map(|x| *x as f32).collect()));
+            } else {
+                nothing.push(at.to_string());
+            }
+        }
+        let nothing = nothing.join(", ");
+        if rows.is_empty() {
+            return Err(Error::argument(
+                "prompts",
+                format!("{a} and {b}, alike at {nothing}"),
+                "prompts whose states differ there beyond rounding: a direction between these has length zero. Measure at another layer or position, or choose other prompts",
+            ));
+        }
+        if !nothing.is_empty() {
+            notes.push(format!("left out as both sides are alike there: {nothing}"));
+        }
+        let card = &bench.model.card;
+        Ok(Direction {
+            rows,
+            origin: Origin {
+                model: card.name.clone(),
+                family: card.family.into(),
+                revision: card.revision.clone(),
+                method: method.to_string(),
+                positions: match self.measure.positions {
+                    Positions::Last => "last prompt token".into(),
+                    ref other => other.to_string(),
+                },
+                prompts: (a, b),
+                dtype: card.dtype.into(),
+                notes,
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
+            },
+        })
+    }
+
+    /// Whether what a method works on differs between the sides at a layer, beyond this share of its size: rounding has a
+    /// direction too.
+    fn differs(&self, layer: usize, method: Method, noise: f64) -> bool {
+        let (plus, minus) = (&self.plus[layer], &self.minus[layer]);
+        let size = |rows: &[Vec<f64>]| rows.iter().map(|r| dot(r, r).sqrt()).fold(0.0, f64::max);
+        let apart = match method {
+            Method::Mean | Method::Caa => size(&[difference(&mean(plus), &mean(minus))]),
+            Method::Pca | Method::Icv => size(&differences(plus, minus)),
+            // Centred: differences that are all alike have no component.
+            Method::PcaDiff => {
+                let rows = differences(plus, minus);
+                let middle = mean(&rows);
+                let rows: Vec<Vec<f64>> = rows.iter().map(|r| difference(r, &middle)).collect();
+                size(&rows)
+            }
+        };
+        apart > noise * size(plus).max(size(minus))
+    }
+
+    /// Mean of the differences plus their first component, over all layers laid end to end.
+    fn in_context(&self) -> Vec<Vec<f64>> {
+        let pairs = self.plus[0].len();
+        let rows: Vec<Vec<f64>> = (0..pairs)
+            .map(|i| {
+                let layers = self.plus.iter().zip(&self.minus);
+                layers.flat_map(|(p, m)| difference(&p[i], &m[i])).collect()
+            })
+            .collect();
+        let (mean, component) = (mean(&rows), first_component(&rows, true));
+        let sum: Vec<f64> = mean.iter().zip(&component).map(|(m, c)| m + c).collect();
+        let width = sum.len() / self.measure.layers.len();
+        sum.chunks_exact(width).map(<[f64]>::to_vec).collect()
+    }
+}
+
+/// How many prompts two lists have in common, each as often as both have it.
+fn shared(plus: &[String], minus: &[String]) -> usize {
+    let mut left: HashMap<&str, usize> = HashMap::new();
+    for prompt in minus {
+        *left.entry(prompt).or_default() += 1;
+    }
+    let own = plus.iter().filter(|prompt| {
+        let count = left.get_mut(prompt.as_str()).filter(|n| **n > 0);
+        count.is_some_and(|n| {
+            *n -= 1;
+            true
+        })
+    });
+    own.count()
+}
+
+/// Refuses pairs of texts that do not end in different answers: the token at `positions` must tell the two sides apart, as the
+/// letter of `(A` and `(B` does.
+pub fn check_letters(
+    model: &Model,
+    plus: &[String],
+    minus: &[String],
+    positions: &Positions,
+) -> Result<()> {
+    let letter = |text: &String| -> Result<Vec<u32>> {
+        let tokens = model.encode(text, false)?;
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| model.bytes(*t)).collect();
+        let rule = positions.resolve(&pieces)?;
+        let covered = (0..tokens.len()).filter(|p| rule.covers(*p, tokens.len()));
+        Ok(covered.map(|p| tokens[p]).collect())
+    };
+    for (number, (plus, minus)) in plus.iter().zip(minus).enumerate() {
+        let (a, b) = (letter(plus)?, letter(minus)?);
+        if a.len() != 1 || a == b {
+            let shown: Vec<String> = a.iter().map(|t| text::visible(&model.bytes(*t))).collect();
+            return Err(Error::argument(
+                "positions",
+                positions.to_string(),
+                format!(
+                    "one token that is the answer's letter; in pair {} it is `{}` on both sides. End the texts in the letter, or count from the end: -2 for texts that end in `(A)`",
+                    number + 1,
+                    shown.join("")
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// One prompt's vectors, the mean over the covered positions, a row a layer.
+fn vectors(
+    bench: &mut Bench,
+    prompt: &str,
+    measure: &Measure,
+    wanted: &[Address],
+) -> Result<Vec<Vec<f64>>> {
+    let run = Run::plain(bench.model.encode(prompt, measure.chat)?);
+    bench.model.check_prompt(&run.tokens)?;
+    let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    let positions = measure.positions.resolve(&pieces)?;
+    let covered: Vec<usize> = (0..run.tokens.len())
+        .filter(|p| positions.covers(*p, run.prompt))
+        .collect();
+    if covered.is_empty() {
+        return Err(Error::argument(
+            "positions",
+            measure.positions.to_string(),
+            format!("positions that a prompt of {} tokens has", run.tokens.len()),
+        ));
+    }
+    let recording = bench.pass(&run, &mut Program::default(), &[], wanted, 1)?;
+    wanted
+        .iter()
+        .map(|at| {
+            let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
+            let rows = rows.to_vec2::<f32>()?;
+            let kept: Vec<Vec<f64>> = covered
+                .iter()
+                .map(|p| rows[*p].iter().map(|v| f64::from(*v)).collect())
+                .collect();
+            Ok(mean(&kept))
+        })
+        .collect()
+}
+
+fn mean(rows: &[Vec<f64>]) -> Vec<f64> {
+    let mut sum = vec![0f64; rows[0].len()];
+    for row in rows {
+        sum.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+    }
+    scaled(&sum, 1.0 / rows.len() as f64)
+}
+
+fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+fn differences(plus: &[Vec<f64>], minus: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    plus.iter()
+        .zip(minus)
+        .map(|(p, m)| difference(p, m))
+        .collect()
+}
+
+fn scaled(v: &[f64], factor: f64) -> Vec<f64> {
+    v.iter().map(|x| x * factor).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The unit vector along which the rows vary most, through the small matrix of their products; the zero vector where
+/// they do not vary. The sign is open.
+fn first_component(rows: &[Vec<f64>], centre: bool) -> Vec<f64> {
+    let middle = mean(rows);
+    let rows: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|r| {
+            if centre {
+                difference(r, &middle)
+            } else {
+                r.clone()
+            }
+        })
+        .collect();
+    let products: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|a| rows.iter().map(|b| dot(a, b)).collect())
+        .collect();
+    let weights = leading_eigenvector(&products);
+    let mut out = vec![0f64; rows[0].len()];
+    for (row, weight) in rows.iter().zip(weights) {
+        out.iter_mut().zip(row).for_each(|(o, v)| *o += weight * v);
+    }
+    let length = dot(&out, &out).sqrt();
+    if length == 0.0 {
+        return out;
+    }
+    scaled(&out, 1.0 / length)
+}
+
+/// The eigenvector of the largest eigenvalue of a symmetric matrix, by repeated squaring: each step doubles the
+/// exponent of the power iteration, so a gap of a thousandth is resolved in twenty.
+fn leading_eigenvector(matrix: &[Vec<f64>]) -> Vec<f64> {
+    let size = matrix.len();
+    let mut power = matrix.to_vec();
+    for _ in 0..40 {
+        let trace: f64 = (0..size).map(|i| power[i][i]).sum();
+        if trace <= 0.0 {
+            return vec![0.0; size];
+        }
+        // Symmetric, so a product of rows is a product of the matrix with itself.
+        let scaled: Vec<Vec<f64>> = power
+            .iter()
+            .map(|row| crate::vectors::contrast::scaled(row, 1.0 / trace))
+            .collect();
+        power = scaled
+            .iter()
+            .map(|a| scaled.iter().map(|b| dot(a, b)).collect())
+            .collect();
+    }
+    // Every column is now along the eigenvector; the longest is the most exact.
+    let column = (0..size).max_by(|a, b| power[*a][*a].total_cmp(&power[*b][*b]));
+    column.map_or_else(Vec::new, |c| power[c].clone())
+}
+
+/// Points a component so that most pairs have the larger projection on the plus side.
+fn signed(component: Vec<f64>, plus: &[Vec<f64>], minus: &[Vec<f64>]) -> Vec<f64> {
+    let agree = plus
+        .iter()
+        .zip(minus)
+        .filter(|(p, m)| dot(p, &component) > dot(m, &component))
+        .count();
+    if 2 * agree < plus.len() {
+        scaled(&component, -1.0)
+    } else {
+        component
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_component_is_the_axis_of_variation() {
+        // Along (3, 4)/5 with lengths −2, 1, 3; a little across.
+        let rows = [(-2.0, 0.01), (1.0, -0.02), (3.0, 0.01)].map(|(along, across)| {
+            vec![
+                1.0 + 0.6 * along - 0.8 * across,
+                2.0 + 0.8 * along + 0.6 * across,
+            ]
+        });
+        let component = first_component(&rows, true);
+        assert!((component[0].abs() - 0.6).abs() < 1e-3, "{component:?}");
+        assert!((component[1].abs() - 0.8).abs() < 1e-3);
+        assert_eq!(
+            first_component(&[vec![1.0, 2.0], vec![1.0, 2.0]], true),
+            [0.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn the_sign_follows_most_pairs() {
+        let plus = [vec![1.0], vec![2.0], vec![-1.0]];
+        let minus = [vec![0.0], vec![0.0], vec![0.0]];
+        assert_eq!(signed(vec![-1.0], &plus, &minus), [1.0]);
+        assert_eq!(signed(vec![1.0], &plus, &minus), [1.0]);
+    }
+}

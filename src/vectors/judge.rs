@@ -1,0 +1,284 @@
+//! What a vector is worth: how often queries without examples are answered right when it is put into their last token.
+//!
+//! Invariant: the layer is chosen on pairs that the vector may have been made from, and what is claimed is counted on pairs
+//! that were held out, beside the bare model, a random vector of the same length (another one for every query, seeded), and
+//! the model behind examples. Right means: the most probable next token is the first token of the answer.
+//! To judge by something else, extend [`Score`].
+
+use super::function_vector::probability;
+use super::shots::Ask;
+use crate::edit::direction::{Direction, random_like};
+use crate::edit::op::Op;
+use crate::error::{Error, Result};
+use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::lab::sample::top;
+use crate::model::Fingerprint;
+use crate::model::network::finite::order;
+use crate::model::network::site::{Address, Site};
+
+/// Right answers among queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Score {
+    /// How many were right.
+    pub right: usize,
+    /// Of how many.
+    pub of: usize,
+    /// Sum of the answers' probabilities.
+    pub probability: f64,
+}
+
+impl Score {
+    /// The share of right answers.
+    pub fn accuracy(self) -> f64 {
+        self.right as f64 / self.of.max(1) as f64
+    }
+
+    /// The mean probability of the answer.
+    pub fn mean(self) -> f64 {
+        self.probability / self.of.max(1) as f64
+    }
+
+    fn count(&mut self, logits: &[f32], answer: u32, known: usize) {
+        let best = top(logits, known, 1).first().map(|t| t.0);
+        self.right += usize::from(best == Some(answer));
+        self.of += 1;
+        self.probability += probability(logits, answer);
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Questions {
+    /// Queries alone, of pairs that the layer may be chosen on.
+    pub fit: Vec<Ask>,
+    /// Queries alone, of the pairs that were held out.
+    pub held: Vec<Ask>,
+    /// The held-out queries behind examples.
+    pub answered: Vec<Ask>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerScore {
+    /// The block whose output was changed.
+    pub layer: usize,
+    /// On the pairs that the layer is chosen on.
+    pub fit: Score,
+    /// On the pairs that were held out.
+    pub held: Score,
+    /// There, with a random vector of the same length.
+    pub random: Score,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// How the vector was put in: [`Op::Add`] or [`Op::Replace`].
+    pub op: Op,
+    /// By layer.
+    pub layers: Vec<LayerScore>,
+    /// The held-out queries alone.
+    pub bare: Score,
+    /// The same behind examples.
+    pub answered: Score,
+}
+
+impl Verdict {
+    /// Puts a direction into the last token of every query, at the output of every layer that it has a vector for; a
+    /// direction with one vector is tried at all of them.
+    pub fn reach(
+        bench: &mut Bench,
+        direction: &Direction,
+        op: Op,
+        asked: &Questions,
+        seed: u64,
+    ) -> Result<Self> {
+        let layers = layers_of(direction, bench.model.card.layers)?;
+        let vectors = layers
+            .iter()
+            .map(|l| Ok(direction.at(Site::ResidPost.at(*l))?.to_vec()))
+            .collect::<Result<Vec<_>>>()?;
+        let width = bench.model.card.d_model;
+        if let Some(bad) = vectors.iter().find(|v| v.len() != width) {
+            return Err(Error::argument(
+                "direction",
+                format!("{} numbers", bad.len()),
+                format!("{width}, the width of this model"),
+            ));
+        }
+        let mut out = Self {
+            op,
+            layers: layers
+                .iter()
+                .map(|layer| LayerScore {
+                    layer: *layer,
+                    fit: Score::default(),
+                    held: Score::default(),
+                    random: Score::default(),
+                })
+                .collect(),
+            bare: Score::default(),
+            answered: Score::default(),
+        };
+        let known = bench.model.known_tokens();
+        let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
+        let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
+        for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
+            bench.report(number as f32 / total)?;
+            let held = number.checked_sub(asked.fit.len());
+            let mut fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
+            let put = |at: &Address, vector: &[f32]| -> Vec<f32> {
+                match op {
+                    Op::Replace => vector.to_vec(),
+                    _ => fork
+                        .value(*at)
+                        .iter()
+                        .zip(vector)
+                        .map(|(x, v)| x + v)
+                        .collect(),
+                }
+            };
+            let mut branches: Vec<(Address, Vec<f32>)> = wanted
+                .iter()
+                .zip(&vectors)
+                .map(|(at, vector)| (*at, put(at, vector)))
+                .collect();
+            if held.is_some() {
+                out.bare.count(&fork.logits, ask.answer, known);
+                for (at, vector) in wanted.iter().zip(&vectors) {
+                    let mut hash = Fingerprint::default();
+                    [seed, u64::from(at.layer), number as u64]
+                        .iter()
+                        .for_each(|n| hash.write(&n.to_le_bytes()));
+                    branches.push((*at, put(at, &random_like(vector, hash.finish()))));
+                }
+            }
+            let rows = fork.branches(bench, &branches)?;
+            let (with, random) = rows.split_at(layers.len());
+            for (score, row) in out.layers.iter_mut().zip(with) {
+                let side = if held.is_some() {
+                    &mut score.held
+                } else {
+                    &mut score.fit
+                };
+                side.count(row, ask.answer, known);
+            }
+            for (score, row) in out.layers.iter_mut().zip(random) {
+                score.random.count(row, ask.answer, known);
+            }
+        }
+        for (number, ask) in asked.answered.iter().enumerate() {
+            bench.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
+            let logits = bench.last_logits(&Run::plain(ask.tokens.clone()))?;
+            out.answered.count(&logits, ask.answer, known);
+        }
+        Ok(out)
+    }
+
+    /// The layer with the most right answers among the pairs it is chosen on; of equal ones that with the more probable
+    /// answers, then the lowest.
+    pub fn best(&self) -> Option<&LayerScore> {
+        self.layers.iter().min_by(|a, b| {
+            let score = |s: &LayerScore| (s.fit.accuracy(), s.fit.mean());
+            let ((hits_a, mean_a), (hits_b, mean_b)) = (score(a), score(b));
+            order(hits_b, hits_a).then(order(mean_b, mean_a))
+        })
+    }
+
+    /// The result at the best layer, in a sentence.
+    pub fn sentence(&self) -> String {
+        let Some(best) = self.best() else {
+            return "no layer was tried".into();
+        };
+        let behind = if self.answered.of == 0 {
+            String::new()
+        } else {
+            format!(", behind examples {:.2}", self.answered.accuracy())
+        };
+        format!(
+            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without it {:.2}, with random vectors of its length {:.2}{behind}",
+            best.layer,
+            best.fit.of,
+            best.fit.accuracy(),
+            best.held.of,
+            best.held.accuracy(),
+            self.bare.accuracy(),
+            best.random.accuracy(),
+        )
+    }
+
+    /// A row a layer.
+    pub fn figure(
+        &self,
+        bench: &Bench,
+        name: &str,
+        seed: u64,
+        parameters: Vec<(String, String)>,
+    ) -> Figure {
+        let rows = self.layers.iter().map(|score| Row {
+            anchor: Anchor::layer(score.layer),
+            entries: vec![
+                Entry::Text(score.layer.to_string()),
+                Entry::Number(score.fit.accuracy() as f32),
+                Entry::Number(score.held.accuracy() as f32),
+                Entry::Number(score.random.accuracy() as f32),
+                Entry::Number(score.held.mean() as f32),
+                Entry::Number(score.random.mean() as f32),
+            ],
+        });
+        let columns = [
+            "layer",
+            "chosen on",
+            "held out",
+            "random",
+            "p(answer)",
+            "p, random",
+        ];
+        let run = Run {
+            seed,
+            ..Run::default()
+        };
+        Figure {
+            title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.op.spec().name),
+            body: Body::Table(Table {
+                columns: columns.map(String::from).to_vec(),
+                pages: vec![Page {
+                    title: String::new(),
+                    anchor: Anchor::default(),
+                    rows: rows.collect(),
+                }],
+            }),
+            notes: vec![
+                self.sentence(),
+                "right: the most probable next token is the first token of the answer; random: a vector of the same length, another one for every query".into(),
+            ],
+            check: None,
+            provenance: bench.provenance(&run, parameters),
+        }
+    }
+}
+
+/// The layers a direction can be tried at.
+fn layers_of(direction: &Direction, layers: usize) -> Result<Vec<usize>> {
+    if direction.rows.len() == 1 {
+        return Ok((0..layers).collect());
+    }
+    let own: Vec<usize> = direction
+        .rows
+        .iter()
+        .filter(|(at, _)| at.site == Site::ResidPost && usize::from(at.layer) < layers)
+        .map(|(at, _)| usize::from(at.layer))
+        .collect();
+    if own.is_empty() {
+        return Err(Error::Refused {
+            address: "resid_post.*".into(),
+            why: format!(
+                "the direction was measured at {}. Judge one with a single vector, or with vectors of block outputs.",
+                direction.places()
+            ),
+        });
+    }
+    Ok(own)
+}

@@ -1,0 +1,536 @@
+//! Selecting a direction: candidates from every layer and position, scored by what they do (Arditi et al. 2024, 2406.11717,
+//! section 2.3 and appendix C; formulas as in the code that goes with it).
+//!
+//! A candidate is the difference of means of `resid_pre` of a layer at one position, in f64. Its scores, on held-out prompts:
+//! *ablation*, the behaviour's log-odds on plus prompts with the candidate projected out of every write; *addition*, the
+//! same on minus prompts with the candidate added, unnormalised, at its own layer; and *kl*, how far ablation moves the next
+//! token of minus prompts. Nothing here knows about refusal: any two behaviours, and any tokens that mark the first.
+//!
+//! Invariant: prompts that measure a candidate never made it. To add a reason to discard, add a variant of [`Verdict`].
+
+use candle_core::DType;
+
+use crate::edit::Edit;
+use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
+use crate::edit::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::lab::apply::Program;
+use crate::lab::batch;
+use crate::lab::bench::Bench;
+use crate::lab::guard::tried;
+use crate::lab::run::Run;
+use crate::lab::sample::log_softmax;
+use crate::model::network::finite::order;
+use crate::model::network::site::{Address, Site};
+
+/// What the candidate is called while it is measured.
+const CANDIDATE: &str = "the candidate";
+
+/// Prompts as token ids.
+pub type Prompts = Vec<Vec<u32>>;
+
+/// The behaviour and its absence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sides {
+    /// Prompts that show it.
+    pub plus: Prompts,
+    /// Prompts that do not.
+    pub minus: Prompts,
+}
+
+/// What decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// Candidate positions, from the end of a prompt; 1 is the last token.
+    pub positions: Vec<usize>,
+    /// Tokens that mark the behaviour.
+    pub markers: Vec<u32>,
+    /// Layers from this share of the depth on are too late.
+    pub depth: f64,
+    /// The most KL on minus prompts, nats.
+    pub kl: f64,
+    /// Whether to keep only prompts that behave as their list says.
+    pub filter: bool,
+}
+
+/// What a candidate does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Log-odds of the markers on plus prompts with the candidate projected out of every write; lower is better.
+    pub ablation: f64,
+    /// Log-odds of the markers on minus prompts with the candidate added at its layer; higher is better.
+    pub addition: f64,
+    /// KL(base ‖ ablated) of the next token of minus prompts, nats; lower is better.
+    pub kl: f64,
+}
+
+/// Whether a candidate may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Kept,
+    /// A score is no number.
+    NotANumber,
+    /// Its layer is too late.
+    Late,
+    /// Ablating it moves unrelated prompts too far.
+    Kl,
+    /// Adding it does not bring the behaviour.
+    Weak,
+}
+
+impl Verdict {
+    /// One word, for cells; empty for what is kept.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "",
+            Self::NotANumber => "nan",
+            Self::Late => "late",
+            Self::Kl => "kl",
+            Self::Weak => "weak",
+        }
+    }
+
+    /// The rules in the order of the reference code: no number, late, KL, weak.
+    pub fn of(scores: &Scores, layer: usize, layers: usize, rules: &Rules) -> Self {
+        // The reference code cuts the product down to a whole layer.
+        let late = (layers as f64 * rules.depth) as usize;
+        if [scores.ablation, scores.addition, scores.kl]
+            .iter()
+            .any(|s| s.is_nan())
+        {
+            Self::NotANumber
+        } else if layer >= late {
+            Self::Late
+        } else if scores.kl > rules.kl {
+            Self::Kl
+        } else if scores.addition < 0.0 {
+            Self::Weak
+        } else {
+            Self::Kept
+        }
+    }
+}
+
+/// One candidate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// `resid_pre` of this layer.
+    pub layer: usize,
+    /// From the end of the prompt; 1 is the last token.
+    pub position: usize,
+    /// `[d_model]`.
+    pub vector: Vec<f32>,
+    /// What it does.
+    pub scores: Scores,
+    /// Whether it may be chosen.
+    pub verdict: Verdict,
+}
+
+/// Every candidate, and the choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// By position, then layer.
+    pub candidates: Vec<Candidate>,
+    /// The kept candidate with the lowest ablation score.
+    pub chosen: Option<usize>,
+    /// Unedited log-odds: of plus prompts, of minus prompts.
+    pub unedited: (f64, f64),
+    /// The same scores of a random direction of the chosen one's length, at its layer.
+    pub null: Option<Scores>,
+    /// How many prompts made the candidates and how many measured them: plus, minus.
+    pub made: (usize, usize),
+    /// See `made`.
+    pub measured: (usize, usize),
+    /// Prompts left out because they did not behave as their list says: plus, minus.
+    pub left_out: (usize, usize),
+}
+
+/// The behaviour's log-odds after a row of logits: `log(P + ε) − log(1 − P + ε)` with ε = 1e-8, in f64, where P is the
+/// probability of all markers together.
+pub fn behaviour(logits: &[f32], markers: &[u32]) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |z: f32| f64::from(z - top).exp();
+    let total: f64 = logits.iter().map(|z| weight(*z)).sum();
+    let marked: f64 = markers.iter().map(|m| weight(logits[*m as usize])).sum();
+    let share = marked / total;
+    (share + 1e-8).ln() - (1.0 - share + 1e-8).ln()
+}
+
+/// `Σ p·(log(p + 1e-6) − log(q + 1e-6))` in f64, from logits: the reference code's KL, which an unlikely token cannot blow up.
+pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
+    let shares = |logits: &[f32]| {
+        let mut logs = logits.to_vec();
+        log_softmax(&mut logs);
+        logs.into_iter().map(|l| f64::from(l).exp())
+    };
+    shares(base)
+        .zip(shares(edited))
+        .map(|(p, q)| p * ((p + 1e-6).ln() - (q + 1e-6).ln()))
+        .sum()
+}
+
+fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len().max(1) as f64;
+    values.sum::<f64>() / count
+}
+
+/// Tokens that begin the answers of plus prompts and not those of minus prompts: where the mean probability differs by
+/// at least a twentieth, at most eight of them, with that difference.
+///
+/// # Errors
+///
+/// When the lists begin their answers alike.
+pub fn find_markers(
+    bench: &mut Bench,
+    sides: &Sides,
+    schedule: &Schedule,
+) -> Result<Vec<(u32, f64)>> {
+    let mut ahead = vec![0f64; bench.model.known_tokens()];
+    for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
+        let share = sign / prompts.len().max(1) as f64;
+        for mut logits in batch::last_logits(bench, prompts, schedule)? {
+            log_softmax(&mut logits);
+            for (ahead, log) in ahead.iter_mut().zip(&logits) {
+                *ahead += share * f64::from(*log).exp();
+            }
+        }
+    }
+    let mut found: Vec<(u32, f64)> = (0u32..)
+        .zip(ahead)
+        .filter(|(_, ahead)| *ahead >= 0.05)
+        .collect();
+    found.sort_by(|a, b| order(b.1, a.1));
+    found.truncate(8);
+    if found.is_empty() {
+        let expected = "texts separated by |, because the answers to both lists begin alike";
+        return Err(Error::argument("markers", "", expected));
+    }
+    Ok(found)
+}
+
+/// How many tokens the chat template puts after a user's words; none without a template.
+pub fn after_instruction(bench: &Bench) -> usize {
+    // Words that share no last token: what they have in common is the template's.
+    let texts: Vec<Vec<u32>> = ["alpha", "7", "("]
+        .iter()
+        .filter_map(|words| bench.model.encode(words, true).ok())
+        .collect();
+    let Some(first) = texts.first().filter(|_| texts.len() == 3) else {
+        return 0;
+    };
+    (1..=first.len())
+        .take_while(|n| {
+            texts
+                .iter()
+                .all(|t| t.len() > *n && t[t.len() - n] == first[first.len() - n])
+        })
+        .count()
+}
+
+/// Makes and scores every candidate. `making` and `held_out` are different prompts.
+///
+/// # Errors
+///
+/// When a side is empty, or becomes so by the filter; when a prompt is shorter than a candidate position; when the work is
+/// stopped.
+pub fn select(
+    bench: &mut Bench,
+    making: &Sides,
+    held_out: &Sides,
+    rules: &Rules,
+    schedule: &Schedule,
+    seed: u64,
+) -> Result<Selection> {
+    let mut left_out = (0, 0);
+    let (making, held_out) = if rules.filter {
+        (
+            behaving(bench, making, rules, schedule, &mut left_out)?,
+            behaving(bench, held_out, rules, schedule, &mut left_out)?,
+        )
+    } else {
+        (making.clone(), held_out.clone())
+    };
+    for (prompts, list) in [
+        (&making.plus, "plus"),
+        (&making.minus, "minus"),
+        (&held_out.plus, "plus"),
+        (&held_out.minus, "minus"),
+    ] {
+        if prompts.is_empty() {
+            return Err(Error::argument(
+                list,
+                format!(
+                    "no prompt is left ({} plus and {} minus did not behave as their list says)",
+                    left_out.0, left_out.1
+                ),
+                "two prompts or more that do; other markers, or filter=no, may help",
+            ));
+        }
+    }
+    let layers = bench.model.card.layers;
+    let plus = means(bench, &making.plus, rules, schedule)?;
+    let minus = means(bench, &making.minus, rules, schedule)?;
+    let mut gauge = Gauge::new(bench, held_out, rules, schedule)?;
+    let mut candidates = Vec::with_capacity(layers * rules.positions.len());
+    let total = (layers * rules.positions.len() + 1) as f32;
+    for (i, position) in rules.positions.iter().enumerate() {
+        for layer in 0..layers {
+            gauge.bench.report(candidates.len() as f32 / total)?;
+            let pair = plus[i][layer].iter().zip(&minus[i][layer]);
+            let vector: Vec<f32> = pair.map(|(p, m)| (p - m) as f32).collect();
+            let scores = gauge.scores(layer, &vector)?;
+            candidates.push(Candidate {
+                layer,
+                position: *position,
+                verdict: Verdict::of(&scores, layer, layers, rules),
+                vector,
+                scores,
+            });
+        }
+    }
+    let kept = (0..candidates.len()).filter(|i| {
+        let candidate = &candidates[*i];
+        candidate.verdict == Verdict::Kept && norm(&candidate.vector) > NOTHING
+    });
+    let chosen = kept.min_by(|a, b| {
+        let score = |i: &usize| candidates[*i].scores.ablation;
+        score(a).total_cmp(&score(b))
+    });
+    let null = match chosen.map(|i| &candidates[i]) {
+        None => None,
+        Some(best) => Some(gauge.scores(best.layer, &random_like(&best.vector, seed))?),
+    };
+    Ok(Selection {
+        chosen,
+        null,
+        unedited: gauge.unedited,
+        made: (making.plus.len(), making.minus.len()),
+        measured: (gauge.held_out.plus.len(), gauge.held_out.minus.len()),
+        left_out,
+        candidates,
+    })
+}
+
+/// The prompts that behave as their list says: plus with log-odds above 0, minus below.
+fn behaving(
+    bench: &mut Bench,
+    sides: &Sides,
+    rules: &Rules,
+    schedule: &Schedule,
+    left_out: &mut (usize, usize),
+) -> Result<Sides> {
+    let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
+        let logits = batch::last_logits(bench, prompts, schedule)?;
+        let pairs = prompts.iter().zip(&logits);
+        Ok(pairs
+            .filter(|(_, z)| sign * behaviour(z, &rules.markers) > 0.0)
+            .map(|(p, _)| p.clone())
+            .collect())
+    };
+    let kept = Sides {
+        plus: keep(&sides.plus, 1.0)?,
+        minus: keep(&sides.minus, -1.0)?,
+    };
+    left_out.0 += sides.plus.len() - kept.plus.len();
+    left_out.1 += sides.minus.len() - kept.minus.len();
+    Ok(kept)
+}
+
+/// Means of `resid_pre`, `[position][layer][d_model]`, in f64.
+fn means(
+    bench: &mut Bench,
+    prompts: &[Vec<u32>],
+    rules: &Rules,
+    schedule: &Schedule,
+) -> Result<Vec<Vec<Vec<f64>>>> {
+    let layers = bench.model.card.layers;
+    let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();
+    let width = bench.model.card.d_model;
+    let mut sums = vec![vec![vec![0f64; width]; layers]; rules.positions.len()];
+    for tokens in prompts {
+        let farthest = rules.positions.iter().max().copied().unwrap_or(1);
+        if tokens.len() < farthest {
+            return Err(Error::argument(
+                "positions",
+                format!("-{farthest}"),
+                format!(
+                    "positions that every prompt has; one has {} tokens",
+                    tokens.len()
+                ),
+            ));
+        }
+        bench.report(0.0)?;
+        let run = Run {
+            schedule: schedule.clone(),
+            ..Run::plain(tokens.clone())
+        };
+        let mut program = if schedule.is_idle() {
+            Program::default()
+        } else {
+            bench.compile(&run, crate::lab::apply::Null::No)?
+        };
+        let recording = bench.pass(&run, &mut program, &[], &wanted, 1)?;
+        for (layer, at) in wanted.iter().enumerate() {
+            let rows = recording.get(*at)?;
+            for (i, position) in rules.positions.iter().enumerate() {
+                let row = rows.narrow(0, tokens.len() - position, 1)?;
+                let row = row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let sum = &mut sums[i][layer];
+                sum.iter_mut()
+                    .zip(row)
+                    .for_each(|(s, v)| *s += f64::from(v));
+            }
+        }
+    }
+    let share = 1.0 / prompts.len().max(1) as f64;
+    sums.iter_mut()
+        .flatten()
+        .flatten()
+        .for_each(|s| *s *= share);
+    Ok(sums)
+}
+
+/// Measures candidates on held-out prompts, against unedited passes that are made once.
+struct Gauge<'a> {
+    bench: &'a mut Bench,
+    held_out: Sides,
+    markers: Vec<u32>,
+    schedule: Schedule,
+    base: Vec<Vec<f32>>,
+    unedited: (f64, f64),
+}
+
+impl<'a> Gauge<'a> {
+    fn new(
+        bench: &'a mut Bench,
+        held_out: Sides,
+        rules: &Rules,
+        schedule: &Schedule,
+    ) -> Result<Self> {
+        let plus = batch::last_logits(bench, &held_out.plus, schedule)?;
+        let base = batch::last_logits(bench, &held_out.minus, schedule)?;
+        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, &rules.markers)));
+        Ok(Self {
+            unedited: (score(&plus), score(&base)),
+            bench,
+            held_out,
+            markers: rules.markers.clone(),
+            schedule: schedule.clone(),
+            base,
+        })
+    }
+
+    /// The three scores of a vector measured at `resid_pre` of a layer.
+    fn scores(&mut self, layer: usize, vector: &[f32]) -> Result<Scores> {
+        // Of length zero, where both sides' tokens are alike: it is no edit, and the scores are those of none.
+        if norm(vector) <= NOTHING {
+            return Ok(Scores {
+                ablation: self.unedited.0,
+                addition: self.unedited.1,
+                kl: 0.0,
+            });
+        }
+        let at = Site::ResidPre.at(layer);
+        let origin = Origin {
+            revision: self.bench.model.card.revision.clone(),
+            ..Origin::default()
+        };
+        let rows = vec![(at, vector.to_vec())];
+        let direction = Direction { rows, origin };
+        self.bench.directions.insert(CANDIDATE.into(), direction);
+        let scores = tried(self.measure(at));
+        self.bench.directions.remove(CANDIDATE);
+        Ok(scores?.unwrap_or(Scores {
+            ablation: f64::NAN,
+            addition: f64::NAN,
+            kl: f64::NAN,
+        }))
+    }
+
+    fn measure(&mut self, at: Address) -> Result<Scores> {
+        let with =
+            |edit: String| -> Result<Schedule> { Ok(self.schedule.and(&edit.parse::<Edit>()?)) };
+        let ablated = with(format!("project_out:{CANDIDATE}@writes"))?;
+        let added = with(format!("add:{CANDIDATE}@{at}"))?;
+        let markers = &self.markers;
+        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
+        let plus = batch::last_logits(self.bench, &self.held_out.plus, &ablated)?;
+        let moved = batch::last_logits(self.bench, &self.held_out.minus, &ablated)?;
+        let brought = batch::last_logits(self.bench, &self.held_out.minus, &added)?;
+        let pairs = self.base.iter().zip(&moved);
+        Ok(Scores {
+            ablation: score(&plus),
+            addition: score(&brought),
+            kl: average(pairs.map(|(p, q)| divergence(p, q))),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            positions: vec![1],
+            markers: vec![0],
+            depth: 0.8,
+            kl: 0.1,
+            filter: true,
+        }
+    }
+
+    #[test]
+    fn log_odds_of_a_half_are_nothing_and_certainty_is_bounded() {
+        assert!(behaviour(&[2.0, 2.0], &[0]).abs() < 1e-12);
+        assert!((behaviour(&[0.0, 0.0, 0.0, 0.0], &[1, 2, 3]) - 3f64.ln()).abs() < 1e-6);
+        let sure = behaviour(&[100.0, 0.0], &[0]);
+        assert!((sure - (1.0f64 + 1e-8).ln() + (1e-8f64).ln()).abs() < 1e-6);
+        assert_eq!(sure, -behaviour(&[100.0, 0.0], &[1]));
+    }
+
+    #[test]
+    fn the_divergence_of_itself_is_nothing_and_of_the_impossible_is_bounded() {
+        assert_eq!(divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+        let far = divergence(&[50.0, 0.0], &[-50.0, 0.0]);
+        assert!(
+            (far - (1.0f64 + 1e-6).ln() + (1e-6f64).ln()).abs() < 1e-3,
+            "{far}"
+        );
+    }
+
+    #[test]
+    fn candidates_are_discarded_in_the_order_of_the_reference() {
+        let good = Scores {
+            ablation: -3.0,
+            addition: 0.0,
+            kl: 0.1,
+        };
+        let of = |scores: Scores, layer| Verdict::of(&scores, layer, 8, &rules());
+        assert_eq!(
+            of(good, 5),
+            Verdict::Kept,
+            "both bounds belong to what is kept"
+        );
+        assert_eq!(of(good, 6), Verdict::Late, "int(0.8 · 8) = 6");
+        assert_eq!(of(Scores { kl: 0.11, ..good }, 5), Verdict::Kl);
+        assert_eq!(of(Scores { kl: 0.11, ..good }, 7), Verdict::Late);
+        assert_eq!(
+            of(
+                Scores {
+                    addition: -0.1,
+                    ..good
+                },
+                5
+            ),
+            Verdict::Weak
+        );
+        let bad = Scores {
+            ablation: f64::NAN,
+            ..good
+        };
+        assert_eq!(of(bad, 7), Verdict::NotANumber);
+    }
+}

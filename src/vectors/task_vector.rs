@@ -1,0 +1,242 @@
+//! Vectors from states behind examples: task vectors (Hendel et al. 2023, 2310.15916) and the layer average that function
+//! vectors are compared with (Todd et al. 2024, 2310.15213), and which method is which.
+//!
+//! Invariant: what is measured is `resid_post` at the last token, the one that predicts the answer, at every layer; means
+//! are in f64, and the mean over one prompt is that prompt's state bit for bit.
+//! To add a method on demonstrations, add a variant of [`InContext`] and its arm in [`InContext::make`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::function_vector::{Effects, Head, HeadMeans, assemble};
+use super::shots::{Ask, Shots};
+use crate::edit::direction::{Direction, Origin};
+use crate::edit::op::Op;
+use crate::error::{Error, Result};
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+use crate::model::network::site::{Address, Site};
+
+/// How a vector comes from demonstrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InContext {
+    /// The mean state at the last token behind examples; added (the baseline of Todd et al. 2024).
+    LayerAverage,
+    /// The state at the last token behind examples, over a few queries that do not matter; takes the state's place
+    /// (Hendel et al. 2023).
+    TaskVector,
+    /// The sum of what the heads write that matter most; added (Todd et al. 2024).
+    FunctionVector,
+}
+
+/// Methods by name.
+const METHODS: [(&str, InContext); 3] = [
+    ("layer-average", InContext::LayerAverage),
+    ("task-vector", InContext::TaskVector),
+    ("function-vector", InContext::FunctionVector),
+];
+
+/// Prompts that do not show the task, in which heads are put to their means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Examples with permuted labels (Todd et al. 2024).
+    Shuffled,
+    /// Queries without examples, for tasks that permuted labels do not hide.
+    Asked,
+}
+
+/// From this mean probability of the answers on, prompts leave heads little to restore.
+const KNOWN: f64 = 0.8;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// Prompts with true labels, for means.
+    pub trials: usize,
+    /// Prompts that do not show the task, for the effects of heads.
+    pub shuffled: usize,
+    /// What heads are ranked on.
+    pub rank: Rank,
+    /// Heads in a function vector.
+    pub heads: usize,
+    /// Queries that do not matter, for a task vector.
+    pub dummies: usize,
+}
+
+impl Default for Recipe {
+    /// The numbers of the papers' code.
+    fn default() -> Self {
+        Self {
+            trials: 100,
+            shuffled: 25,
+            rank: Rank::Shuffled,
+            heads: 10,
+            dummies: 2,
+        }
+    }
+}
+
+impl InContext {
+    /// Every name, for flags.
+    pub fn names() -> [&'static str; 3] {
+        METHODS.map(|(name, _)| name)
+    }
+
+    /// How its vectors are put in.
+    pub fn op(self) -> Op {
+        match self {
+            Self::TaskVector => Op::Replace,
+            Self::LayerAverage | Self::FunctionVector => Op::Add,
+        }
+    }
+
+    /// Measures a vector for every layer's output. A function vector is the same at all of them.
+    pub fn make(self, bench: &mut Bench, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
+        let mut notes = vec![format!(
+            "{} examples a prompt, seed {}",
+            shots.count, shots.seed
+        )];
+        let (vectors, prompts) = match self {
+            Self::LayerAverage => {
+                let asks = shots.on(bench).clean(recipe.trials)?;
+                (states(bench, &asks)?, asks.len())
+            }
+            Self::TaskVector => {
+                let asks = shots.on(bench).dummies(recipe.dummies)?;
+                (states(bench, &asks)?, asks.len())
+            }
+            Self::FunctionVector => {
+                bench.model.transformer.check_head_writes()?;
+                let asks = shots.on(bench).clean(recipe.trials)?;
+                let (corrupt, on) = match recipe.rank {
+                    Rank::Shuffled => (
+                        shots.on(bench).shuffled(recipe.shuffled)?,
+                        "shuffled prompts",
+                    ),
+                    Rank::Asked => (
+                        shots.on(bench).unshown(recipe.shuffled)?,
+                        "prompts without examples",
+                    ),
+                };
+                let means = HeadMeans::measure(bench, &asks)?;
+                let effects = Effects::indirect(bench, &corrupt, &means)?;
+                let chosen = effects.top(recipe.heads);
+                let heads: Vec<Head> = chosen.iter().map(|(head, _)| *head).collect();
+                let vector = assemble(&bench.model, &means, &heads)?;
+                let listed: Vec<String> = chosen
+                    .iter()
+                    .map(|((layer, head), effect)| format!("{layer}.{head} {}", signed(*effect)))
+                    .collect();
+                notes.push(format!(
+                    "heads (layer.head, average indirect effect over {} {on}, whose answers have probability {:.3}): {}",
+                    effects.prompts,
+                    effects.base,
+                    listed.join(", ")
+                ));
+                if effects.base > KNOWN {
+                    notes.push("WARNING: the prompts that heads were ranked on are answered already, so the ranking says little; rank on prompts that do not show the task".into());
+                }
+                if bench.model.transformer.norms_writes() {
+                    notes.push("this family norms what attention writes: the vector went through that norm's gain, at its mean scale over the prompts".into());
+                }
+                (vec![vector; bench.model.card.layers], asks.len())
+            }
+        };
+        let card = &bench.model.card;
+        let rows = vectors.into_iter().enumerate();
+        Ok(Direction {
+            rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
+            origin: Origin {
+                model: card.name.clone(),
+                family: card.family.into(),
+                revision: card.revision.clone(),
+                method: self.to_string(),
+                positions: "last prompt token".into(),
+                prompts: (prompts, 0),
+                dtype: card.dtype.into(),
+                notes,
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
+            },
+        })
+    }
+}
+
+impl fmt::Display for InContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LayerAverage => "layer average (Todd et al. 2024)",
+            Self::TaskVector => "task vector (Hendel et al. 2023)",
+            Self::FunctionVector => "function vector (Todd et al. 2024)",
+        })
+    }
+}
+
+impl FromStr for InContext {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let found = METHODS.iter().find(|(name, _)| *name == s);
+        found
+            .map(|(_, method)| *method)
+            .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
+    }
+}
+
+/// An effect with its sign, small ones with their exponent.
+fn signed(effect: f64) -> String {
+    if effect.abs() >= 0.001 {
+        format!("{effect:+.3}")
+    } else {
+        format!("{effect:+.0e}")
+    }
+}
+
+/// [`Shots`] without the model, which the bench lends while prompts are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompts<'a> {
+    /// As in [`Shots`].
+    pub pairs: &'a [super::shots::Pair],
+    /// As in [`Shots`].
+    pub layout: &'a super::shots::Layout,
+    /// As in [`Shots`].
+    pub asked: &'a super::shots::Layout,
+    /// As in [`Shots`].
+    pub count: usize,
+    /// As in [`Shots`].
+    pub seed: u64,
+}
+
+impl<'a> Prompts<'a> {
+    /// Prompts for the model on the bench.
+    pub fn on(self, bench: &'a Bench) -> Shots<'a> {
+        Shots {
+            model: &bench.model,
+            pairs: self.pairs,
+            layout: self.layout,
+            asked: self.asked,
+            count: self.count,
+            seed: self.seed,
+        }
+    }
+}
+
+/// The mean of `resid_post` at the last token, by layer: `[layers][d_model]`. A pass a prompt.
+pub fn states(bench: &mut Bench, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
+    let layers = bench.model.card.layers;
+    let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
+    let mut sums = vec![vec![0f64; bench.model.card.d_model]; layers];
+    for (done, ask) in asks.iter().enumerate() {
+        bench.report(done as f32 / asks.len() as f32)?;
+        let fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
+        for (sum, at) in sums.iter_mut().zip(&wanted) {
+            let values = fork.value(*at);
+            sum.iter_mut()
+                .zip(values)
+                .for_each(|(s, v)| *s += f64::from(*v));
+        }
+    }
+    let count = asks.len().max(1) as f64;
+    let mean = |sum: Vec<f64>| sum.into_iter().map(|s| (s / count) as f32).collect();
+    Ok(sums.into_iter().map(mean).collect())
+}
