@@ -2,14 +2,18 @@
 //!
 //! # Map
 //!
-//! Arrows point one way: `ui, cli -> app -> engine -> instruments -> lab -> model`; a module uses what stands to its
-//! right. `tests/it/architecture.rs` holds it to that.
+//! Arrows point one way: `ui -> app -> engine -> instruments -> vectors -> lab -> edit -> figure -> model`; a module uses what
+//! stands to its right. `cli` drives the lab and the instruments itself, `export` reads figures. `tests/it/architecture.rs`
+//! holds them to that.
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`model`] | tensors: families, the one forward pass, weights, tokenizer, chat template |
-//! | [`lab`] | a model under edits, recorded: edits, runs, recordings, receipts, directions, figures |
-//! | [`instruments`] | one file a method; each turns a question about a run into a figure |
+//! | [`model`] | tensors: the one forward pass and its families, checkpoints, tokenizer, hub |
+//! | [`figure`] | what instruments return: grid, table, curves, text; no tensors |
+//! | [`edit`] | what an intervention is: operations, the one-line grammar, positions, conditions, direction files |
+//! | [`lab`] | a model under edits, recorded: runs, recordings, compiled edits, generation, sweeps |
+//! | [`vectors`] | directions made from data, selected and judged |
+//! | [`instruments`] | a room a method; each turns a question about a run into a figure |
 //! | [`engine`] | one thread that owns the model, and the channel to it |
 //! | [`app`] | what the user is doing; no terminal, no tensors |
 //! | [`ui`] | paints the app; owns the terminal |
@@ -31,9 +35,9 @@
 //!
 //! | to add | touch |
 //! |---|---|
-//! | a model family | one file in `model/families` and a word in its list |
+//! | a model family | one file in `model/network/families` and a word in its list |
 //! | a site | a row in `model/network/site.rs` and a line in the forward pass |
-//! | an instrument | one file in `instruments` and a word in its list |
+//! | an instrument | one file or folder in `instruments` and a word in its list |
 //! | a command or key | a row in `app/commands` |
 //! | a theme | a file in `themes` and a word in the list of `ui/theme/mod.rs` |
 //! | an export format | one file in `export` and a word in its list |

@@ -14,7 +14,7 @@ use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::figure::Figure;
-use crate::instruments::{INSTRUMENTS, STEADY};
+use crate::instruments::INSTRUMENTS;
 use crate::lab::writer::Beside;
 use crate::model::network::site::Address;
 
@@ -204,13 +204,9 @@ impl App {
             unedited: false,
             until: None,
         };
-        let placed =
-            |(i, name): (usize, Slot)| i < STEADY || [self.slot, self.second].contains(&name);
         let live = INSTRUMENTS
             .iter()
-            .enumerate()
-            .filter(|(i, of)| placed((*i, of.name())))
-            .map(|(_, of)| of)
+            .filter(|of| of.steady() || [self.slot, self.second].contains(&of.name()))
             .filter(|i| i.live(&model.card, &asked(i.name())).is_some());
         live.map(|i| question(i.name())).collect()
     }

@@ -1,12 +1,12 @@
 //! The parameter form of an instrument, derived from its parameters.
 //!
-//! Invariant: what is sent passes [`Arguments::check`]; a refusal stays in the form with its reason.
-//! To add a kind of field, add a variant of [`Kind`] in `instruments/mod.rs` and its arm in [`Form::press`].
+//! Invariant: what is sent was read by the instrument; a refusal stays in the form with its reason.
+//! To add a kind of field, add a variant of [`Kind`] in `instruments/params.rs` and its arm in [`Form::press`].
 
 use super::key::{Code, Key};
 use super::prompt::{Prompt, Typed};
 use crate::engine::Slot;
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::{Arguments, Instrument, Kind, Parameter, instrument};
 
 /// One parameter being written.
 #[derive(Clone, Debug)]
@@ -47,7 +47,12 @@ impl Form {
     pub fn new(instrument: &'static dyn Instrument, arguments: &Arguments, layers: usize) -> Self {
         let field = |p: &'static Parameter| Field {
             parameter: p,
-            value: Prompt::with(arguments.0.get(p.name).map_or(p.default, String::as_str)),
+            value: Prompt::with(
+                arguments
+                    .given
+                    .get(p.name)
+                    .map_or(p.default, String::as_str),
+            ),
         };
         let fields = instrument.parameters().iter().map(field).collect();
         Self {
@@ -65,7 +70,7 @@ impl Form {
             .fields
             .iter()
             .map(|f| (f.parameter.name.to_string(), f.value.text().to_string()));
-        Arguments(values.collect())
+        Arguments::of(values.collect())
     }
 
     /// Takes a key.
@@ -154,9 +159,8 @@ impl Form {
 
     fn send(&mut self) -> Filled {
         let arguments = self.arguments();
-        let checked = crate::instruments::instrument(self.slot).and_then(|i| arguments.check(i));
-        match checked {
-            Ok(()) => Filled::Ask(arguments),
+        match instrument(self.slot).and_then(|of| of.read(&arguments)) {
+            Ok(read) => Filled::Ask(read),
             Err(error) => {
                 self.error = Some(error.to_string());
                 Filled::Stay

@@ -355,7 +355,7 @@ impl App {
                     (
                         i.name(),
                         Shown {
-                            arguments: presets::defaults(&settings.model, i.name()),
+                            arguments: presets::defaults(&settings.model, *i),
                             ..Shown::default()
                         },
                     )

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::instruments::Arguments;
+use crate::instruments::{Arguments, Instrument};
 
 /// A prompt with a reason to try it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -72,8 +72,16 @@ pub fn presets(model: &str) -> Vec<Preset> {
 }
 
 /// The parameters an instrument starts with on a model.
-pub fn defaults(model: &str, instrument: &str) -> Arguments {
-    Arguments(read(model).defaults.remove(instrument).unwrap_or_default())
+pub fn defaults(model: &str, instrument: &dyn Instrument) -> Arguments {
+    let given = read(model).defaults.remove(instrument.name());
+    let given = Arguments::of(given.unwrap_or_default());
+    instrument.read(&given).unwrap_or_else(|error| {
+        tracing::error!(
+            "the ready parameters of {} do not parse: {error}",
+            instrument.name()
+        );
+        given
+    })
 }
 
 fn read(model: &str) -> Presets {

@@ -237,7 +237,7 @@ impl App {
         // Prompts beside the text are begun as it was.
         let chat = instrument.parameters().iter().find(|p| p.name == "chat");
         let begun = self.last.as_ref().is_some_and(|(_, chat)| *chat);
-        let said = |name: &str| begun || arguments.0.contains_key(name);
+        let said = |name: &str| begun || arguments.given.contains_key(name);
         if let Some(chat) = chat.filter(|c| said(c.name) && instrument.needs_prompt(&arguments)) {
             arguments = arguments.with(chat.name, if begun { "yes" } else { "no" });
         }

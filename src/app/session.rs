@@ -175,7 +175,7 @@ fn line(request: &Request) -> Option<Value> {
             json!({ "request": "edits", "edits": rows, "mode": mode.name() })
         }
         Request::Observe(question) => json!({
-            "request": "observe", "instrument": question.instrument, "arguments": question.arguments.0, "unedited": question.unedited,
+            "request": "observe", "instrument": question.instrument, "arguments": question.arguments.given, "unedited": question.unedited,
         }),
         Request::Direction {
             name, layer, chat, ..

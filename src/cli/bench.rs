@@ -15,7 +15,7 @@ use crate::edit::Edit;
 use crate::edit::direction::{Direction, Origin, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, INSTRUMENTS, STEADY};
+use crate::instruments::{Arguments, INSTRUMENTS};
 use crate::lab::bench::Bench;
 use crate::lab::sample::Sampling;
 use crate::lab::writer::{Beside, Needs, Writer};
@@ -165,7 +165,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     let defaults = Arguments::default();
     let mut needs = Needs::default();
     let mut live = Vec::new();
-    for of in INSTRUMENTS.iter().take(STEADY) {
+    for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
         if let Some(more) = of.live(&card, &defaults) {
             needs.merge(more);
             live.push(of.name());
@@ -306,7 +306,7 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
     for _ in 0..count {
         let step = writer.step(bench, needs)?;
         if matches!(kind, Kind::Live(_)) {
-            for of in INSTRUMENTS.iter().take(STEADY) {
+            for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
                 if of.live(&bench.model.card, &arguments).is_some() {
                     std::hint::black_box(of.column(&step, &arguments, bench)?);
                 }

@@ -128,20 +128,16 @@ fn say_cost(bench: &mut Bench, run: &Run, name: &str, cost: Cost) -> Result<()> 
 }
 
 /// The parameters that the flags give.
-pub fn given(of: &dyn Instrument, matches: &ArgMatches) -> Arguments {
-    let mut given = Arguments::default();
-    for parameter in of.parameters() {
-        if let Some(value) = value(matches, parameter) {
-            given = given.with(parameter.name, value);
-        }
-    }
-    given
+pub fn given(of: &dyn Instrument, matches: &ArgMatches) -> Result<Arguments> {
+    let named = |p: &Parameter| Some((p.name.to_string(), value(matches, p)?));
+    let given = of.parameters().iter().filter_map(named);
+    of.read(&Arguments::of(given.collect()))
 }
 
 /// Runs an instrument on a prompt and writes its figure.
 pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
-    let given = given(of, matches);
+    let given = given(of, matches)?;
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
         let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";

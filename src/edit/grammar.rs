@@ -224,8 +224,12 @@ fn read_what(spec: &OpSpec, what: Piece<'_>, address: &str) -> Result<What, Stri
         Takes::Units => What::Units(text.parse()?),
         Takes::UnitsMean if what.split_once('=').is_none() => What::Units(text.parse()?),
         Takes::UnitsMean => {
-            let (list, file) = from("a statistics file", "17=FILE")?;
-            What::UnitsFrom(list, file.trim().to_string())
+            let (why, example) = ("a statistics file", "17=FILE");
+            let (list, file) = from(why, example)?;
+            match file.trim() {
+                "" => return Err(wants(why, example)),
+                file => What::UnitsFrom(list, file.to_string()),
+            }
         }
         Takes::UnitsTo => {
             let (list, value) = split("a value", "17=3.5")?;
@@ -378,6 +382,8 @@ mod tests {
             ("swap:d@resid_pre.0", "two directions"),
             ("resample:1@mlp_act.0", "needs a text"),
             ("mean:1=@mlp_act.0", "statistics file"),
+            ("mean:1= @mlp_act.0", "statistics file"),
+            ("mean:1=\" \"@mlp_act.0", "statistics file"),
             ("zero:{}@mlp_act.0", "{NAME}"),
             ("rewrite:1=a@mlp_act.0", "two tokens"),
             ("rewrite:1=\"a\">\"b\"@z.0", "addressed by"),

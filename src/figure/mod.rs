@@ -4,6 +4,7 @@
 //! [`Provenance`]. To add a shape, add a variant of [`Body`]; the compiler lists the places to visit.
 
 pub mod also;
+pub(crate) mod builders;
 pub(crate) mod difference;
 pub mod series;
 
@@ -98,10 +99,11 @@ pub struct Header {
 }
 
 /// How numbers become colour.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// Probabilities and other shares: 0 to 1.
+    #[default]
     Unit,
     /// From `lo` to `hi`.
     Range {
@@ -171,7 +173,7 @@ impl Scale {
 }
 
 /// Rows by columns of cells; columns may be appended while a text grows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
     /// What rows count, for example `layer`.
     pub row_axis: String,

@@ -9,10 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Anchor, Entry, Header, Page, Row, Scale, Table};
 
 /// How a series is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// Points joined by lines: a number that moves along the axis.
+    #[default]
     Lines,
     /// A bar a point, from zero.
     Bars,
@@ -36,7 +37,7 @@ pub struct Curve {
 }
 
 /// Named curves over a shared axis.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// What points count, for example `layer`.
     pub axis: String,

@@ -1,8 +1,37 @@
 //! Instruments: one file a method, each turning a question about a run into a [`Figure`].
 //!
 //! Invariant: an instrument knows nothing of screens or command lines; parameters, panes, palette entries,
-//! subcommands and exports are derived from its row. To add one, write `instruments/x.rs` with a unit struct
-//! that implements [`Instrument`], and add a word to [`INSTRUMENTS`].
+//! subcommands and exports are derived from its row.
+//!
+//! To add one, write `instruments/x.rs` and add `pub mod x;` and a word to [`INSTRUMENTS`]. The file holds a unit struct that
+//! implements [`Measurement`] (its name, a sentence, its source, and `measure`), and its parameters:
+//!
+//! ```text
+//! params! {
+//!     /// What `settle` is asked.
+//!     pub struct Asked {
+//!         /// how many of the last positions to read
+//!         window: Count<1, 4096> = "64",
+//!     }
+//! }
+//!
+//! pub struct Settle;
+//!
+//! impl Measurement for Settle {
+//!     type Params = Asked;
+//!     const NAME: &'static str = "settle";
+//!     const ABOUT: &'static str = "At which layer each answer settles";
+//!     const SOURCE: &'static str = "Schuster et al. 2022 (2207.07061)";
+//!
+//!     fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+//!         let rows = ...;
+//!         Ok(Draft::of(Table::of(COLUMNS, rows)).note("what a reader must know"))
+//!     }
+//! }
+//! ```
+//!
+//! Its flags, form, title and provenance follow; README's table of instruments wants its line. Kinds of parameters are in
+//! [`params`], shapes of figures in [`crate::figure`].
 
 pub mod attention;
 pub mod backpatch;
@@ -10,68 +39,26 @@ pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
 pub mod neurons;
+pub mod params;
 pub mod patching;
 pub mod patchscope;
 pub mod residual;
 pub mod steering;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::figure::Figure;
+use crate::figure::{Body, Check, Figure};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 
-/// What a parameter accepts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// A whole number from `lo` to `hi`.
-    Count {
-        /// Lowest.
-        lo: usize,
-        /// Highest.
-        hi: usize,
-    },
-    /// A layer of the model, or `all` where the default says so.
-    Layer,
-    /// A token position; negative counts from the end.
-    Position,
-    /// One of a few words.
-    Choice(&'static [&'static str]),
-    /// Any text, of which a few are known.
-    Word(&'static [&'static str]),
-    /// Any text.
-    Text,
-}
-
-/// One parameter of an instrument: becomes a flag, a form field and a line of provenance.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Parameter {
-    /// Its name, lower case.
-    pub name: &'static str,
-    /// What it accepts.
-    pub kind: Kind,
-    /// The value when none is given.
-    pub default: &'static str,
-    /// One sentence.
-    pub about: &'static str,
-}
-
-/// Values of parameters, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Arguments(pub BTreeMap<String, String>);
+use params::Params;
+pub use params::{Arguments, Kind, Parameter};
 
 impl Arguments {
-    /// Sets a value.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
-        self.0.insert(name.to_string(), value.to_string());
-        self
-    }
-
     /// The text of a parameter, or its default.
     pub fn text<'a>(&'a self, of: &'a dyn Instrument, name: &str) -> &'a str {
         let default = of
@@ -79,7 +66,7 @@ impl Arguments {
             .iter()
             .find(|p| p.name == name)
             .map_or("", |p| p.default);
-        self.0.get(name).map_or(default, String::as_str)
+        self.given.get(name).map_or(default, String::as_str)
     }
 
     /// A whole number, checked against its range.
@@ -142,35 +129,154 @@ impl Arguments {
 
     /// Refuses names that the instrument does not have and choices it does not offer.
     pub fn check(&self, of: &dyn Instrument) -> Result<()> {
-        for (name, value) in &self.0 {
-            let Some(parameter) = of.parameters().iter().find(|p| p.name == name) else {
-                let known = of
-                    .parameters()
-                    .iter()
-                    .map(|p| p.name)
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                return Err(Error::argument(
-                    name,
-                    value,
-                    format!("a parameter of {}: {known}", of.name()),
-                ));
-            };
-            if let Kind::Choice(words) = parameter.kind
-                && !words.contains(&value.as_str())
-            {
-                return Err(Error::argument(
-                    name,
-                    value,
-                    format!("one of {}", words.join(", ")),
-                ));
-            }
-        }
-        Ok(())
+        self.fit(of.parameters(), of.name())
     }
 }
 
-/// A method.
+/// Whether an instrument reads the run's own text; where it does not, the command line asks for none, and the screen shows it
+/// without one.
+#[derive(Clone, Copy, Debug)]
+pub enum Reads<P> {
+    /// Always.
+    Text,
+    /// Never: it reads files or weights.
+    Others,
+    /// As its parameters say.
+    TextWhere(fn(&P) -> bool),
+}
+
+/// What an instrument measured; who asked stamps it with the instrument's name, the parameters and the run.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What the title says beside the instrument's name.
+    pub title: String,
+    /// The content.
+    pub body: Body,
+    /// What a reader must know: controls, limits, sources.
+    pub notes: Vec<String>,
+    /// Self-check, for figures that have one.
+    pub check: Option<Check>,
+    /// The run it is about, where that is not the one that was asked about.
+    pub run: Option<Run>,
+    /// Lines of provenance beside the parameters.
+    pub resolved: Vec<(String, String)>,
+}
+
+impl Draft {
+    /// One without title, notes or check.
+    pub fn of(body: impl Into<Body>) -> Self {
+        Self {
+            title: String::new(),
+            body: body.into(),
+            notes: Vec::new(),
+            check: None,
+            run: None,
+            resolved: Vec::new(),
+        }
+    }
+
+    /// Says something beside the instrument's name.
+    #[must_use]
+    pub fn titled(self, title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            ..self
+        }
+    }
+
+    /// Adds a note.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// Adds notes.
+    #[must_use]
+    pub fn notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
+
+    /// Sets the check.
+    #[must_use]
+    pub fn checked(self, check: Option<Check>) -> Self {
+        Self { check, ..self }
+    }
+}
+
+/// A method, as it is written: its parameters and what it measures.
+pub trait Measurement: Sync {
+    /// Its parameters.
+    type Params: Params;
+    /// Its name: pane, subcommand and slot.
+    const NAME: &'static str;
+    /// One sentence.
+    const ABOUT: &'static str;
+    /// The source: paper and equation or section.
+    const SOURCE: &'static str;
+    /// Whether it is at work on every growing text; others are live only while they have a place on the screen.
+    const STEADY: bool = false;
+    /// Whether it reads the run's own text.
+    const READS: Reads<Self::Params> = Reads::Text;
+    /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
+    const READS_END: bool = false;
+    /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
+    const ROWS_FOLLOW_EDITS: bool = false;
+
+    /// What it measures.
+    ///
+    /// # Errors
+    ///
+    /// Those of the passes, and parameters that do not fit the model or the text.
+    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft>;
+
+    /// What that will take, for sweeps: said before they start.
+    fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<Cost> {
+        None
+    }
+
+    /// What it reads at every new position; `None` when it is no live instrument.
+    fn live(_asked: &Self::Params, _card: &Card) -> Option<Needs> {
+        None
+    }
+
+    /// The newest position's part of the figure.
+    ///
+    /// # Errors
+    ///
+    /// When the step lacks what [`Measurement::live`] asked for.
+    fn column(_asked: &Self::Params, _step: &Step, _bench: &mut Bench) -> Result<Draft> {
+        Err(Error::Engine(format!("{} has no live form", Self::NAME)))
+    }
+}
+
+/// The instrument and its parameters, for provenance and to tell one sweep from another.
+pub fn lines<M: Measurement>(asked: &M::Params) -> Vec<(String, String)> {
+    let names = M::Params::ROWS.iter().map(|row| row.name.to_string());
+    std::iter::once(("instrument".to_string(), M::NAME.to_string()))
+        .chain(names.zip(asked.print()))
+        .collect()
+}
+
+/// A draft with its name, and with what it was measured on.
+fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, bench: &Bench) -> Figure {
+    let mut parameters = lines::<M>(asked);
+    parameters.extend(draft.resolved);
+    let title = match draft.title.as_str() {
+        "" => M::NAME.to_string(),
+        title => format!("{} · {title}", M::NAME),
+    };
+    Figure {
+        title,
+        body: draft.body,
+        notes: draft.notes,
+        check: draft.check,
+        provenance: bench.provenance(draft.run.as_ref().unwrap_or(run), parameters),
+    }
+}
+
+/// A method as a row of [`INSTRUMENTS`], whatever its parameters. Every [`Measurement`] is one.
 pub trait Instrument: Sync {
     /// Its name: pane, subcommand and slot.
     fn name(&self) -> &'static str;
@@ -180,6 +286,15 @@ pub trait Instrument: Sync {
     fn source(&self) -> &'static str;
     /// Its parameters.
     fn parameters(&self) -> &'static [Parameter];
+    /// Reads parameters, once, for all that is asked with them.
+    fn read(&self, arguments: &Arguments) -> Result<Arguments> {
+        arguments.fit(self.parameters(), self.name())?;
+        Ok(arguments.clone())
+    }
+    /// Whether it is at work on every growing text; others are live only while they have a place on the screen.
+    fn steady(&self) -> bool {
+        false
+    }
     /// What it reads at every new position; `None` when it is no live instrument.
     fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
         None
@@ -211,6 +326,77 @@ pub trait Instrument: Sync {
     }
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
+}
+
+impl<M: Measurement> Instrument for M {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn about(&self) -> &'static str {
+        M::ABOUT
+    }
+
+    fn source(&self) -> &'static str {
+        M::SOURCE
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        M::Params::ROWS
+    }
+
+    fn read(&self, arguments: &Arguments) -> Result<Arguments> {
+        arguments.read::<M::Params>(M::NAME)
+    }
+
+    fn steady(&self) -> bool {
+        M::STEADY
+    }
+
+    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
+        M::live(&*asked::<M>(arguments).ok()?, card)
+    }
+
+    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+        let asked = asked::<M>(arguments)?;
+        let draft = M::column(&asked, step, bench)?;
+        Ok(stamp::<M>(draft, &asked, &step.run, bench))
+    }
+
+    fn rows_follow_edits(&self) -> bool {
+        M::ROWS_FOLLOW_EDITS
+    }
+
+    fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        match M::READS {
+            Reads::Text => true,
+            Reads::Others => false,
+            Reads::TextWhere(reads) => asked::<M>(arguments).is_ok_and(|asked| reads(&asked)),
+        }
+    }
+
+    fn always_needs_prompt(&self) -> bool {
+        matches!(M::READS, Reads::Text)
+    }
+
+    fn reads_end(&self) -> bool {
+        M::READS_END
+    }
+
+    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+        M::cost(&*asked::<M>(arguments).ok()?, tokens, card)
+    }
+
+    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+        let asked = asked::<M>(arguments)?;
+        let draft = M::measure(&asked, run, bench)?;
+        Ok(stamp::<M>(draft, &asked, run, bench))
+    }
+}
+
+/// The parameters that were read from arguments.
+fn asked<M: Measurement>(arguments: &Arguments) -> Result<Arc<M::Params>> {
+    arguments.params(M::NAME)
 }
 
 impl Arguments {
@@ -266,10 +452,6 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
 ];
-
-/// How many of [`INSTRUMENTS`], from the first on, are always at work on a growing text; others only while they have a place on
-/// the screen.
-pub const STEADY: usize = 2;
 
 /// Finds an instrument by name.
 pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {

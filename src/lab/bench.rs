@@ -11,11 +11,12 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::apply::{Null, Program};
-use super::guard::Guard;
-use super::run::{Keep, Patch, Recording, Run, RunTap};
-use super::sample::{NO_TOKEN, log_softmax, log_sum_exp, top};
-use super::trials::Unfinished;
+use super::guard::{Guard, not_finite};
+use super::pass::{Logits, Pass};
+use super::run::{Recording, Run, Stem};
+use super::sample::{NO_TOKEN, log_sum_exp, top};
+use super::target::Target;
+use super::unfinished::Unfinished;
 use super::value_card::ValueCards;
 use crate::edit::Edit;
 use crate::edit::direction::Direction;
@@ -26,8 +27,7 @@ use crate::file::Overwrite;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
 use crate::model::network::finite::NOT_FINITE;
-use crate::model::network::site::{Address, Site};
-use crate::model::network::tap::{Phase, Span, Tap};
+use crate::model::network::site::Address;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
@@ -74,6 +74,8 @@ pub struct Bench {
     /// The text of the null, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
+    /// Runs that passes go on from, the latest last.
+    pub(crate) stems: Vec<Arc<Stem>>,
     /// Tokens as safe visible text, filled as they are asked for.
     spelled: Vec<OnceLock<String>>,
 }
@@ -98,6 +100,7 @@ impl Bench {
             cards: ValueCards::default(),
             budget: BUDGET,
             kept: Vec::new(),
+            stems: Vec::new(),
         }
     }
 
@@ -151,9 +154,9 @@ impl Bench {
         if let Some((_, held)) = self.kept.iter().find(|(k, r)| *k == key && r.holds(wanted)) {
             return Ok(held.clone());
         }
-        let mut program = self.compile(run, Null::No)?;
         let since = std::time::Instant::now();
-        let recording = Arc::new(self.pass(run, &mut program, &[], wanted, 1)?);
+        let read = self.run_one(&recorded(run, wanted))?;
+        let recording = Arc::new(Recording::of(read, false));
         let seconds = since.elapsed().as_secs_f32();
         self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.keep(key, recording.clone());
@@ -176,50 +179,14 @@ impl Bench {
         if let Some(held) = held {
             return Ok(held);
         }
-        let mut program = self.compile(run, Null::No)?;
-        let (mut recording, output) = self.pass_with_output(run, &mut program, wanted)?;
-        recording.output = Some(output.clone());
-        let recording = Arc::new(recording);
+        let read = self.run_one(&Pass {
+            logits: Logits::Last(1),
+            ..recorded(run, wanted)
+        })?;
+        let recording = Arc::new(Recording::of(read, true));
         self.keep(key, recording.clone());
+        let output = recording.output.clone().unwrap_or_default();
         Ok((recording, output))
-    }
-
-    /// One pass over a run's tokens, and the model's own logits after the last of them: `[vocab]`.
-    fn pass_with_output(
-        &self,
-        run: &Run,
-        program: &mut Program,
-        wanted: &[Address],
-    ) -> Result<(Recording, Vec<f32>)> {
-        let length = run.tokens.len();
-        let span = Span {
-            start: 0,
-            len: length,
-            prompt: run.prompt,
-            phase: Phase::Prefill,
-        };
-        let tokens = self.model.tokens(&run.tokens)?;
-        let transformer = &self.model.transformer;
-        let mut tap = RunTap::new(program, &[], wanted, Keep::All, self.guard());
-        let x = transformer.trunk(&tokens, span, None, &mut tap)?;
-        let x = x.narrow(1, length - 1, 1)?.contiguous()?;
-        // Edits after the last block see this position and no others.
-        tap.begin(Span {
-            start: length - 1,
-            len: 1,
-            ..span
-        });
-        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
-        let recorded = std::mem::take(&mut tap.recorded);
-        program.settle()?;
-        let mut recording = Recording::default();
-        recording.receipts = program.receipts().to_vec();
-        let unbatched = recorded
-            .into_iter()
-            .map(|(a, t)| Ok((a, t.squeeze(0)?)))
-            .collect::<Result<Vec<_>>>()?;
-        recording.extend(unbatched);
-        Ok((recording, logits.flatten_all()?.to_vec1()?))
     }
 
     /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does
@@ -230,7 +197,7 @@ impl Bench {
     }
 
     /// What a recording is kept under: tokens, edits, and what the names in them mean now.
-    fn key(&self, run: &Run) -> u64 {
+    pub(crate) fn key(&self, run: &Run) -> u64 {
         let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
         let names = edits.filter(|e| e.active()).flat_map(Edit::names);
         let names: Vec<String> = names.map(ToString::to_string).collect();
@@ -254,124 +221,29 @@ impl Bench {
 
     /// As [`Bench::record`] where the numbers are not finite, for those who want to look at them all the same.
     pub fn record_as_is(&mut self, run: &Run, wanted: &[Address]) -> Result<Recording> {
-        let mut program = self.compile(run, Null::No)?;
-        self.pass_under(self.guard().lenient(), run, &mut program, &[], wanted, 1)
-    }
-
-    /// One pass over a run's tokens without a cache, `batch` times side by side.
-    pub(crate) fn pass(
-        &self,
-        run: &Run,
-        program: &mut Program,
-        patches: &[Patch],
-        wanted: &[Address],
-        batch: usize,
-    ) -> Result<Recording> {
-        self.pass_under(self.guard(), run, program, patches, wanted, batch)
-    }
-
-    fn pass_under(
-        &self,
-        guard: Guard,
-        run: &Run,
-        program: &mut Program,
-        patches: &[Patch],
-        wanted: &[Address],
-        batch: usize,
-    ) -> Result<Recording> {
-        let tokens = self.model.tokens(&run.tokens)?.repeat((batch, 1))?;
-        let mut tap = RunTap::new(program, patches, wanted, Keep::All, guard);
-        let span = Span {
-            start: 0,
-            len: run.tokens.len(),
-            prompt: run.prompt,
-            phase: Phase::Prefill,
+        let pass = Pass {
+            lenient: true,
+            ..recorded(run, wanted)
         };
-        let x = self
-            .model
-            .transformer
-            .trunk(&tokens, span, None, &mut tap)?;
-        if wanted
-            .iter()
-            .any(|a| matches!(a.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits))
-        {
-            self.model.transformer.read_out(&x, None, &mut tap)?;
-        }
-        let recorded = std::mem::take(&mut tap.recorded);
-        program.settle()?;
-        let mut recording = Recording::default();
-        recording.receipts = program.receipts().to_vec();
-        let unbatched = recorded
-            .into_iter()
-            .map(|(a, t)| Ok((a, if batch == 1 { t.squeeze(0)? } else { t })))
-            .collect::<Result<Vec<_>>>()?;
-        recording.extend(unbatched);
-        Ok(recording)
-    }
-
-    /// The model's own logits after the last `rows` positions of a run: `[rows, vocab]`, f32.
-    fn last_rows(
-        &self,
-        guard: Guard,
-        run: &Run,
-        program: &mut Program,
-        rows: usize,
-    ) -> Result<Tensor> {
-        let length = run.tokens.len();
-        let mut tap = RunTap::new(program, &[], &[], Keep::All, guard);
-        let span = Span {
-            start: 0,
-            len: length,
-            prompt: run.prompt,
-            phase: Phase::Prefill,
-        };
-        let tokens = self.model.tokens(&run.tokens)?;
-        let transformer = &self.model.transformer;
-        let x = transformer.trunk(&tokens, span, None, &mut tap)?;
-        let x = x.narrow(1, length - rows, rows)?.contiguous()?;
-        // Edits after the last block see these positions and no others.
-        tap.begin(Span {
-            start: length - rows,
-            len: rows,
-            ..span
-        });
-        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
-        Ok(logits.squeeze(0)?)
+        Ok(Recording::of(self.run_one(&pass)?, false))
     }
 
     /// The model's own logits after the last position of a run: `[vocab]`.
     pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
-        let mut program = self.compile(run, Null::No)?;
-        Ok(self
-            .last_rows(self.guard(), run, &mut program, 1)?
-            .flatten_all()?
-            .to_vec1()?)
+        let mut read = self.run_one(&Pass {
+            logits: Logits::Last(1),
+            ..Pass::of(run.clone())
+        })?;
+        Ok(read.logits.pop().unwrap_or_default())
     }
 
     /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
-    pub fn log_probs(
-        &self,
-        run: &Run,
-        program: &mut Program,
-        window: usize,
-    ) -> Result<Vec<Vec<f32>>> {
-        self.log_probs_under(self.guard(), run, program, window)
-    }
-
-    /// The same under another guard: rows that are not finite are not-a-number throughout.
-    pub(crate) fn log_probs_under(
-        &self,
-        guard: Guard,
-        run: &Run,
-        program: &mut Program,
-        window: usize,
-    ) -> Result<Vec<Vec<f32>>> {
-        let rows = window.min(run.tokens.len());
-        let mut rows = self
-            .last_rows(guard, run, program, rows)?
-            .to_vec2::<f32>()?;
-        rows.par_iter_mut().for_each(|row| log_softmax(row));
-        Ok(rows)
+    pub fn log_probs(&mut self, run: &Run, window: usize) -> Result<Vec<Vec<f32>>> {
+        let read = self.run_one(&Pass {
+            logits: Logits::Last(window),
+            ..Pass::of(run.clone())
+        })?;
+        Ok(read.log_probs())
     }
 
     /// The strongest `k` tokens of each residual row `[n, d_model]`, through final norm and unembedding.
@@ -395,6 +267,16 @@ impl Bench {
             start += size;
         }
         Ok(out)
+    }
+
+    /// The guard of a pass.
+    pub fn guard(&self) -> Guard<'_> {
+        Guard::new(&self.model.transformer, &self.cancel)
+    }
+
+    /// The error for what is read of the model alone and is not finite; `place` begins the sentence: "Its logits are".
+    pub fn not_finite(&self, place: &str) -> Error {
+        not_finite(&self.model.transformer, place)
     }
 
     /// A token alone, as safe visible text.
@@ -421,6 +303,24 @@ impl Bench {
             parameters,
             version: env!("CARGO_PKG_VERSION").into(),
         }
+    }
+}
+
+impl Target {
+    /// Safe visible text.
+    pub fn spell(self, bench: &Bench) -> String {
+        match self.less {
+            None => bench.visible(self.token),
+            Some(less) => format!("{} − {}", bench.visible(self.token), bench.visible(less)),
+        }
+    }
+}
+
+/// A run of which every position is recorded.
+fn recorded(run: &Run, wanted: &[Address]) -> Pass {
+    Pass {
+        record: wanted.to_vec(),
+        ..Pass::of(run.clone())
     }
 }
 

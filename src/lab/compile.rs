@@ -59,7 +59,7 @@ impl Bench {
         }
         if program.asks_probability() && !run.tokens.is_empty() {
             let plain = run.unedited();
-            let rows = self.log_probs(&plain, &mut Program::default(), run.tokens.len())?;
+            let rows = self.log_probs(&plain, run.tokens.len())?;
             for (position, row) in rows.iter().enumerate() {
                 program.hear(position, row);
             }

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Tensor};
 
 use super::apply::Program;
-use super::bench::Bench;
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::finite::Finder;
@@ -29,21 +28,21 @@ pub struct Guard<'a> {
     held: Option<Tensor>,
 }
 
-impl Bench {
-    /// The guard of a pass.
-    pub fn guard(&self) -> Guard<'_> {
+impl<'a> Guard<'a> {
+    /// One that refuses what is not finite, and stops when `cancel` is raised.
+    pub(crate) fn new(transformer: &'a Transformer, cancel: &'a AtomicBool) -> Self {
         Guard {
-            transformer: &self.model.transformer,
-            cancel: &self.cancel,
+            transformer,
+            cancel,
             strict: true,
             tokens: None,
             held: None,
         }
     }
 
-    /// The error for what is read of the model alone and is not finite; `place` begins the sentence: "Its logits are".
-    pub fn not_finite(&self, place: &str) -> Error {
-        not_finite(&self.model.transformer, place)
+    /// How many positions a query of a layer sees; none for all.
+    pub(crate) fn window(&self, layer: usize) -> Option<usize> {
+        self.transformer.blueprint.layers[layer].window
     }
 }
 

@@ -7,8 +7,9 @@
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
-use super::apply::{Null, Program};
+use super::apply::Null;
 use super::bench::Bench;
+use super::pass::{Logits, Pass};
 use super::run::Run;
 use super::sample::{Sampling, kl};
 use super::writer::{Beside, Needs, Writer};
@@ -29,26 +30,29 @@ const UNRELATED: usize = 32;
 impl Bench {
     /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
-        let mut program = self.compile(run, Null::No)?;
+        let program = self.compile(run, Null::No)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
-        let plain = self.log_probs(run, &mut Program::default(), WINDOW)?;
+        let plain = self.log_probs(&run.unedited(), WINDOW)?;
         // What an edit breaks is what its receipt is to say.
-        self.log_probs_under(self.guard().lenient(), run, &mut program, 1)?;
-        program.settle()?;
+        let edited = self.run_one(&Pass {
+            lenient: true,
+            logits: Logits::Last(1),
+            ..Pass::of(run.clone())
+        })?;
         let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
         // As much of it is prompt as of the run: what acts on what is written alone has a place in both.
         let (total, length) = (run.tokens.len(), unrelated.tokens.len());
         unrelated.prompt = (run.prompt * length).div_ceil(total.max(1)).min(length);
-        let elsewhere = self.log_probs(&unrelated, &mut Program::default(), WINDOW)?;
-        let mut receipts = program.receipts().to_vec();
+        let elsewhere = self.log_probs(&unrelated, WINDOW)?;
+        let mut receipts = edited.receipts;
         for receipt in receipts.iter_mut().filter(|r| r.active) {
             let mut alone = run.schedule.clone();
             for stage in &mut alone.stages {
                 stage.edits.retain(|e| e.to_string() == receipt.edit);
             }
-            let moved = self.moved(run, &alone, Null::No, &plain)?;
+            let moved = self.moved(run, &alone, None, &plain)?;
             let first = run.tokens.len() - moved.len();
             receipt.kl = Some(mean(&moved));
             receipt.not_finite |= !finite::all(&moved);
@@ -61,7 +65,7 @@ impl Bench {
             // Every unit of a site has no null of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
             if !edits.any(|e| e.op != Op::Cut && e.which() == Some(&Which::All)) {
-                let null = self.moved(run, &alone, Null::Random(run.seed), &plain)?;
+                let null = self.moved(run, &alone, Some(run.seed), &plain)?;
                 receipt.null = Some(mean(&null));
             }
             // From the first position on, whenever it began here.
@@ -80,7 +84,7 @@ impl Bench {
                 .latest()
                 .iter()
                 .all(|e| e.reads_prompt() || covers(e));
-            receipt.elsewhere = match self.moved(&unrelated, &always, Null::No, &elsewhere) {
+            receipt.elsewhere = match self.moved(&unrelated, &always, None, &elsewhere) {
                 Ok(moved) => placed.then(|| mean(&moved)),
                 // A position that names a text has no place in another one.
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
@@ -96,18 +100,22 @@ impl Bench {
         &mut self,
         run: &Run,
         schedule: &Schedule,
-        null: Null,
+        random: Option<u64>,
         plain: &[Vec<f32>],
     ) -> Result<Vec<f32>> {
         let run = Run {
             schedule: schedule.clone(),
             ..run.clone()
         };
-        let mut program = self.compile(&run, null)?;
-        let guard = self.guard().lenient();
-        let rows = self.log_probs_under(guard, &run, &mut program, WINDOW)?;
+        let read = self.run_one(&Pass {
+            random,
+            lenient: true,
+            logits: Logits::Last(WINDOW),
+            ..Pass::of(run)
+        })?;
         // An edit that leaves the range may come out as finite nonsense.
-        let broken = program.overflowed();
+        let broken = read.receipts.iter().any(|r| r.not_finite);
+        let rows = read.log_probs();
         let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| if broken { f32::NAN } else { kl(p, q) };
         Ok(plain.iter().zip(&rows).map(kl).collect())
     }

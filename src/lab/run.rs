@@ -9,11 +9,13 @@ use candle_core::Tensor;
 
 use super::apply::Program;
 use super::guard::Guard;
+use super::pass::{Knockout, Patch, RowCapture};
 use crate::edit::receipt::Receipt;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
-use crate::model::network::site::Address;
+use crate::model::network::cache::Cache;
+use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{Leaving, Span, Tap};
 
 /// Tokens, edits and a seed: what a recording belongs to.
@@ -88,19 +90,6 @@ impl Run {
     }
 }
 
-/// A value to put into a slot: overwrites `address` at `position` in one row of the batch, or in all.
-#[derive(Clone, Debug)]
-pub struct Patch {
-    /// Where.
-    pub at: Address,
-    /// At which position.
-    pub position: usize,
-    /// In which row of the batch.
-    pub row: Option<usize>,
-    /// `[width]`.
-    pub value: Tensor,
-}
-
 /// Tensors kept from a run, without the batch dimension, in the dtype of the run.
 #[derive(Debug, Default)]
 pub struct Recording {
@@ -125,9 +114,13 @@ impl Recording {
         wanted.iter().all(|a| self.tensors.contains_key(a))
     }
 
-    /// Adds values.
-    pub(crate) fn extend(&mut self, more: impl IntoIterator<Item = (Address, Tensor)>) {
-        self.tensors.extend(more);
+    /// What a row of a pass left, with its logits where they are those after the last position.
+    pub(crate) fn of(mut row: RowCapture, with_output: bool) -> Self {
+        Self {
+            output: row.logits.pop().filter(|_| with_output),
+            tensors: row.recorded,
+            receipts: row.receipts,
+        }
     }
 
     /// Bytes held.
@@ -139,93 +132,166 @@ impl Recording {
     }
 }
 
-/// Which rows a tap keeps.
+/// Which positions a tap keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// All positions of the pass.
     All,
     /// The last one.
     Last,
+    /// Those from this one on.
+    From(usize),
 }
 
-/// The lab's tap: stop, edit, put into slots, record.
+/// A run that was read once, for the passes that go on from it: what lies before and below what they change.
+pub(crate) struct Stem {
+    /// What was read: the run under its edits, see `Bench::key`.
+    pub(crate) key: u64,
+    /// Seed of random edits.
+    pub(crate) random: Option<u64>,
+    /// What every row has put in.
+    pub(crate) common: Vec<Patch>,
+    /// As compiled: every pass works on a copy, so that no row sees what another measured.
+    pub(crate) program: Program,
+    pub(crate) cache: Cache,
+    /// What enters every block, and what leaves the last: `[1, end - from, d_model]`.
+    pub(crate) streams: Vec<Tensor>,
+    /// What was recorded of it, from the first position on.
+    pub(crate) values: HashMap<Address, Tensor>,
+    /// The first position that rows may change.
+    pub(crate) from: usize,
+    /// The position after which logits are read.
+    pub(crate) read: usize,
+    /// Positions that passes cover.
+    pub(crate) end: usize,
+    /// Whether what comes before a change may be shared.
+    pub(crate) shares: bool,
+    /// The run's own logits after the position that is read, `[vocab]`.
+    pub(crate) logits: Vec<f32>,
+    /// What its edits did.
+    pub(crate) receipts: Vec<Receipt>,
+}
+
+impl Stem {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let tensors = self.streams.iter().chain(self.values.values());
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        self.cache.bytes() + tensors.map(size).sum::<usize>()
+    }
+
+    /// A value of its first reading, from its first position on.
+    pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
+        let stream = match at.site {
+            Site::Embed => self.streams.first(),
+            Site::ResidPost => self.streams.get(usize::from(at.layer) + 1),
+            _ => None,
+        };
+        self.values.get(&at).or(stream)
+    }
+}
+
+/// The lab's tap: stop, edit, patch, record, in that order at every site. A patch changes its row, its position and, where
+/// it names one, its head, and no bit besides.
 pub struct RunTap<'a> {
     /// Edits at work.
     pub program: &'a mut Program,
-    /// Values to put into slots.
-    pub patches: &'a [Patch],
     /// What to record.
     pub wanted: &'a [Address],
-    /// Which rows.
+    /// Which positions.
     pub keep: Keep,
     /// What it stops for.
     pub guard: Guard<'a>,
     /// What was recorded, with the batch dimension.
     pub recorded: HashMap<Address, Tensor>,
-    /// How many patches were put in.
-    pub patched: usize,
+    patches: HashMap<Address, Vec<(usize, &'a Patch)>>,
+    knockouts: Vec<(usize, &'a Knockout)>,
     span: Span,
 }
 
 impl<'a> RunTap<'a> {
-    /// A tap over these parts.
+    /// A tap over these parts; every patch and every knockout with its row of the batch.
     pub fn new(
         program: &'a mut Program,
-        patches: &'a [Patch],
+        patches: &[(usize, &'a Patch)],
         wanted: &'a [Address],
         keep: Keep,
         guard: Guard<'a>,
     ) -> Self {
+        let mut by_address: HashMap<Address, Vec<(usize, &'a Patch)>> = HashMap::new();
+        for (row, patch) in patches {
+            by_address.entry(patch.at).or_default().push((*row, patch));
+        }
         Self {
             program,
-            patches,
             wanted,
             keep,
             guard,
             recorded: HashMap::new(),
-            patched: 0,
+            patches: by_address,
+            knockouts: Vec::new(),
             span: Span::prompt(0),
         }
     }
 
-    fn patch(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let span = self.span;
-        let mut x = x;
-        for patch in self
-            .patches
-            .iter()
-            .filter(|p| p.at == at && (span.start..span.start + span.len).contains(&p.position))
-        {
-            let dims = x.dims().to_vec();
-            let batch = dims[0];
-            let position = patch.position - span.start;
-            let (first, count) = patch.row.map_or((0, batch), |row| (row, 1));
-            let mut shape = dims.clone();
-            shape[0] = count;
-            shape[1] = 1;
-            let mut line = vec![1; dims.len()];
-            line[2..].copy_from_slice(&dims[2..]);
-            let value = patch
-                .value
-                .to_dtype(x.dtype())?
-                .reshape(line)?
-                .broadcast_as(shape)?
-                .contiguous()?;
-            // A copy of the stream, so that nobody else's handle changes.
-            let own = x.copy()?;
-            let ranges: Vec<std::ops::Range<usize>> = dims
-                .iter()
-                .enumerate()
-                .map(|(i, d)| match i {
-                    0 => first..first + count,
-                    1 => position..position + 1,
-                    _ => 0..*d,
-                })
-                .collect();
-            x = own.slice_assign(&ranges, &value)?;
-            self.patched += 1;
+    /// With edges taken away in some rows.
+    #[must_use]
+    pub(crate) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
+        self.knockouts = knockouts;
+        self
+    }
+
+    /// Scores `[rows, heads, tokens, positions]` with every row's edges at -inf.
+    fn cut(&self, layer: usize, scores: Tensor) -> Result<Tensor> {
+        let (rows, heads, tokens, positions) = scores.dims4()?;
+        let window = self.guard.window(layer);
+        let mut flags = vec![0u8; rows * heads * tokens * positions];
+        let mut any = false;
+        for (row, cut) in self.knockouts.iter().filter(|(row, _)| *row < rows) {
+            for token in 0..tokens {
+                let hidden = cut.hidden(layer, self.span.start + token, window);
+                any |= !hidden.is_empty();
+                let chosen =
+                    (0..heads).filter(|h| cut.heads.is_empty() || cut.heads.contains(&(*h as u32)));
+                for head in chosen {
+                    let line = ((row * heads + head) * tokens + token) * positions;
+                    hidden.iter().for_each(|source| flags[line + source] = 1);
+                }
+            }
         }
-        Ok(x)
+        if !any {
+            return Ok(scores);
+        }
+        let flags = Tensor::from_vec(flags, scores.shape(), scores.device())?;
+        let gone = Tensor::new(f32::NEG_INFINITY, scores.device())?.broadcast_as(scores.shape())?;
+        Ok(flags.where_cond(&gone, &scores)?)
+    }
+
+    /// The positions of a value that are kept.
+    fn kept(&self, at: Address, x: &Tensor) -> Result<Tensor> {
+        // Rows that run beside the edited ones are nobody's recording.
+        let (batch, own) = (x.dim(0)?, self.program.rows(x.dim(0)?));
+        let x = if own == batch {
+            x.clone()
+        } else {
+            x.narrow(0, 0, own)?
+        };
+        let axis = if at.site.spec().axis == Axis::Positions {
+            2
+        } else {
+            1
+        };
+        let rows = x.dim(axis)?;
+        let skip = match self.keep {
+            Keep::All => 0,
+            Keep::Last => rows - 1,
+            Keep::From(first) => first.saturating_sub(self.span.start).min(rows - 1),
+        };
+        if skip == 0 && self.keep != Keep::Last {
+            return Ok(x);
+        }
+        // A copy, or the slice would keep the whole tensor alive.
+        Ok(x.narrow(axis, skip, rows - skip)?.force_contiguous()?)
     }
 }
 
@@ -241,33 +307,17 @@ impl Tap for RunTap<'_> {
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
         let x = self.program.apply(at, x, self.span)?;
-        let x = if self.patches.is_empty() {
-            x
+        let x = match self.patches.get(&at) {
+            Some(patches) => put(x, patches, self.span)?,
+            None => x,
+        };
+        let x = if at.site == Site::AttnScores && !self.knockouts.is_empty() {
+            self.cut(usize::from(at.layer), x)?
         } else {
-            self.patch(at, x)?
+            x
         };
         if self.wanted.contains(&at) {
-            // Rows that run beside the edited ones are nobody's recording.
-            let (batch, own) = (x.dim(0)?, self.program.rows(x.dim(0)?));
-            let x = if own == batch {
-                x.clone()
-            } else {
-                x.narrow(0, 0, own)?
-            };
-            let kept = match self.keep {
-                Keep::All => x.clone(),
-                // A copy, or the slice would keep the whole tensor alive.
-                Keep::Last => {
-                    let axis =
-                        if at.site.spec().axis == crate::model::network::site::Axis::Positions {
-                            2
-                        } else {
-                            1
-                        };
-                    let rows = x.dim(axis)?;
-                    x.narrow(axis, rows - 1, 1)?.force_contiguous()?
-                }
-            };
+            let kept = self.kept(at, &x)?;
             self.recorded.insert(at, kept);
         }
         Ok(x)
@@ -280,4 +330,29 @@ impl Tap for RunTap<'_> {
     fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
         self.guard.leaves(leaving, self.span, self.program)
     }
+}
+
+/// Puts values into `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
+pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: Span) -> Result<Tensor> {
+    let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
+    if !patches.iter().any(|(_, patch)| inside(patch)) {
+        return Ok(x);
+    }
+    // A copy of the stream, so that nobody else's handle changes.
+    let own = x.force_contiguous()?;
+    let (rows, tokens) = (own.dim(0)?, own.dim(1)?);
+    let lines = own.reshape((rows * tokens, ()))?;
+    for (row, patch) in patches.iter().filter(|(_, patch)| inside(patch)) {
+        let line = row * tokens + patch.position - span.start;
+        let value = patch.value.to_dtype(own.dtype())?.flatten_all()?;
+        match patch.head {
+            None => lines.slice_set(&value.unsqueeze(0)?.contiguous()?, 0, line)?,
+            Some(head) => {
+                let heads = own.dim(2)?;
+                let parts = own.reshape((rows * tokens * heads, ()))?;
+                parts.slice_set(&value.unsqueeze(0)?.contiguous()?, 0, line * heads + head)?;
+            }
+        }
+    }
+    Ok(own)
 }

@@ -14,8 +14,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::apply::Program;
 use super::bench::Bench;
+use super::pass::Pass;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
@@ -169,8 +169,10 @@ impl Statistics {
                 continue;
             }
             let run = Run::plain(piece.clone());
-            bench.model.check_prompt(&run.tokens)?;
-            let recording = bench.pass(&run, &mut Program::default(), &[], wanted, 1)?;
+            let recording = bench.run_one(&Pass {
+                record: wanted.to_vec(),
+                ..Pass::of(run)
+            })?;
             for (sums, at) in sums.iter_mut().zip(wanted) {
                 let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
                 sums.take_piece(&rows.to_vec2::<f32>()?, how.skip);

@@ -5,7 +5,6 @@
 
 use candle_core::Tensor;
 
-use super::bench::Bench;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -51,14 +50,6 @@ impl Target {
     pub fn of(self, logits: &[f32]) -> f32 {
         let at = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NAN);
         at(self.token) - self.less.map_or(0.0, at)
-    }
-
-    /// Safe visible text.
-    pub fn spell(self, bench: &Bench) -> String {
-        match self.less {
-            None => bench.visible(self.token),
-            Some(less) => format!("{} − {}", bench.visible(self.token), bench.visible(less)),
-        }
     }
 }
 

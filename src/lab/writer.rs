@@ -10,14 +10,14 @@ use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::extend::extend;
 use super::run::{Keep, Run, RunTap};
+use super::runner::{read_on, unedited};
 use super::sample::{Sampling, kl, log_softmax, rank};
 pub use super::step::{Beside, Choice, Needs, Other, Step};
 use crate::edit::Edit;
 use crate::edit::receipt::{Fired, Receipt};
 use crate::edit::schedule::Schedule;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::figure::Check;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Site};
@@ -159,9 +159,8 @@ impl Writer {
         self.program.forget();
         let logits = {
             let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, bench.guard());
-            let last = extend(&bench.model, &rows, self.run.prompt, &mut cache, &mut tap)?;
-            let (logits, _) = bench.model.transformer.read_out(&last, None, &mut tap)?;
-            logits.squeeze(1)?
+            let prompt = self.run.prompt;
+            read_on(&bench.model, &rows, prompt, &mut cache, &mut tap, &[])?.0
         };
         cache.digest = self.run.schedule.digest();
         self.cache = cache;
@@ -240,13 +239,8 @@ impl Writer {
 
     /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
     fn probe(&mut self, bench: &Bench, cache: &mut Cache) -> Result<()> {
-        let text = vec![self.run.tokens.clone()];
-        let mut idle = Program::default();
-        let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, bench.guard());
-        let x = extend(&bench.model, &text, self.run.prompt, cache, &mut tap)?;
-        let (logits, _) = bench.model.transformer.read_out(&x, None, &mut tap)?;
-        let mut row = logits.flatten_all()?.to_vec1::<f32>()?;
-        log_softmax(&mut row);
+        let text = [self.run.tokens.clone()];
+        let row = unedited(bench, &text, self.run.prompt, cache)?;
         self.program.hear(self.run.tokens.len() - 1, &row);
         Ok(())
     }
@@ -402,35 +396,18 @@ impl Writer {
         }
         let mut wanted = needs.record.clone();
         wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
-        let transformer = &bench.model.transformer;
         let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, bench.guard());
-        let x = extend(
+        let (logits, riders) = read_on(
             &bench.model,
             rows,
             self.run.prompt,
             &mut self.cache,
             &mut tap,
+            &needs.unembed,
         )?;
-        let lens = needs
-            .unembed
-            .iter()
-            .map(|a| {
-                let row = tap.recorded.get(a).ok_or_else(|| Error::Refused {
-                    address: a.to_string(),
-                    why: "it was not visited by this pass. Unembed a residual site.".into(),
-                })?;
-                Ok(row.flatten_all()?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let lens = if lens.is_empty() {
-            None
-        } else {
-            Some(Tensor::stack(&lens, 0)?)
-        };
-        let (logits, riders) = transformer.read_out(&x, lens.as_ref(), &mut tap)?;
         Ok(Passed {
             recorded: std::mem::take(&mut tap.recorded),
-            logits: logits.squeeze(1)?,
+            logits,
             riders,
         })
     }

@@ -162,6 +162,7 @@ fn family(pid: Pid) -> Option<Family> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -13,8 +13,8 @@ use candle_core::DType;
 use crate::edit::direction::{Direction, Origin};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::apply::Program;
 use crate::lab::bench::Bench;
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
@@ -371,7 +371,10 @@ fn vectors(
             format!("positions that a prompt of {} tokens has", run.tokens.len()),
         ));
     }
-    let recording = bench.pass(&run, &mut Program::default(), &[], wanted, 1)?;
+    let recording = bench.run_one(&Pass {
+        record: wanted.to_vec(),
+        ..Pass::of(run)
+    })?;
     wanted
         .iter()
         .map(|at| {

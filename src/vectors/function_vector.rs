@@ -6,11 +6,13 @@
 //! `vector(A ∪ B) = vector(A) + vector(B)` for sets apart. To rank heads by something else, write a function that returns
 //! [`Effects`].
 
+use candle_core::{DType, Tensor};
+
 use super::shots::Ask;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
-use crate::lab::fork::Fork;
+use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::model::Fingerprint;
@@ -42,15 +44,15 @@ impl HeadMeans {
         let mut scales = vec![0f64; layers];
         for (done, ask) in asks.iter().enumerate() {
             bench.report(done as f32 / asks.len() as f32)?;
-            let fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
+            let read = at_the_end(bench, &Run::plain(ask.tokens.clone()), &wanted)?;
             for layer in 0..layers {
-                let z = fork.value(Site::Z.at(layer));
+                let z = value(&read, Site::Z.at(layer))?;
                 values[layer]
                     .iter_mut()
                     .zip(z)
-                    .for_each(|(s, v)| *s += f64::from(*v));
-                let out = fork.value(Site::AttnOut.at(layer));
-                scales[layer] += f64::from(bench.model.transformer.attention_scale(layer, out));
+                    .for_each(|(s, v)| *s += f64::from(v));
+                let out = value(&read, Site::AttnOut.at(layer))?;
+                scales[layer] += f64::from(bench.model.transformer.attention_scale(layer, &out));
             }
         }
         let count = asks.len().max(1) as f64;
@@ -66,9 +68,10 @@ impl HeadMeans {
     pub fn of_run(bench: &mut Bench, run: &Run) -> Result<Self> {
         let layers = bench.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
-        let fork = bench.fork(run, &wanted)?;
+        let read = at_the_end(bench, run, &wanted)?;
+        let values = wanted.iter().map(|at| value(&read, *at));
         Ok(Self {
-            values: wanted.iter().map(|at| fork.value(*at).to_vec()).collect(),
+            values: values.collect::<Result<_>>()?,
             scales: vec![1.0; layers],
             width: bench.model.transformer.blueprint.head_dim,
         })
@@ -128,14 +131,13 @@ impl Effects {
         means: &HeadMeans,
         (layer, head): Head,
     ) -> Result<f64> {
-        let at = Site::Z.at(layer);
         let mut sum = 0.0;
         for (done, ask) in asks.iter().enumerate() {
             bench.report(done as f32 / asks.len() as f32)?;
-            let mut fork = bench.fork(&Run::plain(ask.tokens.clone()), &[at])?;
-            let base = probability(&fork.logits, ask.answer);
-            let branch = put(fork.value(at), head, means.head((layer, head)));
-            sum += changes(bench, &mut fork, &[(at, branch)], ask.answer, base)?[0];
+            let run = Run::plain(ask.tokens.clone());
+            let value = means.head((layer, head)).to_vec();
+            let (_, changes) = changes(bench, &run, &[((layer, head), value)], ask.answer)?;
+            sum += changes[0];
         }
         Ok(sum / asks.len().max(1) as f64)
     }
@@ -148,19 +150,14 @@ impl Effects {
         value: impl Fn(Head) -> Vec<f32>,
     ) -> Result<Self> {
         let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
-        let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
-        let mut fork = bench.fork(run, &wanted)?;
-        let mut out = Self::none(bench);
-        out.base = probability(&fork.logits, answer);
-        out.prompts = 1;
-        for layer in 0..layers {
-            let at = Site::Z.at(layer);
-            let branches: Vec<(Address, Vec<f32>)> = (0..heads)
-                .map(|head| (at, put(fork.value(at), head, &value((layer, head)))))
-                .collect();
-            out.values[layer] = changes(bench, &mut fork, &branches, answer, out.base)?;
-        }
-        Ok(out)
+        let all = (0..layers).flat_map(|l| (0..heads).map(move |h| (l, h)));
+        let values: Vec<(Head, Vec<f32>)> = all.map(|head| (head, value(head))).collect();
+        let (base, changes) = changes(bench, run, &values, answer)?;
+        Ok(Self {
+            values: changes.chunks(heads).map(<[f64]>::to_vec).collect(),
+            base,
+            prompts: 1,
+        })
     }
 
     fn none(bench: &Bench) -> Self {
@@ -200,25 +197,54 @@ impl Effects {
     }
 }
 
-/// All heads' outputs with one of them put to `value`.
-fn put(z: &[f32], head: usize, value: &[f32]) -> Vec<f32> {
-    let mut z = z.to_vec();
-    z[head * value.len()..(head + 1) * value.len()].copy_from_slice(value);
-    z
+/// What a run holds at its last token.
+pub(crate) fn at_the_end(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
+    bench.run_one(&Pass {
+        from: Some(run.tokens.len().saturating_sub(1)),
+        record: wanted.to_vec(),
+        ..Pass::of(run.clone())
+    })
 }
 
+/// All heads of a recorded address, one after the other.
+pub(crate) fn value(read: &RowCapture, at: Address) -> Result<Vec<f32>> {
+    let value = read.get(at)?.to_dtype(DType::F32)?;
+    Ok(value.flatten_all()?.to_vec1()?)
+}
+
+/// The probability of an answer after a run, and how it changes when each head alone is put to a value at the last token.
 fn changes(
-    bench: &Bench,
-    fork: &mut Fork,
-    branches: &[(Address, Vec<f32>)],
+    bench: &mut Bench,
+    run: &Run,
+    heads: &[(Head, Vec<f32>)],
     answer: u32,
-    base: f64,
-) -> Result<Vec<f64>> {
-    let rows = fork.branches(bench, branches)?;
-    Ok(rows
-        .iter()
-        .map(|row| probability(row, answer) - base)
-        .collect())
+) -> Result<(f64, Vec<f64>)> {
+    let position = run.tokens.len().saturating_sub(1);
+    let device = bench.model.transformer.device.clone();
+    let patched = heads.iter().map(|((layer, head), value)| {
+        Ok(PassRow::patched(vec![Patch {
+            head: Some(*head),
+            ..Patch::new(
+                Site::Z.at(*layer),
+                position,
+                Tensor::new(value.as_slice(), &device)?,
+            )
+        }]))
+    });
+    let rows = std::iter::once(Ok(PassRow::default())).chain(patched);
+    let pass = Pass {
+        rows: rows.collect::<Result<_>>()?,
+        from: Some(position),
+        logits: Logits::Last(1),
+        ..Pass::of(run.clone())
+    };
+    let mut found = vec![0.0; pass.rows.len()];
+    bench.run_each(&pass, &mut |_, i, row| {
+        found[i] = probability(row.last(), answer);
+        Ok(())
+    })?;
+    let base = found.remove(0);
+    Ok((base, found.into_iter().map(|p| p - base).collect()))
 }
 
 /// The probability of a token under a row of logits.

@@ -5,6 +5,8 @@
 //! the model behind examples. Right means: the most probable next token is the first token of the answer.
 //! To judge by something else, extend [`Score`].
 
+use candle_core::{DType, Tensor};
+
 use super::function_vector::probability;
 use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
@@ -12,6 +14,7 @@ use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use crate::lab::bench::Bench;
+use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::model::Fingerprint;
@@ -128,34 +131,38 @@ impl Verdict {
         for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
             bench.report(number as f32 / total)?;
             let held = number.checked_sub(asked.fit.len());
-            let mut fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
-            let put = |at: &Address, vector: &[f32]| -> Vec<f32> {
-                match op {
-                    Op::Replace => vector.to_vec(),
-                    _ => fork
-                        .value(*at)
-                        .iter()
-                        .zip(vector)
-                        .map(|(x, v)| x + v)
-                        .collect(),
-                }
+            let position = ask.tokens.len().saturating_sub(1);
+            let own = Pass {
+                from: Some(position),
+                record: wanted.clone(),
+                logits: Logits::Last(1),
+                ..Pass::of(Run::plain(ask.tokens.clone()))
             };
-            let mut branches: Vec<(Address, Vec<f32>)> = wanted
+            let read = bench.run_one(&own)?;
+            let put = |at: &Address, vector: &[f32]| -> Result<PassRow> {
+                let value = Tensor::new(vector, &bench.model.transformer.device)?;
+                let value = match op {
+                    Op::Replace => value,
+                    _ => (read.get(*at)?.flatten_all()?.to_dtype(DType::F32)? + value)?,
+                };
+                Ok(PassRow::patched(vec![Patch::new(*at, position, value)]))
+            };
+            let mut rows: Vec<PassRow> = wanted
                 .iter()
                 .zip(&vectors)
-                .map(|(at, vector)| (*at, put(at, vector)))
-                .collect();
+                .map(|(at, vector)| put(at, vector))
+                .collect::<Result<_>>()?;
             if held.is_some() {
-                out.bare.count(&fork.logits, ask.answer, known);
+                out.bare.count(read.last(), ask.answer, known);
                 for (at, vector) in wanted.iter().zip(&vectors) {
                     let mut hash = Fingerprint::default();
                     [seed, u64::from(at.layer), number as u64]
                         .iter()
                         .for_each(|n| hash.write(&n.to_le_bytes()));
-                    branches.push((*at, put(at, &random_like(vector, hash.finish()))));
+                    rows.push(put(at, &random_like(vector, hash.finish()))?);
                 }
             }
-            let rows = fork.branches(bench, &branches)?;
+            let rows = bench.run(&Pass { rows, ..own })?;
             let (with, random) = rows.split_at(layers.len());
             for (score, row) in out.layers.iter_mut().zip(with) {
                 let side = if held.is_some() {
@@ -163,10 +170,10 @@ impl Verdict {
                 } else {
                     &mut score.fit
                 };
-                side.count(row, ask.answer, known);
+                side.count(row.last(), ask.answer, known);
             }
             for (score, row) in out.layers.iter_mut().zip(random) {
-                score.random.count(row, ask.answer, known);
+                score.random.count(row.last(), ask.answer, known);
             }
         }
         for (number, ask) in asked.answered.iter().enumerate() {

@@ -14,10 +14,10 @@ use crate::edit::Edit;
 use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::lab::apply::Program;
 use crate::lab::batch;
 use crate::lab::bench::Bench;
 use crate::lab::guard::tried;
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::model::network::finite::order;
@@ -365,12 +365,10 @@ fn means(
             schedule: schedule.clone(),
             ..Run::plain(tokens.clone())
         };
-        let mut program = if schedule.is_idle() {
-            Program::default()
-        } else {
-            bench.compile(&run, crate::lab::apply::Null::No)?
-        };
-        let recording = bench.pass(&run, &mut program, &[], &wanted, 1)?;
+        let recording = bench.run_one(&Pass {
+            record: wanted.clone(),
+            ..Pass::of(run)
+        })?;
         for (layer, at) in wanted.iter().enumerate() {
             let rows = recording.get(*at)?;
             for (i, position) in rules.positions.iter().enumerate() {

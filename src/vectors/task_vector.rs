@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::function_vector::{Effects, Head, HeadMeans, assemble};
+use super::function_vector::{Effects, Head, HeadMeans, assemble, at_the_end, value};
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
 use crate::edit::op::Op;
@@ -228,12 +228,12 @@ pub fn states(bench: &mut Bench, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
     let mut sums = vec![vec![0f64; bench.model.card.d_model]; layers];
     for (done, ask) in asks.iter().enumerate() {
         bench.report(done as f32 / asks.len() as f32)?;
-        let fork = bench.fork(&Run::plain(ask.tokens.clone()), &wanted)?;
+        let read = at_the_end(bench, &Run::plain(ask.tokens.clone()), &wanted)?;
         for (sum, at) in sums.iter_mut().zip(&wanted) {
-            let values = fork.value(*at);
+            let values = value(&read, *at)?;
             sum.iter_mut()
                 .zip(values)
-                .for_each(|(s, v)| *s += f64::from(*v));
+                .for_each(|(s, v)| *s += f64::from(v));
         }
     }
     let count = asks.len().max(1) as f64;

@@ -1,5 +1,5 @@
 //! The shape of the house, held by parsing every source file: arrows between the folders of `src` point one way
-//! (`ui -> app -> engine -> instruments -> lab -> model`, `cli` beside them), and files of one folder do not use each other
+//! (`ui -> app -> engine -> instruments -> vectors -> lab -> edit -> figure -> model`, `cli` and `export` beside them), and files of one folder do not use each other
 //! in a circle. Leaves that everybody may use: error, text, file, out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,17 +7,48 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// Layers from right to left; a module may use what stands before it in this list.
+/// Layers from right to left; a module may use what stands before it in this list, `export` figures and edits only.
 const ORDER: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("lab", &["model"]),
-    ("instruments", &["lab", "model"]),
-    ("engine", &["instruments", "lab", "model"]),
-    ("export", &["lab", "model"]),
-    ("app", &["engine", "instruments", "lab", "model", "export"]),
+    ("figure", &["model"]),
+    ("edit", &["figure", "model"]),
+    ("lab", &["edit", "figure", "model"]),
+    ("vectors", &["lab", "edit", "figure", "model"]),
+    (
+        "instruments",
+        &["vectors", "lab", "edit", "figure", "model"],
+    ),
+    (
+        "engine",
+        &["instruments", "vectors", "lab", "edit", "figure", "model"],
+    ),
+    ("export", &["edit", "figure", "model"]),
+    (
+        "app",
+        &[
+            "engine",
+            "instruments",
+            "vectors",
+            "lab",
+            "edit",
+            "figure",
+            "model",
+            "export",
+        ],
+    ),
     (
         "ui",
-        &["app", "engine", "instruments", "lab", "model", "export"],
+        &[
+            "app",
+            "engine",
+            "instruments",
+            "vectors",
+            "lab",
+            "edit",
+            "figure",
+            "model",
+            "export",
+        ],
     ),
     (
         "cli",
@@ -26,7 +57,10 @@ const ORDER: &[(&str, &[&str])] = &[
             "ui",
             "engine",
             "instruments",
+            "vectors",
             "lab",
+            "edit",
+            "figure",
             "model",
             "export",
         ],
@@ -34,26 +68,7 @@ const ORDER: &[(&str, &[&str])] = &[
 ];
 
 /// Circles that are still there, by their folder; this list only shrinks. A circle that is gone has to leave it.
-const CIRCLES: &[(&str, &[&str])] = &[
-    (
-        "lab",
-        &[
-            "apply",
-            "bench",
-            "compile",
-            "guard",
-            "prepare",
-            "run",
-            "shelf",
-            "statistics",
-            "target",
-            "trials",
-            "value_card",
-        ],
-    ),
-    ("lab", &["condition", "edit", "grammar"]),
-    ("lab", &["also", "figure", "series"]),
-];
+const CIRCLES: &[(&str, &[&str])] = &[];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
@@ -73,7 +88,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// A file as the module that it is: `instruments/logit_lens/reading.rs` and `lab/lens/mod.rs` are `lab::lens`.
+/// A file as the module that it is: `lab/readout.rs` and `lab/readout/mod.rs` are `lab::readout`.
 fn module(path: &Path) -> Vec<String> {
     let mut parts: Vec<String> = path
         .strip_prefix(root())
@@ -392,7 +407,7 @@ fn files_have_one_size() {
 
 #[test]
 fn families_hold_no_forward_pass() {
-    for path in sources(&root().join("model/families")) {
+    for path in sources(&root().join("model/network/families")) {
         let text = code(&path);
         assert!(
             !text.contains("matmul") && !text.contains("candle_core"),

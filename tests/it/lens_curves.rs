@@ -336,7 +336,7 @@ fn a_task_is_made_of_the_list() {
     let figure = languages.observe(&run, &arguments, &mut bench).unwrap();
     // Of two languages it is the other one that is translated from.
     let mut alone = arguments.clone();
-    alone.0.remove("from");
+    alone.given.remove("from");
     let unsaid = languages.observe(&run, &alone, &mut bench).unwrap();
     assert_eq!(unsaid.body, figure.body);
     let back = alone.with("to", "country").with("pivot", "capital");

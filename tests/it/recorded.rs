@@ -427,7 +427,7 @@ fn ask(request: &Request) -> String {
         Request::Observe(q) => {
             let arguments: Vec<String> = q
                 .arguments
-                .0
+                .given
                 .iter()
                 .map(|(k, v)| format!("{k}={v}"))
                 .collect();

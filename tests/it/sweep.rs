@@ -327,7 +327,7 @@ fn what_a_sweep_lacks_is_said() {
 fn a_list_takes_the_place_of_a_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let (_, arguments) = stories(&folder, 2);
-    let file = arguments.0["prompts"].as_str();
+    let file = arguments.given["prompts"].as_str();
     let call = |more: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
         command

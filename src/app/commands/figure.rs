@@ -302,7 +302,7 @@ fn widen(app: &mut App, _: &str) -> Outcome {
     let slot = app.slot;
     let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
     let arguments = arguments.unwrap_or_default().with("window", wide);
-    arguments.check(instrument(slot)?)?;
+    let arguments = instrument(slot)?.read(&arguments)?;
     let focus = app.focus;
     let effects = app.question(slot, arguments);
     app.set_focus(focus);
@@ -345,7 +345,7 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
     {
         arguments = arguments.with(layer.name, "all");
     }
-    arguments.check(instrument)?;
+    let arguments = instrument.read(&arguments)?;
     Ok(app.question(instrument.name(), arguments))
 }
 

@@ -13,8 +13,8 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::lab::apply::Null;
 use crate::lab::bench::Bench;
-use crate::lab::extend::extend;
 use crate::lab::run::{Keep, Run, RunTap};
+use crate::lab::runner::read_on;
 use crate::model::Model;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::linear::Linear;
@@ -525,8 +525,8 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         let held = cache.len();
         let transformer = &bench.model.transformer;
         let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, bench.guard().lenient());
-        let x = extend(&bench.model, &[text.to_vec()], first, &mut cache, &mut tap)?;
-        let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+        let text = [text.to_vec()];
+        let (logits, _) = read_on(&bench.model, &text, first, &mut cache, &mut tap, &[])?;
         let logits = logits.flatten_all()?;
         if held > 0 && transformer.regime(held) != transformer.regime(length) {
             rereads += 1;

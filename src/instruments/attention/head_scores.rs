@@ -16,7 +16,6 @@ use crate::edit::Edit;
 use crate::edit::op::Op;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::lab::apply::Null;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::Model;
@@ -230,8 +229,7 @@ impl Copying {
                 schedule: schedule.clone(),
                 ..Run::plain(text.tokens.clone())
             };
-            let mut program = bench.compile(&run, Null::No)?;
-            let rows = bench.log_probs(&run, &mut program, text.period)?;
+            let rows = bench.log_probs(&run, text.period)?;
             let second = &text.tokens[text.first + text.period..];
             for (row, next) in rows.iter().zip(&second[1..]) {
                 let own = row[*next as usize];

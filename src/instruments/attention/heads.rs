@@ -5,116 +5,71 @@
 //! that do. Without: what the run's own favoured token loses when a head is silenced at the last token. The null puts a
 //! random vector of the same length in the same place. Cells are anchored to heads, so that ablation works on them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::edit::Edit;
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::instruments::params::{Count, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
 use crate::vectors::function_vector::{Effects, Head, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
 
+choices! {
+    /// The prompts that heads are put into.
+    pub enum Corrupt { Shuffled = "shuffled", Unshown = "asked" }
+}
+
+choices! {
+    /// What is put in a head's place.
+    pub enum Null { No = "no", Random = "random" }
+}
+
+params! {
+    /// What `heads` is asked.
+    pub struct Asked {
+        /// a file of demonstrations, input and output with a tab between; without one, what silencing each head costs the run's own favoured token
+        demos: Option<PathBuf>,
+        /// how a demonstration looks
+        template: String = "Q: {x}\\nA: {y}",
+        /// what stands between demonstrations
+        separator: String = "\\n\\n",
+        /// how a query without demonstrations is asked, when not as one of them
+        ask: Option<String>,
+        /// the prompts that heads are put into: demonstrations with permuted labels, or none at all
+        rank: Corrupt = "shuffled",
+        /// demonstrations before a query
+        shots: Count<1, 1000> = "10",
+        /// prompts that a head's mean is taken over
+        trials: Count<1, 10_000> = "100",
+        /// prompts that heads are put into
+        prompts: Count<1, 10_000> = "25",
+        /// random: the same grid with a random vector of the same length in every head's place
+        null: Null = "no",
+    }
+}
+
 /// The instrument.
 pub struct Heads;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "demos",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of demonstrations, input and output with a tab between; without one, what silencing each head costs the run's own favoured token",
-    },
-    Parameter {
-        name: "template",
-        kind: Kind::Text,
-        default: "Q: {x}\\nA: {y}",
-        about: "how a demonstration looks",
-    },
-    Parameter {
-        name: "separator",
-        kind: Kind::Text,
-        default: "\\n\\n",
-        about: "what stands between demonstrations",
-    },
-    Parameter {
-        name: "ask",
-        kind: Kind::Text,
-        default: "",
-        about: "how a query without demonstrations is asked, when not as one of them",
-    },
-    Parameter {
-        name: "rank",
-        kind: Kind::Choice(&["shuffled", "asked"]),
-        default: "shuffled",
-        about: "the prompts that heads are put into: demonstrations with permuted labels, or none at all",
-    },
-    Parameter {
-        name: "shots",
-        kind: Kind::Count { lo: 1, hi: 1000 },
-        default: "10",
-        about: "demonstrations before a query",
-    },
-    Parameter {
-        name: "trials",
-        kind: Kind::Count { lo: 1, hi: 10_000 },
-        default: "100",
-        about: "prompts that a head's mean is taken over",
-    },
-    Parameter {
-        name: "prompts",
-        kind: Kind::Count { lo: 1, hi: 10_000 },
-        default: "25",
-        about: "prompts that heads are put into",
-    },
-    Parameter {
-        name: "null",
-        kind: Kind::Choice(&["no", "random"]),
-        default: "no",
-        about: "random: the same grid with a random vector of the same length in every head's place",
-    },
-];
+impl Measurement for Heads {
+    type Params = Asked;
+    const NAME: &'static str = "heads";
+    const ABOUT: &'static str = "What every attention head does for an answer: put to its mean behind demonstrations of a task, or silenced in the run";
+    const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.demos.is_none());
+    const READS_END: bool = true;
 
-impl Instrument for Heads {
-    fn name(&self) -> &'static str {
-        "heads"
-    }
-
-    fn about(&self) -> &'static str {
-        "What every attention head does for an answer: put to its mean behind demonstrations of a task, or silenced in the run"
-    }
-
-    fn source(&self) -> &'static str {
-        "average indirect effect: Todd et al. 2024 (2310.15213)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "demos").is_empty()
-    }
-
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let null = arguments.text(self, "null") == "random";
-        let found = if arguments.text(self, "demos").is_empty() {
-            self.silenced(run, bench, null)?
-        } else {
-            self.shown(run, arguments, bench, null)?
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let null = asked.null == Null::Random;
+        let found = match &asked.demos {
+            None => silenced(run, bench, null)?,
+            Some(demos) => asked.shown(demos, run, bench, null)?,
         };
-        Ok(self.figure(run, arguments, bench, found, null))
+        Ok(found.draft(bench, null))
     }
 }
 
@@ -127,35 +82,25 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Heads {
+impl Asked {
     /// The effect of means behind demonstrations.
-    fn shown(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-        null: bool,
-    ) -> Result<Found> {
-        let pairs = read(Path::new(arguments.text(self, "demos")))?;
-        let (template, separator) = (
-            arguments.text(self, "template"),
-            arguments.text(self, "separator"),
-        );
-        let layout = Layout::new(template, separator)?;
-        let asked = match arguments.text(self, "ask") {
-            "" => layout.clone(),
-            other => Layout::new(other, separator)?,
+    fn shown(&self, demos: &Path, run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
+        let pairs = read(demos)?;
+        let layout = Layout::new(&self.template, &self.separator)?;
+        let asked = match &self.ask {
+            None => layout.clone(),
+            Some(other) => Layout::new(other, &self.separator)?,
         };
         let prompts = Prompts {
             pairs: &pairs,
             layout: &layout,
             asked: &asked,
-            count: arguments.count(self, "shots")?,
+            count: self.shots.0,
             seed: run.seed,
         };
-        let clean = prompts.on(bench).clean(arguments.count(self, "trials")?)?;
-        let count = arguments.count(self, "prompts")?;
-        let by_labels = arguments.text(self, "rank") == "shuffled";
+        let clean = prompts.on(bench).clean(self.trials.0)?;
+        let count = self.prompts.0;
+        let by_labels = self.rank == Corrupt::Shuffled;
         let corrupt = if by_labels {
             prompts.on(bench).shuffled(count)?
         } else {
@@ -190,58 +135,53 @@ impl Heads {
         }
         Ok(Found {
             effects,
-            title: "heads · average indirect effect".into(),
+            title: "average indirect effect".into(),
             value: "change of the answer's probability".into(),
             position: None,
             notes,
         })
     }
+}
 
-    /// What the run's favoured token loses without each head.
-    fn silenced(&self, run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
-        let logits = bench.last_logits(run)?;
-        let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
-        let width = bench.model.transformer.blueprint.head_dim;
-        let effects = if null {
-            let own = HeadMeans::of_run(bench, run)?.random_like(run.seed);
-            Effects::of(bench, run, favoured, |head| own.head(head).to_vec())?
-        } else {
-            Effects::of(bench, run, favoured, |_| vec![0.0; width])?
-        };
-        let name = bench.visible(favoured);
-        let instead = if null {
-            "replaced by a random vector as long as it is"
-        } else {
-            "set to zero"
-        };
-        Ok(Found {
-            notes: vec![
-                format!(
-                    "each cell: by how much the probability of {name} after the last token ({:.3}) changes when the head's output there is {instead}",
-                    effects.base
-                ),
-                "other heads may take a silenced one's place, so a small change does not say that a head did nothing; compare with null=random".into(),
-            ],
-            effects,
-            title: format!("heads · {name} without each head at the last token"),
-            value: format!("change of the probability of {name}"),
-            position: run.tokens.len().checked_sub(1),
-        })
-    }
+/// What the run's favoured token loses without each head.
+fn silenced(run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
+    let logits = bench.last_logits(run)?;
+    let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
+    let width = bench.model.transformer.blueprint.head_dim;
+    let effects = if null {
+        let own = HeadMeans::of_run(bench, run)?.random_like(run.seed);
+        Effects::of(bench, run, favoured, |head| own.head(head).to_vec())?
+    } else {
+        Effects::of(bench, run, favoured, |_| vec![0.0; width])?
+    };
+    let name = bench.visible(favoured);
+    let instead = if null {
+        "replaced by a random vector as long as it is"
+    } else {
+        "set to zero"
+    };
+    Ok(Found {
+        notes: vec![
+            format!(
+                "each cell: by how much the probability of {name} after the last token ({:.3}) changes when the head's output there is {instead}",
+                effects.base
+            ),
+            "other heads may take a silenced one's place, so a small change does not say that a head did nothing; compare with null=random".into(),
+        ],
+        effects,
+        title: format!("{name} without each head at the last token"),
+        value: format!("change of the probability of {name}"),
+        position: run.tokens.len().checked_sub(1),
+    })
+}
 
-    fn figure(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-        found: Found,
-        null: bool,
-    ) -> Figure {
+impl Found {
+    fn draft(self, bench: &Bench, null: bool) -> Draft {
         let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
-        let effects = &found.effects;
+        let effects = &self.effects;
         let cell = |(layer, head): Head| {
             let value = effects.values[layer][head] as f32;
-            let at = match found.position {
+            let at = match self.position {
                 Some(position) => Anchor::cell(layer, position),
                 None => Anchor::layer(layer),
             };
@@ -259,39 +199,27 @@ impl Heads {
         let all = effects.values.iter().flatten();
         let reach = all.filter(|v| v.is_finite());
         let reach = reach.fold(0f64, |most, v| most.max(v.abs())) as f32;
-        let mut title = found.title;
-        if null {
-            title.push_str(" · null: random vectors of the same lengths");
-        }
-        Figure {
-            title,
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "layer".into(),
-                column_axis: "head".into(),
-                value: found.value,
-                rows: (0..layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                columns: (0..heads)
-                    .map(|h| Header {
-                        label: h.to_string(),
-                        anchor: Anchor::default().with(Unit::Head(h as u32)),
-                    })
-                    .collect(),
-                cells: (0..heads)
-                    .map(|h| (0..layers).map(|l| cell((l, h))).collect())
-                    .collect(),
-                scale: Scale::Diverging {
-                    reach: reach.max(1e-6),
-                },
-            }),
-            notes: found.notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
+        let grid = Grid {
+            row_axis: "layer".into(),
+            column_axis: "head".into(),
+            value: self.value,
+            rows: Header::layers(layers),
+            columns: (0..heads)
+                .map(|h| Header::of(h.to_string(), Anchor::default().with(Unit::Head(h as u32))))
+                .collect(),
+            cells: (0..heads)
+                .map(|h| (0..layers).map(|l| cell((l, h))).collect())
+                .collect(),
+            scale: Scale::Diverging {
+                reach: reach.max(1e-6),
+            },
+            ..Grid::default()
+        };
+        let of = if null {
+            " · null: random vectors of the same lengths"
+        } else {
+            ""
+        };
+        Draft::of(grid).titled(self.title + of).notes(self.notes)
     }
 }

@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
 use crate::instruments::Arguments;
 use crate::instruments::backpatch::pairs::{
-    Became, Pair, Score, Vector, Wanted, goes_back, length, pairs as all_pairs, said, states,
+    Became, Pair, Score, Vector, Wanted, goes_back, held, length, pairs as all_pairs, said, states,
     trials,
 };
 use crate::lab::bench::Bench;
-use crate::lab::replace::Reading;
+use crate::lab::pass::{Logits, Pass, PassRow};
 use crate::lab::run::Run;
 
 /// Most pairs of one slice.
@@ -46,15 +46,16 @@ pub fn pairs(
 ) -> Result<Figure> {
     bench.model.check_prompt(&run.tokens)?;
     let position = of.position(run, arguments, bench)?;
-    let replay = bench.replay(
-        run,
-        Reading {
-            from: position,
-            ..Reading::default()
-        },
-    )?;
-    let wanted = of.wanted(arguments, bench, &replay.logits)?;
-    let unpatched = wanted.of(bench, &replay, &[vec![]])?.swap_remove(0);
+    let own = held(bench, run, position, position)?;
+    let base = bench.run_one(&Pass {
+        from: Some(position),
+        logits: Logits::Last(1),
+        ..Pass::of(run.clone())
+    })?;
+    let wanted = of.wanted(arguments, bench, base.last())?;
+    let unpatched = wanted
+        .of(bench, run, position, vec![PassRow::default()])?
+        .swap_remove(0);
     let other = of.unrelated(run, arguments, bench)?;
     let last = other.tokens.len() - 1;
     // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
@@ -83,8 +84,8 @@ pub fn pairs(
             ];
             let mut kinds = Vec::new();
             for vector in vectors {
-                let trials = trials(&replay, position, some, vector, renormed)?;
-                kinds.push(wanted.of(bench, &replay, &trials)?.into_iter());
+                let rows = trials(&own, position, some, vector, renormed)?;
+                kinds.push(wanted.of(bench, run, position, rows)?.into_iter());
             }
             let mut out: Vec<Measured> = Vec::with_capacity(some.len());
             for _ in some {
@@ -94,7 +95,7 @@ pub fn pairs(
             Ok(out)
         },
     )?;
-    let lengths = (0..layers).map(|l| length(&replay.state(l, position)?));
+    let lengths = own.iter().map(length);
     let told = Told {
         wanted,
         unpatched,

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::edit::positions::Positions;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, said, states, trials};
+use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, states, trials};
 use crate::lab::batch::continuations;
 use crate::lab::bench::Bench;
-use crate::lab::replace::Reading;
+use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
 /// One spelling or several.
@@ -242,21 +242,17 @@ impl Measure {
         let positions = self.positions(bench, question, &run)?;
         let from = positions.iter().map(|(_, p)| *p).min();
         let from = from.unwrap_or(run.tokens.len() - 1);
-        let replay = bench.replay(
-            &run,
-            Reading {
-                from,
-                ..Reading::default()
-            },
-        )?;
-        let unpatched = wanted.of(bench, &replay, &[vec![]])?.swap_remove(0);
+        let unpatched = wanted
+            .of(bench, &run, from, vec![PassRow::default()])?
+            .swap_remove(0);
         let other = unrelated(all, at, self.seed);
         let mut tried = Vec::new();
         for (place, position) in positions {
             let elsewhere = self.elsewhere(bench, other.map(|j| &all[j]), place)?;
-            let hits = |vector: Vector| -> Result<Vec<bool>> {
-                let trials = trials(&replay, position, &self.pairs, vector, self.renormed)?;
-                let became = wanted.of(bench, &replay, &trials)?;
+            let states = held(bench, &run, from, position)?;
+            let mut hits = |vector: Vector| -> Result<Vec<bool>> {
+                let rows = trials(&states, position, &self.pairs, vector, self.renormed)?;
+                let became = wanted.of(bench, &run, from, rows)?;
                 Ok(became.into_iter().map(|b| b.hit).collect())
             };
             tried.push(Tried {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::bench::{Bench, reading};
-use crate::lab::replace::{Replay, Slot, Trial};
+use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, log_sum_exp};
 use crate::lab::target::{first_token, id_of};
@@ -59,24 +59,41 @@ pub fn states(bench: &mut Bench, run: &Run, position: usize) -> Result<Vec<Tenso
     wanted.iter().map(state).collect()
 }
 
-/// The trials of pairs at a position. `renormed` gives every vector the length of what it replaces.
+/// The same of a run that is read on from a position.
+///
+/// # Errors
+///
+/// When the run does not fit, or the work is stopped.
+pub fn held(bench: &mut Bench, run: &Run, from: usize, position: usize) -> Result<Vec<Tensor>> {
+    let layers = bench.model.card.layers;
+    let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
+    let read = bench.run_one(&Pass {
+        from: Some(from),
+        record: wanted.clone(),
+        ..Pass::of(run.clone())
+    })?;
+    let state = |at: &Address| Ok(read.get(*at)?.get(position - from)?);
+    wanted.iter().map(state).collect()
+}
+
+/// The rows of pairs at a position of a run, whose own states there are `own`, by layer. `renormed` gives every vector the length of what it replaces.
 ///
 /// # Errors
 ///
 /// When a tensor operation fails.
 pub fn trials(
-    replay: &Replay,
+    own: &[Tensor],
     position: usize,
     pairs: &[Pair],
     vector: Vector,
     renormed: bool,
-) -> Result<Vec<Trial>> {
+) -> Result<Vec<PassRow>> {
     let trial = |(source, target): &Pair| {
         let value = match vector {
-            Vector::Own => replay.state(*source, position)?,
+            Vector::Own => own[*source].clone(),
             Vector::Other(states) => states[*source].clone(),
             Vector::Random(seed) => {
-                let own = replay.state(*source, position)?;
+                let own = &own[*source];
                 let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
                 let mut hash = Fingerprint::default();
                 for part in [seed, *source as u64, *target as u64] {
@@ -87,13 +104,13 @@ pub fn trials(
             }
         };
         let value = if renormed && source != target {
-            let factor = length(&replay.state(*target, position)?)?;
+            let factor = length(&own[*target])?;
             (&value * f64::from(factor / length(&value)?.max(f32::MIN_POSITIVE)))?
         } else {
             value
         };
         let at = Site::ResidPost.at(*target);
-        Ok(vec![Slot::new(at, position, value)])
+        Ok(PassRow::patched(vec![Patch::new(at, position, value)]))
     };
     pairs.iter().map(trial).collect()
 }
@@ -230,25 +247,31 @@ impl Wanted {
         self.spellings.iter().any(|s| text.contains(s))
     }
 
-    /// What becomes of it in every trial, in their order.
+    /// What becomes of it in every row of a run that is read on from a position, in their order.
     ///
     /// # Errors
     ///
     /// When a trial does not fit, or the work is stopped.
-    pub fn of(&self, bench: &Bench, replay: &Replay, trials: &[Trial]) -> Result<Vec<Became>> {
-        let mut out = vec![Became::default(); trials.len()];
-        match self.tokens {
-            None => replay.logits_of(bench, trials, &mut |i, logits| {
-                out[i] = self.read(bench, logits, &[]);
-                Ok(())
-            })?,
-            Some(count) => {
-                replay.texts_of(bench, trials, count, &mut |i, logits, written| {
-                    out[i] = self.read(bench, logits, written);
-                    Ok(())
-                })?;
-            }
-        }
+    pub fn of(
+        &self,
+        bench: &mut Bench,
+        run: &Run,
+        from: usize,
+        rows: Vec<PassRow>,
+    ) -> Result<Vec<Became>> {
+        let pass = Pass {
+            run: run.clone(),
+            from: Some(from),
+            rows,
+            logits: Logits::Last(1),
+            tail: self.tokens.unwrap_or(0),
+            ..Pass::default()
+        };
+        let mut out = vec![Became::default(); pass.rows.len()];
+        bench.run_each(&pass, &mut |bench, i, row| {
+            out[i] = self.read(bench, row.last(), &row.tail);
+            Ok(())
+        })?;
         Ok(out)
     }
 }

@@ -13,7 +13,7 @@ use crate::instruments::Arguments;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::bench::Bench;
-use crate::lab::replace::{Reading, Replay, Slot, Trial};
+use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
@@ -81,7 +81,6 @@ pub fn trace(
 /// The prompt that reads states.
 struct Reader {
     run: Run,
-    replay: Replay,
     slot: usize,
     /// Ranks of tokens are read off its own logits where it is left alone.
     prompt: String,
@@ -98,23 +97,15 @@ impl Reader {
             return Err(Error::argument("slot", slot, expected));
         }
         let slot = position;
-        let replay = bench.replay(
-            &run,
-            Reading {
-                from: slot,
-                ..Reading::default()
-            },
-        )?;
         Ok(Self {
             run,
-            replay,
             slot,
             prompt: prompt.to_string(),
         })
     }
 
     /// Ranks of everything sought in states, by layer.
-    fn ranks(&self, bench: &Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
+    fn ranks(&self, bench: &mut Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
         let known = bench.model.known_tokens();
         let layers = states.len();
         let rows = bench
@@ -123,14 +114,22 @@ impl Reader {
             .unembed(&Tensor::stack(states, 0)?)?;
         let rows = rows.to_vec2::<f32>()?;
         // Every source at every target, the lowest target first.
-        let trials: Vec<Trial> = (0..layers * layers)
+        let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
                 let at = Site::ResidPost.at(i / layers);
-                vec![Slot::new(at, self.slot, states[i % layers].clone())]
+                PassRow::patched(vec![Patch::new(at, self.slot, states[i % layers].clone())])
             })
             .collect();
-        let mut read = vec![Vec::new(); trials.len()];
-        self.replay.logits_of(bench, &trials, &mut |i, logits| {
+        let pass = Pass {
+            run: self.run.clone(),
+            from: Some(self.slot),
+            rows: rows_of,
+            logits: Logits::Last(1),
+            ..Pass::default()
+        };
+        let mut read = vec![Vec::new(); pass.rows.len()];
+        bench.run_each(&pass, &mut |_, i, row| {
+            let logits = row.last();
             let known = &logits[..known.min(logits.len())];
             read[i] = sought.iter().map(|s| rank(known, &s.firsts)).collect();
             Ok(())

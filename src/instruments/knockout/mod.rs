@@ -4,7 +4,6 @@
 //! and shows what the answer's probability loses. Invariant: beside every cell stands its null, as many random other edges of the
 //! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a choice of `by` and its trials in `Plan::read`.
 
-pub mod cuts;
 mod plan;
 
 use self::plan::{Found, Plan, change, pieces, short};

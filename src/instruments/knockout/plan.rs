@@ -11,12 +11,15 @@ use crate::edit::quotes;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::Arguments;
-use crate::instruments::knockout::cuts::{Knockout, Knockouts};
 use crate::lab::bench::{Bench, reading};
+use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
 use crate::model::network::finite;
+
+/// Cells of one slice.
+const SLICE: usize = 16;
 
 /// Draws of the null for the strongest cell.
 const DRAWS: u64 = 8;
@@ -232,36 +235,41 @@ impl Plan {
         bench: &mut Bench,
     ) -> Result<Found> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
-        let mut knockouts = bench.knockouts(run, first)?;
         let answer = self.answer as usize;
         let logged = |row: &[f32]| {
             let mut row = row.to_vec();
             log_softmax(&mut row);
             row
         };
-        let own = logged(&knockouts.logits);
-        let base_logits = knockouts.logits.clone();
+        let plain = Pass {
+            from: Some(first),
+            logits: Logits::Last(1),
+            ..Pass::of(run.clone())
+        };
+        let base = bench.run_one(&plain)?;
+        let own = logged(base.last());
         let count = self.columns.len() * self.layers;
-        let slice = (knockouts.slice() / 2).max(1);
         let parameters = arguments.provenance(of);
-        let trials = bench.trials(run, parameters, count, slice, |bench, range| {
+        let trials = bench.trials(run, parameters, count, SLICE, |bench, range| {
             let size = range.len();
             let real = range.clone().map(|i| self.cut(i, None));
             let null = range.clone().map(|i| self.cut(i, Some(run.seed)));
-            let cuts: Vec<Knockout> = real.chain(null).collect();
-            let rows = knockouts.logits(bench, &cuts)?;
-            let (plain, rows) = rows
-                .split_last()
-                .ok_or_else(|| Error::Engine("a pass without rows".into()))?;
-            let gap = Check::of(plain, &base_logits, 0.0).error;
-            let windows = knockouts.windows();
+            let all: Vec<Knockout> = real.chain(null).collect();
+            // A row that loses nothing, read as the others are.
+            let whole = Knockout {
+                sources: Vec::new(),
+                ..self.cut(range.start, None)
+            };
+            let rows = bench.run(&cutting(&plain, all.iter().chain([&whole])))?;
+            let gap = Check::of(rows[2 * size].last(), base.last(), 0.0).error;
+            let model = &bench.model;
             let outcome = |(k, i): (usize, usize)| {
-                let row = logged(&rows[k]);
-                let fair = self.cut(i, None).edges(windows) == cuts[size + k].edges(windows);
+                let row = logged(rows[k].last());
+                let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
                 Outcome {
                     logprob: row[answer],
                     rank: rank(&row, self.answer),
-                    null: fair.then(|| logged(&rows[size + k])[answer]),
+                    null: fair.then(|| logged(rows[size + k].last())[answer]),
                     gap,
                 }
             };
@@ -278,16 +286,13 @@ impl Plan {
             .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
         let null = match strongest {
-            Some((i, logprob)) => Some(self.strongest(bench, &mut knockouts, i, logprob, run)?),
+            Some((i, logprob)) => Some(self.strongest(bench, &plain, &base, i, logprob)?),
             None => None,
         };
         Ok(Found {
             base: own[answer],
             base_rank: rank(&own, self.answer),
-            reach: knockouts
-                .logits
-                .iter()
-                .fold(1.0, |most, z| most.max(z.abs())),
+            reach: base.last().iter().fold(1.0, |most, z| most.max(z.abs())),
             stopped: trials.note(),
             outcomes: trials.results,
             null,
@@ -299,20 +304,20 @@ impl Plan {
     /// The strongest cut in words, beside several draws of its null.
     fn strongest(
         &self,
-        bench: &Bench,
-        knockouts: &mut Knockouts,
+        bench: &mut Bench,
+        plain: &Pass,
+        base: &RowCapture,
         i: usize,
         logprob: f32,
-        run: &Run,
     ) -> Result<String> {
-        let answer = self.answer as usize;
+        let (answer, run) = (self.answer as usize, &plain.run);
         let probability = |row: &[f32]| {
             let mut row = row.to_vec();
             log_softmax(&mut row);
             row[answer].exp()
         };
         let layers = self.around(i % self.layers);
-        let edges = self.cut(i, None).edges(knockouts.windows());
+        let edges = self.cut(i, None).edges(&bench.model);
         let column = &self.columns[i / self.layers];
         let name = match column.anchor.unit {
             Some(Unit::Head(head)) => format!("head {head}"),
@@ -322,20 +327,20 @@ impl Plan {
             "strongest: `{name}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
-            short(probability(&knockouts.logits)),
+            short(probability(base.last())),
             short(logprob.exp())
         );
         let draws: Vec<Knockout> = (0..DRAWS)
             .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
             .collect();
-        let others = draws[0].edges(knockouts.windows());
+        let others = draws[0].edges(&bench.model);
         if others < edges {
             return Ok(format!(
                 "{said}; it has no fair null: of other edges there are only {others}"
             ));
         }
-        let rows = knockouts.logits(bench, &draws)?;
-        let found: Vec<f32> = rows[..draws.len()].iter().map(|r| probability(r)).collect();
+        let rows = bench.run(&cutting(plain, &draws))?;
+        let found: Vec<f32> = rows.iter().map(|r| probability(r.last())).collect();
         if !finite::all(&found) {
             return Ok(format!("{said}; its null is not finite"));
         }
@@ -346,6 +351,18 @@ impl Plan {
             short(found.iter().copied().fold(0.0, f32::max)),
             run.seed
         ))
+    }
+}
+
+/// A run with a row a cut.
+fn cutting<'a>(plain: &Pass, cuts: impl IntoIterator<Item = &'a Knockout>) -> Pass {
+    let row = |cut: &Knockout| PassRow {
+        knockout: Some(cut.clone()),
+        ..PassRow::default()
+    };
+    Pass {
+        rows: cuts.into_iter().map(row).collect(),
+        ..plain.clone()
     }
 }
 

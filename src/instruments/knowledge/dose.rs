@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::params::{ParameterValue, Strengths, choices, params};
+use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::guard::tried;
 use crate::lab::neurons::{neuron, sights};
@@ -20,41 +23,25 @@ use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
 
-/// The instrument.
-pub struct Dose;
+choices! {
+    /// What the units are.
+    pub enum UnitSite { Neurons = "mlp_act", Heads = "z" }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "units",
-        kind: Kind::Text,
-        default: "",
-        about: "LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect",
-    },
-    Parameter {
-        name: "site",
-        kind: Kind::Choice(&["mlp_act", "z"]),
-        default: "mlp_act",
-        about: "mlp_act: the units are neurons; z: they are heads",
-    },
-    Parameter {
-        name: "strengths",
-        kind: Kind::Text,
-        default: "-1,0,0.5,1,2,4",
-        about: "what the units are multiplied by, a row each",
-    },
-    Parameter {
-        name: "token",
-        kind: Kind::Text,
-        default: "",
-        about: "the answer: a text (its first token) or #ID; \"A\" - \"B\" for a difference of logits; by default what the run favours",
-    },
-    Parameter {
-        name: "positions",
-        kind: Kind::Text,
-        default: "all",
-        about: "which positions, as in edits",
-    },
-];
+params! {
+    /// What `dose` is asked.
+    pub struct Asked {
+        /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
+        units: String,
+        /// mlp_act: the units are neurons; z: they are heads
+        site: UnitSite = "mlp_act",
+        /// what the units are multiplied by, a row each
+        strengths: Strengths = "-1,0,0.5,1,2,4",
+        /// the answer: a text (its first token) or #ID; "A" - "B" for a difference of logits; by default what the run favours
+        token: String,
+        positions: Positions,
+    }
+}
 
 const COLUMNS: &[&str] = &[
     "times",
@@ -68,9 +55,6 @@ const COLUMNS: &[&str] = &[
     "null KL",
 ];
 
-/// The most rows.
-const MOST: usize = 64;
-
 /// Units by layer.
 type Units = BTreeMap<usize, Vec<u32>>;
 
@@ -83,120 +67,73 @@ struct Point {
     top: u32,
 }
 
-impl Instrument for Dose {
-    fn name(&self) -> &'static str {
-        "dose"
-    }
+/// The instrument.
+pub struct Dose;
 
-    fn about(&self) -> &'static str {
-        "What neurons or heads do to the next token when they are turned off, down, up or around"
-    }
+impl Measurement for Dose {
+    type Params = Asked;
+    const NAME: &'static str = "dose";
+    const ABOUT: &'static str =
+        "What neurons or heads do to the next token when they are turned off, down, up or around";
+    const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
+    const READS_END: bool = true;
 
-    fn source(&self) -> &'static str {
-        "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let strengths = self.strengths(arguments)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let strengths = &asked.strengths.0;
         let mut base = bench.last_logits(run)?;
-        let target = match arguments.text(self, "token") {
+        let target = match asked.token.as_str() {
             "" => Target::one(reading(&base, bench.model.known_tokens(), 1).first().0),
             text => Target::parse("token", text, &bench.model)?,
         };
         log_softmax(&mut base);
-        let units = self.units(run, arguments, target, bench)?;
-        let null = self.null(run, arguments, &units, bench)?;
+        let units = asked.units(run, target, bench)?;
+        let null = asked.null(run, &units, bench)?;
         let mut rows = Vec::with_capacity(strengths.len());
-        let anchor = anchor(&units, run, arguments.text(self, "site"));
+        let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
             bench.report(i as f32 / strengths.len() as f32)?;
-            let own = self.point(run, arguments, &units, *strength, target, &base, bench)?;
-            let other = self.point(run, arguments, &null, *strength, target, &base, bench)?;
-            rows.push(Row {
+            let own = asked.point(run, &units, *strength, target, &base, bench)?;
+            let other = asked.point(run, &null, *strength, target, &base, bench)?;
+            rows.push(Row::at(
                 anchor,
-                entries: vec![
-                    Entry::Text(strength.to_string()),
-                    Entry::Number(own.logit),
-                    Entry::Number(own.p),
+                entries![
+                    strength.to_string(),
+                    own.logit,
+                    own.p,
                     match own.rank {
-                        NO_RANK => Entry::Text(NOT_FINITE.into()),
-                        rank => Entry::Text(rank.to_string()),
+                        NO_RANK => Entry::from(NOT_FINITE),
+                        rank => Entry::from(rank.to_string()),
                     },
-                    Entry::Number(own.kl),
-                    Entry::Text(bench.visible(own.top)),
-                    Entry::Number(other.logit),
-                    Entry::Number(other.p),
-                    Entry::Number(other.kl),
+                    own.kl,
+                    bench.visible(own.top),
+                    other.logit,
+                    other.p,
+                    other.kl,
                 ],
-            });
+            ));
         }
         let name = target.spell(bench);
-        Ok(Figure {
-            title: format!("dose · {} on {name}", spell(&units)),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: format!(
-                        "{} {} times · null {}, seed {}",
-                        arguments.text(self, "site"),
-                        spell(&units),
-                        spell(&null),
-                        run.seed
-                    ),
-                    anchor,
-                    rows,
-                }],
-            }),
-            notes: vec![
-                format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"),
-                "null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)".into(),
-            ],
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        let title = format!(
+            "{} {} times · null {}, seed {}",
+            asked.site.print(),
+            spell(&units),
+            spell(&null),
+            run.seed
+        );
+        let page = Page::of(title, anchor, rows);
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("{} on {name}", spell(&units)))
+            .note(format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"))
+            .note("null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
     }
 }
 
-impl Dose {
-    fn strengths(&self, arguments: &Arguments) -> Result<Vec<f32>> {
-        let text = arguments.text(self, "strengths");
-        let bad = || {
-            let expected = format!("1 to {MOST} numbers between commas");
-            Error::argument("strengths", text, expected)
-        };
-        let numbers = text.split(',').map(|part| {
-            let number = part.trim().parse::<f32>().ok();
-            number.filter(|n| n.is_finite()).ok_or_else(bad)
-        });
-        let numbers = numbers.collect::<Result<Vec<_>>>()?;
-        if (1..=MOST).contains(&numbers.len()) {
-            Ok(numbers)
-        } else {
-            Err(bad())
-        }
-    }
-
+impl Asked {
     /// The units that were named, or the neuron with the largest direct effect at the last position.
-    fn units(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        target: Target,
-        bench: &mut Bench,
-    ) -> Result<Units> {
-        let text = arguments.text(self, "units");
-        let heads = arguments.text(self, "site") == "z";
+    fn units(&self, run: &Run, target: Target, bench: &mut Bench) -> Result<Units> {
+        let heads = self.site == UnitSite::Heads;
         let mut units = Units::new();
-        if text.is_empty() && !heads {
+        if self.units.is_empty() && !heads {
             let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &sight.activations {
@@ -214,7 +151,7 @@ impl Dose {
             units.insert(best.1, vec![best.2]);
             return Ok(units);
         }
-        for part in text.split(',') {
+        for part in self.units.split(',') {
             let (layer, unit) = if heads {
                 head(part, bench)?
             } else {
@@ -230,17 +167,11 @@ impl Dose {
     }
 
     /// As many other units of the same layers, next in size.
-    fn null(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        units: &Units,
-        bench: &mut Bench,
-    ) -> Result<Units> {
+    fn null(&self, run: &Run, units: &Units, bench: &mut Bench) -> Result<Units> {
         let last = run.tokens.len() - 1;
         let mut null = Units::new();
         for (layer, own) in units {
-            let sizes = if arguments.text(self, "site") == "z" {
+            let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
                 let z = bench.record(run, &[at])?.get(at)?.narrow(0, last, 1)?;
                 let z = z.squeeze(0)?.to_dtype(DType::F32)?;
@@ -254,11 +185,9 @@ impl Dose {
         Ok(null)
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one pass
     fn point(
         &self,
         run: &Run,
-        arguments: &Arguments,
         units: &Units,
         strength: f32,
         target: Target,
@@ -271,8 +200,8 @@ impl Dose {
             let edit = format!(
                 "scale:{}@{}.{layer}:{}*{strength}",
                 units.join(","),
-                arguments.text(self, "site"),
-                arguments.text(self, "positions")
+                self.site.print(),
+                self.positions
             );
             schedule = schedule.and(&edit.parse()?);
         }
@@ -335,16 +264,15 @@ fn spell(units: &Units) -> String {
 }
 
 /// The unit where there is one alone, else the position.
-fn anchor(units: &Units, run: &Run, site: &str) -> Anchor {
+fn anchor(units: &Units, run: &Run, site: UnitSite) -> Anchor {
     let last = run.tokens.len() - 1;
     let mut all = units
         .iter()
         .flat_map(|(l, us)| us.iter().map(move |u| (*l, *u)));
     match (all.next(), all.next()) {
-        (Some((layer, unit)), None) => Anchor::cell(layer, last).with(if site == "z" {
-            Unit::Head(unit)
-        } else {
-            Unit::Neuron(unit)
+        (Some((layer, unit)), None) => Anchor::cell(layer, last).with(match site {
+            UnitSite::Heads => Unit::Head(unit),
+            UnitSite::Neurons => Unit::Neuron(unit),
         }),
         _ => Anchor::position(last),
     }

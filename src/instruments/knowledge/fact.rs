@@ -5,14 +5,16 @@
 //! place of integrated gradients). All neurons found are set to 0 together; the null is as many neurons of the same
 //! layers, each next in size to one of them.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
 use crate::instruments::neurons::words;
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::params::{Count, LayerOrAll, params};
+use crate::instruments::{Draft, Measurement};
 use crate::lab::batch::{last_logits, read_prompts};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::neurons::sights;
@@ -20,47 +22,23 @@ use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
 
-/// The instrument.
-pub struct Fact;
-
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "answer",
-        kind: Kind::Text,
-        default: "",
-        about: "the answer: a text (its first token) or #ID; \"A\" - \"B\" scores by the difference; by default what the run favours",
-    },
-    Parameter {
-        name: "prompts",
-        kind: Kind::Text,
-        default: "",
-        about: "a file with other ways of asking, one a line, besides the run's own",
-    },
-    Parameter {
-        name: "share",
-        kind: Kind::Count { lo: 1, hi: 100 },
-        default: "20",
-        about: "least score in percent of the largest under the same prompt",
-    },
-    Parameter {
-        name: "present",
-        kind: Kind::Count { lo: 1, hi: 100 },
-        default: "70",
-        about: "percent of the prompts that must agree; moved in steps of 5 until 2 to 5 neurons are left",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "5",
-        about: "most neurons, strongest first",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "one layer, or all",
-    },
-];
+params! {
+    /// What `fact` is asked.
+    pub struct Asked {
+        /// the answer: a text (its first token) or #ID; "A" - "B" scores by the difference; by default what the run favours
+        answer: String,
+        /// a file with other ways of asking, one a line, besides the run's own
+        prompts: Option<PathBuf>,
+        /// least score in percent of the largest under the same prompt
+        share: Count<1, 100> = "20",
+        /// percent of the prompts that must agree; moved in steps of 5 until 2 to 5 neurons are left
+        present: Count<1, 100> = "70",
+        /// most neurons, strongest first
+        count: Count<1, 200> = "5",
+        /// one layer, or all
+        layer: LayerOrAll = "all",
+    }
+}
 
 const COLUMNS: &[&str] = &[
     "neuron",
@@ -71,29 +49,18 @@ const COLUMNS: &[&str] = &[
     "suppresses",
 ];
 
-impl Instrument for Fact {
-    fn name(&self) -> &'static str {
-        "fact"
-    }
+/// The instrument.
+pub struct Fact;
 
-    fn about(&self) -> &'static str {
-        "The neurons that carry a fact over several ways of asking, and what is left of it without them"
-    }
+impl Measurement for Fact {
+    type Params = Asked;
+    const NAME: &'static str = "fact";
+    const ABOUT: &'static str = "The neurons that carry a fact over several ways of asking, and what is left of it without them";
+    const SOURCE: &'static str =
+        "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)";
+    const READS_END: bool = true;
 
-    fn source(&self) -> &'static str {
-        "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
         // Each way of asking is a prompt of its own, the run's text as well.
         let run = &Run {
             schedule: run.schedule.clone(),
@@ -101,8 +68,12 @@ impl Instrument for Fact {
             ..Run::plain(run.tokens.clone())
         };
         let mut prompts = vec![run.tokens.clone()];
-        prompts.extend(self.paraphrases(arguments, bench)?);
-        let target = match arguments.text(self, "answer") {
+        if let Some(file) = &asked.prompts {
+            for text in read_prompts(file)? {
+                prompts.push(bench.model.encode(&text, false)?);
+            }
+        }
+        let target = match asked.answer.as_str() {
             "" => {
                 let logits = bench.last_logits(run)?;
                 Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
@@ -111,16 +82,14 @@ impl Instrument for Fact {
         };
         let all = Search::new(bench.model.card.layers);
         let search = Search {
-            share: arguments.count(self, "share")? as f32 / 100.0,
-            present: arguments.count(self, "present")? as f32 / 100.0,
-            most: arguments.count(self, "count")?,
-            layers: arguments
-                .layer(self, "layer", bench.model.card.layers)?
-                .map_or(all.layers, |l| (l, l)),
+            share: asked.share.0 as f32 / 100.0,
+            present: asked.present.0 as f32 / 100.0,
+            most: asked.count.0,
+            layers: (asked.layer.within(bench.model.card.layers)?).map_or(all.layers, |l| (l, l)),
         };
         let direction = target.direction(&bench.model)?;
-        let asked = ask(bench, &prompts, &run.schedule, &direction, search)?;
-        let (present, mut found) = refine(&[asked], search);
+        let scores = ask(bench, &prompts, &run.schedule, &direction, search)?;
+        let (present, mut found) = refine(&[scores], search);
         let mut found = found.remove(0);
         found.truncate(search.most);
         let without = without(run, &prompts, &found, target, bench)?;
@@ -130,51 +99,31 @@ impl Instrument for Fact {
         let row = |n: &FactNeuron| {
             let card = bench.cards.get(n.layer, n.neuron)?;
             let [up, down] = words(&card.sides, n.act, bench);
-            let anchor = Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron));
-            Some(Row {
-                anchor,
-                entries: vec![
-                    Entry::Text(format!("{}/{}", n.layer, n.neuron)),
-                    Entry::Number(n.effect),
-                    Entry::Number(n.act),
-                    Entry::Text(format!("{}/{}", n.prompts, prompts.len())),
-                    Entry::Text(up),
-                    Entry::Text(down),
+            Some(Row::at(
+                Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
+                entries![
+                    format!("{}/{}", n.layer, n.neuron),
+                    n.effect,
+                    n.act,
+                    format!("{}/{}", n.prompts, prompts.len()),
+                    up,
+                    down,
                 ],
-            })
+            ))
         };
-        let rows = found.iter().filter_map(row).collect();
         let name = target.spell(bench);
-        Ok(Figure {
-            title: format!("fact · {name}"),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: format!("p of {} · {without}", bench.visible(target.token)),
-                    anchor: Anchor::position(last),
-                    rows,
-                }],
-            }),
-            notes: vec![
-                format!("p is the mean over the prompts after the last token; without: all listed neurons set to 0 at every position; null: as many of the same layers, next in size, seed {}", run.seed),
-                format!("effect is the mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, prompts.len()),
-                "these neurons express the answer; that they are where it is known does not follow (Niu et al. 2024, 2405.02421)".into(),
-            ],
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
-    }
-}
-
-impl Fact {
-    fn paraphrases(&self, arguments: &Arguments, bench: &Bench) -> Result<Vec<Vec<u32>>> {
-        let path = match arguments.text(self, "prompts") {
-            "" => return Ok(Vec::new()),
-            path => Path::new(path),
-        };
-        let prompts = read_prompts(path)?;
-        let encoded = prompts.iter().map(|text| bench.model.encode(text, false));
-        encoded.collect()
+        let page = Page::of(
+            format!("p of {} · {without}", bench.visible(target.token)),
+            Anchor::position(last),
+            found.iter().filter_map(row).collect(),
+        );
+        let mut draft = Draft::of(Table::paged(COLUMNS, vec![page]))
+            .note(format!("p is the mean over the prompts after the last token; without: all listed neurons set to 0 at every position; null: as many of the same layers, next in size, seed {}", run.seed))
+            .note(format!("effect is the mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, prompts.len()))
+            .note("these neurons express the answer; that they are where it is known does not follow (Niu et al. 2024, 2405.02421)")
+            .titled(name);
+        draft.run = Some(run.clone());
+        Ok(draft)
     }
 }
 

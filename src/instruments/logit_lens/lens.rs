@@ -8,9 +8,10 @@
 use crate::error::{Error, Result};
 use crate::figure::also::{Also, Number, Story, TOP};
 use crate::figure::{Anchor, Body, Cell, Check, Figure, Grid, Header};
-use crate::instruments::logit_lens::lens_file::LensFile;
 use crate::instruments::logit_lens::numbers::{Asked, Of, Show, Shown};
 use crate::instruments::logit_lens::reading::{NormOf, SITES, Seen, View, see};
+use crate::instruments::logit_lens::view::{MapsFile, ReadSite, shared};
+use crate::instruments::params::ParameterValue;
 use crate::instruments::{Arguments, Instrument, Kind, Parameter};
 use crate::lab::bench::Bench;
 use crate::lab::readout::{Ask, Said, Tokens, read_row};
@@ -27,34 +28,13 @@ pub struct Lens;
 pub const LARGE: usize = 8192;
 
 /// Where a lens reads.
-pub(crate) const SITE: Parameter = Parameter {
-    name: "site",
-    kind: Kind::Choice(&[
-        "resid_post",
-        "resid_mid",
-        "resid_pre",
-        "attn_add",
-        "mlp_add",
-    ]),
-    default: "resid_post",
-    about: "what is read at every layer: the stream, or what attention or the MLP adds to it",
-};
+pub(crate) const SITE: Parameter = shared::<ReadSite>("site");
 
 /// Whose statistics the final norm uses.
-pub(crate) const NORM: Parameter = Parameter {
-    name: "norm",
-    kind: Kind::Choice(&["own", "final"]),
-    default: "own",
-    about: "the statistics of the final norm: of each row itself, or of the model's last state at that position",
-};
+pub(crate) const NORM: Parameter = shared::<NormOf>("norm");
 
 /// A file of maps.
-pub(crate) const FILE: Parameter = Parameter {
-    name: "maps",
-    kind: Kind::Text,
-    default: "",
-    about: "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain lens stands beside",
-};
+pub(crate) const FILE: Parameter = shared::<MapsFile>("maps");
 
 const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -95,20 +75,11 @@ const PARAMETERS: &[Parameter] = &[
 
 /// Reads the parameters that say what is read and how.
 pub(crate) fn view(of: &dyn Instrument, arguments: &Arguments, bench: &Bench) -> Result<View> {
-    let name = arguments.text(of, "site");
-    let site = SITES.iter().copied().find(|s| s.spec().name == name);
-    let file = arguments.text(of, "maps").trim();
-    Ok(View {
-        site: site.ok_or_else(|| Error::argument("site", name, "a state of the stream"))?,
-        norm: match arguments.text(of, "norm") {
-            "final" => NormOf::Final,
-            _ => NormOf::Own,
-        },
-        file: match file {
-            "" => None,
-            file => Some(LensFile::open(file, &bench.model)?),
-        },
-    })
+    let site = ParameterValue::parse(arguments.text(of, "site"));
+    let norm = ParameterValue::parse(arguments.text(of, "norm"));
+    let maps = MapsFile(arguments.text(of, "maps").into());
+    let bad = |expected| Error::argument("site", arguments.text(of, "site"), expected);
+    crate::instruments::logit_lens::view::view(site.map_err(bad)?, norm.map_err(bad)?, &maps, bench)
 }
 
 /// What a reader must know of such a reading.
@@ -159,6 +130,10 @@ impl Instrument for Lens {
 
     fn parameters(&self) -> &'static [Parameter] {
         PARAMETERS
+    }
+
+    fn steady(&self) -> bool {
+        true
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {

@@ -10,4 +10,5 @@ pub mod reading;
 pub mod settle;
 pub mod track;
 pub mod trajectory;
+pub mod view;
 pub mod word_lists;

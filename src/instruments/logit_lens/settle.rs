@@ -4,55 +4,46 @@
 //! a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on early exits
 //! (Schuster et al. 2022, 2207.07061, use the same agreement).
 
-use super::lens::{FILE, NORM, SITE, cautions, view};
+use super::lens::cautions;
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::instruments::logit_lens::reading::{Wish, see};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Row, Table};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
+use crate::instruments::params::{Count, params};
+use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 
-/// The instrument.
-pub struct Settle;
-
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 4096 },
-        default: "64",
-        about: "how many of the last positions to read",
-    },
-    SITE,
-    NORM,
-    FILE,
-];
+params! {
+    /// What `settle` is asked.
+    pub struct Asked {
+        /// how many of the last positions to read
+        window: Count<1, 4096> = "64",
+        site: ReadSite,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
 
 const COLUMNS: &[&str] = &[
     "position", "after", "answer", "p", "settles", "first", "p there", "KL there",
 ];
 
-impl Instrument for Settle {
-    fn name(&self) -> &'static str {
-        "settle"
-    }
+/// The instrument.
+pub struct Settle;
 
-    fn about(&self) -> &'static str {
-        "At which layer each answer settles: from there on every layer's strongest token is the model's own"
-    }
+impl Measurement for Settle {
+    type Params = Asked;
+    const NAME: &'static str = "settle";
+    const ABOUT: &'static str = "At which layer each answer settles: from there on every layer's strongest token is the model's own";
+    const SOURCE: &'static str =
+        "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
 
-    fn source(&self) -> &'static str {
-        "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let view = view(self, arguments, bench)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
         let total = run.tokens.len();
-        let start = total - arguments.count(self, "window")?.min(total);
+        let start = total - asked.window.0.min(total);
         let wish = Wish {
             top: 1,
             answer: true,
@@ -61,41 +52,34 @@ impl Instrument for Settle {
         };
         let seen = see(bench, run, &view, start..total, &wish, false)?;
         let layers = seen.layers.len();
-        let mut rows = Vec::new();
-        let mut settled = Vec::new();
-        for i in 0..total - start {
+        let (mut rows, mut settled) = (Vec::new(), Vec::new());
+        for (i, position) in (start..total).enumerate() {
             let (answer, p) = seen.finals[i].first();
             let from = seen.settles(i);
             // The first position often is a sink, and says nothing of the others.
-            if start + i > 0 || total == 1 {
+            if position > 0 || total == 1 {
                 settled.extend(from);
             }
             let first = (0..layers).find(|l| seen.layers[*l][i].first().0 == answer);
-            let at = |l: Option<usize>| {
-                l.map_or(Entry::Text("never".into()), |l| Entry::Text(l.to_string()))
-            };
-            let there = |f: &dyn Fn(usize) -> f32| {
-                from.map_or(Entry::Text(String::new()), |l| Entry::Number(f(l)))
-            };
-            let position = start + i;
-            rows.push(Row {
-                anchor: from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
-                entries: vec![
-                    Entry::Text(position.to_string()),
-                    Entry::Text(bench.visible(run.tokens[position])),
-                    Entry::Text(bench.visible(answer)),
-                    Entry::Number(p),
+            let at = |l: Option<usize>| l.map_or("never".into(), Entry::from);
+            let there = from.map(|l| &seen.layers[l][i]);
+            rows.push(Row::at(
+                from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
+                entries![
+                    position,
+                    bench.visible(run.tokens[position]),
+                    bench.visible(answer),
+                    p,
                     at(from),
                     at(first),
-                    there(&|l| seen.layers[l][i].first().1),
-                    there(&|l| seen.layers[l][i].kl),
+                    there.map_or("".into(), |said| Entry::from(said.first().1)),
+                    there.map_or("".into(), |said| Entry::from(said.kl)),
                 ],
-            });
+            ));
         }
         settled.sort_unstable();
-        let median = settled.get(settled.len() / 2);
         let mean = settled.iter().sum::<usize>() as f64 / settled.len().max(1) as f64;
-        let mut notes = vec![match median {
+        let summary = match settled.get(settled.len() / 2) {
             Some(median) => format!(
                 "{} of {} positions after the first settle: median layer {median}, mean {mean:.2}, of 0-{}",
                 settled.len(),
@@ -103,24 +87,12 @@ impl Instrument for Settle {
                 layers - 1
             ),
             None => "no position settles: this lens does not end in the model's output".into(),
-        }];
-        notes.push(
-            "settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles".into(),
-        );
-        notes.extend(cautions(&view, bench.model.card.layers));
-        Ok(Figure {
-            title: format!("settle · {}", view.site.spec().name),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: String::new(),
-                    anchor: Anchor::default(),
-                    rows,
-                }],
-            }),
-            notes,
-            check: seen.check,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        };
+        Ok(Draft::of(Table::of(COLUMNS, rows))
+            .titled(view.site.spec().name)
+            .note(summary)
+            .note("settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles")
+            .notes(cautions(&view, bench.model.card.layers))
+            .checked(seen.check))
     }
 }

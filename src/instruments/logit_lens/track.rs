@@ -1,171 +1,131 @@
 //! Tokens followed through the layers: when does an answer rise, and what does it overtake?
 //!
 //! Reads one position at every layer through a lens and follows chosen tokens: probability, log-probability, rank, or
-//! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a word to `show` and its arm
-//! in `Track::number`. Sources: Merullo et al. 2305.16130 (reciprocal ranks); the lens's own.
+//! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a variant to [`Show`].
+//! Sources: Merullo et al. 2305.16130 (reciprocal ranks); the lens's own.
 
-use super::lens::{FILE, NORM, SITE, cautions, view};
+use super::lens::cautions;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Curve, Figure, Header, Scale, Series, Style, Unit};
-use crate::instruments::logit_lens::reading::{Wish, see};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
+use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::readout::{Said, Told};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
 
-/// The instrument.
-pub struct Track;
+choices! {
+    /// The number that is followed.
+    pub enum Show {
+        Probability = "probability",
+        Logprob = "logprob",
+        Rank = "rank",
+        ReciprocalRank = "reciprocal_rank",
+    }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "tokens",
-        kind: Kind::Text,
-        default: "",
-        about: "the tokens to follow, with | between: texts (the first token of each, spaces count) or #ID; by default the strongest of the output",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 12 },
-        default: "4",
-        about: "how many of the output's strongest tokens are followed when none are named",
-    },
-    Parameter {
-        name: "show",
-        kind: Kind::Choice(&["probability", "logprob", "rank", "reciprocal_rank"]),
-        default: "probability",
-        about: "the number that is followed; log-probabilities in nats, rank 0 is the strongest",
-    },
-    Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "the position that is read; negative counts from the end",
-    },
-    SITE,
-    NORM,
-    FILE,
-];
+params! {
+    /// What `track` is asked.
+    pub struct Asked {
+        /// the tokens to follow, with | between: texts (the first token of each, spaces count) or #ID; by default the strongest of the output
+        tokens: String,
+        /// how many of the output's strongest tokens are followed when none are named
+        count: Count<1, MOST> = "4",
+        /// the number that is followed; log-probabilities in nats, rank 0 is the strongest
+        show: Show = "probability",
+        /// the position that is read; negative counts from the end
+        position: Position,
+        site: ReadSite,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
 
 /// The most tokens that are followed.
 const MOST: usize = 12;
 
-impl Instrument for Track {
-    fn name(&self) -> &'static str {
-        "track"
-    }
+/// The instrument.
+pub struct Track;
 
-    fn about(&self) -> &'static str {
-        "Tokens followed through the layers: the probability or rank that every layer would have given them"
-    }
+impl Measurement for Track {
+    type Params = Asked;
+    const NAME: &'static str = "track";
+    const ABOUT: &'static str = "Tokens followed through the layers: the probability or rank that every layer would have given them";
+    const SOURCE: &'static str =
+        "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
 
-    fn source(&self) -> &'static str {
-        "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let view = view(self, arguments, bench)?;
-        let position = arguments.position(self, "position", run.tokens.len())?;
-        let tokens = self.tokens(run, arguments, bench, position)?;
-        let show = arguments.text(self, "show");
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+        let position = asked.position.within(run.tokens.len())?;
+        let tokens = asked.followed(run, bench, position)?;
+        let ranked = matches!(asked.show, Show::Rank | Show::ReciprocalRank);
         let wish = Wish {
             top: 1,
             tokens: tokens.clone(),
-            ranks: matches!(show, "rank" | "reciprocal_rank"),
+            ranks: ranked,
             ..Wish::default()
         };
         let seen = see(bench, run, &view, position..position + 1, &wish, true)?;
-        let layers = seen.layers.len();
-        let curve = |i: usize, rows: &[Vec<Said>], suffix: &str| Curve {
-            label: format!("{}{suffix}", bench.visible(tokens[i])),
-            anchor: Anchor::position(position).with(Unit::Token(tokens[i])),
-            values: rows
-                .iter()
-                .map(|row| number(show, &row[0].tokens[i]))
-                .collect(),
-            total: None,
+        let curve = |rows: &[Vec<Said>], suffix: &str, i: usize, id: u32| {
+            let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
+            Curve::of(
+                format!("{}{suffix}", bench.visible(id)),
+                Anchor::position(position).with(Unit::Token(id)),
+                values.collect(),
+            )
         };
-        let mut curves: Vec<Curve> = (0..tokens.len())
-            .map(|i| curve(i, &seen.layers, ""))
+        let lenses = [(&seen.layers, ""), (&seen.plain, " plain")];
+        let curves: Vec<Curve> = lenses
+            .into_iter()
+            .filter(|(rows, _)| !rows.is_empty())
+            .flat_map(|(rows, suffix)| {
+                let each = tokens.iter().enumerate();
+                each.map(move |(i, id)| curve(rows, suffix, i, *id))
+            })
             .collect();
-        if !seen.plain.is_empty() {
-            curves.extend((0..tokens.len()).map(|i| curve(i, &seen.plain, " plain")));
-        }
-        let scale = scale(show, &curves);
-        let answer = bench.visible(seen.finals[0].first().0);
-        let mut notes = vec![match seen.settles(0) {
-            Some(layer) => format!(
-                "the answer {answer} settles at layer {layer} of 0-{}",
-                layers - 1
-            ),
-            None => format!("the answer {answer} is the strongest at no last layer of this lens"),
-        }];
-        notes.push(match show {
-            "rank" | "reciprocal_rank" => {
+        let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
+        let series = Series {
+            axis: "layer".into(),
+            value: match asked.show {
+                Show::Logprob => "log-probability (nats)".into(),
+                show => show.print().replace('_', " "),
+            },
+            points: Header::layers(seen.layers.len()),
+            scale: asked.show.scale(&curves),
+            curves,
+            style: Style::Lines,
+        };
+        Ok(Draft::of(series)
+            .titled(format!(
+                "{}{} · after {} at {position}",
+                kind.unwrap_or_default(),
+                view.site.spec().name,
+                bench.visible(run.tokens[position])
+            ))
+            .note(answer_settles(&seen, bench))
+            .note(if ranked {
                 "rank: how many tokens are strictly stronger; the lens is biased in early layers"
-                    .into()
-            }
-            _ => "layers differ in temperature as well: where that matters, compare ranks".into(),
-        });
-        notes.extend(cautions(&view, bench.model.card.layers));
-        let name = show.replace('_', " ");
-        let kind = view
-            .file
-            .as_ref()
-            .map_or_else(String::new, |f| format!("{} · ", f.kind.name()));
-        let after = bench.visible(run.tokens[position]);
-        Ok(Figure {
-            title: format!(
-                "track · {kind}{} · after {after} at {position}",
-                view.site.spec().name
-            ),
-            body: Body::Series(Series {
-                axis: "layer".into(),
-                value: if show == "logprob" {
-                    "log-probability (nats)".into()
-                } else {
-                    name
-                },
-                points: (0..layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                curves,
-                scale,
-                style: Style::Lines,
-            }),
-            notes,
-            check: seen.check,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+            } else {
+                "layers differ in temperature as well: where that matters, compare ranks"
+            })
+            .notes(cautions(&view, bench.model.card.layers))
+            .checked(seen.check))
     }
 }
 
-impl Track {
+impl Asked {
     /// The tokens that are followed.
-    fn tokens(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-        position: usize,
-    ) -> Result<Vec<u32>> {
-        let text = arguments.text(self, "tokens");
+    fn followed(&self, run: &Run, bench: &mut Bench, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
-        if text.is_empty() {
-            let count = arguments.count(self, "count")?;
+        if self.tokens.is_empty() {
             let logits = bench.last_logits(&run.clone().until(position + 1))?;
             let known = bench.model.known_tokens();
-            tokens.extend(reading(&logits, known, count).top.iter().map(|t| t.0));
+            let strongest = reading(&logits, known, self.count.0);
+            tokens.extend(strongest.top.iter().map(|t| t.0));
         } else {
-            for part in text.split('|').filter(|part| !part.is_empty()) {
+            for part in self.tokens.split('|').filter(|part| !part.is_empty()) {
                 let id = first_token("tokens", part, &bench.model)?;
                 if !tokens.contains(&id) {
                     tokens.push(id);
@@ -174,32 +134,34 @@ impl Track {
         }
         if tokens.is_empty() || tokens.len() > MOST {
             let expected = format!("from 1 to {MOST} tokens, with | between");
-            return Err(Error::argument("tokens", text, expected));
+            return Err(Error::argument("tokens", &self.tokens, expected));
         }
         Ok(tokens)
     }
 }
 
-fn number(show: &str, told: &Told) -> f32 {
-    match show {
-        "logprob" => told.logprob,
-        "rank" => told.rank(),
-        "reciprocal_rank" => 1.0 / (told.rank() + 1.0),
-        _ => told.logprob.exp(),
+impl Show {
+    fn number(self, told: &Told) -> f32 {
+        match self {
+            Self::Probability => told.logprob.exp(),
+            Self::Logprob => told.logprob,
+            Self::Rank => told.rank(),
+            Self::ReciprocalRank => 1.0 / (told.rank() + 1.0),
+        }
     }
-}
 
-fn scale(show: &str, curves: &[Curve]) -> Scale {
-    let values = || curves.iter().flat_map(|c| c.values.iter().copied());
-    match show {
-        "logprob" => Scale::Range {
-            lo: values().filter(|v| v.is_finite()).fold(-1.0, f32::min),
-            hi: 0.0,
-        },
-        "rank" => Scale::Range {
-            lo: 0.0,
-            hi: values().fold(1.0, f32::max),
-        },
-        _ => Scale::Unit,
+    fn scale(self, curves: &[Curve]) -> Scale {
+        let values = || curves.iter().flat_map(|c| c.values.iter().copied());
+        match self {
+            Self::Logprob => Scale::Range {
+                lo: values().filter(|v| v.is_finite()).fold(-1.0, f32::min),
+                hi: 0.0,
+            },
+            Self::Rank => Scale::Range {
+                lo: 0.0,
+                hi: values().fold(1.0, f32::max),
+            },
+            Self::Probability | Self::ReciprocalRank => Scale::Unit,
+        }
     }
 }

@@ -6,30 +6,28 @@
 
 use candle_core::DType;
 
-use super::lens::{FILE, NORM, cautions};
+use super::lens::cautions;
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::instruments::logit_lens::lens_file::LensFile;
-use crate::instruments::logit_lens::reading::{NormOf, View, Wish, see};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table};
+use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
+use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::params::{Position, params};
+use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::Bench;
 use crate::lab::run::{Recording, Run};
 use crate::lab::sample::NO_RANK;
 use crate::model::network::site::{Address, Site};
 
-/// The instrument.
-pub struct Trajectory;
-
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "the position that is read; negative counts from the end",
-    },
-    NORM,
-    FILE,
-];
+params! {
+    /// What `trajectory` is asked.
+    pub struct Asked {
+        /// the position that is read; negative counts from the end
+        position: Position,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
 
 const COLUMNS: &[&str] = &[
     "layer",
@@ -45,38 +43,18 @@ const COLUMNS: &[&str] = &[
     "‖mlp‖",
 ];
 
-impl Instrument for Trajectory {
-    fn name(&self) -> &'static str {
-        "trajectory"
-    }
+/// The instrument.
+pub struct Trajectory;
 
-    fn about(&self) -> &'static str {
-        "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream"
-    }
+impl Measurement for Trajectory {
+    type Params = Asked;
+    const NAME: &'static str = "trajectory";
+    const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
+    const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
-    fn source(&self) -> &'static str {
-        "entropy lens: Ali et al. 2025 (2502.16570)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let position = arguments.position(self, "position", run.tokens.len())?;
-        let file = arguments.text(self, "maps").trim();
-        let view = View {
-            site: Site::ResidPost,
-            norm: match arguments.text(self, "norm") {
-                "final" => NormOf::Final,
-                _ => NormOf::Own,
-            },
-            file: match file {
-                "" => None,
-                file => Some(LensFile::open(file, &bench.model)?),
-            },
-        };
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let position = asked.position.within(run.tokens.len())?;
+        let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, bench)?;
         let wish = Wish {
             top: 1,
             answer: true,
@@ -101,53 +79,32 @@ impl Instrument for Trajectory {
             let (before, after) = (state(Site::ResidPre)?, state(Site::ResidPost)?);
             let length = |x: &[f64]| dot(x, x).sqrt();
             let cosine = dot(&before, &after) / (length(&before) * length(&after));
-            rows.push(Row {
-                anchor: Anchor::cell(layer, position),
-                entries: vec![
-                    Entry::Text(layer.to_string()),
-                    Entry::Text(bench.visible(said.first().0)),
-                    Entry::Number(said.first().1),
-                    Entry::Number(told.map_or(f32::NAN, |t| t.logprob.exp())),
-                    Entry::Text(told.map_or_else(String::new, |t| match t.rank {
-                        NO_RANK => String::new(),
-                        rank => rank.to_string(),
-                    })),
-                    Entry::Number(said.entropy),
-                    Entry::Number(said.kl),
-                    Entry::Number(cosine as f32),
-                    Entry::Number(length(&after) as f32),
-                    Entry::Number(length(&state(Site::AttnAdd)?) as f32),
-                    Entry::Number(length(&state(Site::MlpAdd)?) as f32),
+            let rank = told.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
+            rows.push(Row::at(
+                Anchor::cell(layer, position),
+                entries![
+                    layer,
+                    bench.visible(said.first().0),
+                    said.first().1,
+                    told.map_or(f32::NAN, |t| t.logprob.exp()),
+                    rank.map_or_else(String::new, |rank| rank.to_string()),
+                    said.entropy,
+                    said.kl,
+                    cosine as f32,
+                    length(&after) as f32,
+                    length(&state(Site::AttnAdd)?) as f32,
+                    length(&state(Site::MlpAdd)?) as f32,
                 ],
-            });
+            ));
         }
-        let answer = bench.visible(seen.finals[0].first().0);
-        let mut notes = vec![match seen.settles(0) {
-            Some(layer) => format!(
-                "the answer {answer} settles at layer {layer} of 0-{}",
-                layers - 1
-            ),
-            None => format!("the answer {answer} is the strongest at no last layer of this lens"),
-        }];
-        notes.push(
-            "rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block".into(),
-        );
-        notes.extend(cautions(&view, bench.model.card.layers));
+        let page = Page::of("", Anchor::position(position), rows);
         let after = bench.visible(run.tokens[position]);
-        Ok(Figure {
-            title: format!("trajectory · after {after} at {position}"),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: String::new(),
-                    anchor: Anchor::position(position),
-                    rows,
-                }],
-            }),
-            notes,
-            check: seen.check,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("after {after} at {position}"))
+            .note(answer_settles(&seen, bench))
+            .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
+            .notes(cautions(&view, layers))
+            .checked(seen.check))
     }
 }
 

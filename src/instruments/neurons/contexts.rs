@@ -10,8 +10,8 @@ use std::path::Path;
 
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::lab::apply::Null;
 use crate::lab::bench::Bench;
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -189,9 +189,11 @@ impl Scan {
         };
         let at = Site::MlpAct.at(scanner.layer);
         bench.model.check_prompt(tokens)?;
-        let mut program = bench.compile(&run, Null::No)?;
         // Not kept: a long text would push everything else out of the bench.
-        let recording = bench.pass(&run, &mut program, &[], &[at], 1)?;
+        let recording = bench.run_one(&Pass {
+            record: vec![at],
+            ..Pass::of(run)
+        })?;
         let acts = recording
             .get(at)?
             .narrow(1, scanner.neuron as usize, 1)?

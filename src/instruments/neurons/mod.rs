@@ -15,7 +15,8 @@ use crate::error::Result;
 use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::neurons::{Sight, addresses, sights};
-use crate::lab::run::{Patch, Run};
+use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::step::{Needs, Step};
 use crate::lab::target::Target;
@@ -68,9 +69,6 @@ const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-/// Runs side by side while total effects are measured.
-const BATCH: usize = 16;
-
 impl Instrument for Neurons {
     fn name(&self) -> &'static str {
         "neurons"
@@ -86,6 +84,10 @@ impl Instrument for Neurons {
 
     fn parameters(&self) -> &'static [Parameter] {
         PARAMETERS
+    }
+
+    fn steady(&self) -> bool {
+        true
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
@@ -295,27 +297,31 @@ fn total_effects(
     bench: &mut Bench,
 ) -> Result<Vec<f32>> {
     let device = bench.model.transformer.device.clone();
-    let mut out = Vec::with_capacity(neurons.len());
-    for some in neurons.chunks(BATCH - 1) {
-        let mut patches = Vec::with_capacity(some.len());
-        for (i, &(layer, neuron)) in some.iter().enumerate() {
-            let at = usize::from(layer);
-            let Some((row, _)) = sight.layer(at) else {
-                continue;
-            };
-            let mut row = row.to_vec();
-            row[neuron as usize] = 0.0;
-            patches.push(Patch {
-                at: Site::MlpAct.at(at),
-                position: sight.position,
-                row: Some(i + 1),
-                value: Tensor::new(row, &device)?,
-            });
-        }
-        // Row 0 is left alone, so that both sides come from one product.
-        let logits = bench.reruns(run, sight.position, &patches, some.len() + 1)?;
-        let before = target.of(&logits[0]);
-        out.extend(logits[1..].iter().map(|row| before - target.of(row)));
-    }
-    Ok(out)
+    let without = |&(layer, neuron): &(u16, u32)| {
+        let at = usize::from(layer);
+        let Some((row, _)) = sight.layer(at) else {
+            return Ok(PassRow::default());
+        };
+        let mut row = row.to_vec();
+        row[neuron as usize] = 0.0;
+        let value = Tensor::new(row, &device)?;
+        let patch = Patch::new(Site::MlpAct.at(at), sight.position, value);
+        Ok(PassRow::patched(vec![patch]))
+    };
+    let own = std::iter::once(Ok(PassRow::default()));
+    let pass = Pass {
+        from: Some(sight.position),
+        rows: own
+            .chain(neurons.iter().map(without))
+            .collect::<Result<_>>()?,
+        logits: Logits::After(sight.position),
+        ..Pass::of(run.clone())
+    };
+    let mut found = vec![0.0; pass.rows.len()];
+    bench.run_each(&pass, &mut |_, i, row| {
+        found[i] = target.of(row.last());
+        Ok(())
+    })?;
+    let before = found.remove(0);
+    Ok(found.into_iter().map(|after| before - after).collect())
 }

@@ -5,72 +5,48 @@
 
 use super::words;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Check, Entry, Figure, Page, Row, Table, Unit};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
+use crate::instruments::params::{Count, LayerOrAll, params};
+use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
 use crate::model::network::finite::order;
 
-/// The instrument.
-pub struct Promoters;
-
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "token",
-        kind: Kind::Text,
-        default: "",
-        about: "the token: a text (its first token) or #ID; \"A\" - \"B\" for a difference; by default the favoured one",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many neurons on each side",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "one layer, or all",
-    },
-];
+params! {
+    /// What `promoters` is asked.
+    pub struct Asked {
+        /// the token: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one
+        token: String,
+        /// how many neurons on each side
+        count: Count<1, 200> = "12",
+        /// one layer, or all
+        layer: LayerOrAll = "all",
+    }
+}
 
 const COLUMNS: &[&str] = &["neuron", "logit", "length", "promotes", "suppresses"];
 
-impl Instrument for Promoters {
-    fn name(&self) -> &'static str {
-        "promoters"
-    }
+/// The instrument.
+pub struct Promoters;
 
-    fn about(&self) -> &'static str {
-        "The value vectors of all layers that promote a token most, and those that suppress it"
-    }
+impl Measurement for Promoters {
+    type Params = Asked;
+    const NAME: &'static str = "promoters";
+    const ABOUT: &'static str =
+        "The value vectors of all layers that promote a token most, and those that suppress it";
+    const SOURCE: &'static str =
+        "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.token.is_empty());
 
-    fn source(&self) -> &'static str {
-        "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "token").is_empty()
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
         let layers = bench.model.card.neuron_layers.clone();
         if layers.is_empty() {
             return Err(bench.model.transformer.no_neurons());
         }
-        let target = match arguments.text(self, "token") {
+        let target = match asked.token.as_str() {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
@@ -80,8 +56,8 @@ impl Instrument for Promoters {
             }
             text => Target::parse("token", text, &bench.model)?,
         };
-        let count = arguments.count(self, "count")?;
-        let only = arguments.layer(self, "layer", bench.model.card.layers)?;
+        let count = asked.count.0;
+        let only = asked.layer.within(bench.model.card.layers)?;
         let mut found: Vec<(f32, u16, u32)> = Vec::new();
         let mut left_out = 0;
         for (done, layer) in layers.iter().enumerate() {
@@ -111,52 +87,35 @@ impl Instrument for Promoters {
         if found.len() > 2 * count {
             found.drain(count..found.len() - count);
         }
-        let rows = self.rows(&found, bench)?;
         let name = target.spell(bench);
-        Ok(Figure {
-            title: format!("promoters · {name}"),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: format!("what one unit of activation adds to the logit of {name}"),
-                    anchor: Anchor::default(),
-                    rows,
-                }],
-            }),
-            notes: [
-                "logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation".into(),
-                "weights alone: whether a neuron is active is what `neurons` and `triggers` say".into(),
-            ]
-            .into_iter()
-            .chain((left_out > 0).then(|| {
+        let page = Page::of(
+            format!("what one unit of activation adds to the logit of {name}"),
+            Anchor::default(),
+            rows(&found, bench)?,
+        );
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(name)
+            .note("logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation")
+            .note("weights alone: whether a neuron is active is what `neurons` and `triggers` say")
+            .notes((left_out > 0).then(|| {
                 format!("{left_out} neurons are left out: what they write is not finite (NaN or infinity)")
             }))
-            .collect(),
-            check: (left_out > 0).then(Check::not_finite),
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+            .checked((left_out > 0).then(Check::not_finite)))
     }
 }
 
-impl Promoters {
-    fn rows(&self, found: &[(f32, u16, u32)], bench: &mut Bench) -> Result<Vec<Row>> {
-        let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
-        bench.cards.prepare(&bench.model, &neurons)?;
-        let norms = bench.cards.norms(&bench.model)?.to_vec();
-        let row = |&(logit, layer, unit): &(f32, u16, u32)| {
-            let card = bench.cards.get(layer, unit)?;
-            let [up, down] = words(&card.sides, 1.0, bench);
-            Some(Row {
-                anchor: Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
-                entries: vec![
-                    Entry::Text(format!("{layer}/{unit}")),
-                    Entry::Number(logit),
-                    Entry::Number(norms[usize::from(layer)][unit as usize]),
-                    Entry::Text(up),
-                    Entry::Text(down),
-                ],
-            })
-        };
-        Ok(found.iter().filter_map(row).collect())
-    }
+fn rows(found: &[(f32, u16, u32)], bench: &mut Bench) -> Result<Vec<Row>> {
+    let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
+    bench.cards.prepare(&bench.model, &neurons)?;
+    let norms = bench.cards.norms(&bench.model)?.to_vec();
+    let row = |&(logit, layer, unit): &(f32, u16, u32)| {
+        let card = bench.cards.get(layer, unit)?;
+        let [up, down] = words(&card.sides, 1.0, bench);
+        let length = norms[usize::from(layer)][unit as usize];
+        Some(Row::at(
+            Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
+            entries![format!("{layer}/{unit}"), logit, length, up, down],
+        ))
+    };
+    Ok(found.iter().filter_map(row).collect())
 }

@@ -3,53 +3,40 @@
 //! The key's side of key-value memories (Geva et al. 2021, 2012.14913, section 3: the 25 strongest prefixes), and whether the
 //! value agrees with it (section 4): is the token that follows a trigger the one that the value vector promotes most?
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::params::{Count, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::Bench;
 use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
 use crate::lab::value_card::Reading;
 use crate::text;
 
-/// The instrument.
-pub struct Triggers;
+choices! {
+    /// Which activations are strong.
+    pub enum Side { Positive = "positive", Negative = "negative" }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "neuron",
-        kind: Kind::Text,
-        default: "",
-        about: "LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position",
-    },
-    Parameter {
-        name: "file",
-        kind: Kind::Text,
-        default: "",
-        about: "a text file, read from beginning to end whatever its size; by default the run's own text",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "25",
-        about: "how many places to list",
-    },
-    Parameter {
-        name: "side",
-        kind: Kind::Choice(&["positive", "negative"]),
-        default: "positive",
-        about: "which activations are strong: gated neurons have both signs",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 2, hi: 4096 },
-        default: "128",
-        about: "tokens read at a time: how much a token sees before it at most",
-    },
-];
+params! {
+    /// What `triggers` is asked.
+    pub struct Asked {
+        /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
+        neuron: String,
+        /// a text file, read from beginning to end whatever its size; by default the run's own text
+        file: Option<PathBuf>,
+        /// how many places to list
+        count: Count<1, 200> = "25",
+        /// which activations are strong: gated neurons have both signs
+        side: Side = "positive",
+        /// tokens read at a time: how much a token sees before it at most
+        window: Count<2, 4096> = "128",
+    }
+}
 
 const COLUMNS: &[&str] = &["act", "token", "context", "next", "agrees"];
 
@@ -59,52 +46,34 @@ const WIDE: usize = 40;
 const BINS: usize = 24;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-impl Instrument for Triggers {
-    fn name(&self) -> &'static str {
-        "triggers"
-    }
+/// The instrument.
+pub struct Triggers;
 
-    fn about(&self) -> &'static str {
-        "What triggers a neuron: the places of a text file where it is most active, and whether its value agrees"
-    }
+impl Measurement for Triggers {
+    type Params = Asked;
+    const NAME: &'static str = "triggers";
+    const ABOUT: &'static str = "What triggers a neuron: the places of a text file where it is most active, and whether its value agrees";
+    const SOURCE: &'static str = "trigger prefixes: Geva et al. 2021 (2012.14913)";
+    const READS: Reads<Asked> =
+        Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
 
-    fn source(&self) -> &'static str {
-        "trigger prefixes: Geva et al. 2021 (2012.14913)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        ["neuron", "file"]
-            .iter()
-            .any(|name| arguments.text(self, name).is_empty())
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let (layer, unit) = neuron_of(run, "neuron", arguments.text(self, "neuron"), bench)?;
-        let file = arguments.text(self, "file");
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, bench)?;
         let scanner = Scanner {
             layer: usize::from(layer),
             neuron: unit,
-            window: arguments.count(self, "window")?,
-            count: arguments.count(self, "count")?,
-            negative: arguments.text(self, "side") == "negative",
+            window: asked.window.0,
+            count: asked.count.0,
+            negative: asked.side == Side::Negative,
         };
-        let scan = if file.is_empty() {
-            Scan::tokens(bench, &run.tokens, None, &run.schedule, scanner)?
-        } else {
-            Scan::file(bench, Path::new(file), &run.schedule, scanner)?
+        let scan = match &asked.file {
+            None => Scan::tokens(bench, &run.tokens, None, &run.schedule, scanner)?,
+            Some(file) => Scan::file(bench, file, &run.schedule, scanner)?,
         };
+        let file = asked.file.as_ref().map(|file| file.display().to_string());
         if scan.acts.is_empty() {
             let expected = "a text of more than one token, or a file that holds one";
-            return Err(Error::argument("file", file, expected));
+            return Err(Error::argument("file", file.unwrap_or_default(), expected));
         }
         let sides = bench
             .cards
@@ -117,31 +86,23 @@ impl Instrument for Triggers {
         };
         let favourite = promoted.first().map(|(id, _)| *id);
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
-        let row = |found: &Trigger| Row {
-            anchor,
-            entries: vec![
-                Entry::Number(found.act),
-                Entry::Text(found.at.to_string()),
-                Entry::Text(snippet(&found.context, bench)),
-                Entry::Text(found.next.map_or_else(String::new, |id| bench.visible(id))),
-                Entry::Text(
-                    if agrees(found, favourite) {
-                        "yes"
-                    } else {
-                        "no"
-                    }
-                    .into(),
-                ),
-            ],
+        let row = |found: &Trigger| {
+            let agrees = agrees(found, favourite);
+            Row::at(
+                anchor,
+                entries![
+                    found.act,
+                    found.at.to_string(),
+                    snippet(&found.context, bench),
+                    found.next.map_or_else(String::new, |id| bench.visible(id)),
+                    if agrees { "yes" } else { "no" },
+                ],
+            )
         };
-        let place = if file.is_empty() {
-            String::new()
-        } else {
-            format!(" · {}", text::visible(file.as_bytes()))
-        };
+        let place = file.map(|file| format!(" · {}", text::visible(file.as_bytes())));
         let ends = scan.quantiles(&[0.0, 1.0]);
-        let page = Page {
-            title: format!(
+        let page = Page::of(
+            format!(
                 "{:.2} {} {:.2} · {} tokens",
                 ends[0],
                 bars(&scan.histogram(BINS)),
@@ -149,18 +110,11 @@ impl Instrument for Triggers {
                 scan.acts.len()
             ),
             anchor,
-            rows: scan.best.iter().map(row).collect(),
-        };
-        Ok(Figure {
-            title: format!("triggers · {layer}/{unit}{place}"),
-            body: Body::Table(Table {
-                columns: COLUMNS.iter().map(ToString::to_string).collect(),
-                pages: vec![page],
-            }),
-            notes: notes(&scan, favourite, bench),
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+            scan.best.iter().map(row).collect(),
+        );
+        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+            .titled(format!("{layer}/{unit}{}", place.unwrap_or_default()))
+            .notes(notes(&scan, favourite, bench)))
     }
 }
 

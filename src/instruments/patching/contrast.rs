@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
-use crate::lab::replace::Slot;
+use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
 use crate::lab::target::Target;
@@ -183,7 +183,7 @@ pub fn embedding_spread(bench: &Bench) -> Result<f64> {
     Ok((square / count.max(1.0) - mean * mean).max(0.0).sqrt())
 }
 
-/// Slots that add normal noise to what enters block 0 at some positions of a run.
+/// Patches that add normal noise to what enters block 0 at some positions of a run.
 ///
 /// # Errors
 ///
@@ -194,7 +194,7 @@ pub fn noised(
     positions: Range<usize>,
     sigma: f64,
     seed: u64,
-) -> Result<Vec<Slot>> {
+) -> Result<Vec<Patch>> {
     let at = Site::Embed.at(0);
     let recording = bench.record(run, &[at])?;
     let embedded = recording.get(at)?;
@@ -207,7 +207,7 @@ pub fn noised(
             *number += (f64::from(noise) * sigma) as f32;
         }
         let value = Tensor::new(numbers.as_slice(), row.device())?;
-        Ok(Slot::new(at, position, value.to_dtype(row.dtype())?))
+        Ok(Patch::new(at, position, value.to_dtype(row.dtype())?))
     };
     positions.map(slot).collect()
 }
@@ -377,7 +377,7 @@ mod tests {
             mean.abs() < 0.1 && (spread - 0.7).abs() < 0.07,
             "{mean} {spread}"
         );
-        let first = |slots: &[Slot]| slots[0].value.to_vec1::<f32>().unwrap();
+        let first = |slots: &[Patch]| slots[0].value.to_vec1::<f32>().unwrap();
         assert_eq!(first(&slots), first(&again));
         assert!(first(&slots) != first(&other));
         assert!(

@@ -14,7 +14,7 @@ use crate::figure::Unit;
 use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::{Bench, reading};
-use crate::lab::replace::{Reading, Replay, Slot, Trial};
+use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
 use crate::model::Fingerprint;
@@ -63,8 +63,12 @@ pub struct Spot {
 /// A case whose runs were read.
 struct Loaded {
     case: usize,
-    base: Replay,
-    source: Replay,
+    /// The run that is patched, and what it holds.
+    base: Pass,
+    own: RowCapture,
+    /// The first position of the other run, and what that holds from there on.
+    there: usize,
+    source: RowCapture,
     metric: Metric,
     base_value: f32,
     source_value: f32,
@@ -379,13 +383,18 @@ impl Plan {
         let Some(loaded) = &self.loaded else {
             return Ok(Vec::new());
         };
-        let trials: Vec<Trial> = spots
-            .iter()
-            .map(|spot| self.trial(bench, loaded, *spot, random.then_some(seed)))
-            .collect::<Result<_>>()?;
+        let trial = |spot: &Spot| {
+            let patches = self.trial(bench, loaded, *spot, random.then_some(seed))?;
+            Ok(PassRow::patched(patches))
+        };
+        let pass = Pass {
+            rows: spots.iter().map(trial).collect::<Result<_>>()?,
+            ..loaded.base.clone()
+        };
         let known = bench.model.known_tokens();
         let mut out = vec![None; spots.len()];
-        loaded.base.logits_of(bench, &trials, &mut |i, logits| {
+        bench.run_each(&pass, &mut |_, i, row| {
+            let logits = row.last();
             out[i] = Some(Cell {
                 patched: loaded.metric.of(logits),
                 base: loaded.base_value,
@@ -397,14 +406,14 @@ impl Plan {
         Ok(out.into_iter().flatten().collect())
     }
 
-    /// The slots of a cell: the source's values, or changes of equal size in random directions.
+    /// The patches of a cell: the source's values, or changes of equal size in random directions.
     fn trial(
         &self,
         bench: &Bench,
         loaded: &Loaded,
         spot: Spot,
         random: Option<u64>,
-    ) -> Result<Trial> {
+    ) -> Result<Vec<Patch>> {
         let case = &self.cases[loaded.case];
         let heads = self.kind == Kind::Heads;
         let pairs = if heads {
@@ -425,11 +434,12 @@ impl Plan {
                 } else {
                     (*clean, *corrupt)
                 };
-                let value = loaded.source.value(at, source, head)?;
+                let value = held(&loaded.source, at, source - loaded.there, head)?;
                 let value = match random {
                     None => value,
                     Some(seed) => {
-                        let own = loaded.base.value(at, base, head)?;
+                        let here = loaded.base.from.unwrap_or_default();
+                        let own = held(&loaded.own, at, base - here, head)?;
                         astray(
                             &own,
                             &value,
@@ -438,11 +448,9 @@ impl Plan {
                         )?
                     }
                 };
-                trial.push(Slot {
-                    at,
-                    position: base,
+                trial.push(Patch {
                     head,
-                    value,
+                    ..Patch::new(at, base, value)
                 });
             }
         }
@@ -456,43 +464,50 @@ impl Plan {
         let wanted: Vec<Address> = (0..layers).map(|l| self.kind.site().at(l)).collect();
         let from = case.alignment.pairs.get(case.alignment.first);
         let (from_clean, from_corrupt) = from.copied().unwrap_or_default();
-        let put = match (&case.noise, self.sigma) {
+        let common = match (&case.noise, self.sigma) {
             (Some((positions, seed)), Some(sigma)) => {
                 noised(bench, &case.corrupt, positions.clone(), sigma, *seed)?
             }
             _ => Vec::new(),
         };
-        let clean = bench.replay(
-            &case.clean,
-            Reading {
-                from: from_clean,
-                wanted: &wanted,
-                ..Reading::default()
-            },
-        )?;
-        let corrupt = bench.replay(
-            &case.corrupt,
-            Reading {
-                put,
-                from: from_corrupt,
-                wanted: &wanted,
-                ..Reading::default()
-            },
-        )?;
-        let metric = self.metric_of(bench, case, &clean.logits, &corrupt.logits)?;
-        let (clean_value, corrupt_value) = (metric.of(&clean.logits), metric.of(&corrupt.logits));
-        let (base, source, base_value, source_value) = if self.denoise {
-            (corrupt, clean, corrupt_value, clean_value)
-        } else {
-            (clean, corrupt, clean_value, corrupt_value)
+        let clean = Pass {
+            from: Some(from_clean),
+            record: wanted,
+            logits: Logits::Last(1),
+            ..Pass::of(case.clean.clone())
         };
+        let corrupt = Pass {
+            run: case.corrupt.clone(),
+            common,
+            from: Some(from_corrupt),
+            ..clean.clone()
+        };
+        // The one that is patched comes last, so that its reading is kept for the passes to come.
+        let (base, other) = if self.denoise {
+            (corrupt, clean)
+        } else {
+            (clean, corrupt)
+        };
+        let source = bench.run_one(&other)?;
+        let own = bench.run_one(&base)?;
+        let (of_clean, of_corrupt) = if self.denoise {
+            (source.last(), own.last())
+        } else {
+            (own.last(), source.last())
+        };
+        let metric = self.metric_of(bench, case, of_clean, of_corrupt)?;
         Ok(Loaded {
             case: index,
-            base,
+            base_value: metric.of(own.last()),
+            source_value: metric.of(source.last()),
+            base: Pass {
+                record: Vec::new(),
+                ..base
+            },
+            own,
+            there: other.from.unwrap_or_default(),
             source,
             metric,
-            base_value,
-            source_value,
         })
     }
 
@@ -539,6 +554,15 @@ fn apart(base: f32, source: f32) -> Result<()> {
         format!("{base} on both runs"),
         "a metric that tells the clean from the corrupted run; choose another answer, metric or prompt",
     ))
+}
+
+/// A recorded value at a position, `[width]`, or `[head_dim]` of one head.
+fn held(read: &RowCapture, at: Address, position: usize, head: Option<usize>) -> Result<Tensor> {
+    let row = read.get(at)?.get(position)?;
+    Ok(match head {
+        None => row.flatten_all()?,
+        Some(head) => row.get(head)?,
+    })
 }
 
 /// The base's value changed by as much as the source differs from it, in a random direction.

@@ -14,8 +14,9 @@ use super::plan::{Plan, Source};
 use crate::edit::direction::norm;
 use crate::error::Result;
 use crate::instruments::patchscope::map::Map;
-use crate::instruments::patchscope::target::{Put, Target, Written};
+use crate::instruments::patchscope::target::{SLICE, Target, Written};
 use crate::lab::bench::Bench;
+use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::model::network::site::Address;
@@ -99,8 +100,11 @@ impl Prepared {
             }
         }
         let first = slotted.slots.first().copied().unwrap_or(0);
-        let target = Target::read(bench, &slotted.tokens, first)?;
-        let mut control = target.branches(bench, &[Vec::new()], plan.count, &plan.watched)?;
+        let target = Target {
+            tokens: slotted.tokens,
+            from: first,
+        };
+        let mut control = target.branches(bench, vec![Vec::new()], plan.count, &plan.watched)?;
         Ok(Self {
             target,
             slots: slotted.slots,
@@ -119,12 +123,10 @@ fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
 /// Puts every source of a list into the plan's target, at every pair of layers.
 pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<Found> {
     let mut prepared: BTreeMap<usize, Prepared> = BTreeMap::new();
-    let mut slice = usize::MAX;
     for source in sources {
         let count = source.positions.len();
         if let Entry::Vacant(place) = prepared.entry(count) {
-            let target = place.insert(Prepared::new(plan, bench, count)?);
-            slice = slice.min(target.target.rows(&bench.model)?);
+            place.insert(Prepared::new(plan, bench, count)?);
         }
     }
     // Sources of as many tokens share a target, so they are read one after the other.
@@ -139,7 +141,7 @@ pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<
         ..Run::default()
     };
     let run = sources.iter().find(|s| s.own).map_or(&seed, |s| &s.run);
-    let trials = bench.trials(run, parameters, total, slice, |bench, range| {
+    let trials = bench.trials(run, parameters, total, SLICE, |bench, range| {
         speak(plan, sources, &order, &prepared, range, bench)
     })?;
     let note = trials.note();
@@ -193,14 +195,11 @@ fn speak(
             branches.push(puts);
             ratios.push(ratio);
         }
-        let most = target.target.rows(&bench.model)?;
-        for (branches, ratios) in branches.chunks(most).zip(ratios.chunks(most)) {
-            let written = target
-                .target
-                .branches(bench, branches, plan.count, &plan.watched)?;
-            let said = written.into_iter().zip(ratios);
-            out.extend(said.map(|(written, ratio)| Said::new(written, *ratio)));
-        }
+        let written = target
+            .target
+            .branches(bench, branches, plan.count, &plan.watched)?;
+        let said = written.into_iter().zip(ratios);
+        out.extend(said.map(|(written, ratio)| Said::new(written, ratio)));
     }
     Ok(out)
 }
@@ -212,7 +211,7 @@ fn puts(
     pair: usize,
     target: &Prepared,
     bench: &mut Bench,
-) -> Result<(Vec<Put>, f32)> {
+) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);
     let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).0).collect();
     wanted.sort_unstable();
@@ -235,11 +234,7 @@ fn puts(
             &value
         });
         ratio = length / replaced.max(f32::MIN_POSITIVE);
-        out.push(Put {
-            at: to,
-            position: *slot,
-            value: Tensor::new(value, device)?,
-        });
+        out.push(Patch::new(to, *slot, Tensor::new(value, device)?));
     }
     Ok((out, ratio))
 }

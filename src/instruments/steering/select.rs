@@ -12,8 +12,9 @@ use rand::seq::SliceRandom;
 
 use crate::edit::direction::{Direction, Origin, norm};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::params::{Nats, ParameterValue, Share, choices, params};
+use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
@@ -22,89 +23,47 @@ use crate::vectors::selection::{
     Candidate, Rules, Scores, Selection, Sides, Verdict, after_instruction, find_markers, select,
 };
 
-/// The instrument.
-pub struct Select;
+choices! {
+    /// Which prompts are used.
+    pub enum Used { Behaving = "yes", All = "no" }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "plus",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of prompts that show the behaviour, one a line",
-    },
-    Parameter {
-        name: "minus",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of prompts that do not",
-    },
-    Parameter {
-        name: "chat",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: every prompt is one user turn of the chat template",
-    },
-    Parameter {
-        name: "markers",
-        kind: Kind::Text,
-        default: "",
-        about: "texts separated by |, whose first tokens mark the behaviour; by default those that begin plus answers and not minus answers",
-    },
-    Parameter {
-        name: "positions",
-        kind: Kind::Text,
-        default: "",
-        about: "candidate positions: 5 for the last five, or -1,-3; by default the template's tokens after the user's words, or the last five",
-    },
-    Parameter {
-        name: "validation",
-        kind: Kind::Text,
-        default: "0.5",
-        about: "share of each list that measures the candidates and makes none, at most 32 prompts",
-    },
-    Parameter {
-        name: "plus-validation",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of plus prompts to measure on, instead of a share of the list",
-    },
-    Parameter {
-        name: "minus-validation",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of minus prompts to measure on, instead of a share of the list",
-    },
-    Parameter {
-        name: "depth",
-        kind: Kind::Text,
-        default: "0.8",
-        about: "layers from this share of the depth on are discarded",
-    },
-    Parameter {
-        name: "kl",
-        kind: Kind::Text,
-        default: "0.1",
-        about: "candidates that move minus prompts by more than so many nats are discarded",
-    },
-    Parameter {
-        name: "filter",
-        kind: Kind::Choice(&["yes", "no"]),
-        default: "yes",
-        about: "yes: only prompts that behave as their list says are used",
-    },
-    Parameter {
-        name: "measure",
-        kind: Kind::Choice(&["ablation", "addition", "kl"]),
-        default: "ablation",
-        about: "the score that is coloured; all three are in every cell",
-    },
-    Parameter {
-        name: "save",
-        kind: Kind::Text,
-        default: "",
-        about: "a safetensors file for the chosen direction",
-    },
-];
+choices! {
+    /// The score that is coloured.
+    pub enum Coloured { Ablation = "ablation", Addition = "addition", Kl = "kl" }
+}
+
+params! {
+    /// What `select` is asked.
+    pub struct Asked {
+        /// a file of prompts that show the behaviour, one a line
+        plus: Option<PathBuf>,
+        /// a file of prompts that do not
+        minus: Option<PathBuf>,
+        /// yes: every prompt is one user turn of the chat template
+        chat: bool,
+        /// texts separated by |, whose first tokens mark the behaviour; by default those that begin plus answers and not minus answers
+        markers: Option<String>,
+        /// candidate positions: 5 for the last five, or -1,-3; by default the template's tokens after the user's words, or the last five
+        positions: String,
+        /// share of each list that measures the candidates and makes none, at most 32 prompts
+        validation: Share = "0.5",
+        /// a file of plus prompts to measure on, instead of a share of the list
+        plus_validation as "plus-validation": Option<PathBuf>,
+        /// a file of minus prompts to measure on, instead of a share of the list
+        minus_validation as "minus-validation": Option<PathBuf>,
+        /// layers from this share of the depth on are discarded
+        depth: Share = "0.8",
+        /// candidates that move minus prompts by more than so many nats are discarded
+        kl: Nats = "0.1",
+        /// yes: only prompts that behave as their list says are used
+        filter: Used = "yes",
+        /// the score that is coloured; all three are in every cell
+        measure: Coloured = "ablation",
+        /// a safetensors file for the chosen direction
+        save: Option<PathBuf>,
+    }
+}
 
 /// The most prompts of a list that measure.
 const HELD_OUT: usize = 32;
@@ -112,68 +71,54 @@ const HELD_OUT: usize = 32;
 /// The most candidate positions.
 const POSITIONS: usize = 64;
 
-impl Instrument for Select {
-    fn name(&self) -> &'static str {
-        "select"
-    }
+/// The instrument.
+pub struct Select;
 
-    fn about(&self) -> &'static str {
-        "Which layer and position give the direction that switches a behaviour off and on"
-    }
+impl Measurement for Select {
+    type Params = Asked;
+    const NAME: &'static str = "select";
+    const ABOUT: &'static str =
+        "Which layer and position give the direction that switches a behaviour off and on";
+    const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
+    const READS: Reads<Asked> = Reads::Others;
 
-    fn source(&self) -> &'static str {
-        "refusal direction: Arditi et al. 2024 (2406.11717)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, _arguments: &Arguments) -> bool {
-        false
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let save = arguments.text(self, "save").trim();
-        let save = (!save.is_empty()).then(|| PathBuf::from(save));
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let save = &asked.save;
         check_folder(save.as_deref())?;
-        if let Some(path) = &save {
+        if let Some(path) = save {
             crate::file::check(path, bench.overwrite)?;
         }
-        let (making, held_out) = self.sides(run, arguments, bench)?;
-        let given = arguments.text(self, "markers");
-        let markers = if given.is_empty() {
-            find_markers(bench, &making, &run.schedule)?
-        } else {
-            let ids = first_tokens(bench, "markers", given)?;
-            ids.into_iter().map(|id| (id, f64::NAN)).collect()
+        let (making, held_out) = asked.sides(run, bench)?;
+        let markers = match &asked.markers {
+            None => find_markers(bench, &making, &run.schedule)?,
+            Some(given) => {
+                let ids = first_tokens(bench, "markers", given)?;
+                ids.into_iter().map(|id| (id, f64::NAN)).collect()
+            }
         };
         let rules = Rules {
-            positions: self.positions(arguments, bench, &[&making, &held_out])?,
+            positions: asked.positions(bench, &[&making, &held_out])?,
             markers: markers.iter().map(|m| m.0).collect(),
-            depth: self.number(arguments, "depth", 0.0..=1.0)?,
-            kl: self.number(arguments, "kl", 0.0..=f64::MAX)?,
-            filter: arguments.text(self, "filter") == "yes",
+            depth: asked.depth.0,
+            kl: asked.kl.0,
+            filter: asked.filter == Used::Behaving,
         };
         let found = select(bench, &making, &held_out, &rules, &run.schedule, run.seed)?;
         let mut notes = notes(bench, run, &found, &markers, &rules);
         if let Some(path) = save {
             match found.chosen.map(|i| &found.candidates[i]) {
                 Some(best) => {
-                    self.direction(bench, best, &found, &markers)
-                        .save_as(&path, bench.overwrite)?;
+                    direction(bench, best, &found, &markers).save_as(path, bench.overwrite)?;
                     notes.insert(1, format!("the chosen direction is in {}", path.display()));
                 }
                 None => notes.insert(1, "NOTHING WAS SAVED, for nothing was chosen".into()),
             }
         }
         let titles = titles(bench, &rules, &making);
-        Ok(self.figure(run, arguments, bench, &found, titles, notes))
+        let grid = asked.measure.grid(bench.model.card.layers, &found, titles);
+        Ok(Draft::of(grid)
+            .titled(format!("{} score", asked.measure.print()))
+            .notes(notes))
     }
 }
 
@@ -190,55 +135,37 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
     }
 }
 
-impl Select {
-    fn number(
-        &self,
-        arguments: &Arguments,
-        name: &str,
-        within: std::ops::RangeInclusive<f64>,
-    ) -> Result<f64> {
-        let text = arguments.text(self, name);
-        let number = text.trim().parse::<f64>().ok();
-        number.filter(|n| within.contains(n)).ok_or_else(|| {
-            let expected = if *within.end() < f64::MAX {
-                format!("a number from {} to {}", within.start(), within.end())
-            } else {
-                format!("a number, {} or more", within.start())
-            };
-            Error::argument(name, text, expected)
-        })
-    }
-
+impl Asked {
     /// The prompts that make candidates, and those that measure them.
-    fn sides(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<(Sides, Sides)> {
-        let chat = arguments.text(self, "chat") == "yes";
-        let share = self.number(arguments, "validation", 0.0..=1.0)?;
-        let tokens = |path: &str| -> Result<Vec<Vec<u32>>> {
-            let prompts = read_prompts(Path::new(path))?;
+    fn sides(&self, run: &Run, bench: &Bench) -> Result<(Sides, Sides)> {
+        let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {
+            let prompts = read_prompts(path)?;
             prompts
                 .iter()
                 .map(|p| {
-                    let ids = bench.model.encode(p, chat)?;
+                    let ids = bench.model.encode(p, self.chat)?;
                     bench.model.check_prompt(&ids)?;
                     Ok(ids)
                 })
                 .collect()
         };
         let mut out = (Sides::default(), Sides::default());
-        for list in ["plus", "minus"] {
-            let path = arguments.text(self, list).trim();
-            if path.is_empty() {
-                return Err(Error::argument(list, path, "a file of prompts, one a line"));
-            }
+        let lists = [
+            ("plus", &self.plus, &self.plus_validation),
+            ("minus", &self.minus, &self.minus_validation),
+        ];
+        for (list, path, apart) in lists {
+            let Some(path) = path else {
+                return Err(Error::argument(list, "", "a file of prompts, one a line"));
+            };
             let mut making = tokens(path)?;
-            let apart = arguments.text(self, &format!("{list}-validation")).trim();
-            let held_out = if apart.is_empty() {
+            let held_out = if let Some(apart) = apart {
+                tokens(apart)?
+            } else {
                 let mut rng = StdRng::seed_from_u64(run.seed);
                 making.shuffle(&mut rng);
-                let held = (making.len() as f64 * share) as usize;
+                let held = (making.len() as f64 * self.validation.0) as usize;
                 making.split_off(making.len() - held.min(HELD_OUT))
-            } else {
-                tokens(apart)?
             };
             if making.is_empty() || held_out.is_empty() {
                 let given = format!("{} and {}", making.len(), held_out.len());
@@ -257,13 +184,8 @@ impl Select {
     }
 
     /// Candidate positions from the end, the farthest first.
-    fn positions(
-        &self,
-        arguments: &Arguments,
-        bench: &Bench,
-        sides: &[&Sides],
-    ) -> Result<Vec<usize>> {
-        let text = arguments.text(self, "positions").trim();
+    fn positions(&self, bench: &Bench, sides: &[&Sides]) -> Result<Vec<usize>> {
+        let text = self.positions.trim();
         let prompts = sides.iter().flat_map(|s| s.plus.iter().chain(&s.minus));
         let shortest = prompts.map(Vec::len).min().unwrap_or(1);
         let bad = || {
@@ -274,7 +196,7 @@ impl Select {
         };
         let last = |n: usize| (1..=n).collect::<Vec<_>>();
         let mut out = if text.is_empty() {
-            let template = if arguments.text(self, "chat") == "yes" {
+            let template = if self.chat {
                 after_instruction(bench)
             } else {
                 0
@@ -298,56 +220,47 @@ impl Select {
             (1..=POSITIONS).contains(&out.len()) && out.iter().all(|p| (1..=shortest).contains(p));
         if fits { Ok(out) } else { Err(bad()) }
     }
+}
 
-    fn direction(
-        &self,
-        bench: &Bench,
-        best: &Candidate,
-        found: &Selection,
-        markers: &[(u32, f64)],
-    ) -> Direction {
-        let card = &bench.model.card;
-        let Scores {
-            ablation,
-            addition,
-            kl,
-        } = best.scores;
-        Direction {
-            rows: vec![(Site::ResidPre.at(best.layer), best.vector.clone())],
-            origin: Origin {
-                model: card.name.clone(),
-                revision: card.revision.clone(),
-                method: format!(
-                    "difference of means, selected on {} + {} other prompts (Arditi et al. 2024): ablation {ablation:.3}, addition {addition:.3}, KL {kl:.4}; markers {}",
-                    found.measured.0,
-                    found.measured.1,
-                    spell(bench, markers)
-                ),
-                positions: format!("-{}", best.position),
-                prompts: found.made,
-                dtype: card.dtype.into(),
-                strength: 1.0,
-                version: env!("CARGO_PKG_VERSION").into(),
-                ..Origin::default()
-            },
-        }
+fn direction(
+    bench: &Bench,
+    best: &Candidate,
+    found: &Selection,
+    markers: &[(u32, f64)],
+) -> Direction {
+    let card = &bench.model.card;
+    let Scores {
+        ablation,
+        addition,
+        kl,
+    } = best.scores;
+    Direction {
+        rows: vec![(Site::ResidPre.at(best.layer), best.vector.clone())],
+        origin: Origin {
+            model: card.name.clone(),
+            revision: card.revision.clone(),
+            method: format!(
+                "difference of means, selected on {} + {} other prompts (Arditi et al. 2024): ablation {ablation:.3}, addition {addition:.3}, KL {kl:.4}; markers {}",
+                found.measured.0,
+                found.measured.1,
+                spell(bench, markers)
+            ),
+            positions: format!("-{}", best.position),
+            prompts: found.made,
+            dtype: card.dtype.into(),
+            strength: 1.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Origin::default()
+        },
     }
+}
 
-    fn figure(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-        found: &Selection,
-        columns: Vec<Header>,
-        notes: Vec<String>,
-    ) -> Figure {
-        let layers = bench.model.card.layers;
-        let measure = arguments.text(self, "measure");
-        let shown = |s: &Scores| match measure {
-            "addition" => s.addition,
-            "kl" => s.kl,
-            _ => s.ablation,
+impl Coloured {
+    fn grid(self, layers: usize, found: &Selection, columns: Vec<Header>) -> Grid {
+        let shown = |s: &Scores| match self {
+            Self::Addition => s.addition,
+            Self::Kl => s.kl,
+            Self::Ablation => s.ablation,
         } as f32;
         let cell = |i: usize, c: &Candidate| Cell {
             label: if found.chosen == Some(i) {
@@ -374,31 +287,21 @@ impl Select {
             .map(|c| c.value.abs())
             .filter(|v| v.is_finite())
             .fold(1e-6, f32::max);
-        let (value, scale) = if measure == "kl" {
-            ("KL in nats", Scale::Range { lo: 0.0, hi: reach })
-        } else {
-            ("log-odds of the markers", Scale::Diverging { reach })
+        let (value, scale) = match self {
+            Self::Kl => ("KL in nats", Scale::Range { lo: 0.0, hi: reach }),
+            Self::Ablation | Self::Addition => {
+                ("log-odds of the markers", Scale::Diverging { reach })
+            }
         };
-        Figure {
-            title: format!("select · {measure} score"),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "layer".into(),
-                column_axis: "position".into(),
-                value: value.into(),
-                rows: (0..layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                columns,
-                cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
-                scale,
-            }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
+        Grid {
+            row_axis: "layer".into(),
+            column_axis: "position".into(),
+            value: value.into(),
+            rows: Header::layers(layers),
+            columns,
+            cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
+            scale,
+            ..Grid::default()
         }
     }
 }
@@ -416,10 +319,7 @@ fn titles(bench: &Bench, rules: &Rules, making: &Sides) -> Vec<Header> {
             Some(token) => format!("-{position} {}", bench.visible(token)),
             None => format!("-{position}"),
         };
-        Header {
-            label,
-            anchor: Anchor::default(),
-        }
+        Header::of(label, Anchor::default())
     };
     rules.positions.iter().map(|p| title(*p)).collect()
 }

@@ -1,0 +1,111 @@
+//! What the instruments that read through a lens have in common: where it reads, with whose norm, through which maps.
+//!
+//! Invariant: these parameters mean the same, and say the same of themselves, wherever they stand. To add a site that a lens can
+//! read, add it to [`READABLE`].
+
+use crate::error::Result;
+use crate::instruments::logit_lens::lens_file::LensFile;
+use crate::instruments::logit_lens::reading::{NormOf, Seen, View};
+use crate::instruments::params::{Kind, Parameter, ParameterValue, choices};
+use crate::lab::bench::Bench;
+use crate::model::network::site::Site;
+
+/// The sites that a lens can read, by name.
+const READABLE: [(&str, Site); 5] = [
+    ("resid_post", Site::ResidPost),
+    ("resid_mid", Site::ResidMid),
+    ("resid_pre", Site::ResidPre),
+    ("attn_add", Site::AttnAdd),
+    ("mlp_add", Site::MlpAdd),
+];
+
+const NAMES: &[&str] = &[
+    READABLE[0].0,
+    READABLE[1].0,
+    READABLE[2].0,
+    READABLE[3].0,
+    READABLE[4].0,
+];
+
+/// Where a lens reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadSite(pub Site);
+
+impl ParameterValue for ReadSite {
+    const KIND: Kind = Kind::Choice(NAMES);
+    const DEFAULT: &'static str = "resid_post";
+    const ABOUT: &'static str =
+        "what is read at every layer: the stream, or what attention or the MLP adds to it";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let found = READABLE.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, site)| Self(*site))
+            .ok_or_else(|| format!("one of {}", NAMES.join(", ")))
+    }
+
+    fn print(&self) -> String {
+        self.0.spec().name.into()
+    }
+}
+
+choices! {
+    for NormOf { Own = "own", Final = "final" } = "own",
+        "the statistics of the final norm: of each row itself, or of the model's last state at that position"
+}
+
+/// A file of maps, if any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapsFile(pub String);
+
+impl ParameterValue for MapsFile {
+    const KIND: Kind = Kind::Text;
+    const ABOUT: &'static str =
+        "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain lens stands beside";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(Self(text.into()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// What is read and how.
+///
+/// # Errors
+///
+/// When the file holds no maps for this model.
+pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, bench: &Bench) -> Result<View> {
+    Ok(View {
+        site: site.0,
+        norm,
+        file: match maps.0.trim() {
+            "" => None,
+            file => Some(LensFile::open(file, &bench.model)?),
+        },
+    })
+}
+
+/// A parameter that has its sentence and default from its type.
+pub(super) const fn shared<V: ParameterValue>(name: &'static str) -> Parameter {
+    Parameter {
+        name,
+        kind: V::KIND,
+        default: V::DEFAULT,
+        about: V::ABOUT,
+    }
+}
+
+/// From which layer on the answer at the first position that was read stands.
+pub(super) fn answer_settles(seen: &Seen, bench: &Bench) -> String {
+    let answer = bench.visible(seen.finals[0].first().0);
+    match seen.settles(0) {
+        Some(layer) => format!(
+            "the answer {answer} settles at layer {layer} of 0-{}",
+            seen.layers.len() - 1
+        ),
+        None => format!("the answer {answer} is the strongest at no last layer of this lens"),
+    }
+}

@@ -1,0 +1,522 @@
+//! Parameters: what an instrument can be asked with, declared once as the fields of a struct.
+//!
+//! Invariant: a value is parsed once, where its text comes in (flag, form, session, ready prompt); behind that there are types. The
+//! name of a parameter, what it accepts, its default and its sentence are read off the field: its flag, its form field, its line of
+//! provenance and the reference follow. To add a parameter, add a field to the struct of the instrument's [`params!`]; to add a kind
+//! of value, implement [`ParameterValue`] (for a few words: [`choices!`]).
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::edit::positions::Positions;
+use crate::error::{Error, Result};
+
+/// What a parameter accepts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A whole number from `lo` to `hi`.
+    Count {
+        /// Lowest.
+        lo: usize,
+        /// Highest.
+        hi: usize,
+    },
+    /// A layer of the model, or `all` where the default says so.
+    Layer,
+    /// A token position; negative counts from the end.
+    Position,
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// Any text, of which a few are known.
+    Word(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+/// One parameter of an instrument: becomes a flag, a form field and a line of provenance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name, lower case.
+    pub name: &'static str,
+    /// What it accepts.
+    pub kind: Kind,
+    /// The value when none is given.
+    pub default: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+}
+
+/// The value of a parameter.
+pub trait ParameterValue: Sized {
+    /// What it accepts.
+    const KIND: Kind;
+    /// The default of a parameter that names none.
+    const DEFAULT: &'static str = "";
+    /// The sentence of a parameter that has none of its own.
+    const ABOUT: &'static str = "";
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// What was expected instead.
+    fn parse(text: &str) -> std::result::Result<Self, String>;
+
+    /// As it is written.
+    fn print(&self) -> String;
+}
+
+/// The parameters of an instrument; see [`params!`].
+pub trait Params: Clone + std::fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
+    /// What they are, in their order.
+    const ROWS: &'static [Parameter];
+
+    /// Reads those that are given; the others have their defaults.
+    ///
+    /// # Errors
+    ///
+    /// When a value is not what its parameter accepts.
+    fn parse(arguments: &Arguments) -> Result<Self>;
+
+    /// As they are written, in the order of [`Params::ROWS`].
+    fn print(&self) -> Vec<String>;
+}
+
+/// Values of parameters as they come in, by name, with what was read from them.
+#[derive(Clone, Default)]
+pub struct Arguments {
+    /// What was given.
+    pub given: BTreeMap<String, String>,
+    /// The parameters of the instrument that read them.
+    read: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(&self.given).finish()
+    }
+}
+
+impl PartialEq for Arguments {
+    fn eq(&self, other: &Self) -> bool {
+        self.given == other.given
+    }
+}
+
+impl Eq for Arguments {}
+
+impl Arguments {
+    /// Values by name.
+    pub fn of(given: BTreeMap<String, String>) -> Self {
+        Self { given, read: None }
+    }
+
+    /// Sets a value.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.given.insert(name.to_string(), value.to_string());
+        self.read = None;
+        self
+    }
+
+    /// The same, read as the parameters `P` of an instrument.
+    pub(super) fn read<P: Params>(&self, instrument: &str) -> Result<Self> {
+        Ok(Self {
+            given: self.given.clone(),
+            read: Some(self.params::<P>(instrument)?),
+        })
+    }
+
+    /// The parameters `P`: what was read from them, or, where nobody has, what they are read as now.
+    pub(super) fn params<P: Params>(&self, instrument: &str) -> Result<Arc<P>> {
+        let read = self.read.clone().and_then(|read| read.downcast().ok());
+        read.map_or_else(
+            || {
+                self.fit(P::ROWS, instrument)?;
+                P::parse(self).map(Arc::new)
+            },
+            Ok,
+        )
+    }
+
+    /// Refuses names that the instrument does not have, and choices it does not offer.
+    pub(super) fn fit(&self, rows: &[Parameter], instrument: &str) -> Result<()> {
+        for (name, value) in &self.given {
+            let Some(row) = rows.iter().find(|row| row.name == name) else {
+                let known: Vec<&str> = rows.iter().map(|row| row.name).collect();
+                let expected = format!("a parameter of {instrument}: {}", known.join(", "));
+                return Err(Error::argument(name, value, expected));
+            };
+            if let Kind::Choice(words) = row.kind
+                && !words.contains(&value.as_str())
+            {
+                let expected = format!("one of {}", words.join(", "));
+                return Err(Error::argument(name, value, expected));
+            }
+        }
+        Ok(())
+    }
+
+    /// One value, or its default.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the parameter accepts.
+    pub fn value<V: ParameterValue>(&self, name: &str, default: &str) -> Result<V> {
+        let text = self.given.get(name).map_or(default, String::as_str);
+        V::parse(text).map_err(|expected| Error::argument(name, text, expected))
+    }
+}
+
+/// The first text that says something.
+pub const fn first(texts: &[&'static str]) -> &'static str {
+    let mut i = 0;
+    while i < texts.len() {
+        if !texts[i].is_empty() {
+            return texts[i];
+        }
+        i += 1;
+    }
+    ""
+}
+
+/// Declares the parameters of an instrument: a struct with a field a parameter.
+///
+/// The sentence above a field is the parameter's, in its help, its form and the reference; `= "..."` is its default, which the type
+/// may have as well; `as "..."` names a parameter that is no identifier of the language.
+///
+/// ```text
+/// params! {
+///     /// What `settle` is asked.
+///     pub struct Asked {
+///         /// how many of the last positions to read
+///         window: Count<1, 4096> = "64",
+///         /// a file of held-out prompts
+///         held_out as "held-out": String,
+///     }
+/// }
+/// ```
+macro_rules! params {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[doc = $about:literal])* $field:ident $(as $word:literal)? : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs)] // a parameter that several instruments have gets its sentence from its type
+        pub struct $name {
+            $( $(#[doc = $about])* pub $field: $type, )*
+        }
+
+        impl $crate::instruments::params::Params for $name {
+            const ROWS: &'static [$crate::instruments::params::Parameter] = &[
+                $( $crate::instruments::params::Parameter {
+                    name: $crate::instruments::params::first(&[$($word,)? stringify!($field)]),
+                    kind: <$type as $crate::instruments::params::ParameterValue>::KIND,
+                    default: $crate::instruments::params::first(&[
+                        $($default,)? <$type as $crate::instruments::params::ParameterValue>::DEFAULT
+                    ]),
+                    about: $crate::instruments::params::first(&[
+                        $($about,)* <$type as $crate::instruments::params::ParameterValue>::ABOUT
+                    ]).trim_ascii(),
+                }, )*
+            ];
+
+            fn parse(arguments: &$crate::instruments::params::Arguments) -> $crate::error::Result<Self> {
+                Ok(Self {
+                    $( $field: arguments.value(
+                        $crate::instruments::params::first(&[$($word,)? stringify!($field)]),
+                        $crate::instruments::params::first(&[
+                            $($default,)? <$type as $crate::instruments::params::ParameterValue>::DEFAULT
+                        ]),
+                    )?, )*
+                })
+            }
+
+            fn print(&self) -> Vec<String> {
+                vec![ $( $crate::instruments::params::ParameterValue::print(&self.$field), )* ]
+            }
+        }
+    };
+}
+
+/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered. With
+/// `for TYPE` the words are those of an enum that stands elsewhere.
+macro_rules! choices {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident { $( $(#[$doc:meta])* $variant:ident = $word:literal ),* $(,)? }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)] // a variant is what its word says
+        pub enum $name { $( $(#[$doc])* $variant, )* }
+
+        $crate::instruments::params::choices! { for $name { $($variant = $word),* } }
+    };
+    (for $name:ty { $( $variant:ident = $word:literal ),* $(,)? } $(= $default:literal, $about:literal)?) => {
+        impl $crate::instruments::params::ParameterValue for $name {
+            const KIND: $crate::instruments::params::Kind =
+                $crate::instruments::params::Kind::Choice(&[$($word),*]);
+            $( const DEFAULT: &'static str = $default; const ABOUT: &'static str = $about; )?
+
+            fn parse(text: &str) -> std::result::Result<Self, String> {
+                match text {
+                    $( $word => Ok(Self::$variant), )*
+                    _ => Err(format!("one of {}", [$($word),*].join(", "))),
+                }
+            }
+
+            fn print(&self) -> String {
+                match self { $( Self::$variant => $word, )* }.to_string()
+            }
+        }
+    };
+}
+
+pub(crate) use {choices, params};
+
+/// A whole number from `LO` to `HI`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count<const LO: usize, const HI: usize>(pub usize);
+
+impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
+    const KIND: Kind = Kind::Count { lo: LO, hi: HI };
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.parse().ok().filter(|n| (LO..=HI).contains(n));
+        number
+            .map(Self)
+            .ok_or_else(|| format!("a whole number from {LO} to {HI}"))
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// One layer, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerOrAll(pub Option<usize>);
+
+impl LayerOrAll {
+    /// The layer, in a model that has so many; nothing for all of them.
+    ///
+    /// # Errors
+    ///
+    /// When the model has no such layer.
+    pub fn within(self, layers: usize) -> Result<Option<usize>> {
+        match self.0.filter(|layer| *layer >= layers) {
+            None => Ok(self.0),
+            Some(layer) => {
+                let expected = format!("`all` or a layer from 0 to {}", layers - 1);
+                Err(Error::argument("layer", layer.to_string(), expected))
+            }
+        }
+    }
+}
+
+impl ParameterValue for LayerOrAll {
+    const KIND: Kind = Kind::Layer;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "all" => Ok(Self(None)),
+            text => text
+                .parse()
+                .map(|layer| Self(Some(layer)))
+                .map_err(|_| "`all` or the number of a layer".into()),
+        }
+    }
+
+    fn print(&self) -> String {
+        self.0
+            .map_or_else(|| "all".into(), |layer| layer.to_string())
+    }
+}
+
+/// A token position; negative counts from the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(pub i64);
+
+impl Position {
+    /// The position in a text of `tokens` tokens.
+    ///
+    /// # Errors
+    ///
+    /// When the text has no such position.
+    pub fn within(self, tokens: usize) -> Result<usize> {
+        let at = if self.0 < 0 {
+            self.0 + tokens as i64
+        } else {
+            self.0
+        };
+        if (0..tokens as i64).contains(&at) {
+            return Ok(at as usize);
+        }
+        let expected = format!(
+            "a position from 0 to {}, or -1 for the last",
+            tokens.saturating_sub(1)
+        );
+        Err(Error::argument("position", self.0.to_string(), expected))
+    }
+}
+
+impl ParameterValue for Position {
+    const KIND: Kind = Kind::Position;
+    const DEFAULT: &'static str = "-1";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.parse().map(Self);
+        number.map_err(|_| "the number of a position, or -1 for the last".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl ParameterValue for String {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(text.to_string())
+    }
+
+    fn print(&self) -> String {
+        self.clone()
+    }
+}
+
+/// No, or yes.
+impl ParameterValue for bool {
+    const KIND: Kind = Kind::Choice(&["no", "yes"]);
+    const DEFAULT: &'static str = "no";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "no" => Ok(false),
+            "yes" => Ok(true),
+            _ => Err("one of no, yes".into()),
+        }
+    }
+
+    fn print(&self) -> String {
+        if *self { "yes" } else { "no" }.into()
+    }
+}
+
+/// A text that may be left out: nothing where it is empty.
+impl ParameterValue for Option<String> {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.to_string()))
+    }
+
+    fn print(&self) -> String {
+        self.clone().unwrap_or_default()
+    }
+}
+
+/// A file that may be left out: nothing where its name is empty.
+impl ParameterValue for Option<PathBuf> {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let name = text.trim();
+        Ok((!name.is_empty()).then(|| name.into()))
+    }
+
+    fn print(&self) -> String {
+        let name = self.as_deref().map(std::path::Path::display);
+        name.map_or_else(String::new, |name| name.to_string())
+    }
+}
+
+/// Which positions of a text, as in edits.
+impl ParameterValue for Positions {
+    const KIND: Kind = Kind::Text;
+    const DEFAULT: &'static str = "all";
+    const ABOUT: &'static str = "which positions, as in edits";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        text.parse().map_err(|error| match error {
+            Error::BadArgument { expected, .. } => expected,
+            other => other.to_string(),
+        })
+    }
+
+    fn print(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl ParameterValue for Share {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.trim().parse().ok();
+        let within = number.filter(|n| (0.0..=1.0).contains(n));
+        within
+            .map(Self)
+            .ok_or_else(|| "a number from 0 to 1".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A number of nats, 0 or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nats(pub f64);
+
+impl ParameterValue for Nats {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.trim().parse().ok();
+        let within = number.filter(|n| (0.0..=f64::MAX).contains(n));
+        within.map(Self).ok_or_else(|| "a number, 0 or more".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Strengths, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strengths(pub Vec<f32>);
+
+impl Strengths {
+    /// The most of them.
+    pub const MOST: usize = 64;
+}
+
+impl ParameterValue for Strengths {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = |part: &str| part.trim().parse::<f32>().ok().filter(|n| n.is_finite());
+        let numbers: Option<Vec<f32>> = text.split(',').map(number).collect();
+        numbers
+            .filter(|numbers| numbers.len() <= Self::MOST)
+            .map(Self)
+            .ok_or_else(|| format!("1 to {} numbers between commas", Self::MOST))
+    }
+
+    fn print(&self) -> String {
+        let numbers: Vec<String> = self.0.iter().map(f32::to_string).collect();
+        numbers.join(",")
+    }
+}
