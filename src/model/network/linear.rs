@@ -8,8 +8,8 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
+use super::blocks::Blocks;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::blocks::Blocks;
 
 /// How the matrices of a model are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

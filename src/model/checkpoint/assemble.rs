@@ -7,20 +7,19 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::attention::Attention;
-use super::blueprint::{
-    Arrangement, Blueprint, Experts, Gain, MlpKind, NormSpec, Positions, QkNormOver,
-};
-use super::families::Layout;
-use super::families::{Family, GateUp, Qkv};
-use super::linear::Linear;
-use super::mlp::{DenseMlp, Mixture, Mlp};
-use super::norm::Norm;
-use super::rope::RopeTable;
-use super::transformer::{Block, SubNorms, Transformer};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::unread;
 use crate::model::checkpoint::weights::{Probes, Weights};
+use crate::model::network::attention::Attention;
+use crate::model::network::blueprint::{
+    Arrangement, Blueprint, Experts, Gain, MlpKind, NormSpec, Positions, QkNormOver,
+};
+use crate::model::network::families::{Family, GateUp, Layout, Qkv};
+use crate::model::network::linear::Linear;
+use crate::model::network::mlp::{DenseMlp, Mixture, Mlp};
+use crate::model::network::norm::Norm;
+use crate::model::network::rope::RopeTable;
+use crate::model::network::transformer::{Block, SubNorms, Transformer};
 
 impl Transformer {
     /// Loads every tensor of a family; `context` bounds the position tables. Also says what a user should know of how the
