@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{arguments, generate};
+use crate::app::Settings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
 use crate::ui::{ScreenOptions, Shot};
@@ -63,7 +64,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         }),
         None => None,
     };
-    Ok(ScreenOptions {
+    let start = Settings {
         model: arguments::model_name(matches).to_string(),
         options: arguments::options(matches),
         prompt: word("prompt"),
@@ -72,6 +73,10 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         count: generate::count(matches),
         presets: arguments::presets(matches)?,
         edits: arguments::written_edits(matches)?,
+        ..Settings::default()
+    };
+    Ok(ScreenOptions {
+        start,
         theme: word("theme"),
         color: word("color"),
         config: path("config"),

@@ -9,6 +9,7 @@ mod download;
 mod edits;
 mod figure;
 mod prompt;
+mod tokens;
 mod transcript;
 
 pub(in crate::ui) use prompt::editor;
