@@ -84,7 +84,7 @@ fn install() {
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::map_file;
+    use crate::model::map::map_file;
 
     /// Runs only inside the process that the test below starts: it dies of what it does.
     #[test]

@@ -499,7 +499,7 @@ mod tests {
     use super::*;
     use crate::export::samples;
     use crate::figure::{Body, Figure};
-    use crate::ui::theme::Depth;
+    use crate::ui::theme::{Depth, Glyphs};
 
     #[test]
     fn parts_are_positions_only_where_the_columns_are() {
