@@ -21,7 +21,7 @@ use lmscope::model::network::mlp::Mlp;
 use lmscope::model::network::site::{Address, SITES, Site};
 use lmscope::model::network::tap::{GradientTap, NoTap, Span, Tap};
 
-use lmscope::model::checkpoint::weights::normals;
+use lmscope::model::normal::normals;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 
 use super::{layers, output, write};
 use crate::cli::arguments;
@@ -21,21 +21,15 @@ use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
 /// Flags about demonstrations.
 pub(super) fn arguments(command: Command) -> Command {
     let count = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("N")
+        arguments::value(name, "N", help)
             .help_heading("Demonstrations")
             .default_value(default)
             .value_parser(value_parser!(u32).range(1..100_000))
-            .help(help)
     };
     let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
+        arguments::value(name, value, help)
             .help_heading("Demonstrations")
             .allow_hyphen_values(true)
-            .help(help)
     };
     command
         .arg(text("demos", "FILE", "Demonstrations of a task: a pair a line, input and output with a tab between, or JSON").value_parser(value_parser!(PathBuf)).conflicts_with_all(["plus", "minus"]))
@@ -49,7 +43,7 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(count("heads", "10", "Heads in the sum: function-vector"))
         .arg(count("dummies", "2", "Queries behind one set of demonstrations that the state is averaged over: task-vector"))
         .arg(text("held-out", "SHARE", "The share of the pairs that no vector is made from and no layer chosen on").default_value("0.3").value_parser(value_parser!(f32)))
-        .arg(Arg::new("seed").long("seed").value_name("N").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything that is drawn"))
+        .arg(arguments::value("seed", "N", "Seed of everything that is drawn").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1"))
         .arg(text("evaluate", "NAME", "Judges a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
         .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(["add", "replace"]))
 }

@@ -11,7 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use super::attention::{Attention, PassContext, soft_cap};
 use super::blueprint::{Arrangement, Blueprint};
 use super::cache::Cache;
-use super::linear::Linear;
+use super::finite::Damage;
+use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::rope::RopeTable;
@@ -21,7 +22,6 @@ use super::site::Site::{
 };
 use super::tap::{Leaving, Span, Tap};
 use crate::error::Result;
-use crate::model::checkpoint::weights::{Damage, Precision};
 
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
 #[derive(Clone, Debug, Default)]
