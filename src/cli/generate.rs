@@ -10,6 +10,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, output};
+use crate::edit::receipt::Receipt;
 use crate::engine::Ending;
 use crate::error::{Error, Result};
 use crate::figure::Check;
@@ -308,7 +309,7 @@ fn write(
         needs = Needs::default();
         tally.written += 1;
         tally.check = tally.check.or(step.check);
-        show(bench, &mut stream, &step, shape)?;
+        show(bench, &mut stream, &step, writer.receipts(), shape)?;
         if bench.model.is_end(step.choice.id) {
             tally.ending = Ending::EndToken;
             break;
@@ -325,9 +326,15 @@ fn write(
     }
 }
 
-fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) -> Result<()> {
+fn show(
+    bench: &Bench,
+    stream: &mut text::Stream,
+    step: &Step,
+    receipts: &[Receipt],
+    shape: &Shape,
+) -> Result<()> {
     let choice = &step.choice;
-    let line = |text: &str, special| token(bench, step, text, special);
+    let line = |text: &str, special| token(bench, step, receipts, text, special);
     let special = bench
         .model
         .tokenizer
@@ -354,17 +361,19 @@ fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) ->
     }
 }
 
-fn token(bench: &Bench, step: &Step, text: &str, special: bool) -> Value {
+fn token(bench: &Bench, step: &Step, receipts: &[Receipt], text: &str, special: bool) -> Value {
     let choice = &step.choice;
     let mut line = json!({ "pos": choice.position, "id": choice.id, "text": text, "logprob": choice.logprob, "rank": choice.rank });
     if let Some(kl) = choice.kl {
         line["kl"] = json!(kl);
     }
     if !step.fired.is_empty() {
+        // An edit is told by its place in the list.
+        let place = |id| receipts.iter().position(|r| r.id == id);
         let fired = step
             .fired
             .iter()
-            .map(|f| json!({ "edit": f.edit, "fired": f.fired, "relative": f.relative }));
+            .map(|f| json!({ "edit": place(f.edit), "fired": f.fired, "relative": f.relative }));
         line["edits"] = fired.collect();
     }
     if let Some(other) = choice.other {

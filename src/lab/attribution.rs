@@ -137,7 +137,7 @@ pub(crate) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
     for (_, edits) in run.schedule.spans() {
         for edit in edits.iter().filter(|e| e.active()) {
             for at in edit.place.addresses(layers)? {
-                out.insert(if edit.op == Op::Rewrite {
+                out.insert(if matches!(edit.op, Op::Rewrite(_)) {
                     Site::MlpOut.at(usize::from(at.layer))
                 } else {
                     at

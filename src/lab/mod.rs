@@ -12,7 +12,6 @@ pub(crate) mod compile;
 pub(crate) mod cut;
 pub mod decomposition;
 pub mod guard;
-pub(crate) mod lookup;
 pub(crate) mod measure;
 pub mod neurons;
 pub mod pass;

@@ -6,7 +6,8 @@ use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
 use lmscope::instruments::patching::contrast::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::Patch;
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::Site;
 use rand::SeedableRng;
@@ -14,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use super::demo::demo;
-use super::tools::{edited, every_family, prompt, values};
+use super::tools::{edited, every_family, prompt, read_again, values};
 
 fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("patching").unwrap();
@@ -72,10 +73,7 @@ fn value(
 }
 
 fn again(bench: &mut Bench, run: &Run, patches: &[Patch]) -> Vec<f32> {
-    bench
-        .reruns(run, run.tokens.len() - 1, patches, 1)
-        .unwrap()
-        .remove(0)
+    read_again(bench, run, run.tokens.len() - 1, patches)
 }
 
 /// With nothing said, everything after the first token is noised.
@@ -109,19 +107,9 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
     let (mut sum, draws) = (0.0, 10);
     for seed in 1..=draws {
         let noise = noised(&mut bench, &clean, 1..6, sigma, seed).unwrap();
-        let noise = noise.into_iter().map(|s| Patch {
-            at,
-            position: s.position,
-            row: None,
-            value: s.value,
-        });
-        let own = Patch {
-            at: site.at(layer),
-            position,
-            row: None,
-            value: put.clone(),
-        };
-        let mut row = again(&mut bench, &clean, &noise.chain([own]).collect::<Vec<_>>());
+        assert!(noise.iter().all(|patch| patch.at == at));
+        let own = Patch::new(site.at(layer), position, put.clone());
+        let mut row = again(&mut bench, &clean, &[noise, vec![own]].concat());
         log_softmax(&mut row);
         let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap();
         sum += row[paris as usize].exp() / draws as f32;
@@ -173,12 +161,7 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
                         let at = site.at(layer);
                         let position = 4 + column;
                         let put = value(&mut bench, source, at, position);
-                        let patch = Patch {
-                            at,
-                            position,
-                            row: None,
-                            value: put,
-                        };
+                        let patch = Patch::new(at, position, put);
                         let expected = difference(&again(&mut bench, base, &[patch]), paris, tokyo);
                         assert!((number(cell, "patched") - expected).abs() < 2e-4);
                         let share = (expected - m_base) / (m_source - m_base);
@@ -286,12 +269,7 @@ fn heads_are_patched_alone_and_where_it_was_said() {
                     let part = head * width..(head + 1) * width;
                     mixed[part.clone()].copy_from_slice(&values(&own)[part]);
                     let value = Tensor::new(mixed.as_slice(), own.device()).unwrap();
-                    Patch {
-                        at,
-                        position: *position,
-                        row: None,
-                        value,
-                    }
+                    Patch::new(at, *position, value)
                 })
                 .collect();
             let expected = difference(&again(&mut bench, &corrupt, &patches), paris, tokyo);

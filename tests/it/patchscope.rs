@@ -5,11 +5,12 @@ use lmscope::figure::{Body, Entry, Figure, Table};
 use lmscope::file::Overwrite;
 use lmscope::instruments::patchscope::map::{Map, Maps};
 use lmscope::instruments::patchscope::ridge::Affine;
-use lmscope::instruments::patchscope::target::{Put, Target, Written};
+use lmscope::instruments::patchscope::target::{Target, Written};
 use lmscope::instruments::patchscope::templates;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Keep, Patch, Run, RunTap};
+use lmscope::lab::pass::{Pass, Patch};
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
 use lmscope::model::network::tap::Span;
@@ -17,7 +18,7 @@ use lmscope::model::network::tap::Span;
 use super::demo::demo;
 use super::organisms::two_hop::{BRIDGES, TwoHop};
 use super::organisms::{Layout, tokens};
-use super::tools::{every_family, prompt, values};
+use super::tools::{every_family, prompt, read_again, values};
 
 /// A row of a recorded site.
 fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Tensor {
@@ -25,19 +26,24 @@ fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Ten
     recording.get(at).unwrap().get(position).unwrap()
 }
 
-fn put(at: Address, position: usize, value: Tensor) -> Put {
-    Put {
-        at,
-        position,
-        value,
-    }
+fn put(at: Address, position: usize, value: Tensor) -> Patch {
+    Patch::new(at, position, value)
 }
 
 /// What a target goes on with under one branch, read from position `from` on.
-fn written(bench: &Bench, target: &[u32], from: usize, puts: Vec<Put>, count: usize) -> Written {
-    let target = Target::read(bench, target, from).unwrap();
+fn written(
+    bench: &mut Bench,
+    target: &[u32],
+    from: usize,
+    puts: Vec<Patch>,
+    count: usize,
+) -> Written {
+    let target = Target {
+        tokens: target.to_vec(),
+        from,
+    };
     let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-    let mut out = target.branches(bench, &[puts], count, &all).unwrap();
+    let mut out = target.branches(bench, vec![puts], count, &all).unwrap();
     out.remove(0)
 }
 
@@ -69,44 +75,24 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
     for mut bench in every_family() {
         let tokens = prompt(7);
         // Read in the same steps as the branches read it, so that nothing but the value differs.
-        let plain = written(&bench, &tokens, 4, vec![], 20);
+        let plain = written(&mut bench, &tokens, 4, vec![], 20);
         let layers = bench.model.card.layers;
         for layer in 0..layers {
             for at in places(&bench, layer) {
-                let mut tap_program = lmscope::lab::apply::Program::default();
+                // The state as the pass that the branches go on from has it.
                 let own = {
-                    // The state as the pass from position 4 on computes it.
-                    let mut cache = bench.model.cache(1).unwrap();
-                    let trunk = &bench.model.transformer;
-                    let head = bench.model.tokens(&tokens[..4]).unwrap();
-                    let mut idle = lmscope::model::network::tap::NoTap;
-                    let regime = trunk.regime(4) == trunk.regime(7);
-                    let from = if regime { 4 } else { 0 };
-                    if regime {
-                        trunk
-                            .trunk(&head, Span::prompt(4), Some(&mut cache), &mut idle)
-                            .unwrap();
-                    }
-                    let wanted = [at];
-                    let mut tap =
-                        RunTap::new(&mut tap_program, &[], &wanted, Keep::All, bench.guard());
-                    let rest = bench.model.tokens(&tokens[from..]).unwrap();
-                    let span = Span {
-                        start: from,
-                        len: 7 - from,
-                        ..Span::prompt(7)
-                    };
-                    trunk
-                        .trunk(&rest, span, Some(&mut cache), &mut tap)
-                        .unwrap();
-                    let rows = tap.recorded.remove(&at).unwrap();
-                    rows.squeeze(0).unwrap().get(5 - from).unwrap()
+                    let read = bench.run_one(&Pass {
+                        from: Some(4),
+                        record: vec![at],
+                        ..Pass::of(Run::plain(tokens.clone()))
+                    });
+                    read.unwrap().get(at).unwrap().get(1).unwrap()
                 };
-                let again = written(&bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
+                let again = written(&mut bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
                 let name = &bench.model.card.name;
                 assert_eq!(again.tokens, plain.tokens, "{name} {at}");
                 assert!(same_bits(&again.watched, &plain.watched), "{name} {at}");
-                let other = written(&bench, &tokens, 4, vec![put(at, 4, own)], 1);
+                let other = written(&mut bench, &tokens, 4, vec![put(at, 4, own)], 1);
                 // After the last attention nobody looks at another position.
                 let moved = !same_bits(&other.watched, &plain.watched);
                 let seen = layer + 1 < layers || at.site == Site::ResidPre;
@@ -116,7 +102,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
         // The same from a recording of the whole prompt, to rounding.
         let at = Site::ResidPost.at(layers - 1);
         let own = state(&mut bench, &tokens, at, 6);
-        let again = written(&bench, &tokens, 6, vec![put(at, 6, own)], 20);
+        let again = written(&mut bench, &tokens, 6, vec![put(at, 6, own)], 20);
         assert_eq!(again.tokens, plain.tokens);
     }
 }
@@ -132,7 +118,7 @@ fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
             let lens = bench.model.transformer.unembed(&row).unwrap();
             let mut lens = values(&lens);
             log_softmax(&mut lens);
-            let said = written(&bench, &target, 6, vec![put(last, 6, value)], 1);
+            let said = written(&mut bench, &target, 6, vec![put(last, 6, value)], 1);
             let worst = lens
                 .iter()
                 .zip(&said.watched)
@@ -158,10 +144,10 @@ fn t53_a_tokens_own_embedding_is_that_token() {
             vec![put(Site::Embed.at(0), 4, value)],
             12,
         );
-        let meant = written(&bench, &other, 2, vec![], 12);
+        let meant = written(&mut bench, &other, 2, vec![], 12);
         assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
         assert!(same_bits(&patched.watched, &meant.watched));
-        let plain = written(&bench, &target, 2, vec![], 1);
+        let plain = written(&mut bench, &target, 2, vec![], 1);
         assert!(!same_bits(&patched.watched, &plain.watched));
     }
 }
@@ -207,35 +193,29 @@ fn t55_a_value_acts_once_in_its_own_branch() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
         let value = (state(&mut bench, &prompt(9), at, 7) * 3.0).unwrap();
-        let target = Target::read(&bench, &tokens, 5).unwrap();
-        let branches = [vec![], vec![put(at, 5, value.clone())], vec![]];
+        let target = Target {
+            tokens: tokens.clone(),
+            from: 5,
+        };
+        let branches = vec![vec![], vec![put(at, 5, value.clone())], vec![]];
         let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-        let three = target.branches(&bench, &branches, 6, &all).unwrap();
+        let three = target.branches(&mut bench, branches, 6, &all).unwrap();
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close(&three[0].watched, &three[2].watched));
         assert!(!close(&three[0].watched, &three[1].watched));
         // Written token by token, it is what one pass over the whole text with the value in it says.
         let whole = [tokens.clone(), three[1].tokens[..5].to_vec()].concat();
-        let patch = Patch {
-            at,
-            position: 5,
-            row: None,
-            value: value.clone(),
-        };
+        let patch = put(at, 5, value.clone());
         let last = whole.len() - 1;
-        let reread = bench.reruns(&Run::plain(whole), last, &[patch], 1).unwrap();
-        let best = (0..reread[0].len())
-            .max_by(|a, b| reread[0][*a].total_cmp(&reread[0][*b]))
+        let reread = read_again(&mut bench, &Run::plain(whole), last, &[patch]);
+        let best = (0..reread.len())
+            .max_by(|a, b| reread[*a].total_cmp(&reread[*b]))
             .unwrap();
         assert_eq!(best as u32, three[1].tokens[5], "{}", bench.model.card.name);
         // Before what every branch reads, and beyond the target, there is no place for it.
         for position in [0, 6] {
             let branch = vec![put(at, position, value.clone())];
-            let outside = Target::read(&bench, &tokens, 5).unwrap();
-            if position >= outside.from && position < 6 {
-                continue;
-            }
-            assert!(outside.branches(&bench, &[branch], 1, &[]).is_err());
+            assert!(target.branches(&mut bench, vec![branch], 1, &[]).is_err());
         }
     }
 }
@@ -246,12 +226,24 @@ fn what_is_read_once_for_all_branches_changes_nothing() {
         let tokens = prompt(9);
         let at = Site::ResidPost.at(1);
         let value = state(&mut bench, &prompt(7), at, 6);
-        let shared = written(&bench, &tokens, 7, vec![put(at, 7, value.clone())], 8);
-        let whole = written(&bench, &tokens, 0, vec![put(at, 7, value)], 8);
-        let worst = shared.watched.iter().zip(&whole.watched);
-        let worst = worst.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
-        assert_eq!(shared.tokens, whole.tokens);
+        let patch = put(at, 7, value);
+        let shared = written(&mut bench, &tokens, 7, vec![patch.clone()], 8);
+        let mut text = tokens.clone();
+        for (step, token) in shared.tokens.iter().enumerate() {
+            let run = Run::plain(text.clone());
+            let patch = std::slice::from_ref(&patch);
+            let mut row = read_again(&mut bench, &run, text.len() - 1, patch);
+            log_softmax(&mut row);
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            // A tie to rounding may fall either way.
+            assert!(most - row[*token as usize] < 1e-4);
+            if step == 0 {
+                let worst = shared.watched.iter().zip(&row);
+                let worst = worst.map(|(p, l)| (p - l.exp()).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
+            }
+            text.push(*token);
+        }
     }
 }
 
@@ -518,10 +510,10 @@ fn sources_from_a_file_and_the_embedding_are_read() {
         .collect();
     assert_eq!(said, [": country in Asia,", ": kind of bird,"]);
     // A token's embedding in the slot's place is the target with that token in it.
-    let meant = templates::find("world", "").unwrap().prompt;
+    let meant = templates::find("world", None).unwrap().prompt;
     let meant = meant.replace(", x", ", Japan");
     let tokens = bench.model.encode(&meant, false).unwrap();
-    let meant = written(&bench, &tokens, tokens.len() - 1, vec![], 1);
+    let meant = written(&mut bench, &tokens, tokens.len() - 1, vec![], 1);
     let p = number(&table(&figure).pages[0].rows[0].entries[4]);
     assert!((p - meant.first.top[0].1).abs() < 1e-7);
 }

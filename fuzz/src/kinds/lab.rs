@@ -324,7 +324,7 @@ pub fn libraries() -> Vec<Vec<u8>> {
 pub fn read_library(place: &Place, bytes: &[u8]) -> Result<()> {
     let path = place.put("templates.toml", bytes);
     for template in templates::read(&path)? {
-        let found = templates::find(&template.name, path.to_str().unwrap())?;
+        let found = templates::find(&template.name, Some(&path))?;
         assert_eq!(found, template);
     }
     Ok(())

@@ -7,8 +7,8 @@ use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect, palette};
 use crate::edit::grammar::understood;
-use crate::edit::op::Op;
-use crate::edit::{Edit, Place, What};
+use crate::edit::op::{DirectionName, Op, UnitsMean, Which};
+use crate::edit::{Edit, Place};
 use crate::engine::Known;
 use crate::model::network::site::Site;
 
@@ -39,7 +39,7 @@ pub(super) const ROWS: &[Command] = &[
         .about("sets the neuron or head under the cursor to zero, or everything that is marked")
         .hint("ablate")
         .when(has_target),
-    Command::new("ablate-mean", &["X"], |app, _| ablate(app, Op::Mean))
+    Command::new("ablate-mean", &["X"], |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))))
         .about("sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt")
         .when(has_target),
     Command::new("steer", &["s"], steer)
@@ -153,10 +153,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
 /// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
 fn add_all(app: &mut App, more: Vec<Edit>) -> Vec<Effect> {
     let rows = app.history.edits();
-    let found = |edit: &Edit| {
-        let line = edit.to_string();
-        rows.iter().position(|e| e.to_string() == line)
-    };
+    let found = |edit: &Edit| rows.iter().position(|e| e.same(edit));
     let places: Vec<Option<usize>> = more.iter().map(found).collect();
     let all_on = places
         .iter()
@@ -188,7 +185,7 @@ fn add(app: &mut App, edit: Edit) -> Outcome {
     Ok(add_all(app, vec![edit]))
 }
 
-fn ablate(app: &mut App, op: Op) -> Outcome {
+fn ablate(app: &mut App, op: fn(Which) -> Op) -> Outcome {
     let marks = targets(app)?;
     Ok(add_all(app, mark::edits(op, &marks)))
 }
@@ -199,7 +196,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
         ("", many) => {
             let item = |known: &Known| palette::Item {
                 name: known.name.clone(),
-                about: known.about.clone(),
+                about: known.about(),
                 keys: String::new(),
                 line: format!("steer {}", known.name),
                 wants: false,
@@ -229,7 +226,7 @@ fn steer(app: &mut App, text: &str) -> Outcome {
 
 /// Adds a direction at a place, everywhere in the text.
 pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
-    Edit::new(Op::Add, What::Direction(direction.to_string()), place)
+    Edit::new(Op::Add(DirectionName(direction.to_string())), place)
 }
 
 fn edit(app: &mut App, text: &str) -> Outcome {
@@ -254,15 +251,25 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let known = app.directions.iter().find(|d| d.name == edit.direction());
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());
-    let (op, place, strength) = match (&edit.what, edit.op) {
-        (What::Direction(_), Op::Add) => (Op::ProjectOut, Place::Writes, 1.0),
-        (What::Direction(_), Op::ProjectOut) => (Op::AddUnitNorm, place, 0.5),
-        (What::Direction(_), Op::AddUnitNorm) => (Op::AddRenorm, place, strength),
-        (What::Direction(_), _) => (Op::Add, place, strength),
-        (What::Units(_), Op::Zero) => (Op::Mean, edit.place.clone(), 1.0),
-        (What::Units(_), _) => (Op::Zero, edit.place.clone(), 1.0),
-        _ => {
-            let name = edit.op.spec().name;
+    let name = edit.op.spec().name;
+    let (op, place, strength) = match edit.op {
+        Op::Add(direction) => (Op::ProjectOut(direction), Place::Writes, 1.0),
+        Op::ProjectOut(direction) => (Op::AddUnitNorm(direction), place, 0.5),
+        Op::AddUnitNorm(direction) => (Op::AddRenorm(direction), place, strength),
+        Op::AddRenorm(direction)
+        | Op::Icv(direction)
+        | Op::ScaleAlong(direction)
+        | Op::Replace(direction) => (Op::Add(direction), place, strength),
+        Op::Zero(units) => (Op::Mean(UnitsMean(units, None)), edit.place, 1.0),
+        Op::Mean(UnitsMean(units, None)) | Op::Scale(units) => (Op::Zero(units), edit.place, 1.0),
+        Op::Mean(UnitsMean(_, Some(_)))
+        | Op::ClampAlong(_)
+        | Op::SetAlong(_)
+        | Op::Swap(_)
+        | Op::Resample(_)
+        | Op::Set(_)
+        | Op::Rewrite(_)
+        | Op::Cut(_) => {
             return Err(Why(format!(
                 "no other operation takes what {name} takes; e writes an edit"
             )));

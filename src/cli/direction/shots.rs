@@ -10,12 +10,11 @@ use clap::{ArgMatches, Command, value_parser};
 use super::{layers, output, write};
 use crate::cli::arguments;
 use crate::edit::direction::Direction;
-use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::bench::Bench;
 use crate::model::network::site::Site;
-use crate::vectors::judge::{Questions, Verdict};
+use crate::vectors::judge::{Insertion, Questions, Verdict};
 use crate::vectors::shots::{Layout, Pair, read, split};
 use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
 
@@ -146,7 +145,13 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
                     .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
             }
             let asked = given.questions(&bench)?;
-            let verdict = Verdict::reach(&mut bench, &direction, method.op(), &asked, given.seed)?;
+            let verdict = Verdict::reach(
+                &mut bench,
+                &direction,
+                method.insertion(),
+                &asked,
+                given.seed,
+            )?;
             Ok((direction, verdict))
         });
     bench.progress = None;
@@ -167,7 +172,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         direction.origin.prompts.0,
         direction.places(),
         direction.norm(),
-        method.op().spec().name,
+        method.insertion().name(),
         Site::ResidPost.at(best),
     ));
     Ok(())
@@ -177,9 +182,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Direction) -> Result<()> {
     let given = Given::read(matches)?;
     let op = match arguments::text(matches, "op") {
-        "replace" => Op::Replace,
-        "" if direction.origin.method == InContext::TaskVector.to_string() => Op::Replace,
-        _ => Op::Add,
+        "replace" => Insertion::Replace,
+        "" if direction.origin.method == InContext::TaskVector.to_string() => Insertion::Replace,
+        _ => Insertion::Add,
     };
     let asked = given.questions(bench)?;
     arguments::show_progress(bench, "direction");

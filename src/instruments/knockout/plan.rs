@@ -1,16 +1,16 @@
 //! What a knockout cuts, cell by cell, and its measurement as trials.
 //!
-//! Invariant: positions are read from the prompt once, before anything is cut; a trial and its null lose as many edges, or the
-//! trial has no null. To add a way of naming positions, add it to [`positions`].
+//! Invariant: a trial and its null lose as many edges, or the trial has no null. To cut something else, add a variant of
+//! [`By`] and its columns in [`Plan::read`].
 
 use serde::{Deserialize, Serialize};
 
 use super::Knock;
-use crate::edit::positions::Positions;
-use crate::edit::quotes;
+use super::asked::{Asked, By};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
-use crate::instruments::Arguments;
+use crate::instruments::lines;
+use crate::instruments::params::ParameterValue;
 use crate::lab::bench::{Bench, reading};
 use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
 use crate::lab::run::Run;
@@ -33,7 +33,8 @@ pub(super) struct Column {
 }
 
 /// What is to be measured.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
+    pub(super) asked: &'a Asked,
     pub(super) answer: u32,
     pub(super) targets: Vec<usize>,
     pub(super) columns: Vec<Column>,
@@ -62,15 +63,6 @@ pub(super) struct Found {
     pub(super) null: Option<String>,
 }
 
-/// What became of the answer, as the number of a cell.
-pub(super) fn change(value: &str, logprob: f32, base: f32) -> f32 {
-    match value {
-        "relative" => (logprob - base).exp() - 1.0,
-        "logprob" => logprob - base,
-        _ => logprob.exp() - base.exp(),
-    }
-}
-
 /// A probability with three significant digits.
 pub(super) fn short(p: f32) -> String {
     if p >= 0.1 {
@@ -83,129 +75,62 @@ pub(super) fn short(p: f32) -> String {
     }
 }
 
-/// Pieces between semicolons that stand outside of quotation marks.
-pub(super) fn pieces(text: &str) -> Vec<String> {
-    let (mut out, mut quoted, mut escaped) = (vec![String::new()], false, false);
-    for c in text.chars() {
-        quoted ^= c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        if c == ';' && !quoted {
-            out.push(String::new());
-        } else if let Some(last) = out.last_mut() {
-            last.push(c);
-        }
-    }
-    out.retain(|piece| !piece.trim().is_empty());
-    out.iter().map(|piece| piece.trim().to_string()).collect()
-}
-
-/// The positions of a rule, counted in the whole text, or of a text as it is written.
-fn positions(name: &str, text: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
-    // What is no rule is a text, with or without quotation marks.
-    let rule = match text.parse::<Positions>() {
-        Ok(rule) => rule,
-        Err(why) if ["token:", "text:"].iter().any(|w| text.starts_with(w)) => return Err(why),
-        Err(_) => Positions::Text(
-            quotes::read(text)
-                .map_err(|why| Error::argument(name, text, format!("a text: {why}")))?,
-        ),
-    };
-    let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
-    let rule = rule.resolve(&spelled).map_err(|_| {
-        let expected = "a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text";
-        Error::argument(name, text, expected)
-    })?;
-    // What is asked is what follows the run's last token, so ends are counted from there and not from the prompt's.
-    let end = match rule {
-        Positions::Prompt | Positions::Generated => run.prompt.min(run.tokens.len()),
-        _ => run.tokens.len(),
-    };
-    let found = (0..run.tokens.len()).filter(|p| rule.covers(*p, end));
-    let found: Vec<usize> = found.collect();
-    if found.is_empty() {
-        let expected = format!("positions of this text, which has {}", run.tokens.len());
-        return Err(Error::argument(name, text, expected));
-    }
-    Ok(found)
-}
-
-impl Plan {
-    pub(super) fn read(
-        of: &Knock,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Self> {
+impl<'a> Plan<'a> {
+    pub(super) fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
         let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
-        let answer = match arguments.text(of, "token") {
-            "" => {
+        let answer = match &asked.token {
+            None => {
                 let logits = bench.last_logits(run)?;
                 reading(&logits, bench.model.known_tokens(), 1).first().0
             }
-            text => first_token("token", text, &bench.model)?,
+            Some(text) => first_token("token", text, &bench.model)?,
         };
-        let targets = positions("targets", arguments.text(of, "targets"), run, bench)?;
+        let targets = asked.targets.within("targets", run, bench)?;
         let last = targets.iter().copied().max().unwrap_or(0);
-        let groups = groups(arguments.text(of, "sources"), last, run, bench)?;
+        let groups = asked.sources.before(last, run, bench)?;
         if groups.is_empty() {
             let expected = "targets that have something before them to read";
-            return Err(Error::argument(
-                "targets",
-                arguments.text(of, "targets"),
-                expected,
-            ));
+            return Err(Error::argument("targets", asked.targets.print(), expected));
         }
-        let by_head = arguments.text(of, "by") == "head";
-        let only = match arguments.text(of, "heads") {
-            "" => Vec::new(),
-            text if by_head => {
-                let expected = "nothing with by=head, where every head is a column; by=source cuts only these heads";
-                return Err(Error::argument("heads", text, expected));
-            }
-            text => {
-                let read = text.split(',').map(|h| h.trim().parse::<u32>().ok());
-                let read: Option<Vec<u32>> = read.collect();
-                read.filter(|list| list.iter().all(|h| (*h as usize) < heads))
-                    .ok_or_else(|| {
-                        let expected = format!("heads from 0 to {}, such as 0,1", heads - 1);
-                        Error::argument("heads", text, expected)
-                    })?
-            }
-        };
-        let columns = if by_head {
-            let mut sources: Vec<usize> = groups.iter().flat_map(|g| g.1.clone()).collect();
-            sources.sort_unstable();
-            sources.dedup();
-            (0..heads as u32)
-                .map(|head| Column {
+        let only = asked.heads.within(heads)?;
+        if asked.by == By::Head && !only.is_empty() {
+            let expected = "nothing with by=head, where every head is a column; by=source cuts only these heads";
+            return Err(Error::argument("heads", asked.heads.print(), expected));
+        }
+        let columns = match asked.by {
+            By::Head => {
+                let mut sources: Vec<usize> = groups.into_iter().flat_map(|g| g.1).collect();
+                sources.sort_unstable();
+                sources.dedup();
+                let column = |head: u32| Column {
                     label: head.to_string(),
                     anchor: Anchor::default().with(Unit::Head(head)),
                     sources: sources.clone(),
                     heads: vec![head],
-                })
-                .collect()
-        } else {
-            groups
-                .into_iter()
-                .map(|(label, sources)| Column {
+                };
+                (0..heads as u32).map(column).collect()
+            }
+            By::Source => {
+                let column = |(label, sources): (String, Vec<usize>)| Column {
                     label,
                     anchor: sources
                         .last()
                         .map_or_else(Anchor::default, |p| Anchor::position(*p)),
                     sources,
                     heads: only.clone(),
-                })
-                .collect()
-        };
-        let window = match arguments.count(of, "window")? {
-            0 => layers.div_ceil(5),
-            some => some.min(layers),
+                };
+                groups.into_iter().map(column).collect()
+            }
         };
         Ok(Self {
+            asked,
             answer,
             targets,
             columns,
-            window,
+            window: match asked.window.0 {
+                0 => layers.div_ceil(5),
+                some => some.min(layers),
+            },
             layers,
         })
     }
@@ -227,13 +152,7 @@ impl Plan {
         }
     }
 
-    pub(super) fn measure(
-        &self,
-        of: &Knock,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Found> {
+    pub(super) fn measure(&self, run: &Run, bench: &mut Bench) -> Result<Found> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
         let answer = self.answer as usize;
         let logged = |row: &[f32]| {
@@ -249,7 +168,7 @@ impl Plan {
         let base = bench.run_one(&plain)?;
         let own = logged(base.last());
         let count = self.columns.len() * self.layers;
-        let parameters = arguments.provenance(of);
+        let parameters = lines::<Knock>(self.asked);
         let trials = bench.trials(run, parameters, count, SLICE, |bench, range| {
             let size = range.len();
             let real = range.clone().map(|i| self.cut(i, None));
@@ -275,8 +194,7 @@ impl Plan {
             };
             Ok(range.enumerate().map(outcome).collect())
         })?;
-        let value = arguments.text(of, "value");
-        let size = |logprob: f32| change(value, logprob, own[answer]).abs();
+        let size = |logprob: f32| self.asked.value.of(logprob, own[answer]).abs();
         let strongest = trials
             .results
             .iter()
@@ -298,9 +216,7 @@ impl Plan {
             null,
         })
     }
-}
 
-impl Plan {
     /// The strongest cut in words, beside several draws of its null.
     fn strongest(
         &self,
@@ -366,47 +282,6 @@ fn cutting<'a>(plain: &Pass, cuts: impl IntoIterator<Item = &'a Knockout>) -> Pa
     }
 }
 
-/// Named groups of positions before `last`; every token by itself where none are given.
-fn groups(text: &str, last: usize, run: &Run, bench: &Bench) -> Result<Vec<(String, Vec<usize>)>> {
-    let pieces = pieces(text);
-    if pieces.is_empty() {
-        return Ok((0..last)
-            .map(|p| (bench.visible(run.tokens[p]), vec![p]))
-            .collect());
-    }
-    let mut out: Vec<(String, Vec<usize>)> = Vec::new();
-    let mut rest = None;
-    for piece in &pieces {
-        let (name, rule) = match piece.split_once('=') {
-            Some((name, rule)) if !name.contains('"') && !rule.trim().is_empty() => {
-                (name.trim(), rule.trim())
-            }
-            _ => (piece.as_str(), piece.as_str()),
-        };
-        if rule == "rest" {
-            rest = Some(out.len());
-            out.push((name.to_string(), Vec::new()));
-        } else {
-            let found = positions("sources", rule, run, bench)?;
-            let before: Vec<usize> = found.into_iter().filter(|p| *p < last).collect();
-            if before.is_empty() {
-                let expected = "positions before the targets: a position always reads itself";
-                return Err(Error::argument("sources", rule, expected));
-            }
-            out.push((name.to_string(), before));
-        }
-    }
-    if let Some(i) = rest {
-        let taken: Vec<usize> = out.iter().flat_map(|g| g.1.clone()).collect();
-        out[i].1 = (1..last).filter(|p| !taken.contains(p)).collect();
-        if out[i].1.is_empty() {
-            let expected = "something that the other groups leave";
-            return Err(Error::argument("sources", "rest", expected));
-        }
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,14 +290,5 @@ mod tests {
     fn small_probabilities_keep_their_digits() {
         let said = [0.5, 0.04321, 0.00123, 0.000_012_3].map(short);
         assert_eq!(said, ["0.500", "0.0432", "0.00123", "1.23e-5"]);
-    }
-
-    #[test]
-    fn groups_are_split_outside_of_quotation_marks() {
-        assert_eq!(
-            pieces("subject=text:\"a; b\"; rest ;"),
-            ["subject=text:\"a; b\"", "rest"]
-        );
-        assert_eq!(pieces(" ; "), [""; 0]);
     }
 }

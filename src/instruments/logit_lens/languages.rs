@@ -2,89 +2,65 @@
 //!
 //! Reads the last position of a prompt at every layer and adds up the probability of all tokens that the answer may begin
 //! with in each language of a word list. The prompts are the run's own, or translations and repetitions made of the list
-//! itself, whose curves are means. To ask in another way, add a word to `task` and its arm in `Languages::prompts`.
+//! itself, whose curves are means. To ask in another way, add a variant of [`Task`] and its arm in `Asked::prompts`.
 //! Source: Wendler et al. 2402.10588.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::lens::{FILE, NORM, SITE, cautions, view};
+use super::lens::cautions;
+use super::view::{MapsFile, ReadSite, view};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Curve, Figure, Header, Scale, Series, Style};
-use crate::instruments::logit_lens::reading::{View, Wish, see};
+use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
+use crate::instruments::logit_lens::reading::{NormOf, View, Wish, see};
 use crate::instruments::logit_lens::word_lists::{Vocabulary, WordList, disjoint, task};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::params::{Count, ParameterValue, choices, params};
+use crate::instruments::{Draft, Measurement, Reads, lines};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
 
-/// The instrument.
-pub struct Languages;
+choices! {
+    /// Which texts are read.
+    pub enum Task { Own = "prompt", Translate = "translate", Repeat = "repeat" }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "words",
-        kind: Kind::Text,
-        default: "",
-        about: "a word list: a line of language names, then a line a word, commas or tabs between",
-    },
-    Parameter {
-        name: "task",
-        kind: Kind::Choice(&["prompt", "translate", "repeat"]),
-        default: "prompt",
-        about: "prompt: the run's own text; translate, repeat: texts made of the list",
-    },
-    Parameter {
-        name: "word",
-        kind: Kind::Text,
-        default: "",
-        about: "for a prompt of your own: the answer, as it stands in the list; by default all words together",
-    },
-    Parameter {
-        name: "from",
-        kind: Kind::Text,
-        default: "",
-        about: "the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one",
-    },
-    Parameter {
-        name: "to",
-        kind: Kind::Text,
-        default: "",
-        about: "the language of the answer; by default the second",
-    },
-    Parameter {
-        name: "pivot",
-        kind: Kind::Text,
-        default: "",
-        about: "the language whose words must differ from the answer's; by default the first",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 1000 },
-        default: "20",
-        about: "how many words are asked for",
-    },
-    Parameter {
-        name: "shots",
-        kind: Kind::Count { lo: 0, hi: 16 },
-        default: "4",
-        about: "how many solved lines stand before the question",
-    },
-    Parameter {
-        name: "show",
-        kind: Kind::Choice(&["mass", "entropy"]),
-        default: "mass",
-        about: "the probability of each language's tokens, or the entropy of the whole distribution in nats",
-    },
-    SITE,
-    NORM,
-    FILE,
-];
+choices! {
+    /// What is drawn.
+    pub enum Drawn { Mass = "mass", Entropy = "entropy" }
+}
+
+params! {
+    /// What `languages` is asked.
+    pub struct Asked {
+        /// a word list: a line of language names, then a line a word, commas or tabs between
+        words: Option<PathBuf>,
+        /// prompt: the run's own text; translate, repeat: texts made of the list
+        task: Task = "prompt",
+        /// for a prompt of your own: the answer, as it stands in the list; by default all words together
+        word: String,
+        /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one
+        from: String,
+        /// the language of the answer; by default the second
+        to: String,
+        /// the language whose words must differ from the answer's; by default the first
+        pivot: String,
+        /// how many words are asked for
+        count: Count<1, 1000> = "20",
+        /// how many solved lines stand before the question
+        shots: Count<0, 16> = "4",
+        /// the probability of each language's tokens, or the entropy of the whole distribution in nats
+        show: Drawn = "mass",
+        site: ReadSite,
+        norm: NormOf,
+        maps: MapsFile,
+    }
+}
 
 /// A question: its tokens, and the sets of tokens that answer it in each language.
 struct Question {
@@ -110,64 +86,62 @@ struct Roles {
     pivot: usize,
 }
 
-impl Instrument for Languages {
-    fn name(&self) -> &'static str {
-        "languages"
-    }
+/// The instrument.
+pub struct Languages;
 
-    fn about(&self) -> &'static str {
-        "The language of thought: probability of an answer's words in each language, over the layers"
-    }
+impl Measurement for Languages {
+    type Params = Asked;
+    const NAME: &'static str = "languages";
+    const ABOUT: &'static str = "The language of thought: probability of an answer's words in each language, over the layers";
+    const SOURCE: &'static str = "latent language: Wendler et al. 2024 (2402.10588)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.task == Task::Own);
+    const READS_END: bool = true;
 
-    fn source(&self) -> &'static str {
-        "latent language: Wendler et al. 2024 (2402.10588)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "task") == "prompt"
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn cost(&self, tokens: usize, arguments: &Arguments, _card: &Card) -> Option<Cost> {
-        if self.needs_prompt(arguments) {
-            return Some(Cost { passes: 1, tokens });
-        }
-        let shots = arguments.count(self, "shots").ok()?;
-        Some(Cost {
-            passes: arguments.count(self, "count").ok()?,
-            // A line of two names and two words.
-            tokens: 16 * (shots + 1),
+    fn cost(asked: &Asked, tokens: usize, _card: &Card) -> Option<Cost> {
+        Some(match asked.task {
+            Task::Own => Cost { passes: 1, tokens },
+            Task::Translate | Task::Repeat => Cost {
+                passes: asked.count.0,
+                // A line of two names and two words.
+                tokens: 16 * (asked.shots.0 + 1),
+            },
         })
     }
 
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let list = match arguments.text(self, "words").trim() {
-            "" => {
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let list = match &asked.words {
+            None => {
                 let expected = "the file of a word list: a line of languages, then a line a word";
                 return Err(Error::argument("words", "", expected));
             }
-            path => WordList::load(Path::new(path))?,
+            Some(path) => WordList::load(path)?,
         };
-        let view = view(self, arguments, bench)?;
+        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
         let vocabulary = Vocabulary::of(&bench.model)?;
-        let (questions, mut notes) = if self.needs_prompt(arguments) {
-            self.own(run, arguments, &list, &vocabulary)?
-        } else {
-            self.prompts(run, arguments, bench, &list, &vocabulary)?
+        let (questions, mut notes) = match asked.task {
+            Task::Own => asked.own(run, &list, &vocabulary)?,
+            Task::Translate => {
+                let roles = asked.roles(&list)?;
+                if roles.from == roles.to {
+                    let expected = "another language than the one that is translated to";
+                    return Err(Error::argument(
+                        "from",
+                        &list.languages[roles.from],
+                        expected,
+                    ));
+                }
+                asked.prompts(&roles, run, bench, &list, &vocabulary)?
+            }
+            Task::Repeat => {
+                let roles = asked.roles(&list)?;
+                let same = Roles {
+                    from: roles.to,
+                    ..roles
+                };
+                asked.prompts(&same, run, bench, &list, &vocabulary)?
+            }
         };
-        let mut parameters = arguments.provenance(self);
+        let mut parameters = lines::<Self>(asked);
         parameters.push(("digest".into(), format!("{:016x}", list.digest)));
         let count = questions.len();
         let trials = bench.trials(run, parameters, count, 1, |bench, range| {
@@ -177,77 +151,49 @@ impl Instrument for Languages {
         notes.extend(trials.note());
         let answers: Vec<Answer> = trials.results.into_iter().flatten().collect();
         let layers = bench.model.card.layers;
-        let entropy = arguments.text(self, "show") == "entropy";
-        let curves = if entropy {
-            vec![Curve {
-                label: "entropy".into(),
-                anchor: Anchor::default(),
-                values: (0..layers)
-                    .map(|l| mean(answers.iter().map(|a| a.entropy[l])).0)
-                    .collect(),
-                total: None,
-            }]
-        } else {
-            (0..list.languages.len())
-                .map(|language| Curve {
-                    label: crate::text::visible(list.languages[language].as_bytes()),
-                    anchor: Anchor::default(),
-                    values: (0..layers)
-                        .map(|l| mean(answers.iter().map(|a| a.mass[l][language])).0)
-                        .collect(),
-                    total: None,
-                })
-                .collect()
+        let curve = |label: String, at: &dyn Fn(&Answer, usize) -> f32| {
+            let values = (0..layers).map(|l| mean(answers.iter().map(|a| at(a, l))).0);
+            Curve::of(label, Anchor::default(), values.collect())
         };
-        if !entropy {
-            notes.extend(doubts(&list, &answers));
-        }
-        notes.push(
-            "a set: every token that the word, with or without a space before it, begins with"
-                .into(),
-        );
-        notes.extend(cautions(&view, bench.model.card.layers));
-        let most = (bench.model.card.vocab as f32).ln();
-        Ok(Figure {
-            title: format!(
-                "languages · {} · {}",
-                arguments.text(self, "task"),
-                if entropy { "entropy" } else { "mass" }
-            ),
-            body: Body::Series(Series {
-                axis: "layer".into(),
-                value: if entropy { "nats" } else { "probability" }.into(),
-                points: (0..layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                curves,
-                scale: if entropy {
-                    Scale::Range { lo: 0.0, hi: most }
-                } else {
-                    Scale::Unit
-                },
-                style: Style::Lines,
-            }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
+        let (value, curves, scale) = match asked.show {
+            Drawn::Entropy => {
+                let hi = (bench.model.card.vocab as f32).ln();
+                let curves = vec![curve("entropy".into(), &|a, l| a.entropy[l])];
+                ("nats", curves, Scale::Range { lo: 0.0, hi })
+            }
+            Drawn::Mass => {
+                notes.extend(doubts(&list, &answers));
+                let named = list.languages.iter().enumerate().map(|(i, name)| {
+                    let name = crate::text::visible(name.as_bytes());
+                    curve(name, &|a, l| a.mass[l][i])
+                });
+                ("probability", named.collect(), Scale::Unit)
+            }
+        };
+        Ok(Draft::of(Series {
+            axis: "layer".into(),
+            value: value.into(),
+            points: Header::layers(layers),
+            curves,
+            scale,
+            style: Style::Lines,
         })
+        .titled(format!("{} · {}", asked.task.print(), asked.show.print()))
+        .notes(notes)
+        .note("a set: every token that the word, with or without a space before it, begins with")
+        .notes(cautions(&view, layers)))
     }
 }
 
-impl Languages {
+impl Asked {
     /// The run's own text, and the answer or all words.
     fn own(
         &self,
         run: &Run,
-        arguments: &Arguments,
         list: &WordList,
         vocabulary: &Vocabulary,
     ) -> Result<(Vec<Question>, Vec<String>)> {
-        let word = arguments.text(self, "word").trim();
+        let word = self.word.trim();
         let languages = 0..list.languages.len();
         let sets = |rows: &[usize]| -> Vec<Vec<u32>> {
             let words = |l: usize| -> Vec<String> {
@@ -291,18 +237,18 @@ impl Languages {
     }
 
     /// Which languages a task is about.
-    fn roles(&self, arguments: &Arguments, list: &WordList) -> Result<Roles> {
+    fn roles(&self, list: &WordList) -> Result<Roles> {
         let last = list.languages.len() - 1;
-        let role = |name: &str, otherwise: usize| match arguments.text(self, name).trim() {
+        let role = |name: &str, given: &str, otherwise: usize| match given.trim() {
             "" => Ok(otherwise.min(last)),
             given => list.language(name, given),
         };
-        let (to, pivot) = (role("to", 1)?, role("pivot", 0)?);
+        let (to, pivot) = (role("to", &self.to, 1)?, role("pivot", &self.pivot, 0)?);
         // A third language where there is one; else the other one.
         let others = || (0..=last).filter(|l| *l != to);
         let from = others().find(|l| *l != pivot).or_else(|| others().next());
         Ok(Roles {
-            from: role("from", from.unwrap_or(0))?,
+            from: role("from", &self.from, from.unwrap_or(0))?,
             to,
             pivot,
         })
@@ -311,21 +257,12 @@ impl Languages {
     /// Questions made of the list: words whose sets in the pivot and in the answer's language share nothing.
     fn prompts(
         &self,
+        roles: &Roles,
         run: &Run,
-        arguments: &Arguments,
         bench: &Bench,
         list: &WordList,
         vocabulary: &Vocabulary,
     ) -> Result<(Vec<Question>, Vec<String>)> {
-        let roles = self.roles(arguments, list)?;
-        let from = match arguments.text(self, "task") {
-            "repeat" => roles.to,
-            _ => roles.from,
-        };
-        if from == roles.to && arguments.text(self, "task") == "translate" {
-            let expected = "another language than the one that is translated to";
-            return Err(Error::argument("from", &list.languages[from], expected));
-        }
         let sets = |row: &[Vec<String>]| -> Vec<Vec<u32>> {
             row.iter()
                 .map(|words| vocabulary.beginnings(words))
@@ -342,11 +279,11 @@ impl Languages {
         };
         let mut rows: Vec<&Vec<Vec<String>>> = list.rows.iter().filter(usable).collect();
         let left = list.rows.len() - rows.len();
-        let shots = arguments.count(self, "shots")?;
+        let shots = self.shots.0;
         if rows.len() < shots + 1 {
             return Err(Error::argument(
                 "words",
-                arguments.text(self, "words"),
+                self.words.print(),
                 format!(
                     "at least {} words whose tokens in {} and {} have nothing in common; there are {} of {}",
                     shots + 1,
@@ -358,15 +295,15 @@ impl Languages {
             ));
         }
         rows.shuffle(&mut StdRng::seed_from_u64(run.seed));
-        let count = arguments.count(self, "count")?.min(rows.len());
+        let count = self.count.0.min(rows.len());
         let mut questions = Vec::new();
         for i in 0..count {
             let word = |k: usize, language: usize| rows[(i + k) % rows.len()][language][0].as_str();
             let solved: Vec<(&str, &str)> = (1..=shots)
-                .map(|k| (word(k, from), word(k, roles.to)))
+                .map(|k| (word(k, roles.from), word(k, roles.to)))
                 .collect();
-            let (a, b) = (&list.languages[from], &list.languages[roles.to]);
-            let text = task(a, b, &solved, word(0, from));
+            let (a, b) = (&list.languages[roles.from], &list.languages[roles.to]);
+            let text = task(a, b, &solved, word(0, roles.from));
             let tokens = bench.model.encode(&text, false)?;
             bench.model.check_prompt(&tokens)?;
             questions.push(Question {

@@ -4,80 +4,60 @@
 
 use super::plan::{Plan, spelled};
 use super::sweep::{self, Said};
-use super::words::{anchor, shared_slot, unrelated};
+use super::words::{anchor, unrelated};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Curve, Header, Scale, Series, Style};
+use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
+use crate::instruments::Draft;
 use crate::lab::bench::Bench;
-use crate::lab::run::Run;
 
 /// A curve a target layer, or one where every source has its own; a layer that was not measured is a gap.
 pub(super) fn over(plan: &Plan, name: &str, value: &dyn Fn(usize) -> Option<f32>) -> Vec<Curve> {
-    let curve = |label: String, pairs: Vec<Option<usize>>| Curve {
-        label,
-        anchor: Anchor::default(),
-        values: pairs
-            .into_iter()
-            .map(|p| p.and_then(value).unwrap_or(f32::NAN))
-            .collect(),
-        total: None,
+    let curve = |label: String, target: Option<i32>| {
+        let at = |source: &i32| {
+            let fits = |p: &(i32, i32)| p.0 == *source && target.is_none_or(|t| t == p.1);
+            let pair = plan.pairs.iter().position(fits);
+            pair.and_then(value).unwrap_or(f32::NAN)
+        };
+        let values = plan.layers.iter().map(at).collect();
+        Curve::of(label, Anchor::default(), values)
     };
-    let of = |source: &i32, target: Option<i32>| {
-        let fits = |p: &(i32, i32)| p.0 == *source && target.is_none_or(|t| t == p.1);
-        plan.pairs.iter().position(fits)
-    };
-    let mut targets: Vec<i32> = plan.pairs.iter().map(|p| p.1).collect();
-    targets.sort_unstable();
-    targets.dedup();
     if plan.pairs.len() <= plan.layers.len() {
-        let pairs = plan.layers.iter().map(|s| of(s, None)).collect();
-        return vec![curve(name.to_string(), pairs)];
+        return vec![curve(name.into(), None)];
     }
-    let each = targets.iter().map(|t| {
-        let pairs = plan.layers.iter().map(|s| of(s, Some(*t))).collect();
-        curve(format!("{name}, into {}", spelled(*t)), pairs)
-    });
-    each.collect()
+    let targets = plan.targets().into_iter();
+    targets
+        .map(|t| curve(format!("{name}, into {}", spelled(t)), Some(t)))
+        .collect()
 }
 
 /// The same number everywhere.
 pub(super) fn flat(plan: &Plan, name: &str, value: f32) -> Curve {
-    Curve {
-        label: name.into(),
-        anchor: Anchor::default(),
-        values: vec![value; plan.layers.len()],
-        total: None,
-    }
+    Curve::of(name, Anchor::default(), vec![value; plan.layers.len()])
 }
 
 /// Curves over the plan's source layers; `place` says at which position they were taken.
-pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) -> Body {
-    Body::Series(Series {
+pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) -> Series {
+    let point = |layer: &i32| {
+        let layer_of = u16::try_from(*layer).ok();
+        let anchor = Anchor {
+            layer: layer_of,
+            ..place
+        };
+        Header::of(spelled(*layer), anchor)
+    };
+    Series {
         axis: "source layer".into(),
         value: value.into(),
-        points: plan
-            .layers
-            .iter()
-            .map(|l| Header {
-                label: spelled(*l),
-                anchor: Anchor {
-                    layer: u16::try_from(*l).ok(),
-                    ..place
-                },
-            })
-            .collect(),
+        points: plan.layers.iter().map(point).collect(),
         curves,
         scale: Scale::Unit,
         style: Style::Lines,
-    })
+    }
 }
 
-/// Title, body and notes.
-pub(super) fn draw(
-    plan: &Plan,
-    run: &Run,
-    bench: &mut Bench,
-) -> Result<(String, Body, Vec<String>)> {
-    let null = unrelated(plan, run, bench)?;
+/// The curves and their notes.
+pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
+    let null = unrelated(plan, bench)?;
     let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
     let found = sweep::all(plan, &sources, bench)?;
     let mut curves = Vec::new();
@@ -94,35 +74,17 @@ pub(super) fn draw(
     if let Some(target) = found.target(source) {
         curves.push(flat(plan, "unpatched", target.control.p()));
     }
-    let names: Vec<String> = plan.watched.iter().map(|t| bench.visible(*t)).collect();
-    let (value, what) = if names.is_empty() {
-        let what = "the probability of whatever token comes first, which need not be the same at every layer";
-        ("probability of the first token", what.to_string())
-    } else {
-        ("probability of the answers", names.join(" or "))
+    let what = match plan.watched.as_slice() {
+        [] => "the probability of whatever token comes first, which need not be the same at every layer".into(),
+        _ => plan.answers(bench),
     };
-    let mut notes = vec![format!("curves: {what}")];
-    if null.is_some() {
-        notes.push(format!(
-            "unrelated: the same with the last token of a text that the model wrote by itself, seed {}",
-            run.seed
-        ));
-    }
-    notes.extend(shared_slot(plan, &found, bench));
-    notes.extend(found.note.clone());
-    let alone = plan.sources.len() == 1;
-    let place = if alone {
-        Anchor {
-            layer: None,
-            ..anchor(source, 0)
-        }
-    } else {
-        Anchor::default()
+    let (place, title) = match plan.sources.len() {
+        1 => (anchor(source, -1), format!(" · {}", source.label)),
+        many => (Anchor::default(), format!(" · {many} sources")),
     };
-    let title = if alone {
-        format!(" · {}", source.label)
-    } else {
-        format!(" · {} sources", plan.sources.len())
-    };
-    Ok((title, body(plan, place, value, curves), notes))
+    Ok(Draft::of(body(plan, place, plan.value(), curves))
+        .titled(title)
+        .note(format!("curves: {what}"))
+        .notes(plan.null())
+        .notes(found.notes(plan, bench)))
 }

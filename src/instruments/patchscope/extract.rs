@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 
+use super::asked::Show;
 use super::curves;
-use super::grid::frame;
-use super::plan::{Plan, Show, spelled};
+use super::grid;
+use super::plan::{Plan, spelled};
 use super::sweep::{self, Found, Said};
-use super::words::{anchor, shared_slot, spoken};
+use super::words::{anchor, or_dash, spoken};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Cell, Entry, Grid, Page, Row, Scale, Table};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Body, Cell, Page, Row, Table};
+use crate::instruments::Draft;
 use crate::instruments::patchscope::attributes::{Look, Subject, Words};
 use crate::lab::bench::Bench;
 use crate::text;
@@ -164,148 +167,104 @@ impl Scores {
                 self.lone
             ));
         }
-        out.extend(shared_slot(plan, &self.found, bench));
-        out.extend(self.found.note.clone());
+        out.extend(self.found.notes(plan, bench));
         out
     }
 }
 
-/// Title, body and notes.
-pub(super) fn draw(
-    plan: &Plan,
-    show: Show,
-    bench: &mut Bench,
-) -> Result<(String, Body, Vec<String>)> {
+/// The figure and its notes.
+pub(super) fn draw(plan: &Plan, show: Show, bench: &mut Bench) -> Result<Draft> {
     let scores = Scores::new(plan, bench)?;
-    let body = match show {
-        Show::Table => table(plan, &scores),
-        Show::Grid => grid(plan, &scores),
-        Show::Items => items(plan, &scores),
-        Show::Curves => curves(plan, &scores),
-    };
-    let title = format!(" · {} subjects", plan.subjects.len());
-    Ok((title, body, scores.notes(plan, bench)))
-}
-
-fn number(value: Option<f32>) -> Entry {
-    value.map_or_else(|| Entry::Text("–".into()), Entry::Number)
-}
-
-fn table(plan: &Plan, scores: &Scores) -> Body {
-    let rows = plan.pairs.iter().enumerate().map(|(pair, (from, to))| Row {
-        anchor: anchor(&plan.sources[0], *from),
-        entries: vec![
-            Entry::Text(spelled(*from)),
-            Entry::Text(spelled(*to)),
-            number(scores.share(pair)),
-            Entry::Number(scores.alone()),
-            number(scores.unrelated(pair)),
-        ],
-    });
-    let columns = ["layer", "into", "read", "unpatched", "unrelated"];
-    Body::Table(Table {
-        columns: columns.iter().map(ToString::to_string).collect(),
-        pages: vec![Page {
-            title: format!(
-                "share of {} subjects whose answer is said",
-                plan.subjects.len()
-            ),
-            anchor: Anchor::default(),
-            rows: rows.collect(),
-        }],
-    })
-}
-
-fn grid(plan: &Plan, scores: &Scores) -> Body {
-    let (rows, columns, places) = frame(plan);
-    let cell = |row: usize, pair: Option<usize>| {
-        let anchor = anchor(&plan.sources[0], plan.layers[row]);
-        let found = pair.and_then(|pair| Some((pair, scores.share(pair)?)));
-        let Some((pair, share)) = found else {
-            return Cell {
-                anchor,
-                value: f32::NAN,
-                ..Cell::default()
-            };
-        };
-        let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
-        let mut more = vec![("read".to_string(), share)];
-        more.push(("unpatched".into(), scores.alone()));
-        more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
-        let said = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
-        let said = said.filter_map(|((subject, texts), hits)| {
-            let text = texts[pair].as_ref()?;
-            let name = text::plain(subject.subject.as_bytes());
-            Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
-        });
-        more.extend(said.take(SHOWN));
-        Cell {
-            label: read.to_string(),
-            value: share,
-            anchor,
-            more,
+    let body: Body = match show {
+        Show::Table => table(plan, &scores).into(),
+        Show::Items => items(plan, &scores).into(),
+        Show::Grid => {
+            let cell = |place, pair| cell(plan, &scores, place, pair);
+            grid::over(plan, "share of subjects read", cell).into()
+        }
+        Show::Curves => {
+            // Beside the same of unrelated states and of the target alone.
+            let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
+            over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
+            over.push(curves::flat(plan, "unpatched", scores.alone()));
+            curves::body(plan, Anchor::default(), "share of subjects read", over).into()
         }
     };
-    let cells = places.iter().map(|column| {
-        let cells = column.iter().enumerate();
-        cells.map(|(row, pair)| cell(row, *pair)).collect()
+    Ok(Draft::of(body)
+        .titled(format!(" · {} subjects", plan.subjects.len()))
+        .notes(scores.notes(plan, bench)))
+}
+
+fn table(plan: &Plan, scores: &Scores) -> Table {
+    let row = |(pair, (from, to)): (usize, &(i32, i32))| {
+        let entries = entries![
+            spelled(*from),
+            spelled(*to),
+            or_dash(scores.share(pair)),
+            scores.alone(),
+            or_dash(scores.unrelated(pair)),
+        ];
+        Row::at(anchor(&plan.sources[0], *from), entries)
+    };
+    let rows = plan.pairs.iter().enumerate().map(row).collect();
+    let title = format!(
+        "share of {} subjects whose answer is said",
+        plan.subjects.len()
+    );
+    Table::paged(
+        &["layer", "into", "read", "unpatched", "unrelated"],
+        vec![Page::of(title, Anchor::default(), rows)],
+    )
+}
+
+fn cell(plan: &Plan, scores: &Scores, place: Anchor, pair: usize) -> Option<Cell> {
+    let share = scores.share(pair)?;
+    let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
+    let mut more = vec![("read".to_string(), share)];
+    more.push(("unpatched".into(), scores.alone()));
+    more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
+    let said = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
+    let said = said.filter_map(|((subject, texts), hits)| {
+        let text = texts[pair].as_ref()?;
+        let name = text::plain(subject.subject.as_bytes());
+        Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
     });
-    Body::Grid(Grid {
-        also: crate::figure::also::Also::default(),
-        row_axis: "source layer".into(),
-        column_axis: "target layer".into(),
-        value: "share of subjects read".into(),
-        rows,
-        columns,
-        cells: cells.collect(),
-        scale: Scale::Unit,
+    more.extend(said.take(SHOWN));
+    Some(Cell {
+        more,
+        ..Cell::of(read.to_string(), share, place)
     })
 }
 
 /// Every subject: the earliest layer that reads it, how many do, and what is said at the best pair.
-fn items(plan: &Plan, scores: &Scores) -> Body {
+fn items(plan: &Plan, scores: &Scores) -> Table {
     let best = scores.best(plan);
-    let rows = plan.subjects.iter().enumerate().map(|(i, subject)| {
+    let (from, to) = plan.pairs[best];
+    let row = |(i, subject): (usize, &Subject)| {
         let hits = &scores.hits[i];
         let first = hits.iter().position(|h| *h == Some(true));
         let first = first.map(|p| plan.pairs[p].0);
-        let share = mean(hits.iter().flatten().map(|h| one(*h)));
-        let layer = first.unwrap_or(plan.pairs[best].0);
-        Row {
-            anchor: anchor(&plan.sources[i], layer),
-            entries: vec![
-                Entry::Text(text::plain(subject.subject.as_bytes())),
-                Entry::Text(text::plain(subject.answers.join("|").as_bytes())),
-                Entry::Text(first.map_or_else(|| "never".into(), spelled)),
-                number(share),
-                Entry::Text(scores.texts[i][best].clone().unwrap_or_else(|| "–".into())),
-                number(scores.null[i][best]),
-            ],
-        }
-    });
-    let columns = [
-        "subject",
-        "answers",
-        "first layer",
-        "pairs",
-        "says",
-        "unrelated",
-    ];
-    let (from, to) = plan.pairs[best];
-    Body::Table(Table {
-        columns: columns.iter().map(ToString::to_string).collect(),
-        pages: vec![Page {
-            title: format!("says: at layer {} into {}", spelled(from), spelled(to)),
-            anchor: Anchor::default(),
-            rows: rows.collect(),
-        }],
-    })
-}
-
-/// The share over source layers, a curve a target, beside the same of unrelated states and of the target alone.
-fn curves(plan: &Plan, scores: &Scores) -> Body {
-    let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
-    over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
-    over.push(curves::flat(plan, "unpatched", scores.alone()));
-    curves::body(plan, Anchor::default(), "share of subjects read", over)
+        let entries = entries![
+            text::plain(subject.subject.as_bytes()),
+            text::plain(subject.answers.join("|").as_bytes()),
+            first.map_or_else(|| "never".into(), spelled),
+            or_dash(mean(hits.iter().flatten().map(|h| one(*h)))),
+            or_dash(scores.texts[i][best].clone()),
+            or_dash(scores.null[i][best]),
+        ];
+        Row::at(anchor(&plan.sources[i], first.unwrap_or(from)), entries)
+    };
+    let rows = plan.subjects.iter().enumerate().map(row).collect();
+    let title = format!("says: at layer {} into {}", spelled(from), spelled(to));
+    Table::paged(
+        &[
+            "subject",
+            "answers",
+            "first layer",
+            "pairs",
+            "says",
+            "unrelated",
+        ],
+        vec![Page::of(title, Anchor::default(), rows)],
+    )
 }

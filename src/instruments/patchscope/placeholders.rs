@@ -19,19 +19,6 @@ pub enum Slots {
 }
 
 impl Slots {
-    /// Names, for flags.
-    pub const NAMES: [&'static str; 3] = ["last", "all", "each"];
-
-    /// The rule of a name.
-    pub fn named(name: &str) -> Result<Self> {
-        match name {
-            "last" => Ok(Self::Last),
-            "all" => Ok(Self::All),
-            "each" => Ok(Self::Each),
-            _ => Err(Error::argument("slots", name, "last, all or each")),
-        }
-    }
-
     /// Finds the slots of `slot` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
     ///
     /// # Errors

@@ -1,50 +1,23 @@
-//! What was asked for: sources, target, layers and the map between, read from the arguments before anything is computed.
+//! What was asked for, as it is with this model: sources, target, layers and the map between, all read before anything is computed.
 //!
-//! Invariant: every argument is checked here, so that a sweep never stops on one after its first passes.
+//! Invariant: everything that was asked is checked here, so that a sweep never stops on it after its first passes.
 
-use std::path::Path;
-
-use super::super::Arguments;
 use super::Patchscope;
-use crate::edit::positions::Positions;
+use super::asked::{Asked, Layer, LayerPair, MapChoice, Show, SourceTexts, Unrelated};
 use crate::error::{Error, Result};
+use crate::instruments::lines;
+use crate::instruments::params::ParameterValue;
 use crate::instruments::patchscope::attributes;
 use crate::instruments::patchscope::attributes::Subject;
 use crate::instruments::patchscope::fit::fit;
 use crate::instruments::patchscope::map::{Map, Maps};
 use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
-use crate::instruments::patchscope::templates;
 use crate::instruments::patchscope::templates::Template;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
-use crate::model::network::site::{Address, SITES, Site};
+use crate::model::network::site::{Address, Site};
 use crate::text;
-
-/// A layer, or -1 for the embedding.
-pub(super) type Layer = i32;
-
-/// What the figure shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Show {
-    Table,
-    Grid,
-    Curves,
-    Items,
-}
-
-impl Show {
-    pub(super) const NAMES: [&'static str; 4] = ["table", "grid", "curves", "items"];
-
-    fn named(name: &str) -> Self {
-        match name {
-            "grid" => Self::Grid,
-            "curves" => Self::Curves,
-            "items" => Self::Items,
-            _ => Self::Table,
-        }
-    }
-}
 
 /// Where states come from.
 #[derive(Clone, Debug)]
@@ -59,27 +32,21 @@ pub(super) struct Source {
 }
 
 /// The whole plan.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
+    pub(super) asked: &'a Asked,
     pub(super) template: Template,
-    pub(super) rule: Slots,
-    pub(super) from: Site,
-    pub(super) into: Site,
     /// Source layers.
     pub(super) layers: Vec<Layer>,
     /// Source and target layer of every reading, by source layer.
-    pub(super) pairs: Vec<(Layer, Layer)>,
+    pub(super) pairs: Vec<LayerPair>,
     pub(super) sources: Vec<Source>,
     /// Of an attribute list, one a source.
     pub(super) subjects: Vec<Subject>,
     pub(super) map: Map,
     pub(super) count: usize,
     pub(super) watched: Vec<u32>,
-    pub(super) show: Show,
-    pub(super) null: bool,
     /// Of the null.
     pub(super) seed: u64,
-    /// As the figure will say them.
-    pub(super) parameters: Vec<(String, String)>,
     dropped: usize,
 }
 
@@ -97,138 +64,123 @@ pub(super) fn spelled(layer: Layer) -> String {
     }
 }
 
-impl Plan {
-    pub(super) fn new(
-        of: &Patchscope,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Self> {
-        let text = |name: &str| arguments.text(of, name);
-        let count = bench.model.card.layers;
-        let rule = Slots::named(text("slots"))?;
-        let show = Show::named(text("show"));
-        let layers = layers("layer", text("layer"), count)?;
-        let wanted = if show == Show::Grid && text("target") == "same" {
-            "all"
-        } else {
-            text("target")
-        };
-        let (pairs, dropped) = pairs(&layers, wanted, count)?;
-        let template = template(of, arguments)?;
-        let mut parameters = arguments.provenance(of);
-        parameters.push(("target prompt".into(), template.prompt.clone()));
+impl<'a> Plan<'a> {
+    pub(super) fn new(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
+        let (layers, pairs, dropped) = asked.pairs(bench.model.card.layers)?;
+        let answers = asked.answers.iter();
         let mut plan = Self {
-            template,
-            rule,
-            from: site(text("site"))?,
-            into: site(text("into"))?,
+            asked,
+            template: asked.template()?,
             layers,
             pairs,
             sources: Vec::new(),
             subjects: Vec::new(),
             map: Map::Identity,
-            count: if [Show::Grid, Show::Curves].contains(&show) && text("attributes").is_empty() {
-                1
-            } else {
-                arguments.count(of, "tokens")?
-            },
-            watched: if text("answers").is_empty() {
-                Vec::new()
-            } else {
-                first_tokens(bench, "answers", text("answers"))?
-            },
-            show,
-            null: text("null") == "beside",
+            count: asked.written(),
+            watched: answers
+                .map(|texts| first_tokens(bench, "answers", texts))
+                .next()
+                .transpose()?
+                .unwrap_or_default(),
             seed: run.seed,
-            parameters,
             dropped,
         };
-        for (from, to) in &plan.pairs {
-            bench.model.offers(address(plan.from, *from))?;
-            bench.model.offers(address(plan.into, *to))?;
+        for pair in &plan.pairs {
+            let (from, to) = plan.addresses(*pair);
+            bench.model.offers(from)?;
+            bench.model.offers(to)?;
         }
-        plan.gather(of, run, arguments, bench)?;
+        plan.gather(run, bench)?;
         for source in &plan.sources {
             plan.slotted(bench, source.positions.len())?;
         }
-        plan.map = plan.mapped(of, arguments, bench)?;
+        plan.map = plan.mapped(bench)?;
         Ok(plan)
+    }
+
+    /// The target prompt, as a line of provenance.
+    pub(super) fn target_prompt(&self) -> (String, String) {
+        ("target prompt".into(), self.template.prompt.clone())
+    }
+
+    /// What a sweep depends on.
+    pub(super) fn parameters(&self) -> Vec<(String, String)> {
+        let mut parameters = lines::<Patchscope>(self.asked);
+        parameters.push(self.target_prompt());
+        parameters
     }
 
     /// The target prompt with its slots for so many source tokens.
     pub(super) fn slotted(&self, bench: &Bench, count: usize) -> Result<Slotted> {
         let tokens = bench.model.encode(&self.template.prompt, false)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
-        self.rule
-            .place(&tokens, &pieces, &self.template.slot, count)
+        let rule = self.asked.slots;
+        rule.place(&tokens, &pieces, &self.template.slot, count)
     }
 
     /// The addresses of a pair of layers.
-    pub(super) fn addresses(&self, pair: (Layer, Layer)) -> (Address, Address) {
-        (address(self.from, pair.0), address(self.into, pair.1))
+    pub(super) fn addresses(&self, pair: LayerPair) -> (Address, Address) {
+        let (from, into) = (self.asked.site.site(), self.asked.into.site());
+        (address(from, pair.0), address(into, pair.1))
     }
 
-    fn gather(
-        &mut self,
-        of: &Patchscope,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-    ) -> Result<()> {
-        let (from, list) = (arguments.text(of, "from"), arguments.text(of, "attributes"));
-        let chat = arguments.text(of, "chat") == "yes";
-        if !list.is_empty() {
-            if !from.is_empty() {
+    /// Target layers, rising.
+    pub(super) fn targets(&self) -> Vec<Layer> {
+        let mut targets: Vec<Layer> = self.pairs.iter().map(|p| p.1).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    fn gather(&mut self, run: &Run, bench: &Bench) -> Result<()> {
+        let asked = self.asked;
+        if let Some(list) = &asked.attributes {
+            if asked.from != SourceTexts::Run {
                 let expected =
                     "no other source beside a list of subjects; its third column holds the prompts";
-                return Err(Error::argument("from", from, expected));
+                return Err(Error::argument("from", asked.from.print(), expected));
             }
-            let answers = arguments.text(of, "answers");
-            if !answers.is_empty() {
+            if let Some(answers) = &asked.answers {
                 let expected =
                     "nothing beside a list of subjects; its second column holds the answers";
                 return Err(Error::argument("answers", answers, expected));
             }
-            self.subjects = attributes::read(Path::new(list))?;
-            for subject in &self.subjects {
-                self.sources.push(self.subject(subject, chat, bench)?);
-            }
+            self.subjects = attributes::read(list)?;
+            let sources = self.subjects.iter().map(|s| self.subject(s, bench));
+            self.sources = sources.collect::<Result<_>>()?;
             return Ok(());
         }
-        if self.show == Show::Items {
+        if asked.show == Show::Items {
             let expected =
                 "table, grid or curves; items are those of a list of subjects (`attributes`)";
             return Err(Error::argument("show", "items", expected));
         }
-        let texts = match from.strip_prefix('@') {
-            _ if from.is_empty() => Vec::new(),
-            Some(path) => read_prompts(Path::new(path))?,
-            None => vec![from.to_string()],
+        let texts = match &asked.from {
+            SourceTexts::Run => {
+                self.sources = vec![self.source(run.clone(), true, bench)?];
+                return Ok(());
+            }
+            SourceTexts::One(text) => vec![text.clone()],
+            SourceTexts::List(path) => read_prompts(path)?,
         };
-        let given = arguments.text(of, "position");
-        if texts.is_empty() {
-            let source = self.source(run.clone(), given, true, bench)?;
-            self.sources.push(source);
-        }
-        for text in texts {
-            let run = Run::plain(bench.model.encode(&text, chat)?);
-            let source = self.source(run, given, false, bench)?;
-            self.sources.push(source);
-        }
-        if self.show == Show::Grid && self.sources.len() > 1 {
+        let source = |text: &String| {
+            let run = Run::plain(bench.model.encode(text, asked.chat)?);
+            self.source(run, false, bench)
+        };
+        self.sources = texts.iter().map(source).collect::<Result<_>>()?;
+        if asked.show == Show::Grid && self.sources.len() > 1 {
             let expected = "one source for a grid, or a list of subjects (`attributes`)";
-            return Err(Error::argument("from", from, expected));
+            return Err(Error::argument("from", asked.from.print(), expected));
         }
         Ok(())
     }
 
-    fn source(&self, run: Run, given: &str, own: bool, bench: &Bench) -> Result<Source> {
+    fn source(&self, run: Run, own: bool, bench: &Bench) -> Result<Source> {
         let length = run.tokens.len();
         let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
-        let bad = |expected: String| Error::argument("position", given, expected);
-        let rule: Positions = given.parse()?;
-        let rule = rule.resolve(&pieces)?;
+        let given = &self.asked.position;
+        let bad = |expected: String| Error::argument("position", given.print(), expected);
+        let rule = given.0.resolve(&pieces)?;
         let positions: Vec<usize> = (0..length).filter(|p| rule.covers(*p, length)).collect();
         if positions.is_empty() {
             let last = length.saturating_sub(1);
@@ -236,21 +188,20 @@ impl Plan {
                 "a position from 0 to {last}, or -1 for the last"
             )));
         }
-        if positions.len() > 1 && self.rule != Slots::Each {
+        if positions.len() > 1 && self.asked.slots != Slots::Each {
             let n = positions.len();
             return Err(bad(format!(
                 "one position; with slots=each the {n} of them fill a slot each"
             )));
         }
-        let words: Vec<String> = positions
+        let words: String = positions
             .iter()
             .map(|p| bench.visible(run.tokens[*p]))
             .collect();
-        let place = match positions.as_slice() {
-            [one] => one.to_string(),
-            many => format!("{}..{}", many[0], many[many.len() - 1] + 1),
+        let mut label = match positions.as_slice() {
+            [one] => format!("{words} at {one}"),
+            many => format!("{words} at {}..{}", many[0], many[many.len() - 1] + 1),
         };
-        let mut label = format!("{} at {place}", words.concat());
         if !own {
             let whole: Vec<u8> = pieces.concat();
             label = format!("{label} of {}", text::plain(&whole).replace('\n', "⏎"));
@@ -264,8 +215,8 @@ impl Plan {
     }
 
     /// The tokens of a subject: all of them for `each`, else the last.
-    fn subject(&self, subject: &Subject, chat: bool, bench: &Bench) -> Result<Source> {
-        let tokens = bench.model.encode(subject.text(), chat)?;
+    fn subject(&self, subject: &Subject, bench: &Bench) -> Result<Source> {
+        let tokens = bench.model.encode(subject.text(), self.asked.chat)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
             let expected =
@@ -275,73 +226,88 @@ impl Plan {
         let last = *place.end();
         Ok(Source {
             run: Run::plain(tokens),
-            positions: if self.rule == Slots::Each {
-                place.collect()
-            } else {
-                vec![last]
+            positions: match self.asked.slots {
+                Slots::Each => place.collect(),
+                Slots::Last | Slots::All => vec![last],
             },
             label: text::plain(subject.subject.as_bytes()),
             own: false,
         })
     }
 
-    fn mapped(&self, of: &Patchscope, arguments: &Arguments, bench: &mut Bench) -> Result<Map> {
-        let save = arguments.text(of, "save");
-        let given = arguments.text(of, "map");
-        let path = Path::new(given);
-        let file = path.extension().is_some_and(|e| e == "safetensors");
-        let fits = !file && !["identity", "norm"].contains(&given);
-        if !save.is_empty() && !fits {
-            let expected =
-                "nothing to keep: only maps that are fitted on a text file (`map`) are saved";
-            return Err(Error::argument("save", save, expected));
-        }
-        if !fits {
-            return Ok(match given {
-                "identity" => Map::Identity,
-                "norm" => Map::Norm,
-                _ => {
-                    let maps = Maps::load(path, &bench.model.card)?;
-                    for pair in &self.pairs {
-                        maps.get(self.addresses(*pair))?;
-                    }
-                    Map::Affine(maps)
-                }
-            });
-        }
+    fn mapped(&self, bench: &mut Bench) -> Result<Map> {
+        let save = self.asked.save.as_deref();
+        let mut pairs = self.pairs.iter().map(|p| self.addresses(*p));
+        let path = match (&self.asked.map, save) {
+            (MapChoice::Fitted(path), _) => path,
+            (MapChoice::Identity | MapChoice::Norm | MapChoice::Kept(_), Some(save)) => {
+                let expected =
+                    "nothing to keep: only maps that are fitted on a text file (`map`) are saved";
+                return Err(Error::argument(
+                    "save",
+                    save.display().to_string(),
+                    expected,
+                ));
+            }
+            (MapChoice::Identity, None) => return Ok(Map::Identity),
+            (MapChoice::Norm, None) => return Ok(Map::Norm),
+            (MapChoice::Kept(path), None) => {
+                let maps = Maps::load(path, &bench.model.card)?;
+                pairs.try_for_each(|pair| maps.get(pair).map(|_| ()))?;
+                return Ok(Map::Affine(maps));
+            }
+        };
         if !path.exists() {
             let expected = "identity, norm, a .safetensors file of maps, or a text file with a prompt a line to fit them on";
-            return Err(Error::argument("map", given, expected));
+            return Err(Error::argument("map", self.asked.map.print(), expected));
         }
-        let text = arguments.text(of, "ridge");
-        let ridge = text
-            .trim()
-            .parse::<f64>()
-            .ok()
-            .filter(|r| r.is_finite() && *r >= 0.0)
-            .ok_or_else(|| Error::argument("ridge", text, "a number, 0 or more"))?;
-        let pairs: Vec<_> = self.pairs.iter().map(|p| self.addresses(*p)).collect();
-        if !save.is_empty() {
-            crate::file::check(Path::new(save), bench.overwrite)?;
+        if let Some(save) = save {
+            crate::file::check(save, bench.overwrite)?;
         }
-        let maps = fit(bench, path, &pairs, ridge)?;
-        if !save.is_empty() {
-            maps.save(Path::new(save), bench.overwrite)?;
+        let maps = fit(bench, path, &pairs.collect::<Vec<_>>(), self.asked.ridge.0)?;
+        if let Some(save) = save {
+            maps.save(save, bench.overwrite)?;
         }
         Ok(Map::Affine(maps))
     }
 
+    /// The watched tokens in words.
+    pub(super) fn answers(&self, bench: &Bench) -> String {
+        let words: Vec<String> = self.watched.iter().map(|t| bench.visible(*t)).collect();
+        words.join(" or ")
+    }
+
+    /// What [`super::sweep::Said::p`] is the probability of.
+    pub(super) fn value(&self) -> &'static str {
+        if self.watched.is_empty() {
+            "probability of the first token"
+        } else {
+            "probability of the answers"
+        }
+    }
+
+    /// What the null is, where there is one.
+    pub(super) fn null(&self) -> Option<String> {
+        match self.asked.null {
+            Unrelated::No => None,
+            Unrelated::Beside => Some(format!(
+                "unrelated: the same with the last token of a text that the model wrote by itself, seed {}",
+                self.seed
+            )),
+        }
+    }
+
     /// What every figure of this plan must say.
     pub(super) fn notes(&self, run: &Run, bench: &Bench) -> Vec<String> {
-        let what = match self.rule {
+        let what = match self.asked.slots {
             Slots::Last => "the slot",
             Slots::All => "every slot",
             Slots::Each => "a slot for each source token",
         };
         let mut out = vec![format!(
             "patched: greedy continuation after {} of the source layer overwrote {what} at {} of the target layer, once, while the target was read; unpatched: the same target left alone",
-            self.from.spec().name,
-            self.into.spec().name,
+            self.asked.site.print(),
+            self.asked.into.print(),
         )];
         match &self.map {
             Map::Identity => {}
@@ -359,10 +325,9 @@ impl Plan {
             })),
         }
         if !self.watched.is_empty() && self.subjects.is_empty() {
-            let watched = self.watched.iter().map(|id| bench.visible(*id));
+            let answers = self.answers(bench);
             out.push(format!(
-                "answers: the probability that the first token is {}",
-                watched.collect::<Vec<_>>().join(" or ")
+                "answers: the probability that the first token is {answers}"
             ));
         }
         if self.dropped > 0 {
@@ -371,7 +336,7 @@ impl Plan {
                 self.dropped
             ));
         }
-        if !self.sources.iter().any(|s| s.own) && !run.schedule.latest().is_empty() {
+        if !self.asked.of_the_run() && !run.schedule.latest().is_empty() {
             out.push("the source prompts were read without the edits that are on".into());
         }
         let first = self.sources.iter().filter(|s| s.positions[0] == 0).count();
@@ -382,156 +347,5 @@ impl Plan {
             ));
         }
         out
-    }
-}
-
-/// How many readings there are to make of one source, and how many tokens of a target follow its first slot, roughly.
-pub(super) fn size(of: &Patchscope, arguments: &Arguments, count: usize) -> Option<(usize, usize)> {
-    let text = |name: &str| arguments.text(of, name);
-    let layers = layers("layer", text("layer"), count).ok()?;
-    let show = Show::named(text("show"));
-    let wanted = match (show, text("target")) {
-        (Show::Grid, "same") => "all",
-        (_, target) => target,
-    };
-    let (pairs, _) = pairs(&layers, wanted, count).ok()?;
-    let nulls = if text("null") == "beside" { 2 } else { 1 };
-    let template = template(of, arguments).ok()?;
-    // Every branch reads on from the first slot that it fills.
-    let rest = match Slots::named(text("slots")).ok()? {
-        Slots::Last => template.prompt.rsplit(&template.slot).next(),
-        Slots::All | Slots::Each => template.prompt.split_once(&template.slot).map(|s| s.1),
-    }?;
-    let written = match show {
-        Show::Grid | Show::Curves => 1,
-        Show::Table | Show::Items => arguments.count(of, "tokens").ok()?,
-    };
-    Some((
-        pairs.len() * nulls,
-        rest.split_whitespace().count() + written,
-    ))
-}
-
-fn template(of: &Patchscope, arguments: &Arguments) -> Result<Template> {
-    let (name, own) = (arguments.text(of, "template"), arguments.text(of, "prompt"));
-    let mut found = if own.is_empty() {
-        templates::find(name, arguments.text(of, "library"))?
-    } else {
-        Template {
-            name: "own prompt".into(),
-            prompt: own.into(),
-            slot: "x".into(),
-            about: String::new(),
-        }
-    };
-    let slot = arguments.text(of, "slot");
-    if !slot.is_empty() {
-        found.slot = slot.into();
-    }
-    Ok(found)
-}
-
-fn site(name: &str) -> Result<Site> {
-    let found = SITES.iter().find(|s| s.name == name).map(|s| s.site);
-    found.ok_or_else(|| Error::argument("site", name, "a site of residual width"))
-}
-
-/// Layers by name: `all`, `3`, `-1`, `2-5`, `0,4,8`.
-pub(super) fn layers(name: &str, given: &str, count: usize) -> Result<Vec<Layer>> {
-    let bad = || {
-        let expected = format!(
-            "all, layers from 0 to {} such as 3, 2-5 or 0,4, or -1 for the embedding",
-            count - 1
-        );
-        Error::argument(name, given, expected)
-    };
-    if given == "all" {
-        return Ok((0..count as Layer).collect());
-    }
-    let known = |text: &str| {
-        let layer = text.trim().parse::<Layer>().ok();
-        layer
-            .filter(|l| (-1..count as Layer).contains(l))
-            .ok_or_else(bad)
-    };
-    let mut out = Vec::new();
-    for part in given.split(',') {
-        match part.trim().split_once('-') {
-            Some((first, last)) if !first.is_empty() => {
-                let (first, last) = (known(first)?, known(last)?);
-                if first > last {
-                    return Err(bad());
-                }
-                out.extend(first..=last);
-            }
-            _ => out.push(known(part)?),
-        }
-    }
-    out.sort_unstable();
-    out.dedup();
-    Ok(out)
-}
-
-/// Source and target layers of every reading, and how many sources have none: `same`, `same+2`, or layers.
-fn pairs(sources: &[Layer], given: &str, count: usize) -> Result<(Vec<(Layer, Layer)>, usize)> {
-    let Some(offset) = given.strip_prefix("same") else {
-        let targets = layers("target", given, count)?;
-        let all = sources
-            .iter()
-            .flat_map(|s| targets.iter().map(|t| (*s, *t)));
-        return Ok((all.collect(), 0));
-    };
-    let expected = "same, same+2, same-1, all, or layers such as 3, 2-5 or -1";
-    let bad = || Error::argument("target", given, expected);
-    let offset = match offset {
-        "" => 0,
-        signed if signed.starts_with(['+', '-']) => signed.parse::<Layer>().map_err(|_| bad())?,
-        _ => return Err(bad()),
-    };
-    let all = sources
-        .iter()
-        .filter_map(|s| Some((*s, s.checked_add(offset)?)));
-    let out: Vec<_> = all
-        .filter(|(_, t)| (-1..count as Layer).contains(t))
-        .collect();
-    if out.is_empty() {
-        let expected = format!(
-            "an offset that leads from a source layer to one from -1 to {}",
-            count - 1
-        );
-        return Err(Error::argument("target", given, expected));
-    }
-    let dropped = sources.len() - out.len();
-    Ok((out, dropped))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_are_read_in_every_spelling() {
-        let read = |text: &str| layers("layer", text, 6).unwrap();
-        assert_eq!(read("all"), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(read("-1"), [-1]);
-        assert_eq!(read("2-4"), [2, 3, 4]);
-        assert_eq!(read("5, -1,0-1,0"), [-1, 0, 1, 5]);
-        for text in ["6", "-2", "4-2", "2-9", "", "a", "1,,2"] {
-            assert!(layers("layer", text, 6).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn targets_follow_their_source_or_stand_alone() {
-        let read = |text: &str| pairs(&[0, 3, 5], text, 6).unwrap();
-        assert_eq!(read("same"), (vec![(0, 0), (3, 3), (5, 5)], 0));
-        assert_eq!(read("same+2"), (vec![(0, 2), (3, 5)], 1));
-        assert_eq!(read("same-1"), (vec![(0, -1), (3, 2), (5, 4)], 0));
-        assert_eq!(read("-1,4").0.len(), 6);
-        assert_eq!(read("-1,4").0[1], (0, 4));
-        for text in ["same2", "same+", "same+x", "same+9", "some", "6"] {
-            assert!(pairs(&[0, 3, 5], text, 6).is_err(), "{text}");
-        }
     }
 }

@@ -20,6 +20,7 @@ use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::model::network::site::Address;
+use crate::text;
 
 /// What one source said at one pair of layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +75,20 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// What a reader must know: a slot that is a part of a longer token, a sweep that was stopped.
+    pub(super) fn notes(&self, plan: &Plan, bench: &Bench) -> Vec<String> {
+        let shared = self.prepared.values().find(|t| !t.whole);
+        let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
+        let shared = token.map(|token| {
+            format!(
+                "the slot `{}` is no token of its own: {} was overwritten. Put a space before it, or choose another slot",
+                text::plain(plan.template.slot.as_bytes()),
+                bench.visible(token)
+            )
+        });
+        shared.into_iter().chain(self.note.clone()).collect()
+    }
+
     /// The target that a source was put into.
     pub(super) fn target<'a>(&'a self, source: &Source) -> Option<&'a Prepared> {
         self.prepared.get(&source.positions.len())
@@ -134,7 +149,7 @@ pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<
     order.sort_by_key(|i| sources[*i].positions.len());
     let pairs = plan.pairs.len();
     let total = order.len() * pairs;
-    let mut parameters = plan.parameters.clone();
+    let mut parameters = plan.parameters();
     parameters.push(("states".into(), digest(plan, sources)));
     let seed = Run {
         seed: plan.seed,

@@ -110,15 +110,15 @@ struct File {
     template: Vec<Template>,
 }
 
-/// Finds a template: in the named file (if its path is not empty), the user's folder, the built-in ones.
+/// Finds a template: in the named file (if any), the user's folder, the built-in ones.
 ///
 /// # Errors
 ///
 /// When a file cannot be read, or no template has the name.
-pub fn find(name: &str, library: &str) -> Result<Template> {
+pub fn find(name: &str, library: Option<&Path>) -> Result<Template> {
     let mut all = Vec::new();
-    if !library.is_empty() {
-        all.extend(read(Path::new(library))?);
+    if let Some(path) = library {
+        all.extend(read(path)?);
     }
     if let Some(path) = own().filter(|p| p.exists()) {
         all.extend(read(&path)?);
@@ -208,16 +208,16 @@ mod tests {
         let path = folder.path().join("mine.toml");
         let text = "[[template]]\nname = \"film\"\nprompt = \"Alien: film, x\"\n\n[[template]]\nname = \"world\"\nprompt = \"Mars: planet, ?\"\nslot = \"?\"\n";
         std::fs::write(&path, text).unwrap();
-        let library = path.display().to_string();
-        assert_eq!(find("film", &library).unwrap().slot, "x");
-        assert_eq!(find("world", &library).unwrap().prompt, "Mars: planet, ?");
-        assert_eq!(find("echo", &library).unwrap().prompt, TEMPLATES[5].prompt);
-        let error = find("flim", &library).unwrap_err().to_string();
+        let library = Some(path.as_path());
+        assert_eq!(find("film", library).unwrap().slot, "x");
+        assert_eq!(find("world", library).unwrap().prompt, "Mars: planet, ?");
+        assert_eq!(find("echo", library).unwrap().prompt, TEMPLATES[5].prompt);
+        let error = find("flim", library).unwrap_err().to_string();
         assert!(
             error.contains("film") && error.contains("capital"),
             "{error}"
         );
-        assert!(find("film", "").is_err(), "without the file");
+        assert!(find("film", None).is_err(), "without the file");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The table: what is written at every pair of layers, beside what the target says by itself.
 
-use super::plan::{Layer, Plan, Source, spelled};
-use super::sweep::{self, Found, Prepared};
+use super::asked::{Layer, Unrelated};
+use super::plan::{Plan, Source, spelled};
+use super::sweep::{self, Prepared};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Entry, Page, Row, Table};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Page, Row, Table};
+use crate::instruments::Draft;
 use crate::instruments::patchscope::map::Map;
 use crate::lab::bench::Bench;
-use crate::lab::run::Run;
 use crate::text;
 
 /// Fewest tokens of the unrelated text.
@@ -38,13 +40,13 @@ pub(super) fn anchor(source: &Source, layer: Layer) -> Anchor {
 }
 
 /// The state of an unrelated text, as another source; nothing where none was asked for.
-pub(super) fn unrelated(plan: &Plan, run: &Run, bench: &mut Bench) -> Result<Option<Source>> {
-    if !plan.null {
+pub(super) fn unrelated(plan: &Plan, bench: &mut Bench) -> Result<Option<Source>> {
+    if plan.asked.null == Unrelated::No {
         return Ok(None);
     }
     let count = plan.sources.iter().map(|s| s.positions.len()).max();
     let count = count.unwrap_or(1);
-    let run = bench.unrelated(run.seed, UNRELATED.max(count + 1))?;
+    let run = bench.unrelated(plan.seed, UNRELATED.max(count + 1))?;
     let last = run.tokens.len();
     Ok(Some(Source {
         positions: (last - count.min(last)..last).collect(),
@@ -52,6 +54,11 @@ pub(super) fn unrelated(plan: &Plan, run: &Run, bench: &mut Bench) -> Result<Opt
         own: false,
         run,
     }))
+}
+
+/// A dash where there is nothing.
+pub(super) fn or_dash(value: Option<impl Into<Entry>>) -> Entry {
+    value.map_or_else(|| "–".into(), Into::into)
 }
 
 /// The same for a source of so many tokens: its last ones.
@@ -79,24 +86,9 @@ pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, bench: &Ben
     )
 }
 
-/// What is said of a slot that is a part of a longer token.
-pub(super) fn shared_slot(plan: &Plan, found: &Found, bench: &Bench) -> Option<String> {
-    let target = found.prepared.values().find(|t| !t.whole)?;
-    let token = target.slots.last().map(|s| target.tokens()[*s])?;
-    Some(format!(
-        "the slot `{}` is no token of its own: {} was overwritten. Put a space before it, or choose another slot",
-        text::plain(plan.template.slot.as_bytes()),
-        bench.visible(token)
-    ))
-}
-
-/// Title, body and notes.
-pub(super) fn draw(
-    plan: &Plan,
-    run: &Run,
-    bench: &mut Bench,
-) -> Result<(String, Body, Vec<String>)> {
-    let null = unrelated(plan, run, bench)?;
+/// The table and its notes.
+pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
+    let null = unrelated(plan, bench)?;
     let mut sources = plan.sources.clone();
     let mut counts: Vec<usize> = sources.iter().map(|s| s.positions.len()).collect();
     counts.sort_unstable();
@@ -127,63 +119,41 @@ pub(super) fn draw(
         let rows = plan.pairs.iter().zip(&found.said[i]).enumerate();
         let rows = rows.filter_map(|(p, ((from, to), said))| {
             let said = said.as_ref()?;
-            let mut entries = vec![
-                Entry::Text(spelled(*from)),
-                Entry::Text(spelled(*to)),
-                Entry::Text(spoken(bench, &said.tokens)),
-                Entry::Text(unpatched.clone()),
+            let mut entries = entries![
+                spelled(*from),
+                spelled(*to),
+                spoken(bench, &said.tokens),
+                unpatched.clone(),
             ];
             if let Some(null) = beside.filter(|_| null.is_some()) {
-                let words = null[p].as_ref().map(|n| spoken(bench, &n.tokens));
-                entries.push(Entry::Text(words.unwrap_or_else(|| "–".into())));
+                entries.push(or_dash(null[p].as_ref().map(|n| spoken(bench, &n.tokens))));
             }
-            let first = said.top.first().map_or(0.0, |t| t.1);
-            entries.push(Entry::Number(first));
+            entries.push(said.top.first().map_or(0.0, |t| t.1).into());
             if !plan.watched.is_empty() {
-                entries.push(Entry::Number(said.p()));
+                entries.push(said.p().into());
             }
-            entries.push(Entry::Number(said.ratio));
+            entries.push(said.ratio.into());
             if let Some(maps) = affine {
                 let fit = maps.fit(plan.addresses((*from, *to)));
-                entries.push(fit.map_or_else(
-                    || Entry::Text("–".into()),
-                    |f| Entry::Number(f.held_out as f32),
-                ));
+                entries.push(or_dash(fit.map(|f| f.held_out as f32)));
             }
-            Some(Row {
-                anchor: anchor(source, *from),
-                entries,
-            })
+            Some(Row::at(anchor(source, *from), entries))
         });
-        let position = source.positions.last().copied().unwrap_or(0);
-        pages.push(Page {
-            title: title(plan, source, target, bench),
-            anchor: if source.own {
-                Anchor::position(position)
-            } else {
-                Anchor::default()
-            },
-            rows: rows.collect(),
-        });
+        let title = title(plan, source, target, bench);
+        pages.push(Page::of(title, anchor(source, -1), rows.collect()));
     }
-    let mut notes =
-        vec!["‖h‖ ratio: length of the state over the length of what it replaced".into()];
-    if null.is_some() {
-        notes.push(format!(
-            "unrelated: the same with the last token of a text that the model wrote by itself, seed {}",
-            run.seed
-        ));
-    }
-    if let (Some(maps), Some(target)) = (affine, plan.pairs.first()) {
-        notes.extend(maps.fit(plan.addresses(*target)).map(|f| {
-            format!(
-                "left over by the first map: {:.3} where it was fitted, {:.3} held out, and {:.3} by the identity",
-                f.residual, f.held_out, f.identity
-            )
-        }));
-    }
-    notes.extend(shared_slot(plan, &found, bench));
-    notes.extend(found.note.clone());
-    let columns = columns.into_iter().map(ToString::to_string).collect();
-    Ok((String::new(), Body::Table(Table { columns, pages }), notes))
+    let first = affine
+        .zip(plan.pairs.first())
+        .and_then(|(maps, pair)| maps.fit(plan.addresses(*pair)));
+    let fitted = first.map(|f| {
+        format!(
+            "left over by the first map: {:.3} where it was fitted, {:.3} held out, and {:.3} by the identity",
+            f.residual, f.held_out, f.identity
+        )
+    });
+    Ok(Draft::of(Table::paged(&columns, pages))
+        .note("‖h‖ ratio: length of the state over the length of what it replaced")
+        .notes(plan.null())
+        .notes(fitted)
+        .notes(found.notes(plan, bench)))
 }

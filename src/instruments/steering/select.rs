@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use crate::edit::direction::{Direction, Origin, norm};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
-use crate::instruments::params::{Nats, ParameterValue, Share, choices, params};
+use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::Bench;
@@ -55,7 +55,7 @@ params! {
         /// layers from this share of the depth on are discarded
         depth: Share = "0.8",
         /// candidates that move minus prompts by more than so many nats are discarded
-        kl: Nats = "0.1",
+        kl: NonNegative = "0.1",
         /// yes: only prompts that behave as their list says are used
         filter: Used = "yes",
         /// the score that is coloured; all three are in every cell

@@ -1,0 +1,253 @@
+//! What a knockout can be asked: its parameters, and the texts and rules that name positions.
+//!
+//! Invariant: positions are read from the run's text once, before anything is cut. To add a way of naming positions, add it to
+//! [`NamedPositions`].
+
+use crate::edit::positions::Positions;
+use crate::edit::quotes;
+use crate::error::{Error, Result};
+use crate::instruments::params::{Count, Kind, ParameterValue, choices, params};
+use crate::lab::bench::Bench;
+use crate::lab::run::Run;
+
+choices! {
+    /// What the columns are.
+    pub enum By { Source = "source", Head = "head" }
+}
+
+choices! {
+    /// What is shown of the answer.
+    pub enum AnswerChange { Probability = "change", Relative = "relative", Logprob = "logprob" }
+}
+
+impl AnswerChange {
+    /// What became of the answer, as the number of a cell.
+    pub(super) fn of(self, logprob: f32, base: f32) -> f32 {
+        match self {
+            Self::Probability => logprob.exp() - base.exp(),
+            Self::Relative => (logprob - base).exp() - 1.0,
+            Self::Logprob => logprob - base,
+        }
+    }
+
+    /// In words.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Probability => "change of the probability",
+            Self::Relative => "relative change of the probability",
+            Self::Logprob => "change of the log-probability",
+        }
+    }
+}
+
+params! {
+    /// What `knockout` is asked.
+    pub struct Asked {
+        /// the answer: a text (its first token) or #ID; by default what the model favours
+        token: Option<String>,
+        /// what cannot be read, in groups: `subject=Marco Silva; rest`, each a text of the prompt, a position rule or `rest` (everything else but position 0); by default every token by itself
+        sources: Groups,
+        /// who cannot read it: a position rule, counted in the whole text, or a text of it
+        targets: NamedPositions = "last",
+        /// source: a column a group, all heads; head: a column a head, all groups together
+        by: By = "source",
+        /// by source: only these heads, such as 0,2; by default all
+        heads: HeadList,
+        /// how many layers are cut at once, around each; 0: a fifth of them
+        window: Count<0, 256> = "0",
+        /// of the answer's probability: its change, its change in shares of what it was, or the change of its logarithm
+        value: AnswerChange = "change",
+    }
+}
+
+/// Some heads; none for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadList(Vec<u32>);
+
+impl HeadList {
+    /// The heads, of a model that has so many.
+    pub(super) fn within(&self, heads: usize) -> Result<Vec<u32>> {
+        if self.0.iter().all(|h| (*h as usize) < heads) {
+            return Ok(self.0.clone());
+        }
+        let expected = format!("heads from 0 to {}, such as 0,1", heads - 1);
+        Err(Error::argument("heads", self.print(), expected))
+    }
+}
+
+impl ParameterValue for HeadList {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        let read: Option<_> = text.split(',').map(|h| h.trim().parse().ok()).collect();
+        read.map(Self).ok_or_else(|| "heads, such as 0,1".into())
+    }
+
+    fn print(&self) -> String {
+        let heads: Vec<String> = self.0.iter().map(u32::to_string).collect();
+        heads.join(",")
+    }
+}
+
+/// Some positions: a rule, counted in the whole text, or a text as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPositions {
+    text: String,
+    /// The rule.
+    pub rule: Positions,
+}
+
+impl NamedPositions {
+    /// The positions in a run's text; `name` is the parameter, for messages.
+    pub(super) fn within(&self, name: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
+        let bad = |expected: String| Error::argument(name, &self.text, expected);
+        let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+        let rule = self.rule.resolve(&spelled).map_err(|_| {
+            bad("a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text".into())
+        })?;
+        // What is asked is what follows the run's last token, so ends are counted from there and not from the prompt's.
+        let whole = !matches!(rule, Positions::Prompt | Positions::Generated);
+        let count = run.tokens.len();
+        let end = if whole { count } else { run.prompt.min(count) };
+        let found: Vec<usize> = (0..count).filter(|p| rule.covers(*p, end)).collect();
+        if found.is_empty() {
+            return Err(bad(format!("positions of this text, which has {count}")));
+        }
+        Ok(found)
+    }
+}
+
+impl ParameterValue for NamedPositions {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let rule = match <Positions as ParameterValue>::parse(text) {
+            Ok(rule) => rule,
+            Err(why) if ["token:", "text:"].iter().any(|w| text.starts_with(w)) => return Err(why),
+            // What is no rule is a text, with or without quotation marks.
+            Err(_) => Positions::Text(quotes::read(text).map_err(|why| format!("a text: {why}"))?),
+        };
+        let text = text.to_string();
+        Ok(Self { text, rule })
+    }
+
+    fn print(&self) -> String {
+        self.text.clone()
+    }
+}
+
+/// Named groups of positions; none where every token stands by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Groups {
+    text: String,
+    /// A name, and the positions; no place for those that the others leave.
+    groups: Vec<(String, Option<NamedPositions>)>,
+}
+
+impl Groups {
+    /// How many there are in a text of so many tokens.
+    pub(super) fn count(&self, tokens: usize) -> usize {
+        match self.groups.len() {
+            0 => tokens.saturating_sub(1),
+            some => some,
+        }
+    }
+
+    /// The groups, as far as they stand before `last`.
+    pub(super) fn before(
+        &self,
+        last: usize,
+        run: &Run,
+        bench: &Bench,
+    ) -> Result<Vec<(String, Vec<usize>)>> {
+        if self.groups.is_empty() {
+            let alone = |p: usize| (bench.visible(run.tokens[p]), vec![p]);
+            return Ok((0..last).map(alone).collect());
+        }
+        let mut out: Vec<(String, Vec<usize>)> = Vec::new();
+        for (name, place) in &self.groups {
+            let mut found = Vec::new();
+            if let Some(place) = place {
+                found = place.within("sources", run, bench)?;
+                found.retain(|p| *p < last);
+                if found.is_empty() {
+                    let expected = "positions before the targets: a position always reads itself";
+                    return Err(Error::argument("sources", &place.text, expected));
+                }
+            }
+            out.push((name.clone(), found));
+        }
+        if let Some(rest) = self.groups.iter().rposition(|g| g.1.is_none()) {
+            let taken: Vec<usize> = out.iter().flat_map(|g| g.1.clone()).collect();
+            out[rest].1 = (1..last).filter(|p| !taken.contains(p)).collect();
+            if out[rest].1.is_empty() {
+                let expected = "something that the other groups leave";
+                return Err(Error::argument("sources", "rest", expected));
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl ParameterValue for Groups {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let group = |piece: &String| {
+            let (name, rule) = match piece.split_once('=') {
+                Some((name, rule)) if !name.contains('"') && !rule.trim().is_empty() => {
+                    (name.trim(), rule.trim())
+                }
+                _ => (piece.as_str(), piece.as_str()),
+            };
+            let place = (rule != "rest")
+                .then(|| NamedPositions::parse(rule))
+                .transpose()?;
+            Ok((name.to_string(), place))
+        };
+        Ok(Self {
+            text: text.to_string(),
+            groups: pieces(text)
+                .iter()
+                .map(group)
+                .collect::<std::result::Result<_, String>>()?,
+        })
+    }
+
+    fn print(&self) -> String {
+        self.text.clone()
+    }
+}
+
+/// Pieces between semicolons that stand outside of quotation marks.
+fn pieces(text: &str) -> Vec<String> {
+    let (mut out, mut quoted, mut escaped) = (vec![String::new()], false, false);
+    for c in text.chars() {
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        if c == ';' && !quoted {
+            out.push(String::new());
+        } else if let Some(last) = out.last_mut() {
+            last.push(c);
+        }
+    }
+    out.retain(|piece| !piece.trim().is_empty());
+    out.iter().map(|piece| piece.trim().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_split_outside_of_quotation_marks() {
+        assert_eq!(
+            pieces("subject=text:\"a; b\"; rest ;"),
+            ["subject=text:\"a; b\"", "rest"]
+        );
+        assert_eq!(pieces(" ; "), [""; 0]);
+    }
+}

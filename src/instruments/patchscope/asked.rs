@@ -1,0 +1,432 @@
+//! What a Patchscope can be asked: its parameters and the values that only they have.
+//!
+//! Invariant: what can be told without a model is told here; how many layers it has comes in with `within`. To add a parameter,
+//! add a field to [`Asked`].
+
+use std::path::{Path, PathBuf};
+
+use super::placeholders::Slots;
+use super::templates::{self, Template};
+use crate::edit::positions::Positions;
+use crate::error::{Error, Result};
+use crate::instruments::params::{Count, Kind, NonNegative, ParameterValue, choices, params};
+use crate::model::network::site::Site;
+
+/// A layer, or -1 for the embedding.
+pub type Layer = i32;
+
+/// Source and target layer of a reading.
+pub type LayerPair = (Layer, Layer);
+
+choices! {
+    /// What the figure shows.
+    pub enum Show { Table = "table", Grid = "grid", Curves = "curves", Items = "items" }
+}
+
+choices! {
+    /// Whether the state of an unrelated text is read beside.
+    pub enum Unrelated { No = "no", Beside = "beside" }
+}
+
+choices! {
+    for Slots { Last = "last", All = "all", Each = "each" }
+}
+
+choices! {
+    /// Sites of residual width that states are taken from and put into.
+    pub enum StateSite {
+        ResidPost = "resid_post",
+        ResidMid = "resid_mid",
+        ResidPre = "resid_pre",
+        AttnOut = "attn_out",
+        AttnAdd = "attn_add",
+        MlpOut = "mlp_out",
+        MlpAdd = "mlp_add",
+    }
+}
+
+impl StateSite {
+    /// The site.
+    pub fn site(self) -> Site {
+        match self {
+            Self::ResidPost => Site::ResidPost,
+            Self::ResidMid => Site::ResidMid,
+            Self::ResidPre => Site::ResidPre,
+            Self::AttnOut => Site::AttnOut,
+            Self::AttnAdd => Site::AttnAdd,
+            Self::MlpOut => Site::MlpOut,
+            Self::MlpAdd => Site::MlpAdd,
+        }
+    }
+}
+
+params! {
+    /// What `patchscope` is asked.
+    pub struct Asked {
+        /// the target prompt: a built-in one, or yours from the library or from templates.toml in the config folder
+        template: TemplateName = "description",
+        /// source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding
+        layer: Layers = "all",
+        /// source position; a span A..B or token:" text" work too, a span with slots=each
+        position: SourcePosition = "-1",
+        /// target layers: same as the source, same+2, same-1, all, 3, 2-5; -1 is the embedding
+        target: TargetLayers = "same",
+        /// table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list
+        show: Show = "table",
+        /// how many tokens to write
+        tokens: Count<1, 200> = "12",
+        /// texts separated by |, in quotes or not, or ids as #17, whose first tokens' probability as the first token is shown
+        answers: Option<String>,
+        /// which occurrences of the slot: the last, all with the same state, or each with one of several source tokens
+        slots: Slots = "last",
+        /// a target prompt of your own, instead of the template
+        prompt: Option<String>,
+        /// the text in the target whose last token is overwritten; the template knows its own, and x is usual
+        slot: Option<String>,
+        /// beside: what the state of an unrelated text says in the same slot (a list of subjects always has it)
+        null: Unrelated = "no",
+        /// between source and target: identity, norm (scaled to what is replaced), a .safetensors file of affine maps, or a text file to fit them on
+        map: MapChoice = "identity",
+        /// penalty of fitted maps, in mean squares of a coordinate; it draws them towards the identity
+        ridge: NonNegative = "0.01",
+        /// a .safetensors file to keep the fitted maps in
+        save: Option<PathBuf>,
+        /// another source prompt instead of the run, or @FILE for one a line; read without edits
+        from: SourceTexts,
+        /// yes: every source prompt, or subject's prompt, is one user turn of the chat template; the target stays as it is
+        chat: bool,
+        /// the site that states are taken from
+        site: StateSite = "resid_post",
+        /// the site that states are put into
+        into: StateSite = "resid_post",
+        /// a file of subjects and answers (TSV or JSON): the share of subjects whose answer is said, by layer
+        attributes: Option<PathBuf>,
+        /// a TOML file of templates: [[template]] with name, prompt, slot and about
+        library: Option<PathBuf>,
+    }
+}
+
+impl Asked {
+    /// Whether the run's own states are read.
+    pub(super) fn of_the_run(&self) -> bool {
+        self.from == SourceTexts::Run && self.attributes.is_none()
+    }
+
+    /// How many tokens every branch writes: curves and grids of one source show the first alone.
+    pub(super) fn written(&self) -> usize {
+        match self.show {
+            Show::Grid | Show::Curves if self.attributes.is_none() => 1,
+            Show::Grid | Show::Curves | Show::Table | Show::Items => self.tokens.0,
+        }
+    }
+
+    /// The target prompt and its slot.
+    pub(super) fn template(&self) -> Result<Template> {
+        let mut found = match &self.prompt {
+            None => templates::find(&self.template.0, self.library.as_deref())?,
+            Some(own) => Template {
+                name: "own prompt".into(),
+                prompt: own.clone(),
+                slot: "x".into(),
+                about: String::new(),
+            },
+        };
+        if let Some(slot) = &self.slot {
+            found.slot.clone_from(slot);
+        }
+        Ok(found)
+    }
+
+    /// Source layers in a model of `count`, the pairs of layers that are read, and how many sources have no target.
+    pub(super) fn pairs(&self, count: usize) -> Result<(Vec<Layer>, Vec<LayerPair>, usize)> {
+        let sources = self.layer.within("layer", count)?;
+        let targets = match &self.target {
+            TargetLayers::Same(0) if self.show == Show::Grid => &TargetLayers::These(Layers(None)),
+            other => other,
+        };
+        let (pairs, dropped) = targets.of(&sources, count)?;
+        Ok((sources, pairs, dropped))
+    }
+
+    /// How many readings there are to make of one source, and how many tokens of a target follow its first slot, roughly.
+    pub(super) fn size(&self, layers: usize) -> Option<(usize, usize)> {
+        let (_, pairs, _) = self.pairs(layers).ok()?;
+        let nulls = match self.null {
+            Unrelated::Beside => 2,
+            Unrelated::No => 1,
+        };
+        let template = self.template().ok()?;
+        // Every branch reads on from the first slot that it fills.
+        let rest = match self.slots {
+            Slots::Last => template.prompt.rsplit(&template.slot).next(),
+            Slots::All | Slots::Each => template.prompt.split_once(&template.slot).map(|s| s.1),
+        }?;
+        let tokens = rest.split_whitespace().count() + self.written();
+        Some((pairs.len() * nulls, tokens))
+    }
+}
+
+/// The name of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateName(pub String);
+
+impl ParameterValue for TemplateName {
+    const KIND: Kind = Kind::Word(&templates::NAMES);
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(Self(text.into()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Spans of layers, ends included; nothing for all layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layers(Option<Vec<(Layer, Layer)>>);
+
+impl Layers {
+    /// The layers in a model of `count`, rising; `name` is the parameter, for messages.
+    ///
+    /// # Errors
+    ///
+    /// When the model has not all of them.
+    pub fn within(&self, name: &str, count: usize) -> Result<Vec<Layer>> {
+        let Some(spans) = &self.0 else {
+            return Ok((0..count as Layer).collect());
+        };
+        if spans.iter().any(|span| span.1 >= count as Layer) {
+            let expected = format!(
+                "all, layers from 0 to {} such as 3, 2-5 or 0,4, or -1 for the embedding",
+                count - 1
+            );
+            return Err(Error::argument(name, self.print(), expected));
+        }
+        let mut out: Vec<Layer> = spans.iter().flat_map(|(a, b)| *a..=*b).collect();
+        out.sort_unstable();
+        out.dedup();
+        Ok(out)
+    }
+}
+
+impl ParameterValue for Layers {
+    const KIND: Kind = Kind::Layer;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(None));
+        }
+        let layer = |text: &str| text.trim().parse().ok().filter(|l: &Layer| *l >= -1);
+        let span = |part: &str| match part.trim().split_once('-') {
+            Some((first, last)) if !first.is_empty() => {
+                let span = (layer(first)?, layer(last)?);
+                (span.0 <= span.1).then_some(span)
+            }
+            _ => layer(part).map(|l| (l, l)),
+        };
+        let spans: Option<Vec<_>> = text.split(',').map(span).collect();
+        let expected = "all, layers such as 3, 2-5 or 0,4, or -1 for the embedding";
+        spans.map(|s| Self(Some(s))).ok_or_else(|| expected.into())
+    }
+
+    fn print(&self) -> String {
+        let Some(spans) = &self.0 else {
+            return "all".into();
+        };
+        let span = |(a, b): &(Layer, Layer)| match a == b {
+            true => a.to_string(),
+            false => format!("{a}-{b}"),
+        };
+        spans.iter().map(span).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Target layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetLayers {
+    /// The source's own, so many further on.
+    Same(Layer),
+    /// These for every source.
+    These(Layers),
+}
+
+impl TargetLayers {
+    /// Source and target layers of every reading, and how many sources have none.
+    fn of(&self, sources: &[Layer], count: usize) -> Result<(Vec<LayerPair>, usize)> {
+        let offset = match self {
+            Self::These(layers) => {
+                let targets = layers.within("target", count)?;
+                let all = sources.iter();
+                let all = all.flat_map(|s| targets.iter().map(|t| (*s, *t)));
+                return Ok((all.collect(), 0));
+            }
+            Self::Same(offset) => *offset,
+        };
+        let all = sources.iter();
+        let all = all.filter_map(|s| Some((*s, s.checked_add(offset)?)));
+        let known = -1..count as Layer;
+        let out: Vec<_> = all.filter(|(_, target)| known.contains(target)).collect();
+        if out.is_empty() {
+            let expected = format!(
+                "an offset that leads from a source layer to one from -1 to {}",
+                count - 1
+            );
+            return Err(Error::argument("target", self.print(), expected));
+        }
+        let dropped = sources.len() - out.len();
+        Ok((out, dropped))
+    }
+}
+
+impl ParameterValue for TargetLayers {
+    const KIND: Kind = Kind::Word(&["same", "all", "0", "-1"]);
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let Some(offset) = text.strip_prefix("same") else {
+            return Layers::parse(text).map(Self::These);
+        };
+        let signed = offset.starts_with(['+', '-']);
+        let offset = match offset {
+            "" => Some(0),
+            offset => offset.parse().ok().filter(|_| signed),
+        };
+        let expected = "same, same+2, same-1, all, or layers such as 3, 2-5 or -1";
+        offset.map(Self::Same).ok_or_else(|| expected.into())
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Same(0) => "same".into(),
+            Self::Same(offset) => format!("same{offset:+}"),
+            Self::These(layers) => layers.print(),
+        }
+    }
+}
+
+/// Which tokens of a source are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePosition(pub Positions);
+
+impl ParameterValue for SourcePosition {
+    const KIND: Kind = Kind::Position;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Positions::parse(text).map(Self)
+    }
+
+    fn print(&self) -> String {
+        self.0.print()
+    }
+}
+
+/// The texts whose states are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceTexts {
+    /// The run.
+    Run,
+    /// This one.
+    One(String),
+    /// Those of a file, one a line.
+    List(PathBuf),
+}
+
+impl ParameterValue for SourceTexts {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(match text.strip_prefix('@') {
+            _ if text.is_empty() => Self::Run,
+            Some(path) => Self::List(path.into()),
+            None => Self::One(text.into()),
+        })
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Run => String::new(),
+            Self::One(text) => text.clone(),
+            Self::List(path) => format!("@{}", path.display()),
+        }
+    }
+}
+
+/// The map between source and target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapChoice {
+    /// None.
+    Identity,
+    /// A scaling to the length of what is replaced.
+    Norm,
+    /// The affine maps of a file.
+    Kept(PathBuf),
+    /// Affine maps, fitted on a file of prompts.
+    Fitted(PathBuf),
+}
+
+impl ParameterValue for MapChoice {
+    const KIND: Kind = Kind::Word(&["identity", "norm"]);
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(match text {
+            "identity" => Self::Identity,
+            "norm" => Self::Norm,
+            file if Path::new(file)
+                .extension()
+                .is_some_and(|e| e == "safetensors") =>
+            {
+                Self::Kept(file.into())
+            }
+            file => Self::Fitted(file.into()),
+        })
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Identity => "identity".into(),
+            Self::Norm => "norm".into(),
+            Self::Kept(file) | Self::Fitted(file) => file.display().to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_read_in_every_spelling() {
+        let layers = |text: &str| {
+            let read = Layers::parse(text).ok()?;
+            assert_eq!(Layers::parse(&read.print()).unwrap(), read);
+            read.within("layer", 6).ok()
+        };
+        let read = |text: &str| layers(text).unwrap();
+        assert_eq!(read("all"), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(read("-1"), [-1]);
+        assert_eq!(read("2-4"), [2, 3, 4]);
+        assert_eq!(read("5, -1,0-1,0"), [-1, 0, 1, 5]);
+        for text in ["6", "-2", "4-2", "2-9", "", "a", "1,,2"] {
+            assert!(layers(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_follow_their_source_or_stand_alone() {
+        let targets = |text: &str| {
+            let read = TargetLayers::parse(text).ok()?;
+            assert_eq!(TargetLayers::parse(&read.print()).unwrap(), read);
+            read.of(&[0, 3, 5], 6).ok()
+        };
+        let read = |text: &str| targets(text).unwrap();
+        assert_eq!(read("same"), (vec![(0, 0), (3, 3), (5, 5)], 0));
+        assert_eq!(read("same+2"), (vec![(0, 2), (3, 5)], 1));
+        assert_eq!(read("same-1"), (vec![(0, -1), (3, 2), (5, 4)], 0));
+        assert_eq!(read("-1,4").0.len(), 6);
+        assert_eq!(read("-1,4").0[1], (0, 4));
+        for text in ["same2", "same+", "same+x", "same+9", "some", "6"] {
+            assert!(targets(text).is_none(), "{text}");
+        }
+    }
+}
