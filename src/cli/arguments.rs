@@ -324,21 +324,29 @@ pub fn resolved(edits: Vec<Edit>, bench: &Bench) -> Result<Vec<Edit>> {
     edits.into_iter().map(on).collect()
 }
 
-/// Shows on standard error how far a sweep is, while that is a terminal.
-pub fn show_progress(bench: &mut Bench, what: &'static str) {
-    if output::stderr_is_terminal() {
-        let since = std::time::Instant::now();
-        bench.progress = Some(Box::new(move |done| {
-            // Short work needs no bar.
-            let spent = since.elapsed();
-            if spent.as_millis() > 400 {
-                let left = left(spent, done).map_or_else(String::new, |left| {
-                    format!(" · about {} left", text::duration(left))
-                });
-                output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
-            }
-        }));
+/// Does work and shows on standard error how far it is, while that is a terminal.
+pub fn showing_progress<T>(
+    bench: &mut Bench,
+    what: &'static str,
+    work: impl FnOnce(&mut Bench) -> T,
+) -> T {
+    if !output::stderr_is_terminal() {
+        return work(bench);
     }
+    let since = std::time::Instant::now();
+    let show = move |done: f32| {
+        // Short work needs no bar.
+        let spent = since.elapsed();
+        if spent.as_millis() > 400 {
+            let left = left(spent, done).map_or_else(String::new, |left| {
+                format!(" · about {} left", text::duration(left))
+            });
+            output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
+        }
+    };
+    let done = bench.told(show, work);
+    output::clear_status();
+    done
 }
 
 #[cfg(test)]

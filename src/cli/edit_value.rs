@@ -84,11 +84,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         Schedule::always(arguments::resolved(edits, &bench)?)
     };
-    arguments::show_progress(&mut bench, "edit-value");
-    let report = value_edit::run(&mut bench, &list, &texts, &schedule, plan);
-    bench.progress = None;
-    output::clear_status();
-    let report = report?;
+    let report = arguments::showing_progress(&mut bench, "edit-value", |bench| {
+        value_edit::run(bench, &list, &texts, &schedule, plan)
+    })?;
     if let Some(path) = output {
         let written = if path.extension().is_some_and(|e| e == "toml") {
             preset(&report, &bench).to_string()

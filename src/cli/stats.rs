@@ -69,11 +69,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     };
     let tokens = bench.model.encode(&words, false)?;
     let cut = pieces(&tokens, bench.model.tokenizer()?.bos(), piece);
-    arguments::show_progress(&mut bench, "stats");
-    let measured = Statistics::measure(&mut bench, &cut, &wanted, &how);
-    bench.progress = None;
-    output::clear_status();
-    let statistics = measured?;
+    let statistics = arguments::showing_progress(&mut bench, "stats", |bench| {
+        Statistics::measure(bench, &cut, &wanted, &how)
+    })?;
     file::write(&target, &statistics.bytes()?, bench.overwrite)?;
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {

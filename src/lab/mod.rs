@@ -16,6 +16,7 @@ pub(crate) mod measure;
 pub mod neurons;
 pub mod pass;
 pub(crate) mod prepare;
+pub mod progress;
 pub mod readout;
 pub mod run;
 pub(crate) mod runner;

@@ -10,7 +10,6 @@ use lmscope::edit::receipt::Receipt;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
-use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};

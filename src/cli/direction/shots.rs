@@ -135,28 +135,17 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         heads: count(matches, "heads"),
         dummies: count(matches, "dummies"),
     };
-    arguments::show_progress(&mut bench, "direction");
-    let made = method
-        .make(&mut bench, &given.prompts(), recipe)
-        .and_then(|mut direction| {
-            if let Some(kept) = &kept {
-                direction
-                    .rows
-                    .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
-            }
-            let asked = given.questions(&bench)?;
-            let verdict = Verdict::reach(
-                &mut bench,
-                &direction,
-                method.insertion(),
-                &asked,
-                given.seed,
-            )?;
-            Ok((direction, verdict))
-        });
-    bench.progress = None;
-    output::clear_status();
-    let (mut direction, verdict) = made?;
+    let (mut direction, verdict) = arguments::showing_progress(&mut bench, "direction", |bench| {
+        let mut direction = method.make(bench, &given.prompts(), recipe)?;
+        if let Some(kept) = &kept {
+            direction
+                .rows
+                .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
+        }
+        let asked = given.questions(bench)?;
+        let verdict = Verdict::reach(bench, &direction, method.insertion(), &asked, given.seed)?;
+        Ok::<_, Error>((direction, verdict))
+    })?;
     let best = verdict.best().map_or(0, |b| b.layer);
     if kept.is_none() {
         direction
@@ -187,10 +176,9 @@ pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Directi
         _ => Insertion::Add,
     };
     let asked = given.questions(bench)?;
-    arguments::show_progress(bench, "direction");
-    let verdict = Verdict::reach(bench, direction, op, &asked, given.seed);
-    bench.progress = None;
-    output::clear_status();
+    let verdict = arguments::showing_progress(bench, "direction", |bench| {
+        Verdict::reach(bench, direction, op, &asked, given.seed)
+    });
     let name = matches
         .get_one::<String>("evaluate")
         .or(matches.get_one::<String>("combine"));
