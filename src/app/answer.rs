@@ -7,19 +7,15 @@ use super::beside::{self, Baseline};
 use super::commands::{Why, command};
 use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
-use super::transcript::{Activity, How, Transcript};
+use super::shown::{EARLIER_TEXT, about_text};
+use super::transcript::{Activity, Transcript};
 use super::{App, Effect, Shown, Working, mark};
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::figure::Figure;
-use crate::instruments::{INSTRUMENTS, instrument};
+use crate::instruments::INSTRUMENTS;
 use crate::lab::writer::Beside;
-use crate::model::network::site::Address;
-
-/// What a figure is older than.
-pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
-pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
@@ -55,10 +51,7 @@ impl App {
             Update::Checked(check) => self.check = Some(check),
             Update::NotFinite(way_out) => self.transcript.not_finite = Some(way_out),
             Update::Receipts(receipts) => self.receipts = receipts,
-            Update::Fired(fired) => {
-                let rows = self.receipts.iter().map(|r| r.edit.clone()).collect();
-                self.transcript.refire(&fired, &rows);
-            }
+            Update::Fired(fired) => self.transcript.refire(&fired),
             Update::Beside {
                 beside,
                 tokens,
@@ -78,18 +71,9 @@ impl App {
         if let Some(baseline) = self.baseline.as_mut().filter(|b| b.live) {
             baseline.grow(&token, self.alongside);
         }
-        let how = self.how(self.receipts.iter().map(|r| r.edit.clone()));
-        self.transcript.push(token, how);
+        self.transcript.push(token, self.alongside);
         self.come_back();
         self.follow();
-    }
-
-    /// How a token is written under these edits.
-    fn how(&self, edits: impl Iterator<Item = String>) -> How {
-        How {
-            edits: edits.collect(),
-            beside: self.alongside,
-        }
     }
 
     /// The engine runs this beside the text now.
@@ -130,15 +114,14 @@ impl App {
             return;
         };
         let edit = mark::group(name, site);
-        let line = edit.to_string();
         let rows = self.history.edits();
-        let place = rows.iter().position(|e| e.to_string() == line);
+        let place = rows.iter().position(|e| e.same(&edit));
         let number = place.unwrap_or(rows.len()) + 1;
         if place.is_none() {
             self.history.offer(&edit);
         }
         self.inform(format!(
-            "kept as {{{name}}}: {number} switches {line} on, and any edit can use it"
+            "kept as {{{name}}}: {number} switches {edit} on, and any edit can use it"
         ));
     }
 
@@ -249,11 +232,10 @@ impl App {
         if let Some(lost) = self.kept.take() {
             self.history.lost(lost);
         }
-        let how = self.how(self.history.edits().iter().map(ToString::to_string));
         let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
         let before = &self.transcript.tokens;
         let again = !before.is_empty() && ids(before).starts_with(&ids(&tokens));
-        self.transcript.begin(tokens, self.now, &how);
+        self.transcript.begin(tokens, self.now, self.alongside);
         self.transcript.source.clone_from(&self.last);
         self.show_presets = false;
         self.baseline = self
@@ -262,7 +244,7 @@ impl App {
             .then(|| Baseline::live([], None));
         self.baseline_asked = false;
         self.check = None;
-        self.in_force = self.active_edits();
+        self.in_force = self.history.in_force();
         self.rest(again);
         self.follow();
         self.forget_figures();
@@ -397,7 +379,7 @@ impl App {
         }
         self.receipts = receipts;
         self.transcript.not_finite = None;
-        let now = self.active_edits();
+        let now = self.history.in_force();
         let before = std::mem::replace(&mut self.in_force, now);
         match boundary {
             Some(position) => {
@@ -475,7 +457,7 @@ impl App {
     }
 
     fn direction_came(&mut self, known: &Known) {
-        let Known { name, about, .. } = known;
+        let (name, about) = (&known.name, known.about());
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
         if !self.history.edits().iter().any(|e| e.direction() == name) {
@@ -523,7 +505,7 @@ impl App {
         self.directions
             .iter()
             .find(|d| d.name == direction)
-            .map(|d| place(&d.about))
+            .map(home)
     }
 
     /// Runs a command line as typed.
@@ -549,15 +531,10 @@ impl App {
     }
 }
 
-/// Whether what an instrument shows is about the text and its edits; some read files of their own.
-pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
-    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
-}
-
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is
 /// the same.
 fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
-    let known = |r: Receipt| match before.iter().find(|b| b.edit == r.edit) {
+    let known = |r: Receipt| match before.iter().find(|b| b.id == r.id) {
         Some(held) if r.kl.is_none() => Receipt {
             kl: held.kl,
             null: held.null,
@@ -571,18 +548,9 @@ fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     after.into_iter().map(known).collect()
 }
 
-/// The places a direction was measured at, out of a sentence about it.
-pub(super) fn measured(about: &str) -> Vec<Address> {
-    about
-        .split([' ', ',', ';', '(', ')'])
-        .filter_map(|word| word.parse().ok())
-        .collect()
-}
-
-fn place(about: &str) -> Place {
-    measured(about)
-        .first()
-        .map_or(Place::Writes, |a| Place::At(*a))
+/// Where a direction acts unless somebody says otherwise.
+fn home(known: &Known) -> Place {
+    known.home().map_or(Place::Writes, Place::At)
 }
 
 /// The row that offers a direction: where it was measured, switched off.
@@ -590,6 +558,6 @@ fn ready(known: &Known) -> Edit {
     Edit {
         on: false,
         strength: known.strength,
-        ..super::commands::steering(&known.name, place(&known.about))
+        ..super::commands::steering(&known.name, home(known))
     }
 }

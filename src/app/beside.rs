@@ -218,7 +218,6 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::transcript::How;
     use proptest::prelude::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -255,10 +254,6 @@ mod tests {
             }),
         };
         let mut text = Transcript::default();
-        let how = |beside| How {
-            edits: std::sync::Arc::default(),
-            beside,
-        };
         for (position, other, beside) in [
             (0, 7, Beside::OwnText),
             (1, 8, Beside::OwnText),
@@ -267,7 +262,7 @@ mod tests {
             (4, 7, Beside::Forced),
             (5, 8, Beside::OwnText),
         ] {
-            text.push(token(position, other), how(beside));
+            text.push(token(position, other), beside);
         }
         let known: Vec<bool> = comparable(&text).iter().map(Option::is_some).collect();
         assert_eq!(known, [true, true, false, true, true, true]);

@@ -5,8 +5,8 @@
 
 use super::mark::Mark;
 use super::transcript::Transcript;
-use crate::edit::Edit;
 use crate::edit::schedule::Mode;
+use crate::edit::{Edit, EditId, EditIds};
 use crate::lab::sample::Sampling;
 use crate::lab::writer::Beside;
 
@@ -98,6 +98,7 @@ impl Restoring {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     now: State,
+    ids: EditIds,
     past: Vec<Step>,
     future: Vec<Step>,
     /// The selected edit.
@@ -106,11 +107,19 @@ pub struct History {
 
 impl History {
     /// A history that begins with these.
-    pub fn new(now: State) -> Self {
+    pub fn new(mut now: State) -> Self {
+        let mut ids = EditIds::default();
+        ids.give(&mut now.edits);
         Self {
             now,
+            ids,
             ..Self::default()
         }
+    }
+
+    /// The edit of this session that an id names, as it was then.
+    pub fn edit(&self, id: EditId) -> Option<&Edit> {
+        self.ids.get(id)
     }
 
     /// The present state.
@@ -131,6 +140,12 @@ impl History {
     /// How many are in force.
     pub fn active(&self) -> usize {
         self.now.edits.iter().filter(|e| e.active()).count()
+    }
+
+    /// Those that are in force.
+    pub fn in_force(&self) -> Vec<EditId> {
+        let on = self.now.edits.iter().filter(|e| e.active());
+        on.map(|e| e.id).collect()
     }
 
     /// What a change of edits means for the past.
@@ -156,23 +171,28 @@ impl History {
     /// Puts rows in place without a step of undo: the ready rows of a model.
     pub fn ready(&mut self, edits: Vec<Edit>) {
         self.now.edits = edits;
+        self.ids.give(&mut self.now.edits);
         self.selected = 0;
     }
 
     /// Adds a ready row without a step of undo; earlier and later states get it as well.
     pub fn offer(&mut self, edit: &Edit) {
-        for step in self.past.iter_mut().chain(&mut self.future) {
-            if let Step::State(state, _) = step {
-                state.edits.push(edit.clone());
-            }
+        let steps = self.past.iter_mut().chain(&mut self.future);
+        let states = steps.filter_map(|step| match step {
+            Step::State(state, _) => Some(&mut **state),
+            Step::Text(_) => None,
+        });
+        for state in std::iter::once(&mut self.now).chain(states) {
+            state.edits.push(edit.clone());
+            self.ids.give(&mut state.edits);
         }
-        self.now.edits.push(edit.clone());
     }
 
     /// Changes the state; false when nothing changed.
     pub fn change(&mut self, with: impl FnOnce(&mut State)) -> bool {
         let before = self.now.clone();
         with(&mut self.now);
+        self.ids.give(&mut self.now.edits);
         if self.now == before {
             return false;
         }
@@ -193,10 +213,7 @@ impl History {
 
     /// The last change of edits was refused and these are in force: it never was.
     pub fn refuse(&mut self, edits: &[Edit]) {
-        let on = |edits: &[Edit]| -> Vec<String> {
-            let on = edits.iter().filter(|e| e.on);
-            on.map(ToString::to_string).collect()
-        };
+        let on = |edits: &'_ [Edit]| edits.iter().filter(|e| e.on).cloned().collect::<Vec<_>>();
         let same = |state: &State| on(&state.edits) == on(edits);
         if same(&self.now) {
             return;
@@ -206,6 +223,7 @@ impl History {
             other => {
                 self.past.extend(other);
                 self.now.edits = edits.to_vec();
+                self.ids.give(&mut self.now.edits);
             }
         }
         self.clamp();

@@ -28,8 +28,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::edit::Edit;
 use crate::edit::receipt::Receipt;
+use crate::edit::{Edit, EditId};
 use crate::engine::{Known, Loaded, Loading, Question, Request, Slot, Token, Update};
 use crate::figure::{Check, Figure};
 use crate::instruments::INSTRUMENTS;
@@ -319,7 +319,7 @@ pub struct App {
     /// Marks that were given a name, by it.
     groups: BTreeMap<String, Vec<mark::Mark>>,
     /// The edits that were on when the engine last took them in, as they print.
-    in_force: Vec<String>,
+    in_force: Vec<EditId>,
     /// The text that the engine keeps before it cuts or replaces it.
     kept: Option<Lost>,
     /// The text that is being brought back.

@@ -4,9 +4,9 @@
 //! over tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::edit::EditId;
 use crate::edit::receipt::Fired;
 use crate::engine::{Ending, Token};
 use crate::lab::writer::Beside;
@@ -33,15 +33,6 @@ pub struct Span {
     pub text: String,
 }
 
-/// How a token was written.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct How {
-    /// The edits that its [`Fired`] count, as they print.
-    pub edits: Arc<[String]>,
-    /// What ran beside the text.
-    pub beside: Beside,
-}
-
 /// The text of the run.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
@@ -49,14 +40,14 @@ pub struct Transcript {
     pub tokens: Vec<Token>,
     /// The prose of each token.
     pub pieces: Vec<String>,
-    /// How each token was written.
-    how: Vec<How>,
+    /// What ran beside the text when each token was written.
+    beside: Vec<Beside>,
     /// How many tokens the prompt has.
     pub prompt: usize,
     /// First positions of changes made from now.
     pub boundaries: Vec<usize>,
     /// The edits that were in force before each of them.
-    before: BTreeMap<usize, Vec<String>>,
+    before: BTreeMap<usize, Vec<EditId>>,
     /// What is going on.
     pub activity: Activity,
     /// Why writing stopped last.
@@ -74,7 +65,7 @@ pub struct Transcript {
 
 impl Transcript {
     /// Starts anew with the tokens of a prompt.
-    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, how: &How) {
+    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, beside: Beside) {
         *self = Self {
             activity: Activity::Writing,
             prompt: tokens.len(),
@@ -82,23 +73,16 @@ impl Transcript {
             ..Self::default()
         };
         for token in tokens {
-            self.add(token, how.clone());
+            self.add(token, beside);
         }
     }
 
     /// Appends a token that was written.
-    pub fn push(&mut self, token: Token, how: How) {
+    pub fn push(&mut self, token: Token, beside: Beside) {
         if token.position < self.tokens.len() {
             self.truncate(token.position);
         }
-        // It is the same from token to token, as a rule.
-        let how = self
-            .how
-            .last()
-            .filter(|last| **last == how)
-            .cloned()
-            .unwrap_or(how);
-        self.add(token, how);
+        self.add(token, beside);
         self.activity = Activity::Writing;
         if let Some((_, count)) = &mut self.since {
             *count += 1;
@@ -107,10 +91,10 @@ impl Transcript {
 
     /// Appends a token of a text that is only read beside this one.
     pub fn join(&mut self, token: Token) {
-        self.add(token, How::default());
+        self.add(token, Beside::default());
     }
 
-    fn add(&mut self, token: Token, how: How) {
+    fn add(&mut self, token: Token, beside: Beside) {
         let piece = if token.special {
             let rest = self.open.finish();
             if let Some(last) = self.pieces.last_mut() {
@@ -122,7 +106,7 @@ impl Transcript {
         };
         self.pieces.push(piece);
         self.tokens.push(token);
-        self.how.push(how);
+        self.beside.push(beside);
     }
 
     /// Keeps the first `count` tokens.
@@ -131,22 +115,19 @@ impl Transcript {
             return;
         }
         let tokens = std::mem::take(&mut self.tokens);
-        let how = std::mem::take(&mut self.how);
+        let beside = std::mem::take(&mut self.beside);
         self.pieces.clear();
         self.open = text::Stream::default();
-        for (token, how) in tokens.into_iter().zip(how).take(count) {
-            self.add(token, how);
+        for (token, beside) in tokens.into_iter().zip(beside).take(count) {
+            self.add(token, beside);
         }
         self.keep_boundaries(|b| b < count);
         self.prompt = self.prompt.min(count);
     }
 
     /// Takes in what the edits did at every position of a text that was read again.
-    pub fn refire(&mut self, fired: &[Fired], edits: &Arc<[String]>) {
+    pub fn refire(&mut self, fired: &[Fired]) {
         self.tokens.iter_mut().for_each(|t| t.fired.clear());
-        for how in &mut self.how {
-            how.edits = edits.clone();
-        }
         for fired in fired {
             if let Some(token) = self.tokens.get_mut(fired.position) {
                 token.fired.push(*fired);
@@ -155,31 +136,19 @@ impl Transcript {
     }
 
     /// What an edit did at a position.
-    pub fn fired(&self, position: usize, edit: &str) -> Option<Fired> {
-        let index = self
-            .how
-            .get(position)?
-            .edits
-            .iter()
-            .position(|l| l == edit)?;
-        let token = self.tokens.get(position)?;
-        token.fired.iter().find(|f| f.edit == index).copied()
+    pub fn fired(&self, position: usize, edit: EditId) -> Option<Fired> {
+        let mut fired = self.fired_at(position).iter();
+        fired.find(|f| f.edit == edit).copied()
     }
 
-    /// Every edit that did something at a position.
-    pub fn fired_at(&self, position: usize) -> Vec<(&str, Fired)> {
-        let (Some(token), Some(how)) = (self.tokens.get(position), self.how.get(position)) else {
-            return Vec::new();
-        };
-        let named = |f: &Fired| how.edits.get(f.edit).map(|l| (l.as_str(), *f));
-        token.fired.iter().filter_map(named).collect()
+    /// What every edit did at a position that did something there.
+    pub fn fired_at(&self, position: usize) -> &[Fired] {
+        self.tokens.get(position).map_or(&[], |t| &t.fired)
     }
 
     /// What ran beside the text when a token was written.
     pub fn beside(&self, position: usize) -> Beside {
-        self.how
-            .get(position)
-            .map_or_else(Beside::default, |h| h.beside)
+        self.beside.get(position).copied().unwrap_or_default()
     }
 
     /// What changed before a token was written, in words, where something did.
@@ -206,7 +175,7 @@ impl Transcript {
 
     /// Notes which edits are in force from a position on, and which were before. What was changed there and changed back
     /// is no change.
-    pub fn mark(&mut self, boundary: usize, before: &[String], now: &[String]) {
+    pub fn mark(&mut self, boundary: usize, before: &[EditId], now: &[EditId]) {
         let first = match self.before.get(&boundary) {
             Some(first) => first.as_slice(),
             None => before,
@@ -429,11 +398,11 @@ mod tests {
         t.begin(
             vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")],
             Duration::ZERO,
-            &How::default(),
+            Beside::default(),
         );
-        t.push(token(2, b"\x8d!"), How::default());
+        t.push(token(2, b"\x8d!"), Beside::default());
         assert_eq!(t.pieces, ["hi ", "", "👍!"]);
-        t.push(token(1, b"x"), How::default());
+        t.push(token(1, b"x"), Beside::default());
         assert_eq!(t.tokens.len(), 2, "a rewound position replaces");
     }
 

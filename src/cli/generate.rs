@@ -10,6 +10,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, output};
+use crate::edit::receipt::Receipt;
 use crate::engine::Ending;
 use crate::error::{Error, Result};
 use crate::figure::Check;
@@ -51,37 +52,29 @@ fn build(command: Command) -> Command {
 pub fn sampling_arguments(command: Command) -> Command {
     command
         .arg(
-            Arg::new("count")
+            arguments::value("count", "N", "Most tokens to write")
                 .short('n')
-                .long("count")
-                .value_name("N")
                 .value_parser(value_parser!(usize))
-                .default_value("64")
-                .help("Most tokens to write"),
+                .default_value("64"),
         )
         .arg(
-            Arg::new("temperature")
-                .long("temperature")
-                .value_name("T")
+            arguments::value("temperature", "T", "0 takes the most probable token")
                 .value_parser(value_parser!(f64))
-                .default_value("0")
-                .help("0 takes the most probable token"),
+                .default_value("0"),
         )
         .arg(
-            Arg::new("top-p")
-                .long("top-p")
-                .value_name("P")
-                .value_parser(value_parser!(f64))
-                .default_value("1")
-                .help("Keeps the smallest set of tokens with this much probability"),
+            arguments::value(
+                "top-p",
+                "P",
+                "Keeps the smallest set of tokens with this much probability",
+            )
+            .value_parser(value_parser!(f64))
+            .default_value("1"),
         )
         .arg(
-            Arg::new("top-k")
-                .long("top-k")
-                .value_name("K")
+            arguments::value("top-k", "K", "Keeps so many tokens; 0 keeps all")
                 .value_parser(value_parser!(usize))
-                .default_value("0")
-                .help("Keeps so many tokens; 0 keeps all"),
+                .default_value("0"),
         )
 }
 
@@ -316,7 +309,7 @@ fn write(
         needs = Needs::default();
         tally.written += 1;
         tally.check = tally.check.or(step.check);
-        show(bench, &mut stream, &step, shape)?;
+        show(bench, &mut stream, &step, writer.receipts(), shape)?;
         if bench.model.is_end(step.choice.id) {
             tally.ending = Ending::EndToken;
             break;
@@ -333,9 +326,15 @@ fn write(
     }
 }
 
-fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) -> Result<()> {
+fn show(
+    bench: &Bench,
+    stream: &mut text::Stream,
+    step: &Step,
+    receipts: &[Receipt],
+    shape: &Shape,
+) -> Result<()> {
     let choice = &step.choice;
-    let line = |text: &str, special| token(bench, step, text, special);
+    let line = |text: &str, special| token(bench, step, receipts, text, special);
     let special = bench
         .model
         .tokenizer
@@ -362,17 +361,19 @@ fn show(bench: &Bench, stream: &mut text::Stream, step: &Step, shape: &Shape) ->
     }
 }
 
-fn token(bench: &Bench, step: &Step, text: &str, special: bool) -> Value {
+fn token(bench: &Bench, step: &Step, receipts: &[Receipt], text: &str, special: bool) -> Value {
     let choice = &step.choice;
     let mut line = json!({ "pos": choice.position, "id": choice.id, "text": text, "logprob": choice.logprob, "rank": choice.rank });
     if let Some(kl) = choice.kl {
         line["kl"] = json!(kl);
     }
     if !step.fired.is_empty() {
+        // An edit is told by its place in the list.
+        let place = |id| receipts.iter().position(|r| r.id == id);
         let fired = step
             .fired
             .iter()
-            .map(|f| json!({ "edit": f.edit, "fired": f.fired, "relative": f.relative }));
+            .map(|f| json!({ "edit": place(f.edit), "fired": f.fired, "relative": f.relative }));
         line["edits"] = fired.collect();
     }
     if let Some(other) = choice.other {

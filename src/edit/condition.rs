@@ -5,11 +5,10 @@
 //! the same pass, edits before it included; or `p("TEXT")`, the probability that the unedited model gives to the first
 //! token of a text after this position. Invariants: printing and parsing are inverse; a condition looks at nothing
 //! later than its position, so that a text written token by token meets the same conditions as one read at once.
-//! To add a probe, add a variant of [`Probe`], its spelling, and where `lab/apply.rs` measures it.
+//! To add a probe, add a variant of [`Probe`], its spelling, and where `lab/compile.rs` prepares to measure it.
 
 use std::fmt;
 
-use super::Edit;
 use super::quotes::{Piece, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Address;
@@ -46,28 +45,8 @@ impl Condition {
         }
     }
 
-    /// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
-    pub(crate) fn split(text: Piece<'_>) -> Result<(Piece<'_>, Option<Self>), String> {
-        let place = [" when ", " once "]
-            .iter()
-            .filter_map(|word| text.rfind(word).map(|at| (at, *word)))
-            .max();
-        let Some((at, word)) = place else {
-            return Ok((text, None));
-        };
-        let (edit, rest) = (
-            text.part(0, at),
-            text.part(at + word.len(), text.text.len()),
-        );
-        match Self::read(rest.trim(), word == " once ") {
-            Ok(condition) => Ok((edit.trim(), Some(condition))),
-            // The words of a text without quotation marks, unless a whole edit stands before them.
-            Err(_) if edit.text.parse::<Edit>().is_err() => Ok((text, None)),
-            Err(why) => Err(why),
-        }
-    }
-
-    fn read(whole: Piece<'_>, stays: bool) -> Result<Self, String> {
+    /// Reads what stands after ` when ` or ` once `.
+    pub(crate) fn read(whole: Piece<'_>, stays: bool) -> Result<Self, String> {
         let text = whole.text;
         let bad = || {
             format!(

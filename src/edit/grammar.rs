@@ -9,14 +9,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::condition::Condition;
-use super::op::{OPS, OpSpec, Takes};
+use super::intervention::{Edit, EditId, Place};
+use super::op::{ArgumentText, OPS};
 use super::positions::Positions;
-use super::quotes::{Line, Piece, named, quoted, read};
-use super::{Edit, Place, What, Which};
+use super::quotes::{Line, Piece};
 use crate::error::{Error, Result};
-use crate::model::network::address::{Layers, Pattern};
+use crate::model::network::address::Pattern;
 use crate::model::network::names::Rule;
-use crate::model::network::site::Site;
 use crate::model::network::tap::Phase;
 
 /// An edit as it was understood, where that is not as it was typed.
@@ -28,71 +27,12 @@ pub fn understood(typed: &str, edit: &Edit) -> Option<String> {
     (!usual).then(|| format!("`{typed}` is understood as `{own}`"))
 }
 
-impl fmt::Display for Which {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => Ok(()),
-            Self::List(units) => {
-                let units: Vec<String> = units.iter().map(u32::to_string).collect();
-                f.write_str(&units.join(","))
-            }
-            Self::Set(name) => write!(f, "{{{}}}", named(name)),
-        }
-    }
-}
-
-impl FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            return match read(name.trim())?.as_str() {
-                "" => Err("`{}` names no set; write {NAME}".into()),
-                name => Ok(Self::Set(name.into())),
-            };
-        }
-        let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
-        let read = |unit: &str| {
-            unit.parse()
-                .map_err(|_| format!("`{unit}` is no unit number"))
-        };
-        let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
-        Ok(if units.is_empty() {
-            Self::All
-        } else {
-            Self::List(units)
-        })
-    }
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Direction(name) => f.write_str(&named(name)),
-            Self::DirectionTo(name, value) => write!(f, "{}={value}", named(name)),
-            Self::DirectionWithin(name, low, high) => {
-                write!(f, "{}={low}..{high}", named(name))
-            }
-            Self::Swap(from, to) => write!(f, "{}>{}", named(from), named(to)),
-            Self::UnitsTo(which, value) => write!(f, "{which}={value}"),
-            Self::UnitsAsIn(which, text) => write!(f, "{which}={}", quoted(text)),
-            Self::UnitsFrom(which, file) => write!(f, "{which}={}", named(file)),
-            Self::Units(which) | Self::Edges(which, Positions::All) => write!(f, "{which}"),
-            Self::Edges(which, sources) => write!(f, "{which}={sources}"),
-            Self::Turn(which, from, to) => {
-                write!(f, "{which}={}>{}", quoted(from), quoted(to))
-            }
-        }
-    }
-}
-
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op.spec().name)?;
-        match &self.what {
-            What::Units(Which::All) | What::Edges(Which::All, Positions::All) => {}
-            what => write!(f, ":{what}")?,
+        let argument = self.op.argument().to_string();
+        if !argument.is_empty() {
+            write!(f, ":{argument}")?;
         }
         match &self.place {
             Place::At(address) => write!(f, "@{address}")?,
@@ -129,7 +69,7 @@ impl FromStr for Edit {
             why,
         };
         let line = Line::new(s).map_err(&bad)?;
-        let (text, when) = Condition::split(line.whole()).map_err(&bad)?;
+        let (text, when) = split_condition(line.whole()).map_err(&bad)?;
         let (head, tail) = text
             .rsplit_once('@')
             .ok_or_else(|| bad("there is no `@ADDRESS`".into()))?;
@@ -156,9 +96,14 @@ impl FromStr for Edit {
         };
         let place = place(address)?;
         let positions: Positions = positions.parse().map_err(|e: Error| bad(e.to_string()))?;
+        let typed = ArgumentText {
+            op: spec.name,
+            what,
+            address,
+        };
         let edit = Self {
-            op: spec.op,
-            what: read_what(spec, what, address).map_err(&bad)?,
+            id: EditId::default(),
+            op: (spec.read)(typed).map_err(&bad)?,
             place,
             positions,
             phase,
@@ -171,96 +116,25 @@ impl FromStr for Edit {
     }
 }
 
-/// Reads what an operation works with; says what is missing.
-fn read_what(spec: &OpSpec, what: Piece<'_>, address: &str) -> Result<What, String> {
-    let (op, text) = (spec.name, what.text);
-    let wants = |why: &str, example: &str| format!("`{op}` needs {why}: {op}:{example}@{address}");
-    let number = |text: &str| {
-        let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
-        value.ok_or_else(|| format!("`{text}` is no number"))
+/// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
+fn split_condition(text: Piece<'_>) -> Result<(Piece<'_>, Option<Condition>), String> {
+    let place = [" when ", " once "]
+        .iter()
+        .filter_map(|word| text.rfind(word).map(|at| (at, *word)))
+        .max();
+    let Some((at, word)) = place else {
+        return Ok((text, None));
     };
-    let named = |name: Piece<'_>, example: &str| match name.trim().read()? {
-        name if name.is_empty() => Err(wants("a direction", example)),
-        name => Ok(name),
-    };
-    let split = |why: &str, example: &str| {
-        let parts = what.rsplit_once('=');
-        parts.ok_or_else(|| wants(why, example))
-    };
-    // A text or a file: what is after the first `=`.
-    let from = |why: &str, example: &str| {
-        let (list, from) = what.split_once('=').ok_or_else(|| wants(why, example))?;
-        match from.read()? {
-            from if from.is_empty() => Err(wants(why, example)),
-            from => Ok((list.text.parse::<Which>()?, from)),
-        }
-    };
-    Ok(match spec.takes {
-        Takes::Direction => What::Direction(named(what, "NAME")?),
-        Takes::DirectionTo => {
-            let (name, value) = split("a direction and a value", "NAME=2.5")?;
-            What::DirectionTo(named(name, "NAME=2.5")?, number(value.text)?)
-        }
-        Takes::DirectionWithin => {
-            let example = "NAME=-1..2.5";
-            let (name, bounds) = split("a direction and bounds", example)?;
-            let (low, high) = bounds
-                .text
-                .split_once("..")
-                .ok_or_else(|| wants("bounds", example))?;
-            let (low, high) = (number(low)?, number(high)?);
-            if low > high {
-                return Err(format!("the bounds {low}..{high} are the wrong way round"));
-            }
-            What::DirectionWithin(named(name, example)?, low, high)
-        }
-        Takes::TwoDirections => {
-            let example = "FROM>TO";
-            let (from, to) = what
-                .split_once('>')
-                .ok_or_else(|| wants("two directions", example))?;
-            What::Swap(named(from, example)?, named(to, example)?)
-        }
-        Takes::Units => What::Units(text.parse()?),
-        Takes::UnitsMean if what.split_once('=').is_none() => What::Units(text.parse()?),
-        Takes::UnitsMean => {
-            let (why, example) = ("a statistics file", "17=FILE");
-            let (list, file) = from(why, example)?;
-            match file.trim() {
-                "" => return Err(wants(why, example)),
-                file => What::UnitsFrom(list, file.to_string()),
-            }
-        }
-        Takes::UnitsTo => {
-            let (list, value) = split("a value", "17=3.5")?;
-            What::UnitsTo(list.text.parse()?, number(value.text)?)
-        }
-        Takes::UnitsFrom => {
-            let (list, text) = from("a text", "17=\"another text\"")?;
-            What::UnitsAsIn(list, text)
-        }
-        Takes::Edges => match what.split_once('=') {
-            None => What::Edges(text.parse()?, Positions::All),
-            Some((list, sources)) => {
-                let sources = sources.text.trim().parse();
-                let sources = sources.map_err(|e: Error| e.to_string())?;
-                What::Edges(list.text.parse()?, sources)
-            }
-        },
-        Takes::UnitsTurn => {
-            let example = "17=\"A\">\"B\"";
-            let turn = what
-                .split_once('=')
-                .and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
-            let (list, (from, to)) =
-                turn.ok_or_else(|| wants("neurons and two tokens", example))?;
-            let (from, to) = (from.read()?, to.read()?);
-            if from.is_empty() || to.is_empty() {
-                return Err(wants("two tokens", example));
-            }
-            What::Turn(list.text.parse()?, from, to)
-        }
-    })
+    let (edit, rest) = (
+        text.part(0, at),
+        text.part(at + word.len(), text.text.len()),
+    );
+    match Condition::read(rest.trim(), word == " once ") {
+        Ok(condition) => Ok((edit.trim(), Some(condition))),
+        // The words of a text without quotation marks, unless a whole edit stands before them.
+        Err(_) if edit.text.parse::<Edit>().is_err() => Ok((text, None)),
+        Err(why) => Err(why),
+    }
 }
 
 /// Splits `*STRENGTH` off the end; the star of `resid_post.*` or `blocks.*.hook_z` belongs to the address.
@@ -287,21 +161,12 @@ fn place(text: &str) -> Result<Place> {
         return Ok(Place::Writes);
     }
     Ok(match text.parse::<Pattern>()? {
-        Pattern::Own(site, layers) => placed(site, layers),
+        Pattern::Own(site, layers) => Place::of(site, layers),
         Pattern::Foreign(name) => match name.spelling.rule {
             Rule::Depends(..) => Place::Borrowed(name),
-            Rule::Always | Rule::Never(..) => placed(name.anywhere()?, name.layers),
+            Rule::Always | Rule::Never(..) => Place::of(name.anywhere()?, name.layers),
         },
     })
-}
-
-/// A site at some layers, as a place of edits.
-pub(crate) fn placed(site: Site, layers: Layers) -> Place {
-    match layers {
-        Layers::One(layer) => Place::At(site.at(layer.into())),
-        Layers::Range(a, b) => Place::Layers(site, a, b),
-        Layers::Every => Place::Every(site),
-    }
 }
 
 #[cfg(test)]

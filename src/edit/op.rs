@@ -1,147 +1,500 @@
-//! Operations: what an edit may do to the value at its address, as names, arguments and sentences.
+//! Operations: what an edit may do to the value at its address, each with what it works with.
 //!
-//! Invariant: [`OPS`] is in the order of [`Op`]. To add an operation, add a variant, a row, and its arms in
-//! `lab/apply.rs` (what it needs) and `lab/change.rs` (its formula).
+//! Invariant: an operation carries its own argument, so that an illegal pair cannot be written; names, help, grammar, the
+//! sites it acts on and the neutral strength are read off its row. To add an operation, add a row to `operations!` below and
+//! its formula, where the compiler then asks for it: an arm in `prepare` (`lab/prepare.rs`), which makes a `Change` of it;
+//! where no `Change` computes it yet, a variant and its arms in `lab/change/`. To add a kind of argument, write a type with an
+//! [`Argument`] here.
 
-/// What an edit does to the value `x` at its address; `c` is the strength, `v̂` a unit vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// `x + c·v`, the direction as it is.
-    Add,
-    /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
-    AddUnitNorm,
-    /// `y·‖x‖/‖y‖` with `y = x + c·v` (repeng's `normalize`).
-    AddRenorm,
-    /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)` (in-context vectors, Liu et al. 2023, 2311.06668).
-    Icv,
-    /// `x − c·(x·v̂)·v̂`.
-    ProjectOut,
-    /// `x + (c − 1)·(x·v̂)·v̂`: 0 ablates, 1 changes nothing, −1 reflects.
-    ScaleAlong,
-    /// Moves `x·v̂` to the nearer bound where it lies outside; `c` of the way.
-    ClampAlong,
-    /// Moves `x·v̂` to a value; `c` of the way.
-    SetAlong,
-    /// `x − (x·ŝ)·ŝ + (x·ŝ)·t̂`; `c` of the way.
-    Swap,
-    /// `x + c·(v − x)`.
-    Replace,
-    /// Units towards 0: `x·(1 − c)`.
-    Zero,
-    /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
-    Mean,
-    /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
-    Resample,
-    /// Units times `c`.
-    Scale,
-    /// Units towards a value: `x + c·(value − x)`.
-    Set,
-    /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
-    /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
-    Rewrite,
-    /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
-    /// al. 2023, 2304.14767). A position always reads itself.
-    Cut,
-}
+use std::fmt;
+use std::str::FromStr;
 
-/// What comes after an operation's name.
+use super::positions::Positions;
+use super::quotes::{Piece, named, quoted, read};
+use crate::error::Error;
+use crate::model::network::site::Site;
+
+/// Where an operation acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes {
-    /// `DIRECTION`
-    Direction,
-    /// `DIRECTION=VALUE`
-    DirectionTo,
-    /// `DIRECTION=LOW..HIGH`
-    DirectionWithin,
-    /// `FROM>TO`
-    TwoDirections,
-    /// `[UNITS]`
-    Units,
-    /// `[UNITS][=STATISTICS]`
-    UnitsMean,
-    /// `[UNITS]=VALUE`
-    UnitsTo,
-    /// `[UNITS]="TEXT"`
-    UnitsFrom,
-    /// `[UNITS]="FROM">"TO"`
-    UnitsTurn,
-    /// `[HEADS][=POSITIONS]`
-    Edges,
+pub enum Acts {
+    /// On the values of a site: a vector or units at every position.
+    Values,
+    /// On one site alone, which the sentence gives as the reason for refusing others.
+    Only(Site, &'static str),
 }
 
 /// One row of [`OPS`].
 pub struct OpSpec {
-    /// The operation.
-    pub op: Op,
     /// Its name.
     pub name: &'static str,
-    /// What comes after the first colon.
-    pub takes: Takes,
+    /// The strength at which it does nothing.
+    pub neutral: f32,
+    /// Where it acts.
+    pub acts: Acts,
     /// One sentence.
     pub about: &'static str,
     /// An edit that does it, as it prints; the demo has what it names.
     pub example: &'static str,
+    /// Reads it with its argument.
+    pub(crate) read: fn(ArgumentText<'_>) -> Result<Op, String>,
 }
 
-macro_rules! rows {
-    ($($op:ident $name:literal $takes:ident $about:literal $example:literal;)*) => {
+macro_rules! operations {
+    ($($(#[$doc:meta])* $op:ident($argument:ty) $name:literal $neutral:literal $acts:expr, $about:literal $example:literal;)*) => {
+        /// What an edit does to the value `x` at its address, and with what; `c` is the strength, `v̂` a unit vector.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op { $($(#[$doc])* $op($argument)),* }
+
         /// Every operation.
-        pub const OPS: &[OpSpec] = &[$(OpSpec { op: Op::$op, name: $name, takes: Takes::$takes, about: $about, example: $example }),*];
+        pub const OPS: &[OpSpec] = &[$(OpSpec {
+            name: $name, neutral: $neutral, acts: $acts, about: $about, example: $example,
+            read: |typed| <$argument>::of(typed).map(Op::$op),
+        }),*];
+
+        impl Op {
+            /// Its row.
+            pub fn spec(&self) -> &'static OpSpec {
+                enum Row { $($op),* }
+                &OPS[match self { $(Self::$op(_) => Row::$op as usize),* }]
+            }
+
+            /// What it works with.
+            pub fn argument(&self) -> &dyn Argument {
+                match self { $(Self::$op(argument) => argument),* }
+            }
+
+            /// Whether it works with a direction.
+            pub fn directed(&self) -> bool {
+                self.argument().mentions().directions[0].is_some()
+            }
+        }
     };
 }
 
-rows! {
-    Add "add" Direction "adds strength times a direction, unnormalised" "add:mood@resid_pre.4*0.5";
-    AddUnitNorm "add_unit_norm" Direction "adds a direction scaled to the local norm, at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
-    AddRenorm "add_renorm" Direction "adds strength times a direction, then restores the norm" "add_renorm:mood@resid_pre.4*0.5";
-    Icv "icv" Direction "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
-    ProjectOut "project_out" Direction "removes the component along a direction" "project_out:refusal@writes";
-    ScaleAlong "scale_along" Direction "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
-    ClampAlong "clamp_along" DirectionWithin "moves the component along a direction into bounds where it lies outside" "clamp_along:mood=-1..1@resid_pre.4";
-    SetAlong "set_along" DirectionTo "sets the component along a direction" "set_along:mood=2.5@resid_pre.4";
-    Swap "swap" TwoDirections "turns the component along one direction into one along another" "swap:mood>politeness@resid_pre.4";
-    Replace "replace" Direction "puts a vector in the value's place" "replace:mood@resid_pre.4:last";
-    Zero "zero" Units "sets units (neurons, heads, coordinates; all without a list) to 0" "zero:17,52@mlp_act.3";
-    Mean "mean" UnitsMean "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded" "mean:3@z.1:last";
-    Resample "resample" UnitsFrom "sets units to what they are on another text, at the same position" r#"resample:0,3="The king of Japan is"@z.2"#;
-    Scale "scale" Units "multiplies units by the strength" "scale:17@mlp_act.3*2";
-    Set "set" UnitsTo "sets units to a value" "set:17=3.5@mlp_act.3";
-    Rewrite "rewrite" UnitsTurn "turns what neurons write from one token to another, as an overlay on the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
-    Cut "cut" Edges "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
+operations! {
+    /// `x + c·v`, the direction as it is.
+    Add(DirectionName) "add" 0.0 Acts::Values, "adds strength times a direction, unnormalised" "add:mood@resid_pre.4*0.5";
+    /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
+    AddUnitNorm(DirectionName) "add_unit_norm" 0.0 Acts::Values, "adds a direction scaled to the local norm, at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
+    /// `y·‖x‖/‖y‖` with `y = x + c·v` (repeng's `normalize`).
+    AddRenorm(DirectionName) "add_renorm" 0.0 Acts::Values, "adds strength times a direction, then restores the norm" "add_renorm:mood@resid_pre.4*0.5";
+    /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)` (in-context vectors, Liu et al. 2023, 2311.06668).
+    Icv(DirectionName) "icv" 0.0 Acts::Values, "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
+    /// `x − c·(x·v̂)·v̂`.
+    ProjectOut(DirectionName) "project_out" 0.0 Acts::Values, "removes the component along a direction" "project_out:refusal@writes";
+    /// `x + (c − 1)·(x·v̂)·v̂`: 0 ablates, 1 changes nothing, −1 reflects.
+    ScaleAlong(DirectionName) "scale_along" 1.0 Acts::Values, "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
+    /// Moves `x·v̂` to the nearer bound where it lies outside; `c` of the way.
+    ClampAlong(DirectionWithin) "clamp_along" 0.0 Acts::Values, "moves the component along a direction into bounds where it lies outside" "clamp_along:mood=-1..1@resid_pre.4";
+    /// Moves `x·v̂` to a value; `c` of the way.
+    SetAlong(DirectionTo) "set_along" 0.0 Acts::Values, "sets the component along a direction" "set_along:mood=2.5@resid_pre.4";
+    /// `x − (x·ŝ)·ŝ + (x·ŝ)·t̂`; `c` of the way.
+    Swap(TwoDirections) "swap" 0.0 Acts::Values, "turns the component along one direction into one along another" "swap:mood>politeness@resid_pre.4";
+    /// `x + c·(v − x)`.
+    Replace(DirectionName) "replace" 0.0 Acts::Values, "puts a vector in the value's place" "replace:mood@resid_pre.4:last";
+    /// Units towards 0: `x·(1 − c)`.
+    Zero(Which) "zero" 0.0 Acts::Values, "sets units (neurons, heads, coordinates; all without a list) to 0" "zero:17,52@mlp_act.3";
+    /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
+    Mean(UnitsMean) "mean" 0.0 Acts::Values, "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded" "mean:3@z.1:last";
+    /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
+    Resample(UnitsAsIn) "resample" 0.0 Acts::Values, "sets units to what they are on another text, at the same position" r#"resample:0,3="The king of Japan is"@z.2"#;
+    /// Units times `c`.
+    Scale(Which) "scale" 1.0 Acts::Values, "multiplies units by the strength" "scale:17@mlp_act.3*2";
+    /// Units towards a value: `x + c·(value − x)`.
+    Set(UnitsTo) "set" 0.0 Acts::Values, "sets units to a value" "set:17=3.5@mlp_act.3";
+    /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
+    /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
+    Rewrite(UnitsTurn) "rewrite" 0.0
+        Acts::Only(Site::MlpAct, "`rewrite` changes what neurons write and is addressed by them: rewrite:17=\"A\">\"B\"@mlp_act.L"),
+        "turns what neurons write from one token to another, as an overlay on the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
+    /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
+    /// al. 2023, 2304.14767). A position always reads itself.
+    Cut(CutEdges) "cut" 0.0
+        Acts::Only(Site::AttnScores, "`cut` acts on the scores of attention: cut:2=0..4@attn_scores.L"),
+        "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
 }
 
-impl Op {
-    /// Its row.
-    pub fn spec(self) -> &'static OpSpec {
-        &OPS[self as usize]
+/// What an operation works with. It prints as it is read; what prints as nothing is left out, with its colon.
+pub trait Argument: fmt::Display {
+    /// Reads it; says what is missing.
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String>
+    where
+        Self: Sized;
+
+    /// What it mentions.
+    fn mentions(&self) -> Mentions<'_>;
+}
+
+/// What an argument mentions, to be looked up before the operation acts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mentions<'a> {
+    /// The direction, and the other one of an operation that works with two.
+    pub directions: [Option<&'a str>; 2],
+    /// The units; none for operations on directions. Heads at `q`, `k`, `v` and `z`.
+    pub units: Option<&'a Which>,
+    /// A statistics file.
+    pub statistics: Option<&'a str>,
+    /// Another text, on which values are taken.
+    pub text: Option<&'a str>,
+    /// Whether values are means over the prompt.
+    pub prompt_mean: bool,
+    /// Positions that cannot be read, in heads.
+    pub sources: Option<&'a Positions>,
+}
+
+impl<'a> Mentions<'a> {
+    fn direction(name: &'a str) -> Self {
+        Self {
+            directions: [Some(name), None],
+            ..Self::default()
+        }
     }
 
-    /// Whether it needs a direction.
-    pub fn directed(self) -> bool {
-        matches!(
-            self.spec().takes,
-            Takes::Direction | Takes::DirectionTo | Takes::DirectionWithin | Takes::TwoDirections
-        )
-    }
-
-    /// The strength at which it does nothing.
-    pub fn neutral(self) -> f32 {
-        if matches!(self, Self::Scale | Self::ScaleAlong) {
-            1.0
-        } else {
-            0.0
+    fn units(units: &'a Which) -> Self {
+        Self {
+            units: Some(units),
+            ..Self::default()
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What was typed after an operation's name, and what an answer to it has to name.
+#[derive(Clone, Copy)]
+pub struct ArgumentText<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) what: Piece<'a>,
+    pub(crate) address: &'a str,
+}
 
-    #[test]
-    fn rows_are_in_the_order_of_the_operations() {
-        for (i, spec) in OPS.iter().enumerate() {
-            assert_eq!(spec.op as usize, i, "{}", spec.name);
+impl<'a> ArgumentText<'a> {
+    fn wants(self, why: &str, example: &str) -> String {
+        let Self { op, address, .. } = self;
+        format!("`{op}` needs {why}: {op}:{example}@{address}")
+    }
+
+    fn direction(self, name: Piece<'_>, example: &str) -> Result<String, String> {
+        match name.trim().read()? {
+            name if name.is_empty() => Err(self.wants("a direction", example)),
+            name => Ok(name),
+        }
+    }
+
+    /// What stands before and after the last `=`.
+    fn split(self, why: &str, example: &str) -> Result<(Piece<'a>, Piece<'a>), String> {
+        let parts = self.what.rsplit_once('=');
+        parts.ok_or_else(|| self.wants(why, example))
+    }
+
+    /// Units, and the text or file after the first `=`.
+    fn from(self, why: &str, example: &str) -> Result<(Which, String), String> {
+        let parts = self.what.split_once('=');
+        let (list, from) = parts.ok_or_else(|| self.wants(why, example))?;
+        match from.read()? {
+            from if from.is_empty() => Err(self.wants(why, example)),
+            from => Ok((list.text.parse()?, from)),
+        }
+    }
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
+    value.ok_or_else(|| format!("`{text}` is no number"))
+}
+
+/// Which units of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// These.
+    List(Vec<u32>),
+    /// Those of a named set at each layer.
+    Set(String),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => Ok(()),
+            Self::List(units) => {
+                let units: Vec<String> = units.iter().map(u32::to_string).collect();
+                f.write_str(&units.join(","))
+            }
+            Self::Set(name) => write!(f, "{{{}}}", named(name)),
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            return match read(name.trim())?.as_str() {
+                "" => Err("`{}` names no set; write {NAME}".into()),
+                name => Ok(Self::Set(name.into())),
+            };
+        }
+        let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
+        let read = |unit: &str| {
+            unit.parse()
+                .map_err(|_| format!("`{unit}` is no unit number"))
+        };
+        let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
+        Ok(if units.is_empty() {
+            Self::All
+        } else {
+            Self::List(units)
+        })
+    }
+}
+
+impl Argument for Which {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        typed.what.text.parse()
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::units(self)
+    }
+}
+
+/// A direction's name or file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DirectionName(pub String);
+
+impl fmt::Display for DirectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&named(&self.0))
+    }
+}
+
+impl Argument for DirectionName {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        Ok(Self(typed.direction(typed.what, "NAME")?))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::direction(&self.0)
+    }
+}
+
+/// A direction and where its component goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DirectionTo(pub String, pub f32);
+
+impl fmt::Display for DirectionTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", named(&self.0), self.1)
+    }
+}
+
+impl Argument for DirectionTo {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let example = "NAME=2.5";
+        let (name, value) = typed.split("a direction and a value", example)?;
+        Ok(Self(typed.direction(name, example)?, number(value.text)?))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::direction(&self.0)
+    }
+}
+
+/// A direction and the bounds of its component.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DirectionWithin(pub String, pub f32, pub f32);
+
+impl fmt::Display for DirectionWithin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}..{}", named(&self.0), self.1, self.2)
+    }
+}
+
+impl Argument for DirectionWithin {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let example = "NAME=-1..2.5";
+        let (name, bounds) = typed.split("a direction and bounds", example)?;
+        let parts = bounds.text.split_once("..");
+        let (low, high) = parts.ok_or_else(|| typed.wants("bounds", example))?;
+        let (low, high) = (number(low)?, number(high)?);
+        if low > high {
+            return Err(format!("the bounds {low}..{high} are the wrong way round"));
+        }
+        Ok(Self(typed.direction(name, example)?, low, high))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::direction(&self.0)
+    }
+}
+
+/// The direction that is taken and the one that is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TwoDirections(pub String, pub String);
+
+impl fmt::Display for TwoDirections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}>{}", named(&self.0), named(&self.1))
+    }
+}
+
+impl Argument for TwoDirections {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let example = "FROM>TO";
+        let parts = typed.what.split_once('>');
+        let (from, to) = parts.ok_or_else(|| typed.wants("two directions", example))?;
+        Ok(Self(
+            typed.direction(from, example)?,
+            typed.direction(to, example)?,
+        ))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions {
+            directions: [Some(&self.0), Some(&self.1)],
+            ..Mentions::default()
+        }
+    }
+}
+
+/// Units, and the statistics file that has their means; over the prompt without one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitsMean(pub Which, pub Option<String>);
+
+impl fmt::Display for UnitsMean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(units, None) => write!(f, "{units}"),
+            Self(units, Some(file)) => write!(f, "{units}={}", named(file)),
+        }
+    }
+}
+
+impl Argument for UnitsMean {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        if typed.what.split_once('=').is_none() {
+            return Ok(Self(typed.what.text.parse()?, None));
+        }
+        let (why, example) = ("a statistics file", "17=FILE");
+        let (units, file) = typed.from(why, example)?;
+        match file.trim() {
+            "" => Err(typed.wants(why, example)),
+            file => Ok(Self(units, Some(file.to_string()))),
+        }
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions {
+            statistics: self.1.as_deref(),
+            prompt_mean: self.1.is_none(),
+            ..Mentions::units(&self.0)
+        }
+    }
+}
+
+/// Units and the text on which their values are taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitsAsIn(pub Which, pub String);
+
+impl fmt::Display for UnitsAsIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.0, quoted(&self.1))
+    }
+}
+
+impl Argument for UnitsAsIn {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let (units, text) = typed.from("a text", "17=\"another text\"")?;
+        Ok(Self(units, text))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions {
+            text: Some(&self.1),
+            ..Mentions::units(&self.0)
+        }
+    }
+}
+
+/// Units and their value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitsTo(pub Which, pub f32);
+
+impl fmt::Display for UnitsTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.0, self.1)
+    }
+}
+
+impl Argument for UnitsTo {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let (units, value) = typed.split("a value", "17=3.5")?;
+        Ok(Self(units.text.parse()?, number(value.text)?))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::units(&self.0)
+    }
+}
+
+/// Neurons, the token their value vectors turn away from, and the one they turn to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitsTurn(pub Which, pub String, pub String);
+
+impl fmt::Display for UnitsTurn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}>{}", self.0, quoted(&self.1), quoted(&self.2))
+    }
+}
+
+impl Argument for UnitsTurn {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let example = "17=\"A\">\"B\"";
+        let parts = typed.what.split_once('=');
+        let parts = parts.and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
+        let (list, (from, to)) =
+            parts.ok_or_else(|| typed.wants("neurons and two tokens", example))?;
+        let (from, to) = (from.read()?, to.read()?);
+        if from.is_empty() || to.is_empty() {
+            return Err(typed.wants("two tokens", example));
+        }
+        Ok(Self(list.text.parse()?, from, to))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions::units(&self.0)
+    }
+}
+
+/// Heads, and the positions that cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CutEdges(pub Which, pub Positions);
+
+impl fmt::Display for CutEdges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(heads, Positions::All) => write!(f, "{heads}"),
+            Self(heads, sources) => write!(f, "{heads}={sources}"),
+        }
+    }
+}
+
+impl Argument for CutEdges {
+    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+        let Some((heads, sources)) = typed.what.split_once('=') else {
+            return Ok(Self(typed.what.text.parse()?, Positions::All));
+        };
+        let sources = sources.text.trim().parse();
+        let sources = sources.map_err(|e: Error| e.to_string())?;
+        Ok(Self(heads.text.parse()?, sources))
+    }
+
+    fn mentions(&self) -> Mentions<'_> {
+        Mentions {
+            sources: Some(&self.1),
+            ..Mentions::units(&self.0)
         }
     }
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Edit;
+use super::intervention::Edit;
 use super::schedule::Mode;
 use crate::error::{Error, Result};
 use crate::model::Card;

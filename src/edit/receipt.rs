@@ -5,9 +5,14 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::intervention::EditId;
+
 /// What one edit did during a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
+    /// Which edit.
+    #[serde(skip)]
+    pub id: EditId,
     /// The edit as it prints.
     pub edit: String,
     /// Whether it was on and not neutral.
@@ -72,8 +77,8 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error
 /// What one edit did at one position.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fired {
-    /// Which edit, counted as receipts are.
-    pub edit: usize,
+    /// Which edit.
+    pub edit: EditId,
     /// The position.
     pub position: usize,
     /// How many addresses it changed there.

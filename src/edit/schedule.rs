@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Edit, Place};
+use super::intervention::{Edit, EditIds, Place};
 use crate::error::Result;
 use crate::model::Fingerprint;
 use crate::model::network::blueprint::Blueprint;
@@ -60,9 +60,14 @@ pub struct Schedule {
 impl Schedule {
     /// The same edits from the first position on.
     pub fn always(edits: Vec<Edit>) -> Self {
-        Self {
-            stages: vec![Stage { since: 0, edits }],
-        }
+        let mut schedule = Self::none();
+        schedule.change(0, edits);
+        schedule
+    }
+
+    /// Every edit of every stage.
+    fn edits(&self) -> impl Iterator<Item = &Edit> {
+        self.stages.iter().flat_map(|s| &s.edits)
     }
 
     /// The same with one more edit, in force from the first position on.
@@ -73,8 +78,10 @@ impl Schedule {
             let edits = Vec::new();
             stages.insert(0, Stage { since: 0, edits });
         }
+        let mut ids = EditIds::of(self.edits());
         for stage in &mut stages {
             stage.edits.push(edit.clone());
+            ids.give(&mut stage.edits);
         }
         Self { stages }
     }
@@ -103,8 +110,9 @@ impl Schedule {
         })
     }
 
-    /// The edits in force from `position` on are these.
-    pub fn change(&mut self, position: usize, edits: Vec<Edit>) {
+    /// The edits in force from `position` on are these. One without an id is the equal one that was in force, if there is one.
+    pub fn change(&mut self, position: usize, mut edits: Vec<Edit>) {
+        EditIds::of(self.edits().chain(&edits)).give(&mut edits);
         self.stages.retain(|s| s.since < position);
         self.stages.push(Stage {
             since: position,
@@ -121,13 +129,12 @@ impl Schedule {
 
     /// Whether nothing is ever changed.
     pub fn is_idle(&self) -> bool {
-        !self.stages.iter().any(|s| s.edits.iter().any(Edit::active))
+        !self.edits().any(Edit::active)
     }
 
     /// Whether what an active edit does depends on which tokens the prompt has ([`Edit::reads_prompt`]).
     pub fn reads_prompt(&self) -> bool {
-        let mut edits = self.stages.iter().flat_map(|s| &s.edits);
-        edits.any(|e| e.active() && e.reads_prompt())
+        self.edits().any(|e| e.active() && e.reads_prompt())
     }
 
     /// The first position at which any edit was in force.
@@ -143,8 +150,7 @@ impl Schedule {
 
     /// Whether any active edit acts at a site.
     pub fn acts_at(&self, site: Site) -> bool {
-        let edits = self.stages.iter().flat_map(|s| &s.edits);
-        edits
+        self.edits()
             .filter(|e| e.active())
             .any(|e| e.place != Place::Writes && e.place.site() == site)
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::Edit;
+use crate::edit::direction::{Direction, places};
 use crate::edit::receipt::{Fired, Receipt};
 use crate::edit::unit_set::UnitSet;
 use crate::error::Result;
@@ -24,6 +25,7 @@ use crate::lab::sample::Sampling;
 use crate::lab::writer::Beside;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
+use crate::model::network::site::Address;
 
 pub use crate::edit::schedule::Mode;
 
@@ -185,10 +187,47 @@ pub struct Rival {
 pub struct Known {
     /// Its name.
     pub name: String,
-    /// Where it was measured, and what else is known of it.
-    pub about: String,
+    /// Where it has a vector, in order.
+    pub addresses: Vec<Address>,
+    /// Whether nothing says where those were measured: the addresses are stand-ins.
+    pub anywhere: bool,
+    /// Euclidean length of the first vector.
+    pub length: f32,
+    /// What to know before it is used, and how it was made, in sentences.
+    pub remarks: Vec<String>,
     /// The strength to start with.
     pub strength: f32,
+}
+
+impl Known {
+    /// What is told of a direction under a name.
+    pub fn of(name: &str, direction: &Direction) -> Self {
+        Self {
+            name: name.to_string(),
+            addresses: direction.rows.iter().map(|(at, _)| *at).collect(),
+            anywhere: direction.origin.anywhere,
+            length: direction.norm(),
+            remarks: direction.origin.cautions.clone(),
+            strength: direction.origin.strength,
+        }
+    }
+
+    /// Where it was measured first; none where nothing says that.
+    pub fn home(&self) -> Option<Address> {
+        let first = self.addresses.first().copied();
+        first.filter(|_| !self.anywhere)
+    }
+
+    /// Where it was measured and what else is known of it, for people.
+    pub fn about(&self) -> String {
+        let mut parts = vec![format!(
+            "{}, length {:.2}",
+            places(&self.addresses, self.anywhere),
+            self.length
+        )];
+        parts.extend_from_slice(&self.remarks);
+        parts.join("; ")
+    }
 }
 
 /// How far the loading of a model is.

@@ -350,6 +350,11 @@ impl Position {
     ///
     /// When the text has no such position.
     pub fn within(self, tokens: usize) -> Result<usize> {
+        self.named("position", tokens)
+    }
+
+    /// The same, for a parameter of this name.
+    pub(super) fn named(self, name: &str, tokens: usize) -> Result<usize> {
         let at = if self.0 < 0 {
             self.0 + tokens as i64
         } else {
@@ -362,7 +367,7 @@ impl Position {
             "a position from 0 to {}, or -1 for the last",
             tokens.saturating_sub(1)
         );
-        Err(Error::argument("position", self.0.to_string(), expected))
+        Err(Error::argument(name, self.0.to_string(), expected))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Edits at work: a schedule ready to run on a model, with a tally of what every edit did where.
 //!
-//! Formulas are in `lab/change/`, what they need in `lab/prepare.rs`. Invariants: a neutral edit is never applied; values
+//! Formulas are in `lab/change/`; `lab/compile.rs` makes a program. Invariants: a neutral edit is never applied; values
 //! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
 //! conditions, which must be known before the edit acts).
 //! To add an operation, see [`crate::edit::op`].
@@ -11,41 +11,35 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::change::{self, Change};
-use super::lookup::Lookup;
-use super::prepare::{Prepared, prepare};
-use super::shelf::places;
 use super::silence::silence;
-use super::watch::{Watch, Watched};
-use crate::edit::direction::unit;
+use super::watch::Watch;
+use crate::edit::Edit;
 use crate::edit::receipt::{Fired, Receipt};
-use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, What};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::Span;
 
 /// One edit at one address.
 #[derive(Clone, Debug)]
-struct Act {
-    edit: Edit,
-    receipt: usize,
-    span: Range<usize>,
-    change: Change,
+pub(crate) struct Act {
+    pub(crate) edit: Edit,
+    pub(crate) receipt: usize,
+    pub(crate) span: Range<usize>,
+    pub(crate) change: Change,
     /// Which of the program's watches must hold.
-    watch: Option<usize>,
+    pub(crate) watch: Option<usize>,
 }
 
 /// What one edit did so far.
 #[derive(Clone, Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     fired: usize,
     relative: f64,
     /// Whether a pass broke off because of it.
     broken: bool,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
-    rules: Vec<(Edit, Range<usize>, Option<usize>)>,
+    pub(crate) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
 
 /// Ratios of a pass that has not been read back.
@@ -64,12 +58,12 @@ pub struct Program {
     bound: Option<Vec<u32>>,
     /// The first rows of a batch that edits act on; the rest run unedited beside them.
     rows: Option<usize>,
-    acts: HashMap<Address, Vec<Act>>,
+    pub(crate) acts: HashMap<Address, Vec<Act>>,
     /// Neurons whose values an overlay needs when their MLP returns.
-    remembered: HashMap<Address, Option<Tensor>>,
-    watches: Vec<Watch>,
-    receipts: Vec<Receipt>,
-    tallies: Vec<Tally>,
+    pub(crate) remembered: HashMap<Address, Option<Tensor>>,
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) receipts: Vec<Receipt>,
+    pub(crate) tallies: Vec<Tally>,
     pending: Vec<Pending>,
     measured: Vec<(usize, usize, f64)>,
     latest: Vec<Fired>,
@@ -87,106 +81,12 @@ pub enum Null {
 }
 
 impl Program {
-    /// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens spelled `pieces`.
-    /// Receipts come in the order of the latest stage's edits; earlier stages share them by text.
-    pub fn compile(
-        schedule: &Schedule,
-        prompt: usize,
-        pieces: &[Vec<u8>],
-        model: &Model,
-        lookup: &mut dyn Lookup,
-        null: Null,
-    ) -> Result<Self> {
-        let mut program = Self {
+    /// A program without edits, for a run whose prompt has so many tokens.
+    pub(crate) fn after(prompt: usize) -> Self {
+        Self {
             prompt,
             ..Self::default()
-        };
-        for edit in schedule.latest() {
-            program.receipt_for(edit);
         }
-        for (span, edits) in schedule.spans() {
-            for edit in edits.iter().filter(|e| e.active()) {
-                let receipt = program.receipt_for(edit);
-                let mut resolved = edit.clone();
-                resolved.positions = edit.positions.resolve(pieces)?;
-                if let What::Edges(_, sources) = &mut resolved.what {
-                    *sources = sources.resolve(pieces)?;
-                }
-                let (places, caution) = places(edit, model.card.layers, lookup)?;
-                program.receipts[receipt].remark(&caution);
-                let watch = program.watch(&resolved, &places, model, lookup)?;
-                let rule = (resolved.clone(), span.clone(), watch);
-                program.tallies[receipt].rules.push(rule);
-                for at in places {
-                    model.offers(at)?;
-                    let Some(ready) = prepare(&resolved, at, model, lookup, null)? else {
-                        continue;
-                    };
-                    let Prepared {
-                        at: place,
-                        change,
-                        note,
-                    } = ready;
-                    model.offers(place)?;
-                    program.receipts[receipt].remark(&note);
-                    if place != at {
-                        program.remembered.insert(at, None);
-                    }
-                    program.acts.entry(place).or_default().push(Act {
-                        edit: resolved.clone(),
-                        receipt,
-                        span: span.clone(),
-                        change,
-                        watch,
-                    });
-                }
-            }
-        }
-        program.explain();
-        Ok(program)
-    }
-
-    /// The watch of an edit's condition; equal ones of one stage are shared by position anyway, so each edit has its own.
-    fn watch(
-        &mut self,
-        edit: &Edit,
-        places: &[Address],
-        model: &Model,
-        lookup: &mut dyn Lookup,
-    ) -> Result<Option<usize>> {
-        use crate::edit::condition::Probe;
-        let Some(condition) = &edit.when else {
-            return Ok(None);
-        };
-        let refused = |why: String| Error::BadEdit {
-            edit: edit.to_string(),
-            why,
-        };
-        let watched = match &condition.probe {
-            Probe::Along(name, at) => {
-                crate::model::network::site::check_layer(*at, model.card.layers)?;
-                model.offers(*at)?;
-                // What an overlay changes comes later than the neurons it is addressed by.
-                if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
-                    return Err(refused(format!(
-                        "its condition looks at {at}, which the pass reaches only after {early}. Look at an earlier address."
-                    )));
-                }
-                let vector = lookup.direction(name, *at)?;
-                let width = model.width(at.site);
-                if vector.len() != width {
-                    return Err(refused(format!(
-                        "direction `{name}` has {} numbers and {at} has {width}",
-                        vector.len()
-                    )));
-                }
-                let vector = Tensor::new(unit(&vector), &model.transformer.device)?;
-                Watched::Along(*at, vector)
-            }
-            Probe::Probability(text) => Watched::Probability(lookup.token(text)?),
-        };
-        self.watches.push(Watch::new(condition.clone(), watched));
-        Ok(Some(self.watches.len() - 1))
     }
 
     /// Ties it to the prompt that it was prepared for.
@@ -218,15 +118,16 @@ impl Program {
         ))
     }
 
-    fn receipt_for(&mut self, edit: &Edit) -> usize {
-        let text = edit.to_string();
-        if let Some(i) = self.receipts.iter().position(|r| r.edit == text) {
+    /// The receipt of an edit, begun where it has none.
+    pub(crate) fn receipt_for(&mut self, edit: &Edit) -> usize {
+        if let Some(i) = self.receipts.iter().position(|r| r.id == edit.id) {
             self.receipts[i].active |= edit.active();
             return i;
         }
         let neutral = edit.on && !edit.active();
         self.receipts.push(Receipt {
-            edit: text,
+            id: edit.id,
+            edit: edit.to_string(),
             active: edit.active(),
             why: if neutral {
                 format!("at strength {} it changes nothing", edit.strength)
@@ -467,7 +368,7 @@ impl Program {
             self.tallies[receipt].fired += group.len();
             self.tallies[receipt].relative += sum;
             self.latest.push(Fired {
-                edit: receipt,
+                edit: self.receipts[receipt].id,
                 position,
                 fired: group.len(),
                 relative: (sum / group.len() as f64) as f32,
@@ -480,7 +381,7 @@ impl Program {
     }
 
     /// Fills the receipts from the tallies, with the reason where an edit has changed nothing.
-    fn explain(&mut self) {
+    pub(crate) fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
             receipt.not_finite = tally.broken || !tally.relative.is_finite();
@@ -559,11 +460,11 @@ impl Program {
         &self.receipts
     }
 
-    /// Keeps counting where an earlier program stopped, for edits with the same text.
+    /// Keeps counting where an earlier program stopped, for the same edits.
     pub fn carry(&mut self, earlier: &Self) {
         self.seen = self.seen.max(earlier.seen);
         for (i, receipt) in self.receipts.iter().enumerate() {
-            if let Some(j) = earlier.receipts.iter().position(|r| r.edit == receipt.edit) {
+            if let Some(j) = earlier.receipts.iter().position(|r| r.id == receipt.id) {
                 let (own, old) = (&mut self.tallies[i], &earlier.tallies[j]);
                 own.fired = old.fired;
                 own.relative = old.relative;

@@ -18,9 +18,9 @@ use super::target::Target;
 use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::model::checkpoint::weights::Precision;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::finite;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
@@ -137,7 +137,7 @@ pub(crate) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
     for (_, edits) in run.schedule.spans() {
         for edit in edits.iter().filter(|e| e.active()) {
             for at in edit.place.addresses(layers)? {
-                out.insert(if edit.op == Op::Rewrite {
+                out.insert(if matches!(edit.op, Op::Rewrite(_)) {
                     Site::MlpOut.at(usize::from(at.layer))
                 } else {
                     at

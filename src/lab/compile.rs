@@ -5,28 +5,22 @@
 
 use std::collections::HashMap;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
-use super::apply::{Null, Program};
+use super::apply::{Act, Null, Program};
 use super::bench::Bench;
-use super::prepare::{sizes, unit_size};
+use super::prepare::{Prepared, prepare, sizes, unit_size};
 use super::run::Run;
-use super::shelf::Shelf;
-use crate::edit::op::Op;
-use crate::edit::{Edit, What, Which};
-use crate::error::Result;
-use crate::model::network::site::Address;
-
-/// What was measured for a program.
-#[derive(Default)]
-pub(crate) struct Measured {
-    /// Means over the prompt, and over what they were taken.
-    pub(crate) means: HashMap<Address, (Vec<f32>, String)>,
-    /// Addresses on other texts, `[positions * width]`, and which texts.
-    pub(crate) others: HashMap<(String, Address), (Vec<f32>, String)>,
-    /// How large units are.
-    pub(crate) sizes: HashMap<Address, Vec<f32>>,
-}
+use super::shelf::{Measured, Shelf};
+use super::watch::{Watch, Watched};
+use crate::edit::condition::Probe;
+use crate::edit::direction::unit;
+use crate::edit::op::{CutEdges, Op, Which};
+use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::network::site::{Address, check_layer};
 
 impl Bench {
     /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
@@ -52,8 +46,7 @@ impl Bench {
             opened: HashMap::new(),
             read: HashMap::new(),
         };
-        let mut program =
-            Program::compile(schedule, run.prompt, &pieces, &self.model, &mut shelf, null)?;
+        let mut program = program(schedule, run.prompt, &pieces, &self.model, &mut shelf, null)?;
         if schedule.reads_prompt() || matches!(null, Null::Random(_)) {
             program.bind(given);
         }
@@ -76,18 +69,17 @@ impl Bench {
         null: Null,
         measured: &mut Measured,
     ) -> Result<()> {
-        match &edit.what {
-            What::Units(_) if edit.op == Op::Mean && !measured.means.contains_key(&at) => {
-                let mean = self.mean(at, prompt)?;
-                measured.means.insert(at, mean);
-            }
-            What::UnitsAsIn(_, text) => {
-                let other = self.other(text, at)?;
-                measured.others.insert((text.clone(), at), other);
-            }
-            _ => {}
+        let mentions = edit.op.argument().mentions();
+        if mentions.prompt_mean && !measured.means.contains_key(&at) {
+            let mean = self.mean(at, prompt)?;
+            measured.means.insert(at, mean);
         }
-        let drawn = edit.op != Op::Cut && edit.which().is_some_and(|which| *which != Which::All);
+        if let Some(text) = mentions.text {
+            let other = self.other(text, at)?;
+            measured.others.insert((text.to_string(), at), other);
+        }
+        let drawn = mentions.units.is_some_and(|which| *which != Which::All);
+        let drawn = drawn && mentions.sources.is_none();
         if matches!(null, Null::Random(_)) && drawn && !measured.sizes.contains_key(&at) {
             let recording = self.record(&Run::plain(prompt.to_vec()), &[at])?;
             let sizes = sizes(recording.get(at)?, unit_size(at.site, &self.model))?;
@@ -128,4 +120,140 @@ impl Bench {
         let note = format!("mean over {} tokens of this prompt", rows.len());
         Ok((mean.collect(), note))
     }
+}
+
+/// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens spelled `pieces`.
+/// Receipts come in the order of the latest stage's edits; earlier stages share them.
+fn program(
+    schedule: &Schedule,
+    prompt: usize,
+    pieces: &[Vec<u8>],
+    model: &Model,
+    shelf: &mut Shelf,
+    null: Null,
+) -> Result<Program> {
+    let mut program = Program::after(prompt);
+    for edit in schedule.latest() {
+        program.receipt_for(edit);
+    }
+    for (span, edits) in schedule.spans() {
+        for edit in edits.iter().filter(|e| e.active()) {
+            let receipt = program.receipt_for(edit);
+            let mut resolved = edit.clone();
+            resolved.positions = edit.positions.resolve(pieces)?;
+            if let Op::Cut(CutEdges(_, sources)) = &mut resolved.op {
+                *sources = sources.resolve(pieces)?;
+            }
+            let (places, caution) = places(edit, model.card.layers, shelf)?;
+            program.receipts[receipt].remark(&caution);
+            let watched = watch(&resolved, &places, model, shelf)?;
+            let watch = watched.map(|watch| {
+                program.watches.push(watch);
+                program.watches.len() - 1
+            });
+            let rule = (resolved.clone(), span.clone(), watch);
+            program.tallies[receipt].rules.push(rule);
+            for at in places {
+                model.offers(at)?;
+                let Some(ready) = prepare(&resolved, at, model, shelf, null)? else {
+                    continue;
+                };
+                let Prepared {
+                    at: place,
+                    change,
+                    note,
+                } = ready;
+                model.offers(place)?;
+                program.receipts[receipt].remark(&note);
+                if place != at {
+                    program.remembered.insert(at, None);
+                }
+                program.acts.entry(place).or_default().push(Act {
+                    edit: resolved.clone(),
+                    receipt,
+                    span: span.clone(),
+                    change,
+                    watch,
+                });
+            }
+        }
+    }
+    program.explain();
+    Ok(program)
+}
+
+/// The watch of an edit's condition; equal ones of one stage are shared by position anyway, so each edit has its own.
+fn watch(
+    edit: &Edit,
+    places: &[Address],
+    model: &Model,
+    shelf: &mut Shelf,
+) -> Result<Option<Watch>> {
+    let Some(condition) = &edit.when else {
+        return Ok(None);
+    };
+    let refused = |why: String| Error::BadEdit {
+        edit: edit.to_string(),
+        why,
+    };
+    let watched = match &condition.probe {
+        Probe::Along(name, at) => {
+            check_layer(*at, model.card.layers)?;
+            model.offers(*at)?;
+            // What an overlay changes comes later than the neurons it is addressed by.
+            if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
+                return Err(refused(format!(
+                    "its condition looks at {at}, which the pass reaches only after {early}. Look at an earlier address."
+                )));
+            }
+            let vector = shelf.direction(name, *at)?;
+            let width = model.width(at.site);
+            if vector.len() != width {
+                return Err(refused(format!(
+                    "direction `{name}` has {} numbers and {at} has {width}",
+                    vector.len()
+                )));
+            }
+            let vector = Tensor::new(unit(&vector), &model.transformer.device)?;
+            Watched::Along(*at, vector)
+        }
+        Probe::Probability(text) => Watched::Probability(shelf.token(text)?),
+    };
+    Ok(Some(Watch::new(condition.clone(), watched)))
+}
+
+/// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
+/// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
+/// error when it is prepared.
+fn places(edit: &Edit, layers: usize, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
+    let all = edit.place.addresses(layers)?;
+    let names = edit.op.argument().mentions().directions;
+    let names: Vec<&str> = names.into_iter().flatten().collect();
+    let mut cautions: Vec<String> = Vec::new();
+    for name in &names {
+        let caution = shelf.caution(name)?;
+        if !caution.is_empty() && !cautions.contains(&caution) {
+            cautions.push(caution);
+        }
+    }
+    let (mut held, mut missing) = (Vec::new(), Vec::new());
+    for at in &all {
+        let mut here = true;
+        for name in &names {
+            here &= shelf.has(name, *at)?;
+        }
+        if here {
+            held.push(*at);
+        } else {
+            missing.push(at.to_string());
+        }
+    }
+    if !matches!(edit.place, Place::Every(_)) || held.is_empty() {
+        return Ok((all, cautions.join("; ")));
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        cautions.push(format!("no vector for {missing}, left as it is"));
+    }
+    Ok((held, cautions.join("; ")))
 }

@@ -13,10 +13,10 @@ use super::pass::{Logits, Pass};
 use super::run::Run;
 use super::sample::{Sampling, kl};
 use super::writer::{Beside, Needs, Writer};
-use crate::edit::op::Op;
+use crate::edit::Edit;
+use crate::edit::op::Which;
 use crate::edit::receipt::Receipt;
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Which};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::tokenizer::{Bos, Tokenizer};
@@ -50,7 +50,7 @@ impl Bench {
         for receipt in receipts.iter_mut().filter(|r| r.active) {
             let mut alone = run.schedule.clone();
             for stage in &mut alone.stages {
-                stage.edits.retain(|e| e.to_string() == receipt.edit);
+                stage.edits.retain(|e| e.id == receipt.id);
             }
             let moved = self.moved(run, &alone, None, &plain)?;
             let first = run.tokens.len() - moved.len();
@@ -64,7 +64,11 @@ impl Bench {
             receipt.seed = run.seed;
             // Every unit of a site has no null of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
-            if !edits.any(|e| e.op != Op::Cut && e.which() == Some(&Which::All)) {
+            let whole = |e: &Edit| {
+                let mentions = e.op.argument().mentions();
+                mentions.sources.is_none() && mentions.units == Some(&Which::All)
+            };
+            if !edits.any(whole) {
                 let null = self.moved(run, &alone, Some(run.seed), &plain)?;
                 receipt.null = Some(mean(&null));
             }

@@ -8,11 +8,13 @@ use candle_core::{DType, Device, Tensor};
 use super::apply::Null;
 use super::change::{Change, Numbers};
 use super::cut::Cut;
-use super::lookup::Lookup;
+use super::shelf::Shelf;
+use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
-use crate::edit::op::Op;
-use crate::edit::positions::Positions;
-use crate::edit::{Edit, What, Which};
+use crate::edit::op::{
+    CutEdges, DirectionName, DirectionTo, DirectionWithin, Op, TwoDirections, UnitsAsIn, UnitsMean,
+    UnitsTo, UnitsTurn, Which,
+};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::network::finite;
@@ -34,7 +36,7 @@ pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
     model: &Model,
-    lookup: &mut dyn Lookup,
+    shelf: &mut Shelf,
     null: Null,
 ) -> Result<Option<Prepared>> {
     let device = &model.transformer.device;
@@ -43,22 +45,35 @@ pub(crate) fn prepare(
         edit: edit.to_string(),
         why,
     };
-    if let What::Edges(which, sources) = &edit.what {
-        return edges(edit, (which, sources), at, model, lookup, null);
-    }
-    let numbers = |v: Vec<f32>| Numbers::new(v, width, device);
-    let c = f64::from(edit.strength);
-    let mut note = String::new();
     let units = match edit.which() {
         None => Units::default(),
-        Some(which) => match units(edit, which, at, model, lookup, null)? {
+        Some(which) => match units(edit, which, at, model, shelf, null)? {
             Some(units) => units,
             None => return Ok(None),
         },
     };
+    let numbers = |v: Vec<f32>| Numbers::new(v, width, device);
     let mask = || Numbers::new(units.mask(width), width, device);
+    let c = f64::from(edit.strength);
+    let towards = |mask, target| {
+        Ok::<_, Error>(Change::Towards {
+            mask,
+            target: numbers(target)?,
+            strength: c,
+        })
+    };
+    // Values that somebody measured, as many as fit.
+    let fitting = |source: &str, target: Vec<f32>| {
+        if target.is_empty() || target.len() % width != 0 {
+            return Err(refused(format!(
+                "`{source}` has {} numbers for {at}, which has {width}",
+                target.len()
+            )));
+        }
+        Ok(target)
+    };
     let mut direction = |name: &str| -> Result<Vec<f32>> {
-        let vector = lookup.direction(name, at)?;
+        let vector = shelf.direction(name, at)?;
         if vector.len() != width {
             return Err(refused(format!(
                 "direction `{name}` has {} numbers and {at} has {width}: it was made for another model or site",
@@ -72,91 +87,65 @@ pub(crate) fn prepare(
         })
     };
     let scaled = |v: Vec<f32>| numbers(v.iter().map(|x| x * edit.strength).collect());
-    let mut place = at;
-    let change = match &edit.what {
-        What::Direction(name) => {
-            let vector = direction(name)?;
-            match edit.op {
-                Op::Add => Change::Add(scaled(vector)?),
-                Op::AddRenorm => Change::AddRenorm(scaled(vector)?),
-                Op::Icv => Change::Icv(numbers(unit(&vector))?, c),
-                Op::AddUnitNorm => {
-                    if c.abs() > 1.0 {
-                        note = "the strength is capped at once the local norm".into();
-                    }
-                    Change::AddUnitNorm(numbers(unit(&vector))?, c.clamp(-1.0, 1.0))
-                }
-                Op::ScaleAlong => Change::ProjectOut(numbers(unit(&vector))?, 1.0 - c),
-                Op::Replace => Change::Towards {
-                    mask: Numbers::new(vec![1; width], width, device)?,
-                    target: numbers(vector)?,
-                    strength: c,
-                },
-                _ => Change::ProjectOut(numbers(unit(&vector))?, c),
+    let along = |v: Vec<f32>| numbers(unit(&v));
+    let (mut place, mut note) = (at, String::new());
+    let change = match &edit.op {
+        Op::Add(DirectionName(name)) => Change::Add(scaled(direction(name)?)?),
+        Op::AddRenorm(DirectionName(name)) => Change::AddRenorm(scaled(direction(name)?)?),
+        Op::Icv(DirectionName(name)) => Change::Icv(along(direction(name)?)?, c),
+        Op::AddUnitNorm(DirectionName(name)) => {
+            if c.abs() > 1.0 {
+                note = "the strength is capped at once the local norm".into();
             }
+            Change::AddUnitNorm(along(direction(name)?)?, c.clamp(-1.0, 1.0))
         }
-        What::DirectionTo(name, value) => {
-            Change::SetAlong(numbers(unit(&direction(name)?))?, f64::from(*value), c)
+        Op::ProjectOut(DirectionName(name)) => Change::ProjectOut(along(direction(name)?)?, c),
+        Op::ScaleAlong(DirectionName(name)) => {
+            Change::ProjectOut(along(direction(name)?)?, 1.0 - c)
         }
-        What::DirectionWithin(name, low, high) => Change::ClampAlong {
-            unit: numbers(unit(&direction(name)?))?,
+        Op::ClampAlong(DirectionWithin(name, low, high)) => Change::ClampAlong {
+            unit: along(direction(name)?)?,
             low: f64::from(*low),
             high: f64::from(*high),
             strength: c,
         },
-        What::Swap(from, to) => Change::Swap {
-            from: numbers(unit(&direction(from)?))?,
-            to: numbers(unit(&direction(to)?))?,
-            strength: c,
-        },
-        What::UnitsTo(_, value) => Change::Towards {
-            mask: mask()?,
-            target: numbers(vec![*value; width])?,
-            strength: c,
-        },
-        What::UnitsFrom(_, source) | What::UnitsAsIn(_, source) => {
-            let (target, from) = if matches!(edit.what, What::UnitsFrom(..)) {
-                lookup.statistic(source, at)?
-            } else {
-                lookup.other(source, at)?
-            };
-            note = from;
-            if target.is_empty() || target.len() % width != 0 {
-                return Err(refused(format!(
-                    "`{source}` has {} numbers for {at}, which has {width}",
-                    target.len()
-                )));
-            }
-            Change::Towards {
-                mask: mask()?,
-                target: numbers(target)?,
-                strength: c,
-            }
+        Op::SetAlong(DirectionTo(name, value)) => {
+            Change::SetAlong(along(direction(name)?)?, f64::from(*value), c)
         }
-        What::Units(_) if edit.op == Op::Scale => Change::Times {
+        Op::Swap(TwoDirections(from, to)) => Change::Swap {
+            from: along(direction(from)?)?,
+            to: along(direction(to)?)?,
+            strength: c,
+        },
+        Op::Replace(DirectionName(name)) => {
+            let all = Numbers::new(vec![1; width], width, device)?;
+            towards(all, direction(name)?)?
+        }
+        Op::Zero(_) => towards(mask()?, vec![0.0; width])?,
+        Op::Set(UnitsTo(_, value)) => towards(mask()?, vec![*value; width])?,
+        Op::Scale(_) => Change::Times {
             mask: mask()?,
             factor: c,
         },
-        What::Units(_) => {
-            let target = if edit.op == Op::Mean {
-                let (mean, from) = lookup.mean(at)?;
-                note = from;
-                mean
-            } else {
-                vec![0.0; width]
-            };
-            Change::Towards {
-                mask: mask()?,
-                target: numbers(target)?,
-                strength: c,
-            }
+        Op::Mean(UnitsMean(_, None)) => {
+            let (mean, from) = shelf.mean(at)?;
+            note = from;
+            towards(mask()?, mean)?
         }
-        // Prepared above.
-        What::Edges(..) => return Ok(None),
-        What::Turn(_, from, to) => {
+        Op::Mean(UnitsMean(_, Some(file))) => {
+            let (mean, from) = shelf.statistic(file, at)?;
+            note = from;
+            towards(mask()?, fitting(file, mean)?)?
+        }
+        Op::Resample(UnitsAsIn(_, text)) => {
+            let (other, from) = shelf.other(text, at)?;
+            note = from;
+            towards(mask()?, fitting(text, other)?)?
+        }
+        Op::Rewrite(UnitsTurn(_, from, to)) => {
             let layer = usize::from(at.layer);
             place = Site::MlpOut.at(layer);
-            let (from, to) = (lookup.token(from)?, lookup.token(to)?);
+            let (from, to) = (shelf.token(from)?, shelf.token(to)?);
             let deltas = model.transformer.turned_values(
                 layer,
                 &units.list,
@@ -169,64 +158,29 @@ pub(crate) fn prepare(
                 deltas: Numbers::new(deltas.flatten_all()?.to_vec1()?, width, device)?,
             }
         }
+        Op::Cut(CutEdges(_, sources)) => {
+            if edit.strength > 1.0 {
+                return Err(refused(
+                    "a cut takes away at most everything: use a strength up to 1".into(),
+                ));
+            }
+            note = "its size is the share of attention that moved elsewhere".into();
+            Change::Cut(Cut {
+                heads: units.list,
+                sources: vec![sources.clone()],
+                strength: c,
+                window: model.transformer.blueprint.layers[usize::from(at.layer)].window,
+                null: match null {
+                    Null::No => None,
+                    Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
+                },
+            })
+        }
     };
     Ok(Some(Prepared {
         at: place,
         change,
         note,
-    }))
-}
-
-/// A cut of edges between positions.
-fn edges(
-    edit: &Edit,
-    (which, sources): (&Which, &Positions),
-    at: Address,
-    model: &Model,
-    lookup: &mut dyn Lookup,
-    null: Null,
-) -> Result<Option<Prepared>> {
-    let refused = |why: String| Error::BadEdit {
-        edit: edit.to_string(),
-        why,
-    };
-    let layer = usize::from(at.layer);
-    let heads = match which {
-        Which::All => Vec::new(),
-        Which::List(heads) => heads.clone(),
-        Which::Set(name) => {
-            let heads = lookup.units(name, Site::Z.at(layer))?;
-            if heads.is_empty() {
-                return Ok(None);
-            }
-            heads
-        }
-    };
-    let count = model.card.heads;
-    if let Some(bad) = heads.iter().find(|h| **h as usize >= count) {
-        return Err(refused(format!(
-            "head {bad} is past the end; {at} has {count}, 0 to {}",
-            count - 1
-        )));
-    }
-    if edit.strength > 1.0 {
-        return Err(refused(
-            "a cut takes away at most everything: use a strength up to 1".into(),
-        ));
-    }
-    Ok(Some(Prepared {
-        at,
-        change: Change::Cut(Cut {
-            heads,
-            sources: vec![sources.clone()],
-            strength: f64::from(edit.strength),
-            window: model.transformer.blueprint.layers[layer].window,
-            null: match null {
-                Null::No => None,
-                Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
-            },
-        }),
-        note: "its size is the share of attention that moved elsewhere".into(),
     }))
 }
 
@@ -260,26 +214,31 @@ pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
     }
 }
 
+/// The units of an edit at one of its addresses; of a cut those are heads, as at `z`.
 fn units(
     edit: &Edit,
     which: &Which,
     at: Address,
     model: &Model,
-    lookup: &mut dyn Lookup,
+    shelf: &mut Shelf,
     null: Null,
 ) -> Result<Option<Units>> {
-    let size = unit_size(at.site, model);
-    let count = model.width(at.site) / size;
+    let cut = matches!(edit.op, Op::Cut(_));
+    let (own, word) = if cut {
+        (Site::Z.at(usize::from(at.layer)), "head")
+    } else {
+        (at, "unit")
+    };
+    let size = unit_size(own.site, model);
+    let count = model.width(own.site) / size;
     let mut list = match which {
-        Which::All if edit.op == Op::Rewrite => (0..count as u32).collect(),
+        Which::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
         Which::All => {
-            return Ok(Some(Units {
-                list: Vec::new(),
-                size,
-            }));
+            let list = Vec::new();
+            return Ok(Some(Units { list, size }));
         }
         Which::List(list) => list.clone(),
-        Which::Set(name) => lookup.units(name, at)?,
+        Which::Set(name) => shelf.units(name, own)?,
     };
     if list.is_empty() {
         return Ok(None);
@@ -288,13 +247,16 @@ fn units(
         return Err(Error::BadEdit {
             edit: edit.to_string(),
             why: format!(
-                "unit {bad} is past the end; {at} has {count}, 0 to {}",
+                "{word} {bad} is past the end; {at} has {count}, 0 to {}",
                 count - 1
             ),
         });
     }
-    if let Null::Random(seed) = null {
-        list = alike(&list, &lookup.sizes(at)?, seed);
+    // What stands for a cut is other edges of the same heads.
+    if let Null::Random(seed) = null
+        && !cut
+    {
+        list = alike(&list, &shelf.sizes(at)?, seed);
     }
     Ok(Some(Units { list, size }))
 }

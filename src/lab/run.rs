@@ -144,7 +144,7 @@ pub enum Keep {
 }
 
 /// A run that was read once, for the passes that go on from it: what lies before and below what they change.
-pub(crate) struct Stem {
+pub(crate) struct SharedRun {
     /// What was read: the run under its edits, see `Bench::key`.
     pub(crate) key: u64,
     /// Seed of random edits.
@@ -172,7 +172,7 @@ pub(crate) struct Stem {
     pub(crate) receipts: Vec<Receipt>,
 }
 
-impl Stem {
+impl SharedRun {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         let tensors = self.streams.iter().chain(self.values.values());

@@ -1,21 +1,29 @@
-//! The shelf: where compiling edits finds the vectors that they name.
+//! The shelf: where compiling edits finds the vectors, units and means that they name.
 //!
 //! Invariant: a direction of another model is refused. Means and other texts were measured before, because they need
-//! passes of their own. To add a source of vectors, add a field and an arm in [`Lookup`].
+//! passes of their own. To add a source of vectors, add a field and a method.
 
 use std::collections::HashMap;
 
 use super::bench::Bench;
-use super::compile::Measured;
-use super::lookup::Lookup;
 use super::statistics::Statistics;
 use crate::edit::direction::{Direction, resolve};
 use crate::edit::unit_set::UnitSet;
-use crate::edit::{Edit, Place, What};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::network::site::Address;
 use crate::model::tokenizer::Bos;
+
+/// What was measured for a program.
+#[derive(Default)]
+pub(crate) struct Measured {
+    /// Means over the prompt, and over what they were taken.
+    pub(crate) means: HashMap<Address, (Vec<f32>, String)>,
+    /// Addresses on other texts, `[positions * width]`, and which texts.
+    pub(crate) others: HashMap<(String, Address), (Vec<f32>, String)>,
+    /// How large units are.
+    pub(crate) sizes: HashMap<Address, Vec<f32>>,
+}
 
 /// What edits name, for the compiler.
 pub(crate) struct Shelf<'a> {
@@ -40,28 +48,31 @@ impl Shelf<'_> {
     fn missing(what: &str, at: Address) -> Error {
         Error::Engine(format!("no {what} was prepared for {at}"))
     }
-}
 
-impl Lookup for Shelf<'_> {
-    fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
+    /// The direction's vector for an address, checked against the model.
+    pub(crate) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
         Ok(self.get(name)?.at(at)?.to_vec())
     }
 
-    fn has(&mut self, name: &str, at: Address) -> Result<bool> {
+    /// Whether the direction has a vector for an address.
+    pub(crate) fn has(&mut self, name: &str, at: Address) -> Result<bool> {
         Ok(self.get(name)?.at(at).is_ok())
     }
 
-    fn caution(&mut self, name: &str) -> Result<String> {
+    /// What to know about the direction before it is used; empty where there is nothing.
+    pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
         let card = &self.bench.model.card;
         Ok(self.get(name)?.caution(card))
     }
 
-    fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
+    /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
+    pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let held = self.measured.means.get(&at).cloned();
         held.ok_or_else(|| Self::missing("mean", at))
     }
 
-    fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
+    /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
+    pub(crate) fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
         if !self.read.contains_key(file) {
             self.read.insert(file.into(), self.bench.statistics(file)?);
         }
@@ -69,12 +80,14 @@ impl Lookup for Shelf<'_> {
         Ok((held.mean(at)?.to_vec(), held.about()))
     }
 
-    fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
+    /// An address on another text, `[positions * width]`, and which text that was.
+    pub(crate) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
         let held = self.measured.others.get(&(text.to_string(), at)).cloned();
         held.ok_or_else(|| Self::missing("other text", at))
     }
 
-    fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
+    /// The units of a named set at an address.
+    pub(crate) fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
         let set = self.bench.unit_set(set)?;
         if set.site != at.site {
             let has = set.site.spec().name;
@@ -86,13 +99,14 @@ impl Lookup for Shelf<'_> {
         Ok(set.at(at.layer))
     }
 
-    fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
+    /// How large the units of an address are over the unedited run, a number a unit.
+    pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
         let held = self.measured.sizes.get(&at).cloned();
         held.ok_or_else(|| Self::missing("size of units", at))
     }
 
-    /// `#17` is token 17 itself.
-    fn token(&mut self, text: &str) -> Result<u32> {
+    /// The first token of a text; `#17` is token 17 itself.
+    pub(crate) fn token(&mut self, text: &str) -> Result<u32> {
         if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
             let vocab = self.bench.model.card.vocab;
             let known = (id as usize) < vocab;
@@ -132,49 +146,6 @@ pub(crate) fn find(
     };
     found.check(&model.card)?;
     found.settled(&model.card)
-}
-
-/// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
-/// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
-/// error when it is prepared.
-pub(crate) fn places(
-    edit: &Edit,
-    layers: usize,
-    lookup: &mut dyn Lookup,
-) -> Result<(Vec<Address>, String)> {
-    let all = edit.place.addresses(layers)?;
-    let mut names = match &edit.what {
-        What::Swap(from, to) => vec![from.as_str(), to.as_str()],
-        _ => vec![edit.direction()],
-    };
-    names.retain(|name| !name.is_empty());
-    let mut cautions: Vec<String> = Vec::new();
-    for name in &names {
-        let caution = lookup.caution(name)?;
-        if !caution.is_empty() && !cautions.contains(&caution) {
-            cautions.push(caution);
-        }
-    }
-    let (mut held, mut missing) = (Vec::new(), Vec::new());
-    for at in &all {
-        let mut here = true;
-        for name in &names {
-            here &= lookup.has(name, *at)?;
-        }
-        if here {
-            held.push(*at);
-        } else {
-            missing.push(at.to_string());
-        }
-    }
-    if !matches!(edit.place, Place::Every(_)) || held.is_empty() {
-        return Ok((all, cautions.join("; ")));
-    }
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        cautions.push(format!("no vector for {missing}, left as it is"));
-    }
-    Ok((held, cautions.join("; ")))
 }
 
 impl Bench {

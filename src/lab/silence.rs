@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::watch::Watch;
-use crate::edit::{Edit, What, Which};
+use crate::edit::Edit;
+use crate::edit::op::Which;
 use crate::model::network::tap::Phase;
 
 /// Why an edit has not fired in a text of `seen` positions.
@@ -38,20 +39,21 @@ pub(crate) fn silence(
     if !here.clone().any(|p| edit.covers(p, prompt)) {
         let phase = match edit.phase {
             Some(Phase::Prefill) => "prefill, the prompt",
-            _ => "decode, what is written",
+            Some(Phase::Decode) | None => "decode, what is written",
         };
         return format!("its phase is {phase}, and none of its positions lies there so far");
     }
-    match watch {
-        Some(watch) => watch.silence(),
-        None => match &edit.what {
-            What::Units(Which::Set(name)) => {
-                format!("the set `{name}` has no unit at its layers")
-            }
-            What::Edges(_, sources) => format!(
-                "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
-            ),
-            _ => "the pass did not reach its address".into(),
-        },
+    if let Some(watch) = watch {
+        return watch.silence();
+    }
+    let mentions = edit.op.argument().mentions();
+    if let Some(sources) = mentions.sources {
+        return format!(
+            "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
+        );
+    }
+    match mentions.units {
+        Some(Which::Set(name)) => format!("the set `{name}` has no unit at its layers"),
+        Some(Which::All | Which::List(_)) | None => "the pass did not reach its address".into(),
     }
 }

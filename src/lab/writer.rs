@@ -451,7 +451,8 @@ impl Writer {
     /// Changes the edits as if they had always been so: the tokens stay, everything is computed again. A lockstep
     /// begins again here.
     pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
-        let schedule = Schedule::always(edits);
+        let mut schedule = self.run.schedule.clone();
+        schedule.change(0, edits);
         let run = Run {
             schedule: schedule.clone(),
             ..self.run.clone()

@@ -10,7 +10,6 @@ use candle_core::{DType, Tensor};
 use super::function_vector::probability;
 use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
-use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use crate::lab::bench::Bench;
@@ -75,11 +74,30 @@ pub struct LayerScore {
     pub random: Score,
 }
 
+/// How a vector enters the residual stream of the last token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is added to what is there.
+    Add,
+    /// It takes its place.
+    Replace,
+}
+
+impl Insertion {
+    /// The operation of an edit that does it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Replace => "replace",
+        }
+    }
+}
+
 /// What was counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// How the vector was put in: [`Op::Add`] or [`Op::Replace`].
-    pub op: Op,
+    /// How the vector entered.
+    pub insertion: Insertion,
     /// By layer.
     pub layers: Vec<LayerScore>,
     /// The held-out queries alone.
@@ -94,7 +112,7 @@ impl Verdict {
     pub fn reach(
         bench: &mut Bench,
         direction: &Direction,
-        op: Op,
+        insertion: Insertion,
         asked: &Questions,
         seed: u64,
     ) -> Result<Self> {
@@ -112,7 +130,7 @@ impl Verdict {
             ));
         }
         let mut out = Self {
-            op,
+            insertion,
             layers: layers
                 .iter()
                 .map(|layer| LayerScore {
@@ -141,9 +159,11 @@ impl Verdict {
             let read = bench.run_one(&own)?;
             let put = |at: &Address, vector: &[f32]| -> Result<PassRow> {
                 let value = Tensor::new(vector, &bench.model.transformer.device)?;
-                let value = match op {
-                    Op::Replace => value,
-                    _ => (read.get(*at)?.flatten_all()?.to_dtype(DType::F32)? + value)?,
+                let value = match insertion {
+                    Insertion::Replace => value,
+                    Insertion::Add => {
+                        (read.get(*at)?.flatten_all()?.to_dtype(DType::F32)? + value)?
+                    }
                 };
                 Ok(PassRow::patched(vec![Patch::new(*at, position, value)]))
             };
@@ -248,7 +268,7 @@ impl Verdict {
             ..Run::default()
         };
         Figure {
-            title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.op.spec().name),
+            title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.insertion.name()),
             body: Body::Table(Table {
                 columns: columns.map(String::from).to_vec(),
                 pages: vec![Page {

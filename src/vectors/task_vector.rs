@@ -9,9 +9,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::function_vector::{Effects, Head, HeadMeans, assemble, at_the_end, value};
+use super::judge::Insertion;
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
-use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
@@ -83,10 +83,10 @@ impl InContext {
     }
 
     /// How its vectors are put in.
-    pub fn op(self) -> Op {
+    pub fn insertion(self) -> Insertion {
         match self {
-            Self::TaskVector => Op::Replace,
-            Self::LayerAverage | Self::FunctionVector => Op::Add,
+            Self::TaskVector => Insertion::Replace,
+            Self::LayerAverage | Self::FunctionVector => Insertion::Add,
         }
     }
 

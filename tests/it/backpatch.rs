@@ -8,14 +8,16 @@ use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Table};
 use lmscope::instruments::backpatch::pairs::Wanted;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::Patch;
+use lmscope::lab::progress::WorkProgress;
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::Site;
 
 use super::demo::demo;
 use super::organisms::Layout;
 use super::organisms::two_hop::{ANSWERS, BRIDGES, SHARED, SUBJECTS, TwoHop, run_of};
-use super::tools::{edited, every_family, prompt, values};
+use super::tools::{edited, every_family, prompt, read_again, values};
 
 fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("backpatch").unwrap();
@@ -89,13 +91,8 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
             for (s, column) in grid.cells.iter().enumerate() {
                 for (t, cell) in column.iter().enumerate() {
                     let mut again = |value: Tensor| {
-                        let patch = Patch {
-                            at: sources[t],
-                            position: at,
-                            row: None,
-                            value,
-                        };
-                        let row = bench.reruns(&run, 11, &[patch], 1).unwrap().remove(0);
+                        let patch = Patch::new(sources[t], at, value);
+                        let row = read_again(&mut bench, &run, 11, &[patch]);
                         probability(row, 17)
                     };
                     let (state, null) = (
@@ -363,11 +360,11 @@ fn a_stopped_table_keeps_what_it_has() {
         ..Run::default()
     };
     let cancel = bench.cancel.clone();
-    bench.progress = Some(Box::new(move |done| {
+    bench.progress = WorkProgress::told(move |done| {
         if done > 0.4 {
             cancel.store(true, Ordering::Relaxed);
         }
-    }));
+    });
     let part = observe(&mut bench, &nothing, &arguments);
     assert!(
         part.notes.last().unwrap().contains("stopped after 3 of 6"),
@@ -375,7 +372,7 @@ fn a_stopped_table_keeps_what_it_has() {
         part.notes
     );
     assert_eq!(entry(table(&part), "all", "last", "questions"), 3.0);
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     let whole = observe(&mut bench, &nothing, &arguments);
     let anew = observe(&mut world.open(), &nothing, &arguments);
     assert_eq!(whole.body, anew.body);
@@ -493,16 +490,8 @@ fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
         let other = Run::plain(bench.model.encode(text, chat).unwrap());
         let recording = bench.record(&other, &[from]).unwrap();
         let value = recording.get(from).unwrap();
-        let patch = Patch {
-            at: to,
-            position: last,
-            row: None,
-            value: value.get(other.tokens.len() - 1).unwrap(),
-        };
-        probability(
-            bench.reruns(&run, last, &[patch], 1).unwrap().remove(0),
-            paris,
-        )
+        let patch = Patch::new(to, last, value.get(other.tokens.len() - 1).unwrap());
+        probability(read_again(&mut bench, &run, last, &[patch]), paris)
     };
     let (chat, raw) = (by_hand(true), by_hand(false));
     assert!((found - chat).abs() < 1e-6, "{found} {chat} {raw}");
@@ -659,13 +648,8 @@ fn a_table_asks_its_questions_as_turns_of_chat_where_it_is_said() {
             let (mut hits, mut all) = (0, 0);
             for (source, state) in states.iter().enumerate() {
                 for target in &sites[..source] {
-                    let patch = Patch {
-                        at: *target,
-                        position: last,
-                        row: None,
-                        value: state.clone(),
-                    };
-                    let row = bench.reruns(&run, last, &[patch], 1).unwrap().remove(0);
+                    let patch = Patch::new(*target, last, state.clone());
+                    let row = read_again(&mut bench, &run, last, &[patch]);
                     let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
                     hits += usize::from(best == Some(answer));
                     all += 1;

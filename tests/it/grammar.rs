@@ -3,10 +3,13 @@
 
 use lmscope::edit::condition::{Condition, Probe};
 use lmscope::edit::grammar::understood;
-use lmscope::edit::op::{OPS, Op, Takes};
+use lmscope::edit::op::{
+    Acts, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, TwoDirections, UnitsAsIn,
+    UnitsMean, UnitsTo, UnitsTurn, Which,
+};
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
-use lmscope::edit::{Edit, Place, What, Which};
+use lmscope::edit::{Edit, Place};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
@@ -95,47 +98,44 @@ fn positions() -> impl Strategy<Value = Positions> {
     ]
 }
 
-fn what(op: Op) -> BoxedStrategy<What> {
-    match op.spec().takes {
-        Takes::Direction => text().prop_map(What::Direction).boxed(),
-        Takes::DirectionTo => (text(), number())
-            .prop_map(|(d, v)| What::DirectionTo(d, v))
-            .boxed(),
-        Takes::DirectionWithin => (text(), number(), number())
-            .prop_map(|(d, a, b)| What::DirectionWithin(d, a.min(b), a.max(b)))
-            .boxed(),
-        Takes::TwoDirections => (text(), text()).prop_map(|(a, b)| What::Swap(a, b)).boxed(),
-        Takes::Units => which().prop_map(What::Units).boxed(),
-        Takes::UnitsMean => prop_oneof![
-            which().prop_map(What::Units),
-            (which(), text())
-                .prop_map(|(w, t)| What::UnitsFrom(w, t.trim().to_string()))
-                .prop_filter(
-                    "a file",
-                    |w| !matches!(w, What::UnitsFrom(_, t) if t.is_empty())
-                ),
-        ]
-        .boxed(),
-        Takes::UnitsTo => (which(), number())
-            .prop_map(|(w, v)| What::UnitsTo(w, v))
-            .boxed(),
-        Takes::UnitsFrom => (which(), text())
-            .prop_map(|(w, t)| What::UnitsAsIn(w, t))
-            .boxed(),
-        Takes::Edges => (which(), positions())
-            .prop_map(|(w, p)| What::Edges(w, p))
-            .boxed(),
-        Takes::UnitsTurn => (which(), text(), text())
-            .prop_map(|(w, a, b)| What::Turn(w, a, b))
-            .boxed(),
-    }
+/// Every operation, with whatever it works with.
+fn op() -> impl Strategy<Value = Op> {
+    let mean = (which(), proptest::option::of(text()))
+        .prop_map(|(w, t)| UnitsMean(w, t.map(|t| t.trim().to_string())))
+        .prop_filter("a file", |mean| mean.1.as_deref() != Some(""));
+    prop_oneof![
+        direction(Op::Add),
+        direction(Op::AddUnitNorm),
+        direction(Op::AddRenorm),
+        direction(Op::Icv),
+        direction(Op::ProjectOut),
+        direction(Op::ScaleAlong),
+        (text(), number(), number()).prop_map(|(d, a, b)| Op::ClampAlong(DirectionWithin(
+            d,
+            a.min(b),
+            a.max(b)
+        ))),
+        (text(), number()).prop_map(|(d, v)| Op::SetAlong(DirectionTo(d, v))),
+        (text(), text()).prop_map(|(a, b)| Op::Swap(TwoDirections(a, b))),
+        direction(Op::Replace),
+        which().prop_map(Op::Zero),
+        mean.prop_map(Op::Mean),
+        (which(), text()).prop_map(|(w, t)| Op::Resample(UnitsAsIn(w, t))),
+        which().prop_map(Op::Scale),
+        (which(), number()).prop_map(|(w, v)| Op::Set(UnitsTo(w, v))),
+        (which(), text(), text()).prop_map(|(w, a, b)| Op::Rewrite(UnitsTurn(w, a, b))),
+        (which(), positions()).prop_map(|(w, p)| Op::Cut(CutEdges(w, p))),
+    ]
 }
 
-fn place(op: Op) -> BoxedStrategy<Place> {
-    let sites: Vec<Site> = match op {
-        Op::Cut => vec![Site::AttnScores],
-        Op::Rewrite => vec![Site::MlpAct],
-        _ => vec![
+fn direction(op: fn(DirectionName) -> Op) -> impl Strategy<Value = Op> {
+    text().prop_map(move |name| op(DirectionName(name)))
+}
+
+fn place(op: &Op) -> BoxedStrategy<Place> {
+    let sites: Vec<Site> = match op.spec().acts {
+        Acts::Only(site, _) => vec![site],
+        Acts::Values => vec![
             Site::ResidPre,
             Site::MlpAct,
             Site::Z,
@@ -181,27 +181,35 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
-    proptest::sample::select(OPS.iter().map(|o| o.op).collect::<Vec<_>>()).prop_flat_map(|op| {
+    op().prop_flat_map(|op| {
         let phase = proptest::sample::select(vec![None, Some(Phase::Prefill), Some(Phase::Decode)]);
         let when = proptest::option::of(condition());
         (
-            what(op),
-            place(op),
+            place(&op),
+            Just(op),
             positions(),
             phase,
             prop_oneof![Just(1.0), number()],
             when,
         )
-            .prop_map(
-                move |(what, place, positions, phase, strength, when)| Edit {
-                    positions,
-                    phase,
-                    strength,
-                    when,
-                    ..Edit::new(op, what, place)
-                },
-            )
+            .prop_map(|(place, op, positions, phase, strength, when)| Edit {
+                positions,
+                phase,
+                strength,
+                when,
+                ..Edit::new(op, place)
+            })
     })
+}
+
+#[test]
+fn every_operation_is_drawn() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let drawn: std::collections::BTreeSet<&str> = (0..400)
+        .map(|_| op().new_tree(&mut runner).unwrap().current().spec().name)
+        .collect();
+    assert_eq!(drawn.len(), OPS.len(), "{drawn:?}");
 }
 
 proptest! {
@@ -241,8 +249,8 @@ fn meaning(line: &str) -> Edit {
 fn quotation_marks_of_every_kind_mean_the_same() {
     let resample = meaning("resample:6=\"I went: a@b\"@z.3");
     assert_eq!(
-        resample.what,
-        What::UnitsAsIn(Which::List(vec![6]), "I went: a@b".into())
+        resample.op,
+        Op::Resample(UnitsAsIn(Which::List(vec![6]), "I went: a@b".into()))
     );
     for line in [
         "resample:6=“I went: a@b”@z.3",
@@ -351,7 +359,7 @@ fn every_operation_does_what_its_example_says() {
         .unwrap();
     for spec in OPS {
         let edit = meaning(spec.example);
-        assert_eq!(edit.op, spec.op, "{}", spec.example);
+        assert_eq!(edit.op.spec().name, spec.name, "{}", spec.example);
         assert_eq!(understood(spec.example, &edit), None, "{}", spec.example);
         let run = Run {
             schedule: Schedule::always(vec![edit]),

@@ -10,7 +10,6 @@ use lmscope::edit::receipt::Receipt;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
-use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
@@ -274,6 +273,35 @@ fn a_group_is_its_members() {
     }
 }
 
+/// Two equal edits act twice, and each has a receipt of its own.
+#[test]
+fn equal_edits_have_a_receipt_each() {
+    for mut bench in dense_families() {
+        let line = "scale:1@mlp_act.0*0.5";
+        let twice = edited(prompt(6), &[line, line]);
+        let [one, other] = receipts(&mut bench, &twice).try_into().unwrap();
+        assert!(one.id != other.id && one.edit == other.edit);
+        assert_eq!((one.fired, other.fired), (6, 6));
+        // Each alone is what one is alone, and half of what both do.
+        let alone = receipts(&mut bench, &edited(prompt(6), &[line]));
+        assert_eq!((one.kl, other.kl), (alone[0].kl, alone[0].kl));
+        let both = receipts(&mut bench, &edited(prompt(6), &["scale:1@mlp_act.0*0.25"]));
+        assert_ne!(both[0].kl, one.kl);
+        // Written on with one of them off, the counts go on where they were.
+        let schedule = twice.schedule.clone();
+        let mut writer =
+            Writer::begin(&mut bench, prompt(6), schedule, Sampling::default()).unwrap();
+        let mut edits = twice.schedule.latest().to_vec();
+        edits[0].on = false;
+        writer.edit_from_now(&mut bench, edits).unwrap();
+        let step = writer.step(&mut bench, &Needs::default()).unwrap();
+        assert_eq!(step.fired.len(), 1);
+        assert_eq!(step.fired[0].edit, other.id);
+        let counts: Vec<usize> = writer.receipts().iter().map(|r| r.fired).collect();
+        assert_eq!(counts, [6, 7]);
+    }
+}
+
 /// What the edits did at each position adds up to their receipts.
 #[test]
 fn receipts_are_the_sum_of_what_happened_at_every_position() {
@@ -295,7 +323,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
         }
         let layers = bench.model.card.layers;
         for (i, receipt) in writer.receipts().iter().enumerate() {
-            let own: Vec<_> = all.iter().filter(|f| f.edit == i).collect();
+            let own: Vec<_> = all.iter().filter(|f| f.edit == receipt.id).collect();
             assert_eq!(own.iter().map(|f| f.fired).sum::<usize>(), receipt.fired);
             let weighed: f32 = own.iter().map(|f| f.relative * f.fired as f32).sum();
             let mean = weighed / receipt.fired as f32;
@@ -374,11 +402,8 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = bench
-            .log_probs(&run.unedited(), &mut Program::default(), 17)
-            .unwrap();
-        let mut program = bench.compile(&run, Null::No).unwrap();
-        let moved = bench.log_probs(&run, &mut program, 17).unwrap();
+        let plain = bench.log_probs(&run.unedited(), 17).unwrap();
+        let moved = bench.log_probs(&run, 17).unwrap();
         for choice in choices {
             let before = choice.position - 1;
             let expected = kl(&plain[before], &moved[before]);

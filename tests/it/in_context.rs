@@ -6,7 +6,6 @@ use candle_core::{D, DType};
 use lmscope::app::Event;
 use lmscope::app::layout::Pane;
 use lmscope::edit::direction::{Direction, Origin, norm, random_like};
-use lmscope::edit::op::Op;
 use lmscope::edit::positions::Positions;
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
@@ -18,7 +17,7 @@ use lmscope::model::network::site::{Address, Site};
 use lmscope::vectors::combine::combine;
 use lmscope::vectors::contrast::{Contrast, Measure, Method, check_letters};
 use lmscope::vectors::function_vector::{Effects, Head, HeadMeans, assemble};
-use lmscope::vectors::judge::{Questions, Verdict};
+use lmscope::vectors::judge::{Insertion, Questions, Verdict};
 use lmscope::vectors::shots::{Ask, Layout, Pair, read, split};
 use lmscope::vectors::task_vector::{InContext, Prompts, Rank, Recipe, states};
 
@@ -518,7 +517,7 @@ fn antonyms(bench: &mut Bench, method: InContext, seed: u64) -> (Direction, Verd
         held: shots.bare(&held).unwrap(),
         answered: shots.answered(&held).unwrap(),
     };
-    let verdict = Verdict::reach(bench, &direction, method.op(), &questions, seed).unwrap();
+    let verdict = Verdict::reach(bench, &direction, method.insertion(), &questions, seed).unwrap();
     (direction, verdict)
 }
 
@@ -594,7 +593,7 @@ fn a_function_vector_says_which_task() {
                 held: shots.bare(held).unwrap(),
                 answered: Vec::new(),
             };
-            let verdict = Verdict::reach(&mut bench, &made, Op::Add, &questions, 1).unwrap();
+            let verdict = Verdict::reach(&mut bench, &made, Insertion::Add, &questions, 1).unwrap();
             println!("{own} on {task}: {}", verdict.sentence());
             let held = verdict.best().unwrap().held.accuracy();
             let chance = verdict.best().unwrap().random.accuracy();
@@ -641,7 +640,7 @@ fn the_verdict_counts_what_the_edit_does() {
     };
     let asks = prompts.on(&bench).bare(&pairs[..12]).unwrap();
     let vector = random_like(&vec![0.5; bench.model.card.d_model], 3);
-    for (op, word) in [(Op::Add, "add"), (Op::Replace, "replace")] {
+    for (op, word) in [(Insertion::Add, "add"), (Insertion::Replace, "replace")] {
         let direction = one_row(Site::ResidPost.at(2), vector.clone());
         bench.directions.insert("v".into(), direction.clone());
         let questions = Questions {

@@ -6,7 +6,9 @@ use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
 use lmscope::instruments::patching::contrast::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::Patch;
+use lmscope::lab::progress::WorkProgress;
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::Site;
 use rand::SeedableRng;
@@ -14,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use super::demo::demo;
-use super::tools::{edited, every_family, prompt, values};
+use super::tools::{edited, every_family, prompt, read_again, values};
 
 fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("patching").unwrap();
@@ -72,10 +74,7 @@ fn value(
 }
 
 fn again(bench: &mut Bench, run: &Run, patches: &[Patch]) -> Vec<f32> {
-    bench
-        .reruns(run, run.tokens.len() - 1, patches, 1)
-        .unwrap()
-        .remove(0)
+    read_again(bench, run, run.tokens.len() - 1, patches)
 }
 
 /// With nothing said, everything after the first token is noised.
@@ -109,19 +108,9 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
     let (mut sum, draws) = (0.0, 10);
     for seed in 1..=draws {
         let noise = noised(&mut bench, &clean, 1..6, sigma, seed).unwrap();
-        let noise = noise.into_iter().map(|s| Patch {
-            at,
-            position: s.position,
-            row: None,
-            value: s.value,
-        });
-        let own = Patch {
-            at: site.at(layer),
-            position,
-            row: None,
-            value: put.clone(),
-        };
-        let mut row = again(&mut bench, &clean, &noise.chain([own]).collect::<Vec<_>>());
+        assert!(noise.iter().all(|patch| patch.at == at));
+        let own = Patch::new(site.at(layer), position, put.clone());
+        let mut row = again(&mut bench, &clean, &[noise, vec![own]].concat());
         log_softmax(&mut row);
         let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap();
         sum += row[paris as usize].exp() / draws as f32;
@@ -173,12 +162,7 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
                         let at = site.at(layer);
                         let position = 4 + column;
                         let put = value(&mut bench, source, at, position);
-                        let patch = Patch {
-                            at,
-                            position,
-                            row: None,
-                            value: put,
-                        };
+                        let patch = Patch::new(at, position, put);
                         let expected = difference(&again(&mut bench, base, &[patch]), paris, tokyo);
                         assert!((number(cell, "patched") - expected).abs() < 2e-4);
                         let share = (expected - m_base) / (m_source - m_base);
@@ -286,12 +270,7 @@ fn heads_are_patched_alone_and_where_it_was_said() {
                     let part = head * width..(head + 1) * width;
                     mixed[part.clone()].copy_from_slice(&values(&own)[part]);
                     let value = Tensor::new(mixed.as_slice(), own.device()).unwrap();
-                    Patch {
-                        at,
-                        position: *position,
-                        row: None,
-                        value,
-                    }
+                    Patch::new(at, *position, value)
                 })
                 .collect();
             let expected = difference(&again(&mut bench, &corrupt, &patches), paris, tokyo);
@@ -462,9 +441,9 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let file = folder.path().join("two.json");
         std::fs::write(&file, all.to_string()).unwrap();
         let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
-        bench.progress = Some(Box::new(|_| panic!("nothing is measured yet")));
+        bench.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
         let error = refused(&mut bench, &nothing, &asked);
-        bench.progress = None;
+        bench.progress = WorkProgress::default();
         assert!(error.contains("pair 2") && error.contains(why), "{error}");
     }
     // Asked for, they are paired at their ends, and what stands for nothing is said.

@@ -5,19 +5,20 @@ use lmscope::figure::{Body, Entry, Figure, Table};
 use lmscope::file::Overwrite;
 use lmscope::instruments::patchscope::map::{Map, Maps};
 use lmscope::instruments::patchscope::ridge::Affine;
-use lmscope::instruments::patchscope::target::{Put, Target, Written};
+use lmscope::instruments::patchscope::target::{Target, Written};
 use lmscope::instruments::patchscope::templates;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Keep, Patch, Run, RunTap};
+use lmscope::lab::pass::{Pass, Patch};
+use lmscope::lab::progress::WorkProgress;
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
-use lmscope::model::network::tap::Span;
 
 use super::demo::demo;
 use super::organisms::two_hop::{BRIDGES, TwoHop};
 use super::organisms::{Layout, tokens};
-use super::tools::{every_family, prompt, values};
+use super::tools::{every_family, prompt, read_again, values};
 
 /// A row of a recorded site.
 fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Tensor {
@@ -25,19 +26,24 @@ fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Ten
     recording.get(at).unwrap().get(position).unwrap()
 }
 
-fn put(at: Address, position: usize, value: Tensor) -> Put {
-    Put {
-        at,
-        position,
-        value,
-    }
+fn put(at: Address, position: usize, value: Tensor) -> Patch {
+    Patch::new(at, position, value)
 }
 
 /// What a target goes on with under one branch, read from position `from` on.
-fn written(bench: &Bench, target: &[u32], from: usize, puts: Vec<Put>, count: usize) -> Written {
-    let target = Target::read(bench, target, from).unwrap();
+fn written(
+    bench: &mut Bench,
+    target: &[u32],
+    from: usize,
+    puts: Vec<Patch>,
+    count: usize,
+) -> Written {
+    let target = Target {
+        tokens: target.to_vec(),
+        from,
+    };
     let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-    let mut out = target.branches(bench, &[puts], count, &all).unwrap();
+    let mut out = target.branches(bench, vec![puts], count, &all).unwrap();
     out.remove(0)
 }
 
@@ -69,46 +75,40 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
     for mut bench in every_family() {
         let tokens = prompt(7);
         // Read in the same steps as the branches read it, so that nothing but the value differs.
-        let plain = written(&bench, &tokens, 4, vec![], 20);
+        let plain = written(&mut bench, &tokens, 4, vec![], 20);
         let layers = bench.model.card.layers;
         for layer in 0..layers {
             for at in places(&bench, layer) {
-                let mut tap_program = lmscope::lab::apply::Program::default();
+                // The state as the pass that the branches go on from has it.
                 let own = {
-                    // The state as the pass from position 4 on computes it.
-                    let mut cache = bench.model.cache(1).unwrap();
-                    let trunk = &bench.model.transformer;
-                    let head = bench.model.tokens(&tokens[..4]).unwrap();
-                    let mut idle = lmscope::model::network::tap::NoTap;
-                    let regime = trunk.regime(4) == trunk.regime(7);
-                    let from = if regime { 4 } else { 0 };
-                    if regime {
-                        trunk
-                            .trunk(&head, Span::prompt(4), Some(&mut cache), &mut idle)
-                            .unwrap();
-                    }
-                    let wanted = [at];
-                    let mut tap =
-                        RunTap::new(&mut tap_program, &[], &wanted, Keep::All, bench.guard());
-                    let rest = bench.model.tokens(&tokens[from..]).unwrap();
-                    let span = Span {
-                        start: from,
-                        len: 7 - from,
-                        ..Span::prompt(7)
-                    };
-                    trunk
-                        .trunk(&rest, span, Some(&mut cache), &mut tap)
-                        .unwrap();
-                    let rows = tap.recorded.remove(&at).unwrap();
-                    rows.squeeze(0).unwrap().get(5 - from).unwrap()
+                    let read = bench.run_one(&Pass {
+                        from: Some(4),
+                        record: vec![at],
+                        ..Pass::of(Run::plain(tokens.clone()))
+                    });
+                    read.unwrap().get(at).unwrap().get(1).unwrap()
                 };
-                let again = written(&bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
-                let name = &bench.model.card.name;
+                let again = written(&mut bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
+                let name = bench.model.card.name.clone();
                 assert_eq!(again.tokens, plain.tokens, "{name} {at}");
-                assert!(same_bits(&again.watched, &plain.watched), "{name} {at}");
-                let other = written(&bench, &tokens, 4, vec![put(at, 4, own)], 1);
+                // What is shared is multiplied in other shapes; the same steps give the same bits.
+                let pairs = again.watched.iter().zip(&plain.watched);
+                assert!(
+                    pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6),
+                    "{name} {at}"
+                );
+                let run = Run::plain(tokens.clone());
+                let value = {
+                    let recording = bench.record(&run, &[at]).unwrap();
+                    recording.get(at).unwrap().get(5).unwrap()
+                };
+                let own = [put(at, 5, value)];
+                let [bare, patched] = [&[], &own[..]].map(|p| read_again(&mut bench, &run, 6, p));
+                assert!(same_bits(&bare, &patched), "{name} {at}");
+                let other = written(&mut bench, &tokens, 4, vec![put(at, 4, own)], 1);
                 // After the last attention nobody looks at another position.
-                let moved = !same_bits(&other.watched, &plain.watched);
+                let pairs = other.watched.iter().zip(&plain.watched);
+                let moved = pairs.into_iter().any(|(a, b)| (a - b).abs() > 1e-6);
                 let seen = layer + 1 < layers || at.site == Site::ResidPre;
                 assert_eq!(moved, seen, "{name} {at}: another slot");
             }
@@ -116,7 +116,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
         // The same from a recording of the whole prompt, to rounding.
         let at = Site::ResidPost.at(layers - 1);
         let own = state(&mut bench, &tokens, at, 6);
-        let again = written(&bench, &tokens, 6, vec![put(at, 6, own)], 20);
+        let again = written(&mut bench, &tokens, 6, vec![put(at, 6, own)], 20);
         assert_eq!(again.tokens, plain.tokens);
     }
 }
@@ -132,7 +132,7 @@ fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
             let lens = bench.model.transformer.unembed(&row).unwrap();
             let mut lens = values(&lens);
             log_softmax(&mut lens);
-            let said = written(&bench, &target, 6, vec![put(last, 6, value)], 1);
+            let said = written(&mut bench, &target, 6, vec![put(last, 6, value)], 1);
             let worst = lens
                 .iter()
                 .zip(&said.watched)
@@ -151,17 +151,17 @@ fn t53_a_tokens_own_embedding_is_that_token() {
         other[4] = 33;
         // Learned positions are a part of the embedding, so it is taken at the slot's own position.
         let value = state(&mut bench, &other, Site::Embed.at(0), 4);
-        let patched = written(
-            &bench,
-            &target,
-            2,
-            vec![put(Site::Embed.at(0), 4, value)],
-            12,
-        );
-        let meant = written(&bench, &other, 2, vec![], 12);
+        let own = [put(Site::Embed.at(0), 4, value)];
+        let patched = written(&mut bench, &target, 2, own.to_vec(), 12);
+        let meant = written(&mut bench, &other, 2, vec![], 12);
         assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
-        assert!(same_bits(&patched.watched, &meant.watched));
-        let plain = written(&bench, &target, 2, vec![], 1);
+        // What is shared is multiplied in other shapes; the same steps give the same bits.
+        let pairs = patched.watched.iter().zip(&meant.watched);
+        assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
+        let patched = read_again(&mut bench, &Run::plain(target), 5, &own);
+        let meant = read_again(&mut bench, &Run::plain(other), 5, &[]);
+        assert!(same_bits(&patched, &meant));
+        let plain = written(&mut bench, &target, 2, vec![], 1);
         assert!(!same_bits(&patched.watched, &plain.watched));
     }
 }
@@ -207,35 +207,29 @@ fn t55_a_value_acts_once_in_its_own_branch() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
         let value = (state(&mut bench, &prompt(9), at, 7) * 3.0).unwrap();
-        let target = Target::read(&bench, &tokens, 5).unwrap();
-        let branches = [vec![], vec![put(at, 5, value.clone())], vec![]];
+        let target = Target {
+            tokens: tokens.clone(),
+            from: 5,
+        };
+        let branches = vec![vec![], vec![put(at, 5, value.clone())], vec![]];
         let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-        let three = target.branches(&bench, &branches, 6, &all).unwrap();
+        let three = target.branches(&mut bench, branches, 6, &all).unwrap();
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close(&three[0].watched, &three[2].watched));
         assert!(!close(&three[0].watched, &three[1].watched));
         // Written token by token, it is what one pass over the whole text with the value in it says.
         let whole = [tokens.clone(), three[1].tokens[..5].to_vec()].concat();
-        let patch = Patch {
-            at,
-            position: 5,
-            row: None,
-            value: value.clone(),
-        };
+        let patch = put(at, 5, value.clone());
         let last = whole.len() - 1;
-        let reread = bench.reruns(&Run::plain(whole), last, &[patch], 1).unwrap();
-        let best = (0..reread[0].len())
-            .max_by(|a, b| reread[0][*a].total_cmp(&reread[0][*b]))
+        let reread = read_again(&mut bench, &Run::plain(whole), last, &[patch]);
+        let best = (0..reread.len())
+            .max_by(|a, b| reread[*a].total_cmp(&reread[*b]))
             .unwrap();
         assert_eq!(best as u32, three[1].tokens[5], "{}", bench.model.card.name);
         // Before what every branch reads, and beyond the target, there is no place for it.
         for position in [0, 6] {
             let branch = vec![put(at, position, value.clone())];
-            let outside = Target::read(&bench, &tokens, 5).unwrap();
-            if position >= outside.from && position < 6 {
-                continue;
-            }
-            assert!(outside.branches(&bench, &[branch], 1, &[]).is_err());
+            assert!(target.branches(&mut bench, vec![branch], 1, &[]).is_err());
         }
     }
 }
@@ -246,12 +240,24 @@ fn what_is_read_once_for_all_branches_changes_nothing() {
         let tokens = prompt(9);
         let at = Site::ResidPost.at(1);
         let value = state(&mut bench, &prompt(7), at, 6);
-        let shared = written(&bench, &tokens, 7, vec![put(at, 7, value.clone())], 8);
-        let whole = written(&bench, &tokens, 0, vec![put(at, 7, value)], 8);
-        let worst = shared.watched.iter().zip(&whole.watched);
-        let worst = worst.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
-        assert_eq!(shared.tokens, whole.tokens);
+        let patch = put(at, 7, value);
+        let shared = written(&mut bench, &tokens, 7, vec![patch.clone()], 8);
+        let mut text = tokens.clone();
+        for (step, token) in shared.tokens.iter().enumerate() {
+            let run = Run::plain(text.clone());
+            let patch = std::slice::from_ref(&patch);
+            let mut row = read_again(&mut bench, &run, text.len() - 1, patch);
+            log_softmax(&mut row);
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            // A tie to rounding may fall either way.
+            assert!(most - row[*token as usize] < 1e-4);
+            if step == 0 {
+                let worst = shared.watched.iter().zip(&row);
+                let worst = worst.map(|(p, l)| (p - l.exp()).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
+            }
+            text.push(*token);
+        }
     }
 }
 
@@ -521,7 +527,7 @@ fn sources_from_a_file_and_the_embedding_are_read() {
     let meant = templates::find("world", None).unwrap().prompt;
     let meant = meant.replace(", x", ", Japan");
     let tokens = bench.model.encode(&meant, false).unwrap();
-    let meant = written(&bench, &tokens, tokens.len() - 1, vec![], 1);
+    let meant = written(&mut bench, &tokens, tokens.len() - 1, vec![], 1);
     let p = number(&table(&figure).pages[0].rows[0].entries[4]);
     assert!((p - meant.first.top[0].1).abs() < 1e-7);
 }
@@ -646,18 +652,18 @@ fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
     let arguments = over(&list("descriptions.tsv"));
     let whole = observe(&mut demo(), &Run::default(), &arguments).unwrap();
     let cancel = bench.cancel.clone();
-    bench.progress = Some(Box::new(move |done| {
+    bench.progress = WorkProgress::told(move |done| {
         if done > 0.5 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-    }));
+    });
     let part = observe(&mut bench, &Run::default(), &arguments).unwrap();
     assert!(
         part.notes.iter().any(|n| n.contains("stopped after")),
         "{:?}",
         part.notes
     );
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     let rest = observe(&mut bench, &Run::default(), &arguments).unwrap();
     assert_eq!(rest.body, whole.body);
     assert_eq!(rest.notes, whole.notes);
@@ -832,11 +838,11 @@ fn the_null_counts_the_others_that_share_no_answer() {
 fn scores_can_be_stopped() {
     let mut bench = demo();
     let cancel = bench.cancel.clone();
-    bench.progress = Some(Box::new(move |done| {
+    bench.progress = WorkProgress::told(move |done| {
         if done >= 1.0 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-    }));
+    });
     let list = over(&list("people.tsv")).with("layer", "0");
     let error = observe(&mut bench, &Run::default(), &list).unwrap_err();
     assert!(matches!(error, lmscope::error::Error::Cancelled), "{error}");

@@ -13,14 +13,15 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::Null;
 use lmscope::lab::batch::{continuations, last_logits};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Keep, Patch, Run, RunTap};
+use lmscope::lab::pass::{Knockout, Logits, Pass, PassRow, Patch};
+use lmscope::lab::run::{Keep, Run, RunTap};
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::network::site::Site;
 use lmscope::model::network::tap::Span;
 
 use super::demo::demo;
-use super::tools::values;
+use super::tools::{read_again, values};
 
 /// Three prompts of six tokens: ` France` is the fifth of the first and the third of the second.
 const PROMPTS: [&str; 2] = ["The capital of France is", "In France the capital is"];
@@ -245,36 +246,52 @@ fn a_patched_row_meets_its_own_condition() {
     let size = 60.0 / norm(&vector);
     let value: Vec<f32> = vector.iter().map(|v| v * size).collect();
     let value = candle_core::Tensor::new(value, &candle_core::Device::Cpu).unwrap();
-    let patch = |row| Patch {
-        at: Site::ResidPre.at(1),
-        position: 2,
-        row,
-        value: value.clone(),
+    let patch = Patch::new(Site::ResidPre.at(1), 2, value);
+    // A row that differs in nothing, read as the others are.
+    let whole = PassRow {
+        knockout: Some(Knockout {
+            layers: 0..1,
+            heads: Vec::new(),
+            sources: Vec::new(),
+            targets: vec![2],
+            null: None,
+        }),
+        ..PassRow::default()
     };
+    let rows = |bench: &mut Bench, run: &Run, rows: Vec<PassRow>| {
+        let pass = Pass {
+            rows,
+            logits: Logits::Last(1),
+            ..Pass::of(run.clone())
+        };
+        let read = bench.run(&pass).unwrap().into_iter();
+        read.map(|row| row.last().to_vec()).collect::<Vec<_>>()
+    };
+    let patched = PassRow::patched(vec![patch.clone()]);
     for word in ["once", "when"] {
         let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>40");
         let run = under(&tokens, &schedule(&[&line]));
         let plain = bench.last_logits(&run.unedited()).unwrap();
         let last = tokens.len() - 1;
-        let both = bench.reruns(&run, last, &[patch(Some(0))], 2).unwrap();
+        let both = rows(&mut bench, &run, vec![patched.clone(), whole.clone()]);
         assert!(
             apart(&both[1], &plain) < 1e-3,
             "{word}: the other row's condition"
         );
-        let alone = bench.reruns(&run, last, &[patch(None)], 1).unwrap();
-        assert!(apart(&both[0], &alone[0]) < 1e-3, "{word}");
-        let unedited = bench
-            .reruns(&run.unedited(), last, &[patch(None)], 1)
-            .unwrap();
-        assert!(apart(&alone[0], &unedited[0]) > 1e-2, "position 2 holds it");
-        // A fork's branches differ at the last token alone: what held in the run itself does not hold in each.
+        let alone = read_again(&mut bench, &run, last, std::slice::from_ref(&patch));
+        assert!(apart(&both[0], &alone) < 1e-3, "{word}");
+        let unedited = run.unedited();
+        let unedited = read_again(&mut bench, &unedited, last, std::slice::from_ref(&patch));
+        assert!(apart(&alone, &unedited) > 1e-2, "position 2 holds it");
+        // Rows that differ at the last token alone: what held in the run itself does not hold in each.
         let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>-1000");
-        let fork = under(&tokens, &schedule(&[&line]));
-        let mut fork = bench.fork(&fork, &[]).unwrap();
+        let run = under(&tokens, &schedule(&[&line]));
         let far: Vec<f32> = vector.iter().map(|v| -1e3 * size * v).collect();
-        let branches = [(Site::ResidPre.at(1), far)];
-        let rows = fork.branches(&bench, &branches).unwrap();
-        assert_eq!(rows.len(), 1);
+        let far = candle_core::Tensor::new(far, &candle_core::Device::Cpu).unwrap();
+        let far = Patch::new(Site::ResidPre.at(1), last, far);
+        let found = rows(&mut bench, &run, vec![PassRow::patched(vec![far.clone()])]);
+        let expected = read_again(&mut bench, &run, last, &[far]);
+        assert!(apart(&found[0], &expected) < 1e-3, "{word}");
     }
 }
 

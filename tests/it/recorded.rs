@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
+use lmscope::edit::EditId;
 use lmscope::edit::receipt::{Fired, Receipt};
 use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Rival, Slot, Token, Update};
 use lmscope::figure::{
@@ -43,9 +44,12 @@ pub fn loaded() -> Update {
         ("refusal", "resid_pre.3"),
     ];
     let directions = directions
-        .map(|(name, about)| Known {
+        .map(|(name, at)| Known {
             name: name.into(),
-            about: about.into(),
+            addresses: vec![at.parse().unwrap()],
+            anywhere: false,
+            length: 1.0,
+            remarks: Vec::new(),
             strength: 1.0,
         })
         .to_vec();
@@ -264,6 +268,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
         let active = e.active();
         let fired = if active { fired } else { 0 };
         Receipt {
+            id: e.id,
             edit: e.to_string(),
             active,
             fired,
@@ -287,7 +292,7 @@ pub fn beside(position: usize, word: &str, other: &str, kl: f32) -> Token {
     let same = word == other;
     Token {
         fired: vec![Fired {
-            edit: 2,
+            edit: EditId(3),
             position,
             fired: 1,
             relative: 0.1 * (1 + position % 4) as f32,

@@ -3,11 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::direction::{Direction, Origin};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::replace::{Reading, Replay, Slot, Trial};
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use lmscope::lab::run::Run;
 use lmscope::model::network::site::{Address, Site};
 
-use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
+use super::tools::{dense_families, edited, every_family, prompt, read_again, tiny, values};
 
 /// Numbers that are nobody's state, of the size of a state.
 fn noise(seed: u64, width: usize) -> Tensor {
@@ -21,23 +21,6 @@ fn noise(seed: u64, width: usize) -> Tensor {
     Tensor::new(numbers.as_slice(), &Device::Cpu).unwrap()
 }
 
-/// The logits of a trial by reading the whole run again with the same values put in, alone.
-fn whole(bench: &mut Bench, run: &Run, read: usize, trial: &[Slot]) -> Vec<f32> {
-    let patches: Vec<Patch> = trial
-        .iter()
-        .map(|slot| {
-            assert!(slot.head.is_none());
-            Patch {
-                at: slot.at,
-                position: slot.position,
-                row: None,
-                value: slot.value.clone(),
-            }
-        })
-        .collect();
-    bench.reruns(run, read, &patches, 1).unwrap().remove(0)
-}
-
 fn gap(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter()
@@ -46,24 +29,44 @@ fn gap(a: &[f32], b: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-fn collect(replay: &Replay, bench: &Bench, trials: &[Trial]) -> Vec<Vec<f32>> {
-    let mut out = vec![Vec::new(); trials.len()];
-    let mut take = |i: usize, row: &[f32]| {
-        assert!(out[i].is_empty(), "every trial is handed over once");
-        out[i] = row.to_vec();
-        Ok(())
+/// A run whose rows may differ from a position on, read after its last token.
+fn reading(run: &Run, from: usize) -> Pass {
+    Pass {
+        from: Some(from),
+        logits: Logits::Last(1),
+        ..Pass::of(run.clone())
+    }
+}
+
+/// The logits of every trial.
+fn collect(pass: &Pass, bench: &mut Bench, trials: &[Vec<Patch>]) -> Vec<Vec<f32>> {
+    let pass = Pass {
+        rows: trials.iter().cloned().map(PassRow::patched).collect(),
+        ..pass.clone()
     };
-    replay.logits_of(bench, trials, &mut take).unwrap();
+    let mut out = vec![Vec::new(); trials.len()];
+    bench
+        .run_each(&pass, &mut |_, i, row| {
+            assert!(out[i].is_empty(), "every trial is handed over once");
+            out[i] = row.last().to_vec();
+            Ok(())
+        })
+        .unwrap();
     out
 }
 
-/// Trials of every kind that a family offers, over several layers and positions: one slot, several, none.
-fn trials(bench: &Bench, length: usize) -> Vec<Trial> {
+/// The run itself.
+fn own(pass: &Pass, bench: &mut Bench) -> RowCapture {
+    bench.run_one(pass).unwrap()
+}
+
+/// Vec<Patch>s of every kind that a family offers, over several layers and positions: one slot, several, none.
+fn trials(bench: &Bench, length: usize) -> Vec<Vec<Patch>> {
     let layers = bench.model.card.layers;
     let slot = |at: Address, position: usize, seed: usize| {
-        Slot::new(at, position, noise(seed as u64, bench.model.width(at.site)))
+        Patch::new(at, position, noise(seed as u64, bench.model.width(at.site)))
     };
-    let mut out: Vec<Trial> = vec![vec![]];
+    let mut out: Vec<Vec<Patch>> = vec![vec![]];
     let sites = [
         Site::ResidPre,
         Site::AttnIn,
@@ -121,21 +124,17 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
                 let from = usize::from(length > 1);
                 let mut all = if length == 1 {
                     let at = Site::ResidPost.at(0);
-                    vec![vec![Slot::new(at, 0, noise(1, bench.model.card.d_model))]]
+                    vec![vec![Patch::new(at, 0, noise(1, bench.model.card.d_model))]]
                 } else {
                     trials(&bench, length)
                 };
-                let reading = Reading {
-                    from,
-                    ..Reading::default()
-                };
-                let replay = bench.replay(&run, reading).unwrap();
-                let found = collect(&replay, &bench, &all);
-                let plain = whole(&mut bench, &run, length - 1, &[]);
-                assert!(gap(&replay.logits, &plain) < 1e-5);
+                let pass = reading(&run, from);
+                let found = collect(&pass, &mut bench, &all);
+                let plain = read_again(&mut bench, &run, length - 1, &[]);
+                assert!(gap(own(&pass, &mut bench).last(), &plain) < 1e-5);
                 let (mut moved, count) = (0, all.len());
                 for (trial, found) in all.drain(..).zip(&found) {
-                    let expected = whole(&mut bench, &run, length - 1, &trial);
+                    let expected = read_again(&mut bench, &run, length - 1, &trial);
                     let reach = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
                     let error = gap(found, &expected) / reach;
                     let what: Vec<String> = trial
@@ -162,40 +161,37 @@ fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
         let length = 30;
         let run = Run::plain(prompt(length));
         let width = bench.model.card.d_model;
-        let own = vec![
-            Slot::new(Site::Embed.at(0), 4, noise(50, width)),
-            Slot::new(Site::MlpOut.at(1), 9, noise(51, width)),
-            Slot::new(Site::ResidPost.at(0), 12, noise(52, width)),
+        let common = vec![
+            Patch::new(Site::Embed.at(0), 4, noise(50, width)),
+            Patch::new(Site::MlpOut.at(1), 9, noise(51, width)),
+            Patch::new(Site::ResidPost.at(0), 12, noise(52, width)),
         ];
         for read in [14, 20] {
-            let reading = Reading {
-                put: own.clone(),
-                from: 6,
-                read: Some(read),
-                wanted: &[Site::Z.at(1)],
+            let pass = Pass {
+                common: common.clone(),
+                record: vec![Site::Z.at(1)],
+                logits: Logits::After(read),
+                ..reading(&run, 6)
             };
-            let replay = bench.replay(&run, reading).unwrap();
-            assert!(gap(&replay.logits, &whole(&mut bench, &run, read, &own)) < 1e-5);
-            let all: Vec<Trial> = vec![
-                vec![Slot::new(Site::ResidPost.at(0), 8, noise(1, width))],
-                vec![Slot::new(Site::AttnOut.at(1), 14, noise(2, width))],
-                vec![Slot::new(Site::ResidPost.at(0), 12, noise(3, width))],
-                vec![Slot::new(Site::MlpOut.at(1), 9, noise(4, width))],
+            let plain = own(&pass, &mut bench);
+            assert!(gap(plain.last(), &read_again(&mut bench, &run, read, &common)) < 1e-5);
+            let all: Vec<Vec<Patch>> = vec![
+                vec![Patch::new(Site::ResidPost.at(0), 8, noise(1, width))],
+                vec![Patch::new(Site::AttnOut.at(1), 14, noise(2, width))],
+                vec![Patch::new(Site::ResidPost.at(0), 12, noise(3, width))],
+                vec![Patch::new(Site::MlpOut.at(1), 9, noise(4, width))],
             ];
-            for (trial, found) in all.iter().zip(collect(&replay, &bench, &all)) {
-                let both = [own.clone(), trial.clone()].concat();
-                let expected = whole(&mut bench, &run, read, &both);
+            for (trial, found) in all.iter().zip(collect(&pass, &mut bench, &all)) {
+                let both = [common.clone(), trial.clone()].concat();
+                let expected = read_again(&mut bench, &run, read, &both);
                 assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
             }
             // What it kept is what the run had, here with slots of its own.
-            assert!(
-                replay.value(Site::Z.at(0), 8, None).is_err(),
-                "not asked for"
-            );
-            let z = replay.value(Site::Z.at(1), 8, None).unwrap();
-            let same = vec![vec![Slot::new(Site::Z.at(1), 8, z)]];
-            let found = collect(&replay, &bench, &same);
-            assert!(gap(&found[0], &replay.logits) < 1e-5);
+            assert!(plain.get(Site::Z.at(0)).is_err(), "not asked for");
+            let z = plain.get(Site::Z.at(1)).unwrap().get(8 - 6).unwrap();
+            let same = vec![vec![Patch::new(Site::Z.at(1), 8, z)]];
+            let found = collect(&pass, &mut bench, &same);
+            assert!(gap(&found[0], plain.last()) < 1e-5);
         }
     }
 }
@@ -207,36 +203,34 @@ fn a_head_is_replaced_alone() {
         let heads = bench.model.card.heads;
         let width = bench.model.transformer.blueprint.head_dim;
         let (at, position) = (Site::Z.at(0), 8);
-        let wanted = [at];
-        let reading = Reading {
-            from: 5,
-            wanted: &wanted,
-            ..Reading::default()
+        let pass = Pass {
+            record: vec![at],
+            ..reading(&run, 5)
         };
-        let replay = bench.replay(&run, reading).unwrap();
-        let whole_z = replay.value(at, position, None).unwrap();
+        let plain = own(&pass, &mut bench);
+        let whole_z = plain.get(at).unwrap().get(position - 5).unwrap();
         for head in [0, heads - 1] {
             let value = noise(head as u64, width);
-            let own = replay.value(at, position, Some(head)).unwrap();
+            let own = whole_z.get(head).unwrap();
             assert_eq!(
                 values(&own),
                 values(&whole_z)[head * width..(head + 1) * width]
             );
             let slot = |value: Tensor| {
-                vec![Slot {
+                vec![Patch {
                     at,
                     position,
                     head: Some(head),
                     value,
                 }]
             };
-            let found = collect(&replay, &bench, &[slot(value.clone()), slot(own)]);
+            let found = collect(&pass, &mut bench, &[slot(value.clone()), slot(own)]);
             let mut all = values(&whole_z);
             all[head * width..(head + 1) * width].copy_from_slice(&values(&value));
             let all = Tensor::new(all.as_slice(), &Device::Cpu).unwrap();
-            let expected = whole(&mut bench, &run, 11, &[Slot::new(at, position, all)]);
+            let expected = read_again(&mut bench, &run, 11, &[Patch::new(at, position, all)]);
             assert!(gap(&found[0], &expected) < 1e-5);
-            assert!(gap(&found[1], &replay.logits) < 1e-5 && gap(&found[0], &replay.logits) > 1e-4);
+            assert!(gap(&found[1], plain.last()) < 1e-5 && gap(&found[0], plain.last()) > 1e-4);
         }
     }
 }
@@ -248,23 +242,24 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
         for edits in EDITS {
             let run = edited(prompt(length), edits);
             for position in [length - 1, 21] {
-                let reading = Reading {
-                    from: position,
-                    ..Reading::default()
+                let pass = Pass {
+                    record: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),
+                    ..reading(&run, position)
                 };
-                let replay = bench.replay(&run, reading).unwrap();
-                let all: Vec<Trial> = (0..layers)
+                let plain = own(&pass, &mut bench);
+                let all: Vec<Vec<Patch>> = (0..layers)
                     .map(|l| {
-                        let state = replay.state(l, position).unwrap();
-                        vec![Slot::new(Site::ResidPost.at(l), position, state)]
+                        let state = plain.get(Site::ResidPost.at(l)).unwrap();
+                        let state = state.get(0).unwrap();
+                        vec![Patch::new(Site::ResidPost.at(l), position, state)]
                     })
                     .collect();
-                for (layer, found) in collect(&replay, &bench, &all).iter().enumerate() {
-                    assert!(gap(found, &replay.logits) < 1e-5, "{layer} at {position}");
+                for (layer, found) in collect(&pass, &mut bench, &all).iter().enumerate() {
+                    assert!(gap(found, plain.last()) < 1e-5, "{layer} at {position}");
                 }
                 // The same kernels, the same bits: rows of one pass, and the pass over the whole text.
                 let twice = [all.clone(), all.clone()].concat();
-                let found = collect(&replay, &bench, &twice);
+                let found = collect(&pass, &mut bench, &twice);
                 for (a, b) in found[..layers].iter().zip(&found[layers..]) {
                     assert!(gap(a, b) < 1e-6);
                 }
@@ -272,26 +267,26 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                     let at = Site::ResidPost.at(layer);
                     let recording = bench.record(&run, &[at]).unwrap();
                     let state = recording.get(at).unwrap().get(position).unwrap();
-                    let same = whole(
+                    let same = read_again(
                         &mut bench,
                         &run,
                         length - 1,
-                        &[Slot::new(at, position, state)],
+                        &[Patch::new(at, position, state)],
                     );
-                    let plain = whole(&mut bench, &run, length - 1, &[]);
+                    let again = read_again(&mut bench, &run, length - 1, &[]);
                     assert!(
                         same.iter()
-                            .zip(&plain)
+                            .zip(&again)
                             .all(|(a, b)| a.to_bits() == b.to_bits())
                     );
                     // One layer off is another run.
                     let off = if layer == 0 { 1 } else { layer - 1 };
-                    let moved = vec![Slot::new(
+                    let moved = vec![Patch::new(
                         Site::ResidPost.at(off),
                         position,
                         trial[0].value.clone(),
                     )];
-                    let found = gap(&collect(&replay, &bench, &[moved])[0], &replay.logits);
+                    let found = gap(&collect(&pass, &mut bench, &[moved])[0], plain.last());
                     assert!(found > 1e-4 || position + 1 < length);
                 }
             }
@@ -307,34 +302,29 @@ fn texts_go_on_as_whole_reruns_would() {
             let run = edited(prompt(length), edits);
             let width = bench.model.card.d_model;
             let slot = |layer, position, seed| {
-                Slot::new(Site::ResidPost.at(layer), position, noise(seed, width))
+                Patch::new(Site::ResidPost.at(layer), position, noise(seed, width))
             };
-            let all: Vec<Trial> = vec![
+            let all: Vec<Vec<Patch>> = vec![
                 vec![],
                 vec![slot(0, length - 1, 1)],
                 vec![slot(1, length - 1, 2)],
                 vec![slot(1, length - 5, 3)],
                 vec![slot(0, length - 5, 4), slot(1, length - 2, 5)],
             ];
-            let reading = Reading {
-                from: length - 5,
-                ..Reading::default()
+            let pass = Pass {
+                rows: all.iter().cloned().map(PassRow::patched).collect(),
+                tail: 7,
+                ..reading(&run, length - 5)
             };
-            let replay = bench.replay(&run, reading).unwrap();
-            let mut out = vec![(Vec::new(), Vec::new()); all.len()];
-            replay
-                .texts_of(&bench, &all, 7, &mut |i, first, written| {
-                    out[i] = (first.to_vec(), written.to_vec());
-                    Ok(())
-                })
-                .unwrap();
-            for (trial, (first, written)) in all.iter().zip(&out) {
+            let out = bench.run(&pass).unwrap();
+            for (trial, row) in all.iter().zip(&out) {
+                let (first, written) = (row.last(), &row.tail);
                 assert_eq!(written.len(), 7);
-                let expected = whole(&mut bench, &run, length - 1, trial);
+                let expected = read_again(&mut bench, &run, length - 1, trial);
                 assert!(gap(first, &expected) < 1e-5);
                 let mut longer = run.clone();
                 for id in written {
-                    let logits = whole(&mut bench, &longer, longer.tokens.len() - 1, trial);
+                    let logits = read_again(&mut bench, &longer, longer.tokens.len() - 1, trial);
                     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     // A tie to rounding may fall either way.
                     assert!(
@@ -346,13 +336,13 @@ fn texts_go_on_as_whole_reruns_would() {
                     longer.tokens.push(*id);
                 }
             }
-            let early = Reading {
-                from: 0,
-                read: Some(5),
-                ..Reading::default()
+            let early = Pass {
+                from: Some(0),
+                logits: Logits::After(5),
+                tail: 2,
+                ..pass
             };
-            let replay = bench.replay(&run, early).unwrap();
-            let error = replay.texts_of(&bench, &all, 2, &mut |_, _, _| Ok(()));
+            let error = bench.run(&early);
             assert!(error.unwrap_err().to_string().contains("the last"));
         }
     }
@@ -372,28 +362,20 @@ fn under_a_condition_trials_are_read_whole() {
             "scale@mlp_out.1*1.2",
         ];
         let run = edited(prompt(12), &edits);
-        let replay = bench
-            .replay(
-                &run,
-                Reading {
-                    from: 3,
-                    ..Reading::default()
-                },
-            )
-            .unwrap();
+        let pass = reading(&run, 3);
         // One slot turns the condition itself, the other leaves it as it is.
-        let all: Vec<Trial> = vec![
-            vec![Slot::new(Site::Embed.at(0), 5, noise(9, width))],
-            vec![Slot::new(
+        let all: Vec<Vec<Patch>> = vec![
+            vec![Patch::new(Site::Embed.at(0), 5, noise(9, width))],
+            vec![Patch::new(
                 Site::Embed.at(0),
                 5,
                 (noise(9, width) * -1.0).unwrap(),
             )],
-            vec![Slot::new(Site::ResidPost.at(0), 11, noise(3, width))],
+            vec![Patch::new(Site::ResidPost.at(0), 11, noise(3, width))],
             vec![],
         ];
-        for (trial, found) in all.iter().zip(collect(&replay, &bench, &all)) {
-            let expected = whole(&mut bench, &run, 11, trial);
+        for (trial, found) in all.iter().zip(collect(&pass, &mut bench, &all)) {
+            let expected = read_again(&mut bench, &run, 11, trial);
             assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
         }
     }
@@ -404,47 +386,33 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
     let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
     let run = Run::plain(prompt(9));
     let width = bench.model.card.d_model;
-    let replay = bench
-        .replay(
-            &run,
-            Reading {
-                from: 4,
-                ..Reading::default()
-            },
-        )
-        .unwrap();
-    let refused = |slot: Slot| {
-        let mut nothing = |_: usize, _: &[f32]| Ok(());
-        let error = replay.logits_of(&bench, &[vec![slot]], &mut nothing);
-        error.unwrap_err().to_string()
+    let mut refused = |patch: Patch| {
+        let pass = Pass {
+            rows: vec![PassRow::patched(vec![patch])],
+            ..reading(&run, 4)
+        };
+        bench.run(&pass).unwrap_err().to_string()
     };
     let at = Site::ResidPost.at(0);
-    let short = refused(Slot::new(at, 5, noise(1, width - 1)));
+    let short = refused(Patch::new(at, 5, noise(1, width - 1)));
     assert!(short.contains(&width.to_string()), "{short}");
-    assert!(refused(Slot::new(at, 3, noise(1, width))).contains("position 3"));
-    assert!(refused(Slot::new(at, 9, noise(1, width))).contains("4 to 8"));
-    let probs = Slot::new(Site::AttnProbs.at(0), 5, noise(1, 9));
+    assert!(refused(Patch::new(at, 3, noise(1, width))).contains("position 3"));
+    assert!(refused(Patch::new(at, 9, noise(1, width))).contains("4 to 8"));
+    let probs = Patch::new(Site::AttnProbs.at(0), 5, noise(1, 9));
     assert!(refused(probs).contains("Use z"));
-    let head = Slot {
+    let head = Patch {
         head: Some(99),
-        ..Slot::new(Site::Z.at(0), 5, noise(1, 8))
+        ..Patch::new(Site::Z.at(0), 5, noise(1, 8))
     };
     assert!(refused(head).contains("99"));
-    let far = Slot::new(Site::ResidPost.at(99), 5, noise(1, width));
+    let far = Patch::new(Site::ResidPost.at(99), 5, noise(1, width));
     assert!(refused(far).contains("layers"));
-    for reading in [
-        Reading {
-            from: 9,
-            ..Reading::default()
-        },
-        Reading {
-            read: Some(9),
-            ..Reading::default()
-        },
-    ] {
-        let Err(error) = bench.replay(&run, reading) else {
-            panic!("refused")
-        };
+    let beyond = Pass {
+        logits: Logits::After(9),
+        ..reading(&run, 4)
+    };
+    for pass in [reading(&run, 9), beyond] {
+        let error = bench.run(&pass).unwrap_err();
         assert!(error.to_string().contains("0 to 8"));
     }
     assert_eq!(noise(1, 4).dtype(), DType::F32);

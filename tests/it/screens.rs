@@ -456,7 +456,10 @@ fn any_update() -> impl Strategy<Value = Update> {
         }),
         Just(Update::Direction(lmscope::engine::Known {
             name: "calm".into(),
-            about: "resid_pre.2, length 3".into(),
+            addresses: vec!["resid_pre.2".parse().unwrap()],
+            anywhere: false,
+            length: 3.0,
+            remarks: Vec::new(),
             strength: 1.0
         })),
         Just(Update::Failed {

@@ -125,7 +125,10 @@ fn update(words: &str) -> Update {
         },
         "direction" => Update::Direction(lmscope::engine::Known {
             name: rest.into(),
-            about: "resid_pre.2, length 3.10".into(),
+            addresses: vec!["resid_pre.2".parse().unwrap()],
+            anywhere: false,
+            length: 3.1,
+            remarks: Vec::new(),
             strength: 1.0,
         }),
         "baseline" => {

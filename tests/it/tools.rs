@@ -3,10 +3,13 @@
 use candle_core::{DType, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
+use lmscope::lab::apply::Null;
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::Run;
+use lmscope::lab::pass::Patch;
+use lmscope::lab::run::{Keep, Run, RunTap};
 use lmscope::model::Model;
 use lmscope::model::network::families::{FAMILIES, Family};
+use lmscope::model::network::tap::{Phase, Span, Tap};
 
 /// A bench with a tiny random model.
 pub fn tiny(family: &'static Family) -> Bench {
@@ -35,6 +38,31 @@ pub fn edited(tokens: Vec<u32>, edits: &[&str]) -> Run {
         schedule: Schedule::always(edits),
         ..Run::plain(tokens)
     }
+}
+
+/// Logits after a position by reading the whole run again, alone, with values put in: nothing is shared with anything.
+pub fn read_again(bench: &mut Bench, run: &Run, position: usize, patches: &[Patch]) -> Vec<f32> {
+    let mut program = bench.compile(run, Null::No).unwrap();
+    let patches: Vec<(usize, &Patch)> = patches.iter().map(|patch| (0, patch)).collect();
+    let guard = bench.guard().lenient();
+    let mut tap = RunTap::new(&mut program, &patches, &[], Keep::All, guard);
+    let span = Span {
+        start: 0,
+        len: run.tokens.len(),
+        prompt: run.prompt,
+        phase: Phase::Prefill,
+    };
+    let transformer = &bench.model.transformer;
+    let tokens = bench.model.tokens(&run.tokens).unwrap();
+    let x = transformer.trunk(&tokens, span, None, &mut tap).unwrap();
+    let x = x.narrow(1, position, 1).unwrap().contiguous().unwrap();
+    tap.begin(Span {
+        start: position,
+        len: 1,
+        ..span
+    });
+    let (logits, _) = transformer.read_out(&x, None, &mut tap).unwrap();
+    values(&logits)
 }
 
 /// Values in f32.

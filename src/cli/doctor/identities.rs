@@ -16,9 +16,9 @@ use crate::lab::bench::Bench;
 use crate::lab::run::{Keep, Run, RunTap};
 use crate::lab::runner::read_on;
 use crate::model::Model;
-use crate::model::checkpoint::weights::Precision;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::linear::Linear;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Axis, SITES, Site};
 use crate::model::network::tap::{NoTap, Phase, Span};
 

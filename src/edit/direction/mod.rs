@@ -25,10 +25,10 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::gguf::names::ARCHITECTURES;
-use crate::model::checkpoint::weights::normals;
 use crate::model::network::address::site_named;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
+use crate::model::normal::normals;
 
 /// One row of [`FORMATS`].
 #[derive(Debug)]
@@ -162,6 +162,22 @@ impl Default for Origin {
     }
 }
 
+/// Where a direction was measured, for people: every address, or what is known where they are stand-ins.
+pub fn places(addresses: &[Address], anywhere: bool) -> String {
+    let all = addresses.iter();
+    if anywhere && addresses.len() > 1 {
+        let layers: Vec<String> = all.map(|at| at.layer.to_string()).collect();
+        return format!(
+            "layers {} of a site that its file does not say",
+            layers.join(", ")
+        );
+    }
+    if anywhere {
+        return "a place that its file does not say".into();
+    }
+    all.map(Address::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// A vector for one address or several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direction {
@@ -206,18 +222,8 @@ impl Direction {
 
     /// Where it was measured, for people: every address.
     pub fn places(&self) -> String {
-        if self.origin.anywhere && self.rows.len() > 1 {
-            let layers: Vec<String> = self.rows.iter().map(|(a, _)| a.layer.to_string()).collect();
-            return format!(
-                "layers {} of a site that its file does not say",
-                layers.join(", ")
-            );
-        }
-        if self.origin.anywhere {
-            return "a place that its file does not say".into();
-        }
-        let places: Vec<String> = self.rows.iter().map(|(a, _)| a.to_string()).collect();
-        places.join(", ")
+        let addresses: Vec<Address> = self.rows.iter().map(|(at, _)| *at).collect();
+        places(&addresses, self.origin.anywhere)
     }
 
     /// The same, with layers that follow each other drawn together: `resid_post.1-7`.

@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
+use super::Worker;
 use super::tokens::plain_tokens;
-use super::{Worker, known};
 use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
-use crate::engine::{Mode, Update};
+use crate::engine::{Known, Mode, Update};
 use crate::error::{Error, Result};
 use crate::instruments::instrument;
 use crate::lab::trials::left;
@@ -153,23 +153,22 @@ impl Worker {
             ));
         }
         let since = Instant::now();
-        bench.progress = Some(Box::new(move |done| {
+        let tell = move |done| {
             let _listening = deliver(Update::Working {
                 slot: "direction",
                 done,
                 left: left(since.elapsed(), done),
             });
-        }));
-        let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));
-        bench.progress = None;
+        };
+        let contrast = bench.told(tell, |bench| {
+            Contrast::measure(bench, plus, minus, Measure::last(layer, chat))
+        });
         let made = contrast?.direction(Method::Mean, bench)?;
         if let Some(path) = &save {
             made.save(path)?;
         }
-        let mut told = known(&name, &made);
-        for note in &made.origin.notes {
-            told.about = format!("{}; {note}", told.about);
-        }
+        let mut told = Known::of(&name, &made);
+        told.remarks.extend_from_slice(&made.origin.notes);
         bench.directions.insert(name, made);
         self.tell(Update::Direction(told));
         // Live figures may be about directions.

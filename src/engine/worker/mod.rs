@@ -17,7 +17,6 @@ use std::time::Instant;
 
 use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
 use crate::edit::Edit;
-use crate::edit::direction::Direction;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
@@ -318,8 +317,8 @@ impl Worker {
         }
         let mut bench = opened?;
         bench.cancel = self.cancel.clone();
-        let mut directions: Vec<Known> =
-            bench.directions.iter().map(|(n, d)| known(n, d)).collect();
+        let known = bench.directions.iter();
+        let mut directions: Vec<Known> = known.map(|(n, d)| Known::of(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
             card: bench.model.card.clone(),
@@ -502,17 +501,17 @@ impl Worker {
         };
         let bench = self.bench()?;
         let since = Instant::now();
-        bench.progress = Some(Box::new(move |done| {
+        let tell = move |done| {
             // Short work needs no bar.
             if since.elapsed().as_millis() > 150 {
                 let left = left(since.elapsed(), done);
                 let _listening = deliver(Update::Working { slot, done, left });
             }
-        }));
+        };
         bench.answers_of = edited;
-        let figure = observe(instrument(slot)?, &run, &question.arguments, bench);
+        let of = instrument(slot)?;
+        let figure = bench.told(tell, |bench| observe(of, &run, &question.arguments, bench));
         bench.answers_of = None;
-        bench.progress = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
@@ -560,17 +559,5 @@ impl Worker {
         self.tell_beside();
         self.refresh();
         Ok(())
-    }
-}
-
-fn known(name: &str, direction: &Direction) -> Known {
-    let mut about = format!("{}, length {:.2}", direction.places(), direction.norm());
-    for caution in &direction.origin.cautions {
-        about = format!("{about}; {caution}");
-    }
-    Known {
-        name: name.to_string(),
-        about,
-        strength: direction.origin.strength,
     }
 }

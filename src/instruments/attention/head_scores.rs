@@ -12,9 +12,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::edit::Edit;
-use crate::edit::op::Op;
+use crate::edit::op::{Op, Which};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
@@ -200,11 +200,8 @@ pub fn silenced(heads: &[Head]) -> Vec<Edit> {
     layers.dedup();
     let of = |layer: usize| {
         let own = heads.iter().filter(|h| h.0 == layer);
-        Edit::units(
-            Op::Zero,
-            own.map(|h| h.1 as u32).collect(),
-            Site::Z.at(layer),
-        )
+        let heads = Which::List(own.map(|h| h.1 as u32).collect());
+        Edit::new(Op::Zero(heads), Place::At(Site::Z.at(layer)))
     };
     layers.into_iter().map(of).collect()
 }

@@ -5,14 +5,14 @@
 
 use std::fmt::Write;
 
-use super::{Backpatch, spelled};
+use super::{Asked, Backpatch, Drawn, quoted, spelled};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
-use crate::instruments::Arguments;
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::instruments::backpatch::pairs::{
     Became, Pair, Score, Vector, Wanted, goes_back, held, length, pairs as all_pairs, said, states,
     trials,
 };
+use crate::instruments::{Draft, lines};
 use crate::lab::bench::Bench;
 use crate::lab::pass::{Logits, Pass, PassRow};
 use crate::lab::run::Run;
@@ -38,25 +38,20 @@ struct Told {
 }
 
 /// The figure.
-pub fn pairs(
-    of: &Backpatch,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &mut Bench,
-) -> Result<Figure> {
+pub fn pairs(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
     bench.model.check_prompt(&run.tokens)?;
-    let position = of.position(run, arguments, bench)?;
+    let position = asked.position(run, bench)?;
     let own = held(bench, run, position, position)?;
     let base = bench.run_one(&Pass {
         from: Some(position),
         logits: Logits::Last(1),
         ..Pass::of(run.clone())
     })?;
-    let wanted = of.wanted(arguments, bench, base.last())?;
+    let wanted = asked.wanted(bench, base.last())?;
     let unpatched = wanted
         .of(bench, run, position, vec![PassRow::default()])?
         .swap_remove(0);
-    let other = of.unrelated(run, arguments, bench)?;
+    let other = asked.other(run, bench)?;
     let last = other.tokens.len() - 1;
     // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
     // has the same state in all of them, which would be no null.
@@ -69,10 +64,10 @@ pub fn pairs(
     let elsewhere = states(bench, &other, there)?;
     let layers = bench.model.card.layers;
     let all = all_pairs(layers);
-    let renormed = of.renormed(arguments);
+    let renormed = asked.renormed();
     let found = bench.trials(
         run,
-        arguments.provenance(of),
+        lines::<Backpatch>(asked),
         all.len(),
         SLICE,
         |bench, range| {
@@ -104,31 +99,22 @@ pub fn pairs(
         other,
         stopped: found.note(),
     };
-    Ok(figure(
-        of,
-        run,
-        arguments,
-        bench,
-        &all,
-        &found.results,
-        &told,
-    ))
+    Ok(draft(asked, run, bench, &all, &found.results, &told))
 }
 
-fn figure(
-    of: &Backpatch,
+fn draft(
+    asked: &Asked,
     run: &Run,
-    arguments: &Arguments,
     bench: &Bench,
     all: &[Pair],
     found: &[Option<Measured>],
     told: &Told,
-) -> Figure {
+) -> Draft {
     let layers = bench.model.card.layers;
-    let drawn = match arguments.text(of, "null") {
-        "unrelated" => 1,
-        "random" => 2,
-        _ => 0,
+    let drawn = match asked.null {
+        Drawn::Own => 0,
+        Drawn::Unrelated => 1,
+        Drawn::Random => 2,
     };
     let writes = told.wanted.tokens.is_some();
     let value = |became: &Became| {
@@ -168,43 +154,38 @@ fn figure(
             more,
         }
     };
-    let header = |word: &str, layer: usize| Header {
-        label: format!("{word}{layer}"),
-        anchor: Anchor::cell(layer, told.position),
-    };
+    let headers: Vec<Header> = (0..layers)
+        .map(|layer| Header::of(layer.to_string(), Anchor::cell(layer, told.position)))
+        .collect();
     let answer = spelled(bench, &told.wanted.firsts);
     let token = bench.visible(run.tokens[told.position]);
-    let mut title = format!("backpatch · {answer} · at {token} ({})", told.position);
+    let mut title = format!("{answer} · at {token} ({})", told.position);
     if drawn > 0 {
         let _ = write!(title, " · null: {}", NAMES[drawn]);
     }
-    Figure {
-        title,
-        body: Body::Grid(Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "target layer".into(),
-            column_axis: "source layer".into(),
-            value: if writes {
-                format!("{answer} is written")
-            } else {
-                format!("probability of {answer}")
-            },
-            rows: (0..layers).map(|t| header("", t)).collect(),
-            columns: (0..layers).map(|s| header("", s)).collect(),
-            cells: (0..layers)
-                .map(|s| (0..layers).map(|t| cell((s, t))).collect())
-                .collect(),
-            scale: Scale::Unit,
-        }),
-        notes: notes(arguments, of, run, bench, all, found, told),
-        check: None,
-        provenance: bench.provenance(run, arguments.provenance(of)),
-    }
+    let grid = Grid {
+        row_axis: "target layer".into(),
+        column_axis: "source layer".into(),
+        value: if writes {
+            format!("{answer} is written")
+        } else {
+            format!("probability of {answer}")
+        },
+        rows: headers.clone(),
+        columns: headers,
+        cells: (0..layers)
+            .map(|s| (0..layers).map(|t| cell((s, t))).collect())
+            .collect(),
+        scale: Scale::Unit,
+        ..Grid::default()
+    };
+    Draft::of(grid)
+        .titled(title)
+        .notes(notes(asked, run, bench, all, found, told))
 }
 
 fn notes(
-    arguments: &Arguments,
-    of: &Backpatch,
+    asked: &Asked,
     run: &Run,
     bench: &Bench,
     all: &[Pair],
@@ -260,22 +241,15 @@ fn notes(
         format!(
             "each cell: resid_post of the source layer overwrote resid_post of the target layer at position {}, once, while the prompt was read; on the diagonal nothing changes{}",
             told.position,
-            if of.renormed(arguments) {
+            if asked.renormed() {
                 "; every vector was scaled to the length of what it replaced, which the paper does not do"
             } else {
                 "; ‖h‖ ratio is the length of the state over that of what it replaced"
             }
         ),
         format!(
-            "unrelated text: {:?}; seed {}",
-            crate::text::plain(
-                &told
-                    .other
-                    .tokens
-                    .iter()
-                    .flat_map(|t| bench.model.bytes(*t))
-                    .collect::<Vec<u8>>()
-            ),
+            "unrelated text: {}; seed {}",
+            quoted(bench, &told.other.tokens),
             run.seed
         ),
     ];

@@ -5,7 +5,7 @@
 //! model goes on (Biran et al. 2024, 2406.12775, section 6). Three figures: the grid of pairs for one question, the trace of
 //! the entities over layers, and the table over a file of questions. Invariant: every rate that takes the best of many pairs
 //! is called an oracle's, and the nulls stand beside it. To add a figure, add a module with a function that makes it and an
-//! arm in [`Backpatch::observe`].
+//! variant of [`Show`].
 
 mod grid;
 pub mod hops;
@@ -13,228 +13,211 @@ pub mod pairs;
 mod table;
 mod trace;
 
-use super::{Arguments, Instrument, Kind, Parameter};
+use std::path::PathBuf;
+
+use super::params::{Count, Kind, ParameterValue, choices, params};
+use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::figure::Figure;
 use crate::instruments::backpatch::hops::{Place, last_token_of};
 use crate::instruments::backpatch::pairs::Wanted;
+use crate::instruments::params::Position;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
 
-/// The instrument.
-pub struct Backpatch;
+choices! {
+    /// Which figure is made of one question.
+    pub enum Show { Pairs = "pairs", Trace = "trace" }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "show",
-        kind: Kind::Choice(&["pairs", "trace"]),
-        default: "pairs",
-        about: "pairs: the grid of source and target layers; trace: at which layer the bridge and the answer can be read; a file of questions gives a table",
-    },
-    Parameter {
-        name: "answer",
-        kind: Kind::Text,
-        default: "",
-        about: "the answer looked for, with the space it begins with, spellings separated by |; by default what the run favours now",
-    },
-    Parameter {
-        name: "bridge",
-        kind: Kind::Text,
-        default: "",
-        about: "the entity between the two hops, spellings separated by |, for the trace",
-    },
-    Parameter {
-        name: "entity",
-        kind: Kind::Text,
-        default: "",
-        about: "the text in the prompt whose last token ends the first hop (last occurrence)",
-    },
-    Parameter {
-        name: "position",
-        kind: Kind::Text,
-        default: "auto",
-        about: "where states are taken and put: last, entity, or a position; auto: the entity where one is given, else the last token, and both for a file",
-    },
-    Parameter {
-        name: "measure",
-        kind: Kind::Choice(&["auto", "probability", "success"]),
-        default: "auto",
-        about: "probability: of the answer's first tokens, a success where they come out on top; success: the answer is in what is written; auto: success for a file",
-    },
-    Parameter {
-        name: "tokens",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "10",
-        about: "how many tokens are written, for success",
-    },
-    Parameter {
-        name: "length",
-        kind: Kind::Choice(&["own", "replaced"]),
-        default: "own",
-        about: "own: vectors are put in as they are; replaced: scaled to the length of what they replace",
-    },
-    Parameter {
-        name: "null",
-        kind: Kind::Choice(&["beside", "unrelated", "random"]),
-        default: "beside",
-        about: "which grid is drawn: the run's own states with both nulls in every cell, or one of the nulls alone",
-    },
-    Parameter {
-        name: "unrelated",
-        kind: Kind::Text,
-        default: "",
-        about: "a prompt whose states are the null; by default a text that the model writes by itself",
-    },
-    Parameter {
-        name: "chat",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is written",
-    },
-    Parameter {
-        name: "reader",
-        kind: Kind::Text,
-        default: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x ->",
-        about: "the prompt that reads states in the trace; its slot is overwritten",
-    },
-    Parameter {
-        name: "slot",
-        kind: Kind::Text,
-        default: "x",
-        about: "the text in the reader whose last token is overwritten (last occurrence)",
-    },
-    Parameter {
-        name: "questions",
-        kind: Kind::Text,
-        default: "",
-        about: "a JSON file of two-hop questions instead of the text that is there: counts by case as a table",
-    },
-];
+choices! {
+    /// What a success is.
+    pub enum Success { Auto = "auto", Probability = "probability", Written = "success" }
+}
 
-impl Instrument for Backpatch {
-    fn name(&self) -> &'static str {
-        "backpatch"
-    }
+choices! {
+    /// How long vectors are.
+    pub enum Length { Own = "own", Replaced = "replaced" }
+}
 
-    fn about(&self) -> &'static str {
-        "Whether an answer comes when a later layer's state is put back into an earlier one, for every pair of layers"
-    }
+choices! {
+    /// Which grid is drawn.
+    pub enum Drawn { Own = "beside", Unrelated = "unrelated", Random = "random" }
+}
 
-    fn source(&self) -> &'static str {
-        "back-patching: Biran et al. 2024 (2406.12775)"
-    }
+/// Where states are taken and put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// The entity where one is given, else the last token; for a file both.
+    Auto,
+    /// The entity and the last token, of every question of a file.
+    Both,
+    /// The last token of the entity.
+    Entity,
+    /// The last token.
+    Last,
+    /// A position.
+    At(Position),
+}
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
+impl ParameterValue for Where {
+    const KIND: Kind = Kind::Text;
 
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "questions").trim().is_empty()
-    }
-
-    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
-        // How many questions there are is not known before they are read, and the trace is short.
-        if !self.needs_prompt(arguments) || arguments.text(self, "show") == "trace" {
-            return None;
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "both" => Ok(Self::Both),
+            "entity" => Ok(Self::Entity),
+            "last" => Ok(Self::Last),
+            text => Position::parse(text).map(Self::At),
         }
-        // Pairs join on their way up: on average they pass a little over half of the blocks, at one position and those after.
-        let written = match self.measured(arguments, false) {
-            Ok(Some(count)) => count,
-            _ => 0,
-        };
-        let read = match arguments.text(self, "position") {
-            "last" => 1,
-            "auto" if arguments.text(self, "entity").is_empty() => 1,
-            _ => tokens,
-        };
-        Some(Cost {
-            passes: 3 * card.layers * card.layers,
-            tokens: read.div_ceil(2) + written,
-        })
     }
 
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        if !self.needs_prompt(arguments) {
-            return table::table(self, run, arguments, bench);
-        }
-        match arguments.text(self, "show") {
-            "trace" => trace::trace(self, run, arguments, bench),
-            _ => grid::pairs(self, run, arguments, bench),
+    fn print(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::Both => "both".into(),
+            Self::Entity => "entity".into(),
+            Self::Last => "last".into(),
+            Self::At(position) => position.print(),
         }
     }
 }
 
-impl Backpatch {
-    /// How many tokens are written for every trial; none where the next token is enough.
-    fn measured(&self, arguments: &Arguments, file: bool) -> Result<Option<usize>> {
-        Ok(match (arguments.text(self, "measure"), file) {
-            ("success", _) | ("auto", true) => Some(arguments.count(self, "tokens")?),
-            _ => None,
+params! {
+    /// What `backpatch` is asked.
+    pub struct Asked {
+        /// pairs: the grid of source and target layers; trace: at which layer the bridge and the answer can be read; a file of questions gives a table
+        show: Show = "pairs",
+        /// the answer looked for, with the space it begins with, spellings separated by |; by default what the run favours now
+        answer: Option<String>,
+        /// the entity between the two hops, spellings separated by |, for the trace
+        bridge: String,
+        /// the text in the prompt whose last token ends the first hop (last occurrence)
+        entity: Option<String>,
+        /// where states are taken and put: last, entity, or a position; auto: the entity where one is given, else the last token, and both for a file
+        position: Where = "auto",
+        /// probability: of the answer's first tokens, a success where they come out on top; success: the answer is in what is written; auto: success for a file
+        measure: Success = "auto",
+        /// how many tokens are written, for success
+        tokens: Count<1, 200> = "10",
+        /// own: vectors are put in as they are; replaced: scaled to the length of what they replace
+        length: Length = "own",
+        /// which grid is drawn: the run's own states with both nulls in every cell, or one of the nulls alone
+        null: Drawn = "beside",
+        /// a prompt whose states are the null; by default a text that the model writes by itself
+        unrelated: Option<String>,
+        /// yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is written
+        chat: bool,
+        /// the prompt that reads states in the trace; its slot is overwritten
+        reader: String = "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x ->",
+        /// the text in the reader whose last token is overwritten (last occurrence)
+        slot: String = "x",
+        /// a JSON file of two-hop questions instead of the text that is there: counts by case as a table
+        questions: Option<PathBuf>,
+    }
+}
+
+/// The instrument.
+pub struct Backpatch;
+
+impl Measurement for Backpatch {
+    type Params = Asked;
+    const NAME: &'static str = "backpatch";
+    const ABOUT: &'static str = "Whether an answer comes when a later layer's state is put back into an earlier one, for every pair of layers";
+    const SOURCE: &'static str = "back-patching: Biran et al. 2024 (2406.12775)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.questions.is_none());
+    const READS_END: bool = true;
+
+    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
+        // How many questions there are is not known before they are read, and the trace is short.
+        if asked.questions.is_some() || asked.show == Show::Trace {
+            return None;
+        }
+        let read = match (asked.position, &asked.entity) {
+            (Where::Last, _) | (Where::Auto, None) => 1,
+            (Where::Auto | Where::Both | Where::Entity | Where::At(_), _) => tokens,
+        };
+        // Pairs join on their way up: on average they pass a little over half of the blocks, at one position and those after.
+        Some(Cost {
+            passes: 3 * card.layers * card.layers,
+            tokens: read.div_ceil(2) + asked.written().unwrap_or(0),
         })
     }
 
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        match (&asked.questions, asked.show) {
+            (Some(file), _) => table::table(asked, file, run, bench),
+            (None, Show::Trace) => trace::trace(asked, run, bench),
+            (None, Show::Pairs) => grid::pairs(asked, run, bench),
+        }
+    }
+}
+
+impl Asked {
+    /// How many tokens are written for every trial; none where the next token is enough.
+    fn written(&self) -> Option<usize> {
+        let written = match self.measure {
+            Success::Written => true,
+            Success::Auto => self.questions.is_some(),
+            Success::Probability => false,
+        };
+        written.then_some(self.tokens.0)
+    }
+
     /// The places that `position` means for a file.
-    fn places(&self, arguments: &Arguments) -> Result<Vec<Place>> {
-        match arguments.text(self, "position") {
-            "auto" | "both" => Ok(vec![Place::Entity, Place::Last]),
-            "entity" => Ok(vec![Place::Entity]),
-            "last" => Ok(vec![Place::Last]),
-            other => {
+    fn places(&self) -> Result<Vec<Place>> {
+        match self.position {
+            Where::Auto | Where::Both => Ok(vec![Place::Entity, Place::Last]),
+            Where::Entity => Ok(vec![Place::Entity]),
+            Where::Last => Ok(vec![Place::Last]),
+            Where::At(position) => {
                 let expected = "last, entity or auto (both), because every question of a file has its own positions";
-                Err(Error::argument("position", other, expected))
+                Err(Error::argument("position", position.print(), expected))
             }
         }
     }
 
     /// The position that `position` means in a run.
-    fn position(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<usize> {
-        let entity = arguments.text(self, "entity");
-        match arguments.text(self, "position") {
-            "entity" if entity.is_empty() => {
+    fn position(&self, run: &Run, bench: &Bench) -> Result<usize> {
+        let tokens = run.tokens.len();
+        match (self.position, &self.entity) {
+            (Where::Entity, None) => {
                 let expected = "a text of the prompt in `entity`, whose last token is meant";
                 Err(Error::argument("position", "entity", expected))
             }
-            "auto" | "entity" if !entity.is_empty() => {
+            (Where::Auto | Where::Entity, Some(entity)) => {
                 last_token_of(bench, &run.tokens, "entity", entity)
             }
-            "auto" | "last" => Ok(run.tokens.len().saturating_sub(1)),
-            _ => arguments.position(self, "position", run.tokens.len()),
+            (Where::Auto, None) | (Where::Last, _) => Ok(tokens.saturating_sub(1)),
+            (Where::At(position), _) => position.within(tokens),
+            (Where::Both, _) => {
+                let expected = "last, entity, auto or a position; both are for a file of questions";
+                Err(Error::argument("position", "both", expected))
+            }
         }
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, arguments: &Arguments, bench: &Bench, logits: &[f32]) -> Result<Wanted> {
-        let tokens = self.measured(arguments, false)?;
-        match arguments.text(self, "answer") {
-            "" => Wanted::favoured(bench, "answer", logits, tokens),
-            text => Wanted::new(bench, "answer", &spellings(text), tokens),
+    fn wanted(&self, bench: &Bench, logits: &[f32]) -> Result<Wanted> {
+        let tokens = self.written();
+        match &self.answer {
+            None => Wanted::favoured(bench, "answer", logits, tokens),
+            Some(text) => Wanted::new(bench, "answer", &spellings(text), tokens),
         }
     }
 
     /// The text whose states are the null.
-    fn unrelated(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Run> {
-        match arguments.text(self, "unrelated") {
-            "" => bench.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
-            text => {
-                let chat = arguments.text(self, "chat") == "yes";
-                Ok(Run::plain(bench.model.encode(text, chat)?))
-            }
+    fn other(&self, run: &Run, bench: &mut Bench) -> Result<Run> {
+        match &self.unrelated {
+            None => bench.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
+            Some(text) => Ok(Run::plain(bench.model.encode(text, self.chat)?)),
         }
     }
 
-    fn renormed(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "length") == "replaced"
+    fn renormed(&self) -> bool {
+        self.length == Length::Replaced
     }
 }
 
@@ -244,6 +227,12 @@ fn spellings(text: &str) -> Vec<String> {
         .filter(|t| !t.is_empty())
         .map(ToString::to_string)
         .collect()
+}
+
+/// A text for the notes, as one line.
+fn quoted(bench: &Bench, tokens: &[u32]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|t| bench.model.bytes(*t)).collect();
+    format!("{:?}", crate::text::plain(&bytes))
 }
 
 /// Tokens as a reader of figures sees them: the first, and how many more.

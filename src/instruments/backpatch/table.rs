@@ -5,12 +5,13 @@
 
 use std::path::Path;
 
-use super::Backpatch;
+use super::{Asked, Backpatch};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::instruments::Arguments;
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Page, Row, Table};
 use crate::instruments::backpatch::hops::{Found, Measure, Place, Question, Tried, read};
 use crate::instruments::backpatch::pairs::{Pair, Score, goes_back, pairs as all_pairs};
+use crate::instruments::{Draft, lines};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -30,35 +31,33 @@ const COLUMNS: [&str; 11] = [
 ];
 
 /// The figure.
-pub fn table(
-    of: &Backpatch,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &mut Bench,
-) -> Result<Figure> {
-    let file = arguments.text(of, "questions").trim();
+pub fn table(asked: &Asked, file: &Path, run: &Run, bench: &mut Bench) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
-        return Err(Error::argument("questions", file, expected));
+        return Err(Error::argument(
+            "questions",
+            file.display().to_string(),
+            expected,
+        ));
     }
-    let questions = read(Path::new(file))?;
+    let questions = read(file)?;
     let layers = bench.model.card.layers;
     let back: Vec<Pair> = all_pairs(layers)
         .into_iter()
         .filter(|p| goes_back(*p))
         .collect();
     let measure = Measure {
-        places: of.places(arguments)?,
+        places: asked.places()?,
         pairs: back,
-        tokens: of.measured(arguments, true)?,
-        chat: arguments.text(of, "chat") == "yes",
-        renormed: of.renormed(arguments),
+        tokens: asked.written(),
+        chat: asked.chat,
+        renormed: asked.renormed(),
         seed: run.seed,
     };
     measure.check(bench, &questions)?;
     let mut digest = Fingerprint::default();
     digest.write(format!("{questions:?}").as_bytes());
-    let mut parameters = arguments.provenance(of);
+    let mut parameters = lines::<Backpatch>(asked);
     parameters.push((
         "questions' digest".into(),
         format!("{:016x}", digest.finish()),
@@ -83,7 +82,7 @@ pub fn table(
             rows.extend(summary(name, *place, &some, &measure.pairs));
         }
     }
-    let asked = done.iter().flat_map(|(i, found)| {
+    let each = done.iter().flat_map(|(i, found)| {
         let question = &questions[*i];
         let pairs = &measure.pairs;
         found
@@ -91,24 +90,14 @@ pub fn table(
             .iter()
             .map(move |tried| of_one(question, found, tried, pairs))
     });
-    let page = |title: &str, rows: Vec<Row>| Page {
-        title: title.to_string(),
-        anchor: Anchor::default(),
-        rows,
-    };
-    let pages = vec![page("by case", rows), page("by question", asked.collect())];
-    let mut notes = notes(&measure, &done, layers);
-    notes.extend(found.note());
-    Ok(Figure {
-        title: format!("backpatch · {} two-hop questions", done.len()),
-        body: Body::Table(Table {
-            columns: COLUMNS.iter().map(ToString::to_string).collect(),
-            pages,
-        }),
-        notes,
-        check: None,
-        provenance: bench.provenance(run, arguments.provenance(of)),
-    })
+    let pages = vec![
+        Page::of("by case", Anchor::default(), rows),
+        Page::of("by question", Anchor::default(), each.collect()),
+    ];
+    Ok(Draft::of(Table::paged(&COLUMNS, pages))
+        .titled(format!("{} two-hop questions", done.len()))
+        .notes(notes(&measure, &done, layers))
+        .notes(found.note()))
 }
 
 /// Whether a question belongs to a case.
@@ -186,23 +175,14 @@ fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<
     let best = best_pair(pairs, &own).map_or_else(String::new, |((s, t), share)| {
         format!("{s} → {t}: {:.0} %", 100.0 * share)
     });
-    let mut entries = vec![
-        Entry::Text(name.to_string()),
-        Entry::Text(place.word().to_string()),
-        Entry::Number(tried.len() as f32),
-        Entry::Number(right),
-    ];
+    let mut entries = entries![name, place.word(), tried.len() as f32, right];
     let kinds: [fn(&Tried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
     for pick in kinds {
         let rates = rates(pick);
-        entries.push(Entry::Number(rates.pairs));
-        entries.push(Entry::Number(rates.any));
+        entries.extend(entries![rates.pairs, rates.any]);
     }
-    entries.push(Entry::Text(best));
-    Some(Row {
-        anchor: Anchor::default(),
-        entries,
-    })
+    entries.push(best.into());
+    Some(Row::at(Anchor::default(), entries))
 }
 
 fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> Row {
@@ -212,32 +192,28 @@ fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> 
         None => "not asked",
     };
     let works = |hits: &[bool]| Score::of(pairs, hits, goes_back);
-    let mut entries = vec![
-        Entry::Text(format!(
+    let mut entries = entries![
+        format!(
             "{} → {}; says {}; first hop {}, second hop {}",
             question.prompt,
             question.answer[0].trim(),
             found.says.trim(),
             word(found.first),
             word(found.second)
-        )),
-        Entry::Text(tried.place.word().to_string()),
-        Entry::Number(1.0),
-        Entry::Number(f32::from(u8::from(found.right))),
+        ),
+        tried.place.word(),
+        1.0,
+        f32::from(u8::from(found.right)),
     ];
     for hits in [&tried.own, &tried.unrelated, &tried.random] {
         let score = works(hits);
-        entries.push(Entry::Number(score.share()));
-        entries.push(Entry::Number(f32::from(u8::from(score.oracle()))));
+        entries.extend(entries![score.share(), f32::from(u8::from(score.oracle()))]);
     }
     let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
-    entries.push(Entry::Text(
-        first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}")),
-    ));
-    Row {
-        anchor: first.map_or_else(Anchor::default, |((s, _), _)| Anchor::layer(*s)),
-        entries,
-    }
+    let pair = first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}"));
+    entries.push(pair.into());
+    let anchor = first.map_or_else(Anchor::default, |((s, _), _)| Anchor::layer(*s));
+    Row::at(anchor, entries)
 }
 
 fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<String> {

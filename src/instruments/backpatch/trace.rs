@@ -6,10 +6,10 @@
 
 use candle_core::Tensor;
 
-use super::{Backpatch, spelled, spellings};
+use super::{Asked, Where, quoted, spelled, spellings};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
-use crate::instruments::Arguments;
+use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::bench::Bench;
@@ -33,16 +33,11 @@ struct Ranks {
 }
 
 /// The figure.
-pub fn trace(
-    of: &Backpatch,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &mut Bench,
-) -> Result<Figure> {
+pub fn trace(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
     bench.model.check_prompt(&run.tokens)?;
     let logits = bench.last_logits(run)?;
     let mut sought = Vec::new();
-    let bridge = spellings(arguments.text(of, "bridge"));
+    let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
         sought.push(Sought {
             name: "bridge",
@@ -51,19 +46,19 @@ pub fn trace(
     }
     sought.push(Sought {
         name: "answer",
-        firsts: of.wanted(arguments, bench, &logits)?.firsts,
+        firsts: asked.wanted(bench, &logits)?.firsts,
     });
     let last = run.tokens.len() - 1;
-    let mut positions = match arguments.text(of, "position") {
-        "auto" if arguments.text(of, "entity").is_empty() => Vec::new(),
-        _ => vec![of.position(run, arguments, bench)?],
+    let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
+        Vec::new()
+    } else {
+        vec![asked.position(run, bench)?]
     };
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let slot = arguments.text(of, "slot");
-    let reader = Reader::new(bench, arguments.text(of, "reader"), slot)?;
-    let other = of.unrelated(run, arguments, bench)?;
+    let reader = Reader::new(bench, &asked.reader, &asked.slot)?;
+    let other = asked.other(run, bench)?;
     let elsewhere = states(bench, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
     let away = reader.ranks(bench, &elsewhere, &sought)?;
@@ -73,9 +68,7 @@ pub fn trace(
         let own = states(bench, run, *position)?;
         columns.push((*position, reader.ranks(bench, &own, &sought)?));
     }
-    Ok(figure(
-        of, run, arguments, bench, &reader, &sought, &columns, &away, &other,
-    ))
+    Ok(draft(run, bench, &reader, &sought, &columns, &away, &other))
 }
 
 /// The prompt that reads states.
@@ -108,11 +101,7 @@ impl Reader {
     fn ranks(&self, bench: &mut Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
         let known = bench.model.known_tokens();
         let layers = states.len();
-        let rows = bench
-            .model
-            .transformer
-            .unembed(&Tensor::stack(states, 0)?)?;
-        let rows = rows.to_vec2::<f32>()?;
+        let rows = bench.unembedded(&Tensor::stack(states, 0)?)?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
@@ -153,18 +142,15 @@ impl Reader {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // each is a different part of what was measured
-fn figure(
-    of: &Backpatch,
+fn draft(
     run: &Run,
-    arguments: &Arguments,
     bench: &Bench,
     reader: &Reader,
     sought: &[Sought],
     found: &[(usize, Vec<Ranks>)],
     away: &[Ranks],
     other: &Run,
-) -> Figure {
+) -> Draft {
     let layers = bench.model.card.layers;
     let mut columns = Vec::new();
     let mut cells = Vec::new();
@@ -179,10 +165,10 @@ fn figure(
             for (name, own, null) in readers {
                 let token = Unit::Token(sought.firsts[0]);
                 let place = bench.visible(run.tokens[*position]);
-                columns.push(Header {
-                    label: format!("{} {position} {name}", sought.name),
-                    anchor: Anchor::position(*position).with(token),
-                });
+                columns.push(Header::of(
+                    format!("{} {position} {name}", sought.name),
+                    Anchor::position(*position).with(token),
+                ));
                 let cell = |layer: usize| Cell {
                     label: own[layer].to_string(),
                     value: reciprocal(own[layer]),
@@ -219,34 +205,24 @@ fn figure(
         reader.run.tokens.len(),
         reader.prompt
     ));
-    let ids = other.tokens.iter();
-    let bytes: Vec<u8> = ids.flat_map(|id| bench.model.bytes(*id)).collect();
     notes.push(format!(
-        "unrelated text, read at its last token: {:?}; seed {}",
-        crate::text::plain(&bytes),
+        "unrelated text, read at its last token: {}; seed {}",
+        quoted(bench, &other.tokens),
         run.seed
     ));
-    Figure {
-        title: format!("backpatch · trace of {}", named.join(" and ")),
-        body: Body::Grid(Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "layer".into(),
-            column_axis: "what is read, where and how".into(),
-            value: "reciprocal rank".into(),
-            rows: (0..layers)
-                .map(|l| Header {
-                    label: l.to_string(),
-                    anchor: Anchor::layer(l),
-                })
-                .collect(),
-            columns,
-            cells,
-            scale: Scale::Unit,
-        }),
-        notes,
-        check: None,
-        provenance: bench.provenance(run, arguments.provenance(of)),
-    }
+    let grid = Grid {
+        row_axis: "layer".into(),
+        column_axis: "what is read, where and how".into(),
+        value: "reciprocal rank".into(),
+        rows: Header::layers(layers),
+        columns,
+        cells,
+        scale: Scale::Unit,
+        ..Grid::default()
+    };
+    Draft::of(grid)
+        .titled(format!("trace of {}", named.join(" and ")))
+        .notes(notes)
 }
 
 fn reciprocal(rank: u32) -> f32 {

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use super::Patching;
+use super::{Asked, Pairing};
 use crate::error::{Error, Result};
-use crate::instruments::Arguments;
+use crate::instruments::params::{Kind, ParameterValue, Position};
 use crate::instruments::patching::contrast::{
     Alignment, Contrast, align, embedding_spread, read, span_of,
 };
@@ -32,55 +32,48 @@ pub struct Case {
 }
 
 /// The pairs of runs that were asked for, and the noise if they are told apart by noise.
-pub fn cases(
-    of: &Patching,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &mut Bench,
-) -> Result<(Vec<Case>, Option<f64>)> {
-    let ends = arguments.text(of, "align") == "ends";
-    let answer = Some(arguments.text(of, "answer"))
-        .filter(|a| !a.is_empty())
-        .map(ToString::to_string);
-    let (corrupt, subject) = (arguments.text(of, "corrupt"), arguments.text(of, "subject"));
-    // The clean prompt went through the template, or not, before it came here.
-    let chat = arguments.text(of, "chat") == "yes";
-    let file = arguments.text(of, "pairs").trim();
-    if !file.is_empty() {
+pub fn cases(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<(Vec<Case>, Option<f64>)> {
+    let Asked {
+        corrupt, subject, ..
+    } = asked;
+    if let Some(file) = &asked.pairs {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
-            return Err(Error::argument("pairs", file, expected));
+            return Err(Error::argument(
+                "pairs",
+                file.display().to_string(),
+                expected,
+            ));
         }
         for (name, given) in [("corrupt", corrupt), ("subject", subject)] {
-            if !given.is_empty() {
+            if let Some(given) = given {
                 let expected = "nothing beside a file of pairs, which has the prompts";
                 return Err(Error::argument(name, given, expected));
             }
         }
-        let pairs = read(Path::new(file))?.into_iter().enumerate();
+        let pairs = read(file)?.into_iter().enumerate();
         let cases = pairs.map(|(i, pair)| {
-            let case = of_prompts(pair, run, chat, ends, answer.as_deref(), bench);
-            case.map_err(|error| of_pair(file, i, &error))
+            of_prompts(asked, pair, run, bench).map_err(|error| of_pair(file, i, &error))
         });
-        let cases = cases.collect::<Result<_>>()?;
-        return Ok((cases, None));
+        return Ok((cases.collect::<Result<_>>()?, None));
     }
     bench.model.check_prompt(&run.tokens)?;
-    match (corrupt.is_empty(), subject.is_empty()) {
-        (true, true) if run.tokens.len() == 1 => Err(Error::argument(
+    match (corrupt, subject) {
+        (None, None) if run.tokens.len() == 1 => Err(Error::argument(
             "corrupt",
             "",
             "a corrupted prompt, because one of a single token has nothing to noise",
         )),
-        (false, false) => Err(Error::argument(
+        (Some(_), Some(subject)) => Err(Error::argument(
             "subject",
             subject,
             "nothing where `corrupt` gives another prompt",
         )),
-        (false, true) => {
-            let tokens = bench.model.encode(corrupt, chat)?;
+        (Some(corrupt), None) => {
+            // The clean prompt went through the template, or not, before it came here.
+            let tokens = bench.model.encode(corrupt, asked.chat)?;
             let case = Case {
-                alignment: align(bench, &run.tokens, &tokens, ends)?,
+                alignment: align(bench, &run.tokens, &tokens, asked.ends())?,
                 clean: run.clone(),
                 corrupt: Run {
                     schedule: run.schedule.clone(),
@@ -88,26 +81,18 @@ pub fn cases(
                     ..Run::plain(tokens)
                 },
                 noise: None,
-                answer,
+                answer: asked.answer.clone(),
                 other: None,
             };
             Ok((vec![case], None))
         }
-        (true, named) => {
-            let text = arguments.text(of, "sigma");
-            let many = text
-                .parse::<f64>()
-                .ok()
-                .filter(|s| s.is_finite() && *s > 0.0);
-            let many = many
-                .ok_or_else(|| Error::argument("sigma", text, "a number above 0, for example 3"))?;
+        (None, subject) => {
             // The first token is unlike any other and stays as it is.
-            let positions = if named {
-                1..run.tokens.len()
-            } else {
-                span_of(bench, &run.tokens, "subject", subject)?
+            let positions = match subject {
+                None => 1..run.tokens.len(),
+                Some(subject) => span_of(bench, &run.tokens, "subject", subject)?,
             };
-            let sigma = many * embedding_spread(bench)?;
+            let sigma = asked.sigma.0 * embedding_spread(bench)?;
             let case = |sample: usize| Case {
                 clean: run.clone(),
                 corrupt: run.clone(),
@@ -116,26 +101,25 @@ pub fn cases(
                     pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
                     first: positions.start,
                 },
-                answer: answer.clone(),
+                answer: asked.answer.clone(),
                 other: None,
             };
-            let count = arguments.count(of, "samples")?;
-            Ok(((0..count).map(case).collect(), Some(sigma)))
+            Ok(((0..asked.samples.0).map(case).collect(), Some(sigma)))
         }
     }
 }
 
+impl Asked {
+    /// Whether prompts of unequal length are paired from their ends.
+    fn ends(&self) -> bool {
+        self.align == Pairing::Ends
+    }
+}
+
 /// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
-fn of_prompts(
-    pair: Contrast,
-    run: &Run,
-    chat: bool,
-    ends: bool,
-    answer: Option<&str>,
-    bench: &Bench,
-) -> Result<Case> {
+fn of_prompts(asked: &Asked, pair: Contrast, run: &Run, bench: &Bench) -> Result<Case> {
     let read = |text: &str| -> Result<Run> {
-        let tokens = bench.model.encode(text, chat)?;
+        let tokens = bench.model.encode(text, asked.chat)?;
         bench.model.check_prompt(&tokens)?;
         Ok(Run {
             schedule: run.schedule.clone(),
@@ -149,11 +133,11 @@ fn of_prompts(
         }
     }
     Ok(Case {
-        alignment: align(bench, &clean.tokens, &corrupt.tokens, ends)?,
+        alignment: align(bench, &clean.tokens, &corrupt.tokens, asked.ends())?,
         clean,
         corrupt,
         noise: None,
-        answer: pair.answer.or_else(|| answer.map(ToString::to_string)),
+        answer: pair.answer.or_else(|| asked.answer.clone()),
         other: pair.other,
     })
 }
@@ -195,27 +179,29 @@ pub enum HeadsAt {
     One(i64),
 }
 
-impl HeadsAt {
-    /// Reads the parameter `positions`.
-    pub fn read(of: &Patching, arguments: &Arguments, tokens: usize) -> Result<Self> {
-        Ok(match arguments.text(of, "positions") {
-            "all" => Self::All,
-            "last" => Self::Last,
-            text => match text.parse() {
-                Ok(position) => Self::One(position),
-                // Says what a position is.
-                Err(_) => Self::One(arguments.position(of, "positions", tokens)? as i64),
-            },
-        })
+impl ParameterValue for HeadsAt {
+    const KIND: Kind = Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "last" => Ok(Self::Last),
+            text => Position::parse(text).map(|position| Self::One(position.0)),
+        }
     }
 
+    fn print(&self) -> String {
+        match self {
+            Self::All => "all".into(),
+            Self::Last => "last".into(),
+            Self::One(position) => position.to_string(),
+        }
+    }
+}
+
+impl HeadsAt {
     /// The pairs of a case that it means; refused where there are none, because nothing would be patched.
-    fn pairs(
-        self,
-        of: &Patching,
-        arguments: &Arguments,
-        case: &Case,
-    ) -> Result<Vec<(usize, usize)>> {
+    fn pairs(self, case: &Case) -> Result<Vec<(usize, usize)>> {
         let Alignment { pairs, first } = &case.alignment;
         let differ = pairs.get(*first..).unwrap_or_default();
         let (clean, corrupt) = (case.clean.tokens.len(), case.corrupt.tokens.len());
@@ -225,8 +211,8 @@ impl HeadsAt {
         let found = match self {
             Self::All => differ.to_vec(),
             Self::Last => last.copied().into_iter().collect(),
-            Self::One(_) => {
-                let at = arguments.position(of, "positions", clean)?;
+            Self::One(position) => {
+                let at = Position(position).named("positions", clean)?;
                 let at = differ.iter().find(|pair| pair.0 == at);
                 at.copied().into_iter().collect()
             }
@@ -234,12 +220,11 @@ impl HeadsAt {
         match (found.is_empty(), differ.first()) {
             (false, _) => Ok(found),
             (true, Some((from, _))) => {
-                let text = arguments.text(of, "positions");
                 let expected = format!(
                     "a position of the clean prompt that stands for one of the corrupted prompt and does not come before the first that differs: from {from} to {}",
                     clean - 1
                 );
-                Err(Error::argument("positions", text, expected))
+                Err(Error::argument("positions", self.print(), expected))
             }
             (true, None) => Err(apart_at_once()),
         }
@@ -247,26 +232,19 @@ impl HeadsAt {
 }
 
 /// The pairs of positions that heads are patched at in every case; refused where a case has none.
-pub fn heads_pairs(
-    at: HeadsAt,
-    of: &Patching,
-    arguments: &Arguments,
-    cases: &[Case],
-) -> Result<Vec<Vec<(usize, usize)>>> {
-    let file = arguments.text(of, "pairs").trim();
+pub fn heads_pairs(asked: &Asked, cases: &[Case]) -> Result<Vec<Vec<(usize, usize)>>> {
     let found = |(i, case)| {
-        at.pairs(of, arguments, case).map_err(|error| {
-            if file.is_empty() {
-                return error;
-            }
-            of_pair(file, i, &error)
+        let pairs = asked.positions.pairs(case);
+        pairs.map_err(|error| match &asked.pairs {
+            None => error,
+            Some(file) => of_pair(file, i, &error),
         })
     };
     cases.iter().enumerate().map(found).collect()
 }
 
 /// An error about one pair of a file.
-fn of_pair(file: &str, index: usize, error: &Error) -> Error {
+fn of_pair(file: &Path, index: usize, error: &Error) -> Error {
     let what = error.to_string();
     let next = format!("Look at pair {} of the file.", index + 1);
     Error::bad_file(file, what.trim_end_matches('.'), next)

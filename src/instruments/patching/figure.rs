@@ -5,10 +5,9 @@
 
 use std::fmt::Write;
 
-use super::Patching;
 use super::plan::{Found, Kind, Mean, Plan, Spot};
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
-use crate::instruments::Arguments;
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::Draft;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 
@@ -16,15 +15,7 @@ use crate::lab::run::Run;
 const SPELLED: usize = 12;
 
 /// The figure.
-pub fn figure(
-    of: &Patching,
-    run: &Run,
-    arguments: &Arguments,
-    bench: &Bench,
-    plan: &Plan,
-    found: &Found,
-    nulls: &[(Spot, f32)],
-) -> Figure {
+pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spot, f32)]) -> Draft {
     let layers = bench.model.card.layers;
     let columns: Vec<usize> = plan
         .spots
@@ -49,9 +40,9 @@ pub fn figure(
                 ..Cell::default()
             };
         };
-        let label = match plan.kind {
+        let label = match plan.asked.site {
             Kind::Heads => String::new(),
-            _ => bench.visible(mean.top),
+            Kind::Resid | Kind::Attn | Kind::Mlp => bench.visible(mean.top),
         };
         Cell {
             value: mean.share(),
@@ -70,59 +61,48 @@ pub fn figure(
     let reach = cells.iter().map(|c| c.value.abs());
     let reach = reach.filter(|v| v.is_finite()).fold(0f32, f32::max);
     let mut title = format!(
-        "patching · {} · {}",
-        match plan.kind {
+        "{} · {}",
+        match plan.asked.site {
             Kind::Resid => "residual stream",
             Kind::Attn => "attention writes",
             Kind::Mlp => "MLP writes",
             Kind::Heads => "heads",
         },
-        if plan.denoise {
+        if plan.denoise() {
             "clean into corrupted"
         } else {
             "corrupted into clean"
         }
     );
-    if plan.random {
+    if plan.random() {
         title.push_str(" · null: random changes of equal size");
     }
-    Figure {
-        title,
-        body: Body::Grid(Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "layer".into(),
-            column_axis: if plan.kind == Kind::Heads {
-                "head".into()
-            } else {
-                "position".into()
-            },
-            value: "share of the way to the other run".into(),
-            rows: (0..layers)
-                .map(|l| Header {
-                    label: l.to_string(),
-                    anchor: Anchor::layer(l),
-                })
-                .collect(),
-            columns: columns.iter().map(|c| header(bench, plan, *c)).collect(),
-            cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
-            scale: Scale::Diverging {
-                reach: reach.max(1e-6),
-            },
-        }),
-        notes: notes(bench, plan, found, nulls, run.seed),
-        check: None,
-        provenance: bench.provenance(run, arguments.provenance(of)),
-    }
+    let grid = Grid {
+        row_axis: "layer".into(),
+        column_axis: if plan.asked.site == Kind::Heads {
+            "head".into()
+        } else {
+            "position".into()
+        },
+        value: "share of the way to the other run".into(),
+        rows: Header::layers(layers),
+        columns: columns.iter().map(|c| header(bench, plan, *c)).collect(),
+        cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
+        scale: Scale::Diverging {
+            reach: reach.max(1e-6),
+        },
+        ..Grid::default()
+    };
+    Draft::of(grid)
+        .titled(title)
+        .notes(notes(bench, plan, found, nulls, run.seed))
 }
 
 /// A column's title: the head, or the token as both prompts spell it.
 fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
     let (unit, position) = plan.place(column);
     if let Some(unit) = unit {
-        return Header {
-            label: column.to_string(),
-            anchor: Anchor::default().with(unit),
-        };
+        return Header::of(column.to_string(), Anchor::default().with(unit));
     }
     let (clean, corrupt, alignment) = plan.shown();
     let (a, b) = alignment.pairs[column];
@@ -135,10 +115,10 @@ fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
     } else {
         format!("{}/{}", bench.visible(own), bench.visible(other))
     };
-    Header {
+    Header::of(
         label,
-        anchor: position.map_or_else(Anchor::default, Anchor::position),
-    }
+        position.map_or_else(Anchor::default, Anchor::position),
+    )
 }
 
 fn notes(
@@ -149,7 +129,7 @@ fn notes(
     seed: u64,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    let (base, source) = if plan.denoise {
+    let (base, source) = if plan.denoise() {
         ("corrupted", "clean")
     } else {
         ("clean", "corrupted")
@@ -176,13 +156,13 @@ fn notes(
     }
     notes.push(format!(
         "each cell: {} of the {source} run put into the {base} run, once{}",
-        match plan.kind {
+        match plan.asked.site {
             Kind::Resid => "resid_pre".to_string(),
             Kind::Attn => "attn_out".to_string(),
             Kind::Mlp => "mlp_out".to_string(),
             Kind::Heads => format!("z of one head {}", plan.heads_at()),
         },
-        match plan.window() {
+        match plan.asked.window.0 {
             1 => String::new(),
             n => format!(", at {n} layers around the cell's together"),
         }
@@ -209,7 +189,7 @@ fn notes(
             "null: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
         ));
     }
-    if plan.kind == Kind::Heads {
+    if plan.asked.site == Kind::Heads {
         notes.push("other heads may take over what one does, so shares need not add up to 1, and a small one does not say that a head did nothing".into());
     }
     notes.extend(found.stopped.clone());

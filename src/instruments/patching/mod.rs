@@ -11,144 +11,119 @@ pub mod contrast;
 mod figure;
 mod plan;
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::{Arguments, Instrument, Kind, Parameter};
+use super::params::{Count, ParameterValue, choices, params};
+use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::figure::Figure;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
+use case::HeadsAt;
+use plan::Kind;
+
+choices! {
+    /// Which values go into which run.
+    pub enum Way { Denoise = "denoise", Noise = "noise" }
+}
+
+choices! {
+    /// What is measured.
+    pub enum Wanted { Auto = "auto", Difference = "difference", Probability = "probability", Kl = "kl" }
+}
+
+choices! {
+    /// How positions of two prompts are paired.
+    pub enum Pairing { Length = "length", Ends = "ends" }
+}
+
+choices! {
+    /// Where the control stands.
+    pub enum Control { Top = "top", Random = "random" }
+}
+
+/// A standard deviation of noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deviations(pub f64);
+
+impl ParameterValue for Deviations {
+    const KIND: super::Kind = super::Kind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = text.parse().ok().map(Self);
+        number
+            .filter(|s| s.0.is_finite() && s.0 > 0.0)
+            .ok_or_else(|| "a number above 0, for example 3".into())
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+params! {
+    /// What `patching` is asked.
+    pub struct Asked {
+        /// the corrupted prompt, beside the run's own, which is the clean one; without one, the subject is noised
+        corrupt: Option<String>,
+        /// the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt; by default everything after the first token
+        subject: Option<String>,
+        /// what is put in: what enters a block, attention's write, the MLP's write (layer by position), or a head's output (layer by head)
+        site: Kind = "resid",
+        /// denoise: clean values into the corrupted run; noise: corrupted values into the clean run
+        way: Way = "denoise",
+        /// difference: the answer's logit less the other's; probability: of the answer; kl: from the clean run, nats; auto: difference, and for noise probability
+        metric: Wanted = "auto",
+        /// the clean run's answer, or the difference of two as " Ann" - " Bob"; by default what each run favours
+        answer: Option<String>,
+        /// length: prompts of unequal length are refused; ends: what they begin and end with is paired, and what lies between from its end
+        align: Pairing = "length",
+        /// how many layers around the cell's are patched together (attn and mlp; causal tracing used 10)
+        window: Count<1, 1000> = "1",
+        /// for heads: all positions from the first that differs, last, or one position
+        positions: HeadsAt = "all",
+        /// noise on the subject, in standard deviations of the embedding table's entries
+        sigma: Deviations = "3",
+        /// how often noise is drawn; every number is the mean
+        samples: Count<1, 1000> = "10",
+        /// top: beside the strongest cells, a random change of equal size in the same place; random: the whole grid of it
+        null: Control = "top",
+        /// a JSON file of clean and corrupted prompts instead of the text that is there: every number is the mean
+        pairs: Option<PathBuf>,
+        /// yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template
+        chat: bool,
+    }
+}
+
+impl Asked {
+    /// Whether the corrupted run is the clean one with noise.
+    fn noised(&self) -> bool {
+        self.pairs.is_none() && self.corrupt.is_none()
+    }
+}
 
 /// The instrument.
 pub struct Patching;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "corrupt",
-        kind: Kind::Text,
-        default: "",
-        about: "the corrupted prompt, beside the run's own, which is the clean one; without one, the subject is noised",
-    },
-    Parameter {
-        name: "subject",
-        kind: Kind::Text,
-        default: "",
-        about: "the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt; by default everything after the first token",
-    },
-    Parameter {
-        name: "site",
-        kind: Kind::Choice(&["resid", "attn", "mlp", "heads"]),
-        default: "resid",
-        about: "what is put in: what enters a block, attention's write, the MLP's write (layer by position), or a head's output (layer by head)",
-    },
-    Parameter {
-        name: "way",
-        kind: Kind::Choice(&["denoise", "noise"]),
-        default: "denoise",
-        about: "denoise: clean values into the corrupted run; noise: corrupted values into the clean run",
-    },
-    Parameter {
-        name: "metric",
-        kind: Kind::Choice(&["auto", "difference", "probability", "kl"]),
-        default: "auto",
-        about: "difference: the answer's logit less the other's; probability: of the answer; kl: from the clean run, nats; auto: difference, and for noise probability",
-    },
-    Parameter {
-        name: "answer",
-        kind: Kind::Text,
-        default: "",
-        about: "the clean run's answer, or the difference of two as \" Ann\" - \" Bob\"; by default what each run favours",
-    },
-    Parameter {
-        name: "align",
-        kind: Kind::Choice(&["length", "ends"]),
-        default: "length",
-        about: "length: prompts of unequal length are refused; ends: what they begin and end with is paired, and what lies between from its end",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 1000 },
-        default: "1",
-        about: "how many layers around the cell's are patched together (attn and mlp; causal tracing used 10)",
-    },
-    Parameter {
-        name: "positions",
-        kind: Kind::Text,
-        default: "all",
-        about: "for heads: all positions from the first that differs, last, or one position",
-    },
-    Parameter {
-        name: "sigma",
-        kind: Kind::Text,
-        default: "3",
-        about: "noise on the subject, in standard deviations of the embedding table's entries",
-    },
-    Parameter {
-        name: "samples",
-        kind: Kind::Count { lo: 1, hi: 1000 },
-        default: "10",
-        about: "how often noise is drawn; every number is the mean",
-    },
-    Parameter {
-        name: "null",
-        kind: Kind::Choice(&["top", "random"]),
-        default: "top",
-        about: "top: beside the strongest cells, a random change of equal size in the same place; random: the whole grid of it",
-    },
-    Parameter {
-        name: "pairs",
-        kind: Kind::Text,
-        default: "",
-        about: "a JSON file of clean and corrupted prompts instead of the text that is there: every number is the mean",
-    },
-    Parameter {
-        name: "chat",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template",
-    },
-];
+impl Measurement for Patching {
+    type Params = Asked;
+    const NAME: &'static str = "patching";
+    const ABOUT: &'static str = "Which states carry what a clean prompt says and a corrupted one does not, by layer and position or by head";
+    const SOURCE: &'static str = "activation patching, causal tracing: Meng et al. 2022 (2202.05262), Zhang and Nanda 2023 (2309.16042)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.pairs.is_none());
+    const READS_END: bool = true;
 
-impl Instrument for Patching {
-    fn name(&self) -> &'static str {
-        "patching"
-    }
-
-    fn about(&self) -> &'static str {
-        "Which states carry what a clean prompt says and a corrupted one does not, by layer and position or by head"
-    }
-
-    fn source(&self) -> &'static str {
-        "activation patching, causal tracing: Meng et al. 2022 (2202.05262), Zhang and Nanda 2023 (2309.16042)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "pairs").trim().is_empty()
-    }
-
-    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
         // How many pairs there are is not known before they are read.
-        if !self.needs_prompt(arguments) {
+        if asked.pairs.is_some() {
             return None;
         }
-        let samples = if arguments.text(self, "corrupt").is_empty() {
-            arguments.count(self, "samples").ok()?
-        } else {
-            1
-        };
-        let columns = match arguments.text(self, "site") {
-            "heads" => card.heads,
-            _ => tokens,
+        let samples = if asked.noised() { asked.samples.0 } else { 1 };
+        let columns = match asked.site {
+            Kind::Heads => card.heads,
+            Kind::Resid | Kind::Attn | Kind::Mlp => tokens,
         };
         // A trial reads on from its own layer and position: a quarter of a pass on average.
         Some(Cost {
@@ -157,14 +132,9 @@ impl Instrument for Patching {
         })
     }
 
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let mut plan = plan::Plan::read(self, run, arguments, bench)?;
-        let found = plan.measure(self, run, arguments, bench)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let mut plan = plan::Plan::read(asked, run, bench)?;
+        let found = plan.measure(run, bench)?;
         let nulls = match plan.nulls(run, bench, &found) {
             // The sweep is done; who stops now has waited long enough for what stands beside it.
             Err(Error::Cancelled) => {
@@ -174,12 +144,9 @@ impl Instrument for Patching {
             nulls => Some(nulls?),
         };
         let shown = nulls.as_deref().unwrap_or_default();
-        let mut figure = figure::figure(self, run, arguments, bench, &plan, &found, shown);
-        if nulls.is_none() {
-            figure
-                .notes
-                .push("stopped before the nulls were measured".into());
-        }
-        Ok(figure)
+        let late = nulls
+            .is_none()
+            .then_some("stopped before the nulls were measured");
+        Ok(figure::draft(run, bench, &plan, &found, shown).notes(late.map(String::from)))
     }
 }

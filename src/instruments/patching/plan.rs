@@ -6,13 +6,14 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Patching;
 use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
+use super::{Asked, Control, Patching, Wanted, Way};
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::figure::Unit;
+use crate::instruments::lines;
+use crate::instruments::params::{ParameterValue, choices};
 use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
-use crate::instruments::{Arguments, Instrument};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::run::Run;
@@ -26,17 +27,18 @@ const SLICE: usize = 256;
 /// How many of the strongest cells get a null of their own.
 const STRONGEST: usize = 3;
 
-/// What is put in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// What enters a block.
-    Resid,
-    /// What attention returns.
-    Attn,
-    /// What the MLP returns.
-    Mlp,
-    /// What a head hands to the output projection.
-    Heads,
+choices! {
+    /// What is put in.
+    pub enum Kind {
+        /// What enters a block.
+        Resid = "resid",
+        /// What attention returns.
+        Attn = "attn",
+        /// What the MLP returns.
+        Mlp = "mlp",
+        /// What a head hands to the output projection.
+        Heads = "heads",
+    }
 }
 
 impl Kind {
@@ -130,23 +132,17 @@ pub struct Found {
 }
 
 /// What is patched where.
-pub struct Plan {
-    /// What is put in.
-    pub kind: Kind,
-    /// Whether clean values go into the corrupted run.
-    pub denoise: bool,
+pub struct Plan<'a> {
+    /// What was asked.
+    pub asked: &'a Asked,
     /// The cells, column after column, layers rising.
     pub spots: Vec<Spot>,
-    /// Whether the whole grid is the null.
-    pub random: bool,
     /// The standard deviation of the noise, where there is any.
     pub sigma: Option<f64>,
     /// The metric's name, the answer's and the other's.
     pub told: String,
     cases: Vec<Case>,
     metric: Which,
-    window: usize,
-    heads_at: HeadsAt,
     /// Pairs of positions that heads are patched at, by case; none for other sites.
     heads_pairs: Vec<Vec<(usize, usize)>>,
     loaded: Option<Loaded>,
@@ -159,42 +155,32 @@ enum Which {
     Kl,
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// Reads what was asked for.
-    pub fn read(
-        of: &Patching,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Self> {
-        let kind = match arguments.text(of, "site") {
-            "attn" => Kind::Attn,
-            "mlp" => Kind::Mlp,
-            "heads" => Kind::Heads,
-            _ => Kind::Resid,
-        };
-        let window = arguments.count(of, "window")?;
-        if window > 1 && !matches!(kind, Kind::Attn | Kind::Mlp) {
+    pub fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
+        let window = asked.window.0;
+        if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
             return Err(Error::argument("window", window.to_string(), expected));
         }
-        let at = arguments.text(of, "positions");
-        if kind != Kind::Heads && at != "all" {
+        if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
             let expected = "all for this site, whose grid has every position; others are for heads";
-            return Err(Error::argument("positions", at, expected));
+            return Err(Error::argument(
+                "positions",
+                asked.positions.print(),
+                expected,
+            ));
         }
-        let noised = of.needs_prompt(arguments) && arguments.text(of, "corrupt").is_empty();
-        let metric = match (arguments.text(of, "metric"), noised) {
-            ("kl", _) => Which::Kl,
-            ("probability", _) | ("auto", true) => Which::Probability,
-            _ => Which::Difference,
+        let metric = match (asked.metric, asked.noised()) {
+            (Wanted::Kl, _) => Which::Kl,
+            (Wanted::Probability, _) | (Wanted::Auto, true) => Which::Probability,
+            (Wanted::Difference, _) | (Wanted::Auto, false) => Which::Difference,
         };
-        let (cases, sigma) = cases(of, run, arguments, bench)?;
+        let (cases, sigma) = cases(asked, run, bench)?;
         let layers = bench.model.card.layers;
-        let heads_at = HeadsAt::read(of, arguments, cases[0].clean.tokens.len())?;
-        let (columns, heads_pairs) = if kind == Kind::Heads {
+        let (columns, heads_pairs) = if asked.site == Kind::Heads {
             let heads = (0..bench.model.card.heads).collect();
-            (heads, heads_pairs(heads_at, of, arguments, &cases)?)
+            (heads, heads_pairs(asked, &cases)?)
         } else {
             (positions(&cases)?, Vec::new())
         };
@@ -205,16 +191,12 @@ impl Plan {
             })
         });
         let mut plan = Self {
-            kind,
-            denoise: arguments.text(of, "way") == "denoise",
+            asked,
             spots: spots.collect(),
-            random: arguments.text(of, "null") == "random",
             sigma,
             told: String::new(),
             cases,
             metric,
-            window,
-            heads_at,
             heads_pairs,
             loaded: None,
         };
@@ -236,15 +218,9 @@ impl Plan {
     }
 
     /// Every cell in every case.
-    pub fn measure(
-        &mut self,
-        of: &Patching,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Found> {
-        let count = self.spots.len();
-        let mut parameters = arguments.provenance(of);
+    pub fn measure(&mut self, run: &Run, bench: &mut Bench) -> Result<Found> {
+        let (count, random) = (self.spots.len(), self.random());
+        let mut parameters = lines::<Patching>(self.asked);
         let mut digest = Fingerprint::default();
         for case in &self.cases {
             digest.write(&case.clean.digest().to_le_bytes());
@@ -261,7 +237,7 @@ impl Plan {
                 let (case, first) = (start / count, start % count);
                 let last = count.min(first + range.end - start);
                 let spots: Vec<Spot> = self.spots[first..last].to_vec();
-                out.extend(self.cells(bench, case, &spots, run.seed, self.random)?);
+                out.extend(self.cells(bench, case, &spots, run.seed, random)?);
                 start += last - first;
             }
             Ok(out)
@@ -287,7 +263,7 @@ impl Plan {
         bench: &mut Bench,
         found: &Found,
     ) -> Result<Vec<(Spot, f32)>> {
-        if self.random || found.stopped.is_some() {
+        if self.random() || found.stopped.is_some() {
             return Ok(Vec::new());
         }
         let mut order: Vec<usize> = (0..self.spots.len()).collect();
@@ -326,10 +302,10 @@ impl Plan {
     /// The unit and the position in the clean run that a column stands for.
     pub fn place(&self, column: usize) -> (Option<Unit>, Option<usize>) {
         let case = &self.cases[0];
-        if self.kind != Kind::Heads {
+        if self.asked.site != Kind::Heads {
             return (None, Some(case.alignment.pairs[column].0));
         }
-        let at = match (self.heads_at, self.heads_pairs[0].first()) {
+        let at = match (self.asked.positions, self.heads_pairs[0].first()) {
             (HeadsAt::One(_), Some((clean, _))) => *clean,
             _ => case.clean.tokens.len() - 1,
         };
@@ -338,7 +314,7 @@ impl Plan {
 
     /// Where heads are patched, for the notes.
     pub fn heads_at(&self) -> String {
-        match self.heads_at {
+        match self.asked.positions {
             HeadsAt::All => "at every position from the first that differs".into(),
             HeadsAt::Last => "at the last position".into(),
             HeadsAt::One(position) if position < 0 && self.cases.len() > 1 => {
@@ -362,9 +338,14 @@ impl Plan {
         }
     }
 
-    /// How many layers a cell covers.
-    pub fn window(&self) -> usize {
-        self.window
+    /// Whether clean values go into the corrupted run.
+    pub fn denoise(&self) -> bool {
+        self.asked.way == Way::Denoise
+    }
+
+    /// Whether the whole grid is the null.
+    pub fn random(&self) -> bool {
+        self.asked.null == Control::Random
     }
 
     /// Cells of one case.
@@ -415,7 +396,7 @@ impl Plan {
         random: Option<u64>,
     ) -> Result<Vec<Patch>> {
         let case = &self.cases[loaded.case];
-        let heads = self.kind == Kind::Heads;
+        let heads = self.asked.site == Kind::Heads;
         let pairs = if heads {
             self.heads_pairs[loaded.case].as_slice()
         } else {
@@ -423,13 +404,13 @@ impl Plan {
         };
         let head = heads.then_some(spot.column);
         let layers = bench.model.card.layers;
-        let first = spot.layer.saturating_sub(self.window / 2);
-        let last = (spot.layer + self.window - self.window / 2).min(layers);
+        let first = spot.layer.saturating_sub(self.asked.window.0 / 2);
+        let last = (spot.layer + self.asked.window.0 - self.asked.window.0 / 2).min(layers);
         let mut trial = Vec::new();
         for layer in first..last {
-            let at = self.kind.site().at(layer);
+            let at = self.asked.site.site().at(layer);
             for (clean, corrupt) in pairs {
-                let (base, source) = if self.denoise {
+                let (base, source) = if self.denoise() {
                     (*corrupt, *clean)
                 } else {
                     (*clean, *corrupt)
@@ -461,7 +442,7 @@ impl Plan {
     fn load(&self, bench: &mut Bench, index: usize) -> Result<Loaded> {
         let case = &self.cases[index];
         let layers = bench.model.card.layers;
-        let wanted: Vec<Address> = (0..layers).map(|l| self.kind.site().at(l)).collect();
+        let wanted: Vec<Address> = (0..layers).map(|l| self.asked.site.site().at(l)).collect();
         let from = case.alignment.pairs.get(case.alignment.first);
         let (from_clean, from_corrupt) = from.copied().unwrap_or_default();
         let common = match (&case.noise, self.sigma) {
@@ -483,14 +464,14 @@ impl Plan {
             ..clean.clone()
         };
         // The one that is patched comes last, so that its reading is kept for the passes to come.
-        let (base, other) = if self.denoise {
+        let (base, other) = if self.denoise() {
             (corrupt, clean)
         } else {
             (clean, corrupt)
         };
         let source = bench.run_one(&other)?;
         let own = bench.run_one(&base)?;
-        let (of_clean, of_corrupt) = if self.denoise {
+        let (of_clean, of_corrupt) = if self.denoise() {
             (source.last(), own.last())
         } else {
             (own.last(), source.last())

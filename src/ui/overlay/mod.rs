@@ -13,11 +13,12 @@ mod picker;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 
 use super::ink;
 use super::panes::put;
-use super::theme::{Glyphs, Role, Theme};
+use super::theme::{Role, Theme};
 use crate::app::palette::{Listing, Purpose};
 use crate::app::{App, Overlay};
 
@@ -56,45 +57,15 @@ fn boxed(
         height,
     };
     ink::clear(buf, area, theme.ground());
-    if area.width < 2 || area.height < 2 {
-        return Rect::default();
-    }
     let style = theme.style(Role::Focus);
-    let set = match theme.glyphs {
-        Glyphs::Unicode => ["╭", "╮", "╰", "╯", "─", "│"],
-        Glyphs::Ascii => ["+", "+", "+", "+", "-", "|"],
-    };
-    let (right, bottom) = (area.right() - 1, area.bottom() - 1);
-    for x in area.x..=right {
-        let ends = |a, b| {
-            if x == area.x {
-                a
-            } else if x == right {
-                b
-            } else {
-                set[4]
-            }
-        };
-        ink::write(buf, x, area.y, ends(set[0], set[1]), 1, style);
-        ink::write(buf, x, bottom, ends(set[2], set[3]), 1, style);
+    let set = theme.glyphs.pick(border::ROUNDED, ink::ascii("+", "-"));
+    let inner = ink::border(buf, area, set, style);
+    if area.width >= 2 && area.height >= 2 {
+        let room = area.width.saturating_sub(4);
+        let title = Span::styled(format!(" {title} "), style);
+        put(buf, area.x + 2, area.y, room, &Line::from(title));
     }
-    for y in area.y + 1..bottom {
-        ink::write(buf, area.x, y, set[5], 1, style);
-        ink::write(buf, right, y, set[5], 1, style);
-    }
-    put(
-        buf,
-        area.x + 2,
-        area.y,
-        area.width.saturating_sub(4),
-        &Line::from(Span::styled(format!(" {title} "), style)),
-    );
-    Rect {
-        x: area.x + 1,
-        y: area.y + 1,
-        width: area.width - 2,
-        height: area.height - 2,
-    }
+    inner
 }
 
 /// Draws what is typed, with its cursor.

@@ -123,13 +123,17 @@ fn older(canvas: &Canvas, outdated: &str, reading: &Reading, width: usize) -> Ve
 fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     let text = &canvas.app.transcript;
     let mut lines = Vec::new();
-    for (edit, fired) in text.fired_at(position) {
+    for fired in text.fired_at(position) {
+        let Some(edit) = canvas.app.history.edit(fired.edit) else {
+            continue;
+        };
+        let edit = edit.to_string();
         let said = format!(" {}× Δh/h {}", fired.fired, number(fired.relative));
         let room = width
             .saturating_sub(text::width(&said))
-            .min(text::width(edit));
+            .min(text::width(&edit));
         lines.push(Line::from(vec![
-            canvas.span(text::fit(edit, room), Role::Edited),
+            canvas.span(text::fit(&edit, room), Role::Edited),
             canvas.span(said, Role::Muted),
         ]));
     }

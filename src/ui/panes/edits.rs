@@ -6,11 +6,10 @@
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, put};
-use crate::app::App;
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
-use crate::edit::Edit;
 use crate::edit::receipt::Receipt;
+use crate::edit::{Edit, EditId};
 use crate::text;
 use crate::ui::theme::{Glyphs, Role};
 use crate::ui::widgets::{bar, strip};
@@ -47,7 +46,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let wide = inner.width >= 84;
     let mut rows: Vec<(usize, Line)> = Vec::new();
     for (i, edit) in app.history.edits().iter().enumerate() {
-        let given = receipt_of(app, i, edit);
+        let given = app.receipts.iter().find(|r| r.id == edit.id);
         let broken = given.is_some_and(|r| r.not_finite);
         let idle = given.is_some_and(Receipt::idle) && !waiting || broken;
         let (mut first, rest) = head(canvas, i, edit, usize::from(inner.width), wide, idle);
@@ -66,7 +65,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
                 lines.push(told);
             }
             lines.extend(after);
-            lines.extend(history(canvas, &given.edit, under));
+            lines.extend(history(canvas, edit.id, under));
         }
         rows.push((i, first));
         for line in lines {
@@ -84,14 +83,6 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     for (row, (_, line)) in rows.iter().skip(first).take(high).enumerate() {
         put(canvas.buf, inner.x, inner.y + row as u16, inner.width, line);
     }
-}
-
-fn receipt_of<'a>(app: &'a App, index: usize, edit: &Edit) -> Option<&'a Receipt> {
-    let line = edit.to_string();
-    app.receipts
-        .get(index)
-        .filter(|r| r.edit == line)
-        .or_else(|| app.receipts.iter().find(|r| r.edit == line))
 }
 
 /// The line of an edit, and its condition where that needs a line of its own.
@@ -242,7 +233,7 @@ fn receipt(
 }
 
 /// What an edit did at the tokens up to the cursor, one column each, and at the token under the cursor.
-fn history(canvas: &Canvas, edit: &str, width: usize) -> Option<Vec<Span<'static>>> {
+fn history(canvas: &Canvas, edit: EditId, width: usize) -> Option<Vec<Span<'static>>> {
     let app = canvas.app;
     let text = &app.transcript;
     let here = app.cursor.position;

@@ -19,7 +19,8 @@ pub mod two_hop;
 use std::collections::BTreeMap;
 
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::Patch;
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
 
@@ -432,7 +433,7 @@ pub fn lens(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
 /// The logits after a run's last token when a vector is put into a slot of it.
 pub fn patched(bench: &mut Bench, run: &Run, patch: Patch) -> Vec<f32> {
     let last = run.tokens.len() - 1;
-    bench.reruns(run, last, &[patch], 1).unwrap().remove(0)
+    crate::tools::read_again(bench, run, last, &[patch])
 }
 
 /// The attention probabilities of a layer, `[heads][queries][keys]`.

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::run::{Patch, Run};
+use lmscope::lab::pass::Patch;
+use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
 
 use super::super::tools::edited;
@@ -147,12 +148,7 @@ fn solved(bench: &mut Bench, world: &TwoHop, pair: Option<(usize, usize)>, shift
                 Some((from, to)) => {
                     let donor = run_of(bench, (subject + shift) % 6);
                     let value = state(bench, &donor, Site::ResidPost.at(from), 2);
-                    let patch = Patch {
-                        at: Site::ResidPost.at(to),
-                        position: 2,
-                        row: None,
-                        value,
-                    };
+                    let patch = Patch::new(Site::ResidPost.at(to), 2, value);
                     patched(bench, &run, patch)
                 }
             };
@@ -307,12 +303,7 @@ fn o1_is_described_from_the_layer_of_the_first_hop_on() {
             let run = run_of(&bench, subject);
             for (from, to) in pairs() {
                 let value = state(&mut bench, &run, Site::ResidPost.at(from), 2);
-                let patch = Patch {
-                    at: Site::ResidPost.at(to),
-                    position: 1,
-                    row: None,
-                    value,
-                };
+                let patch = Patch::new(Site::ResidPost.at(to), 1, value);
                 let row = patched(&mut bench, &target, patch);
                 // Below the first hop the target prompt takes that hop itself; above the reader nobody reads.
                 let readable = (from >= 1 || to < 1) && to < 3;

@@ -8,150 +8,108 @@
 
 mod plan;
 
+use std::path::PathBuf;
+
 use crate::edit::Edit;
 use crate::edit::direction::random_like;
+use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::params::{Count, Nats, ParameterValue, Strengths, choices, params};
 use crate::instruments::steering::outcome::{Outcome, Subject};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
 use crate::text;
-use plan::{Found, Measure, Null, Plan};
+use plan::{Found, Measure, Plan};
 
-/// The instrument.
-pub struct Sweep;
+choices! {
+    /// The operation at every cell.
+    pub enum Steer {
+        Add = "add",
+        AddUnitNorm = "add_unit_norm",
+        AddRenorm = "add_renorm",
+        ScaleAlong = "scale_along",
+        ProjectOut = "project_out",
+    }
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "direction",
-        kind: Kind::Text,
-        default: "",
-        about: "a loaded direction's name, or a file; by default the first that is loaded",
-    },
-    Parameter {
-        name: "op",
-        kind: Kind::Choice(&[
-            "add",
-            "add_unit_norm",
-            "add_renorm",
-            "scale_along",
-            "project_out",
-        ]),
-        default: "add",
-        about: "the operation at every cell",
-    },
-    Parameter {
-        name: "strengths",
-        kind: Kind::Text,
-        default: "-2,-1,-0.5,0,0.5,1,2",
-        about: "strengths, a column each",
-    },
-    Parameter {
-        name: "site",
-        kind: Kind::Choice(&["resid_pre", "resid_post", "attn_out", "mlp_out"]),
-        default: "resid_pre",
-        about: "where in the block",
-    },
-    Parameter {
-        name: "positions",
-        kind: Kind::Text,
-        default: "all",
-        about: "which positions, as in edits",
-    },
-    Parameter {
-        name: "measure",
-        kind: Kind::Choice(&["auto", "answers", "kl", "success", "fluency"]),
-        default: "auto",
-        about: "answers: their probability after the last token; kl: how far the distribution moved, nats; with prompts also success: the share that goes on to say an answer, and fluency: surprise of what is written to the unedited model, nats a token; auto: success with prompts, else answers",
-    },
-    Parameter {
-        name: "answers",
-        kind: Kind::Text,
-        default: "",
-        about: "texts separated by |, whose first tokens count, and which are a success when they are written; by default what the run favours now",
-    },
-    Parameter {
-        name: "prompts",
-        kind: Kind::Text,
-        default: "",
-        about: "a file of prompts, one a line, instead of the text that is there: every number is a mean over them",
-    },
-    Parameter {
-        name: "chat",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: every prompt of the file is one user turn of the chat template",
-    },
-    Parameter {
-        name: "tokens",
-        kind: Kind::Count { lo: 1, hi: 512 },
-        default: "16",
-        about: "how many tokens are written after every prompt, for success and fluency",
-    },
-    Parameter {
-        name: "match",
-        kind: Kind::Choice(&["contains", "begins"]),
-        default: "contains",
-        about: "whether a success contains an answer or begins with one",
-    },
-    Parameter {
-        name: "within",
-        kind: Kind::Text,
-        default: "0.5",
-        about: "nats a token by which a cell may be less fluent than the unedited text and still be called the best",
-    },
-    Parameter {
-        name: "null",
-        kind: Kind::Choice(&["beside", "columns", "random", "no"]),
-        default: "beside",
-        about: "a random direction of equal norm: its number in every cell, a column of its own after every strength, the grid for it alone, or not at all",
-    },
-];
+choices! {
+    /// Where in the block.
+    pub enum SteerSite { ResidPre = "resid_pre", ResidPost = "resid_post", AttnOut = "attn_out", MlpOut = "mlp_out" }
+}
 
-/// The most columns.
-const MOST: usize = 64;
+choices! {
+    /// What is asked to be coloured.
+    pub enum Colour { Auto = "auto", Answers = "answers", Kl = "kl", Success = "success", Fluency = "fluency" }
+}
+
+choices! {
+    /// How an answer is looked for in what is written.
+    pub enum Match { Contains = "contains", Begins = "begins" }
+}
+
+choices! {
+    /// Where the random direction stands.
+    pub enum Null { Beside = "beside", Columns = "columns", Alone = "random", No = "no" }
+}
+
+params! {
+    /// What `sweep` is asked.
+    pub struct Asked {
+        /// a loaded direction's name, or a file; by default the first that is loaded
+        direction: Option<String>,
+        /// the operation at every cell
+        op: Steer = "add",
+        /// strengths, a column each
+        strengths: Strengths = "-2,-1,-0.5,0,0.5,1,2",
+        /// where in the block
+        site: SteerSite = "resid_pre",
+        positions: Positions,
+        /// answers: their probability after the last token; kl: how far the distribution moved, nats; with prompts also success: the share that goes on to say an answer, and fluency: surprise of what is written to the unedited model, nats a token; auto: success with prompts, else answers
+        measure: Colour = "auto",
+        /// texts separated by |, whose first tokens count, and which are a success when they are written; by default what the run favours now
+        answers: String,
+        /// a file of prompts, one a line, instead of the text that is there: every number is a mean over them
+        prompts: Option<PathBuf>,
+        /// yes: every prompt of the file is one user turn of the chat template
+        chat: bool,
+        /// how many tokens are written after every prompt, for success and fluency
+        tokens: Count<1, 512> = "16",
+        /// whether a success contains an answer or begins with one
+        found as "match": Match = "contains",
+        /// nats a token by which a cell may be less fluent than the unedited text and still be called the best
+        within: Nats = "0.5",
+        /// a random direction of equal norm: its number in every cell, a column of its own after every strength, the grid for it alone, or not at all
+        null: Null = "beside",
+    }
+}
 
 /// What the random direction is called while it is measured.
 const NULL: &str = "sweep's null";
 
-impl Instrument for Sweep {
-    fn name(&self) -> &'static str {
-        "sweep"
-    }
+/// The instrument.
+pub struct Sweep;
 
-    fn about(&self) -> &'static str {
-        "What a direction does at every layer and at several strengths: to the next token, or to a list of prompts"
-    }
+impl Measurement for Sweep {
+    type Params = Asked;
+    const NAME: &'static str = "sweep";
+    const ABOUT: &'static str = "What a direction does at every layer and at several strengths: to the next token, or to a list of prompts";
+    const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
+    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.prompts.is_none());
+    const READS_END: bool = true;
 
-    fn source(&self) -> &'static str {
-        "activation addition: Turner et al. 2023 (2308.10248)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "prompts").trim().is_empty()
-    }
-
-    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
         // How long a list's prompts are is not known before they are read.
-        if !self.needs_prompt(arguments) {
+        if asked.prompts.is_some() {
             return None;
         }
-        let strengths = self.strengths(arguments).ok()?;
-        let moved = strengths.iter().filter(|s| **s != 0.0).count();
-        let rows = match arguments.text(self, "null") {
-            "random" | "no" => 1,
-            _ => 2,
+        let moved = asked.strengths.0.iter().filter(|s| **s != 0.0).count();
+        let rows = match asked.null {
+            Null::Alone | Null::No => 1,
+            Null::Beside | Null::Columns => 2,
         };
         Some(Cost {
             passes: moved * card.layers * rows + 1,
@@ -159,88 +117,43 @@ impl Instrument for Sweep {
         })
     }
 
-    fn reads_end(&self) -> bool {
-        true
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let plan = Plan::read(self, run, arguments, bench)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let plan = Plan::read(asked, run, bench)?;
         let mut null = bench.direction(&plan.direction)?;
         for (_, vector) in &mut null.rows {
             *vector = random_like(vector, run.seed);
         }
         bench.directions.insert(NULL.into(), null);
-        let found = plan.measure_all(self, arguments, bench);
+        let found = plan.measure_all(bench);
         bench.directions.remove(NULL);
-        let found = found?;
-        Ok(self.figure(run, arguments, bench, &plan, &found))
+        Ok(plan.draft(run, bench, &found?))
     }
 }
 
-impl Sweep {
-    fn edit(
-        &self,
-        arguments: &Arguments,
-        direction: &str,
-        layer: usize,
-        strength: f32,
-    ) -> Result<Edit> {
+impl Asked {
+    fn edit(&self, direction: &str, layer: usize, strength: f32) -> Result<Edit> {
         format!(
             "{}:{direction}@{}.{layer}:{}*{strength}",
-            arguments.text(self, "op"),
-            arguments.text(self, "site"),
-            arguments.text(self, "positions"),
+            self.op.print(),
+            self.site.print(),
+            self.positions,
         )
         .parse()
     }
 
-    fn within(&self, arguments: &Arguments) -> Result<f32> {
-        let text = arguments.text(self, "within");
-        let number = text.trim().parse::<f32>().ok();
-        number
-            .filter(|n| *n >= 0.0)
-            .ok_or_else(|| Error::argument("within", text, "nats a token, 0 or more"))
-    }
-
-    fn strengths(&self, arguments: &Arguments) -> Result<Vec<f32>> {
-        let text = arguments.text(self, "strengths");
-        let bad = || {
-            let expected = format!("1 to {MOST} numbers between commas");
-            Error::argument("strengths", text, expected)
-        };
-        let numbers = text.split(',').map(|part| {
-            let number = part.trim().parse::<f32>().ok();
-            number.filter(|n| n.is_finite()).ok_or_else(bad)
-        });
-        let numbers = numbers.collect::<Result<Vec<_>>>()?;
-        if (1..=MOST).contains(&numbers.len()) {
-            Ok(numbers)
-        } else {
-            Err(bad())
-        }
-    }
-
     /// The direction that was named, or the first of those that are loaded.
-    fn direction(&self, arguments: &Arguments, bench: &Bench) -> Result<String> {
-        let given = arguments.text(self, "direction");
-        if !given.is_empty() {
-            return Ok(given.to_string());
-        }
-        bench.directions.keys().min().cloned().ok_or_else(|| {
+    fn direction(&self, bench: &Bench) -> Result<String> {
+        let first = || bench.directions.keys().min().cloned();
+        self.direction.clone().or_else(first).ok_or_else(|| {
             let expected = "a direction's file; none is loaded (`lmscope direction` makes one)";
-            Error::argument("direction", given, expected)
+            Error::argument("direction", "", expected)
         })
     }
+}
 
-    fn figure(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-        plan: &Plan,
-        found: &Found,
-    ) -> Figure {
+impl Plan<'_> {
+    fn draft(&self, run: &Run, bench: &Bench, found: &Found) -> Draft {
+        let plan = self;
         let anchor = |layer: usize| match &plan.trial.subject {
             Subject::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
             Subject::Prompts(..) => Anchor::layer(layer),
@@ -257,16 +170,13 @@ impl Sweep {
                 .collect()
         };
         let (mut columns, mut cells) = (Vec::new(), Vec::new());
-        for (i, strength) in plan.strengths.iter().enumerate() {
+        for (i, strength) in plan.asked.strengths.0.iter().enumerate() {
             let (real, null) = (&found.real[i], &found.null[i]);
             let mut add = |label: String, outcomes: &[Outcome], nulls: &[Outcome]| {
-                columns.push(Header {
-                    label,
-                    anchor: Anchor::default(),
-                });
+                columns.push(Header::of(label, Anchor::default()));
                 cells.push(column(outcomes, nulls));
             };
-            match plan.null {
+            match plan.asked.null {
                 Null::Alone => add(strength.to_string(), null, &[]),
                 Null::No | Null::Beside => add(strength.to_string(), real, null),
                 Null::Columns => {
@@ -281,7 +191,7 @@ impl Sweep {
             .map(|c| c.value)
             .filter(|v| v.is_finite())
             .fold(0.0, f32::max);
-        let alone = if plan.null == Null::Alone {
+        let alone = if plan.asked.null == Null::Alone {
             format!(
                 " · null: a random direction of its length, seed {}",
                 run.seed
@@ -290,34 +200,23 @@ impl Sweep {
             String::new()
         };
         let name = text::visible(plan.direction.as_bytes());
-        Figure {
-            title: format!(
-                "sweep · {} {name} · {}{alone}",
-                arguments.text(self, "op"),
-                plan.measure.word()
-            ),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "layer".into(),
-                column_axis: "strength".into(),
-                value: plan.measure.value().into(),
-                rows: (0..bench.model.card.layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                columns,
-                cells,
-                scale: match plan.measure {
-                    Measure::Answers | Measure::Success => Scale::Unit,
-                    Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
-                },
-            }),
-            notes: notes(bench, run, plan, found),
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
+        let grid = Grid {
+            row_axis: "layer".into(),
+            column_axis: "strength".into(),
+            value: plan.measure.value().into(),
+            rows: Header::layers(bench.model.card.layers),
+            columns,
+            cells,
+            scale: match plan.measure {
+                Measure::Answers | Measure::Success => Scale::Unit,
+                Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
+            },
+            ..Grid::default()
+        };
+        let (op, word) = (plan.asked.op.print(), plan.measure.word());
+        Draft::of(grid)
+            .titled(format!("{op} {name} · {word}{alone}"))
+            .notes(notes(bench, run, plan, found))
     }
 }
 
@@ -344,7 +243,7 @@ fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
         };
         out.push(format!(
             "best: strength {} at layer {layer}: {}",
-            plan.strengths[s],
+            plan.asked.strengths.0[s],
             parts.join(", ")
         ));
     }
@@ -383,10 +282,10 @@ fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
     if plan.measure.writes() {
         out.push(format!(
             "the best cell succeeds most among those at most {} nats a token less fluent than the unedited text",
-            plan.within
+            plan.asked.within.0
         ));
     }
-    out.push(match plan.null {
+    out.push(match plan.asked.null {
         Null::No => "a strong edit that breaks the text also moves these numbers: compare with null=beside and read what it writes".into(),
         Null::Beside | Null::Columns | Null::Alone => format!(
             "random: a direction of the same length, seed {}; a strong edit that breaks the text moves its numbers too",

@@ -3,11 +3,10 @@
 //! Invariant: a cell and its null are one trial, measured together or not at all. To measure something else of every cell,
 //! add a variant of [`Measure`] and a field of [`Outcome`].
 
-use std::path::Path;
-
-use super::{NULL, Sweep};
+use super::{Asked, Colour, Match, NULL, Null, Sweep};
 use crate::error::{Error, Result};
-use crate::instruments::Arguments;
+use crate::instruments::lines;
+use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::bench::{Bench, reading};
@@ -63,23 +62,12 @@ impl Measure {
     }
 }
 
-/// Which nulls are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Null {
-    Beside,
-    Columns,
-    Alone,
-    No,
-}
-
-/// A sweep, read from its arguments.
-pub(crate) struct Plan {
+/// A sweep, read from its parameters.
+pub(crate) struct Plan<'a> {
+    pub(crate) asked: &'a Asked,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
-    pub(crate) strengths: Vec<f32>,
     pub(crate) measure: Measure,
-    pub(crate) within: f32,
-    pub(crate) null: Null,
 }
 
 /// Everything measured: by strength, then layer; a cell that was not has no numbers.
@@ -90,40 +78,41 @@ pub(crate) struct Found {
     pub(crate) null: Vec<Vec<Outcome>>,
 }
 
-impl Plan {
-    pub(crate) fn read(
-        of: &Sweep,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Self> {
-        let file = arguments.text(of, "prompts").trim();
-        let subject = if file.is_empty() {
-            bench.model.check_prompt(&run.tokens)?;
-            Subject::Text(run.clone())
-        } else if !run.tokens.is_empty() {
-            let expected = "either a prompt or a file of prompts, not both";
-            return Err(Error::argument("prompts", file, expected));
-        } else {
-            let chat = arguments.text(of, "chat") == "yes";
-            let prompts = read_prompts(Path::new(file))?;
-            let tokens = prompts.iter().map(|p| bench.model.encode(p, chat));
-            Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
-        };
-        let listed = matches!(subject, Subject::Prompts(..));
-        let measure = match (arguments.text(of, "measure"), listed) {
-            ("kl", _) => Measure::Kl,
-            ("answers", _) | ("auto", false) => Measure::Answers,
-            ("fluency", true) => Measure::Fluency,
-            (_, true) => Measure::Success,
-            (word, false) => {
-                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
-                return Err(Error::argument("measure", word, expected));
+impl<'a> Plan<'a> {
+    pub(crate) fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
+        let subject = match &asked.prompts {
+            None => {
+                bench.model.check_prompt(&run.tokens)?;
+                Subject::Text(run.clone())
+            }
+            Some(file) if !run.tokens.is_empty() => {
+                let expected = "either a prompt or a file of prompts, not both";
+                return Err(Error::argument(
+                    "prompts",
+                    file.display().to_string(),
+                    expected,
+                ));
+            }
+            Some(file) => {
+                let prompts = read_prompts(file)?;
+                let tokens = prompts.iter().map(|p| bench.model.encode(p, asked.chat));
+                Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
             }
         };
-        let given = arguments.text(of, "answers");
-        let tokens = arguments.count(of, "tokens")?;
+        let listed = asked.prompts.is_some();
+        let measure = match (asked.measure, listed) {
+            (Colour::Kl, _) => Measure::Kl,
+            (Colour::Answers, _) | (Colour::Auto, false) => Measure::Answers,
+            (Colour::Fluency, true) => Measure::Fluency,
+            (Colour::Success | Colour::Auto, true) => Measure::Success,
+            (Colour::Success | Colour::Fluency, false) => {
+                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                return Err(Error::argument("measure", asked.measure.print(), expected));
+            }
+        };
+        let given = asked.answers.as_str();
         let mut plan = Self {
+            asked,
             trial: Trial {
                 subject,
                 answers: Vec::new(),
@@ -133,19 +122,11 @@ impl Plan {
                     .filter(|l| !l.is_empty())
                     .map(ToString::to_string)
                     .collect(),
-                begins: arguments.text(of, "match") == "begins",
-                tokens: measure.writes().then_some(tokens),
+                begins: asked.found == Match::Begins,
+                tokens: measure.writes().then_some(asked.tokens.0),
             },
-            direction: of.direction(arguments, bench)?,
-            strengths: of.strengths(arguments)?,
+            direction: asked.direction(bench)?,
             measure,
-            within: of.within(arguments)?,
-            null: match arguments.text(of, "null") {
-                "columns" => Null::Columns,
-                "random" => Null::Alone,
-                "no" => Null::No,
-                _ => Null::Beside,
-            },
         };
         if !given.is_empty() {
             plan.trial.answers = first_tokens(bench, "answers", given)?;
@@ -160,26 +141,22 @@ impl Plan {
     }
 
     /// Every cell with its null, and the unedited outcome.
-    pub(crate) fn measure_all(
-        &self,
-        of: &Sweep,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Found> {
+    pub(crate) fn measure_all(&self, bench: &mut Bench) -> Result<Found> {
         let (unedited, base) = self.trial.unedited(bench)?;
         let layers = bench.model.card.layers;
-        let (real, null) = (self.null != Null::Alone, self.null != Null::No);
+        let (asked, strengths) = (self.asked, &self.asked.strengths.0);
+        let (real, null) = (asked.null != Null::Alone, asked.null != Null::No);
         let (text, prompts) = match &self.trial.subject {
             Subject::Text(run) => (run.clone(), &[][..]),
             Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
         };
-        let mut parameters = arguments.provenance(of);
+        let mut parameters = lines::<Sweep>(asked);
         parameters.push(("texts".into(), digest(prompts)));
-        let count = self.strengths.len() * layers;
+        let count = strengths.len() * layers;
         let trials = bench.trials(&text, parameters, count, 1, |bench, range| {
             let cell = |i: usize| -> Result<Pair> {
                 let mut at = |name: &str| -> Result<Outcome> {
-                    let edit = of.edit(arguments, name, i % layers, self.strengths[i / layers])?;
+                    let edit = asked.edit(name, i % layers, strengths[i / layers])?;
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
                         let outcome = tried(self.trial.under(bench, &edit, &base))?;
@@ -246,7 +223,7 @@ impl Plan {
             Measure::Success | Measure::Fluency if self.trial.looks.is_empty() => return None,
             Measure::Success | Measure::Fluency => Measure::Success,
         };
-        let least = found.unedited.fluency + self.within;
+        let least = found.unedited.fluency + self.asked.within.0 as f32;
         let cells = found.real.iter().enumerate();
         let cells = cells.flat_map(|(s, column)| {
             let column = column.iter().enumerate();

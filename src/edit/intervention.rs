@@ -1,0 +1,299 @@
+//! Edits: one intervention each, at a place, on positions, in a phase, under a condition, with a strength.
+//!
+//! How they are written is in [`super::grammar`], what they do in [`super::op`]. Invariant: an edit is a plain value, equal
+//! to another when it prints alike and is on alike; an [`EditId`] tells equal ones apart, and names an edit as it stands.
+//! To add an operation or a kind of argument, see [`super::op`].
+
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Condition, Probe};
+use super::op::{Acts, Op, Which};
+use super::positions::Positions;
+use crate::error::{Error, Result};
+use crate::model::network::address::{Borrowed, Layers};
+use crate::model::network::blueprint::Blueprint;
+use crate::model::network::site::{Address, Axis, Site, check_layer};
+use crate::model::network::tap::Phase;
+
+/// Where an edit acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One address.
+    At(Address),
+    /// A site at layers `a` to `b`, both included.
+    Layers(Site, u16, u16),
+    /// A site at every layer.
+    Every(Site),
+    /// A name of TransformerLens of which the architecture says what it means; [`Edit::on`] puts a site in its place.
+    Borrowed(Borrowed),
+    /// Every block input, attention write and MLP write (Arditi et al. 2024).
+    Writes,
+}
+
+impl Place {
+    /// A site at some layers.
+    pub fn of(site: Site, layers: Layers) -> Self {
+        match layers {
+            Layers::One(layer) => Self::At(site.at(layer.into())),
+            Layers::Range(a, b) => Self::Layers(site, a, b),
+            Layers::Every => Self::Every(site),
+        }
+    }
+
+    /// The addresses on a model of so many layers.
+    pub fn addresses(&self, layers: usize) -> Result<Vec<Address>> {
+        let out = match self {
+            Self::At(address) => vec![*address],
+            Self::Layers(site, a, b) => (*a..=*b).map(|l| site.at(usize::from(l))).collect(),
+            Self::Every(site) => (0..layers).map(|l| site.at(l)).collect(),
+            Self::Borrowed(name) => vec![name.anywhere()?.at(0)],
+            Self::Writes => (0..layers)
+                .flat_map(|l| {
+                    [
+                        Site::ResidPre.at(l),
+                        Site::AttnAdd.at(l),
+                        Site::MlpAdd.at(l),
+                    ]
+                })
+                .collect(),
+        };
+        out.iter().try_for_each(|a| check_layer(*a, layers))?;
+        Ok(out)
+    }
+
+    /// The site it is about; `writes` begin with the block inputs.
+    pub fn site(&self) -> Site {
+        match self {
+            Self::At(address) => address.site,
+            Self::Layers(site, ..) | Self::Every(site) => *site,
+            Self::Borrowed(name) => name.spelling.near,
+            Self::Writes => Site::ResidPre,
+        }
+    }
+}
+
+/// Names an edit of a session as it stands: at another strength it is another one, on and off the same. Zero names none.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct EditId(pub u32);
+
+/// The edits that have an id.
+#[derive(Clone, Debug, Default)]
+pub struct EditIds(Vec<Edit>);
+
+impl EditIds {
+    /// Those of some edits that have one.
+    pub fn of<'a>(edits: impl Iterator<Item = &'a Edit>) -> Self {
+        let mut own = Self::default();
+        for edit in edits.filter(|e| e.id != EditId::default()) {
+            if own.get(edit.id).is_none() {
+                own.0.push(edit.clone());
+            }
+        }
+        own
+    }
+
+    /// The edit that an id names.
+    pub fn get(&self, id: EditId) -> Option<&Edit> {
+        self.0.iter().find(|e| e.id == id)
+    }
+
+    /// Gives every edit of a list an id of its own: the one it has while it stays as it was, else that of an equal edit
+    /// which was there before, else a new one.
+    pub fn give(&mut self, edits: &mut [Edit]) {
+        let mut taken = Vec::new();
+        for edit in edits.iter_mut() {
+            let kept = self.get(edit.id).is_some_and(|known| known.same(edit));
+            if kept && !taken.contains(&edit.id) {
+                taken.push(edit.id);
+            } else {
+                edit.id = EditId::default();
+            }
+        }
+        let new = edits.iter_mut().filter(|e| e.id == EditId::default());
+        for edit in new {
+            let mut known = self.0.iter().filter(|k| k.same(edit)).map(|k| k.id);
+            let back = known.find(|id| !taken.contains(id));
+            edit.id = back.unwrap_or_else(|| {
+                let last = self.0.iter().map(|k| k.id.0).max();
+                EditId(last.unwrap_or(0) + 1)
+            });
+            if back.is_none() {
+                self.0.push(edit.clone());
+            }
+            taken.push(edit.id);
+        }
+    }
+}
+
+/// One intervention.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// Which one of a list or a session it is; given by [`EditIds`], and no part of what it is.
+    pub id: EditId,
+    /// What it does, and with what.
+    pub op: Op,
+    /// Where.
+    pub place: Place,
+    /// Which positions.
+    pub positions: Positions,
+    /// Prompt, continuation, or both.
+    pub phase: Option<Phase>,
+    /// How much; at the neutral strength of its operation it touches nothing.
+    pub strength: f32,
+    /// What must hold at a position.
+    pub when: Option<Condition>,
+    /// Whether it is in force. Not part of the text.
+    pub on: bool,
+}
+
+impl PartialEq for Edit {
+    fn eq(&self, other: &Self) -> bool {
+        self.on == other.on && self.same(other)
+    }
+}
+
+impl Edit {
+    /// Whether it is the same intervention, on or off.
+    pub fn same(&self, other: &Self) -> bool {
+        self.op == other.op
+            && self.place == other.place
+            && self.positions == other.positions
+            && (self.phase, self.strength) == (other.phase, other.strength)
+            && self.when == other.when
+    }
+
+    /// An edit that is on everywhere in the text, at strength 1.
+    pub fn new(op: Op, place: Place) -> Self {
+        Self {
+            id: EditId::default(),
+            op,
+            place,
+            positions: Positions::All,
+            phase: None,
+            strength: 1.0,
+            when: None,
+            on: true,
+        }
+    }
+
+    /// The direction it is about; empty for operations on units.
+    pub fn direction(&self) -> &str {
+        self.op.argument().mentions().directions[0].unwrap_or_default()
+    }
+
+    /// Its units; none for operations on directions.
+    pub fn which(&self) -> Option<&Which> {
+        self.op.argument().mentions().units
+    }
+
+    /// Every name in it that may stand for a file: directions, sets of units, and statistics.
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.op.argument().mentions();
+        let set = names.units.and_then(|units| match units {
+            Which::Set(name) => Some(name.as_str()),
+            Which::All | Which::List(_) => None,
+        });
+        let probe = self.when.as_ref().and_then(|when| match &when.probe {
+            Probe::Along(name, _) => Some(name.as_str()),
+            Probe::Probability(_) => None,
+        });
+        let [first, second] = names.directions;
+        let all = [first, second, names.statistics, set, probe];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Whether what it does depends on which tokens the prompt has, not on how many: texts that name positions, means over
+    /// the prompt, conditions. Prepared for one prompt, such an edit means something else on another.
+    pub fn reads_prompt(&self) -> bool {
+        let named = |p: &Positions| matches!(p, Positions::Token(_) | Positions::Text(_));
+        let names = self.op.argument().mentions();
+        let sources = names.sources.is_some_and(named);
+        named(&self.positions) || sources || names.prompt_mean || self.when.is_some()
+    }
+
+    /// The same on an architecture: a borrowed name becomes the site that it means there, or is refused.
+    pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
+        let Place::Borrowed(name) = &self.place else {
+            return Ok(self.clone());
+        };
+        let place = Place::of(name.on(blueprint)?, name.layers);
+        let edit = Self {
+            place,
+            ..self.clone()
+        };
+        let bad = |why| Error::BadEdit {
+            edit: self.to_string(),
+            why,
+        };
+        edit.check_site().map_err(bad)?;
+        Ok(edit)
+    }
+
+    /// Whether it changes anything at all.
+    pub fn active(&self) -> bool {
+        #[allow(clippy::float_cmp)] // the zero rule is about exactly this value
+        let neutral = self.strength == self.op.spec().neutral;
+        self.on && !neutral
+    }
+
+    /// Whether it acts on a position.
+    pub fn covers(&self, position: usize, prompt: usize) -> bool {
+        let phase = match self.phase {
+            None => true,
+            Some(Phase::Prefill) => position < prompt,
+            Some(Phase::Decode) => position >= prompt,
+        };
+        phase && self.positions.covers(position, prompt)
+    }
+}
+
+impl Edit {
+    /// Refuses sites that its operation cannot act on, with the reason.
+    pub(crate) fn check_site(&self) -> Result<(), String> {
+        let spec = self.place.site().spec();
+        match self.op.spec().acts {
+            Acts::Only(site, _) if spec.site == site => return Ok(()),
+            Acts::Only(_, why) => return Err(format!("{why}, not {}", spec.name)),
+            Acts::Values => {}
+        }
+        match spec.axis {
+            Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
+            Axis::Positions => Err(format!(
+                "`{}` has a row a query and cannot be edited by this operation; use z (a head's result), or cut:HEADS=POSITIONS@attn_scores.L instead",
+                spec.name
+            )),
+            Axis::Vocab => Err(format!(
+                "`{}` is the model's output; edit final_norm or a residual site instead",
+                spec.name
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_an_edit_as_it_stands() {
+        let edit = |text: &str| text.parse::<Edit>().unwrap();
+        let ids = |edits: &[Edit]| edits.iter().map(|e| e.id.0).collect::<Vec<_>>();
+        let mut known = EditIds::default();
+        let mut edits = vec![edit("zero:1@mlp_act.0"); 2];
+        known.give(&mut edits);
+        assert_eq!(ids(&edits), [1, 2], "equal ones are two");
+        edits[1].on = false;
+        edits[0].strength = 0.5;
+        known.give(&mut edits);
+        assert_eq!(ids(&edits), [3, 2], "on or off it is the same");
+        edits[0].strength = 1.0;
+        edits.insert(0, edit("zero:1@mlp_act.0*0.5"));
+        known.give(&mut edits);
+        assert_eq!(ids(&edits), [3, 1, 2], "what comes back is what it was");
+        let text = "zero:1@mlp_act.0*0.5";
+        assert_eq!(known.get(edits[0].id).unwrap().to_string(), text);
+    }
+}

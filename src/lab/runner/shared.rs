@@ -1,0 +1,438 @@
+//! Rows of one text: what they share is read once and kept, and they are read on from where they begin to differ.
+//!
+//! Invariant: what is shared belongs to a run, its common patches and a first position; every pass works on copies of what it would
+//! change. To share something else, keep it in [`SharedRun`].
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::Took;
+use super::tail::{go_on, tensor};
+use crate::error::{Error, Result};
+use crate::lab::apply::Null;
+use crate::lab::bench::Bench;
+use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use crate::lab::run::{Keep, RunTap, SharedRun, put};
+use crate::model::Model;
+use crate::model::network::cache::{Cache, Own};
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{Phase, Span, Tap};
+
+/// Most rows of one pass.
+const ROWS: usize = 256;
+
+/// Bytes that the values of one pass may take, roughly.
+const BYTES: usize = 256 << 20;
+
+/// Shared runs that are kept, unless they are larger than what else is kept.
+const SHARED_RUNS: usize = 2;
+
+/// Rows that are read in one pass: the position from which on, and their first blocks and indices, lowest block first.
+struct Chunk {
+    from: usize,
+    rows: Vec<(usize, usize)>,
+}
+
+impl Bench {
+    /// What the rows of a pass have in common, read now or kept from an earlier pass.
+    pub(super) fn shared_run(&mut self, pass: &Pass) -> Result<Arc<SharedRun>> {
+        let (run, model) = (&pass.run, &self.model);
+        let length = run.tokens.len();
+        model.check_prompt(&run.tokens)?;
+        let read = match pass.logits {
+            Logits::None | Logits::Last(1) => length - 1,
+            Logits::After(position) => position,
+            Logits::Last(n) => {
+                let expected = "one position, where rows differ from their run";
+                return Err(Error::argument("logits", n.to_string(), expected));
+            }
+        };
+        let from = pass.from.unwrap_or_else(|| {
+            let changed = pass.rows.iter().filter_map(PassRow::from).min();
+            changed.unwrap_or(read)
+        });
+        for (name, position) in [("read", read), ("from", from)] {
+            if position >= length {
+                let expected = format!("a position from 0 to {}", length - 1);
+                return Err(Error::argument(name, position.to_string(), expected));
+            }
+        }
+        // What comes after the last position of interest changes nothing before it, unless the length of the text does.
+        let regime = |total| model.transformer.regime(total);
+        let end = if regime(read + 1) == regime(length) {
+            read + 1
+        } else {
+            length
+        };
+        for patch in &pass.common {
+            patch.check(model, 0..end)?;
+        }
+        let key = self.key(run);
+        let same = |shared: &&Arc<SharedRun>| {
+            (shared.key, shared.random, shared.from, shared.read) == (key, pass.random, from, read)
+                && alike(&shared.common, &pass.common)
+                && pass.record.iter().all(|at| shared.value(*at).is_some())
+        };
+        if let Some(shared) = self.shared_runs.iter().find(same) {
+            return Ok(shared.clone());
+        }
+        let shared = Arc::new(self.read_shared(pass, key, from, read, end)?);
+        self.shared_runs.push(shared.clone());
+        let large =
+            |shared_runs: &[Arc<SharedRun>]| shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
+        while self.shared_runs.len() > SHARED_RUNS
+            || (self.shared_runs.len() > 1 && large(&self.shared_runs) > self.budget)
+        {
+            self.shared_runs.remove(0);
+        }
+        Ok(shared)
+    }
+
+    fn read_shared(
+        &mut self,
+        pass: &Pass,
+        key: u64,
+        from: usize,
+        read: usize,
+        end: usize,
+    ) -> Result<SharedRun> {
+        let run = &pass.run;
+        let program = self.compile(run, null(pass))?;
+        let model = &self.model;
+        let streams: Vec<Address> = std::iter::once(Site::Embed.at(0))
+            .chain((0..model.card.layers).map(|l| Site::ResidPost.at(l)))
+            .collect();
+        pass.record.iter().try_for_each(|at| model.offers(*at))?;
+        let wanted: Vec<Address> = streams.iter().chain(&pass.record).copied().collect();
+        let mut cache = model.cache(1)?;
+        let mut own = program.clone();
+        let common: Vec<(usize, &Patch)> = pass.common.iter().map(|patch| (0, patch)).collect();
+        let guard = self.guard().lenient_if(pass.lenient);
+        let mut tap = RunTap::new(&mut own, &common, &wanted, Keep::From(from), guard);
+        let span = Span {
+            start: 0,
+            len: end,
+            prompt: run.prompt,
+            phase: Phase::Prefill,
+        };
+        let tokens = model.tokens(&run.tokens[..end])?;
+        let x = model
+            .transformer
+            .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
+        let logits = after(model, &x, span, read, &mut tap)?;
+        let mut values = std::mem::take(&mut tap.recorded);
+        let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
+        own.settle()?;
+        let conditional = run.schedule.spans().any(|(_, edits)| {
+            let mut edits = edits.iter();
+            edits.any(|edit| edit.active() && edit.when.is_some())
+        });
+        Ok(SharedRun {
+            key,
+            random: pass.random,
+            common: pass.common.clone(),
+            program,
+            cache,
+            streams,
+            values,
+            from,
+            read,
+            end,
+            shares: !conditional,
+            logits: logits.flatten_all()?.to_vec1()?,
+            receipts: own.receipts().to_vec(),
+        })
+    }
+
+    /// Reads the rows of a pass on from what they have in common.
+    pub(super) fn branches(
+        &mut self,
+        pass: &Pass,
+        shared: &SharedRun,
+        each: &mut Took,
+    ) -> Result<()> {
+        let length = pass.run.tokens.len();
+        let count = pass.tail.min(self.model.card.context - length + 1);
+        if count > 0 && shared.read + 1 != length {
+            let expected = format!("{}, the last, where texts are to go on", length - 1);
+            return Err(Error::argument("read", shared.read.to_string(), expected));
+        }
+        if count > 1 && shared.program.asks_probability() {
+            // The unedited model would have to read along with every row.
+            return Err(Error::Refused {
+                address: "when p(...)".into(),
+                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
+            });
+        }
+        let (plain, chunks) = self.chunks(pass, shared, count > 1)?;
+        if !plain.is_empty() {
+            let capture = self.unchanged(pass, shared, count)?;
+            for index in plain {
+                each(self, index, capture.clone())?;
+            }
+        }
+        for chunk in &chunks {
+            self.chunk(pass, shared, chunk, count, each)?;
+        }
+        Ok(())
+    }
+
+    /// The run itself, as every plain row has it.
+    fn unchanged(&self, pass: &Pass, shared: &SharedRun, count: usize) -> Result<RowCapture> {
+        let mut capture = RowCapture {
+            logits: vec![shared.logits.clone()],
+            receipts: shared.receipts.clone(),
+            ..RowCapture::default()
+        };
+        for at in &pass.record {
+            if let Some(value) = shared.value(*at) {
+                capture.recorded.insert(*at, value.squeeze(0)?);
+            }
+        }
+        if count > 0 {
+            let alone = Chunk {
+                from: pass.run.tokens.len() - 1,
+                rows: vec![(self.model.card.layers, 0)],
+            };
+            let whole = Pass {
+                rows: vec![PassRow::default()],
+                ..pass.clone()
+            };
+            self.chunk(&whole, shared, &alone, count, &mut |_, _, row| {
+                (capture.tail, capture.silent) = (row.tail, row.silent);
+                Ok(())
+            })?;
+        }
+        Ok(capture)
+    }
+
+    /// Which rows are the run itself, and which of the others are read together.
+    fn chunks(
+        &self,
+        pass: &Pass,
+        shared: &SharedRun,
+        kept: bool,
+    ) -> Result<(Vec<usize>, Vec<Chunk>)> {
+        let model = &self.model;
+        let layers = model.card.layers;
+        let (mut plain, mut order) = (Vec::new(), Vec::new());
+        for (index, row) in pass.rows.iter().enumerate() {
+            for patch in &row.patches {
+                patch.check(model, shared.from..shared.end)?;
+            }
+            match row.from() {
+                None => plain.push(index),
+                Some(from) if !(shared.from..shared.end).contains(&from) => {
+                    let expected = format!("positions {} to {}", shared.from, shared.end - 1);
+                    return Err(Error::argument("targets", from.to_string(), expected));
+                }
+                Some(from) if shared.shares => order.push((from, row.entry(layers), index)),
+                Some(_) => order.push((0, 0, index)),
+            }
+        }
+        order.sort_unstable();
+        let mut out = Vec::new();
+        for group in order.chunk_by(|a, b| a.0 == b.0) {
+            let from = group[0].0;
+            let kept = kept || !shared.shares;
+            for rows in group.chunks(most(model, shared.end - from, shared.end, kept)) {
+                let rows = rows.iter().map(|(_, entry, index)| (*entry, *index));
+                out.push(Chunk {
+                    from,
+                    rows: rows.collect(),
+                });
+            }
+        }
+        Ok((plain, out))
+    }
+
+    /// One pass over a chunk of rows, and what they go on with.
+    fn chunk(
+        &self,
+        pass: &Pass,
+        shared: &SharedRun,
+        chunk: &Chunk,
+        count: usize,
+        each: &mut Took,
+    ) -> Result<()> {
+        let model = &self.model;
+        let layers = model.card.layers;
+        let mut program = shared.program.clone();
+        let rows = || chunk.rows.iter().enumerate();
+        let all = |row: usize, index: usize| {
+            let own = pass.common.iter().chain(&pass.rows[index].patches);
+            own.map(move |patch| (row, patch))
+        };
+        // What lies in the stream that a row joins with is put there, see `joined`.
+        let later: Vec<(usize, &Patch)> = rows()
+            .flat_map(|(row, (entry, index))| {
+                all(row, *index).filter(move |(_, patch)| {
+                    let own = patch.entry(layers);
+                    !shared.shares || own > *entry || (own == *entry && !patch.at_the_door())
+                })
+            })
+            .collect();
+        let cuts = || {
+            let own =
+                rows().filter_map(|(i, (_, row))| Some((i, pass.rows[*row].knockout.as_ref()?)));
+            own.collect::<Vec<_>>()
+        };
+        // Every row is a trial, and who takes its logits looks at it.
+        let guard = self.guard().lenient();
+        let mut tap = RunTap::new(&mut program, &later, &[], Keep::Last, guard).cutting(cuts());
+        let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
+        let (logits, mut cache) = if shared.shares {
+            let own = if count > 1 { Own::Kept } else { Own::Passing };
+            let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+            if count > 1 {
+                cache.complete(chunk.rows.len(), &shared.cache)?;
+            }
+            (logits, cache)
+        } else {
+            let span = Span {
+                start: 0,
+                len: shared.end,
+                prompt: pass.run.prompt,
+                phase: Phase::Prefill,
+            };
+            let read: Vec<Vec<u32>> = texts.iter().map(|t| t[..shared.end].to_vec()).collect();
+            let mut cache = model.cache(texts.len())?;
+            let tokens = tensor(model, &read, 0)?;
+            let x = model
+                .transformer
+                .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
+            (after(model, &x, span, shared.read, &mut tap)?, cache)
+        };
+        let logits = logits.to_vec2::<f32>()?;
+        let mut tails = vec![(Vec::new(), false); texts.len()];
+        if count > 0 {
+            // What is put in comes back where the whole text has to be read again.
+            let patches: Vec<(usize, &Patch)> = rows()
+                .flat_map(|(row, (_, index))| all(row, *index))
+                .collect();
+            let guard = self.guard().lenient();
+            let mut tap =
+                RunTap::new(&mut program, &patches, &[], Keep::Last, guard).cutting(cuts());
+            tails = go_on(
+                model,
+                &mut texts,
+                pass.run.prompt,
+                &mut cache,
+                &mut tap,
+                logits.clone(),
+                count,
+                &mut |_, _| Ok(()),
+            )?;
+        }
+        for (((_, index), logits), (tail, silent)) in chunk.rows.iter().zip(logits).zip(tails) {
+            let row = RowCapture {
+                logits: vec![logits],
+                tail,
+                silent,
+                ..RowCapture::default()
+            };
+            each(self, *index, row)?;
+        }
+        Ok(())
+    }
+}
+
+/// The pass of a chunk: every row joins at its block with the stream of the run there. Logits `[rows, vocab]` after the
+/// position that is read.
+fn joined(
+    model: &Model,
+    pass: &Pass,
+    shared: &SharedRun,
+    chunk: &Chunk,
+    own: Own,
+    tap: &mut RunTap,
+) -> Result<(Tensor, Cache)> {
+    let transformer = &model.transformer;
+    let layers = model.card.layers;
+    let span = Span {
+        start: chunk.from,
+        len: shared.end - chunk.from,
+        prompt: pass.run.prompt,
+        phase: Phase::Prefill,
+    };
+    let mut cache = shared.cache.branch(chunk.from, own)?;
+    cache.reserve(span.len)?;
+    let context = transformer.prepare(span)?;
+    tap.begin(span);
+    let mut stream: Option<Tensor> = None;
+    let mut reached = 0;
+    for group in chunk.rows.chunk_by(|a, b| a.0 == b.0) {
+        let entry = group[0].0;
+        let joining = shared.streams[entry].narrow(1, chunk.from - shared.from, span.len)?;
+        let joining = joining.repeat((group.len(), 1, 1))?;
+        let door: Vec<(usize, &Patch)> = group
+            .iter()
+            .enumerate()
+            .flat_map(|(row, (_, index))| {
+                let patches = pass.rows[*index].patches.iter();
+                patches.map(move |patch| (row, patch))
+            })
+            .filter(|(_, patch)| patch.at_the_door() && patch.entry(layers) == entry)
+            .collect();
+        let joining = put(joining, &door, span)?;
+        stream = Some(match stream {
+            None => joining,
+            Some(x) => {
+                let x = transformer.through(reached..entry, x, &context, Some(&mut cache), tap)?;
+                Tensor::cat(&[&x, &joining], 0)?
+            }
+        });
+        reached = entry;
+    }
+    let Some(x) = stream else {
+        return Err(Error::Engine("a pass without rows".into()));
+    };
+    let x = transformer.through(reached..layers, x, &context, Some(&mut cache), tap)?;
+    cache.advance(span.len);
+    Ok((after(model, &x, span, shared.read, tap)?, cache))
+}
+
+/// Logits `[rows, vocab]` after one position of a pass, from its stream.
+fn after(
+    model: &Model,
+    x: &Tensor,
+    span: Span,
+    position: usize,
+    tap: &mut RunTap,
+) -> Result<Tensor> {
+    let x = x.narrow(1, position - span.start, 1)?.contiguous()?;
+    // Edits after the last block see this position and no other.
+    tap.begin(Span {
+        start: position,
+        len: 1,
+        ..span
+    });
+    let (logits, _) = model.transformer.read_out(&x, None, tap)?;
+    Ok(logits.squeeze(1)?)
+}
+
+/// What edits are replaced by, if by anything.
+pub(super) fn null(pass: &Pass) -> Null {
+    pass.random.map_or(Null::No, Null::Random)
+}
+
+/// Whether two lists put the same values into the same places.
+fn alike(a: &[Patch], b: &[Patch]) -> bool {
+    let one = |(a, b): (&Patch, &Patch)| {
+        (a.at, a.position, a.head, a.value.id()) == (b.at, b.position, b.head, b.value.id())
+    };
+    a.len() == b.len() && a.iter().zip(b).all(one)
+}
+
+/// How many rows of so many tokens, which see `end` positions, fit into the bytes of a pass.
+fn most(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
+    let b = &model.transformer.blueprint;
+    let width = b.heads * b.head_dim;
+    let mut floats = tokens * (8 * b.d_model + 3 * b.d_mlp + 4 * width + 3 * b.heads * end);
+    floats += 2 * b.vocab;
+    if kept {
+        floats += 2 * b.layers.len() * b.kv_heads * b.head_dim * (tokens + 16);
+    }
+    (BYTES / (4 * floats)).clamp(1, ROWS)
+}

@@ -1,0 +1,146 @@
+//! Texts that grow: read on through a cache that is brought to their end, and continued greedily.
+//!
+//! Invariant: afterwards the cache holds exactly the tokens of the texts that were read. To choose tokens in another way, see
+//! [`crate::lab::writer`].
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::lab::apply::Program;
+use crate::lab::bench::Bench;
+use crate::lab::run::{Keep, RunTap};
+use crate::lab::sample::{log_softmax, top};
+use crate::model::Model;
+use crate::model::network::cache::Cache;
+use crate::model::network::site::Address;
+use crate::model::network::tap::{Phase, Span, Tap};
+
+/// Tells edits what they wait for before texts are read on.
+type Listen<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
+
+/// Continues texts greedily from their logits by at most `count` tokens, an end token included: what each wrote, and
+/// whether it broke off. `listen` is called before every pass.
+#[allow(clippy::too_many_arguments)] // each is another part of a text that grows
+pub(super) fn go_on(
+    model: &Model,
+    texts: &mut [Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+    tap: &mut RunTap,
+    mut logits: Vec<Vec<f32>>,
+    count: usize,
+    listen: &mut Listen,
+) -> Result<Vec<(Vec<u32>, bool)>> {
+    let mut out: Vec<(Vec<u32>, bool)> = vec![(Vec::new(), false); texts.len()];
+    let ended = |(written, silent): &(Vec<u32>, bool)| {
+        *silent || written.last().is_some_and(|t| model.is_end(*t))
+    };
+    for step in 1..=count {
+        for ((text, out), row) in texts.iter_mut().zip(&mut out).zip(&logits) {
+            let best = best(model, row);
+            // A row without numbers says nothing any more; it is read on with any token beside the others.
+            text.push(best.unwrap_or(0));
+            if !ended(out) {
+                out.1 |= best.is_none();
+                out.0.extend(best);
+            }
+        }
+        if step == count || out.iter().all(ended) {
+            break;
+        }
+        listen(tap.program, texts)?;
+        let (read, _) = read_on(model, texts, prompt, cache, tap, &[])?;
+        logits = read.to_vec2()?;
+        tap.program.settle()?;
+    }
+    Ok(out)
+}
+
+/// Brings a cache to the whole text of every row: logits after them, `[rows, vocab]`, and of the states at `lens` in the
+/// first row, which the tap has recorded, what the unembedding makes of them in the same product, `[lens, vocab]`.
+///
+/// It reads what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or
+/// when the text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::regime`]). Texts are of one length.
+pub(crate) fn read_on(
+    model: &Model,
+    texts: &[Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+    tap: &mut RunTap,
+    lens: &[Address],
+) -> Result<(Tensor, Option<Tensor>)> {
+    let transformer = &model.transformer;
+    let total = texts[0].len();
+    if transformer.regime(cache.len().max(1)) != transformer.regime(total) {
+        cache.truncate(0);
+    }
+    let start = cache.len();
+    let len = total - start;
+    let phase = if start == 0 {
+        Phase::Prefill
+    } else {
+        Phase::Decode
+    };
+    let span = Span {
+        start,
+        len,
+        prompt,
+        phase,
+    };
+    let mut x = transformer.trunk(&tensor(model, texts, start)?, span, Some(cache), tap)?;
+    if len > 1 {
+        // What follows reads the last position alone.
+        tap.begin(Span {
+            start: total - 1,
+            len: 1,
+            ..span
+        });
+        x = x.narrow(1, len - 1, 1)?.contiguous()?;
+    }
+    let states = lens.iter().map(|at| {
+        let row = tap.recorded.get(at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "it was not visited by this pass. Unembed a residual site.".into(),
+        })?;
+        Ok(row.flatten_all()?)
+    });
+    let states = states.collect::<Result<Vec<_>>>()?;
+    let states = if states.is_empty() {
+        None
+    } else {
+        Some(Tensor::stack(&states, 0)?)
+    };
+    let (logits, lens) = transformer.read_out(&x, states.as_ref(), tap)?;
+    Ok((logits.squeeze(1)?, lens))
+}
+
+/// What the unedited model says after the text of the first row, brought there through a cache of its own:
+/// log-probabilities, `[vocab]`.
+pub(crate) fn unedited(
+    bench: &Bench,
+    texts: &[Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+) -> Result<Vec<f32>> {
+    let mut idle = Program::default();
+    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, bench.guard());
+    let (logits, _) = read_on(&bench.model, texts, prompt, cache, &mut tap, &[])?;
+    let mut row = logits.get(0)?.to_vec1::<f32>()?;
+    log_softmax(&mut row);
+    Ok(row)
+}
+
+/// The most probable token; none where the row is no distribution.
+pub(super) fn best(model: &Model, row: &[f32]) -> Option<u32> {
+    top(row, model.known_tokens(), 1).first().map(|t| t.0)
+}
+
+/// Tokens as `[rows, n]`, from position `start` on.
+pub(super) fn tensor(model: &Model, texts: &[Vec<u32>], start: usize) -> Result<Tensor> {
+    let rows = texts.iter().map(|text| model.tokens(&text[start..]));
+    let mut rows = rows.collect::<Result<Vec<_>>>()?;
+    if rows.len() == 1 {
+        return Ok(rows.remove(0));
+    }
+    Ok(Tensor::cat(&rows, 0)?)
+}
