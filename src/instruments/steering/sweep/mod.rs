@@ -15,7 +15,7 @@ use crate::edit::direction::random_like;
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
-use crate::instruments::params::{Count, Nats, ParameterValue, Strengths, choices, params};
+use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, choices, params};
 use crate::instruments::steering::outcome::{Outcome, Subject};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::Bench;
@@ -81,7 +81,7 @@ params! {
         /// whether a success contains an answer or begins with one
         found as "match": Match = "contains",
         /// nats a token by which a cell may be less fluent than the unedited text and still be called the best
-        within: Nats = "0.5",
+        within: NonNegative = "0.5",
         /// a random direction of equal norm: its number in every cell, a column of its own after every strength, the grid for it alone, or not at all
         null: Null = "beside",
     }
