@@ -2,7 +2,9 @@
 //!
 //! Invariant: a builder only fills fields in; it measures and decides nothing. To build another shape in one word, add a function here.
 
-use super::{Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Series, Table, Text};
+use super::{
+    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Table, Text,
+};
 
 impl From<f32> for Entry {
     fn from(number: f32) -> Self {
@@ -128,6 +130,16 @@ impl Cell {
             value,
             anchor,
             more: Vec::new(),
+        }
+    }
+}
+
+impl Scale {
+    /// The scale around zero that holds some numbers; those that are not finite take no part.
+    pub fn around_zero(values: impl IntoIterator<Item = f32>) -> Self {
+        let sizes = values.into_iter().map(f32::abs).filter(|v| v.is_finite());
+        Self::Diverging {
+            reach: sizes.fold(1e-6, f32::max),
         }
     }
 }

@@ -196,9 +196,6 @@ impl Found {
                 more: more.map(|(word, p)| (word.to_string(), p)).to_vec(),
             }
         };
-        let all = effects.values.iter().flatten();
-        let reach = all.filter(|v| v.is_finite());
-        let reach = reach.fold(0f64, |most, v| most.max(v.abs())) as f32;
         let grid = Grid {
             row_axis: "layer".into(),
             column_axis: "head".into(),
@@ -210,9 +207,7 @@ impl Found {
             cells: (0..heads)
                 .map(|h| (0..layers).map(|l| cell((l, h))).collect())
                 .collect(),
-            scale: Scale::Diverging {
-                reach: reach.max(1e-6),
-            },
+            scale: Scale::around_zero(effects.values.iter().flatten().map(|v| *v as f32)),
             ..Grid::default()
         };
         let of = if null {

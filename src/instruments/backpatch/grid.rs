@@ -128,11 +128,7 @@ fn draft(
         let anchor = Anchor::cell(source, told.position);
         let at = all.iter().position(|p| *p == (source, target));
         let Some(measured) = at.and_then(|i| found[i].as_ref()) else {
-            return Cell {
-                value: f32::NAN,
-                anchor,
-                ..Cell::default()
-            };
+            return Cell::of("", f32::NAN, anchor);
         };
         let own = &measured[drawn];
         let label = if writes {

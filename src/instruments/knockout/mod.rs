@@ -82,12 +82,7 @@ impl Plan<'_> {
         };
         let column = |c: usize| (0..self.layers).map(|l| cell(c, l)).collect();
         let cells: Vec<Vec<Cell>> = (0..self.columns.len()).map(column).collect();
-        let values = cells
-            .iter()
-            .flatten()
-            .map(|c| c.value)
-            .filter(|v| v.is_finite());
-        let reach = values.fold(1e-6f32, |most, v| most.max(v.abs()));
+        let scale = Scale::around_zero(cells.iter().flatten().map(|c| c.value));
         let name = bench.visible(self.answer);
         let outcomes = found.outcomes.iter().flatten();
         let tolerance = rounding(&bench.model) * found.reach;
@@ -138,7 +133,7 @@ impl Plan<'_> {
                 .map(|c| Header::of(c.label.clone(), c.anchor))
                 .collect(),
             cells,
-            scale: Scale::Diverging { reach },
+            scale,
             ..Grid::default()
         };
         Draft::of(grid)

@@ -34,11 +34,7 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
     let cell = |(spot, mean): (&Spot, &Option<Mean>)| {
         let anchor = anchor(*spot);
         let Some(mean) = mean else {
-            return Cell {
-                value: f32::NAN,
-                anchor,
-                ..Cell::default()
-            };
+            return Cell::of("", f32::NAN, anchor);
         };
         let label = match plan.asked.site {
             Kind::Heads => String::new(),
@@ -58,8 +54,6 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
         }
     };
     let cells: Vec<Cell> = plan.spots.iter().zip(&found.cells).map(cell).collect();
-    let reach = cells.iter().map(|c| c.value.abs());
-    let reach = reach.filter(|v| v.is_finite()).fold(0f32, f32::max);
     let mut title = format!(
         "{} · {}",
         match plan.asked.site {
@@ -88,9 +82,7 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
         rows: Header::layers(layers),
         columns: columns.iter().map(|c| header(bench, plan, *c)).collect(),
         cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
-        scale: Scale::Diverging {
-            reach: reach.max(1e-6),
-        },
+        scale: Scale::around_zero(cells.iter().map(|c| c.value)),
         ..Grid::default()
     };
     Draft::of(grid)

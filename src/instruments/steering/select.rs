@@ -282,16 +282,13 @@ impl Coloured {
             .enumerate()
             .map(|(i, c)| cell(i, c))
             .collect();
-        let reach = cells
-            .iter()
-            .map(|c| c.value.abs())
-            .filter(|v| v.is_finite())
-            .fold(1e-6, f32::max);
+        let around = Scale::around_zero(cells.iter().map(|c| c.value));
         let (value, scale) = match self {
-            Self::Kl => ("KL in nats", Scale::Range { lo: 0.0, hi: reach }),
-            Self::Ablation | Self::Addition => {
-                ("log-odds of the markers", Scale::Diverging { reach })
+            Self::Kl => {
+                let hi = around.ends().1;
+                ("KL in nats", Scale::Range { lo: 0.0, hi })
             }
+            Self::Ablation | Self::Addition => ("log-odds of the markers", around),
         };
         Grid {
             row_axis: "layer".into(),
