@@ -7,18 +7,15 @@ use super::beside::{self, Baseline};
 use super::commands::{Why, command};
 use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
+use super::shown::{EARLIER_TEXT, about_text};
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, Shown, Working, mark};
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::figure::Figure;
-use crate::instruments::{INSTRUMENTS, instrument};
+use crate::instruments::INSTRUMENTS;
 use crate::lab::writer::Beside;
-
-/// What a figure is older than.
-pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
-pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
@@ -532,11 +529,6 @@ impl App {
             "there is no command `{word}`; ? lists what can be done here"
         )))
     }
-}
-
-/// Whether what an instrument shows is about the text and its edits; some read files of their own.
-pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
-    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }
 
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is

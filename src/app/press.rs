@@ -400,58 +400,48 @@ impl App {
 
     /// What the footer can honestly offer: keys and words, this pane's own first.
     pub fn hints(&self) -> Vec<(String, String)> {
-        let pair = |k: &str, w: &str| (k.to_string(), w.to_string());
-        match &self.overlay {
-            Some(Overlay::Listing(l)) => {
-                let enter = if l.purpose == Purpose::Palette {
-                    "Tab"
-                } else {
-                    ""
-                };
-                let mut out = vec![
-                    pair(
-                        "Enter",
-                        if l.purpose == Purpose::Theme {
-                            "take it"
-                        } else {
-                            "run"
-                        },
-                    ),
-                    pair("Esc", "back"),
-                    pair("Up Down", "choose"),
-                ];
-                if !enter.is_empty() {
-                    out.insert(1, pair(enter, "complete"));
+        let pair = |(keys, words): &(&str, &str)| (keys.to_string(), words.to_string());
+        let fixed: &[(&str, &str)] = match &self.overlay {
+            Some(Overlay::Listing(list)) => match list.purpose {
+                Purpose::Palette => &[
+                    ("Enter", "run"),
+                    ("Tab", "complete"),
+                    ("Esc", "back"),
+                    ("Up Down", "choose"),
+                ],
+                Purpose::Theme => &[("Enter", "take it"), ("Esc", "back"), ("Up Down", "choose")],
+                Purpose::Help | Purpose::Picker => {
+                    &[("Enter", "run"), ("Esc", "back"), ("Up Down", "choose")]
                 }
-                return out;
-            }
-            Some(Overlay::Form(_)) => {
-                return vec![
-                    pair("Enter", "run"),
-                    pair("Tab", "next"),
-                    pair("Left Right", "change"),
-                    pair("Esc", "back"),
-                ];
-            }
-            Some(Overlay::Line(_)) => return vec![pair("Enter", "take it"), pair("Esc", "back")],
+            },
+            Some(Overlay::Form(_)) => &[
+                ("Enter", "run"),
+                ("Tab", "next"),
+                ("Left Right", "change"),
+                ("Esc", "back"),
+            ],
+            Some(Overlay::Line(_)) => &[("Enter", "take it"), ("Esc", "back")],
             Some(Overlay::Notices { .. } | Overlay::Notes { .. }) => {
-                return vec![pair("Up Down", "scroll"), pair("Esc", "back")];
+                &[("Up Down", "scroll"), ("Esc", "back")]
             }
-            None => {}
-        }
-        if self.writing {
-            let switch = if self.chat {
-                "write raw text"
-            } else {
-                "write chat"
-            };
-            return vec![
-                pair("Enter", "send"),
-                pair("Tab", switch),
-                pair("ctrl-j", "new line"),
-                pair("Up", "earlier"),
-                pair("Esc", "leave"),
-            ];
+            None if self.writing => &[
+                ("Enter", "send"),
+                (
+                    "Tab",
+                    if self.chat {
+                        "write raw text"
+                    } else {
+                        "write chat"
+                    },
+                ),
+                ("ctrl-j", "new line"),
+                ("Up", "earlier"),
+                ("Esc", "leave"),
+            ],
+            None => &[],
+        };
+        if !fixed.is_empty() {
+            return fixed.iter().map(pair).collect();
         }
         let here = self.context();
         let offered = |c: &&'static Command| !c.hint.is_empty() && (c.enabled)(self).is_ok();
@@ -467,7 +457,7 @@ impl App {
         });
         let mut out = Vec::new();
         if self.transcript.busy() || self.downloading() {
-            out.push(pair("ctrl-c", "stop"));
+            out.push(pair(&("ctrl-c", "stop")));
         }
         for row in rows {
             let keys = self.keymap.keys_of(row);

@@ -3,11 +3,11 @@
 //! Invariant: every request goes through [`App::ask`], which notes it in the session.
 //! To ask for something new, add a method that returns effects.
 
-use super::answer::EARLIER_TEXT;
 use super::cursor::{self, Step};
 use super::history::{Lost, Restoring, State, Taken, Way};
 use super::layout::Pane;
 use super::notice::Level;
+use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, Effect, Held, Shown, Working, beside, mark};
 use crate::edit::Edit;

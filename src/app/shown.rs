@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::answer::{BEFORE_EDIT, EARLIER_TEXT, about_text};
 use super::cursor::{self, Reading, Spot};
 use super::layout::Pane;
 use super::{App, commands};
 use crate::engine::{Mode, Slot};
 use crate::figure::Figure;
 use crate::instruments::Arguments;
+use crate::instruments::instrument;
 
 /// How far a figure is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,6 +60,10 @@ pub struct Shown {
     /// The beginning of the text that the figure is about.
     pub text: String,
 }
+
+/// What a figure is older than.
+pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
+pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 /// What is said of a difference whose parts were not measured.
 const STOPPED: &str = "The unedited run was not measured; D twice asks for it again.";
@@ -217,4 +221,9 @@ impl App {
             }
         }
     }
+}
+
+/// Whether what an instrument shows is about the text and its edits; some read files of their own.
+pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
+    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
 }

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{IntoResettable, StyledStr};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::loading;
@@ -42,27 +43,40 @@ pub const RESERVED: &[&str] = &[
     "version",
 ];
 
+/// A flag `--NAME VALUE`.
+pub fn value(
+    name: &'static str,
+    value_name: &'static str,
+    help: impl IntoResettable<StyledStr>,
+) -> Arg {
+    Arg::new(name).long(name).value_name(value_name).help(help)
+}
+
 /// How a model is loaded.
 pub fn loading() -> [Arg; 4] {
     [
-        Arg::new("dtype")
-            .long("dtype")
-            .value_name("DTYPE")
-            .help("How matrices are kept: f32, f16, bf16 or q8_0 [default: f32 where it fits twice, else f16 or q8_0; on CUDA bf16]"),
-        Arg::new("device")
-            .long("device")
-            .value_name("DEVICE")
-            .help("auto, cpu, cuda:N or metal [default: auto]"),
-        Arg::new("context")
-            .long("context")
-            .value_name("N")
-            .value_parser(value_parser!(usize))
-            .help("Most tokens of one run [default: the model's own, at most 8192]"),
-        Arg::new("threads")
-            .long("threads")
-            .value_name("N")
-            .value_parser(value_parser!(usize))
-            .help("CPU threads [default: RAYON_NUM_THREADS, or one a core]"),
+        value(
+            "dtype",
+            "DTYPE",
+            "How matrices are kept: f32, f16, bf16 or q8_0 [default: f32 where it fits twice, else f16 or q8_0; on CUDA bf16]",
+        ),
+        value(
+            "device",
+            "DEVICE",
+            "auto, cpu, cuda:N or metal [default: auto]",
+        ),
+        value(
+            "context",
+            "N",
+            "Most tokens of one run [default: the model's own, at most 8192]",
+        )
+        .value_parser(value_parser!(usize)),
+        value(
+            "threads",
+            "N",
+            "CPU threads [default: RAYON_NUM_THREADS, or one a core]",
+        )
+        .value_parser(value_parser!(usize)),
     ]
 }
 
@@ -79,20 +93,18 @@ pub fn model(command: Command) -> Command {
 pub fn prompt(command: Command) -> Command {
     command
         .arg(
-            Arg::new("prompt")
-                .short('p')
-                .long("prompt")
-                .value_name("TEXT")
-                .allow_hyphen_values(true)
-                .help("The prompt, encoded as the model's tokenizer does it, with its BOS"),
+            value(
+                "prompt",
+                "TEXT",
+                "The prompt, encoded as the model's tokenizer does it, with its BOS",
+            )
+            .short('p')
+            .allow_hyphen_values(true),
         )
         .arg(
-            Arg::new("ids")
-                .long("ids")
-                .value_name("1,2,3")
+            value("ids", "1,2,3", "Token ids as they are, instead of a prompt")
                 .allow_hyphen_values(true)
-                .conflicts_with("chat")
-                .help("Token ids as they are, instead of a prompt"),
+                .conflicts_with("chat"),
         )
         .arg(super::switch(
             "chat",
@@ -108,19 +120,14 @@ pub fn prompt(command: Command) -> Command {
 /// Edits and the seed of anything random.
 pub fn edits(command: Command) -> Command {
     command
-        .arg(Arg::new("edit").long("edit").value_name("EDIT").action(ArgAction::Append).help("An edit that is in force from the first position, for example zero:17@mlp_act.3; may be repeated"))
+        .arg(value("edit", "EDIT", "An edit that is in force from the first position, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
         .arg(preset())
-        .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
+        .arg(value("seed", "N", "Seed of everything random").value_parser(value_parser!(u64)).default_value("1"))
 }
 
 /// The flag of preset files.
 pub fn preset() -> Arg {
-    Arg::new("preset")
-        .long("preset")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .action(ArgAction::Append)
-        .help("Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated")
+    value("preset", "FILE", "Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
 }
 
 /// The flag of consent, for every subcommand that writes a file.
@@ -317,21 +324,29 @@ pub fn resolved(edits: Vec<Edit>, bench: &Bench) -> Result<Vec<Edit>> {
     edits.into_iter().map(on).collect()
 }
 
-/// Shows on standard error how far a sweep is, while that is a terminal.
-pub fn show_progress(bench: &mut Bench, what: &'static str) {
-    if output::stderr_is_terminal() {
-        let since = std::time::Instant::now();
-        bench.progress = Some(Box::new(move |done| {
-            // Short work needs no bar.
-            let spent = since.elapsed();
-            if spent.as_millis() > 400 {
-                let left = left(spent, done).map_or_else(String::new, |left| {
-                    format!(" · about {} left", text::duration(left))
-                });
-                output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
-            }
-        }));
+/// Does work and shows on standard error how far it is, while that is a terminal.
+pub fn showing_progress<T>(
+    bench: &mut Bench,
+    what: &'static str,
+    work: impl FnOnce(&mut Bench) -> T,
+) -> T {
+    if !output::stderr_is_terminal() {
+        return work(bench);
     }
+    let since = std::time::Instant::now();
+    let show = move |done: f32| {
+        // Short work needs no bar.
+        let spent = since.elapsed();
+        if spent.as_millis() > 400 {
+            let left = left(spent, done).map_or_else(String::new, |left| {
+                format!(" · about {} left", text::duration(left))
+            });
+            output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
+        }
+    };
+    let done = bench.told(show, work);
+    output::clear_status();
+    done
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};
 use std::time::Instant;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
@@ -50,7 +50,7 @@ const FIRST: &str = "first";
 
 fn build(command: Command) -> Command {
     models::format(arguments::model(command))
-        .arg(Arg::new("count").short('n').long("count").value_name("N").value_parser(value_parser!(usize)).default_value("96").help("Tokens of a round"))
+        .arg(arguments::value("count", "N", "Tokens of a round").short('n').value_parser(value_parser!(usize)).default_value("96"))
         .arg(super::switch("startup", "Says when the model is loaded and when the first token is there, for the measuring parent").hide(true))
 }
 

@@ -33,34 +33,24 @@ const CAUTION: &str = "these edits change how a fact is expressed in these words
 
 fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help(help)
+        arguments::value(name, "FILE", help).value_parser(value_parser!(PathBuf))
     };
     let percent = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("PERCENT")
+        arguments::value(name, "PERCENT", help)
             .value_parser(value_parser!(u8).range(0..=100))
             .default_value(default)
-            .help(help)
     };
     let number = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("N")
+        arguments::value(name, "N", help)
             .value_parser(value_parser!(u32).range(1..))
             .default_value(default)
-            .help(help)
     };
     let command = models::format(arguments::edits(arguments::model(command)));
     command
         .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts between tabs; may be repeated").required(true).action(ArgAction::Append))
         .arg(file("others", "Other prompts to look after, one a line"))
-        .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).default_value("1").help("Strength of the turn: v - C|v|e_old + 8C|v|e_new"))
-        .arg(Arg::new("scale").long("scale").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase").help("Multiplies the neurons instead: 0 suppresses, 2 amplifies"))
+        .arg(arguments::value("strength", "C", "Strength of the turn: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
+        .arg(arguments::value("scale", "C", "Multiplies the neurons instead: 0 suppresses, 2 amplifies").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase"))
         .arg(super::switch("erase", "Sets the neurons to 0 instead"))
         .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("answer: neurons by their direct effect on the answer's logit; contrast: on it less the mean of the relation's other answers"))
         .arg(number("neurons", "5", "Most neurons a fact"))
@@ -68,7 +58,7 @@ fn build(command: Command) -> Command {
         .arg(percent("present", "70", "Prompts under which a neuron must reach that; moved by 5 until 2 to 5 neurons are left"))
         .arg(percent("shared", "10", "Neurons that more of a relation's facts have are left alone"))
         .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
-        .arg(Arg::new("layers").long("layers").value_name("A-B").help("Only neurons of these layers"))
+        .arg(arguments::value("layers", "A-B", "Only neurons of these layers"))
         .arg(file("output", "Writes the edits: a preset where FILE ends in .toml, the first fact's on and the others off; else a line each under their fact, for --edit").short('o').long("output"))
         .arg(arguments::force())
 }
@@ -94,11 +84,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         Schedule::always(arguments::resolved(edits, &bench)?)
     };
-    arguments::show_progress(&mut bench, "edit-value");
-    let report = value_edit::run(&mut bench, &list, &texts, &schedule, plan);
-    bench.progress = None;
-    output::clear_status();
-    let report = report?;
+    let report = arguments::showing_progress(&mut bench, "edit-value", |bench| {
+        value_edit::run(bench, &list, &texts, &schedule, plan)
+    })?;
     if let Some(path) = output {
         let written = if path.extension().is_some_and(|e| e == "toml") {
             preset(&report, &bench).to_string()

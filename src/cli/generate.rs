@@ -52,37 +52,29 @@ fn build(command: Command) -> Command {
 pub fn sampling_arguments(command: Command) -> Command {
     command
         .arg(
-            Arg::new("count")
+            arguments::value("count", "N", "Most tokens to write")
                 .short('n')
-                .long("count")
-                .value_name("N")
                 .value_parser(value_parser!(usize))
-                .default_value("64")
-                .help("Most tokens to write"),
+                .default_value("64"),
         )
         .arg(
-            Arg::new("temperature")
-                .long("temperature")
-                .value_name("T")
+            arguments::value("temperature", "T", "0 takes the most probable token")
                 .value_parser(value_parser!(f64))
-                .default_value("0")
-                .help("0 takes the most probable token"),
+                .default_value("0"),
         )
         .arg(
-            Arg::new("top-p")
-                .long("top-p")
-                .value_name("P")
-                .value_parser(value_parser!(f64))
-                .default_value("1")
-                .help("Keeps the smallest set of tokens with this much probability"),
+            arguments::value(
+                "top-p",
+                "P",
+                "Keeps the smallest set of tokens with this much probability",
+            )
+            .value_parser(value_parser!(f64))
+            .default_value("1"),
         )
         .arg(
-            Arg::new("top-k")
-                .long("top-k")
-                .value_name("K")
+            arguments::value("top-k", "K", "Keeps so many tokens; 0 keeps all")
                 .value_parser(value_parser!(usize))
-                .default_value("0")
-                .help("Keeps so many tokens; 0 keeps all"),
+                .default_value("0"),
         )
 }
 

@@ -174,11 +174,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     if let Some(cost) = of.cost(run.tokens.len(), &given, &bench.model.card) {
         say_cost(&mut bench, &run, of.name(), cost)?;
     }
-    arguments::show_progress(&mut bench, of.name());
-    let figure = observe(of, &run, &given, &mut bench);
-    bench.progress = None;
-    output::clear_status();
-    let figure = figure?;
+    let figure = arguments::showing_progress(&mut bench, of.name(), |bench| {
+        observe(of, &run, &given, bench)
+    })?;
     let written = (format.write)(&figure)?;
     match path {
         Some(path) => file::write(path, written.as_bytes(), bench.overwrite)?,

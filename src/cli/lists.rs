@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is listed here that is not a row there. To add an entry, add it to its registry.
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
@@ -35,7 +35,9 @@ pub const KEYS: Subcommand = Subcommand {
 };
 
 fn build_sites(command: Command) -> Command {
-    let model = Arg::new("model").long("model").value_name("MODEL").help(
+    let model = arguments::value(
+        "model",
+        "MODEL",
         "Says which of them this model has, and what the names of TransformerLens mean on it",
     );
     models::format(command)

@@ -75,7 +75,7 @@ pub fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand_precedence_over_arg(true)
         .disable_help_subcommand(true)
-        .arg(Arg::new("log-level").long("log-level").value_name("LEVEL").global(true).env("LMSCOPE_LOG").hide_env_values(true).help("Writes a log to the state folder: error, warn, info, debug, trace, or a filter"))
+        .arg(arguments::value("log-level", "LEVEL", "Writes a log to the state folder: error, warn, info, debug, trace, or a filter").global(true).env("LMSCOPE_LOG").hide_env_values(true))
         .arg(Arg::new("model").value_name("MODEL").help("Opens the screen on `demo` (the default), a folder in Hugging Face layout, a .gguf file, or a hub id"))
         .args(arguments::loading());
     command = screen::arguments(command);

@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgAction, ArgMatches, Command, value_parser};
 
 use super::{arguments, generate};
+use crate::app::Settings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
 use crate::ui::{ScreenOptions, Shot};
@@ -16,27 +17,19 @@ use crate::ui::{ScreenOptions, Shot};
 pub fn arguments(command: Command) -> Command {
     let themes = THEMES.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
     let folder = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("FOLDER")
-            .value_parser(value_parser!(PathBuf))
-            .help(help)
+        arguments::value(name, "FOLDER", help).value_parser(value_parser!(PathBuf))
     };
     let hidden = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
-            .hide(true)
-            .help(help)
+        arguments::value(name, value, help).hide(true)
     };
     generate::sampling_arguments(command)
-        .arg(Arg::new("prompt").short('p').long("prompt").value_name("TEXT").allow_hyphen_values(true).help("A prompt to run at once"))
+        .arg(arguments::value("prompt", "TEXT", "A prompt to run at once").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
-        .arg(Arg::new("edit").long("edit").value_name("EDIT").action(ArgAction::Append).help("An edit that is in force from the start; may be repeated"))
+        .arg(arguments::value("edit", "EDIT", "An edit that is in force from the start; may be repeated").action(ArgAction::Append))
         .arg(arguments::preset())
-        .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything random"))
-        .arg(Arg::new("theme").long("theme").value_name("THEME").help(format!("A theme: {themes}, or one of your own")))
-        .arg(Arg::new("color").long("color").value_name("DEPTH").help("How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
+        .arg(arguments::value("seed", "N", "Seed of everything random").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
+        .arg(arguments::value("color", "DEPTH", "How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
         .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
         .arg(folder("state", "The folder for session files [default: the user's]"))
         .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so always"))
@@ -63,7 +56,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         }),
         None => None,
     };
-    Ok(ScreenOptions {
+    let start = Settings {
         model: arguments::model_name(matches).to_string(),
         options: arguments::options(matches),
         prompt: word("prompt"),
@@ -72,6 +65,10 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         count: generate::count(matches),
         presets: arguments::presets(matches)?,
         edits: arguments::written_edits(matches)?,
+        ..Settings::default()
+    };
+    Ok(ScreenOptions {
+        start,
         theme: word("theme"),
         color: word("color"),
         config: path("config"),

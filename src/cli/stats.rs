@@ -36,10 +36,10 @@ pub const STATS: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     arguments::model(command)
         .arg(Arg::new("text").value_name("TEXT_FILE").required(true).value_parser(value_parser!(PathBuf)).help("A neutral text of 10 000 tokens or more"))
-        .arg(Arg::new("sites").long("sites").value_name("SITES").help(format!("Addresses, for example 'mlp_act.*,resid_post.4' [default: {USUAL}, at every layer that has them]")))
-        .arg(Arg::new("skip").long("skip").value_name("N").value_parser(value_parser!(usize)).default_value("1").help("First positions of every piece that are left out: attention sinks live there"))
-        .arg(Arg::new("piece").long("piece").value_name("N").value_parser(value_parser!(usize)).help(format!("Tokens that are read together [default: {PIECE}, or the context where that is less]")))
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(arguments::value("sites", "SITES", format!("Addresses, for example 'mlp_act.*,resid_post.4' [default: {USUAL}, at every layer that has them]")))
+        .arg(arguments::value("skip", "N", "First positions of every piece that are left out: attention sinks live there").value_parser(value_parser!(usize)).default_value("1"))
+        .arg(arguments::value("piece", "N", format!("Tokens that are read together [default: {PIECE}, or the context where that is less]")).value_parser(value_parser!(usize)))
+        .arg(arguments::value("output", "FILE", "The safetensors file to write").short('o').required(true).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
@@ -69,11 +69,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     };
     let tokens = bench.model.encode(&words, false)?;
     let cut = pieces(&tokens, bench.model.tokenizer()?.bos(), piece);
-    arguments::show_progress(&mut bench, "stats");
-    let measured = Statistics::measure(&mut bench, &cut, &wanted, &how);
-    bench.progress = None;
-    output::clear_status();
-    let statistics = measured?;
+    let statistics = arguments::showing_progress(&mut bench, "stats", |bench| {
+        Statistics::measure(bench, &cut, &wanted, &how)
+    })?;
     file::write(&target, &statistics.bytes()?, bench.overwrite)?;
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -31,8 +31,8 @@ pub const TRACE: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
     command
-        .arg(Arg::new("sites").long("sites").value_name("SITES").required(true).help("Addresses, for example 'resid_post.*,mlp_act.2,logits'; `lmscope sites` lists them"))
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required(true).value_parser(value_parser!(PathBuf)).help("The safetensors file to write"))
+        .arg(arguments::value("sites", "SITES", "Addresses, for example 'resid_post.*,mlp_act.2,logits'; `lmscope sites` lists them").required(true))
+        .arg(arguments::value("output", "FILE", "The safetensors file to write").short('o').required(true).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 

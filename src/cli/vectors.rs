@@ -36,16 +36,18 @@ fn build(command: Command) -> Command {
         .help(
             "Files of directions; FILE#-1 moves its vectors one layer earlier, here and in edits",
         );
-    let at = Arg::new("at")
-        .long("at")
-        .value_name("PLACE")
-        .help("Where its vector belongs, such as resid_post.10; of several vectors their site, such as attn_out");
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .help("Writes the one FILE given to this file, in the format that its name speaks of");
+    let at = arguments::value(
+        "at",
+        "PLACE",
+        "Where its vector belongs, such as resid_post.10; of several vectors their site, such as attn_out",
+    );
+    let output = arguments::value(
+        "output",
+        "FILE",
+        "Writes the one FILE given to this file, in the format that its name speaks of",
+    )
+    .short('o')
+    .value_parser(value_parser!(PathBuf));
     models::format(command)
         .arg(files)
         .arg(at)

@@ -18,9 +18,9 @@ use super::target::Target;
 use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::model::checkpoint::weights::Precision;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::finite;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 

@@ -13,8 +13,10 @@ use rayon::prelude::*;
 
 use super::guard::{Guard, not_finite};
 use super::pass::{Logits, Pass};
-use super::run::{Recording, Run, Stem};
+use super::progress::WorkProgress;
+use super::run::{Recording, Run};
 use super::sample::{NO_TOKEN, log_sum_exp, top};
+use super::shared::SharedRun;
 use super::target::Target;
 use super::unfinished::Unfinished;
 use super::value_card::ValueCards;
@@ -57,10 +59,8 @@ pub struct Bench {
     /// The run whose own strongest tokens are "the answer", where it is not the run that is read: a difference of two runs
     /// is of one token in both.
     pub answers_of: Option<Run>,
-    /// Called with how far a sweep is, 0 to 1.
-    pub progress: Option<Box<dyn FnMut(f32)>>,
-    /// Which part of the whole is being done.
-    stage: Range<f32>,
+    /// How far the work is, and who is told.
+    pub progress: WorkProgress,
     /// Whether files that an instrument saves may take the place of others.
     pub overwrite: Overwrite,
     /// Sweeps that were stopped, to go on with.
@@ -75,7 +75,7 @@ pub struct Bench {
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     kept: Vec<(u64, Arc<Recording>)>,
     /// Runs that passes go on from, the latest last.
-    pub(crate) stems: Vec<Arc<Stem>>,
+    pub(crate) shared_runs: Vec<Arc<SharedRun>>,
     /// Tokens as safe visible text, filled as they are asked for.
     spelled: Vec<OnceLock<String>>,
 }
@@ -92,15 +92,14 @@ impl Bench {
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             answers_of: None,
-            progress: None,
-            stage: 0.0..1.0,
+            progress: WorkProgress::default(),
             overwrite: Overwrite::Never,
             unfinished: Unfinished::default(),
             pace: None,
             cards: ValueCards::default(),
             budget: BUDGET,
             kept: Vec::new(),
-            stems: Vec::new(),
+            shared_runs: Vec::new(),
         }
     }
 
@@ -125,23 +124,38 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Does one part of what is asked for: `share` of the whole, which begins where earlier parts end.
+    /// Does work and tells somebody how far it is.
+    pub fn told<T>(
+        &mut self,
+        listener: impl FnMut(f32) + 'static,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.under(WorkProgress::told(listener), work)
+    }
+
+    /// Does one part of what is being done: `share` of it, from 0 to 1.
     pub fn part<T>(&mut self, share: Range<f32>, work: impl FnOnce(&mut Self) -> T) -> T {
-        let whole = std::mem::replace(&mut self.stage, share);
+        self.under(self.progress.split(share), work)
+    }
+
+    /// Does work that tells nobody how far it is, because who asked for it does.
+    pub fn untold<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.under(WorkProgress::default(), work)
+    }
+
+    fn under<T>(&mut self, progress: WorkProgress, work: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.progress, progress);
         let out = work(self);
-        self.stage = whole;
+        self.progress = before;
         out
     }
 
-    /// Tells how far a sweep is, `done` of its part, and stops it if the user asked.
-    pub fn report(&mut self, done: f32) -> Result<()> {
+    /// Tells how far the work is, `done` of its part, and stops it if the user asked.
+    pub fn report(&self, done: f32) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        if let Some(progress) = &mut self.progress {
-            let Range { start, end } = self.stage;
-            progress(start + done * (end - start));
-        }
+        self.progress.tell(done);
         Ok(())
     }
 
@@ -156,7 +170,7 @@ impl Bench {
         }
         let since = std::time::Instant::now();
         let read = self.run_one(&recorded(run, wanted))?;
-        let recording = Arc::new(Recording::of(read, false));
+        let recording = Arc::new(read.recording(false));
         let seconds = since.elapsed().as_secs_f32();
         self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.keep(key, recording.clone());
@@ -183,7 +197,7 @@ impl Bench {
             logits: Logits::Last(1),
             ..recorded(run, wanted)
         })?;
-        let recording = Arc::new(Recording::of(read, true));
+        let recording = Arc::new(read.recording(true));
         self.keep(key, recording.clone());
         let output = recording.output.clone().unwrap_or_default();
         Ok((recording, output))
@@ -225,7 +239,7 @@ impl Bench {
             lenient: true,
             ..recorded(run, wanted)
         };
-        Ok(Recording::of(self.run_one(&pass)?, false))
+        Ok(self.run_one(&pass)?.recording(false))
     }
 
     /// The model's own logits after the last position of a run: `[vocab]`.
@@ -255,11 +269,7 @@ impl Bench {
         while start < count {
             self.report(start as f32 / count as f32)?;
             let size = CHUNK.min(count - start);
-            let logits = self
-                .model
-                .transformer
-                .unembed(&rows.narrow(0, start, size)?)?
-                .to_vec2::<f32>()?;
+            let logits = self.unembedded(&rows.narrow(0, start, size)?)?;
             out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
             if out.iter().any(|read| read.top.is_empty()) {
                 return Err(self.not_finite("What the unembedding makes of the stream is"));
@@ -267,6 +277,11 @@ impl Bench {
             start += size;
         }
         Ok(out)
+    }
+
+    /// What final norm and unembedding make of residual rows `[n, d_model]`: logits `[n][vocab]`.
+    pub fn unembedded(&self, rows: &Tensor) -> Result<Vec<Vec<f32>>> {
+        Ok(self.model.transformer.unembed(rows)?.to_vec2()?)
     }
 
     /// The guard of a pass.

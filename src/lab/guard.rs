@@ -10,9 +10,9 @@ use candle_core::{DType, Tensor};
 
 use super::apply::Program;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::weights::Precision;
 use crate::model::network::finite;
 use crate::model::network::finite::Finder;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::{Leaving, Phase, Span};
 use crate::model::network::transformer::Transformer;
@@ -160,7 +160,7 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
     let damage = &transformer.damage;
     let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
-    let list = |of: &[&crate::model::checkpoint::weights::Damage]| {
+    let list = |of: &[&crate::model::network::finite::Damage]| {
         let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
         let more = of.len().saturating_sub(3);
         let more = if more > 0 {

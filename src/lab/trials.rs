@@ -126,8 +126,12 @@ impl Bench {
             let missing = (first..count).take_while(|i| results[*i].is_none());
             let range = first..first + missing.take(slice.max(1)).count();
             next = range.end;
-            let done = results.iter().flatten().count() as f32 / count as f32;
-            let measured = self.report(done).and_then(|()| work(self, range.clone()));
+            let share = |trials: usize| trials as f32 / count as f32;
+            let done = results.iter().flatten().count();
+            let part = share(done)..share(done + range.len());
+            let measured = self
+                .report(part.start)
+                .and_then(|()| self.part(part, |bench| work(bench, range.clone())));
             match measured {
                 Ok(measured) => {
                     for (i, result) in range.zip(measured) {

@@ -12,10 +12,10 @@
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::checkpoint::weights::Precision;
 use super::limits;
 use super::network::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
 use super::network::families;
+use super::network::linear::Precision;
 use crate::error::{Error, Result};
 use crate::text::size;
 

@@ -7,8 +7,11 @@ pub mod checkpoint;
 pub mod hub;
 mod limits;
 pub mod load;
+pub(crate) mod map;
 pub mod memory;
 pub mod network;
+pub mod normal;
+pub mod shrunk;
 pub mod tokenizer;
 
 use std::sync::{Arc, Mutex};
@@ -16,9 +19,10 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::model::checkpoint::weights::{Precision, Weights};
+use crate::model::checkpoint::weights::Weights;
 use crate::model::network::cache::Cache;
 use crate::model::network::families::Family;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::transformer::Transformer;
 use crate::model::tokenizer::template::{Message, Template};

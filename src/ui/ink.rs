@@ -7,7 +7,8 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::Style;
-use ratatui::widgets::Widget;
+use ratatui::symbols::border::Set;
+use ratatui::widgets::{Block, Widget};
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::text;
@@ -85,6 +86,32 @@ pub fn clear(buf: &mut Buffer, area: Rect, style: Style) {
             cell.reset();
             cell.set_style(style);
         }
+    }
+}
+
+/// Draws the border of an area and returns what is inside; nothing where there is no room for both.
+pub fn border(buf: &mut Buffer, area: Rect, set: Set<'_>, style: Style) -> Rect {
+    let area = area.intersection(buf.area);
+    if area.width < 2 || area.height < 2 {
+        return Rect::default();
+    }
+    let block = Block::bordered().border_set(set).border_style(style);
+    let inner = block.inner(area);
+    block.render(area, buf);
+    inner
+}
+
+/// A border in ASCII.
+pub const fn ascii(corner: &'static str, across: &'static str) -> Set<'static> {
+    Set {
+        top_left: corner,
+        top_right: corner,
+        bottom_left: corner,
+        bottom_right: corner,
+        vertical_left: "|",
+        vertical_right: "|",
+        horizontal_top: across,
+        horizontal_bottom: across,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The screen: paints the app and owns the terminal.
 //!
 //! Invariant: what the app wants done is done here and in the files beside this one, and nowhere else; how the screen
-//! runs and ends is in `screen.rs`. To add an effect, add its arm in `Screen::perform`.
+//! runs and ends is in `screen.rs`. To add an effect, add its arm in [`perform`].
 
 mod decode;
 mod draw;
@@ -25,15 +25,12 @@ use std::path::{Path, PathBuf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use crate::app::{App, Settings};
+use crate::app::{App, Effect, Settings};
 use crate::config::UserConfig;
-use crate::edit::Edit;
-use crate::edit::preset::Preset;
+use crate::engine::Handle;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::file::{self, Overwrite};
-use crate::lab::sample::Sampling;
-use crate::model::load::Options;
 
 pub use draw::draw;
 pub use panes::Memory;
@@ -55,22 +52,9 @@ pub struct Shot {
 /// What the screen starts with.
 #[derive(Clone, Debug)]
 pub struct ScreenOptions {
-    /// The model argument.
-    pub model: String,
-    /// How to load it.
-    pub options: Options,
-    /// A prompt to run at once.
-    pub prompt: Option<String>,
-    /// Whether it goes through the chat template.
-    pub chat: bool,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// How many tokens are written at most.
-    pub count: usize,
-    /// Preset files with what they hold, before the edits.
-    pub presets: Vec<(PathBuf, Preset)>,
-    /// Edits in force from the start.
-    pub edits: Vec<Edit>,
+    /// What the app starts with, as far as the caller settles it; themes, keys, formats and the session's folder are found
+    /// here.
+    pub start: Settings,
     /// The theme; by default the first one, which uses the terminal's own colours.
     pub theme: Option<String>,
     /// The value of `--color`.
@@ -85,36 +69,29 @@ pub struct ScreenOptions {
     pub shot: Option<Shot>,
 }
 
-impl Default for ScreenOptions {
-    fn default() -> Self {
-        Self {
-            model: "demo".into(),
-            options: Options::default(),
-            prompt: None,
-            chat: false,
-            sampling: Sampling::default(),
-            count: 64,
-            presets: Vec::new(),
-            edits: Vec::new(),
-            theme: None,
-            color: None,
-            config: None,
-            state: None,
-            keep_session: true,
-            shot: None,
-        }
-    }
-}
-
 /// Opens the screen and stays until the user leaves.
-#[allow(clippy::needless_pass_by_value)] // it is over when this returns
 pub fn run(options: ScreenOptions) -> Result<()> {
     let wardrobe = Wardrobe::open(&options)?;
-    if let Some(shot) = options.shot.clone() {
-        return script::run(&shot, settings(&options, &wardrobe, None), &wardrobe);
+    let session = match options.shot {
+        Some(_) => None,
+        None => sessions(&options)?,
+    };
+    let settings = Settings {
+        theme: wardrobe.first.clone(),
+        themes: wardrobe
+            .themes
+            .iter()
+            .map(|t| (t.name.clone(), about(t)))
+            .collect(),
+        formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
+        keys: wardrobe.keys.clone(),
+        session,
+        ..options.start
+    };
+    match &options.shot {
+        Some(shot) => script::run(shot, settings, &wardrobe),
+        None => screen::run(settings, wardrobe),
     }
-    let settings = settings(&options, &wardrobe, sessions(&options)?);
-    screen::run(settings, wardrobe)
 }
 
 fn folders() -> Option<directories::ProjectDirs> {
@@ -153,28 +130,6 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
         Some(folder)
     };
     Ok(options.state.clone().or_else(own))
-}
-
-fn settings(options: &ScreenOptions, wardrobe: &Wardrobe, session: Option<PathBuf>) -> Settings {
-    Settings {
-        model: options.model.clone(),
-        options: options.options.clone(),
-        prompt: options.prompt.clone(),
-        chat: options.chat,
-        sampling: options.sampling,
-        count: options.count,
-        presets: options.presets.clone(),
-        edits: options.edits.clone(),
-        theme: wardrobe.first.clone(),
-        themes: wardrobe
-            .themes
-            .iter()
-            .map(|t| (t.name.clone(), about(t)))
-            .collect(),
-        formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
-        keys: wardrobe.keys.clone(),
-        session,
-    }
 }
 
 fn about(theme: &Theme) -> String {
@@ -277,11 +232,6 @@ fn create(path: &Path, bytes: &[u8]) -> Result<String> {
     create_by(file::write, path, bytes)
 }
 
-/// As [`create`], for the owner's eyes alone.
-fn create_private(path: &Path, bytes: &[u8]) -> Result<String> {
-    create_by(file::write_private, path, bytes)
-}
-
 fn create_by(
     write: fn(&Path, &[u8], Overwrite) -> Result<()>,
     path: &Path,
@@ -300,9 +250,48 @@ fn create_by(
     ))
 }
 
-/// A figure as text in a format.
-fn exported(format: &str, figure: &crate::figure::Figure) -> Result<String> {
-    (export::format_named(format)?.write)(figure)
+/// An effect that only the screen can do.
+enum OnTerminal {
+    Copy(String),
+    Suspend,
+    Redraw,
+    Quit,
+}
+
+/// Does what the app wants done and tells it what came of that; gives back what needs the terminal.
+fn perform(
+    effect: Effect,
+    app: &mut App,
+    engine: &Handle,
+    theme: &Theme,
+    memory: &mut Memory,
+) -> Option<OnTerminal> {
+    let outcome = match effect {
+        Effect::Ask(request) => {
+            engine.ask(request);
+            return None;
+        }
+        Effect::Cancel => {
+            engine.cancel();
+            return None;
+        }
+        Effect::Write(path, bytes) => create(&path, &bytes),
+        Effect::WritePrivate(path, bytes) => create_by(file::write_private, &path, &bytes),
+        Effect::Export {
+            format,
+            path,
+            figure,
+        } => export::format_named(&format)
+            .and_then(|format| (format.write)(&figure))
+            .and_then(|text| create(&path, text.as_bytes())),
+        Effect::Shot(path) => shoot(app, theme, memory, &path),
+        Effect::Copy(text) => return Some(OnTerminal::Copy(text)),
+        Effect::Suspend => return Some(OnTerminal::Suspend),
+        Effect::Redraw => return Some(OnTerminal::Redraw),
+        Effect::Quit => return Some(OnTerminal::Quit),
+    };
+    app.report(outcome.map_err(|e| e.to_string()));
+    None
 }
 
 /// Whether the loop goes on.

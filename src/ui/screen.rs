@@ -4,7 +4,7 @@
 //! revision moved and the terminal took the last one, thirty times a second at most, and none while nothing happens.
 //! Whatever ends the loop (a key, a signal, a terminal that vanished, an error, a panic): the session is kept first, then the
 //! terminal is given back, then the engine is let go, each in bounded time, all in [`Screen::close`].
-//! To add an effect, add its arm in [`Screen::perform`].
+//! To add an effect, add its arm in [`perform`].
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 
 use super::signals::{self, Outside};
 use super::terminal::{self, Terminal};
-use super::{Flow, Memory, Theme, Wardrobe, create, create_private, draw, exported, input, shoot};
+use super::{Flow, Memory, OnTerminal, Theme, Wardrobe, draw, input, perform};
 use crate::app::{App, Effect, Event, Settings};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
@@ -229,42 +229,21 @@ impl Screen {
 
     fn perform(&mut self, effects: Vec<Effect>) -> Result<Flow> {
         for effect in effects {
-            match effect {
-                Effect::Ask(request) => self.engine.ask(request),
-                Effect::Cancel => self.engine.cancel(),
-                Effect::Copy(text) => {
+            let (app, memory) = (&mut self.app, &mut self.memory);
+            match perform(effect, app, &self.engine, &self.theme, memory) {
+                None => {}
+                Some(OnTerminal::Copy(text)) => {
                     let outcome = self.terminal.copy(&text).map(terminal::Outcome::sentence);
                     self.report(outcome);
                 }
-                Effect::Write(path, bytes) => {
-                    let outcome = create(&path, &bytes);
-                    self.report(outcome);
-                }
-                Effect::WritePrivate(path, bytes) => {
-                    let outcome = create_private(&path, &bytes);
-                    self.report(outcome);
-                }
-                Effect::Export {
-                    format,
-                    path,
-                    figure,
-                } => {
-                    let outcome =
-                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
-                    self.report(outcome);
-                }
-                Effect::Shot(path) => {
-                    let outcome = shoot(&self.app, &self.theme, &mut self.memory, &path);
-                    self.report(outcome);
-                }
-                Effect::Suspend if signals::has_shell() => self.stop(true)?,
-                Effect::Suspend => {
+                Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
+                Some(OnTerminal::Suspend) => {
                     let why =
                         "There is no shell that could bring a stopped lmscope back; q leaves.";
                     self.app.report(Err(why.into()));
                 }
-                Effect::Redraw => self.come_back()?,
-                Effect::Quit => return Ok(Flow::Over),
+                Some(OnTerminal::Redraw) => self.come_back()?,
+                Some(OnTerminal::Quit) => return Ok(Flow::Over),
             }
         }
         Ok(Flow::On)

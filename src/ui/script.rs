@@ -3,11 +3,10 @@
 //! Invariant: it goes through the same app, engine and drawing as the screen; only the terminal is missing.
 //! To let it do more, press other keys.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use super::{Flow, Memory, Shot, Wardrobe, create, create_private, exported, shoot};
+use super::{Flow, Memory, OnTerminal, Shot, Wardrobe, perform, shoot};
 use crate::app::key::{Code, Key, chord};
 use crate::app::{App, Effect, Event, Settings};
 use crate::engine::{self, Handle, Update};
@@ -65,7 +64,8 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
     }
     // What was said on the way is not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
-    let done = stage.picture(&shot.path).map(|_| ());
+    let theme = wardrobe.theme(&stage.app.theme);
+    let done = shoot(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
     stage.engine.close();
     done
 }
@@ -73,38 +73,14 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
 impl Stage<'_> {
     fn perform(&mut self, effects: Vec<Effect>) -> Flow {
         for effect in effects {
-            match effect {
-                Effect::Ask(request) => self.engine.ask(request),
-                Effect::Cancel => self.engine.cancel(),
-                Effect::Write(path, bytes) => self.told(create(&path, &bytes)),
-                Effect::WritePrivate(path, bytes) => self.told(create_private(&path, &bytes)),
-                Effect::Export {
-                    format,
-                    path,
-                    figure,
-                } => {
-                    let outcome =
-                        exported(&format, &figure).and_then(|text| create(&path, text.as_bytes()));
-                    self.told(outcome);
-                }
-                Effect::Shot(path) => {
-                    let outcome = self.picture(&path);
-                    self.told(outcome);
-                }
-                Effect::Copy(_) | Effect::Suspend | Effect::Redraw => {}
-                Effect::Quit => return Flow::Over,
+            let theme = self.wardrobe.theme(&self.app.theme);
+            let (app, memory) = (&mut self.app, &mut self.memory);
+            match perform(effect, app, &self.engine, &theme, memory) {
+                None | Some(OnTerminal::Copy(_) | OnTerminal::Suspend | OnTerminal::Redraw) => {}
+                Some(OnTerminal::Quit) => return Flow::Over,
             }
         }
         Flow::On
-    }
-
-    fn told(&mut self, outcome: Result<String>) {
-        self.app.report(outcome.map_err(|e| e.to_string()));
-    }
-
-    fn picture(&mut self, path: &Path) -> Result<String> {
-        let theme = self.wardrobe.theme(&self.app.theme);
-        shoot(&self.app, &theme, &mut self.memory, path)
     }
 
     fn busy(&self) -> bool {

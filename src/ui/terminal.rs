@@ -26,7 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::outgoing::Outgoing;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::weights::shrunk;
+use crate::model::shrunk;
 
 /// Bytes of text that fit the clipboard sequence of common terminals.
 const CLIPBOARD_LIMIT: usize = 74_000;

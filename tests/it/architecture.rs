@@ -371,6 +371,75 @@ fn a_circle_is_found_and_a_chain_is_none() {
     assert_eq!(found, expected);
 }
 
+/// Files that call the forward pass and the unembedding: the runner, what checks it against other ways to the same numbers,
+/// and those that read states without a pass. Nothing else does, so that prefixes, batches, budgets and stops are one.
+const CALLERS: &[(&str, &[&str])] = &[
+    (
+        "trunk",
+        &["cli/doctor/identities", "lab/guard", "lab/runner"],
+    ),
+    (
+        "read_out",
+        &["cli/doctor/identities", "lab/guard", "lab/runner"],
+    ),
+    ("through", &["lab/runner"]),
+    ("prepare", &["lab/runner"]),
+    (
+        "unembed",
+        &[
+            "cli/doctor/identities",
+            "instruments/logit_lens/reading",
+            "lab/bench",
+        ],
+    ),
+];
+
+/// The methods that a file's code calls, tests left out.
+#[derive(Default)]
+struct Calls(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Calls {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !test_only(&item.attrs) {
+            syn::visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        self.0.insert(call.method.to_string());
+        syn::visit::visit_expr_method_call(self, call);
+    }
+}
+
+#[test]
+fn the_runner_alone_calls_the_forward_pass() {
+    let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for path in sources(&root()) {
+        let file = module(&path).join("/");
+        if file.starts_with("model") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut calls = Calls::default();
+        calls.visit_file(&syn::parse_file(&text).unwrap());
+        for (method, allowed) in CALLERS {
+            // `prepare` is a common word: it is the transformer's where a pass is taken apart.
+            let own = *method != "prepare" || text.contains("transformer.prepare(");
+            if !own || !calls.0.contains(*method) {
+                continue;
+            }
+            let room = allowed.iter().find(|room| file.starts_with(*room));
+            assert!(room.is_some(), "{file} calls `{method}` of the transformer");
+            let room = room.map(ToString::to_string);
+            found.entry(method).or_default().extend(room);
+        }
+    }
+    for (method, allowed) in CALLERS {
+        let allowed: BTreeSet<String> = allowed.iter().map(ToString::to_string).collect();
+        assert_eq!(found[method], allowed, "who calls `{method}`");
+    }
+}
+
 /// The code of a file without its unit tests.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();

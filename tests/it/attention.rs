@@ -9,6 +9,7 @@ use lmscope::instruments::attention::head_scores::{
 };
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::writer::{Needs, Writer};
@@ -724,7 +725,7 @@ fn scores_and_what_they_are_for_have_one_progress() {
     let mut bench = demo();
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let shares = seen.clone();
-    bench.progress = Some(Box::new(move |done| shares.lock().unwrap().push(done)));
+    bench.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
     let run = Run::plain(prompt(7));
     for (silence, passes) in [("3", 11.0), ("0", 1.0)] {
         let arguments = [("show", "scores"), ("silence", silence), ("trials", "2")];

@@ -9,6 +9,7 @@ use lmscope::instruments::backpatch::pairs::Wanted;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::Patch;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::Site;
@@ -359,11 +360,11 @@ fn a_stopped_table_keeps_what_it_has() {
         ..Run::default()
     };
     let cancel = bench.cancel.clone();
-    bench.progress = Some(Box::new(move |done| {
+    bench.progress = WorkProgress::told(move |done| {
         if done > 0.4 {
             cancel.store(true, Ordering::Relaxed);
         }
-    }));
+    });
     let part = observe(&mut bench, &nothing, &arguments);
     assert!(
         part.notes.last().unwrap().contains("stopped after 3 of 6"),
@@ -371,7 +372,7 @@ fn a_stopped_table_keeps_what_it_has() {
         part.notes
     );
     assert_eq!(entry(table(&part), "all", "last", "questions"), 3.0);
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     let whole = observe(&mut bench, &nothing, &arguments);
     let anew = observe(&mut world.open(), &nothing, &arguments);
     assert_eq!(whole.body, anew.body);
@@ -490,7 +491,7 @@ fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
         let recording = bench.record(&other, &[from]).unwrap();
         let value = recording.get(from).unwrap();
         let patch = Patch::new(to, last, value.get(other.tokens.len() - 1).unwrap());
-        probability(read_again(bench, &run, last, &[patch]), paris)
+        probability(read_again(&mut bench, &run, last, &[patch]), paris)
     };
     let (chat, raw) = (by_hand(true), by_hand(false));
     assert!((found - chat).abs() < 1e-6, "{found} {chat} {raw}");

@@ -356,8 +356,8 @@ fn what_does_not_fit_is_refused_before_it_is_read_and_what_fits_once_is_made_sma
 #[cfg(target_os = "linux")]
 #[test]
 fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
-    use lmscope::model::checkpoint::weights::Precision;
     use lmscope::model::memory::{Plan, need, place};
+    use lmscope::model::network::linear::Precision;
 
     let folder = tempfile::tempdir().unwrap();
     let config = serde_json::json!({

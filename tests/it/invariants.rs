@@ -12,8 +12,9 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::Patch;
-use lmscope::lab::run::{Keep, Run, RunTap};
+use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
+use lmscope::lab::tap::{Keep, RunTap};
 use lmscope::lab::writer::{Needs, Writer};
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -21,12 +22,12 @@ use lmscope::model::network::mlp::Mlp;
 use lmscope::model::network::site::{Address, SITES, Site};
 use lmscope::model::network::tap::{GradientTap, NoTap, Span, Tap};
 
-use lmscope::model::checkpoint::weights::normals;
+use lmscope::model::normal::normals;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::tools::{
-    dense_families, edited, every_family, gap, prompt, reach, same_bits, tiny, values,
+    dense_families, edited, every_family, gap, prompt, reach, read_again, same_bits, tiny, values,
 };
 
 /// Every address that the model has.
@@ -764,13 +765,18 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
         };
         let (own, plain) = (written(vec![put.clone()], 20), written(vec![], 20));
         assert_eq!(own.0, plain.0);
-        assert_eq!(own.1.to_bits(), plain.1.to_bits());
+        // What is shared is multiplied in other shapes; the same steps give the same bits.
+        assert!((own.1 - plain.1).abs() < 1e-6);
         // The same state one layer off changes the text's numbers: the slot is where it says.
         let off = Patch {
             at: Site::ResidPost.at(0),
-            ..put
+            ..put.clone()
         };
-        assert_ne!(written(vec![off], 1).1.to_bits(), plain.1.to_bits());
+        assert!((written(vec![off], 1).1 - plain.1).abs() > 1e-6);
+        let run = Run::plain(tokens);
+        let bits = |row: Vec<f32>| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let again = bits(read_again(&mut bench, &run, 8, &[put]));
+        assert_eq!(again, bits(read_again(&mut bench, &run, 8, &[])));
     }
 }
 

@@ -3,6 +3,7 @@
 use lmscope::figure::{Body, Entry, Figure, Series, Table};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank};
 use lmscope::model::load::Options;
@@ -359,19 +360,19 @@ fn a_task_is_made_of_the_list() {
     // Stopped at the third question, then asked again.
     let mut other = Bench::open("demo", &Options::default()).unwrap();
     let (cancel, mut seen) = (other.cancel.clone(), 0);
-    other.progress = Some(Box::new(move |_| {
+    other.progress = WorkProgress::told(move |_| {
         seen += 1;
         if seen == 3 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-    }));
+    });
     let part = languages.observe(&run, &arguments, &mut other).unwrap();
     assert!(
         part.notes.iter().any(|n| n.contains("stopped after")),
         "{:?}",
         part.notes
     );
-    other.progress = None;
+    other.progress = WorkProgress::default();
     let rest = languages.observe(&run, &arguments, &mut other).unwrap();
     assert_eq!(rest.body, figure.body);
 }

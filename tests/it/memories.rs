@@ -19,6 +19,7 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::batch::last_logits;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::neurons::sights;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::lab::target::Target;
@@ -632,7 +633,7 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
         negative: false,
     };
     let none = Schedule::none();
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     let scan = Scan::file(&mut bench, &path, &none, scanner).unwrap();
     assert_eq!(scan.tokens, whole.len(), "pieces change no token");
     let once = Scan::tokens(&mut bench, &whole, bos, &none, scanner).unwrap();

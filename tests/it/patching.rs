@@ -7,6 +7,7 @@ use lmscope::instruments::patching::contrast::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::Patch;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::Site;
@@ -440,9 +441,9 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let file = folder.path().join("two.json");
         std::fs::write(&file, all.to_string()).unwrap();
         let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
-        bench.progress = Some(Box::new(|_| panic!("nothing is measured yet")));
+        bench.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
         let error = refused(&mut bench, &nothing, &asked);
-        bench.progress = None;
+        bench.progress = WorkProgress::default();
         assert!(error.contains("pair 2") && error.contains(why), "{error}");
     }
     // Asked for, they are paired at their ends, and what stands for nothing is said.

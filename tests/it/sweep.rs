@@ -9,6 +9,7 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::{Needs, Writer};
@@ -372,13 +373,13 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let whole = of.observe(&run, &arguments, &mut demo()).unwrap();
 
     let cancel = bench.cancel.clone();
-    bench.progress = Some(Box::new(move |done| {
+    bench.progress = WorkProgress::told(move |done| {
         if done > 0.3 {
             cancel.store(true, Ordering::Relaxed);
         }
-    }));
+    });
     let part = of.observe(&run, &arguments, &mut bench).unwrap();
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     assert!(std::mem::take(&mut bench.unfinished.stopped));
     let cells = grid(&part).cells.iter().flatten();
     let known = cells.filter(|c| c.value.is_finite()).count();
@@ -388,9 +389,9 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let mut asked = Vec::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shares = seen.clone();
-    bench.progress = Some(Box::new(move |done| shares.lock().unwrap().push(done)));
+    bench.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
     let rest = of.observe(&run, &arguments, &mut bench).unwrap();
-    bench.progress = None;
+    bench.progress = WorkProgress::default();
     asked.append(&mut seen.lock().unwrap());
     assert_eq!(asked.len(), 11, "what was measured is not measured again");
     assert!(asked[0] > 0.3, "{asked:?}");

@@ -3,42 +3,22 @@
 //! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
 //! To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, has_model};
+use super::{Command, Outcome, Why, has_model};
 use crate::app::App;
 use crate::app::history::Turn;
 use crate::engine::Request;
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "example-plus",
-        about: "keeps this turn as an example of a behaviour, or takes it away again; :direction NAME uses them",
-        keys: &["g +"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_turn,
-        run: |app, _| example(app, true),
-    },
-    Command {
-        name: "example-minus",
-        about: "keeps this turn as an example without the behaviour, or takes it away again",
-        keys: &["g -"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_turn,
-        run: |app, _| example(app, false),
-    },
-    Command {
-        name: "direction",
-        about: "makes a direction at the cursor's layer by difference of means: NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NAME [PLUS MINUS]",
-        hint: "",
-        enabled: has_model,
-        run: direction,
-    },
+    Command::new("example-plus", &["g +"], |app, _| example(app, true))
+        .about("keeps this turn as an example of a behaviour, or takes it away again; :direction NAME uses them")
+        .when(has_turn),
+    Command::new("example-minus", &["g -"], |app, _| example(app, false))
+        .about("keeps this turn as an example without the behaviour, or takes it away again")
+        .when(has_turn),
+    Command::new("direction", &[], direction)
+        .about("makes a direction at the cursor's layer by difference of means: NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line")
+        .takes("NAME [PLUS MINUS]")
+        .when(has_model),
 ];
 
 fn has_turn(app: &App) -> Result<(), Why> {

@@ -13,116 +13,55 @@ use crate::engine::Known;
 use crate::model::network::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "toggle",
-        about: "switches the edit with that number on or off, even between two tokens",
-        keys: &["1", "2", "3", "4", "5", "6", "7", "8", "9"],
-        context: Context::Anywhere,
-        arguments: "N",
-        hint: "edit on/off",
-        enabled: has_edits,
-        run: toggle,
-    },
-    Command {
-        name: "toggle-selected",
-        about: "switches the selected edit on or off",
-        keys: &["Space", "Enter"],
-        context: Context::Edits,
-        arguments: "",
-        hint: "on/off",
-        enabled: has_edits,
-        run: toggle_selected,
-    },
-    Command {
-        name: "stronger",
-        about: "raises the strength of the selected edit by a quarter",
-        keys: &[">"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "stronger",
-        enabled: has_edits,
-        run: |app, _| strengthen(app, 0.25),
-    },
-    Command {
-        name: "weaker",
-        about: "lowers the strength of the selected edit by a quarter",
-        keys: &["<"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "weaker",
-        enabled: has_edits,
-        run: |app, _| strengthen(app, -0.25),
-    },
-    Command {
-        name: "strength",
-        about: "sets the strength of the selected edit",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: has_edits,
-        run: strength,
-    },
-    Command {
-        name: "ablate",
-        about: "sets the neuron or head under the cursor to zero, or everything that is marked",
-        keys: &["x"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "ablate",
-        enabled: has_target,
-        run: |app, _| ablate(app, Op::Zero),
-    },
-    Command {
-        name: "ablate-mean",
-        about: "sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt",
-        keys: &["X"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_target,
-        run: |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))),
-    },
-    Command {
-        name: "steer",
-        about: "adds a direction at the cursor's layer",
-        keys: &["s"],
-        context: Context::Anywhere,
-        arguments: "[DIRECTION]",
-        hint: "steer",
-        enabled: has_directions,
-        run: steer,
-    },
-    Command {
-        name: "edit",
-        about: "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]",
-        keys: &["e"],
-        context: Context::Anywhere,
-        arguments: "EDIT",
-        hint: "new edit",
-        enabled: has_model,
-        run: edit,
-    },
-    Command {
-        name: "operation",
-        about: "turns the selected edit's operation: add, project out, add to the local norm",
-        keys: &["O"],
-        context: Context::Edits,
-        arguments: "",
-        hint: "operation",
-        enabled: has_direction,
-        run: operation,
-    },
-    Command {
-        name: "delete",
-        about: "removes the selected edit",
-        keys: &["d", "Delete"],
-        context: Context::Edits,
-        arguments: "",
-        hint: "delete",
-        enabled: has_edits,
-        run: delete,
-    },
+    Command::new("toggle", &["1", "2", "3", "4", "5", "6", "7", "8", "9"], toggle)
+        .about("switches the edit with that number on or off, even between two tokens")
+        .takes("N")
+        .hint("edit on/off")
+        .when(has_edits),
+    Command::new("toggle-selected", &["Space", "Enter"], toggle_selected)
+        .about("switches the selected edit on or off")
+        .within(Context::Edits)
+        .hint("on/off")
+        .when(has_edits),
+    Command::new("stronger", &[">"], |app, _| strengthen(app, 0.25))
+        .about("raises the strength of the selected edit by a quarter")
+        .hint("stronger")
+        .when(has_edits),
+    Command::new("weaker", &["<"], |app, _| strengthen(app, -0.25))
+        .about("lowers the strength of the selected edit by a quarter")
+        .hint("weaker")
+        .when(has_edits),
+    Command::new("strength", &[], strength)
+        .about("sets the strength of the selected edit")
+        .takes("NUMBER")
+        .when(has_edits),
+    Command::new("ablate", &["x"], |app, _| ablate(app, Op::Zero))
+        .about("sets the neuron or head under the cursor to zero, or everything that is marked")
+        .hint("ablate")
+        .when(has_target),
+    Command::new("ablate-mean", &["X"], |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))))
+        .about("sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt")
+        .when(has_target),
+    Command::new("steer", &["s"], steer)
+        .about("adds a direction at the cursor's layer")
+        .takes("[DIRECTION]")
+        .hint("steer")
+        .when(has_directions),
+    Command::new("edit", &["e"], edit)
+        .about("writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]")
+        .takes("EDIT")
+        .hint("new edit")
+        .when(has_model),
+    Command::new("operation", &["O"], operation)
+        .about("turns the selected edit's operation: add, project out, add to the local norm")
+        .within(Context::Edits)
+        .hint("operation")
+        .when(has_direction),
+    Command::new("delete", &["d", "Delete"], delete)
+        .about("removes the selected edit")
+        .within(Context::Edits)
+        .hint("delete")
+        .when(has_edits),
 ];
 
 fn has_edits(app: &App) -> Result<(), Why> {
@@ -302,7 +241,7 @@ fn edit(app: &mut App, text: &str) -> Outcome {
     add(app, edit)
 }
 
-/// The next operation that works with the same thing: with a direction, or with units.
+/// The next operation that works with the same direction.
 fn operation(app: &mut App, _: &str) -> Outcome {
     let index = app.history.selected;
     let Some(edit) = app.history.current().cloned() else {
@@ -313,28 +252,22 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());
     let name = edit.op.spec().name;
-    let (op, place, strength) = match edit.op {
-        Op::Add(direction) => (Op::ProjectOut(direction), Place::Writes, 1.0),
-        Op::ProjectOut(direction) => (Op::AddUnitNorm(direction), place, 0.5),
-        Op::AddUnitNorm(direction) => (Op::AddRenorm(direction), place, strength),
-        Op::AddRenorm(direction)
-        | Op::Icv(direction)
-        | Op::ScaleAlong(direction)
-        | Op::Replace(direction) => (Op::Add(direction), place, strength),
-        Op::Zero(units) => (Op::Mean(UnitsMean(units, None)), edit.place, 1.0),
-        Op::Mean(UnitsMean(units, None)) | Op::Scale(units) => (Op::Zero(units), edit.place, 1.0),
-        Op::Mean(UnitsMean(_, Some(_)))
-        | Op::ClampAlong(_)
-        | Op::SetAlong(_)
-        | Op::Swap(_)
-        | Op::Resample(_)
-        | Op::Set(_)
-        | Op::Rewrite(_)
-        | Op::Cut(_) => {
-            return Err(Why(format!(
-                "no other operation takes what {name} takes; e writes an edit"
-            )));
-        }
+    let (op, place, strength) = if let Op::Add(direction) = edit.op {
+        (Op::ProjectOut(direction), Place::Writes, 1.0)
+    } else if let Op::ProjectOut(direction) = edit.op {
+        (Op::AddUnitNorm(direction), place, 0.5)
+    } else if let Op::AddUnitNorm(direction) = edit.op {
+        (Op::AddRenorm(direction), place, strength)
+    } else if let Op::AddRenorm(direction)
+    | Op::Icv(direction)
+    | Op::ScaleAlong(direction)
+    | Op::Replace(direction) = edit.op
+    {
+        (Op::Add(direction), place, strength)
+    } else {
+        return Err(Why(format!(
+            "no other operation takes what {name} takes; e writes an edit"
+        )));
     };
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Command, Context, Outcome, Why, always};
+use super::{Command, Outcome, Why};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
@@ -16,106 +16,45 @@ use crate::lab::writer::Beside;
 use crate::model::network::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "undo",
-        about: "takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced",
-        keys: &["u"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "undo",
-        enabled: can_undo,
-        run: |app, _| Ok(app.step(Way::Back)),
-    },
-    Command {
-        name: "redo",
-        about: "brings back what was undone",
-        keys: &["ctrl-r"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "redo",
-        enabled: can_redo,
-        run: |app, _| Ok(app.step(Way::Forth)),
-    },
-    Command {
-        name: "mode",
-        about: "whether a change of edits holds from now on, or as if it always had",
-        keys: &["m"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "mode",
-        enabled: always,
-        run: mode,
-    },
-    Command {
-        name: "mark",
-        about: "marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked",
-        keys: &["a"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "mark",
-        enabled: has_unit,
-        run: mark,
-    },
-    Command {
-        name: "unmark",
-        about: "takes every mark away",
-        keys: &["A"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "unmark all",
-        enabled: has_marks,
-        run: unmark,
-    },
-    Command {
-        name: "group",
-        about: "keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NAME",
-        hint: "",
-        enabled: has_marks,
-        run: group,
-    },
-    Command {
-        name: "lockstep",
-        about: "lets the unedited run go on beside this one, token by token, from the same seed",
-        keys: &["B"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "lockstep",
-        enabled: super::has_model,
-        run: lockstep,
-    },
-    Command {
-        name: "force",
-        about: "gives this run the tokens that the unedited one chooses, so that KL compares like with like",
-        keys: &["="],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "force",
-        enabled: super::has_model,
-        run: force,
-    },
-    Command {
-        name: "save-edits",
-        about: "writes the edits, on and off, and the mode to a TOML file",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "FILE",
-        hint: "",
-        enabled: has_edits,
-        run: save,
-    },
-    Command {
-        name: "load-edits",
-        about: "puts the edits and the mode of a TOML file in the place of these",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "FILE",
-        hint: "",
-        enabled: super::has_model,
-        run: load,
-    },
+    Command::new("undo", &["u"], |app, _| Ok(app.step(Way::Back)))
+        .about("takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced")
+        .hint("undo")
+        .when(can_undo),
+    Command::new("redo", &["ctrl-r"], |app, _| Ok(app.step(Way::Forth)))
+        .about("brings back what was undone")
+        .hint("redo")
+        .when(can_redo),
+    Command::new("mode", &["m"], mode)
+        .about("whether a change of edits holds from now on, or as if it always had")
+        .hint("mode"),
+    Command::new("mark", &["a"], mark)
+        .about("marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked")
+        .hint("mark")
+        .when(has_unit),
+    Command::new("unmark", &["A"], unmark)
+        .about("takes every mark away")
+        .hint("unmark all")
+        .when(has_marks),
+    Command::new("group", &[], group)
+        .about("keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well")
+        .takes("NAME")
+        .when(has_marks),
+    Command::new("lockstep", &["B"], lockstep)
+        .about("lets the unedited run go on beside this one, token by token, from the same seed")
+        .hint("lockstep")
+        .when(super::has_model),
+    Command::new("force", &["="], force)
+        .about("gives this run the tokens that the unedited one chooses, so that KL compares like with like")
+        .hint("force")
+        .when(super::has_model),
+    Command::new("save-edits", &[], save)
+        .about("writes the edits, on and off, and the mode to a TOML file")
+        .takes("FILE")
+        .when(has_edits),
+    Command::new("load-edits", &[], load)
+        .about("puts the edits and the mode of a TOML file in the place of these")
+        .takes("FILE")
+        .when(super::has_model),
 ];
 
 fn settled(app: &App) -> Result<(), Why> {

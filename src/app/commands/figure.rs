@@ -4,238 +4,85 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Context, Outcome, Why, always, has_figure, has_text};
-use crate::app::answer::about_text;
+use super::{Command, Outcome, Why, has_figure, has_text};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
+use crate::app::shown::about_text;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
-use crate::instruments::{INSTRUMENTS, Kind, instrument};
+use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "next-figure",
-        about: "turns to the next instrument",
-        keys: &["f"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "figure",
-        enabled: always,
-        run: |app, _| turn(app, 1),
-    },
-    Command {
-        name: "previous-figure",
-        about: "turns to the instrument before",
-        keys: &["F"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| turn(app, INSTRUMENTS.len() - 1),
-    },
-    Command {
-        name: "patchscope",
-        about: "reads the state under the cursor with another prompt: asks which, then runs it",
-        keys: &["p"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "patchscope",
-        enabled: has_text,
-        run: patchscope,
-    },
-    Command {
-        name: "sweep",
-        about: "reads the states of all layers at the cursor's position with another prompt",
-        keys: &["P"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "sweep",
-        enabled: has_text,
-        run: sweep,
-    },
-    Command {
-        name: "question",
-        about: "sets the parameters of the figure and asks again",
-        keys: &["o"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "parameters",
-        enabled: always,
-        run: |app, _| open_form(app, app.slot),
-    },
-    Command {
-        name: "number",
-        about: "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy",
-        keys: &["#"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "number",
-        enabled: has_numbers,
-        run: number,
-    },
-    Command {
-        name: "widen",
-        about: "measures the figure as far back as the cursor, where its window ends before",
-        keys: &["w"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "measure here",
-        enabled: can_widen,
-        run: widen,
-    },
-    Command {
-        name: "notes",
-        about: "shows all notes of the figure: what it is of, its controls, its limits",
-        keys: &["N"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "notes",
-        enabled: has_figure,
-        run: |app, _| {
-            app.overlay = Some(Overlay::Notes { scroll: 0 });
-            Ok(vec![])
-        },
-    },
-    Command {
-        name: "difference",
-        about: "shows the figure less that of the unedited run",
-        keys: &["D"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "difference",
-        enabled: has_figure,
-        run: difference,
-    },
-    Command {
-        name: "show",
-        about: "turns to an instrument: lens, neurons, patchscope",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "INSTRUMENT",
-        hint: "",
-        enabled: always,
-        run: show,
-    },
-    Command {
-        name: "copy",
-        about: "copies the token or cell under the cursor",
-        keys: &["y"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_text,
-        run: copy,
-    },
-    Command {
-        name: "copy-figure",
-        about: "copies the figure as a table for a sheet",
-        keys: &["Y"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_figure,
-        run: copy_figure,
-    },
-    Command {
-        name: "export",
-        about: "writes the figure to a file, with what it was measured on",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "FORMAT FILE",
-        hint: "",
-        enabled: has_figure,
-        run: export,
-    },
-    Command {
-        name: "left",
-        about: "moves one position back",
-        keys: &["h", "Left"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::Left)),
-    },
-    Command {
-        name: "right",
-        about: "moves one position on",
-        keys: &["l", "Right"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::Right)),
-    },
-    Command {
-        name: "up",
-        about: "moves up: a layer, a row, a line",
-        keys: &["k", "Up"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::Up)),
-    },
-    Command {
-        name: "down",
-        about: "moves down: a layer, a row, a line",
-        keys: &["j", "Down"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::Down)),
-    },
-    Command {
-        name: "page-up",
-        about: "moves half a page up",
-        keys: &["PgUp", "ctrl-u"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::PageUp)),
-    },
-    Command {
-        name: "page-down",
-        about: "moves half a page down",
-        keys: &["PgDn", "ctrl-d"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::PageDown)),
-    },
-    Command {
-        name: "first",
-        about: "moves to the first position",
-        keys: &["Home", "g g"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.go(Step::First)),
-    },
-    Command {
-        name: "last",
-        about: "moves to the newest token and follows it",
-        keys: &["End", "G"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "follow",
-        enabled: not_following,
-        run: |app, _| Ok(app.go(Step::Last)),
-    },
-    Command {
-        name: "goto",
-        about: "moves to a position",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "POSITION",
-        hint: "",
-        enabled: has_text,
-        run: goto,
-    },
+    Command::new("next-figure", &["f"], |app, _| turn(app, 1))
+        .about("turns to the next instrument")
+        .hint("figure"),
+    Command::new("previous-figure", &["F"], |app, _| turn(app, INSTRUMENTS.len() - 1))
+        .about("turns to the instrument before"),
+    Command::new("patchscope", &["p"], patchscope)
+        .about("reads the state under the cursor with another prompt: asks which, then runs it")
+        .hint("patchscope")
+        .when(has_text),
+    Command::new("sweep", &["P"], sweep)
+        .about("reads the states of all layers at the cursor's position with another prompt")
+        .hint("sweep")
+        .when(has_text),
+    Command::new("question", &["o"], |app, _| open_form(app, app.slot))
+        .about("sets the parameters of the figure and asks again")
+        .hint("parameters"),
+    Command::new("number", &["#"], number)
+        .about("shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy")
+        .hint("number")
+        .when(has_numbers),
+    Command::new("widen", &["w"], widen)
+        .about("measures the figure as far back as the cursor, where its window ends before")
+        .hint("measure here")
+        .when(can_widen),
+    Command::new("notes", &["N"], |app, _| {
+        app.overlay = Some(Overlay::Notes { scroll: 0 });
+        Ok(vec![])
+    })
+    .about("shows all notes of the figure: what it is of, its controls, its limits")
+    .hint("notes")
+    .when(has_figure),
+    Command::new("difference", &["D"], difference)
+        .about("shows the figure less that of the unedited run")
+        .hint("difference")
+        .when(has_figure),
+    Command::new("show", &[], show)
+        .about("turns to an instrument: lens, neurons, patchscope")
+        .takes("INSTRUMENT"),
+    Command::new("copy", &["y"], copy)
+        .about("copies the token or cell under the cursor")
+        .when(has_text),
+    Command::new("copy-figure", &["Y"], copy_figure)
+        .about("copies the figure as a table for a sheet")
+        .when(has_figure),
+    Command::new("export", &[], export)
+        .about("writes the figure to a file, with what it was measured on")
+        .takes("FORMAT FILE")
+        .when(has_figure),
+    Command::new("left", &["h", "Left"], |app, _| Ok(app.go(Step::Left)))
+        .about("moves one position back"),
+    Command::new("right", &["l", "Right"], |app, _| Ok(app.go(Step::Right)))
+        .about("moves one position on"),
+    Command::new("up", &["k", "Up"], |app, _| Ok(app.go(Step::Up)))
+        .about("moves up: a layer, a row, a line"),
+    Command::new("down", &["j", "Down"], |app, _| Ok(app.go(Step::Down)))
+        .about("moves down: a layer, a row, a line"),
+    Command::new("page-up", &["PgUp", "ctrl-u"], |app, _| Ok(app.go(Step::PageUp)))
+        .about("moves half a page up"),
+    Command::new("page-down", &["PgDn", "ctrl-d"], |app, _| Ok(app.go(Step::PageDown)))
+        .about("moves half a page down"),
+    Command::new("first", &["Home", "g g"], |app, _| Ok(app.go(Step::First)))
+        .about("moves to the first position"),
+    Command::new("last", &["End", "G"], |app, _| Ok(app.go(Step::Last)))
+        .about("moves to the newest token and follows it")
+        .hint("follow")
+        .when(not_following),
+    Command::new("goto", &[], goto)
+        .about("moves to a position")
+        .takes("POSITION")
+        .when(has_text),
 ];
 
 fn not_following(app: &App) -> Result<(), Why> {
@@ -331,12 +178,20 @@ fn open_form(app: &mut App, slot: &str) -> Outcome {
     Ok(vec![])
 }
 
+/// The instrument that reads the state under the cursor.
+fn reader() -> Result<&'static dyn Instrument, Why> {
+    let mut all = INSTRUMENTS.iter().copied();
+    all.find(|i| i.reads_cell())
+        .ok_or("no instrument reads the state under the cursor".into())
+}
+
 fn patchscope(app: &mut App, _: &str) -> Outcome {
-    open_form(app, "patchscope")
+    app.open_form(reader()?);
+    Ok(vec![])
 }
 
 fn sweep(app: &mut App, _: &str) -> Outcome {
-    let instrument = instrument("patchscope")?;
+    let instrument = reader()?;
     let mut arguments = app.prefilled(instrument);
     if let Some(layer) = instrument
         .parameters()

@@ -4,141 +4,46 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Context, Outcome, Why, always, has_model};
+use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "help",
-        about: "shows what can be done here; Enter does it",
-        keys: &["?", "F1"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "help",
-        enabled: always,
-        run: help,
-    },
-    Command {
-        name: "palette",
-        about: "opens the palette: type a command",
-        keys: &[":", "ctrl-p"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: palette,
-    },
-    Command {
-        name: "load",
-        about: "tries once more to load the model; a download goes on where it stopped",
-        keys: &["L"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "load",
-        enabled: lacks_model,
-        run: |app, _| Ok(app.load()),
-    },
-    Command {
-        name: "quit",
-        about: "leaves the program; the session is kept",
-        keys: &["q"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "quit",
-        enabled: always,
-        run: |app, _| Ok(app.quit()),
-    },
-    Command {
-        name: "back",
-        about: "goes back one level: dismisses a notice, leaves a comparison",
-        keys: &["Esc"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: back,
-    },
-    Command {
-        name: "interrupt",
-        about: "stops writing, then clears what you write, then (twice) leaves",
-        keys: &["ctrl-c"],
-        context: Context::Always,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| Ok(app.interrupt()),
-    },
-    Command {
-        name: "suspend",
-        about: "hands the terminal back to the shell; fg returns",
-        keys: &["ctrl-z"],
-        context: Context::Always,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |_, _| Ok(vec![Effect::Suspend]),
-    },
-    Command {
-        name: "redraw",
-        about: "paints the whole screen again",
-        keys: &["ctrl-l"],
-        context: Context::Always,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |_, _| Ok(vec![Effect::Redraw]),
-    },
-    Command {
-        name: "notices",
-        about: "shows everything that was said",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: notices,
-    },
-    Command {
-        name: "model",
-        about: "says what the loaded model is",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_model,
-        run: model,
-    },
-    Command {
-        name: "shot",
-        about: "writes the screen as an SVG picture",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "FILE",
-        hint: "",
-        enabled: always,
-        run: shot,
-    },
-    Command {
-        name: "session",
-        about: "writes the session so far to a file, one request a line",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "FILE",
-        hint: "",
-        enabled: always,
-        run: session,
-    },
-    Command {
-        name: "panic",
-        about: "makes the engine fail on purpose, to see that the model survives",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "[screen]",
-        hint: "",
-        enabled: always,
-        run: panic,
-    },
+    Command::new("help", &["?", "F1"], help)
+        .about("shows what can be done here; Enter does it")
+        .hint("help"),
+    Command::new("palette", &[":", "ctrl-p"], palette).about("opens the palette: type a command"),
+    Command::new("load", &["L"], |app, _| Ok(app.load()))
+        .about("tries once more to load the model; a download goes on where it stopped")
+        .hint("load")
+        .when(lacks_model),
+    Command::new("quit", &["q"], |app, _| Ok(app.quit()))
+        .about("leaves the program; the session is kept")
+        .hint("quit"),
+    Command::new("back", &["Esc"], back)
+        .about("goes back one level: dismisses a notice, leaves a comparison"),
+    Command::new("interrupt", &["ctrl-c"], |app, _| Ok(app.interrupt()))
+        .about("stops writing, then clears what you write, then (twice) leaves")
+        .within(Context::Always),
+    Command::new("suspend", &["ctrl-z"], |_, _| Ok(vec![Effect::Suspend]))
+        .about("hands the terminal back to the shell; fg returns")
+        .within(Context::Always),
+    Command::new("redraw", &["ctrl-l"], |_, _| Ok(vec![Effect::Redraw]))
+        .about("paints the whole screen again")
+        .within(Context::Always),
+    Command::new("notices", &[], notices).about("shows everything that was said"),
+    Command::new("model", &[], model)
+        .about("says what the loaded model is")
+        .when(has_model),
+    Command::new("shot", &[], shot)
+        .about("writes the screen as an SVG picture")
+        .takes("FILE"),
+    Command::new("session", &[], session)
+        .about("writes the session so far to a file, one request a line")
+        .takes("FILE"),
+    Command::new("panic", &[], panic)
+        .about("makes the engine fail on purpose, to see that the model survives")
+        .takes("[screen]"),
 ];
 
 fn lacks_model(app: &App) -> Result<(), Why> {

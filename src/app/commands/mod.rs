@@ -108,6 +108,49 @@ impl fmt::Debug for Command {
 }
 
 impl Command {
+    /// A command of every pane that can always run and takes nothing.
+    const fn new(
+        name: &'static str,
+        keys: &'static [&'static str],
+        run: fn(&mut App, &str) -> Outcome,
+    ) -> Self {
+        Self {
+            name,
+            about: "",
+            keys,
+            context: Context::Anywhere,
+            arguments: "",
+            hint: "",
+            enabled: always,
+            run,
+        }
+    }
+
+    const fn about(mut self, about: &'static str) -> Self {
+        self.about = about;
+        self
+    }
+
+    const fn within(mut self, context: Context) -> Self {
+        self.context = context;
+        self
+    }
+
+    const fn takes(mut self, arguments: &'static str) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    const fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = hint;
+        self
+    }
+
+    const fn when(mut self, enabled: fn(&App) -> Result<(), Why>) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
     /// Whether it cannot run without an argument.
     pub fn wants(&self) -> bool {
         !self.arguments.is_empty() && !self.arguments.starts_with('[')

@@ -2,152 +2,62 @@
 //!
 //! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, always, has_model, has_text};
+use super::{Command, Context, Outcome, Why, has_model, has_text};
 use crate::app::{App, Effect};
 use crate::engine::Request;
 use crate::lab::sample::Sampling;
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "run",
-        about: "runs the selected ready prompt; under a text, writes more tokens",
-        keys: &["Enter"],
-        context: Context::Transcript,
-        arguments: "",
-        hint: "run",
-        enabled: can_run,
-        run: run_preset,
-    },
-    Command {
-        name: "write",
-        about: "write a prompt of your own (ctrl-j starts a new line)",
-        keys: &["i"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "write",
-        enabled: can_load,
-        run: write,
-    },
-    Command {
-        name: "stop",
-        about: "stops writing",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: busy,
-        run: |app, _| Ok(app.stop()),
-    },
-    Command {
-        name: "continue",
-        about: "writes more tokens",
-        keys: &["c"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "continue",
-        enabled: can_go_on,
-        run: go_on,
-    },
-    Command {
-        name: "rewind",
-        about: "forgets everything from the cursor on and writes on from there",
-        keys: &["r"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "rewind",
-        enabled: has_text,
-        run: rewind,
-    },
-    Command {
-        name: "again",
-        about: "runs the same prompt once more from its beginning, under the edits as they are",
-        keys: &["R"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "again",
-        enabled: has_last,
-        run: again,
-    },
-    Command {
-        name: "new",
-        about: "shows the ready prompts",
-        keys: &["n"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "prompts",
-        enabled: not_choosing,
-        run: new,
-    },
-    Command {
-        name: "compare",
-        about: "shows the unedited run of the same seed beside this one, or hides it",
-        keys: &["b"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "compare",
-        enabled: has_text,
-        run: compare,
-    },
-    Command {
-        name: "chat",
-        about: "switches between raw text and one turn of chat for what you write",
-        keys: &["C"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_chat,
-        run: chat,
-    },
-    Command {
-        name: "temperature",
-        about: "how freely tokens are drawn; 0 takes the most probable one",
-        keys: &["t"],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: always,
-        run: temperature,
-    },
-    Command {
-        name: "seed",
-        about: "the seed of the draw",
-        keys: &["T"],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: always,
-        run: seed,
-    },
-    Command {
-        name: "top-p",
-        about: "keeps the smallest set of tokens with this much probability; 1 keeps all",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: always,
-        run: top_p,
-    },
-    Command {
-        name: "top-k",
-        about: "keeps so many tokens; 0 keeps all",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: always,
-        run: top_k,
-    },
-    Command {
-        name: "count",
-        about: "how many tokens are written at most",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "NUMBER",
-        hint: "",
-        enabled: always,
-        run: count,
-    },
+    Command::new("run", &["Enter"], run_preset)
+        .about("runs the selected ready prompt; under a text, writes more tokens")
+        .within(Context::Transcript)
+        .hint("run")
+        .when(can_run),
+    Command::new("write", &["i"], write)
+        .about("write a prompt of your own (ctrl-j starts a new line)")
+        .hint("write")
+        .when(can_load),
+    Command::new("stop", &[], |app, _| Ok(app.stop()))
+        .about("stops writing")
+        .when(busy),
+    Command::new("continue", &["c"], go_on)
+        .about("writes more tokens")
+        .hint("continue")
+        .when(can_go_on),
+    Command::new("rewind", &["r"], rewind)
+        .about("forgets everything from the cursor on and writes on from there")
+        .hint("rewind")
+        .when(has_text),
+    Command::new("again", &["R"], again)
+        .about("runs the same prompt once more from its beginning, under the edits as they are")
+        .hint("again")
+        .when(has_last),
+    Command::new("new", &["n"], new)
+        .about("shows the ready prompts")
+        .hint("prompts")
+        .when(not_choosing),
+    Command::new("compare", &["b"], compare)
+        .about("shows the unedited run of the same seed beside this one, or hides it")
+        .hint("compare")
+        .when(has_text),
+    Command::new("chat", &["C"], chat)
+        .about("switches between raw text and one turn of chat for what you write")
+        .when(has_chat),
+    Command::new("temperature", &["t"], temperature)
+        .about("how freely tokens are drawn; 0 takes the most probable one")
+        .takes("NUMBER"),
+    Command::new("seed", &["T"], seed)
+        .about("the seed of the draw")
+        .takes("NUMBER"),
+    Command::new("top-p", &[], top_p)
+        .about("keeps the smallest set of tokens with this much probability; 1 keeps all")
+        .takes("NUMBER"),
+    Command::new("top-k", &[], top_k)
+        .about("keeps so many tokens; 0 keeps all")
+        .takes("NUMBER"),
+    Command::new("count", &[], count)
+        .about("how many tokens are written at most")
+        .takes("NUMBER"),
 ];
 
 fn can_run(app: &App) -> Result<(), Why> {

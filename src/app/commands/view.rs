@@ -2,91 +2,30 @@
 //!
 //! Invariant: none of them asks the engine for anything. To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, always, has_text};
+use super::{Command, Outcome, Why, has_text};
 use crate::app::palette::{Item, Purpose};
 use crate::app::{App, Density};
 
 pub(super) const ROWS: &[Command] = &[
-    Command {
-        name: "next-pane",
-        about: "goes to the next pane",
-        keys: &["Tab"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "pane",
-        enabled: always,
-        run: |app, _| pane(app, 1),
-    },
-    Command {
-        name: "previous-pane",
-        about: "goes to the pane before",
-        keys: &["S-Tab"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| pane(app, -1),
-    },
-    Command {
-        name: "zoom",
-        about: "gives the focused pane more room: wide, full, normal",
-        keys: &["z"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "zoom",
-        enabled: always,
-        run: zoom,
-    },
-    Command {
-        name: "tint",
-        about: "tints tokens by surprise",
-        keys: &["v"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: has_text,
-        run: tint,
-    },
-    Command {
-        name: "more",
-        about: "says more in every cell",
-        keys: &["+"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| density(app, app.density.more()),
-    },
-    Command {
-        name: "less",
-        about: "says less in every cell, so that more fit",
-        keys: &["-"],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: |app, _| density(app, app.density.less()),
-    },
-    Command {
-        name: "flip",
-        about: "turns grids over: first layer on top",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "",
-        hint: "",
-        enabled: always,
-        run: flip,
-    },
-    Command {
-        name: "theme",
-        about: "chooses the colours, showing them at once",
-        keys: &[],
-        context: Context::Anywhere,
-        arguments: "[NAME]",
-        hint: "",
-        enabled: always,
-        run: theme,
-    },
+    Command::new("next-pane", &["Tab"], |app, _| pane(app, 1))
+        .about("goes to the next pane")
+        .hint("pane"),
+    Command::new("previous-pane", &["S-Tab"], |app, _| pane(app, -1))
+        .about("goes to the pane before"),
+    Command::new("zoom", &["z"], zoom)
+        .about("gives the focused pane more room: wide, full, normal")
+        .hint("zoom"),
+    Command::new("tint", &["v"], tint)
+        .about("tints tokens by surprise")
+        .when(has_text),
+    Command::new("more", &["+"], |app, _| density(app, app.density.more()))
+        .about("says more in every cell"),
+    Command::new("less", &["-"], |app, _| density(app, app.density.less()))
+        .about("says less in every cell, so that more fit"),
+    Command::new("flip", &[], flip).about("turns grids over: first layer on top"),
+    Command::new("theme", &[], theme)
+        .about("chooses the colours, showing them at once")
+        .takes("[NAME]"),
 ];
 
 fn pane(app: &mut App, by: i64) -> Outcome {

@@ -8,7 +8,7 @@ mod shots;
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, output};
 use crate::edit::direction::Direction;
@@ -31,11 +31,7 @@ const OTHERWISE: [&str; 2] = ["demos", "combine"];
 
 fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help(help)
+        arguments::value(name, "FILE", help).value_parser(value_parser!(PathBuf))
     };
     let methods: Vec<&str> = Method::names()
         .into_iter()
@@ -44,16 +40,16 @@ fn build(command: Command) -> Command {
     let command = arguments::model(command)
         .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
         .arg(file("minus", "Prompts that do not, one a line").required_unless_present_any(OTHERWISE))
-        .arg(Arg::new("layer").long("layer").value_name("LAYERS").required_unless_present_any(OTHERWISE).help("Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given"))
-        .arg(Arg::new("method").long("method").value_name("METHOD").value_parser(methods).help("mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average"))
-        .arg(Arg::new("site").long("site").value_name("SITE").help("Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
-        .arg(Arg::new("positions").long("positions").value_name("POSITIONS").allow_hyphen_values(true).default_value("last").help("Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them"))
+        .arg(arguments::value("layer", "LAYERS", "Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given").required_unless_present_any(OTHERWISE))
+        .arg(arguments::value("method", "METHOD", "mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average").value_parser(methods))
+        .arg(arguments::value("site", "SITE", "Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
+        .arg(arguments::value("positions", "POSITIONS", "Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
     shots::arguments(command)
-        .arg(Arg::new("combine").long("combine").value_name("SUM").conflicts_with_all(["plus", "minus", "method"]).help("Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs"))
-        .arg(Arg::new("strength").long("strength").value_name("C").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1").help("A strength at which it was seen to work, kept in the file for the screen to start with"))
-        .arg(Arg::new("name").long("name").value_name("NAME").help("A name for the file, when -o gives none: NAME.safetensors"))
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)).help("The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them"))
+        .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
+        .arg(arguments::value("strength", "C", "A strength at which it was seen to work, kept in the file for the screen to start with").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
+        .arg(arguments::value("name", "NAME", "A name for the file, when -o gives none: NAME.safetensors"))
+        .arg(arguments::value("output", "FILE", "The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 

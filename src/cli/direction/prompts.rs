@@ -52,11 +52,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         positions,
         chat,
     };
-    arguments::show_progress(&mut bench, "direction");
-    let contrast = Contrast::measure(&mut bench, &plus, &minus, measure);
-    bench.progress = None;
-    output::clear_status();
-    let direction = contrast?.direction(method, &bench)?;
+    let contrast = arguments::showing_progress(&mut bench, "direction", |bench| {
+        Contrast::measure(bench, &plus, &minus, measure)
+    })?;
+    let direction = contrast.direction(method, &bench)?;
     let path = write(matches, direction.clone())?;
     let notes = direction.origin.notes.iter();
     notes.for_each(|note| output::note(&format!("{}: {note}.", path.display())));

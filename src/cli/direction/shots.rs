@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 
 use super::{layers, output, write};
 use crate::cli::arguments;
@@ -21,21 +21,15 @@ use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
 /// Flags about demonstrations.
 pub(super) fn arguments(command: Command) -> Command {
     let count = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("N")
+        arguments::value(name, "N", help)
             .help_heading("Demonstrations")
             .default_value(default)
             .value_parser(value_parser!(u32).range(1..100_000))
-            .help(help)
     };
     let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
+        arguments::value(name, value, help)
             .help_heading("Demonstrations")
             .allow_hyphen_values(true)
-            .help(help)
     };
     command
         .arg(text("demos", "FILE", "Demonstrations of a task: a pair a line, input and output with a tab between, or JSON").value_parser(value_parser!(PathBuf)).conflicts_with_all(["plus", "minus"]))
@@ -49,7 +43,7 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(count("heads", "10", "Heads in the sum: function-vector"))
         .arg(count("dummies", "2", "Queries behind one set of demonstrations that the state is averaged over: task-vector"))
         .arg(text("held-out", "SHARE", "The share of the pairs that no vector is made from and no layer chosen on").default_value("0.3").value_parser(value_parser!(f32)))
-        .arg(Arg::new("seed").long("seed").value_name("N").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1").help("Seed of everything that is drawn"))
+        .arg(arguments::value("seed", "N", "Seed of everything that is drawn").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1"))
         .arg(text("evaluate", "NAME", "Judges a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
         .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(["add", "replace"]))
 }
@@ -141,28 +135,17 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         heads: count(matches, "heads"),
         dummies: count(matches, "dummies"),
     };
-    arguments::show_progress(&mut bench, "direction");
-    let made = method
-        .make(&mut bench, &given.prompts(), recipe)
-        .and_then(|mut direction| {
-            if let Some(kept) = &kept {
-                direction
-                    .rows
-                    .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
-            }
-            let asked = given.questions(&bench)?;
-            let verdict = Verdict::reach(
-                &mut bench,
-                &direction,
-                method.insertion(),
-                &asked,
-                given.seed,
-            )?;
-            Ok((direction, verdict))
-        });
-    bench.progress = None;
-    output::clear_status();
-    let (mut direction, verdict) = made?;
+    let (mut direction, verdict) = arguments::showing_progress(&mut bench, "direction", |bench| {
+        let mut direction = method.make(bench, &given.prompts(), recipe)?;
+        if let Some(kept) = &kept {
+            direction
+                .rows
+                .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
+        }
+        let asked = given.questions(bench)?;
+        let verdict = Verdict::reach(bench, &direction, method.insertion(), &asked, given.seed)?;
+        Ok::<_, Error>((direction, verdict))
+    })?;
     let best = verdict.best().map_or(0, |b| b.layer);
     if kept.is_none() {
         direction
@@ -193,10 +176,9 @@ pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Directi
         _ => Insertion::Add,
     };
     let asked = given.questions(bench)?;
-    arguments::show_progress(bench, "direction");
-    let verdict = Verdict::reach(bench, direction, op, &asked, given.seed);
-    bench.progress = None;
-    output::clear_status();
+    let verdict = arguments::showing_progress(bench, "direction", |bench| {
+        Verdict::reach(bench, direction, op, &asked, given.seed)
+    });
     let name = matches
         .get_one::<String>("evaluate")
         .or(matches.get_one::<String>("combine"));

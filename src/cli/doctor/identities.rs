@@ -13,12 +13,13 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::lab::apply::Null;
 use crate::lab::bench::Bench;
-use crate::lab::run::{Keep, Run, RunTap};
+use crate::lab::run::Run;
 use crate::lab::runner::read_on;
+use crate::lab::tap::{Keep, RunTap};
 use crate::model::Model;
-use crate::model::checkpoint::weights::Precision;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::linear::Linear;
+use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Axis, SITES, Site};
 use crate::model::network::tap::{NoTap, Phase, Span};
 

@@ -25,10 +25,10 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::gguf::names::ARCHITECTURES;
-use crate::model::checkpoint::weights::normals;
 use crate::model::network::address::site_named;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
+use crate::model::normal::normals;
 
 /// One row of [`FORMATS`].
 #[derive(Debug)]

@@ -153,15 +153,16 @@ impl Worker {
             ));
         }
         let since = Instant::now();
-        bench.progress = Some(Box::new(move |done| {
+        let tell = move |done| {
             let _listening = deliver(Update::Working {
                 slot: "direction",
                 done,
                 left: left(since.elapsed(), done),
             });
-        }));
-        let contrast = Contrast::measure(bench, plus, minus, Measure::last(layer, chat));
-        bench.progress = None;
+        };
+        let contrast = bench.told(tell, |bench| {
+            Contrast::measure(bench, plus, minus, Measure::last(layer, chat))
+        });
         let made = contrast?.direction(Method::Mean, bench)?;
         if let Some(path) = &save {
             made.save(path)?;

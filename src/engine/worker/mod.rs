@@ -501,17 +501,17 @@ impl Worker {
         };
         let bench = self.bench()?;
         let since = Instant::now();
-        bench.progress = Some(Box::new(move |done| {
+        let tell = move |done| {
             // Short work needs no bar.
             if since.elapsed().as_millis() > 150 {
                 let left = left(since.elapsed(), done);
                 let _listening = deliver(Update::Working { slot, done, left });
             }
-        }));
+        };
         bench.answers_of = edited;
-        let figure = observe(instrument(slot)?, &run, &question.arguments, bench);
+        let of = instrument(slot)?;
+        let figure = bench.told(tell, |bench| observe(of, &run, &question.arguments, bench));
         bench.answers_of = None;
-        bench.progress = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()

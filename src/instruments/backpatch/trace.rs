@@ -101,11 +101,7 @@ impl Reader {
     fn ranks(&self, bench: &mut Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
         let known = bench.model.known_tokens();
         let layers = states.len();
-        let rows = bench
-            .model
-            .transformer
-            .unembed(&Tensor::stack(states, 0)?)?;
-        let rows = rows.to_vec2::<f32>()?;
+        let rows = bench.unembedded(&Tensor::stack(states, 0)?)?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {

@@ -348,10 +348,7 @@ fn answer(bench: &mut Bench, question: &Question, view: &View) -> Result<Answer>
     };
     let last = question.run.tokens.len() - 1;
     // The sweep tells how far it is.
-    let progress = bench.progress.take();
-    let seen = see(bench, &question.run, view, last..last + 1, &wish, false);
-    bench.progress = progress;
-    let seen = seen?;
+    let seen = bench.untold(|b| see(b, &question.run, view, last..last + 1, &wish, false))?;
     let mass = |sets: &Vec<Vec<u32>>| -> Vec<Vec<f32>> {
         let row = |said: &crate::lab::readout::Said| {
             let share = |id: &u32| {

@@ -334,19 +334,9 @@ fn reading(
     ask: &Ask,
     (done, share): (f32, f32),
 ) -> Result<Vec<Said>> {
-    let mut progress = bench.progress.take();
-    let cancel = bench.cancel.clone();
-    let said = read(&bench.model, rows, ask, &mut |part| {
-        if cancel.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(crate::error::Error::Cancelled);
-        }
-        if let Some(progress) = &mut progress {
-            progress(done + share * part);
-        }
-        Ok(())
-    });
-    bench.progress = progress;
-    said
+    bench.part(done..done + share, |bench| {
+        read(&bench.model, rows, ask, &mut |part| bench.report(part))
+    })
 }
 
 impl Seen {

@@ -19,8 +19,8 @@ use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
 use crate::lab::target::Target;
-use crate::model::checkpoint::weights::normals;
 use crate::model::network::site::Site;
+use crate::model::normal::normals;
 
 /// Token ids whose embeddings are looked at together.
 const ROWS: usize = 4096;

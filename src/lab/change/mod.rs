@@ -232,7 +232,7 @@ mod tests {
         use rand::SeedableRng;
         let mut rng = rand::rngs::StdRng::seed_from_u64(3);
         let width = 13;
-        let mut draw = |n: usize| crate::model::checkpoint::weights::normals(&mut rng, n);
+        let mut draw = |n: usize| crate::model::normal::normals(&mut rng, n);
         let numbers = |v: Vec<f32>| Numbers::new(v, 13, &Device::Cpu).unwrap();
         let mask = || Numbers::new((0..13u8).map(|i| i % 2).collect(), 13, &Device::Cpu).unwrap();
         let unit = |v: Vec<f32>| numbers(crate::edit::direction::unit(&v));

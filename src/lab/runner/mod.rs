@@ -1,6 +1,6 @@
 //! The runner: carries out a [`Pass`]. Nothing else calls the forward pass, but for what checks it.
 //!
-//! Rows of one text share what they have in common. It is read once and kept as a stem: keys and values of every position,
+//! Rows of one text share what they have in common. It is read once and kept as a shared: keys and values of every position,
 //! and the stream between the blocks. No position sees a later one, so what lies before the first change of a row is not
 //! read again; blocks below the first change are not computed again either: a row joins the batch at the block where it
 //! begins to differ, so that the batch grows on its way up. Edits with a condition look at values that are not computed
@@ -10,17 +10,18 @@
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
 
-mod stem;
+mod shared;
 mod tail;
 
-use stem::null;
+use shared::null;
 use tail::{best, go_on, tensor};
 pub(crate) use tail::{read_on, unedited};
 
 use super::apply::Program;
 use super::bench::Bench;
 use super::pass::{Logits, Pass, PassRow, Patch, RowCapture};
-use super::run::{Keep, Run, RunTap};
+use super::run::Run;
+use super::tap::{Keep, RunTap};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Site};
@@ -69,8 +70,8 @@ impl Bench {
         {
             return self.side_by_side(pass, each);
         }
-        let stem = self.stem(pass)?;
-        self.branches(pass, &stem, each)
+        let shared = self.shared_run(pass)?;
+        self.branches(pass, &shared, each)
     }
 
     /// Reads texts side by side.

@@ -8,12 +8,15 @@ use candle_core::Tensor;
 use crate::error::{Error, Result};
 use crate::lab::apply::Program;
 use crate::lab::bench::Bench;
-use crate::lab::run::{Keep, RunTap};
 use crate::lab::sample::{log_softmax, top};
+use crate::lab::tap::{Keep, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::Address;
 use crate::model::network::tap::{Phase, Span, Tap};
+
+/// Tells edits what they wait for before texts are read on.
+type Listen<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
 
 /// Continues texts greedily from their logits by at most `count` tokens, an end token included: what each wrote, and
 /// whether it broke off. `listen` is called before every pass.
@@ -26,7 +29,7 @@ pub(super) fn go_on(
     tap: &mut RunTap,
     mut logits: Vec<Vec<f32>>,
     count: usize,
-    listen: &mut dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()>,
+    listen: &mut Listen,
 ) -> Result<Vec<(Vec<u32>, bool)>> {
     let mut out: Vec<(Vec<u32>, bool)> = vec![(Vec::new(), false); texts.len()];
     let ended = |(written, silent): &(Vec<u32>, bool)| {

@@ -174,46 +174,6 @@ pub(crate) fn by_names(names: &[String], config: Option<&Value>) -> Option<(Stri
     None
 }
 
-/// What a `model_type` is that no family serves, where it writes no text.
-pub(crate) fn other_kind(model_type: &str) -> Option<&'static str> {
-    match model_type {
-        "bert" | "roberta" | "xlm-roberta" | "distilbert" | "albert" | "electra" | "deberta"
-        | "deberta-v2" | "mpnet" | "modernbert" | "nomic_bert" | "new" | "camembert" | "ernie"
-        | "eurobert" | "neobert" | "longformer" | "big_bird" => {
-            Some("an encoder: it reads both ways and writes no text")
-        }
-        "t5"
-        | "mt5"
-        | "umt5"
-        | "t5gemma"
-        | "longt5"
-        | "switch_transformers"
-        | "bart"
-        | "mbart"
-        | "marian"
-        | "pegasus"
-        | "m2m_100"
-        | "blenderbot"
-        | "led"
-        | "fsmt"
-        | "nllb-moe" => Some("an encoder with a decoder, and only decoders are served"),
-        "whisper" | "wav2vec2" | "hubert" | "seamless_m4t" | "speecht5" | "musicgen"
-        | "encodec" => Some("a model of sound"),
-        "vit"
-        | "clip"
-        | "siglip"
-        | "siglip_vision_model"
-        | "dinov2"
-        | "convnext"
-        | "swin"
-        | "detr"
-        | "sam"
-        | "blip"
-        | "segformer" => Some("a model of images"),
-        _ => None,
-    }
-}
-
 /// What else a model's folder holds that is not read: adapters and further weights. `weights` are the files that were.
 pub(crate) fn also_holds(folder: &Path, weights: &[String]) -> Option<String> {
     let names = names(folder);

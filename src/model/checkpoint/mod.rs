@@ -3,10 +3,9 @@
 //! Invariant: nothing in a file is run or believed; a length is checked before it is used. To add a format, write its reader here
 //! and name it in [`weights`].
 
-pub mod blocks;
+pub mod assemble;
 pub(crate) mod folder;
 pub mod gguf;
-pub(crate) mod inflate;
 pub mod numpy;
 pub mod torch;
 pub(crate) mod unread;

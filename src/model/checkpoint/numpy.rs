@@ -7,12 +7,12 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 
-use super::inflate::inflate;
 use super::torch::Loose;
-use super::torch::archive::{Entry, checksum, directory_of};
-use super::weights::map_file;
+use super::torch::archive::{Entry, directory_of};
 use crate::error::{Error, Result};
+use crate::model::map::map_file;
 
 /// Most bytes that the arrays of a file may unpack to.
 const MOST: u64 = 256 << 20;
@@ -77,7 +77,7 @@ pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
     let read = entries.into_iter().map(|(name, entry)| {
         let size = usize::try_from(entry.size).map_err(|e| e.to_string())?;
         let bytes = unpacked(&map, &entry, size)?;
-        if bytes.len() != size || (entry.packed && checksum(&bytes) != entry.crc) {
+        if bytes.len() != size || (entry.packed && crc32fast::hash(&bytes) != entry.crc) {
             return Err(format!("its array `{name}` is damaged"));
         }
         array(name, &bytes)
@@ -91,6 +91,15 @@ fn unpacked<'a>(file: &'a [u8], entry: &Entry, most: usize) -> Result<Cow<'a, [u
         return Ok(Cow::Owned(inflate(data, most)?));
     }
     Ok(Cow::Borrowed(&data[..data.len().min(most)]))
+}
+
+/// Unpacks at most `most` bytes of a deflate stream; stops there.
+fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
+    match decompress_to_vec_with_limit(packed, most) {
+        Ok(all) => Ok(all),
+        Err(cut) if cut.status == TINFLStatus::HasMoreOutput => Ok(cut.output),
+        Err(_) => Err("its compressed data are damaged".into()),
+    }
 }
 
 /// Reads one array; the error says what is wrong, with its name.
@@ -219,4 +228,65 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
         shape,
         start,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::inflate;
+
+    /// What zlib (raw deflate, level 9) makes of a text, in one block of fixed codes.
+    const HELLO: &[u8] = &[
+        0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb9, 0x00,
+    ];
+
+    /// The same of 300 letters of few kinds, in a block with codes of its own.
+    const OWN: &[u8] = &[
+        0x55, 0x4f, 0x49, 0x0e, 0x00, 0x31, 0x08, 0x7a, 0x2b, 0x8b, 0xff, 0xff, 0xc2, 0x80, 0x6d,
+        0x0f, 0x63, 0xa2, 0x71, 0x01, 0x54, 0x18, 0x24, 0x41, 0x40, 0x23, 0x01, 0x18, 0xb8, 0x21,
+        0x96, 0xb6, 0xe2, 0x9d, 0x65, 0x7a, 0x26, 0x0b, 0x55, 0xdc, 0x43, 0xce, 0x2c, 0x58, 0xa2,
+        0x0b, 0xb2, 0x28, 0x1f, 0xe6, 0x46, 0x50, 0x2b, 0xc0, 0xa5, 0x0f, 0x4f, 0xaf, 0xb8, 0xa3,
+        0xb7, 0xcb, 0x0a, 0xba, 0x0b, 0xd4, 0x3c, 0x02, 0x5c, 0x01, 0x6d, 0x4b, 0xd9, 0x66, 0x8f,
+        0x2f, 0x15, 0xf7, 0xae, 0x52, 0x5f, 0x79, 0x6c, 0xec, 0xf4, 0x43, 0xa3, 0xef, 0xbc, 0x0a,
+        0xfd, 0x00, 0xc4, 0x0f, 0xaa, 0xa7, 0xd4, 0x64, 0xc1, 0xc1, 0x84, 0xbd, 0x77, 0xec, 0x27,
+        0x7a, 0xdb, 0xfa, 0xe2, 0xbb, 0x35, 0xf5, 0x07,
+    ];
+
+    #[test]
+    fn what_zlib_packed_is_unpacked_within_the_bound() {
+        let text = b"hello hello hello hello\n";
+        assert_eq!(inflate(HELLO, 100).unwrap(), text);
+        for most in 0..text.len() {
+            assert_eq!(inflate(HELLO, most).unwrap(), text[..most]);
+        }
+        let mut state = 1u64;
+        let letters: Vec<u8> = (0..300)
+            .map(|_| {
+                state = (state * 1_103_515_245 + 12345) & 0x7fff_ffff;
+                b"aaaaaaaaabbbccde"[(state >> 16) as usize % 16]
+            })
+            .collect();
+        assert_eq!(inflate(OWN, 1000).unwrap(), letters);
+        assert_eq!(inflate(OWN, 299).unwrap(), letters[..299]);
+        let stored = [&[1, 3, 0, 0xfc, 0xff][..], b"abc"].concat();
+        assert_eq!(inflate(&stored, 9).unwrap(), b"abc");
+        assert_eq!(inflate(&stored, 2).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_no_more() {
+        for whole in [HELLO, OWN] {
+            for cut in 0..whole.len() - 1 {
+                assert!(inflate(&whole[..cut], 1000).is_err(), "{cut}");
+            }
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut bytes = whole.to_vec();
+                    bytes[at] ^= 1 << bit;
+                    let out = inflate(&bytes, 1000);
+                    assert!(out.is_err() || out.is_ok_and(|out| out.len() <= 1000));
+                }
+            }
+        }
+    }
 }

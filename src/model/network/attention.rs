@@ -30,7 +30,7 @@ pub struct Attention {
 }
 
 /// What a pass shares between its layers.
-pub struct Pass<'a> {
+pub struct PassContext<'a> {
     /// The architecture.
     pub blueprint: &'a Blueprint,
     /// The rotations of these positions, as layers choose among them.
@@ -41,7 +41,7 @@ pub struct Pass<'a> {
     pub span: Span,
 }
 
-impl Pass<'_> {
+impl PassContext<'_> {
     fn mask(&self, window: Option<usize>) -> Option<&Tensor> {
         let found = self.masks.iter().find(|(w, _)| *w == window);
         found.and_then(|(_, mask)| mask.as_ref())
@@ -54,7 +54,7 @@ impl Attention {
         &self,
         layer: usize,
         x: &Tensor,
-        pass: &Pass,
+        pass: &PassContext,
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
@@ -152,7 +152,7 @@ impl Attention {
         norm: Option<&Norm>,
         x: &Tensor,
         count: usize,
-        pass: &Pass,
+        pass: &PassContext,
         differentiable: bool,
     ) -> Result<Tensor> {
         let shape = pass.blueprint;

@@ -5,12 +5,36 @@
 //! `verdict`.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use candle_core::{D, DType, Device, Storage, Tensor};
 
 use super::site::{Address, Site};
 use super::tap::Tap;
 use crate::error::{Error, Result};
+
+/// A tensor with values that are not finite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// How many values, or blocks of values.
+    pub count: usize,
+    /// Whether the file holds them so; otherwise the dtype made them so.
+    pub stored: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, count, .. } = self;
+        let values = if *count == 1 { "value" } else { "values" };
+        if self.stored {
+            write!(f, "{name} ({count} {values}, NaN or infinity in the file)")
+        } else {
+            write!(f, "{name} ({count} {values} past the range of the dtype)")
+        }
+    }
+}
 
 /// What stands where a number should and is none.
 pub const NOT_FINITE: &str = "not finite";

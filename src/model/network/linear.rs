@@ -8,8 +8,50 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::Result;
-use crate::model::checkpoint::blocks::Blocks;
+use super::blocks::Blocks;
+use crate::error::{Error, Result};
+
+/// How the matrices of a model are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Dense, in this dtype.
+    Dense(DType),
+    /// Q8_0 blocks; activations in f32.
+    Q8,
+    /// The blocks that the file has, named as llama.cpp names such a file; activations in f32.
+    Stored(&'static str),
+}
+
+impl Precision {
+    /// The dtype of activations.
+    pub fn compute(self) -> DType {
+        match self {
+            Self::Dense(dtype) => dtype,
+            Self::Q8 | Self::Stored(_) => DType::F32,
+        }
+    }
+
+    /// As flags and headers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense(dtype) => dtype.as_str(),
+            Self::Q8 => "q8_0",
+            Self::Stored(name) => name,
+        }
+    }
+
+    /// Refuses gradients where weights are in blocks, which no gradient passes.
+    pub fn check_gradients(self) -> Result<()> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Q8 | Self::Stored(_) => Err(Error::argument(
+                "--dtype",
+                self.name(),
+                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
+            )),
+        }
+    }
+}
 
 /// How a weight matrix is kept.
 #[derive(Clone, Debug)]

@@ -1,14 +1,18 @@
-//! The MLP of a block, with its neurons as a site.
+//! The MLP of a block, with its neurons as a site, or a mixture of experts in its place: a router gives every token weights,
+//! and the chosen experts' outputs are summed under them.
 //!
-//! Invariant: where a block has one MLP, `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias`.
+//! Invariant: where a block has one MLP, `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias`. A router's choice is a site,
+//! `[tokens, experts]`, zero where an expert was not chosen, and what an edit makes of it is what is summed. Tokens that visit
+//! one expert are multiplied together, so a token's last bits may depend on which others chose the same expert; everything
+//! else about a position depends on it and its past alone. (Shazeer et al. 2017, 1701.06538; softmax before the choice as in
+//! Mixtral, Jiang et al. 2024, 2401.04088.)
 //! To add a kind, add a variant of [`Mlp`]; to add an activation, an arm in [`activate`].
 
-use candle_core::Tensor;
+use candle_core::{D, DType, Tensor};
 
-use super::blueprint::Activation;
-use super::experts::Mixture;
+use super::blueprint::{Activation, Experts};
 use super::linear::Linear;
-use super::site::Site::{MlpAct, MlpGate, MlpUp};
+use super::site::Site::{MlpAct, MlpGate, MlpUp, Router};
 use super::tap::Tap;
 use crate::error::Result;
 
@@ -76,6 +80,79 @@ impl DenseMlp {
             None => activate(self.activation, &up)?,
         };
         self.down.forward(&neurons)
+    }
+}
+
+/// Weights of one mixture.
+#[derive(Clone, Debug)]
+pub struct Mixture {
+    /// How many are chosen, and how they are weighed.
+    pub spec: Experts,
+    /// `d_model -> experts`.
+    pub router: Linear,
+    /// The experts.
+    pub experts: Vec<DenseMlp>,
+}
+
+impl Mixture {
+    /// `[batch, tokens, d_model] -> [batch, tokens, d_model]`.
+    pub fn forward(&self, layer: usize, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let scores = self.router.forward(x)?.to_dtype(DType::F32)?;
+        let weights = tap.visit(
+            Router.at(layer),
+            self.choose(&scores, tap.differentiable())?,
+        )?;
+        let rows = x.reshape((batch * tokens, width))?;
+        let weights = weights.reshape((batch * tokens, self.spec.count))?;
+        let values: Vec<Vec<f32>> = weights.to_dtype(DType::F32)?.to_vec2()?;
+        let mut sum = rows.zeros_like()?;
+        for (e, expert) in self.experts.iter().enumerate() {
+            let visitors: Vec<u32> = (0..values.len())
+                .filter(|row| values[*row][e] != 0.0)
+                .map(|row| row as u32)
+                .collect();
+            if visitors.is_empty() {
+                continue;
+            }
+            let count = visitors.len();
+            let visitors = Tensor::from_vec(visitors, count, x.device())?;
+            let weight = weights.narrow(1, e, 1)?.contiguous()?;
+            let weight = weight.index_select(&visitors, 0)?.to_dtype(x.dtype())?;
+            let out = expert
+                .plain(&rows.index_select(&visitors, 0)?)?
+                .broadcast_mul(&weight)?;
+            sum = sum.index_add(&visitors, &out, 0)?;
+        }
+        Ok(sum.reshape((batch, tokens, width))?)
+    }
+
+    /// Router scores `[batch, tokens, experts]` to weights of the same shape. Ties go to the lower index.
+    fn choose(&self, scores: &Tensor, differentiable: bool) -> Result<Tensor> {
+        let probs = if differentiable {
+            candle_nn::ops::softmax(scores, D::Minus1)?
+        } else {
+            candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?
+        };
+        let (shape, count) = (probs.dims().to_vec(), self.spec.count);
+        let values = probs.flatten_all()?.to_vec1::<f32>()?;
+        let mut chosen = vec![0f32; values.len()];
+        for (row, chosen) in values
+            .chunks_exact(count)
+            .zip(chosen.chunks_exact_mut(count))
+        {
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            order[..self.spec.active.min(count)]
+                .iter()
+                .for_each(|e| chosen[*e] = 1.0);
+        }
+        let chosen = (probs * Tensor::from_vec(chosen, shape, scores.device())?)?;
+        Ok(if self.spec.renormalise {
+            chosen.broadcast_div(&chosen.sum_keepdim(D::Minus1)?)?
+        } else {
+            chosen
+        })
     }
 }
 

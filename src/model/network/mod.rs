@@ -4,11 +4,10 @@
 //! To add a family see [`families`]; to add a site see [`site`].
 
 pub mod address;
-pub mod assemble;
 pub mod attention;
+pub mod blocks;
 pub mod blueprint;
 pub mod cache;
-pub mod experts;
 pub mod families;
 pub mod finite;
 pub mod heads;

@@ -5,9 +5,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::blueprint::{Gain, NormKind, NormSpec};
+use super::blueprint::{NormKind, NormSpec};
 use crate::error::Result;
-use crate::model::checkpoint::weights::Weights;
 
 /// A norm with its learned gain, and bias for LayerNorm. Both are kept in f32.
 #[derive(Clone, Debug)]
@@ -23,21 +22,6 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Loads `{name}.weight` and `{name}.bias`, as far as the family stores them.
-    pub fn load(spec: NormSpec, width: usize, weights: &Weights, name: &str) -> Result<Self> {
-        let stored = || weights.f32(&format!("{name}.weight"), &[width]);
-        let gain = match spec.gain {
-            Gain::Plain => stored()?,
-            Gain::OnePlus => (stored()? + 1.0)?,
-            Gain::None => Tensor::ones(width, DType::F32, &weights.device)?,
-        };
-        let bias = spec
-            .bias
-            .then(|| weights.f32(&format!("{name}.bias"), &[width]))
-            .transpose()?;
-        Self::new(spec, gain, bias)
-    }
-
     /// Puts a norm together from its parts.
     pub fn new(spec: NormSpec, gain: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let bias = match (spec.kind, bias) {

@@ -1,62 +1,11 @@
 //! Sites: the named places in the forward pass, and addresses (a site at a layer).
 //!
 //! Invariant: [`SITES`] is the only list of our names. How addresses are read is in [`super::address`].
-//! To add a site, add a variant, a row in [`SITES`] in the same order, and one `visit` line in the forward pass.
+//! To add a site, add a row and one `visit` line in the forward pass.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
-
-/// A named place in the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Site {
-    /// What enters block 0.
-    Embed,
-    /// What enters a block.
-    ResidPre,
-    /// The normed input of attention.
-    AttnIn,
-    /// Queries before rotation.
-    Q,
-    /// Keys before rotation.
-    K,
-    /// Values.
-    V,
-    /// Scaled scores before the softmax.
-    AttnScores,
-    /// Attention probabilities.
-    AttnProbs,
-    /// Probabilities times values, per head, before the output projection.
-    Z,
-    /// What the attention module returns.
-    AttnOut,
-    /// What attention adds to the residual stream.
-    AttnAdd,
-    /// The residual stream between attention and MLP.
-    ResidMid,
-    /// The normed input of the MLP.
-    MlpIn,
-    /// The gate before its activation.
-    MlpGate,
-    /// The up projection (gated families), or the pre-activation.
-    MlpUp,
-    /// The neurons.
-    MlpAct,
-    /// The weight of every expert, in a mixture.
-    Router,
-    /// What the MLP module returns.
-    MlpOut,
-    /// What the MLP adds to the residual stream.
-    MlpAdd,
-    /// What leaves a block.
-    ResidPost,
-    /// The final norm's output.
-    FinalNorm,
-    /// Logits before multiplier and soft-cap.
-    LogitsRaw,
-    /// The model's logits.
-    Logits,
-}
 
 /// What the last axis of a site counts, which decides what an edit's indices mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +45,12 @@ pub struct SiteSpec {
 
 macro_rules! rows {
     ($($site:ident $name:literal $layered:literal $shape:literal $axis:ident $about:literal;)*) => {
+        /// A named place in the forward pass.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Site {
+            $(#[doc = $about] $site,)*
+        }
+
         /// Every site, in the order of the forward pass.
         pub const SITES: &[SiteSpec] = &[$(SiteSpec { site: Site::$site, name: $name, layered: $layered, shape: $shape, axis: Axis::$axis, about: $about }),*];
     };

@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::{Attention, Pass, soft_cap};
+use super::attention::{Attention, PassContext, soft_cap};
 use super::blueprint::{Arrangement, Blueprint};
 use super::cache::Cache;
-use super::linear::Linear;
+use super::finite::Damage;
+use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::rope::RopeTable;
@@ -21,7 +22,6 @@ use super::site::Site::{
 };
 use super::tap::{Leaving, Span, Tap};
 use crate::error::Result;
-use crate::model::checkpoint::weights::{Damage, Precision};
 
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
 #[derive(Clone, Debug, Default)]
@@ -136,13 +136,13 @@ impl Transformer {
     }
 
     /// What a pass over these positions shares between its layers.
-    pub fn prepare(&self, span: Span) -> Result<Pass<'_>> {
+    pub fn prepare(&self, span: Span) -> Result<PassContext<'_>> {
         let rotations = self
             .ropes
             .iter()
             .map(|rope| rope.at(span.start, span.len))
             .collect::<Result<_>>()?;
-        Ok(Pass {
+        Ok(PassContext {
             blueprint: &self.blueprint,
             rotations,
             masks: self.masks(span)?,
@@ -156,7 +156,7 @@ impl Transformer {
         &self,
         blocks: Range<usize>,
         x: Tensor,
-        pass: &Pass,
+        pass: &PassContext,
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
@@ -167,7 +167,7 @@ impl Transformer {
         &self,
         blocks: Range<usize>,
         mut x: Tensor,
-        pass: &Pass,
+        pass: &PassContext,
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
@@ -207,7 +207,7 @@ impl Transformer {
         i: usize,
         block: &Block,
         x: Tensor,
-        pass: &Pass,
+        pass: &PassContext,
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {

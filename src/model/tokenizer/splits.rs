@@ -18,14 +18,33 @@ pub(super) struct Split {
     pub bos: bool,
 }
 
-/// A split with nothing special about it.
-const PLAIN: Split = Split {
-    names: &[],
-    patterns: &[],
-    nfc: false,
-    ignore_merges: false,
-    bos: false,
-};
+impl Split {
+    /// A split with nothing special about it.
+    const fn new(names: &'static [&'static str], patterns: &'static [&'static str]) -> Self {
+        Self {
+            names,
+            patterns,
+            nfc: false,
+            ignore_merges: false,
+            bos: false,
+        }
+    }
+
+    const fn composed(mut self) -> Self {
+        self.nfc = true;
+        self
+    }
+
+    const fn whole_tokens(mut self) -> Self {
+        self.ignore_merges = true;
+        self
+    }
+
+    const fn with_bos(mut self) -> Self {
+        self.bos = true;
+        self
+    }
+}
 
 /// GPT-2's words, numbers and signs, each with the space before it.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -42,226 +61,103 @@ const CASED: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 /// All of them.
 #[allow(clippy::unicode_not_nfc)] // a class of letters holds what composes to others, too
 pub(super) const SPLITS: &[Split] = &[
-    Split {
-        names: &[
-            "llama-bpe",
-            "llama3",
-            "llama-v3",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-        ],
-        patterns: &[THREE_DIGITS],
-        ignore_merges: true,
-        bos: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["dbrx", "smaug-bpe", "chatglm-bpe"],
-        patterns: &[THREE_DIGITS],
-        ..PLAIN
-    },
-    Split {
-        names: &["glm4", "glm5"],
-        patterns: &[THREE_DIGITS],
-        ignore_merges: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["minicpm5"],
-        patterns: &[
-            r"\p{N}{1,3}",
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ignore_merges: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"],
-        patterns: &[ONE_DIGIT],
-        nfc: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["stablelm2", "hunyuan", "solar-open", "grok-2"],
-        patterns: &[ONE_DIGIT],
-        ..PLAIN
-    },
-    Split {
-        names: &["laguna"],
-        patterns: &[r"[^\n]+|[\n]+", ONE_DIGIT],
-        ..PLAIN
-    },
-    Split {
-        names: &["ufakzeka"],
-        patterns: &[
-            r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["qwen35"],
-        patterns: &[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["exaone-moe"],
-        patterns: &[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["seed-coder"],
-        patterns: &[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
-        patterns: &[
-            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["tekken"],
-        patterns: &[
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ignore_merges: true,
-        bos: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        patterns: &[CASED],
-        ..PLAIN
-    },
-    Split {
-        names: &["tiny_aya", "cohere2moe"],
-        patterns: &[r"\d{1,3}(?=(?:\d{3})*\b)", CASED],
-        nfc: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["youtu"],
-        patterns: &[
-            r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ],
-        ignore_merges: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["deepseek-llm"],
-        patterns: &[
-            r"[\r\n]",
-            r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
-            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-            r"\s+$",
-            r"[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["deepseek-coder"],
-        patterns: &[
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            r"[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
-        patterns: &[
-            r"\p{N}{1,3}",
-            r"[一-龥぀-ゟ゠-ヿ]+",
-            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &["falcon"],
-        patterns: &[
-            r"[\p{P}\$\+<=>\^~\|`]+",
-            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-            r"[0-9][0-9][0-9]",
-        ],
-        ..PLAIN
-    },
-    Split {
-        names: &[
-            "gpt-2",
-            "phi-2",
-            "gigachat",
-            "a.x-4.0",
-            "mellum",
-            "exaone4",
-            "jais",
-            "trillion",
-            "granite-docling",
-            "gpt2",
-            "gptneox",
-            "phi2",
-        ],
-        patterns: &[GPT2],
-        ..PLAIN
-    },
-    Split {
-        names: &["mpt", "olmo"],
-        patterns: &[GPT2],
-        nfc: true,
-        ..PLAIN
-    },
-    Split {
-        names: &[
-            "starcoder",
-            "refact",
-            "smollm",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
-        patterns: &[r"\p{N}", GPT2],
-        ..PLAIN
-    },
-    Split {
-        names: &["command-r"],
-        patterns: &[r"\p{N}", GPT2],
-        nfc: true,
-        ..PLAIN
-    },
-    Split {
-        names: &["poro-chat", "bloom", "gpt3-finnish"],
-        patterns: &[r" ?[^(\s|.,!?…。，、।۔،)]+"],
-        ..PLAIN
-    },
-    Split {
-        names: &["viking"],
-        patterns: &[r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"],
-        ..PLAIN
-    },
-    Split {
-        names: &["superbpe"],
-        patterns: &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
-        ..PLAIN
-    },
-    Split {
-        names: &["default"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
-        ..PLAIN
-    },
+    Split::new(&[
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+    ], &[THREE_DIGITS]).whole_tokens().with_bos(),
+    Split::new(&["dbrx", "smaug-bpe", "chatglm-bpe"], &[THREE_DIGITS]),
+    Split::new(&["glm4", "glm5"], &[THREE_DIGITS]).whole_tokens(),
+    Split::new(&["minicpm5"], &[
+        r"\p{N}{1,3}",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]).whole_tokens(),
+    Split::new(&["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"], &[ONE_DIGIT]).composed(),
+    Split::new(&["stablelm2", "hunyuan", "solar-open", "grok-2"], &[ONE_DIGIT]),
+    Split::new(&["laguna"], &[r"[^\n]+|[\n]+", ONE_DIGIT]),
+    Split::new(&["ufakzeka"], &[
+        r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]),
+    Split::new(&["qwen35"], &[
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]),
+    Split::new(&["exaone-moe"], &[
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+    ]),
+    Split::new(&["seed-coder"], &[
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]),
+    Split::new(&["bailingmoe", "bailingmoe2", "llada-moe"], &[
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ]),
+    Split::new(&["tekken"], &[
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]).whole_tokens().with_bos(),
+    Split::new(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[CASED]),
+    Split::new(&["tiny_aya", "cohere2moe"], &[r"\d{1,3}(?=(?:\d{3})*\b)", CASED]).composed(),
+    Split::new(&["youtu"], &[
+        r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]).whole_tokens(),
+    Split::new(&["deepseek-llm"], &[
+        r"[\r\n]",
+        r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+        r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+        r"\s+$",
+        r"[一-龥ࠀ-一가-퟿]+",
+        r"\p{N}",
+    ]),
+    Split::new(&["deepseek-coder"], &[
+        r"[\r\n]",
+        r"\s?\p{L}+",
+        r"\s?\p{P}+",
+        r"[一-龥ࠀ-一가-퟿]+",
+        r"\p{N}",
+    ]),
+    Split::new(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[
+        r"\p{N}{1,3}",
+        r"[一-龥぀-ゟ゠-ヿ]+",
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+    ]),
+    Split::new(&["falcon"], &[
+        r"[\p{P}\$\+<=>\^~\|`]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"[0-9][0-9][0-9]",
+    ]),
+    Split::new(&[
+        "gpt-2",
+        "phi-2",
+        "gigachat",
+        "a.x-4.0",
+        "mellum",
+        "exaone4",
+        "jais",
+        "trillion",
+        "granite-docling",
+        "gpt2",
+        "gptneox",
+        "phi2",
+    ], &[GPT2]),
+    Split::new(&["mpt", "olmo"], &[GPT2]).composed(),
+    Split::new(&[
+        "starcoder",
+        "refact",
+        "smollm",
+        "codeshell",
+        "exaone",
+        "minerva-7b",
+        "mellum2",
+    ], &[r"\p{N}", GPT2]),
+    Split::new(&["command-r"], &[r"\p{N}", GPT2]).composed(),
+    Split::new(&["poro-chat", "bloom", "gpt3-finnish"], &[r" ?[^(\s|.,!?…。，、।۔،)]+"]),
+    Split::new(&["viking"], &[r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"]),
+    Split::new(&["superbpe"], &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"]),
+    Split::new(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
 ];
 
 /// Finds a split by its name.

@@ -20,7 +20,7 @@ use crate::export::number::{rank, spelled};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::text::{fit, width};
 use crate::ui::ink;
-use crate::ui::theme::{Glyphs, Role, Theme};
+use crate::ui::theme::{Role, Theme};
 
 /// Draws a grid.
 pub(super) fn draw(grid: &Grid, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
@@ -139,11 +139,7 @@ impl Paint<'_> {
                 let text = fit(&title.label, self.plan.cell - 1);
                 self.put(x + 1, y, &text, style);
             } else if chosen {
-                let mark = if self.theme.glyphs == Glyphs::Unicode {
-                    "▼"
-                } else {
-                    "v"
-                };
+                let mark = self.theme.glyphs.pick("▼", "v");
                 self.put(x, y, mark, style);
                 free = x + 2;
             } else if x >= free
@@ -503,7 +499,7 @@ mod tests {
     use super::*;
     use crate::export::samples;
     use crate::figure::{Body, Figure};
-    use crate::ui::theme::Depth;
+    use crate::ui::theme::{Depth, Glyphs};
 
     #[test]
     fn parts_are_positions_only_where_the_columns_are() {

@@ -266,11 +266,7 @@ impl Paint<'_> {
         };
         let row = |value: f32| plot.bottom() - 1 - (dots(value) / 4.0) as u16;
         if lo < 0.0 && hi > 0.0 {
-            let rule = if self.theme.glyphs == Glyphs::Unicode {
-                "┈"
-            } else {
-                "-"
-            };
+            let rule = self.theme.glyphs.pick("┈", "-");
             let style = self.style(Role::Faint);
             let text = rule.repeat(plot.width.into());
             self.put(plot.x, row(0.0), &text, style);

@@ -4,20 +4,18 @@
 //! [`crate::app::Overlay`], a file here and its arm in [`draw`].
 
 mod form;
-mod help;
 mod line;
 mod notes;
 mod notices;
-mod palette;
-mod picker;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 
 use super::ink;
 use super::panes::put;
-use super::theme::{Glyphs, Role, Theme};
+use super::theme::{Role, Theme};
 use crate::app::palette::{Listing, Purpose};
 use crate::app::{App, Overlay};
 
@@ -28,11 +26,7 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
         return;
     }
     match overlay {
-        Overlay::Listing(listing) => match listing.purpose {
-            Purpose::Palette => palette::draw(listing, theme, body, buf),
-            Purpose::Help => help::draw(listing, theme, body, buf),
-            Purpose::Picker | Purpose::Theme => picker::draw(listing, theme, body, buf),
-        },
+        Overlay::Listing(list) => listing(list, theme, body, buf),
         Overlay::Form(form) => form::draw(form, app.ahead(form), theme, body, buf),
         Overlay::Line(line) => line::draw(line, theme, body, buf),
         Overlay::Notes { scroll } => notes::draw(app, *scroll, theme, body, buf),
@@ -56,44 +50,52 @@ fn boxed(
         height,
     };
     ink::clear(buf, area, theme.ground());
-    if area.width < 2 || area.height < 2 {
-        return Rect::default();
-    }
     let style = theme.style(Role::Focus);
-    let set = match theme.glyphs {
-        Glyphs::Unicode => ["╭", "╮", "╰", "╯", "─", "│"],
-        Glyphs::Ascii => ["+", "+", "+", "+", "-", "|"],
+    let set = theme.glyphs.pick(border::ROUNDED, ink::ascii("+", "-"));
+    let inner = ink::border(buf, area, set, style);
+    if area.width >= 2 && area.height >= 2 {
+        let room = area.width.saturating_sub(4);
+        let title = Span::styled(format!(" {title} "), style);
+        put(buf, area.x + 2, area.y, room, &Line::from(title));
+    }
+    inner
+}
+
+/// Lines from the top of an area, each in its role.
+fn said(
+    lines: impl IntoIterator<Item = (String, Role)>,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) {
+    for (y, (text, role)) in (area.y..area.bottom()).zip(lines) {
+        let line = Line::from(Span::styled(text, theme.style(role)));
+        put(buf, area.x, y, area.width, &line);
+    }
+}
+
+/// A list under what is typed: everything that can be typed (palette) or done here (help), or one of a few values.
+fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let (sign, size, name_width) = match list.purpose {
+        Purpose::Palette => (":", (90, 18), 24),
+        Purpose::Help => ("filter: ", (100, body.height), 22),
+        Purpose::Picker | Purpose::Theme => {
+            let high = list.items.len() as u16 + 3;
+            ("> ", (56, high.min(16)), 22)
+        }
     };
-    let (right, bottom) = (area.right() - 1, area.bottom() - 1);
-    for x in area.x..=right {
-        let ends = |a, b| {
-            if x == area.x {
-                a
-            } else if x == right {
-                b
-            } else {
-                set[4]
-            }
-        };
-        ink::write(buf, x, area.y, ends(set[0], set[1]), 1, style);
-        ink::write(buf, x, bottom, ends(set[2], set[3]), 1, style);
-    }
-    for y in area.y + 1..bottom {
-        ink::write(buf, area.x, y, set[5], 1, style);
-        ink::write(buf, right, y, set[5], 1, style);
-    }
-    put(
-        buf,
-        area.x + 2,
-        area.y,
-        area.width.saturating_sub(4),
-        &Line::from(Span::styled(format!(" {title} "), style)),
-    );
+    let inner = boxed(&list.title, size, theme, body, buf);
+    typed(list.filter.halves(), sign, theme, inner, buf);
+    items(list, name_width, theme, below(inner, 1), buf);
+}
+
+/// An area without its first lines.
+fn below(area: Rect, lines: u16) -> Rect {
+    let lines = lines.min(area.height);
     Rect {
-        x: area.x + 1,
-        y: area.y + 1,
-        width: area.width - 2,
-        height: area.height - 2,
+        y: area.y + lines,
+        height: area.height - lines,
+        ..area
     }
 }
 

@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
-use super::transcript::{changed, split, style_of, tokens};
+use super::tokens::{changed, in_sight, pen, split, style_of, tokens};
 use super::{Canvas, fold, put};
 use crate::app::App;
 use crate::app::beside::{Baseline, comparable};
@@ -19,7 +19,7 @@ use crate::app::transcript::{Activity, Transcript, line_of, wrap};
 use crate::lab::writer::Beside;
 use crate::text;
 use crate::ui::ink;
-use crate::ui::theme::{Glyphs, Role};
+use crate::ui::theme::Role;
 use crate::ui::widgets::{scroll, strip};
 
 /// Draws both texts: side by side where there is room, else one above the other.
@@ -121,15 +121,10 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
     let high = usize::from(body.height);
     let most = rows.len().saturating_sub(high);
     let at = rows.iter().position(holds).unwrap_or(0);
-    let held = canvas.memory.first_line.min(most);
     let first = if app.cursor.follow {
         most
-    } else if at < held {
-        at
-    } else if at >= held + high {
-        at + 1 - high
     } else {
-        held
+        in_sight(at, canvas.memory.first_line.min(most), high)
     };
     canvas.memory.first_line = first;
     let whole = body;
@@ -157,10 +152,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                 }
                 let last = first + i + 1 == rows.len();
                 if last && t.activity == Activity::Writing && x < edge {
-                    let unicode = canvas.theme.glyphs == Glyphs::Unicode;
-                    let block = if unicode { "▌" } else { "_" };
-                    let style = canvas.theme.style(Role::Accent);
-                    ink::write(canvas.buf, x, y, block, 1, style);
+                    pen(canvas, x, y);
                 }
                 strip_of(canvas, (edge + 1, y), range, &known, scale);
                 let mut x = edge + 2 + wide as u16;

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use super::Canvas;
 use crate::model::hub::Progress;
 use crate::text;
-use crate::ui::theme::{Glyphs, Role};
+use crate::ui::theme::Role;
 use crate::ui::widgets::bar::bar;
 
 /// The widest bar.
@@ -37,11 +37,7 @@ pub(super) fn lines(canvas: &Canvas, progress: &Progress, width: usize) -> Vec<L
         let file = text::plain(progress.file.as_bytes());
         out.push(line(format!("{}: {file}", progress.count()), Role::Muted));
     }
-    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
-        "·"
-    } else {
-        "-"
-    };
+    let dash = canvas.theme.glyphs.pick("·", "-");
     let stop = format!("ctrl-c stops {dash} what is there is kept");
     out.push(line(stop, Role::Muted));
     out

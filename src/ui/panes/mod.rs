@@ -9,6 +9,7 @@ mod download;
 mod edits;
 mod figure;
 mod prompt;
+mod tokens;
 mod transcript;
 
 pub(in crate::ui) use prompt::editor;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 
 use crate::app::App;
@@ -110,28 +112,12 @@ impl Canvas<'_> {
             .theme
             .style(if focused { Role::Focus } else { Role::Border });
         let set = match (self.theme.glyphs, focused) {
-            (Glyphs::Unicode, false) => ["┌", "┐", "└", "┘", "─", "│"],
-            (Glyphs::Unicode, true) => ["┏", "┓", "┗", "┛", "━", "┃"],
-            (Glyphs::Ascii, false) => ["+", "+", "+", "+", "-", "|"],
-            (Glyphs::Ascii, true) => ["#", "#", "#", "#", "=", "|"],
+            (Glyphs::Unicode, false) => border::PLAIN,
+            (Glyphs::Unicode, true) => border::THICK,
+            (Glyphs::Ascii, false) => ink::ascii("+", "-"),
+            (Glyphs::Ascii, true) => ink::ascii("#", "="),
         };
-        let (right_edge, bottom) = (area.right() - 1, area.bottom() - 1);
-        for x in area.x + 1..right_edge {
-            ink::write(self.buf, x, area.y, set[4], 1, style);
-            ink::write(self.buf, x, bottom, set[4], 1, style);
-        }
-        for y in area.y + 1..bottom {
-            ink::write(self.buf, area.x, y, set[5], 1, style);
-            ink::write(self.buf, right_edge, y, set[5], 1, style);
-        }
-        for (x, y, corner) in [
-            (area.x, area.y, set[0]),
-            (right_edge, area.y, set[1]),
-            (area.x, bottom, set[2]),
-            (right_edge, bottom, set[3]),
-        ] {
-            ink::write(self.buf, x, y, corner, 1, style);
-        }
+        let inner = ink::border(self.buf, area, set, style);
         let room = area.width.saturating_sub(4);
         let used = put(self.buf, area.x + 2, area.y, room, left);
         let rest = room.saturating_sub(used + 1);
@@ -139,13 +125,8 @@ impl Canvas<'_> {
         if wide >= 6 || right.width() as u16 <= wide {
             put(self.buf, area.x + 2 + room - wide, area.y, wide, right);
         }
-        put(self.buf, area.x + 2, bottom, room, below);
-        Rect {
-            x: area.x + 1,
-            y: area.y + 1,
-            width: area.width - 2,
-            height: area.height - 2,
-        }
+        put(self.buf, area.x + 2, area.bottom() - 1, room, below);
+        inner
     }
 
     /// A span in a role.

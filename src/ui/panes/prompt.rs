@@ -10,7 +10,7 @@ use super::{Canvas, put};
 use crate::app::App;
 use crate::text;
 use crate::ui::ink;
-use crate::ui::theme::{Glyphs, Role, Theme};
+use crate::ui::theme::{Role, Theme};
 
 /// Rows that the prompt takes, its title included.
 pub fn rows(app: &App, inner: Rect) -> u16 {
@@ -36,11 +36,7 @@ pub fn draw(canvas: &mut Canvas, area: Rect) {
     } else {
         " write · RAW (this model has no chat template) "
     };
-    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
-        "─"
-    } else {
-        "-"
-    };
+    let dash = canvas.theme.glyphs.pick("─", "-");
     let fill = dash.repeat(usize::from(area.width));
     let border = canvas.theme.style(Role::Focus);
     let wide = usize::from(area.width);

@@ -1,27 +1,19 @@
 //! The transcript: ready prompts, the text token by token, and the unedited text beside it.
 //!
-//! Invariant: every token can be seen under the cursor, also one that shows no text of its own.
-//! To show tokens by another number, add an arm in [`tint`].
+//! Invariant: what stands here is the app's text as it is; how tokens are drawn is in `tokens.rs`.
+//! To say something else of the text, add it to [`titles`].
 
-use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
+use super::tokens::{split, tokens};
 use super::{Canvas, compared, fold, prompt, put};
-use crate::app::App;
 use crate::app::layout::Pane;
-use crate::app::transcript::{Activity, Span as Piece, Transcript};
-use crate::engine::{Ending, Token};
+use crate::app::transcript::Activity;
+use crate::engine::Ending;
 use crate::text;
-use crate::ui::ink;
-use crate::ui::theme::{Glyphs, Role, Theme};
+use crate::ui::theme::Role;
 use crate::ui::widgets::scroll;
-
-/// Surprise, in nats, at the end of the colour ramp.
-const SURPRISE: f32 = 6.0;
-/// KL, in nats, at the end of the colour ramp.
-const KL: f32 = 1.5;
 
 /// Draws the pane.
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
@@ -53,22 +45,6 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     if rows > 0 {
         prompt::draw(canvas, below);
     }
-}
-
-pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
-    let below = below.min(area.height);
-    let above = Rect {
-        height: area.height - below,
-        ..area
-    };
-    (
-        above,
-        Rect {
-            y: area.y + above.height,
-            height: below,
-            ..area
-        },
-    )
 }
 
 fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
@@ -197,186 +173,4 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         }
         canvas.lines(foot, &lines);
     }
-}
-
-/// One row of the text: tokens, or the line where edits changed.
-enum Row<'a> {
-    Text(&'a [Piece]),
-    Changed(&'static str),
-}
-
-/// The lines of a text, with a line where edits changed.
-fn rows<'a>(text: &Transcript, lines: &'a [Vec<Piece>], own: bool) -> Vec<Row<'a>> {
-    let mut rows: Vec<Row> = Vec::new();
-    for line in lines {
-        let change = line.first().and_then(|s| text.change_at(s.token));
-        if let Some(words) = change.filter(|_| own && !rows.is_empty()) {
-            rows.push(Row::Changed(words));
-        }
-        rows.push(Row::Text(line));
-    }
-    if let Some(words) = text.change_at(text.tokens.len()).filter(|_| own) {
-        rows.push(Row::Changed(words));
-    }
-    rows
-}
-
-/// Draws tokens, the cursor in sight; returns the first row drawn.
-pub(super) fn tokens(
-    canvas: &mut Canvas,
-    area: Rect,
-    text: &Transcript,
-    offset: usize,
-    cursor: usize,
-    own: bool,
-) -> usize {
-    if area.is_empty() {
-        return 0;
-    }
-    let app = canvas.app;
-    let high = usize::from(area.height);
-    let mut lines = text.wrap(usize::from(area.width));
-    if rows(text, &lines, own).len() > high {
-        // The last column is the scroll mark's.
-        lines = text.wrap(usize::from(area.width).saturating_sub(1));
-    }
-    let rows = rows(text, &lines, own);
-    let holds = |row: &Row| match row {
-        Row::Text(line) => line.iter().any(|s| s.token + offset == cursor),
-        Row::Changed(_) => false,
-    };
-    let at = rows.iter().rposition(holds).unwrap_or(0);
-    let most = rows.len().saturating_sub(high);
-    // At rest the cursor stays where the answer was predicted, and the text runs on.
-    let writing = app.cursor.rest && app.transcript.activity == Activity::Writing;
-    let first = if (app.cursor.follow || writing) && own {
-        most
-    } else {
-        let held = canvas.memory.first_line.min(most);
-        if at < held {
-            at
-        } else if at >= held + high {
-            at + 1 - high
-        } else {
-            held
-        }
-    };
-    for (i, row) in rows.iter().skip(first).take(high).enumerate() {
-        let y = area.y + i as u16;
-        match row {
-            Row::Changed(words) => changed(canvas, Rect { y, ..area }, words),
-            Row::Text(line) => {
-                let last = first + i + 1 == rows.len();
-                let end = draw_line(
-                    canvas.buf,
-                    canvas.theme,
-                    app,
-                    (area.x, y, area.right()),
-                    line,
-                    text,
-                    offset,
-                    cursor,
-                    own,
-                );
-                if last && own && app.transcript.activity == Activity::Writing && end < area.right()
-                {
-                    let block = if canvas.theme.glyphs == Glyphs::Unicode {
-                        "▌"
-                    } else {
-                        "_"
-                    };
-                    let style = canvas.theme.style(Role::Accent);
-                    ink::write(canvas.buf, end, y, block, 1, style);
-                }
-            }
-        }
-    }
-    scroll::draw(rows.len(), first, canvas.theme, area, canvas.buf);
-    first
-}
-
-/// The line where edits changed.
-pub(super) fn changed(canvas: &mut Canvas, area: Rect, what: &str) {
-    let dash = if canvas.theme.glyphs == Glyphs::Unicode {
-        "╌"
-    } else {
-        "-"
-    };
-    let words = format!("{dash}{dash} {what} ");
-    let fill = dash.repeat(usize::from(area.width).saturating_sub(text::width(&words)));
-    let line = Line::from(canvas.span(words + &fill, Role::Edited));
-    put(canvas.buf, area.x, area.y, area.width, &line);
-}
-
-#[allow(clippy::too_many_arguments)] // one place, and all of them are needed
-fn draw_line(
-    buf: &mut Buffer,
-    theme: &Theme,
-    app: &App,
-    (left, y, right): (u16, u16, u16),
-    line: &[Piece],
-    text: &Transcript,
-    offset: usize,
-    cursor: usize,
-    own: bool,
-) -> u16 {
-    let mut x = left;
-    for piece in line {
-        let Some(token) = text.tokens.get(piece.token) else {
-            continue;
-        };
-        let here = piece.token + offset == cursor;
-        let mut style = style_of(
-            theme,
-            app,
-            token,
-            piece.token + offset < app.transcript.prompt,
-            own,
-        );
-        let mut shown = piece.text.clone();
-        if here {
-            let role = if app.focus == Pane::Transcript {
-                Role::Cursor
-            } else {
-                Role::Selection
-            };
-            style = style.patch(theme.style(role));
-            if shown.is_empty() {
-                shown = crate::text::visible(&token.bytes);
-            }
-        } else if piece.text == "⏎" {
-            style = theme.style(Role::Faint);
-        }
-        let room = usize::from(right.saturating_sub(x));
-        x = ink::joined(buf, (left, x, y), &shown, room, style);
-    }
-    x
-}
-
-pub(super) fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, own: bool) -> Style {
-    let role = if token.special {
-        Role::Special
-    } else if prompt && own {
-        Role::User
-    } else if token.kl.is_some() {
-        Role::Edited
-    } else {
-        Role::Model
-    };
-    let style = theme.style(role);
-    match tint(app, token) {
-        Some(place) if own && place > 0.02 => style.patch(theme.heat(place)),
-        Some(_) | None => style,
-    }
-}
-
-/// How far along the ramp a token lies, when tokens are tinted.
-fn tint(app: &App, token: &Token) -> Option<f32> {
-    if app.tint {
-        return token.logprob.map(|l| (-l / SURPRISE).clamp(0.0, 1.0));
-    }
-    if app.compare {
-        return token.kl.map(|kl| (kl / KL).clamp(0.0, 1.0));
-    }
-    None
 }

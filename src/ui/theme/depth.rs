@@ -116,28 +116,30 @@ impl Glyphs {
         }
     }
 
+    /// One of two signs: the one that may be any of Unicode's, or the one in ASCII.
+    pub fn pick<T>(self, unicode: T, ascii: T) -> T {
+        match self {
+            Self::Unicode => unicode,
+            Self::Ascii => ascii,
+        }
+    }
+
     /// Shades from nothing to full.
     pub fn ramp(self) -> &'static [char] {
-        match self {
-            Self::Unicode => &[' ', '░', '▒', '▓', '█'],
-            Self::Ascii => &[' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'],
-        }
+        self.pick(
+            &[' ', '░', '▒', '▓', '█'],
+            &[' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'],
+        )
     }
 
     /// What stands left and right of the cell under the cursor.
     pub fn brackets(self) -> [&'static str; 2] {
-        match self {
-            Self::Unicode => ["▐", "▌"],
-            Self::Ascii => [">", "<"],
-        }
+        self.pick(["▐", "▌"], [">", "<"])
     }
 
     /// What stands beside something that the user marked.
     pub fn mark(self) -> &'static str {
-        match self {
-            Self::Unicode => "◆",
-            Self::Ascii => "*",
-        }
+        self.pick("◆", "*")
     }
 }
 

@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::ui::ink;
-use crate::ui::theme::{Glyphs, Role, Theme};
+use crate::ui::theme::{Role, Theme};
 
 /// First line and length of the mark, for `count` lines of which `high` show from `first` on.
 pub fn thumb(count: usize, first: usize, high: usize) -> Option<(usize, usize)> {
@@ -45,11 +45,7 @@ pub fn draw(count: usize, first: usize, theme: &Theme, area: Rect, buf: &mut Buf
     if area.width < 2 {
         return;
     }
-    let glyph = if theme.glyphs == Glyphs::Unicode {
-        "▐"
-    } else {
-        "|"
-    };
+    let glyph = theme.glyphs.pick("▐", "|");
     for y in at..at + length {
         ink::write(
             buf,

@@ -17,8 +17,8 @@ use std::sync::Mutex;
 
 use memmap2::Mmap;
 
-use super::weights::{map_file, release};
 use crate::error::{Error, Result};
+use crate::model::map::{map_file, release};
 use header::{Cursor, Entry, Header, TensorInfo, width};
 use names::{Names, Piece};
 

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub(crate) use super::write::checksum;
-
 /// Entries by name.
 pub(crate) type Entries = BTreeMap<String, Range<usize>>;
 

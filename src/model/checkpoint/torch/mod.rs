@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
-use super::weights::{map_file, release};
 use crate::error::{Error, Result};
+use crate::model::map::{map_file, release};
 use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
 pub use small::{Capping, Loose, capping, facts, shapes, values};
 pub use write::archive_of;

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use super::machine::{Node, Pickle, Ref};
 use super::{located, tensor, unpickled};
 use crate::error::{Error, Result};
-use crate::model::checkpoint::weights::map_file;
+use crate::model::map::map_file;
 
 /// A tensor of a small file, read.
 #[derive(Debug)]

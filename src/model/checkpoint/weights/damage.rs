@@ -3,8 +3,6 @@
 //! Invariant: every tensor of a model is looked at while it is loaded, in the form in which it will be multiplied.
 //! To serve another kind of block, add its row in [`scales`].
 
-use std::fmt;
-
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
@@ -13,29 +11,6 @@ use crate::error::Result;
 
 /// Numbers that are looked at together.
 const STRIP: usize = 1 << 18;
-
-/// A tensor with values that are not finite.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Its name in the checkpoint.
-    pub name: String,
-    /// How many values, or blocks of values.
-    pub count: usize,
-    /// Whether the file holds them so; otherwise the dtype made them so.
-    pub stored: bool,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, count, .. } = self;
-        let values = if *count == 1 { "value" } else { "values" };
-        if self.stored {
-            write!(f, "{name} ({count} {values}, NaN or infinity in the file)")
-        } else {
-            write!(f, "{name} ({count} {values} past the range of the dtype)")
-        }
-    }
-}
 
 fn bad<T: Sync>(values: &[T], is_bad: impl Fn(&T) -> bool + Sync) -> usize {
     let strips = values.par_chunks(STRIP);

@@ -4,12 +4,10 @@
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
 mod damage;
-mod map;
 mod names;
 mod random;
 mod range;
 mod safetensors;
-pub mod shrunk;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -27,11 +25,9 @@ pub use crate::model::checkpoint::weights::names::Probes;
 use crate::model::checkpoint::weights::names::Renamed;
 use crate::model::checkpoint::weights::random::random;
 use crate::model::checkpoint::weights::safetensors::{Files, Mapped, check_header, files_of};
-use crate::model::network::linear::{Linear, Matrix, select};
-
-pub use crate::model::checkpoint::weights::damage::Damage;
-pub(crate) use crate::model::checkpoint::weights::map::{map_file, release};
-pub use crate::model::checkpoint::weights::random::normals;
+use crate::model::network::families::Layout;
+use crate::model::network::finite::Damage;
+use crate::model::network::linear::{Linear, Matrix, Precision, select};
 
 /// Where tensors come from.
 enum Source {
@@ -43,48 +39,6 @@ enum Source {
     Gguf(Checkpoint),
     /// Every tensor asked for exists, with values that depend on the seed and the name alone.
     Random(u64),
-}
-
-/// How the matrices of a model are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// Dense, in this dtype.
-    Dense(DType),
-    /// Q8_0 blocks; activations in f32.
-    Q8,
-    /// The blocks that the file has, named as llama.cpp names such a file; activations in f32.
-    Stored(&'static str),
-}
-
-impl Precision {
-    /// The dtype of activations.
-    pub fn compute(self) -> DType {
-        match self {
-            Self::Dense(dtype) => dtype,
-            Self::Q8 | Self::Stored(_) => DType::F32,
-        }
-    }
-
-    /// As flags and headers write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dense(dtype) => dtype.as_str(),
-            Self::Q8 => "q8_0",
-            Self::Stored(name) => name,
-        }
-    }
-
-    /// Refuses gradients where weights are in blocks, which no gradient passes.
-    pub fn check_gradients(self) -> Result<()> {
-        match self {
-            Self::Dense(_) => Ok(()),
-            Self::Q8 | Self::Stored(_) => Err(Error::argument(
-                "--dtype",
-                self.name(),
-                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
-            )),
-        }
-    }
 }
 
 /// Named tensors, on their way to a device in a dtype.
@@ -103,15 +57,6 @@ pub struct Weights {
     pub device: Device,
     /// Tensors read so far with values that are not finite.
     damage: RefCell<Vec<Damage>>,
-}
-
-/// How a checkpoint lays out a matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// `[out, in]`, as `torch.nn.Linear`.
-    OutIn,
-    /// `[in, out]`, as GPT-2's `Conv1D`.
-    InOut,
 }
 
 impl Weights {

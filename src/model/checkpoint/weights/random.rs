@@ -5,9 +5,9 @@
 use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand_distr::Distribution;
 
 use crate::error::Result;
+use crate::model::normal::normals;
 
 /// Seeded values: norm gains near one, biases and matrices around zero with non-default size, so that a
 /// forgotten bias or gain changes the numbers.
@@ -28,12 +28,4 @@ pub(crate) fn random(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
         .map(|n| (centre + spread * f64::from(n)) as f32)
         .collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-}
-
-/// Standard normal numbers.
-pub fn normals(rng: &mut StdRng, count: usize) -> Vec<f32> {
-    rand_distr::StandardNormal
-        .sample_iter(rng)
-        .take(count)
-        .collect()
 }

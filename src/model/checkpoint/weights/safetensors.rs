@@ -10,8 +10,8 @@ use ::safetensors::tensor::TensorView;
 use ::safetensors::{Dtype, SafeTensors};
 use memmap2::Mmap;
 
-use super::map::{map_file, release};
 use crate::error::{Error, Result};
+use crate::model::map::{map_file, release};
 
 /// The files that hold a folder's weights.
 pub(crate) enum Files {

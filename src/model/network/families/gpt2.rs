@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::read::alike;
 use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
-use crate::model::checkpoint::weights::Layout;
 use crate::model::network::blueprint::{
     Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions,
 };
+use crate::model::network::families::Layout;
 
 /// The row of the registry.
 pub const GPT2: Family = Family {

@@ -6,10 +6,10 @@ use super::read::alike;
 use super::ropes::{Standard, by_layer_type};
 use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader, rope_of};
 use crate::error::Result;
-use crate::model::checkpoint::weights::Layout;
 use crate::model::network::blueprint::{
     Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
 };
+use crate::model::network::families::Layout;
 use crate::model::network::rope::Rope;
 
 /// The row of the registry.

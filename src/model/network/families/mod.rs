@@ -35,10 +35,17 @@ use serde_json::Value;
 use super::blueprint::Blueprint;
 use super::rope::Rope;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::folder::other_kind;
-use crate::model::checkpoint::weights::Layout;
 pub(crate) use read::Reader;
 pub use remarks::remarks;
+
+/// How a checkpoint lays out a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out, in]`, as `torch.nn.Linear`.
+    OutIn,
+    /// `[in, out]`, as GPT-2's `Conv1D`.
+    InOut,
+}
 
 /// How a checkpoint stores queries, keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -323,6 +330,46 @@ pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<R
     let ropes::Standard(rope) = ropes::standard(config, ropes::keys(family))?;
     let most = Reader(config).number_or("max_position_embeddings", 2048.0);
     Rope::read(&rope, most, head_dim)
+}
+
+/// What a `model_type` is that no family serves, where it writes no text.
+fn other_kind(model_type: &str) -> Option<&'static str> {
+    match model_type {
+        "bert" | "roberta" | "xlm-roberta" | "distilbert" | "albert" | "electra" | "deberta"
+        | "deberta-v2" | "mpnet" | "modernbert" | "nomic_bert" | "new" | "camembert" | "ernie"
+        | "eurobert" | "neobert" | "longformer" | "big_bird" => {
+            Some("an encoder: it reads both ways and writes no text")
+        }
+        "t5"
+        | "mt5"
+        | "umt5"
+        | "t5gemma"
+        | "longt5"
+        | "switch_transformers"
+        | "bart"
+        | "mbart"
+        | "marian"
+        | "pegasus"
+        | "m2m_100"
+        | "blenderbot"
+        | "led"
+        | "fsmt"
+        | "nllb-moe" => Some("an encoder with a decoder, and only decoders are served"),
+        "whisper" | "wav2vec2" | "hubert" | "seamless_m4t" | "speecht5" | "musicgen"
+        | "encodec" => Some("a model of sound"),
+        "vit"
+        | "clip"
+        | "siglip"
+        | "siglip_vision_model"
+        | "dinov2"
+        | "convnext"
+        | "swin"
+        | "detr"
+        | "sam"
+        | "blip"
+        | "segformer" => Some("a model of images"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Rows of one text: what they share is read once and kept, and they are read on from where they begin to differ.
 //!
-//! Invariant: a stem belongs to a run, its common patches and a first position; every pass works on copies of what it would
-//! change. To share something else, keep it in [`Stem`].
+//! Invariant: what is shared belongs to a run, its common patches and a first position; every pass works on copies of what it would
+//! change. To share something else, keep it in [`SharedRun`].
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::lab::apply::Null;
 use crate::lab::bench::Bench;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
-use crate::lab::run::{Keep, RunTap, Stem, put};
+use crate::lab::shared::SharedRun;
+use crate::lab::tap::{Keep, RunTap, put};
 use crate::model::Model;
 use crate::model::network::cache::{Cache, Own};
 use crate::model::network::site::{Address, Site};
@@ -25,8 +26,8 @@ const ROWS: usize = 256;
 /// Bytes that the values of one pass may take, roughly.
 const BYTES: usize = 256 << 20;
 
-/// Stems that are kept, unless they are larger than what else is kept.
-const STEMS: usize = 2;
+/// Shared runs that are kept, unless they are larger than what else is kept.
+const SHARED_RUNS: usize = 2;
 
 /// Rows that are read in one pass: the position from which on, and their first blocks and indices, lowest block first.
 struct Chunk {
@@ -36,7 +37,7 @@ struct Chunk {
 
 impl Bench {
     /// What the rows of a pass have in common, read now or kept from an earlier pass.
-    pub(super) fn stem(&mut self, pass: &Pass) -> Result<Arc<Stem>> {
+    pub(super) fn shared_run(&mut self, pass: &Pass) -> Result<Arc<SharedRun>> {
         let (run, model) = (&pass.run, &self.model);
         let length = run.tokens.len();
         model.check_prompt(&run.tokens)?;
@@ -69,32 +70,34 @@ impl Bench {
             patch.check(model, 0..end)?;
         }
         let key = self.key(run);
-        let same = |stem: &&Arc<Stem>| {
-            (stem.key, stem.random, stem.from, stem.read) == (key, pass.random, from, read)
-                && alike(&stem.common, &pass.common)
-                && pass.record.iter().all(|at| stem.value(*at).is_some())
+        let same = |shared: &&Arc<SharedRun>| {
+            (shared.key, shared.random, shared.from, shared.read) == (key, pass.random, from, read)
+                && alike(&shared.common, &pass.common)
+                && pass.record.iter().all(|at| shared.value(*at).is_some())
         };
-        if let Some(stem) = self.stems.iter().find(same) {
-            return Ok(stem.clone());
+        if let Some(shared) = self.shared_runs.iter().find(same) {
+            return Ok(shared.clone());
         }
-        let stem = Arc::new(self.read_stem(pass, key, from, read, end)?);
-        self.stems.push(stem.clone());
-        let large = |stems: &[Arc<Stem>]| stems.iter().map(|s| s.bytes()).sum::<usize>();
-        while self.stems.len() > STEMS || (self.stems.len() > 1 && large(&self.stems) > self.budget)
+        let shared = Arc::new(self.read_shared(pass, key, from, read, end)?);
+        self.shared_runs.push(shared.clone());
+        let large =
+            |shared_runs: &[Arc<SharedRun>]| shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
+        while self.shared_runs.len() > SHARED_RUNS
+            || (self.shared_runs.len() > 1 && large(&self.shared_runs) > self.budget)
         {
-            self.stems.remove(0);
+            self.shared_runs.remove(0);
         }
-        Ok(stem)
+        Ok(shared)
     }
 
-    fn read_stem(
+    fn read_shared(
         &mut self,
         pass: &Pass,
         key: u64,
         from: usize,
         read: usize,
         end: usize,
-    ) -> Result<Stem> {
+    ) -> Result<SharedRun> {
         let run = &pass.run;
         let program = self.compile(run, null(pass))?;
         let model = &self.model;
@@ -126,7 +129,7 @@ impl Bench {
             let mut edits = edits.iter();
             edits.any(|edit| edit.active() && edit.when.is_some())
         });
-        Ok(Stem {
+        Ok(SharedRun {
             key,
             random: pass.random,
             common: pass.common.clone(),
@@ -144,42 +147,47 @@ impl Bench {
     }
 
     /// Reads the rows of a pass on from what they have in common.
-    pub(super) fn branches(&mut self, pass: &Pass, stem: &Stem, each: &mut Took) -> Result<()> {
+    pub(super) fn branches(
+        &mut self,
+        pass: &Pass,
+        shared: &SharedRun,
+        each: &mut Took,
+    ) -> Result<()> {
         let length = pass.run.tokens.len();
         let count = pass.tail.min(self.model.card.context - length + 1);
-        if count > 0 && stem.read + 1 != length {
+        if count > 0 && shared.read + 1 != length {
             let expected = format!("{}, the last, where texts are to go on", length - 1);
-            return Err(Error::argument("read", stem.read.to_string(), expected));
+            return Err(Error::argument("read", shared.read.to_string(), expected));
         }
-        if count > 1 && stem.program.asks_probability() {
+        if count > 1 && shared.program.asks_probability() {
             // The unedited model would have to read along with every row.
             return Err(Error::Refused {
                 address: "when p(...)".into(),
                 why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
             });
         }
-        let (plain, chunks) = self.chunks(pass, stem, count > 1)?;
+        let (plain, chunks) = self.chunks(pass, shared, count > 1)?;
         if !plain.is_empty() {
-            let capture = self.unchanged(pass, stem, count)?;
+            let capture = self.unchanged(pass, shared, count)?;
             for index in plain {
                 each(self, index, capture.clone())?;
             }
         }
         for chunk in &chunks {
-            self.chunk(pass, stem, chunk, count, each)?;
+            self.chunk(pass, shared, chunk, count, each)?;
         }
         Ok(())
     }
 
     /// The run itself, as every plain row has it.
-    fn unchanged(&self, pass: &Pass, stem: &Stem, count: usize) -> Result<RowCapture> {
+    fn unchanged(&self, pass: &Pass, shared: &SharedRun, count: usize) -> Result<RowCapture> {
         let mut capture = RowCapture {
-            logits: vec![stem.logits.clone()],
-            receipts: stem.receipts.clone(),
+            logits: vec![shared.logits.clone()],
+            receipts: shared.receipts.clone(),
             ..RowCapture::default()
         };
         for at in &pass.record {
-            if let Some(value) = stem.value(*at) {
+            if let Some(value) = shared.value(*at) {
                 capture.recorded.insert(*at, value.squeeze(0)?);
             }
         }
@@ -192,7 +200,7 @@ impl Bench {
                 rows: vec![PassRow::default()],
                 ..pass.clone()
             };
-            self.chunk(&whole, stem, &alone, count, &mut |_, _, row| {
+            self.chunk(&whole, shared, &alone, count, &mut |_, _, row| {
                 (capture.tail, capture.silent) = (row.tail, row.silent);
                 Ok(())
             })?;
@@ -201,21 +209,26 @@ impl Bench {
     }
 
     /// Which rows are the run itself, and which of the others are read together.
-    fn chunks(&self, pass: &Pass, stem: &Stem, kept: bool) -> Result<(Vec<usize>, Vec<Chunk>)> {
+    fn chunks(
+        &self,
+        pass: &Pass,
+        shared: &SharedRun,
+        kept: bool,
+    ) -> Result<(Vec<usize>, Vec<Chunk>)> {
         let model = &self.model;
         let layers = model.card.layers;
         let (mut plain, mut order) = (Vec::new(), Vec::new());
         for (index, row) in pass.rows.iter().enumerate() {
             for patch in &row.patches {
-                patch.check(model, stem.from..stem.end)?;
+                patch.check(model, shared.from..shared.end)?;
             }
             match row.from() {
                 None => plain.push(index),
-                Some(from) if !(stem.from..stem.end).contains(&from) => {
-                    let expected = format!("positions {} to {}", stem.from, stem.end - 1);
+                Some(from) if !(shared.from..shared.end).contains(&from) => {
+                    let expected = format!("positions {} to {}", shared.from, shared.end - 1);
                     return Err(Error::argument("targets", from.to_string(), expected));
                 }
-                Some(from) if stem.shares => order.push((from, row.entry(layers), index)),
+                Some(from) if shared.shares => order.push((from, row.entry(layers), index)),
                 Some(_) => order.push((0, 0, index)),
             }
         }
@@ -223,8 +236,8 @@ impl Bench {
         let mut out = Vec::new();
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let from = group[0].0;
-            let kept = kept || !stem.shares;
-            for rows in group.chunks(most(model, stem.end - from, stem.end, kept)) {
+            let kept = kept || !shared.shares;
+            for rows in group.chunks(most(model, shared.end - from, shared.end, kept)) {
                 let rows = rows.iter().map(|(_, entry, index)| (*entry, *index));
                 out.push(Chunk {
                     from,
@@ -239,14 +252,14 @@ impl Bench {
     fn chunk(
         &self,
         pass: &Pass,
-        stem: &Stem,
+        shared: &SharedRun,
         chunk: &Chunk,
         count: usize,
         each: &mut Took,
     ) -> Result<()> {
         let model = &self.model;
         let layers = model.card.layers;
-        let mut program = stem.program.clone();
+        let mut program = shared.program.clone();
         let rows = || chunk.rows.iter().enumerate();
         let all = |row: usize, index: usize| {
             let own = pass.common.iter().chain(&pass.rows[index].patches);
@@ -257,7 +270,7 @@ impl Bench {
             .flat_map(|(row, (entry, index))| {
                 all(row, *index).filter(move |(_, patch)| {
                     let own = patch.entry(layers);
-                    !stem.shares || own > *entry || (own == *entry && !patch.at_the_door())
+                    !shared.shares || own > *entry || (own == *entry && !patch.at_the_door())
                 })
             })
             .collect();
@@ -270,27 +283,27 @@ impl Bench {
         let guard = self.guard().lenient();
         let mut tap = RunTap::new(&mut program, &later, &[], Keep::Last, guard).cutting(cuts());
         let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
-        let (logits, mut cache) = if stem.shares {
+        let (logits, mut cache) = if shared.shares {
             let own = if count > 1 { Own::Kept } else { Own::Passing };
-            let (logits, mut cache) = joined(model, pass, stem, chunk, own, &mut tap)?;
+            let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
             if count > 1 {
-                cache.complete(chunk.rows.len(), &stem.cache)?;
+                cache.complete(chunk.rows.len(), &shared.cache)?;
             }
             (logits, cache)
         } else {
             let span = Span {
                 start: 0,
-                len: stem.end,
+                len: shared.end,
                 prompt: pass.run.prompt,
                 phase: Phase::Prefill,
             };
-            let read: Vec<Vec<u32>> = texts.iter().map(|t| t[..stem.end].to_vec()).collect();
+            let read: Vec<Vec<u32>> = texts.iter().map(|t| t[..shared.end].to_vec()).collect();
             let mut cache = model.cache(texts.len())?;
             let tokens = tensor(model, &read, 0)?;
             let x = model
                 .transformer
                 .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-            (after(model, &x, span, stem.read, &mut tap)?, cache)
+            (after(model, &x, span, shared.read, &mut tap)?, cache)
         };
         let logits = logits.to_vec2::<f32>()?;
         let mut tails = vec![(Vec::new(), false); texts.len()];
@@ -331,7 +344,7 @@ impl Bench {
 fn joined(
     model: &Model,
     pass: &Pass,
-    stem: &Stem,
+    shared: &SharedRun,
     chunk: &Chunk,
     own: Own,
     tap: &mut RunTap,
@@ -340,19 +353,19 @@ fn joined(
     let layers = model.card.layers;
     let span = Span {
         start: chunk.from,
-        len: stem.end - chunk.from,
+        len: shared.end - chunk.from,
         prompt: pass.run.prompt,
         phase: Phase::Prefill,
     };
-    let mut cache = stem.cache.branch(chunk.from, own)?;
+    let mut cache = shared.cache.branch(chunk.from, own)?;
     cache.reserve(span.len)?;
-    let shared = transformer.prepare(span)?;
+    let context = transformer.prepare(span)?;
     tap.begin(span);
     let mut stream: Option<Tensor> = None;
     let mut reached = 0;
     for group in chunk.rows.chunk_by(|a, b| a.0 == b.0) {
         let entry = group[0].0;
-        let joining = stem.streams[entry].narrow(1, chunk.from - stem.from, span.len)?;
+        let joining = shared.streams[entry].narrow(1, chunk.from - shared.from, span.len)?;
         let joining = joining.repeat((group.len(), 1, 1))?;
         let door: Vec<(usize, &Patch)> = group
             .iter()
@@ -367,7 +380,7 @@ fn joined(
         stream = Some(match stream {
             None => joining,
             Some(x) => {
-                let x = transformer.through(reached..entry, x, &shared, Some(&mut cache), tap)?;
+                let x = transformer.through(reached..entry, x, &context, Some(&mut cache), tap)?;
                 Tensor::cat(&[&x, &joining], 0)?
             }
         });
@@ -376,9 +389,9 @@ fn joined(
     let Some(x) = stream else {
         return Err(Error::Engine("a pass without rows".into()));
     };
-    let x = transformer.through(reached..layers, x, &shared, Some(&mut cache), tap)?;
+    let x = transformer.through(reached..layers, x, &context, Some(&mut cache), tap)?;
     cache.advance(span.len);
-    Ok((after(model, &x, span, stem.read, tap)?, cache))
+    Ok((after(model, &x, span, shared.read, tap)?, cache))
 }
 
 /// Logits `[rows, vocab]` after one position of a pass, from its stream.

@@ -5,20 +5,21 @@
 
 use std::ops::Range;
 
-use super::attention::Attention;
-use super::blueprint::{
-    Arrangement, Blueprint, Experts, Gain, MlpKind, NormSpec, Positions, QkNormOver,
-};
-use super::experts::Mixture;
-use super::families::{Family, GateUp, Qkv};
-use super::linear::Linear;
-use super::mlp::{DenseMlp, Mlp};
-use super::norm::Norm;
-use super::rope::RopeTable;
-use super::transformer::{Block, SubNorms, Transformer};
+use candle_core::{DType, Tensor};
+
 use crate::error::{Error, Result};
 use crate::model::checkpoint::unread;
-use crate::model::checkpoint::weights::{Layout, Probes, Weights};
+use crate::model::checkpoint::weights::{Probes, Weights};
+use crate::model::network::attention::Attention;
+use crate::model::network::blueprint::{
+    Arrangement, Blueprint, Experts, Gain, MlpKind, NormSpec, Positions, QkNormOver,
+};
+use crate::model::network::families::{Family, GateUp, Layout, Qkv};
+use crate::model::network::linear::Linear;
+use crate::model::network::mlp::{DenseMlp, Mixture, Mlp};
+use crate::model::network::norm::Norm;
+use crate::model::network::rope::RopeTable;
+use crate::model::network::transformer::{Block, SubNorms, Transformer};
 
 impl Transformer {
     /// Loads every tensor of a family; `context` bounds the position tables. Also says what a user should know of how the
@@ -59,7 +60,7 @@ impl Transformer {
             .map(|layer| load_block(family, b, &weights, layer))
             .collect::<Result<Vec<_>>>()?;
         let norm = if b.final_norm {
-            Norm::load(b.norm, b.d_model, &weights, names.norm_final)?
+            load_norm(b.norm, b.d_model, &weights, names.norm_final)?
         } else {
             Norm::identity(b.d_model, &weights.device)?
         };
@@ -194,11 +195,26 @@ fn plain(name: &str) -> String {
     crate::text::plain(name.as_bytes())
 }
 
+/// Loads `{name}.weight` and `{name}.bias`, as far as the family stores them.
+fn load_norm(spec: NormSpec, width: usize, weights: &Weights, name: &str) -> Result<Norm> {
+    let stored = || weights.f32(&format!("{name}.weight"), &[width]);
+    let gain = match spec.gain {
+        Gain::Plain => stored()?,
+        Gain::OnePlus => (stored()? + 1.0)?,
+        Gain::None => Tensor::ones(width, DType::F32, &weights.device)?,
+    };
+    let bias = spec
+        .bias
+        .then(|| weights.f32(&format!("{name}.bias"), &[width]))
+        .transpose()?;
+    Norm::new(spec, gain, bias)
+}
+
 fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -> Result<Block> {
     let names = &family.names;
     let base = names.block.replace("{}", &layer.to_string());
     let name = |part: &str| format!("{base}.{part}");
-    let norm = |part: &str| Norm::load(b.norm, b.d_model, weights, &name(part)).map(Some);
+    let norm = |part: &str| load_norm(b.norm, b.d_model, weights, &name(part)).map(Some);
     let none = SubNorms::default;
     let (norms_attn, norms_mlp) = match b.arrangement {
         Arrangement::PreNorm | Arrangement::Parallel => (
@@ -312,8 +328,8 @@ fn load_attention(
     )?;
     let norms = b.qk_norm.map(|qk| {
         let load = |part: &str, heads: usize| match qk.over {
-            QkNormOver::Head => Norm::load(qk.norm, b.head_dim, weights, &name(part)),
-            QkNormOver::AllHeads => Norm::load(qk.norm, heads * b.head_dim, weights, &name(part)),
+            QkNormOver::Head => load_norm(qk.norm, b.head_dim, weights, &name(part)),
+            QkNormOver::AllHeads => load_norm(qk.norm, heads * b.head_dim, weights, &name(part)),
             QkNormOver::HeadOwnGain => head_gains(qk.norm, heads, b.head_dim, weights, &name(part)),
         };
         Ok::<_, Error>((

@@ -12,8 +12,8 @@ use candle_core::{DType, Device, Module, Tensor};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::weights::normals;
 use crate::error::Result;
+use crate::model::normal::normals;
 
 /// Rows of activations from which unpacking the weights is faster than multiplying blocks twice.
 const MANY: usize = 32;

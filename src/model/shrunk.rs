@@ -84,7 +84,7 @@ fn install() {
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::model::checkpoint::weights::map_file;
+    use crate::model::map::map_file;
 
     /// Runs only inside the process that the test below starts: it dies of what it does.
     #[test]
@@ -106,11 +106,7 @@ mod tests {
         let path = folder.path().join("weights");
         std::fs::write(&path, vec![1u8; 1 << 16]).unwrap();
         let ended = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "model::weights::shrunk::tests::child",
-                "--exact",
-                "--nocapture",
-            ])
+            .args(["model::shrunk::tests::child", "--exact", "--nocapture"])
             .env("LMSCOPE_TEST_SHRINKS", &path)
             .output()
             .unwrap();
