@@ -2,7 +2,9 @@
 //!
 //! Invariant: a builder only fills fields in; it measures and decides nothing. To build another shape in one word, add a function here.
 
-use super::{Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Series, Table, Text};
+use super::{
+    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Table, Text,
+};
 
 impl From<f32> for Entry {
     fn from(number: f32) -> Self {
@@ -129,6 +131,53 @@ impl Cell {
             anchor,
             more: Vec::new(),
         }
+    }
+
+    /// The same with what stands behind its number.
+    #[must_use]
+    pub fn more(self, more: impl IntoIterator<Item = (impl Into<String>, f32)>) -> Self {
+        let more = more.into_iter().map(|(name, value)| (name.into(), value));
+        Self {
+            more: more.collect(),
+            ..self
+        }
+    }
+}
+
+impl Grid {
+    /// A grid of shares: the names of its axes with their titles, what its numbers are, and the cell of every row and column.
+    pub fn of(
+        (row_axis, rows): (&str, Vec<Header>),
+        (column_axis, columns): (&str, Vec<Header>),
+        value: impl Into<String>,
+        cell: impl Fn(usize, usize) -> Cell,
+    ) -> Self {
+        let column = |column| (0..rows.len()).map(|row| cell(row, column)).collect();
+        Self {
+            row_axis: row_axis.into(),
+            column_axis: column_axis.into(),
+            value: value.into(),
+            cells: (0..columns.len()).map(column).collect(),
+            rows,
+            columns,
+            ..Self::default()
+        }
+    }
+
+    /// The same with numbers coloured by how far they are from zero, of all that are finite.
+    #[must_use]
+    pub fn around_zero(self) -> Self {
+        let reach = self.reach();
+        Self {
+            scale: Scale::Diverging { reach },
+            ..self
+        }
+    }
+
+    /// How far its finite numbers go from zero; a little where they do not.
+    pub fn reach(&self) -> f32 {
+        let sizes = self.cells.iter().flatten().map(|cell| cell.value.abs());
+        sizes.filter(|v| v.is_finite()).fold(1e-6, f32::max)
     }
 }
 

@@ -221,6 +221,8 @@ pub trait Measurement: Sync {
     const READS: Reads<Self::Params> = Reads::Text;
     /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
     const READS_END: bool = false;
+    /// Whether it reads the state under the cursor, so that the keys for that ask it.
+    const READS_CELL: bool = false;
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     const ROWS_FOLLOW_EDITS: bool = false;
 
@@ -320,6 +322,10 @@ pub trait Instrument: Sync {
     fn reads_end(&self) -> bool {
         false
     }
+    /// Whether it reads the state under the cursor, so that the keys for that ask it.
+    fn reads_cell(&self) -> bool {
+        false
+    }
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, _tokens: usize, _arguments: &Arguments, _card: &Card) -> Option<Cost> {
         None
@@ -381,6 +387,10 @@ impl<M: Measurement> Instrument for M {
 
     fn reads_end(&self) -> bool {
         M::READS_END
+    }
+
+    fn reads_cell(&self) -> bool {
+        M::READS_CELL
     }
 
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {

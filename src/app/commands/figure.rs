@@ -10,7 +10,7 @@ use crate::app::layout::Pane;
 use crate::app::shown::about_text;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
-use crate::instruments::{INSTRUMENTS, Kind, instrument};
+use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("next-figure", &["f"], |app, _| turn(app, 1))
@@ -178,12 +178,20 @@ fn open_form(app: &mut App, slot: &str) -> Outcome {
     Ok(vec![])
 }
 
+/// The instrument that reads the state under the cursor.
+fn reader() -> Result<&'static dyn Instrument, Why> {
+    let mut all = INSTRUMENTS.iter().copied();
+    all.find(|i| i.reads_cell())
+        .ok_or("no instrument reads the state under the cursor".into())
+}
+
 fn patchscope(app: &mut App, _: &str) -> Outcome {
-    open_form(app, "patchscope")
+    app.open_form(reader()?);
+    Ok(vec![])
 }
 
 fn sweep(app: &mut App, _: &str) -> Outcome {
-    let instrument = instrument("patchscope")?;
+    let instrument = reader()?;
     let mut arguments = app.prefilled(instrument);
     if let Some(layer) = instrument
         .parameters()

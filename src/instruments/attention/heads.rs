@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::edit::Edit;
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
-use crate::vectors::function_vector::{Effects, Head, HeadMeans};
+use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
 
@@ -179,42 +179,23 @@ impl Found {
     fn draft(self, bench: &Bench, null: bool) -> Draft {
         let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
         let effects = &self.effects;
-        let cell = |(layer, head): Head| {
+        let cell = |layer: usize, head: usize| {
             let value = effects.values[layer][head] as f32;
             let at = match self.position {
                 Some(position) => Anchor::cell(layer, position),
                 None => Anchor::layer(layer),
             };
-            let more = [
-                ("before", effects.base as f32),
-                ("after", effects.base as f32 + value),
-            ];
-            Cell {
-                label: String::new(),
-                value,
-                anchor: at.with(Unit::Head(head as u32)),
-                more: more.map(|(word, p)| (word.to_string(), p)).to_vec(),
-            }
+            let base = effects.base as f32;
+            Cell::of("", value, at.with(Unit::Head(head as u32)))
+                .more([("before", base), ("after", base + value)])
         };
-        let all = effects.values.iter().flatten();
-        let reach = all.filter(|v| v.is_finite());
-        let reach = reach.fold(0f64, |most, v| most.max(v.abs())) as f32;
-        let grid = Grid {
-            row_axis: "layer".into(),
-            column_axis: "head".into(),
-            value: self.value,
-            rows: Header::layers(layers),
-            columns: (0..heads)
-                .map(|h| Header::of(h.to_string(), Anchor::default().with(Unit::Head(h as u32))))
-                .collect(),
-            cells: (0..heads)
-                .map(|h| (0..layers).map(|l| cell((l, h))).collect())
-                .collect(),
-            scale: Scale::Diverging {
-                reach: reach.max(1e-6),
-            },
-            ..Grid::default()
+        let title = |h: usize| {
+            let anchor = Anchor::default().with(Unit::Head(h as u32));
+            Header::of(h.to_string(), anchor)
         };
+        let rows = ("layer", Header::layers(layers));
+        let columns = ("head", (0..heads).map(title).collect());
+        let grid = Grid::of(rows, columns, self.value, cell).around_zero();
         let of = if null {
             " · null: random vectors of the same lengths"
         } else {

@@ -13,7 +13,7 @@ use super::params::ParameterValue;
 use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Check, Grid, Header, Scale};
+use crate::figure::{Anchor, Cell, Check, Grid, Header};
 use crate::lab::attribution::rounding;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
@@ -55,7 +55,7 @@ impl Plan<'_> {
         let asked = self.asked;
         let measure = |logprob: f32| asked.value.of(logprob, found.base);
         let position = run.tokens.len() - 1;
-        let cell = |column: usize, layer: usize| {
+        let cell = |layer: usize, column: usize| {
             let place = self.columns[column].anchor;
             let anchor = Anchor {
                 layer: Some(layer as u16),
@@ -72,23 +72,19 @@ impl Plan<'_> {
                 ("rank after", rank),
                 ("random edges", outcome.null.map(f32::exp)),
             ];
-            let more = more.into_iter();
-            Cell {
-                more: more
-                    .filter_map(|(name, v)| Some((name.to_string(), v?)))
-                    .collect(),
-                ..Cell::of("", measure(outcome.logprob), anchor)
-            }
+            let more = more.into_iter().filter_map(|(name, v)| Some((name, v?)));
+            Cell::of("", measure(outcome.logprob), anchor).more(more)
         };
-        let column = |c: usize| (0..self.layers).map(|l| cell(c, l)).collect();
-        let cells: Vec<Vec<Cell>> = (0..self.columns.len()).map(column).collect();
-        let values = cells
-            .iter()
-            .flatten()
-            .map(|c| c.value)
-            .filter(|v| v.is_finite());
-        let reach = values.fold(1e-6f32, |most, v| most.max(v.abs()));
         let name = bench.visible(self.answer);
+        let by = asked.by.print();
+        let columns = self.columns.iter();
+        let columns = columns.map(|c| Header::of(c.label.clone(), c.anchor));
+        let grid = Grid::of(
+            ("layer", Header::layers(self.layers)),
+            (&by, columns.collect()),
+            format!("{} of {name}", asked.value.words()),
+            cell,
+        );
         let outcomes = found.outcomes.iter().flatten();
         let tolerance = rounding(&bench.model) * found.reach;
         let checks = outcomes.clone().map(|o| Check {
@@ -128,20 +124,7 @@ impl Plan<'_> {
                 )
             },
         ];
-        let columns = self.columns.iter();
-        let grid = Grid {
-            row_axis: "layer".into(),
-            column_axis: asked.by.print(),
-            value: format!("{} of {name}", asked.value.words()),
-            rows: Header::layers(self.layers),
-            columns: columns
-                .map(|c| Header::of(c.label.clone(), c.anchor))
-                .collect(),
-            cells,
-            scale: Scale::Diverging { reach },
-            ..Grid::default()
-        };
-        Draft::of(grid)
+        Draft::of(grid.around_zero())
             .titled(format!("{name} without what is cut"))
             .notes(notes)
             .notes(found.null.clone())

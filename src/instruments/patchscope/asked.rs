@@ -234,9 +234,12 @@ impl ParameterValue for Layers {
         let Some(spans) = &self.0 else {
             return "all".into();
         };
-        let span = |(a, b): &(Layer, Layer)| match a == b {
-            true => a.to_string(),
-            false => format!("{a}-{b}"),
+        let span = |(a, b): &(Layer, Layer)| {
+            if a == b {
+                a.to_string()
+            } else {
+                format!("{a}-{b}")
+            }
         };
         spans.iter().map(span).collect::<Vec<_>>().join(",")
     }

@@ -230,10 +230,7 @@ fn cell(plan: &Plan, scores: &Scores, place: Anchor, pair: usize) -> Option<Cell
         Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
     });
     more.extend(said.take(SHOWN));
-    Some(Cell {
-        more,
-        ..Cell::of(read.to_string(), share, place)
-    })
+    Some(Cell::of(read.to_string(), share, place).more(more))
 }
 
 /// Every subject: the earliest layer that reads it, how many do, and what is said at the best pair.

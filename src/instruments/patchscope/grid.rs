@@ -4,37 +4,34 @@ use super::plan::{Plan, spelled};
 use super::sweep;
 use super::words::{anchor, title, unrelated};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
 use crate::lab::bench::Bench;
 
 /// A grid over the plan's pairs: of each place and number of a pair the cell, where it was measured.
 pub(super) fn over(plan: &Plan, value: &str, cell: impl Fn(Anchor, usize) -> Option<Cell>) -> Grid {
     let targets = plan.targets();
-    let source = |layer: &i32| {
-        let anchor = usize::try_from(*layer).map_or_else(|_| Anchor::default(), Anchor::layer);
-        Header::of(spelled(*layer), anchor)
-    };
-    let column = |target: &i32| {
-        let cell = |source: &i32| {
-            let anchor = anchor(&plan.sources[0], *source);
-            let pair = plan.pairs.iter().position(|p| *p == (*source, *target));
+    let place =
+        |layer: &i32| usize::try_from(*layer).map_or_else(|_| Anchor::default(), Anchor::layer);
+    let sources = plan
+        .layers
+        .iter()
+        .map(|l| Header::of(spelled(*l), place(l)));
+    let into = targets
+        .iter()
+        .map(|l| Header::of(spelled(*l), Anchor::default()));
+    Grid::of(
+        ("source layer", sources.collect()),
+        ("target layer", into.collect()),
+        value,
+        |row, column| {
+            let (source, target) = (plan.layers[row], targets[column]);
+            let anchor = anchor(&plan.sources[0], source);
+            let pair = plan.pairs.iter().position(|p| *p == (source, target));
             pair.and_then(|pair| cell(anchor, pair))
                 .unwrap_or_else(|| Cell::of("", f32::NAN, anchor))
-        };
-        plan.layers.iter().map(cell).collect()
-    };
-    let target = |layer: &i32| Header::of(spelled(*layer), Anchor::default());
-    Grid {
-        row_axis: "source layer".into(),
-        column_axis: "target layer".into(),
-        value: value.into(),
-        rows: plan.layers.iter().map(source).collect(),
-        columns: targets.iter().map(target).collect(),
-        cells: targets.iter().map(column).collect(),
-        scale: Scale::Unit,
-        ..Grid::default()
-    }
+        },
+    )
 }
 
 /// The grid and its notes.
@@ -59,10 +56,7 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
             let word = first.map_or_else(String::new, |t| bench.visible(t.0));
             more.push((format!("unrelated {word}"), beside.p()));
         }
-        Some(Cell {
-            more,
-            ..Cell::of(label, said.p(), anchor)
-        })
+        Some(Cell::of(label, said.p(), anchor).more(more))
     });
     let control = &target.control;
     let alone = control.top.first().map_or_else(String::new, |t| {

@@ -39,6 +39,7 @@ impl Measurement for Patchscope {
     const ABOUT: &'static str = "What a hidden state means when another prompt reads it, for one source layer or all of them";
     const SOURCE: &'static str = "Patchscopes: Ghandeharioun et al. 2024 (2401.06102)";
     const READS: Reads<Asked> = Reads::TextWhere(Asked::of_the_run);
+    const READS_CELL: bool = true;
 
     fn cost(asked: &Asked, _tokens: usize, card: &Card) -> Option<Cost> {
         // How many sources a file holds is not known before it is read.

@@ -67,7 +67,10 @@ pub(super) fn spelled(layer: Layer) -> String {
 impl<'a> Plan<'a> {
     pub(super) fn new(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
         let (layers, pairs, dropped) = asked.pairs(bench.model.card.layers)?;
-        let answers = asked.answers.iter();
+        let watched = match &asked.answers {
+            None => Vec::new(),
+            Some(texts) => first_tokens(bench, "answers", texts)?,
+        };
         let mut plan = Self {
             asked,
             template: asked.template()?,
@@ -77,11 +80,7 @@ impl<'a> Plan<'a> {
             subjects: Vec::new(),
             map: Map::Identity,
             count: asked.written(),
-            watched: answers
-                .map(|texts| first_tokens(bench, "answers", texts))
-                .next()
-                .transpose()?
-                .unwrap_or_default(),
+            watched,
             seed: run.seed,
             dropped,
         };

@@ -262,46 +262,35 @@ impl Coloured {
             Self::Kl => s.kl,
             Self::Ablation => s.ablation,
         } as f32;
-        let cell = |i: usize, c: &Candidate| Cell {
-            label: if found.chosen == Some(i) {
-                "chosen".into()
-            } else {
-                c.verdict.word().into()
+        let cell = |row: usize, column: usize| {
+            let i = column * layers + row;
+            let candidate = &found.candidates[i];
+            let label = match found.chosen {
+                Some(chosen) if chosen == i => "chosen",
+                Some(_) | None => candidate.verdict.word(),
+            };
+            let (scores, at) = (&candidate.scores, Anchor::layer(candidate.layer));
+            Cell::of(label, shown(scores), at).more([
+                ("ablation", scores.ablation as f32),
+                ("addition", scores.addition as f32),
+                ("kl", scores.kl as f32),
+            ])
+        };
+        let value = match self {
+            Self::Kl => "KL in nats",
+            Self::Ablation | Self::Addition => "log-odds of the markers",
+        };
+        let rows = ("layer", Header::layers(layers));
+        let grid = Grid::of(rows, ("position", columns), value, cell).around_zero();
+        match self {
+            Self::Kl => Grid {
+                scale: Scale::Range {
+                    lo: 0.0,
+                    hi: grid.reach(),
+                },
+                ..grid
             },
-            value: shown(&c.scores),
-            anchor: Anchor::layer(c.layer),
-            more: vec![
-                ("ablation".into(), c.scores.ablation as f32),
-                ("addition".into(), c.scores.addition as f32),
-                ("kl".into(), c.scores.kl as f32),
-            ],
-        };
-        let cells: Vec<Cell> = found
-            .candidates
-            .iter()
-            .enumerate()
-            .map(|(i, c)| cell(i, c))
-            .collect();
-        let reach = cells
-            .iter()
-            .map(|c| c.value.abs())
-            .filter(|v| v.is_finite())
-            .fold(1e-6, f32::max);
-        let (value, scale) = match self {
-            Self::Kl => ("KL in nats", Scale::Range { lo: 0.0, hi: reach }),
-            Self::Ablation | Self::Addition => {
-                ("log-odds of the markers", Scale::Diverging { reach })
-            }
-        };
-        Grid {
-            row_axis: "layer".into(),
-            column_axis: "position".into(),
-            value: value.into(),
-            rows: Header::layers(layers),
-            columns,
-            cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
-            scale,
-            ..Grid::default()
+            Self::Ablation | Self::Addition => grid,
         }
     }
 }

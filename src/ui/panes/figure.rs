@@ -201,7 +201,7 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
         (None, false) if live || shown.working.is_some() => {
             (format!("{about}."), "It is being measured.".to_string())
         }
-        (None, false) if slot == "patchscope" => (
+        (None, false) if instrument(slot).is_ok_and(|i| i.reads_cell()) => (
             format!("{about}."),
             "p reads the cell under the cursor, P the states of all layers there.".to_string(),
         ),
