@@ -102,8 +102,8 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
                     let recording = bench.record(&run, &[at]).unwrap();
                     recording.get(at).unwrap().get(5).unwrap()
                 };
-                let own = [put(at, 5, value)];
-                let [bare, patched] = [&[], &own[..]].map(|p| read_again(&mut bench, &run, 6, p));
+                let there = [put(at, 5, value)];
+                let [bare, patched] = [&[], &there[..]].map(|p| read_again(&mut bench, &run, 6, p));
                 assert!(same_bits(&bare, &patched), "{name} {at}");
                 let other = written(&mut bench, &tokens, 4, vec![put(at, 4, own)], 1);
                 // After the last attention nobody looks at another position.
@@ -158,9 +158,9 @@ fn t53_a_tokens_own_embedding_is_that_token() {
         // What is shared is multiplied in other shapes; the same steps give the same bits.
         let pairs = patched.watched.iter().zip(&meant.watched);
         assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
-        let patched = read_again(&mut bench, &Run::plain(target), 5, &own);
-        let meant = read_again(&mut bench, &Run::plain(other), 5, &[]);
-        assert!(same_bits(&patched, &meant));
+        let same = read_again(&mut bench, &Run::plain(target.clone()), 5, &own);
+        let bare = read_again(&mut bench, &Run::plain(other), 5, &[]);
+        assert!(same_bits(&same, &bare));
         let plain = written(&mut bench, &target, 2, vec![], 1);
         assert!(!same_bits(&patched.watched, &plain.watched));
     }
