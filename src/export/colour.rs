@@ -22,6 +22,16 @@ impl Rgb {
     }
 }
 
+const fn stops<const N: usize>(values: [u32; N]) -> [Rgb; N] {
+    let mut out = [Rgb(0, 0, 0); N];
+    let mut i = 0;
+    while i < N {
+        out[i] = Rgb::hex(values[i]);
+        i += 1;
+    }
+    out
+}
+
 /// A ramp: its name and its colours, evenly spaced.
 pub type Ramp = (&'static str, &'static [Rgb]);
 
@@ -32,73 +42,37 @@ pub type Ramp = (&'static str, &'static [Rgb]);
 pub const RAMPS: &[Ramp] = &[
     (
         "viridis",
-        &[
-            Rgb::hex(0x44_01_54),
-            Rgb::hex(0x48_28_78),
-            Rgb::hex(0x3e_4a_89),
-            Rgb::hex(0x31_68_8e),
-            Rgb::hex(0x26_82_8e),
-            Rgb::hex(0x1f_9e_89),
-            Rgb::hex(0x35_b7_79),
-            Rgb::hex(0x6e_ce_58),
-            Rgb::hex(0xb5_de_2b),
-            Rgb::hex(0xfd_e7_25),
-        ],
+        &stops([
+            0x44_01_54, 0x48_28_78, 0x3e_4a_89, 0x31_68_8e, 0x26_82_8e, 0x1f_9e_89, 0x35_b7_79,
+            0x6e_ce_58, 0xb5_de_2b, 0xfd_e7_25,
+        ]),
     ),
     (
         "cividis",
-        &[
-            Rgb::hex(0x00_22_4e),
-            Rgb::hex(0x12_35_70),
-            Rgb::hex(0x3b_49_6c),
-            Rgb::hex(0x57_5d_6d),
-            Rgb::hex(0x70_71_73),
-            Rgb::hex(0x8a_86_78),
-            Rgb::hex(0xa5_9c_74),
-            Rgb::hex(0xc3_b3_69),
-            Rgb::hex(0xe1_cc_55),
-            Rgb::hex(0xfe_e8_38),
-        ],
+        &stops([
+            0x00_22_4e, 0x12_35_70, 0x3b_49_6c, 0x57_5d_6d, 0x70_71_73, 0x8a_86_78, 0xa5_9c_74,
+            0xc3_b3_69, 0xe1_cc_55, 0xfe_e8_38,
+        ]),
     ),
     (
         "magma",
-        &[
-            Rgb::hex(0x00_00_04),
-            Rgb::hex(0x18_0f_3d),
-            Rgb::hex(0x44_0f_76),
-            Rgb::hex(0x72_1f_81),
-            Rgb::hex(0x9e_2f_7f),
-            Rgb::hex(0xcd_40_71),
-            Rgb::hex(0xf1_60_5d),
-            Rgb::hex(0xfd_96_68),
-            Rgb::hex(0xfe_ca_8d),
-            Rgb::hex(0xfc_fd_bf),
-        ],
+        &stops([
+            0x00_00_04, 0x18_0f_3d, 0x44_0f_76, 0x72_1f_81, 0x9e_2f_7f, 0xcd_40_71, 0xf1_60_5d,
+            0xfd_96_68, 0xfe_ca_8d, 0xfc_fd_bf,
+        ]),
     ),
-    ("grey", &[Rgb::hex(0x18_18_18), Rgb::hex(0xf0_f0_f0)]),
+    ("grey", &stops([0x18_18_18, 0xf0_f0_f0])),
     (
         "purple-orange",
-        &[
-            Rgb::hex(0x54_27_88),
-            Rgb::hex(0x80_73_ac),
-            Rgb::hex(0xb2_ab_d2),
-            Rgb::hex(0xf0_f0_f0),
-            Rgb::hex(0xfd_b8_63),
-            Rgb::hex(0xe0_82_14),
-            Rgb::hex(0xb3_58_06),
-        ],
+        &stops([
+            0x54_27_88, 0x80_73_ac, 0xb2_ab_d2, 0xf0_f0_f0, 0xfd_b8_63, 0xe0_82_14, 0xb3_58_06,
+        ]),
     ),
     (
         "blue-orange",
-        &[
-            Rgb::hex(0x2b_8c_ff),
-            Rgb::hex(0x1d_5a_a8),
-            Rgb::hex(0x1a_33_55),
-            Rgb::hex(0x20_20_20),
-            Rgb::hex(0x55_38_14),
-            Rgb::hex(0xa8_68_14),
-            Rgb::hex(0xff_a0_2b),
-        ],
+        &stops([
+            0x2b_8c_ff, 0x1d_5a_a8, 0x1a_33_55, 0x20_20_20, 0x55_38_14, 0xa8_68_14, 0xff_a0_2b,
+        ]),
     ),
 ];
 

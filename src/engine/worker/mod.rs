@@ -147,6 +147,15 @@ impl Worker {
         let _listening = (self.deliver)(update);
     }
 
+    /// Keeps the worst check of the text, and tells when it got worse.
+    fn checked(&mut self, check: Check) {
+        let worst = self.check.map_or(check, |held| held.worst(check));
+        if self.check != Some(worst) {
+            self.check = Some(worst);
+            self.tell(Update::Checked(worst));
+        }
+    }
+
     /// One turn: a token, and one of the questions that wait.
     fn turn(&mut self) {
         if self.goal.is_some() {
@@ -442,11 +451,7 @@ impl Worker {
         }
         self.tell(Update::Token { token, receipts });
         if let Some(check) = step.check {
-            let worst = self.check.map_or(check, |held| held.worst(check));
-            if self.check != Some(worst) {
-                self.check = Some(worst);
-                self.tell(Update::Checked(worst));
-            }
+            self.checked(check);
         }
         for (slot, column) in columns {
             // A figure that waits to be made whole covers this position already.
@@ -520,11 +525,7 @@ impl Worker {
             figure.title = format!("{} · after {last} ({})", figure.title, before.len());
         }
         if let Some(check) = figure.check.filter(|_| !question.unedited) {
-            let worst = self.check.map_or(check, |held| held.worst(check));
-            if self.check != Some(worst) {
-                self.check = Some(worst);
-                self.tell(Update::Checked(worst));
-            }
+            self.checked(check);
         }
         self.tell(Update::Figure {
             slot,

@@ -57,11 +57,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             return canvas.lines(inner, &reading_lines(canvas, &reading, width));
         }
         let words = "No cell yet. A prompt makes some: Enter runs a ready one, i writes your own.";
-        lines.extend(
-            fold(words, width)
-                .into_iter()
-                .map(|l| Line::from(canvas.span(l, Role::Muted))),
-        );
+        lines.extend(canvas.folded(words, width, Role::Muted));
         return canvas.lines(inner, &lines);
     };
     let mut first = vec![
@@ -83,15 +79,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         first.push(canvas.span("  special", Role::Special));
     }
     lines.push(Line::from(first));
-    lines.extend(
-        fold(&written(token), width)
-            .into_iter()
-            .map(|l| Line::from(canvas.span(l, Role::Muted))),
-    );
+    lines.extend(canvas.folded(&written(token), width, Role::Muted));
     lines.extend(fired(canvas, position, width));
     if let Some(outside) = app.outside(app.slot) {
-        let folded = fold(&outside, width).into_iter();
-        lines.extend(folded.map(|l| Line::from(canvas.span(l, Role::Warning))));
+        lines.extend(canvas.folded(&outside, width, Role::Warning));
     }
     if let Some(reading) = reading {
         lines.extend(reading_lines(canvas, &reading, width));
@@ -101,10 +92,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 /// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
 fn older(canvas: &Canvas, outdated: &str, reading: &Reading, width: usize) -> Vec<Line<'static>> {
-    let mut lines: Vec<Line> = fold(outdated, width)
-        .into_iter()
-        .map(|l| Line::from(canvas.span(l, Role::Warning)))
-        .collect();
+    let mut lines = canvas.folded(outdated, width, Role::Warning);
     if reading.anchor.position.is_some() && !reading.column.is_empty() {
         let then = format!("then at the cursor: {}", reading.column);
         lines.push(Line::from(canvas.span(then, Role::Stale)));
@@ -196,8 +184,7 @@ fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'
                 Role::Muted,
             ),
         ]));
-        let folded = fold(&story.to_string(), width).into_iter();
-        lines.extend(folded.map(|l| Line::from(canvas.span(l, Role::Text))));
+        lines.extend(canvas.folded(&story.to_string(), width, Role::Text));
     }
     lines.extend(candidates(canvas, reading, width));
     let own = |name: &str| reading.axis.as_ref().is_some_and(|axis| axis.0 == name);

@@ -10,7 +10,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
 use super::tokens::{changed, in_sight, pen, split, style_of, tokens};
-use super::{Canvas, fold, put};
+use super::{Canvas, put};
 use crate::app::App;
 use crate::app::beside::{Baseline, comparable};
 use crate::app::cursor::number;
@@ -291,10 +291,7 @@ fn other(canvas: &mut Canvas, area: Rect, baseline: &Baseline) {
     let app = canvas.app;
     let offset = app.transcript.prompt;
     if baseline.text.tokens.is_empty() {
-        let lines: Vec<Line> = fold("nothing yet", area.width.into())
-            .into_iter()
-            .map(|l| Line::from(canvas.span(l, Role::Muted)))
-            .collect();
+        let lines = canvas.folded("nothing yet", area.width.into(), Role::Muted);
         return canvas.lines(area, &lines);
     }
     let lines = baseline.text.wrap(area.width.into());

@@ -31,10 +31,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
     if app.history.edits().is_empty() {
         let words = "No edits. s steers at the cursor's layer, x ablates the neuron under the cursor, e writes one.";
-        let lines: Vec<Line> = fold(words, usize::from(inner.width))
-            .into_iter()
-            .map(|l| Line::from(canvas.span(l, Role::Muted)))
-            .collect();
+        let lines = canvas.folded(words, usize::from(inner.width), Role::Muted);
         return canvas.lines(inner, &lines);
     }
     // A change made from now has had no chance to do anything before the next token.

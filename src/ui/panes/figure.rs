@@ -215,10 +215,7 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     } else {
         Role::Muted
     };
-    let mut lines: Vec<Line> = fold(&fact, width)
-        .into_iter()
-        .map(|l| Line::from(canvas.span(l, role)))
-        .collect();
+    let mut lines = canvas.folded(&fact, width, role);
     lines.extend(
         fold(&action, width)
             .into_iter()

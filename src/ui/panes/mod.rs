@@ -134,6 +134,12 @@ impl Canvas<'_> {
         Span::styled(text.into(), self.theme.style(role))
     }
 
+    /// A sentence in a role, folded to a width.
+    pub fn folded(&self, sentence: &str, width: usize, role: Role) -> Vec<Line<'static>> {
+        let lines = fold(sentence, width).into_iter();
+        lines.map(|l| Line::from(self.span(l, role))).collect()
+    }
+
     /// Writes lines from the top of an area; what does not fit is cut with a mark.
     pub fn lines(&mut self, area: Rect, lines: &[Line<'static>]) {
         for (i, line) in lines.iter().take(usize::from(area.height)).enumerate() {

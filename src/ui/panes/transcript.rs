@@ -160,11 +160,7 @@ fn presets(canvas: &mut Canvas, area: Rect) {
             );
         }
         let look = format!("Look at: {}", preset.look);
-        lines.extend(
-            fold(&look, usize::from(foot.width))
-                .into_iter()
-                .map(|l| Line::from(canvas.span(l, Role::Accent))),
-        );
+        lines.extend(canvas.folded(&look, usize::from(foot.width), Role::Accent));
         if app.model.is_none() && app.loading.is_some() {
             lines.push(Line::from(canvas.span(
                 "The model is still loading; Enter waits for it.",
