@@ -13,12 +13,12 @@ use std::time::Instant;
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::backpatch::Backpatch;
 use lmscope::instruments::backpatch::pairs::{
-    Became, Pair, Vector, Wanted, goes_back, pairs, trials,
+    Became, Pair, Vector, Wanted, goes_back, held, pairs, trials,
 };
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::bench::Bench;
-use lmscope::lab::replace::Reading;
+use lmscope::lab::pass::{Logits, Pass};
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
 
@@ -142,18 +142,20 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, bench: &Bench) {
 /// Every pair whose source lies above its target, at the last position: the run read once, the next token of each pair.
 fn back_patch(run: &Run, bench: &mut Bench) -> Vec<(Pair, Became)> {
     let last = run.tokens.len() - 1;
-    let reading = Reading {
-        from: last,
-        ..Reading::default()
+    let own = held(bench, run, last, last).unwrap();
+    let base = Pass {
+        from: Some(last),
+        logits: Logits::Last(1),
+        ..Pass::of(run.clone())
     };
-    let replay = bench.replay(run, reading).unwrap();
-    let wanted = Wanted::favoured(bench, "answer", &replay.logits, None).unwrap();
+    let base = bench.run_one(&base).unwrap();
+    let wanted = Wanted::favoured(bench, "answer", base.last(), None).unwrap();
     let back: Vec<Pair> = pairs(bench.model.card.layers)
         .into_iter()
         .filter(|pair| goes_back(*pair))
         .collect();
-    let trials = trials(&replay, last, &back, Vector::Own, false).unwrap();
-    let became = wanted.of(bench, &replay, &trials).unwrap();
+    let rows = trials(&own, last, &back, Vector::Own, false).unwrap();
+    let became = wanted.of(bench, run, last, rows).unwrap();
     back.into_iter().zip(became).collect()
 }
 

@@ -3,8 +3,7 @@
 //! Invariant: an operation carries its own argument, so that an illegal pair cannot be written; names, help, grammar, the
 //! sites it acts on and the neutral strength are read off its row. To add an operation, add a row to `operations!` below and
 //! its formula, where the compiler then asks for it: an arm in `prepare` (`lab/prepare.rs`), which makes a `Change` of it;
-//! where no `Change` computes it yet, a variant and its arms in `lab/change/`. To add a kind of argument, write a type with an
-//! [`Argument`] here.
+//! where no `Change` computes it yet, a variant and its arms in `lab/change/`. To add a kind of argument, add an `argument!` below.
 
 use std::fmt;
 use std::str::FromStr;
@@ -260,60 +259,58 @@ impl Argument for Which {
     }
 }
 
-/// A direction's name or file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DirectionName(pub String);
+/// A kind of argument: its parts, how it prints, how it is read, and what it mentions.
+macro_rules! argument {
+    ($(#[$doc:meta])* $kind:ident($($part:ty),+), |$own:ident, $f:ident| $print:expr, |$typed:ident| $read:expr, |$of:ident| $mentions:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $kind($(pub $part),+);
 
-impl fmt::Display for DirectionName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&named(&self.0))
-    }
+        impl fmt::Display for $kind {
+            fn fmt(&self, $f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let $own = self;
+                $print
+            }
+        }
+
+        impl Argument for $kind {
+            fn of($typed: ArgumentText<'_>) -> Result<Self, String> {
+                $read
+            }
+
+            fn mentions(&self) -> Mentions<'_> {
+                let $of = self;
+                $mentions
+            }
+        }
+    };
 }
 
-impl Argument for DirectionName {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
-        Ok(Self(typed.direction(typed.what, "NAME")?))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::direction(&self.0)
-    }
+argument! {
+    /// A direction's name or file.
+    DirectionName(String),
+    |own, f| f.write_str(&named(&own.0)),
+    |typed| Ok(Self(typed.direction(typed.what, "NAME")?)),
+    |own| Mentions::direction(&own.0)
 }
 
-/// A direction and where its component goes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DirectionTo(pub String, pub f32);
-
-impl fmt::Display for DirectionTo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", named(&self.0), self.1)
-    }
-}
-
-impl Argument for DirectionTo {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// A direction and where its component goes.
+    DirectionTo(String, f32),
+    |own, f| write!(f, "{}={}", named(&own.0), own.1),
+    |typed| {
         let example = "NAME=2.5";
         let (name, value) = typed.split("a direction and a value", example)?;
         Ok(Self(typed.direction(name, example)?, number(value.text)?))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::direction(&self.0)
-    }
+    },
+    |own| Mentions::direction(&own.0)
 }
 
-/// A direction and the bounds of its component.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DirectionWithin(pub String, pub f32, pub f32);
-
-impl fmt::Display for DirectionWithin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}..{}", named(&self.0), self.1, self.2)
-    }
-}
-
-impl Argument for DirectionWithin {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// A direction and the bounds of its component.
+    DirectionWithin(String, f32, f32),
+    |own, f| write!(f, "{}={}..{}", named(&own.0), own.1, own.2),
+    |typed| {
         let example = "NAME=-1..2.5";
         let (name, bounds) = typed.split("a direction and bounds", example)?;
         let parts = bounds.text.split_once("..");
@@ -323,57 +320,31 @@ impl Argument for DirectionWithin {
             return Err(format!("the bounds {low}..{high} are the wrong way round"));
         }
         Ok(Self(typed.direction(name, example)?, low, high))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::direction(&self.0)
-    }
+    },
+    |own| Mentions::direction(&own.0)
 }
 
-/// The direction that is taken and the one that is given.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TwoDirections(pub String, pub String);
-
-impl fmt::Display for TwoDirections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}>{}", named(&self.0), named(&self.1))
-    }
-}
-
-impl Argument for TwoDirections {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// The direction that is taken and the one that is given.
+    TwoDirections(String, String),
+    |own, f| write!(f, "{}>{}", named(&own.0), named(&own.1)),
+    |typed| {
         let example = "FROM>TO";
         let parts = typed.what.split_once('>');
         let (from, to) = parts.ok_or_else(|| typed.wants("two directions", example))?;
-        Ok(Self(
-            typed.direction(from, example)?,
-            typed.direction(to, example)?,
-        ))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions {
-            directions: [Some(&self.0), Some(&self.1)],
-            ..Mentions::default()
-        }
-    }
+        Ok(Self(typed.direction(from, example)?, typed.direction(to, example)?))
+    },
+    |own| Mentions { directions: [Some(&own.0), Some(&own.1)], ..Mentions::default() }
 }
 
-/// Units, and the statistics file that has their means; over the prompt without one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnitsMean(pub Which, pub Option<String>);
-
-impl fmt::Display for UnitsMean {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self(units, None) => write!(f, "{units}"),
-            Self(units, Some(file)) => write!(f, "{units}={}", named(file)),
-        }
-    }
-}
-
-impl Argument for UnitsMean {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// Units, and the statistics file that has their means; over the prompt without one.
+    UnitsMean(Which, Option<String>),
+    |own, f| match own {
+        Self(units, None) => write!(f, "{units}"),
+        Self(units, Some(file)) => write!(f, "{units}={}", named(file)),
+    },
+    |typed| {
         if typed.what.split_once('=').is_none() {
             return Ok(Self(typed.what.text.parse()?, None));
         }
@@ -383,118 +354,65 @@ impl Argument for UnitsMean {
             "" => Err(typed.wants(why, example)),
             file => Ok(Self(units, Some(file.to_string()))),
         }
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions {
-            statistics: self.1.as_deref(),
-            prompt_mean: self.1.is_none(),
-            ..Mentions::units(&self.0)
-        }
+    },
+    |own| Mentions {
+        statistics: own.1.as_deref(),
+        prompt_mean: own.1.is_none(),
+        ..Mentions::units(&own.0)
     }
 }
 
-/// Units and the text on which their values are taken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnitsAsIn(pub Which, pub String);
-
-impl fmt::Display for UnitsAsIn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.0, quoted(&self.1))
-    }
+argument! {
+    /// Units and the text on which their values are taken.
+    UnitsAsIn(Which, String),
+    |own, f| write!(f, "{}={}", own.0, quoted(&own.1)),
+    |typed| typed.from("a text", "17=\"another text\"").map(|(units, text)| Self(units, text)),
+    |own| Mentions { text: Some(&own.1), ..Mentions::units(&own.0) }
 }
 
-impl Argument for UnitsAsIn {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
-        let (units, text) = typed.from("a text", "17=\"another text\"")?;
-        Ok(Self(units, text))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions {
-            text: Some(&self.1),
-            ..Mentions::units(&self.0)
-        }
-    }
-}
-
-/// Units and their value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnitsTo(pub Which, pub f32);
-
-impl fmt::Display for UnitsTo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.0, self.1)
-    }
-}
-
-impl Argument for UnitsTo {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// Units and their value.
+    UnitsTo(Which, f32),
+    |own, f| write!(f, "{}={}", own.0, own.1),
+    |typed| {
         let (units, value) = typed.split("a value", "17=3.5")?;
         Ok(Self(units.text.parse()?, number(value.text)?))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::units(&self.0)
-    }
+    },
+    |own| Mentions::units(&own.0)
 }
 
-/// Neurons, the token their value vectors turn away from, and the one they turn to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnitsTurn(pub Which, pub String, pub String);
-
-impl fmt::Display for UnitsTurn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}>{}", self.0, quoted(&self.1), quoted(&self.2))
-    }
-}
-
-impl Argument for UnitsTurn {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// Neurons, the token their value vectors turn away from, and the one they turn to.
+    UnitsTurn(Which, String, String),
+    |own, f| write!(f, "{}={}>{}", own.0, quoted(&own.1), quoted(&own.2)),
+    |typed| {
         let example = "17=\"A\">\"B\"";
         let parts = typed.what.split_once('=');
         let parts = parts.and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
-        let (list, (from, to)) =
-            parts.ok_or_else(|| typed.wants("neurons and two tokens", example))?;
+        let (list, (from, to)) = parts.ok_or_else(|| typed.wants("neurons and two tokens", example))?;
         let (from, to) = (from.read()?, to.read()?);
         if from.is_empty() || to.is_empty() {
             return Err(typed.wants("two tokens", example));
         }
         Ok(Self(list.text.parse()?, from, to))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::units(&self.0)
-    }
+    },
+    |own| Mentions::units(&own.0)
 }
 
-/// Heads, and the positions that cannot be read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CutEdges(pub Which, pub Positions);
-
-impl fmt::Display for CutEdges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self(heads, Positions::All) => write!(f, "{heads}"),
-            Self(heads, sources) => write!(f, "{heads}={sources}"),
-        }
-    }
-}
-
-impl Argument for CutEdges {
-    fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
+argument! {
+    /// Heads, and the positions that cannot be read.
+    CutEdges(Which, Positions),
+    |own, f| match own {
+        Self(heads, Positions::All) => write!(f, "{heads}"),
+        Self(heads, sources) => write!(f, "{heads}={sources}"),
+    },
+    |typed| {
         let Some((heads, sources)) = typed.what.split_once('=') else {
             return Ok(Self(typed.what.text.parse()?, Positions::All));
         };
         let sources = sources.text.trim().parse();
         let sources = sources.map_err(|e: Error| e.to_string())?;
         Ok(Self(heads.text.parse()?, sources))
-    }
-
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions {
-            sources: Some(&self.1),
-            ..Mentions::units(&self.0)
-        }
-    }
+    },
+    |own| Mentions { sources: Some(&own.1), ..Mentions::units(&own.0) }
 }

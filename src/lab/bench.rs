@@ -14,8 +14,9 @@ use rayon::prelude::*;
 use super::guard::{Guard, not_finite};
 use super::pass::{Logits, Pass};
 use super::progress::WorkProgress;
-use super::run::{Recording, Run, SharedRun};
+use super::run::{Recording, Run};
 use super::sample::{NO_TOKEN, log_sum_exp, top};
+use super::shared::SharedRun;
 use super::target::Target;
 use super::unfinished::Unfinished;
 use super::value_card::ValueCards;
@@ -169,7 +170,7 @@ impl Bench {
         }
         let since = std::time::Instant::now();
         let read = self.run_one(&recorded(run, wanted))?;
-        let recording = Arc::new(Recording::of(read, false));
+        let recording = Arc::new(read.recording(false));
         let seconds = since.elapsed().as_secs_f32();
         self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.keep(key, recording.clone());
@@ -196,7 +197,7 @@ impl Bench {
             logits: Logits::Last(1),
             ..recorded(run, wanted)
         })?;
-        let recording = Arc::new(Recording::of(read, true));
+        let recording = Arc::new(read.recording(true));
         self.keep(key, recording.clone());
         let output = recording.output.clone().unwrap_or_default();
         Ok((recording, output))
@@ -238,7 +239,7 @@ impl Bench {
             lenient: true,
             ..recorded(run, wanted)
         };
-        Ok(Recording::of(self.run_one(&pass)?, false))
+        Ok(self.run_one(&pass)?.recording(false))
     }
 
     /// The model's own logits after the last position of a run: `[vocab]`.

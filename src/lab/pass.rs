@@ -11,7 +11,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::run::Run;
+use super::run::{Recording, Run};
 use super::sample::log_softmax;
 use crate::edit::positions::Positions;
 use crate::edit::receipt::Receipt;
@@ -272,6 +272,15 @@ impl RowCapture {
     pub fn log_probs(mut self) -> Vec<Vec<f32>> {
         self.logits.par_iter_mut().for_each(|row| log_softmax(row));
         self.logits
+    }
+
+    /// As a recording, with its logits where they are those after the last position.
+    pub(super) fn recording(mut self, with_output: bool) -> Recording {
+        Recording {
+            output: self.logits.pop().filter(|_| with_output),
+            tensors: self.recorded,
+            receipts: self.receipts,
+        }
     }
 
     /// A recorded value.

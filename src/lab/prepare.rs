@@ -3,12 +3,10 @@
 //! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is cut or padded.
 //! To add an operation, add its arm in [`prepare`].
 
-use candle_core::{DType, Device, Tensor};
-
 use super::apply::Null;
 use super::change::{Change, Numbers};
 use super::cut::Cut;
-use super::shelf::Shelf;
+use super::shelf::{Shelf, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
 use crate::edit::op::{
@@ -16,9 +14,8 @@ use crate::edit::op::{
     UnitsTo, UnitsTurn, Which,
 };
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::network::finite;
-use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::site::{Address, Site};
 
 /// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
 const TURN: f32 = 8.0;
@@ -35,19 +32,18 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
-    model: &Model,
     shelf: &mut Shelf,
     null: Null,
 ) -> Result<Option<Prepared>> {
-    let device = &model.transformer.device;
-    let width = model.width(at.site);
+    let device = &shelf.bench.model.transformer.device.clone();
+    let width = shelf.bench.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
         why,
     };
     let units = match edit.which() {
         None => Units::default(),
-        Some(which) => match units(edit, which, at, model, shelf, null)? {
+        Some(which) => match units(edit, which, at, shelf, null)? {
             Some(units) => units,
             None => return Ok(None),
         },
@@ -146,13 +142,13 @@ pub(crate) fn prepare(
             let layer = usize::from(at.layer);
             place = Site::MlpOut.at(layer);
             let (from, to) = (shelf.token(from)?, shelf.token(to)?);
-            let deltas = model.transformer.turned_values(
+            let deltas = shelf.bench.model.transformer.turned_values(
                 layer,
                 &units.list,
                 (from, to),
                 (edit.strength, TURN * edit.strength),
             )?;
-            let width = model.card.d_model;
+            let width = shelf.bench.model.card.d_model;
             Change::Overlay {
                 units: units.list,
                 deltas: Numbers::new(deltas.flatten_all()?.to_vec1()?, width, device)?,
@@ -169,7 +165,8 @@ pub(crate) fn prepare(
                 heads: units.list,
                 sources: vec![sources.clone()],
                 strength: c,
-                window: model.transformer.blueprint.layers[usize::from(at.layer)].window,
+                window: shelf.bench.model.transformer.blueprint.layers[usize::from(at.layer)]
+                    .window,
                 null: match null {
                     Null::No => None,
                     Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
@@ -205,21 +202,11 @@ impl Units {
     }
 }
 
-/// How many coordinates one unit of a site covers.
-pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
-    if matches!(site.spec().axis, Axis::Heads | Axis::KvHeads) {
-        model.transformer.blueprint.head_dim
-    } else {
-        1
-    }
-}
-
 /// The units of an edit at one of its addresses; of a cut those are heads, as at `z`.
 fn units(
     edit: &Edit,
     which: &Which,
     at: Address,
-    model: &Model,
     shelf: &mut Shelf,
     null: Null,
 ) -> Result<Option<Units>> {
@@ -229,8 +216,8 @@ fn units(
     } else {
         (at, "unit")
     };
-    let size = unit_size(own.site, model);
-    let count = model.width(own.site) / size;
+    let size = unit_size(own.site, &shelf.bench.model);
+    let count = shelf.bench.model.width(own.site) / size;
     let mut list = match which {
         Which::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
         Which::All => {
@@ -291,14 +278,6 @@ pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
         out.push(other);
     }
     out
-}
-
-/// `[width]` of a recorded value in f32, averaged over its rows by magnitude, a number a unit.
-pub(crate) fn sizes(rows: &Tensor, size: usize) -> Result<Vec<f32>> {
-    let rows = rows.to_dtype(DType::F32)?.flatten_from(1)?;
-    let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
-    let mean = mean.to_vec1::<f32>()?;
-    Ok(mean.chunks(size).map(|c| c.iter().sum()).collect())
 }
 
 #[cfg(test)]

@@ -76,10 +76,10 @@ mod tests {
         let whole = WorkProgress::told(move |done| ears.borrow_mut().push(done));
         let half = whole.split(0.5..1.0);
         let quarter = half.split(0.0..0.5);
-        [&whole, &half, &quarter].map(|part| {
+        for part in [&whole, &half, &quarter] {
             part.tell(0.0);
             part.tell(1.0);
-        });
+        }
         assert_eq!(*heard.borrow(), [0.0, 1.0, 0.5, 1.0, 0.5, 0.75]);
         WorkProgress::default().tell(1.0);
     }

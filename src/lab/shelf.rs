@@ -1,41 +1,50 @@
 //! The shelf: where compiling edits finds the vectors, units and means that they name.
 //!
-//! Invariant: a direction of another model is refused. Means and other texts were measured before, because they need
-//! passes of their own. To add a source of vectors, add a field and a method.
+//! Invariant: a direction of another model is refused; a mean, another text and the sizes for a null are those of unedited
+//! runs. To let edits name another thing, add a method.
 
 use std::collections::HashMap;
 
+use candle_core::{DType, Device, Tensor};
+
 use super::bench::Bench;
+use super::run::Run;
 use super::statistics::Statistics;
 use crate::edit::direction::{Direction, resolve};
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::network::site::Address;
+use crate::model::network::site::{Address, Axis, Site};
 use crate::model::tokenizer::Bos;
-
-/// What was measured for a program.
-#[derive(Default)]
-pub(crate) struct Measured {
-    /// Means over the prompt, and over what they were taken.
-    pub(crate) means: HashMap<Address, (Vec<f32>, String)>,
-    /// Addresses on other texts, `[positions * width]`, and which texts.
-    pub(crate) others: HashMap<(String, Address), (Vec<f32>, String)>,
-    /// How large units are.
-    pub(crate) sizes: HashMap<Address, Vec<f32>>,
-}
 
 /// What edits name, for the compiler.
 pub(crate) struct Shelf<'a> {
-    pub(crate) bench: &'a Bench,
-    pub(crate) measured: &'a Measured,
+    pub(crate) bench: &'a mut Bench,
+    /// The prompt.
+    given: &'a [u32],
     /// Directions found so far, so that a file is read once.
-    pub(crate) opened: HashMap<String, Direction>,
+    opened: HashMap<String, Direction>,
     /// The same for statistics.
-    pub(crate) read: HashMap<String, Statistics>,
+    read: HashMap<String, Statistics>,
 }
 
-impl Shelf<'_> {
+impl<'a> Shelf<'a> {
+    /// For edits of runs of a prompt.
+    pub(crate) fn new(bench: &'a mut Bench, given: &'a [u32]) -> Self {
+        Self {
+            bench,
+            given,
+            opened: HashMap::new(),
+            read: HashMap::new(),
+        }
+    }
+
+    /// The bytes of every token of the prompt.
+    pub(crate) fn pieces(&self) -> Vec<Vec<u8>> {
+        let given = self.given.iter();
+        given.map(|t| self.bench.model.bytes(*t)).collect()
+    }
+
     fn get(&mut self, name: &str) -> Result<&Direction> {
         if !self.opened.contains_key(name) {
             let found = self.bench.direction(name)?;
@@ -45,8 +54,10 @@ impl Shelf<'_> {
         held.ok_or_else(|| Error::Engine(format!("the direction {name} was lost")))
     }
 
-    fn missing(what: &str, at: Address) -> Error {
-        Error::Engine(format!("no {what} was prepared for {at}"))
+    /// An address on a text, unedited.
+    fn recorded(&mut self, tokens: Vec<u32>, at: Address) -> Result<Tensor> {
+        let recording = self.bench.record(&Run::plain(tokens), &[at])?;
+        Ok(recording.get(at)?.to_dtype(DType::F32)?)
     }
 
     /// The direction's vector for an address, checked against the model.
@@ -61,14 +72,25 @@ impl Shelf<'_> {
 
     /// What to know about the direction before it is used; empty where there is nothing.
     pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
-        let card = &self.bench.model.card;
-        Ok(self.get(name)?.caution(card))
+        self.get(name)?;
+        let (held, card) = (self.opened.get(name), &self.bench.model.card);
+        Ok(held.map_or_else(String::new, |held| held.caution(card)))
     }
 
-    /// The mean of an address over the unedited prompt, `[width]`, and where it came from.
+    /// The mean of an address over the unedited prompt, its first token left out when there are others, `[width]`, and over what
+    /// it was taken.
     pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
-        let held = self.measured.means.get(&at).cloned();
-        held.ok_or_else(|| Self::missing("mean", at))
+        let values = self.recorded(self.given.to_vec(), at)?;
+        let values = values.flatten_from(1)?.to_vec2::<f32>()?;
+        let rows = &values[usize::from(values.len() > 1)..];
+        let mut sums = vec![0f64; rows[0].len()];
+        for row in rows {
+            let pairs = sums.iter_mut().zip(row);
+            pairs.for_each(|(s, v)| *s += f64::from(*v));
+        }
+        let mean = sums.iter().map(|s| (s / rows.len() as f64) as f32);
+        let note = format!("mean over {} tokens of this prompt", rows.len());
+        Ok((mean.collect(), note))
     }
 
     /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
@@ -80,10 +102,12 @@ impl Shelf<'_> {
         Ok((held.mean(at)?.to_vec(), held.about()))
     }
 
-    /// An address on another text, `[positions * width]`, and which text that was.
+    /// An address on another text, unedited, `[positions * width]`, and which text that was.
     pub(crate) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
-        let held = self.measured.others.get(&(text.to_string(), at)).cloned();
-        held.ok_or_else(|| Self::missing("other text", at))
+        let tokens = self.bench.model.encode(text, false)?;
+        let note = format!("values of another text of {} tokens", tokens.len());
+        let rows = self.recorded(tokens, at)?.flatten_all()?;
+        Ok((rows.to_vec1()?, note))
     }
 
     /// The units of a named set at an address.
@@ -99,10 +123,13 @@ impl Shelf<'_> {
         Ok(set.at(at.layer))
     }
 
-    /// How large the units of an address are over the unedited run, a number a unit.
+    /// How large the units of an address are over the unedited prompt: the mean over its tokens of the magnitude, a number a unit.
     pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
-        let held = self.measured.sizes.get(&at).cloned();
-        held.ok_or_else(|| Self::missing("size of units", at))
+        let size = unit_size(at.site, &self.bench.model);
+        let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
+        let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
+        let mean = mean.to_vec1::<f32>()?;
+        Ok(mean.chunks(size).map(|c| c.iter().sum()).collect())
     }
 
     /// The first token of a text; `#17` is token 17 itself.
@@ -120,6 +147,15 @@ impl Shelf<'_> {
             .first()
             .copied()
             .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
+    }
+}
+
+/// How many coordinates one unit of a site covers.
+pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
+    if matches!(site.spec().axis, Axis::Heads | Axis::KvHeads) {
+        model.transformer.blueprint.head_dim
+    } else {
+        1
     }
 }
 

@@ -10,10 +10,11 @@ use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
-use super::run::{Keep, Run, RunTap};
+use super::run::Run;
 use super::runner::{read_on, unedited};
 use super::sample::{Sampling, kl, log_softmax, rank};
 pub use super::step::{Beside, Choice, Needs, Other, Step};
+use super::tap::{Keep, RunTap};
 use crate::edit::Edit;
 use crate::edit::receipt::{Fired, Receipt};
 use crate::edit::schedule::Schedule;

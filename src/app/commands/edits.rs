@@ -241,7 +241,7 @@ fn edit(app: &mut App, text: &str) -> Outcome {
     add(app, edit)
 }
 
-/// The next operation that works with the same thing: with a direction, or with units.
+/// The next operation that works with the same direction.
 fn operation(app: &mut App, _: &str) -> Outcome {
     let index = app.history.selected;
     let Some(edit) = app.history.current().cloned() else {
@@ -252,28 +252,22 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());
     let name = edit.op.spec().name;
-    let (op, place, strength) = match edit.op {
-        Op::Add(direction) => (Op::ProjectOut(direction), Place::Writes, 1.0),
-        Op::ProjectOut(direction) => (Op::AddUnitNorm(direction), place, 0.5),
-        Op::AddUnitNorm(direction) => (Op::AddRenorm(direction), place, strength),
-        Op::AddRenorm(direction)
-        | Op::Icv(direction)
-        | Op::ScaleAlong(direction)
-        | Op::Replace(direction) => (Op::Add(direction), place, strength),
-        Op::Zero(units) => (Op::Mean(UnitsMean(units, None)), edit.place, 1.0),
-        Op::Mean(UnitsMean(units, None)) | Op::Scale(units) => (Op::Zero(units), edit.place, 1.0),
-        Op::Mean(UnitsMean(_, Some(_)))
-        | Op::ClampAlong(_)
-        | Op::SetAlong(_)
-        | Op::Swap(_)
-        | Op::Resample(_)
-        | Op::Set(_)
-        | Op::Rewrite(_)
-        | Op::Cut(_) => {
-            return Err(Why(format!(
-                "no other operation takes what {name} takes; e writes an edit"
-            )));
-        }
+    let (op, place, strength) = if let Op::Add(direction) = edit.op {
+        (Op::ProjectOut(direction), Place::Writes, 1.0)
+    } else if let Op::ProjectOut(direction) = edit.op {
+        (Op::AddUnitNorm(direction), place, 0.5)
+    } else if let Op::AddUnitNorm(direction) = edit.op {
+        (Op::AddRenorm(direction), place, strength)
+    } else if let Op::AddRenorm(direction)
+    | Op::Icv(direction)
+    | Op::ScaleAlong(direction)
+    | Op::Replace(direction) = edit.op
+    {
+        (Op::Add(direction), place, strength)
+    } else {
+        return Err(Why(format!(
+            "no other operation takes what {name} takes; e writes an edit"
+        )));
     };
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {

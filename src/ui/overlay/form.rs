@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::{boxed, typed};
+use super::{below, boxed, said, typed};
 use crate::app::form::Form;
 use crate::instruments::Kind;
 use crate::ui::panes::{fold, put};
@@ -93,21 +93,13 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
             );
         }
     }
-    let below = inner.y + (form.fields.len().min(high)) as u16 + 1;
-    let said = about
+    let lines = about
         .into_iter()
         .chain(cost)
         .map(|t| (t, Role::Muted))
         .chain(wrong.into_iter().map(|t| (t, Role::Error)));
-    for (y, (text, role)) in (below..inner.bottom()).zip(said) {
-        put(
-            buf,
-            inner.x,
-            y,
-            inner.width,
-            &Line::from(Span::styled(text, theme.style(role))),
-        );
-    }
+    let fields = form.fields.len().min(high) as u16;
+    said(lines, theme, below(inner, fields + 1), buf);
 }
 
 fn meaning(kind: Kind, about: &str) -> String {

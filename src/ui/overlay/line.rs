@@ -4,11 +4,10 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::{Line as Text, Span};
 
-use super::{boxed, typed};
+use super::{below, boxed, said, typed};
 use crate::app::Line;
-use crate::ui::panes::{fold, put};
+use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 
 /// Draws it.
@@ -28,18 +27,6 @@ pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
         buf,
     );
     typed(line.value.halves(), "> ", theme, inner, buf);
-    for (i, text) in wrong
-        .iter()
-        .enumerate()
-        .take(usize::from(inner.height).saturating_sub(1))
-    {
-        let y = inner.y + 1 + i as u16;
-        put(
-            buf,
-            inner.x,
-            y,
-            inner.width,
-            &Text::from(Span::styled(text.clone(), theme.style(Role::Error))),
-        );
-    }
+    let wrong = wrong.into_iter().map(|text| (text, Role::Error));
+    said(wrong, theme, below(inner, 1), buf);
 }

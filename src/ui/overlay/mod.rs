@@ -4,12 +4,9 @@
 //! [`crate::app::Overlay`], a file here and its arm in [`draw`].
 
 mod form;
-mod help;
 mod line;
 mod notes;
 mod notices;
-mod palette;
-mod picker;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -29,11 +26,7 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
         return;
     }
     match overlay {
-        Overlay::Listing(listing) => match listing.purpose {
-            Purpose::Palette => palette::draw(listing, theme, body, buf),
-            Purpose::Help => help::draw(listing, theme, body, buf),
-            Purpose::Picker | Purpose::Theme => picker::draw(listing, theme, body, buf),
-        },
+        Overlay::Listing(list) => listing(list, theme, body, buf),
         Overlay::Form(form) => form::draw(form, app.ahead(form), theme, body, buf),
         Overlay::Line(line) => line::draw(line, theme, body, buf),
         Overlay::Notes { scroll } => notes::draw(app, *scroll, theme, body, buf),
@@ -66,6 +59,44 @@ fn boxed(
         put(buf, area.x + 2, area.y, room, &Line::from(title));
     }
     inner
+}
+
+/// Lines from the top of an area, each in its role.
+fn said(
+    lines: impl IntoIterator<Item = (String, Role)>,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) {
+    for (y, (text, role)) in (area.y..area.bottom()).zip(lines) {
+        let line = Line::from(Span::styled(text, theme.style(role)));
+        put(buf, area.x, y, area.width, &line);
+    }
+}
+
+/// A list under what is typed: everything that can be typed (palette) or done here (help), or one of a few values.
+fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
+    let (sign, size, name_width) = match list.purpose {
+        Purpose::Palette => (":", (90, 18), 24),
+        Purpose::Help => ("filter: ", (100, body.height), 22),
+        Purpose::Picker | Purpose::Theme => {
+            let high = list.items.len() as u16 + 3;
+            ("> ", (56, high.min(16)), 22)
+        }
+    };
+    let inner = boxed(&list.title, size, theme, body, buf);
+    typed(list.filter.halves(), sign, theme, inner, buf);
+    items(list, name_width, theme, below(inner, 1), buf);
+}
+
+/// An area without its first lines.
+fn below(area: Rect, lines: u16) -> Rect {
+    let lines = lines.min(area.height);
+    Rect {
+        y: area.y + lines,
+        height: area.height - lines,
+        ..area
+    }
 }
 
 /// Draws what is typed, with its cursor.

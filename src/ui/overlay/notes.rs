@@ -4,11 +4,10 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::{Line, Span};
 
-use super::boxed;
+use super::{boxed, said};
 use crate::app::App;
-use crate::ui::panes::{fold, put};
+use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll as mark;
 
@@ -27,12 +26,13 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
     }
     let high = usize::from(inner.height);
     let first = scroll.min(lines.len().saturating_sub(high));
-    for (i, (text, role)) in lines.iter().skip(first).take(high).enumerate() {
-        let line = Line::from(Span::styled(text.clone(), theme.style(*role)));
-        let y = inner.y + i as u16;
-        put(buf, inner.x, y, inner.width.saturating_sub(1), &line);
-    }
-    mark::draw(lines.len(), first, theme, inner, buf);
+    let count = lines.len();
+    let text = Rect {
+        width: inner.width.saturating_sub(1),
+        ..inner
+    };
+    said(lines.into_iter().skip(first), theme, text, buf);
+    mark::draw(count, first, theme, inner, buf);
 }
 
 /// What the figure is of, what is said at the cursor, and every note.
@@ -40,27 +40,27 @@ fn lines(app: &App, width: usize) -> Vec<(String, Role)> {
     let Some(figure) = app.figure(app.slot) else {
         return Vec::new();
     };
-    let mut said: Vec<(String, Role)> = vec![(figure.title.clone(), Role::Title)];
+    let mut all: Vec<(String, Role)> = vec![(figure.title.clone(), Role::Title)];
     let shown = app.shown.get(app.slot);
-    said.extend(
+    all.extend(
         shown
             .and_then(crate::app::Shown::outdated)
             .map(|words| (words, Role::Warning)),
     );
-    said.extend(app.outside(app.slot).map(|words| (words, Role::Warning)));
+    all.extend(app.outside(app.slot).map(|words| (words, Role::Warning)));
     if let Some(reading) = app.reading()
         && let Some((story, _)) = reading.story
     {
         let at = story.anchor.position.unwrap_or_default();
-        said.push((
+        all.push((
             format!("at the cursor ({at} {}): {story}", reading.column),
             Role::Accent,
         ));
     }
-    said.extend(figure.notes.iter().map(|note| (note.clone(), Role::Text)));
+    all.extend(figure.notes.iter().map(|note| (note.clone(), Role::Text)));
     let fold = |(text, role): (String, Role)| {
         let safe = crate::text::plain(text.as_bytes());
         fold(&safe, width).into_iter().map(move |l| (l, role))
     };
-    said.into_iter().flat_map(fold).collect()
+    all.into_iter().flat_map(fold).collect()
 }

@@ -4,12 +4,11 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::{Line, Span};
 
-use super::boxed;
+use super::{boxed, said};
 use crate::app::App;
 use crate::app::notice::Level;
-use crate::ui::panes::{fold, put};
+use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 
 /// Draws it.
@@ -31,7 +30,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         } else {
             String::new()
         };
-        let said = format!(
+        let sentence = format!(
             "{:>3}:{:02} {:<7} {}{times}",
             seconds / 60,
             seconds % 60,
@@ -39,7 +38,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
             crate::text::plain(notice.text.as_bytes())
         );
         lines.extend(
-            fold(&said, usize::from(inner.width))
+            fold(&sentence, usize::from(inner.width))
                 .into_iter()
                 .map(|l| (l, role)),
         );
@@ -52,13 +51,5 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         .len()
         .saturating_sub(scroll.min(lines.len().saturating_sub(high)));
     let first = last.saturating_sub(high);
-    for (i, (text, role)) in lines[first..last].iter().enumerate() {
-        put(
-            buf,
-            inner.x,
-            inner.y + i as u16,
-            inner.width,
-            &Line::from(Span::styled(text.clone(), theme.style(*role))),
-        );
-    }
+    said(lines.drain(first..last), theme, inner, buf);
 }

@@ -1,0 +1,192 @@
+//! The lab's tap: what the forward pass meets at every site of a run.
+//!
+//! Invariant: stop, edit, patch, record, in that order; recording changes no bit of the run. To change something else in a
+//! row, add it to [`super::pass::PassRow`] and its part in [`RunTap`].
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use super::apply::Program;
+use super::guard::Guard;
+use super::pass::{Knockout, Patch};
+use crate::error::Result;
+use crate::model::network::site::{Address, Axis, Site};
+use crate::model::network::tap::{Leaving, Span, Tap};
+
+/// Which positions a tap keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All positions of the pass.
+    All,
+    /// The last one.
+    Last,
+    /// Those from this one on.
+    From(usize),
+}
+
+/// The lab's tap: stop, edit, patch, record, in that order at every site. A patch changes its row, its position and, where
+/// it names one, its head, and no bit besides.
+pub struct RunTap<'a> {
+    /// Edits at work.
+    pub program: &'a mut Program,
+    /// What to record.
+    pub wanted: &'a [Address],
+    /// Which positions.
+    pub keep: Keep,
+    /// What it stops for.
+    pub guard: Guard<'a>,
+    /// What was recorded, with the batch dimension.
+    pub recorded: HashMap<Address, Tensor>,
+    patches: HashMap<Address, Vec<(usize, &'a Patch)>>,
+    knockouts: Vec<(usize, &'a Knockout)>,
+    span: Span,
+}
+
+impl<'a> RunTap<'a> {
+    /// A tap over these parts; every patch and every knockout with its row of the batch.
+    pub fn new(
+        program: &'a mut Program,
+        patches: &[(usize, &'a Patch)],
+        wanted: &'a [Address],
+        keep: Keep,
+        guard: Guard<'a>,
+    ) -> Self {
+        let mut by_address: HashMap<Address, Vec<(usize, &'a Patch)>> = HashMap::new();
+        for (row, patch) in patches {
+            by_address.entry(patch.at).or_default().push((*row, patch));
+        }
+        Self {
+            program,
+            wanted,
+            keep,
+            guard,
+            recorded: HashMap::new(),
+            patches: by_address,
+            knockouts: Vec::new(),
+            span: Span::prompt(0),
+        }
+    }
+
+    /// With edges taken away in some rows.
+    #[must_use]
+    pub(crate) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
+        self.knockouts = knockouts;
+        self
+    }
+
+    /// Scores `[rows, heads, tokens, positions]` with every row's edges at -inf.
+    fn cut(&self, layer: usize, scores: Tensor) -> Result<Tensor> {
+        let (rows, heads, tokens, positions) = scores.dims4()?;
+        let window = self.guard.window(layer);
+        let mut flags = vec![0u8; rows * heads * tokens * positions];
+        let mut any = false;
+        for (row, cut) in self.knockouts.iter().filter(|(row, _)| *row < rows) {
+            for token in 0..tokens {
+                let hidden = cut.hidden(layer, self.span.start + token, window);
+                any |= !hidden.is_empty();
+                let chosen =
+                    (0..heads).filter(|h| cut.heads.is_empty() || cut.heads.contains(&(*h as u32)));
+                for head in chosen {
+                    let line = ((row * heads + head) * tokens + token) * positions;
+                    hidden.iter().for_each(|source| flags[line + source] = 1);
+                }
+            }
+        }
+        if !any {
+            return Ok(scores);
+        }
+        let flags = Tensor::from_vec(flags, scores.shape(), scores.device())?;
+        let gone = Tensor::new(f32::NEG_INFINITY, scores.device())?.broadcast_as(scores.shape())?;
+        Ok(flags.where_cond(&gone, &scores)?)
+    }
+
+    /// The positions of a value that are kept.
+    fn kept(&self, at: Address, x: &Tensor) -> Result<Tensor> {
+        // Rows that run beside the edited ones are nobody's recording.
+        let (batch, own) = (x.dim(0)?, self.program.rows(x.dim(0)?));
+        let x = if own == batch {
+            x.clone()
+        } else {
+            x.narrow(0, 0, own)?
+        };
+        let axis = if at.site.spec().axis == Axis::Positions {
+            2
+        } else {
+            1
+        };
+        let rows = x.dim(axis)?;
+        let skip = match self.keep {
+            Keep::All => 0,
+            Keep::Last => rows - 1,
+            Keep::From(first) => first.saturating_sub(self.span.start).min(rows - 1),
+        };
+        if skip == 0 && self.keep != Keep::Last {
+            return Ok(x);
+        }
+        // A copy, or the slice would keep the whole tensor alive.
+        Ok(x.narrow(axis, skip, rows - skip)?.force_contiguous()?)
+    }
+}
+
+impl Tap for RunTap<'_> {
+    fn reads(&mut self, tokens: &Tensor, span: Span) -> Result<()> {
+        self.program.admit(tokens, span)
+    }
+
+    fn begin(&mut self, span: Span) {
+        self.span = span;
+        self.program.begin(span);
+    }
+
+    fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
+        let x = self.program.apply(at, x, self.span)?;
+        let x = match self.patches.get(&at) {
+            Some(patches) => put(x, patches, self.span)?,
+            None => x,
+        };
+        let x = if at.site == Site::AttnScores && !self.knockouts.is_empty() {
+            self.cut(usize::from(at.layer), x)?
+        } else {
+            x
+        };
+        if self.wanted.contains(&at) {
+            let kept = self.kept(at, &x)?;
+            self.recorded.insert(at, kept);
+        }
+        Ok(x)
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.guard.checkpoint()
+    }
+
+    fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
+        self.guard.leaves(leaving, self.span, self.program)
+    }
+}
+
+/// Puts values into `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
+pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: Span) -> Result<Tensor> {
+    let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
+    if !patches.iter().any(|(_, patch)| inside(patch)) {
+        return Ok(x);
+    }
+    // A copy of the stream, so that nobody else's handle changes.
+    let own = x.force_contiguous()?;
+    let (rows, tokens) = (own.dim(0)?, own.dim(1)?);
+    let lines = own.reshape((rows * tokens, ()))?;
+    for (row, patch) in patches.iter().filter(|(_, patch)| inside(patch)) {
+        let line = row * tokens + patch.position - span.start;
+        let value = patch.value.to_dtype(own.dtype())?.flatten_all()?;
+        match patch.head {
+            None => lines.slice_set(&value.unsqueeze(0)?.contiguous()?, 0, line)?,
+            Some(head) => {
+                let heads = own.dim(2)?;
+                let parts = own.reshape((rows * tokens * heads, ()))?;
+                parts.slice_set(&value.unsqueeze(0)?.contiguous()?, 0, line * heads + head)?;
+            }
+        }
+    }
+    Ok(own)
+}
