@@ -525,3 +525,97 @@ impl ParameterValue for Strengths {
         numbers.join(",")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    choices! {
+        /// A choice.
+        pub enum Colour { Red = "red", DeepBlue = "deep_blue" }
+    }
+
+    params! {
+        /// What a test is asked.
+        pub struct Asked {
+            /// how many
+            count: Count<1, 9> = "4",
+            /// which colour
+            colour: Colour = "deep_blue",
+            /// a file of others
+            held_out as "held-out": Option<PathBuf>,
+            position: Position,
+            /// which layer
+            layer: LayerOrAll = "all",
+            /// what stands between
+            between: String = "\n",
+        }
+    }
+
+    fn asked(given: &[(&str, &str)]) -> Result<Arc<Asked>> {
+        let none = Arguments::default();
+        let all = given.iter().fold(none, |all, (n, v)| all.with(n, v));
+        all.params("test")
+    }
+
+    #[test]
+    fn a_field_is_a_row_and_what_is_given_prints_as_it_was_read() {
+        let names: Vec<&str> = Asked::ROWS.iter().map(|row| row.name).collect();
+        assert_eq!(
+            names,
+            [
+                "count", "colour", "held-out", "position", "layer", "between"
+            ]
+        );
+        assert_eq!(Asked::ROWS[0].about, "how many");
+        assert_eq!(Asked::ROWS[0].kind, Kind::Count { lo: 1, hi: 9 });
+        assert_eq!(Asked::ROWS[1].kind, Kind::Choice(&["red", "deep_blue"]));
+        assert_eq!(Asked::ROWS[3].default, "-1");
+        let defaults = asked(&[]).unwrap();
+        assert_eq!(defaults.count, Count(4));
+        assert_eq!(defaults.print(), ["4", "deep_blue", "", "-1", "all", "\n"]);
+        let given = asked(&[("colour", "red"), ("held-out", " a.txt "), ("layer", "3")]).unwrap();
+        assert_eq!(given.colour, Colour::Red);
+        assert_eq!(given.print(), ["4", "red", "a.txt", "-1", "3", "\n"]);
+    }
+
+    #[test]
+    fn what_no_parameter_accepts_is_refused_with_what_it_does() {
+        for (name, value, expected) in [
+            ("count", "10", "a whole number from 1 to 9"),
+            ("count", "x", "a whole number from 1 to 9"),
+            ("colour", "green", "one of red, deep_blue"),
+            ("layer", "last", "`all` or the number of a layer"),
+            ("position", "end", "the number of a position"),
+            ("size", "1", "a parameter of test: count, colour"),
+        ] {
+            let error = asked(&[(name, value)]).unwrap_err().to_string();
+            assert!(
+                error.contains(expected) && error.contains(value),
+                "{name}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn layers_and_positions_are_checked_against_what_there_is() {
+        assert_eq!(LayerOrAll(None).within(2).unwrap(), None);
+        assert_eq!(LayerOrAll(Some(1)).within(2).unwrap(), Some(1));
+        assert!(LayerOrAll(Some(2)).within(2).is_err());
+        assert_eq!(Position(-2).within(5).unwrap(), 3);
+        assert_eq!(Position(4).within(5).unwrap(), 4);
+        assert!(Position(5).within(5).is_err() && Position(-6).within(5).is_err());
+    }
+
+    #[test]
+    fn arguments_that_were_read_are_not_read_again_until_they_change() {
+        let given = Arguments::default().with("count", 7);
+        let read = given.read::<Asked>("test").unwrap();
+        assert_eq!(read, given);
+        let first = read.params::<Asked>("test").unwrap();
+        assert!(Arc::ptr_eq(&first, &read.params::<Asked>("test").unwrap()));
+        let other = read.with("count", 8).params::<Asked>("test").unwrap();
+        assert_eq!((first.count, other.count), (Count(7), Count(8)));
+    }
+}

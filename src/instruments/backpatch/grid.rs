@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::{Asked, Backpatch, Drawn, quoted, spelled};
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::backpatch::pairs::{
     Became, Pair, Score, Vector, Wanted, goes_back, held, length, pairs as all_pairs, said, states,
     trials,
@@ -124,15 +124,11 @@ fn draft(
             became.probability
         }
     };
-    let cell = |(source, target): Pair| {
+    let cell = |target: usize, source: usize| {
         let anchor = Anchor::cell(source, told.position);
         let at = all.iter().position(|p| *p == (source, target));
         let Some(measured) = at.and_then(|i| found[i].as_ref()) else {
-            return Cell {
-                value: f32::NAN,
-                anchor,
-                ..Cell::default()
-            };
+            return Cell::of("", f32::NAN, anchor);
         };
         let own = &measured[drawn];
         let label = if writes {
@@ -147,12 +143,7 @@ fn draft(
         more.push(("rank".into(), own.rank as f32));
         let ratio = told.lengths[source] / told.lengths[target].max(f32::MIN_POSITIVE);
         more.push(("‖h‖ ratio".into(), ratio));
-        Cell {
-            label,
-            value: value(own),
-            anchor,
-            more,
-        }
+        Cell::of(label, value(own), anchor).more(more)
     };
     let headers: Vec<Header> = (0..layers)
         .map(|layer| Header::of(layer.to_string(), Anchor::cell(layer, told.position)))
@@ -163,22 +154,16 @@ fn draft(
     if drawn > 0 {
         let _ = write!(title, " · null: {}", NAMES[drawn]);
     }
-    let grid = Grid {
-        row_axis: "target layer".into(),
-        column_axis: "source layer".into(),
-        value: if writes {
+    let grid = Grid::of(
+        ("target layer", headers.clone()),
+        ("source layer", headers),
+        if writes {
             format!("{answer} is written")
         } else {
             format!("probability of {answer}")
         },
-        rows: headers.clone(),
-        columns: headers,
-        cells: (0..layers)
-            .map(|s| (0..layers).map(|t| cell((s, t))).collect())
-            .collect(),
-        scale: Scale::Unit,
-        ..Grid::default()
-    };
+        cell,
+    );
     Draft::of(grid)
         .titled(title)
         .notes(notes(asked, run, bench, all, found, told))

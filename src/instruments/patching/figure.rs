@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use super::plan::{Found, Kind, Mean, Plan, Spot};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use super::plan::{Found, Kind, Plan, Spot};
+use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
 use crate::lab::bench::Bench;
 use crate::lab::run::Run;
@@ -17,12 +17,7 @@ const SPELLED: usize = 12;
 /// The figure.
 pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spot, f32)]) -> Draft {
     let layers = bench.model.card.layers;
-    let columns: Vec<usize> = plan
-        .spots
-        .iter()
-        .step_by(layers)
-        .map(|s| s.column)
-        .collect();
+    let columns = plan.spots.iter().step_by(layers);
     let anchor = |spot: Spot| {
         let (unit, position) = plan.place(spot.column);
         let at = match position {
@@ -31,35 +26,24 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
         };
         unit.map_or(at, |unit| at.with(unit))
     };
-    let cell = |(spot, mean): (&Spot, &Option<Mean>)| {
-        let anchor = anchor(*spot);
-        let Some(mean) = mean else {
-            return Cell {
-                value: f32::NAN,
-                anchor,
-                ..Cell::default()
-            };
+    let cell = |layer: usize, column: usize| {
+        let at = column * layers + layer;
+        let anchor = anchor(plan.spots[at]);
+        let Some(mean) = &found.cells[at] else {
+            return Cell::of("", f32::NAN, anchor);
         };
         let label = match plan.asked.site {
             Kind::Heads => String::new(),
             Kind::Resid | Kind::Attn | Kind::Mlp => bench.visible(mean.top),
         };
-        Cell {
-            value: mean.share(),
-            anchor,
-            more: vec![
-                (bench.visible(mean.top), mean.share()),
-                ("patched".into(), mean.patched),
-                ("before".into(), mean.base),
-                ("other run".into(), mean.source),
-                ("change".into(), mean.patched - mean.base),
-            ],
-            label,
-        }
+        Cell::of(label, mean.share(), anchor).more([
+            (bench.visible(mean.top), mean.share()),
+            ("patched".into(), mean.patched),
+            ("before".into(), mean.base),
+            ("other run".into(), mean.source),
+            ("change".into(), mean.patched - mean.base),
+        ])
     };
-    let cells: Vec<Cell> = plan.spots.iter().zip(&found.cells).map(cell).collect();
-    let reach = cells.iter().map(|c| c.value.abs());
-    let reach = reach.filter(|v| v.is_finite()).fold(0f32, f32::max);
     let mut title = format!(
         "{} · {}",
         match plan.asked.site {
@@ -77,23 +61,18 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
     if plan.random() {
         title.push_str(" · null: random changes of equal size");
     }
-    let grid = Grid {
-        row_axis: "layer".into(),
-        column_axis: if plan.asked.site == Kind::Heads {
-            "head".into()
-        } else {
-            "position".into()
-        },
-        value: "share of the way to the other run".into(),
-        rows: Header::layers(layers),
-        columns: columns.iter().map(|c| header(bench, plan, *c)).collect(),
-        cells: cells.chunks(layers).map(<[Cell]>::to_vec).collect(),
-        scale: Scale::Diverging {
-            reach: reach.max(1e-6),
-        },
-        ..Grid::default()
+    let axis = match plan.asked.site {
+        Kind::Heads => "head",
+        Kind::Resid | Kind::Attn | Kind::Mlp => "position",
     };
-    Draft::of(grid)
+    let titles = columns.map(|spot| header(bench, plan, spot.column));
+    let grid = Grid::of(
+        ("layer", Header::layers(layers)),
+        (axis, titles.collect()),
+        "share of the way to the other run",
+        cell,
+    );
+    Draft::of(grid.around_zero())
         .titled(title)
         .notes(notes(bench, plan, found, nulls, run.seed))
 }
