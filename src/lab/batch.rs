@@ -91,17 +91,14 @@ pub fn surprise(
         logits: Logits::Last(most),
         ..Pass::texts(Run::default(), texts)
     };
-    let mut out = vec![0.0; prompts.len()];
-    bench.run_each(&pass, &mut |_, i, row| {
+    bench.run_map(&pass, |_, i, row| {
         let tokens = &written[i].tokens;
         let rows = row.log_probs();
         let own = &rows[rows.len() - tokens.len()..];
         let pairs = own.iter().zip(tokens);
         let total: f64 = pairs.map(|(row, t)| -f64::from(row[*t as usize])).sum();
-        out[i] = total / tokens.len() as f64;
-        Ok(())
-    })?;
-    Ok(out)
+        total / tokens.len() as f64
+    })
 }
 
 /// The prompts of a file: one a line, empty lines left out.

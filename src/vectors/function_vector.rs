@@ -238,11 +238,7 @@ fn changes(
         logits: Logits::Last(1),
         ..Pass::of(run.clone())
     };
-    let mut found = vec![0.0; pass.rows.len()];
-    bench.run_each(&pass, &mut |_, i, row| {
-        found[i] = probability(row.last(), answer);
-        Ok(())
-    })?;
+    let mut found = bench.run_map(&pass, |_, _, row| probability(row.last(), answer))?;
     let base = found.remove(0);
     Ok((base, found.into_iter().map(|p| p - base).collect()))
 }

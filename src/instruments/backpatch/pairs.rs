@@ -267,12 +267,9 @@ impl Wanted {
             tail: self.tokens.unwrap_or(0),
             ..Pass::default()
         };
-        let mut out = vec![Became::default(); pass.rows.len()];
-        bench.run_each(&pass, &mut |bench, i, row| {
-            out[i] = self.read(bench, row.last(), &row.tail);
-            Ok(())
-        })?;
-        Ok(out)
+        bench.run_map(&pass, |bench, _, row| {
+            self.read(bench, row.last(), &row.tail)
+        })
     }
 }
 

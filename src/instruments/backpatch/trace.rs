@@ -116,12 +116,10 @@ impl Reader {
             logits: Logits::Last(1),
             ..Pass::default()
         };
-        let mut read = vec![Vec::new(); pass.rows.len()];
-        bench.run_each(&pass, &mut |_, i, row| {
+        let read: Vec<Vec<u32>> = bench.run_map(&pass, |_, _, row| {
             let logits = row.last();
             let known = &logits[..known.min(logits.len())];
-            read[i] = sought.iter().map(|s| rank(known, &s.firsts)).collect();
-            Ok(())
+            sought.iter().map(|s| rank(known, &s.firsts)).collect()
         })?;
         let of = |k: usize| Ranks {
             lens: rows

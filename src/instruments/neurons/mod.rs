@@ -317,11 +317,7 @@ fn total_effects(
         logits: Logits::After(sight.position),
         ..Pass::of(run.clone())
     };
-    let mut found = vec![0.0; pass.rows.len()];
-    bench.run_each(&pass, &mut |_, i, row| {
-        found[i] = target.of(row.last());
-        Ok(())
-    })?;
+    let mut found = bench.run_map(&pass, |_, _, row| target.of(row.last()))?;
     let before = found.remove(0);
     Ok(found.into_iter().map(|after| before - after).collect())
 }

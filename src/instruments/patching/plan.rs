@@ -373,18 +373,12 @@ impl<'a> Plan<'a> {
             ..loaded.base.clone()
         };
         let known = bench.model.known_tokens();
-        let mut out = vec![None; spots.len()];
-        bench.run_each(&pass, &mut |_, i, row| {
-            let logits = row.last();
-            out[i] = Some(Cell {
-                patched: loaded.metric.of(logits),
-                base: loaded.base_value,
-                source: loaded.source_value,
-                top: reading(logits, known, 1).first().0,
-            });
-            Ok(())
-        })?;
-        Ok(out.into_iter().flatten().collect())
+        bench.run_map(&pass, |_, _, row| Cell {
+            patched: loaded.metric.of(row.last()),
+            base: loaded.base_value,
+            source: loaded.source_value,
+            top: reading(row.last(), known, 1).first().0,
+        })
     }
 
     /// The patches of a cell: the source's values, or changes of equal size in random directions.

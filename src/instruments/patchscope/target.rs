@@ -59,20 +59,17 @@ impl Target {
             ..Pass::of(Run::plain(self.tokens.clone()))
         };
         let known = bench.model.known_tokens();
-        let mut out: Vec<Option<Written>> = vec![None; pass.rows.len()];
-        bench.run_each(&pass, &mut |_, i, row| {
+        let out = bench.run_map(&pass, |_, _, row| {
             let logits = row.last();
             let total = log_sum_exp(logits);
             let p = watched.iter().map(|t| (logits[*t as usize] - total).exp());
-            out[i] = Some(Written {
+            Written {
                 watched: p.collect(),
                 first: reading(logits, known, TOP),
                 tokens: row.tail,
                 silent: row.silent,
-            });
-            Ok(())
+            }
         })?;
-        let out: Vec<Written> = out.into_iter().flatten().collect();
         // A value may break its own branch; in all of them it is the model that is broken.
         if out.iter().all(|w| w.silent && w.tokens.is_empty()) {
             return Err(bench.not_finite("The model's numbers are"));

@@ -40,12 +40,25 @@ impl Bench {
     ///
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<RowCapture>> {
-        let mut out = vec![RowCapture::default(); pass.rows.len()];
-        self.run_each(pass, &mut |_, i, row| {
-            out[i] = row;
+        self.run_map(pass, |_, _, row| row)
+    }
+
+    /// The same, with what is made of each row as it comes, not in order: what is not kept takes no memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Bench::run`].
+    pub fn run_map<T>(
+        &mut self,
+        pass: &Pass,
+        mut make: impl FnMut(&Bench, usize, RowCapture) -> T,
+    ) -> Result<Vec<T>> {
+        let mut out: Vec<Option<T>> = pass.rows.iter().map(|_| None).collect();
+        self.run_each(pass, &mut |bench, i, row| {
+            out[i] = Some(make(bench, i, row));
             Ok(())
         })?;
-        Ok(out)
+        Ok(out.into_iter().flatten().collect())
     }
 
     /// The same for a pass of one row.
