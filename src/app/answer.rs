@@ -14,7 +14,8 @@ use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::figure::Figure;
-use crate::instruments::INSTRUMENTS;
+use crate::figure::column::Column;
+use crate::instruments::{INSTRUMENTS, grow, instrument};
 use crate::lab::writer::Beside;
 
 impl App {
@@ -42,7 +43,7 @@ impl App {
                 unedited,
                 figure,
             } => return self.figure_came(slot, unedited, *figure),
-            Update::Column { slot, figure } => self.column_came(slot, *figure),
+            Update::Column { slot, column } => self.column_came(slot, *column),
             Update::Working { slot, done, left } => {
                 self.with(slot, |s| s.working = Some(Working { done, left }));
             }
@@ -193,7 +194,7 @@ impl App {
         let live = INSTRUMENTS
             .iter()
             .filter(|of| of.steady() || [self.slot, self.second].contains(&of.name()))
-            .filter(|i| i.live(&model.card, &asked(i.name())).is_some());
+            .filter(|i| i.live(&model.card, &asked(i.name())));
         live.map(|i| question(i.name())).collect()
     }
 
@@ -428,17 +429,14 @@ impl App {
         Vec::new()
     }
 
-    fn column_came(&mut self, slot: Slot, column: Figure) {
+    fn column_came(&mut self, slot: Slot, column: Column) {
         let text = self.beginning();
         self.with(slot, |s| {
             s.text = text;
             s.difference = None;
             s.refused = None;
-            if let Some(figure) = &mut s.figure {
-                figure.append(column);
-            } else {
-                s.figure = Some(column);
-                s.turn();
+            if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
+                grow(of, figure, column);
             }
         });
     }

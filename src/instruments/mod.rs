@@ -45,14 +45,16 @@ pub mod patchscope;
 pub mod residual;
 pub mod steering;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::figure::column::Column;
 use crate::figure::{Body, Check, Figure};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
-use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 
 use params::Params;
@@ -226,31 +228,68 @@ pub trait Measurement: Sync {
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     const ROWS_FOLLOW_EDITS: bool = false;
 
-    /// What it measures.
+    /// What it measures; by default the figure of what it needs of its positions, from one pass.
     ///
     /// # Errors
     ///
     /// Those of the passes, and parameters that do not fit the model or the text.
-    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft>;
+    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let positions = Self::positions(asked, run)?;
+        let needs = Self::needs(asked, run, bench)?;
+        let capture = bench.capture(run, positions, &needs)?;
+        Self::figure(asked, &capture, bench)
+    }
 
     /// What that will take, for sweeps: said before they start.
     fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<Cost> {
         None
     }
 
-    /// What it reads at every new position; `None` when it is no live instrument.
-    fn live(_asked: &Self::Params, _card: &Card) -> Option<Needs> {
-        None
+    /// Whether its figure grows with a text: then [`Measurement::needs`] and [`Measurement::figure`] make its newest column.
+    fn live(_asked: &Self::Params, _card: &Card) -> bool {
+        false
     }
 
-    /// The newest position's part of the figure.
+    /// The positions of the whole figure.
     ///
     /// # Errors
     ///
-    /// When the step lacks what [`Measurement::live`] asked for.
-    fn column(_asked: &Self::Params, _step: &Step, _bench: &mut Bench) -> Result<Draft> {
-        Err(Error::Engine(format!("{} has no live form", Self::NAME)))
+    /// When the text has no such positions.
+    fn positions(_asked: &Self::Params, run: &Run) -> Result<Range<usize>> {
+        Ok(0..run.tokens.len())
     }
+
+    /// What it needs of every position of a run, the newest one of a growing text among them.
+    ///
+    /// # Errors
+    ///
+    /// When parameters do not fit the model.
+    fn needs(_asked: &Self::Params, _run: &Run, _bench: &Bench) -> Result<Needs> {
+        Ok(Needs::default())
+    }
+
+    /// The figure of captured positions: of all of them, or of the newest one.
+    ///
+    /// # Errors
+    ///
+    /// When the capture lacks what [`Measurement::needs`] asked for.
+    fn figure(_asked: &Self::Params, _of: &Capture, _bench: &mut Bench) -> Result<Draft> {
+        Err(Error::Engine(format!(
+            "{} makes no figure of a capture",
+            Self::NAME
+        )))
+    }
+
+    /// A note about all that a figure shows, taken from itself, so that it stays right while the figure grows.
+    fn summary(_body: &Body) -> Option<String> {
+        None
+    }
+}
+
+/// The last so many positions of a run.
+pub(crate) fn last(count: usize, run: &Run) -> Range<usize> {
+    let total = run.tokens.len();
+    total - count.min(total)..total
 }
 
 /// The instrument and its parameters, for provenance and to tell one sweep from another.
@@ -261,18 +300,24 @@ pub fn lines<M: Measurement>(asked: &M::Params) -> Vec<(String, String)> {
         .collect()
 }
 
+/// A title with its name.
+fn title<M: Measurement>(title: &str) -> String {
+    match title {
+        "" => M::NAME.to_string(),
+        title => format!("{} · {title}", M::NAME),
+    }
+}
+
 /// A draft with its name, and with what it was measured on.
 fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, bench: &Bench) -> Figure {
     let mut parameters = lines::<M>(asked);
     parameters.extend(draft.resolved);
-    let title = match draft.title.as_str() {
-        "" => M::NAME.to_string(),
-        title => format!("{} · {title}", M::NAME),
-    };
+    let mut notes = Vec::from_iter(M::summary(&draft.body));
+    notes.extend(draft.notes);
     Figure {
-        title,
+        title: title::<M>(&draft.title),
         body: draft.body,
-        notes: draft.notes,
+        notes,
         check: draft.check,
         provenance: bench.provenance(draft.run.as_ref().unwrap_or(run), parameters),
     }
@@ -297,13 +342,21 @@ pub trait Instrument: Sync {
     fn steady(&self) -> bool {
         false
     }
-    /// What it reads at every new position; `None` when it is no live instrument.
-    fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
-        None
+    /// Whether its figure grows with a text.
+    fn live(&self, _card: &Card, _arguments: &Arguments) -> bool {
+        false
+    }
+    /// What it needs of every new position.
+    fn needs(&self, _run: &Run, _arguments: &Arguments, _bench: &Bench) -> Result<Needs> {
+        Ok(Needs::default())
     }
     /// The newest position's part of the figure.
-    fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
+    fn column(&self, _of: &Capture, _arguments: &Arguments, _bench: &mut Bench) -> Result<Column> {
         Err(Error::Engine(format!("{} has no live form", self.name())))
+    }
+    /// A note about all that a figure shows.
+    fn summary(&self, _body: &Body) -> Option<String> {
+        None
     }
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     fn rows_follow_edits(&self) -> bool {
@@ -359,14 +412,29 @@ impl<M: Measurement> Instrument for M {
         M::STEADY
     }
 
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        M::live(&*asked::<M>(arguments).ok()?, card)
+    fn live(&self, card: &Card, arguments: &Arguments) -> bool {
+        asked::<M>(arguments).is_ok_and(|asked| M::live(&asked, card))
     }
 
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let asked = asked::<M>(arguments)?;
-        let draft = M::column(&asked, step, bench)?;
-        Ok(stamp::<M>(draft, &asked, &step.run, bench))
+    fn needs(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<Needs> {
+        M::needs(&*asked::<M>(arguments)?, run, bench)
+    }
+
+    fn column(&self, of: &Capture, arguments: &Arguments, bench: &mut Bench) -> Result<Column> {
+        let draft = M::figure(&*asked::<M>(arguments)?, of, bench)?;
+        Ok(Column {
+            position: of.positions.start,
+            tokens: of.run.tokens[of.positions.clone()].to_vec(),
+            edits: of.run.schedule.lines(),
+            title: title::<M>(&draft.title),
+            body: draft.body,
+            notes: draft.notes,
+            check: draft.check,
+        })
+    }
+
+    fn summary(&self, body: &Body) -> Option<String> {
+        M::summary(body)
     }
 
     fn rows_follow_edits(&self) -> bool {
@@ -420,6 +488,12 @@ impl Arguments {
             .chain(own)
             .collect()
     }
+}
+
+/// Lets a live figure grow.
+pub fn grow(of: &dyn Instrument, figure: &mut Figure, column: Column) {
+    figure.append(column);
+    figure.notes.splice(..0, of.summary(&figure.body));
 }
 
 /// Makes the figure of an instrument, and says how many of its numbers are not finite.

@@ -20,12 +20,13 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::instruments::{instrument, observe};
+use crate::instruments::{Instrument, instrument, observe};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::trials::left;
-use crate::lab::writer::{Beside, Needs, Writer};
+use crate::lab::writer::{Beside, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
@@ -37,6 +38,14 @@ struct Goal {
     left: usize,
     written: usize,
     since: Instant,
+}
+
+/// A question about a growing text.
+struct Live {
+    question: Question,
+    of: &'static dyn Instrument,
+    /// Whether its figure of this text was made whole, so that columns have something to go on from.
+    whole: bool,
 }
 
 /// What the screen is told of a model that is on its way.
@@ -63,7 +72,9 @@ pub(super) struct Worker {
     writer: Option<Writer>,
     sampling: Sampling,
     edits: Vec<Edit>,
-    live: Vec<Question>,
+    live: Vec<Live>,
+    /// Which of them grow, and what each needs of a token; none where that has to be found.
+    growing: Option<(Vec<usize>, Vec<Needs>)>,
     waiting: Vec<Question>,
     goal: Option<Goal>,
     baseline: Option<Shadow>,
@@ -89,6 +100,7 @@ impl Worker {
             sampling: Sampling::default(),
             edits: Vec::new(),
             live: Vec::new(),
+            growing: None,
             waiting: Vec::new(),
             goal: None,
             baseline: None,
@@ -239,6 +251,7 @@ impl Worker {
     }
 
     fn handle(&mut self, request: Request) -> Result<()> {
+        self.growing = None;
         match request {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
@@ -267,11 +280,19 @@ impl Worker {
             }
             Request::Edits { edits, mode } => self.change(edits, mode),
             Request::Live(questions) => {
-                let before = std::mem::replace(&mut self.live, questions);
-                for question in self.live.clone() {
-                    if !before.contains(&question) {
-                        self.enqueue(question);
+                let before = std::mem::take(&mut self.live);
+                for question in questions {
+                    let of = instrument(question.instrument)?;
+                    let held = before.iter().find(|live| live.question == question);
+                    if held.is_none() {
+                        self.enqueue(question.clone());
                     }
+                    let whole = held.is_some_and(|live| live.whole);
+                    self.live.push(Live {
+                        question,
+                        of,
+                        whole,
+                    });
                 }
                 Ok(())
             }
@@ -383,8 +404,9 @@ impl Worker {
 
     /// Asks every live instrument for a whole figure.
     fn refresh(&mut self) {
-        for question in self.live.clone() {
-            self.enqueue(question);
+        for i in 0..self.live.len() {
+            self.live[i].whole = false;
+            self.enqueue(self.live[i].question.clone());
         }
     }
 
@@ -398,13 +420,28 @@ impl Worker {
         self.waiting.push(question);
     }
 
+    /// What every live instrument needs of a token, found once for all tokens until something is asked.
+    fn growing(&mut self) -> Result<Vec<(usize, Needs)>> {
+        let live = std::mem::take(&mut self.live);
+        let (writer, bench) = self.writer()?;
+        let needs = |(i, live): (usize, &Live)| {
+            let arguments = &live.question.arguments;
+            let grows = !live.question.unedited && live.of.live(&bench.model.card, arguments);
+            // One that cannot be asked so said it when its whole figure was asked for.
+            let needs = grows.then(|| live.of.needs(&writer.run, arguments, bench).ok());
+            Some((i, needs??))
+        };
+        let found = live.iter().enumerate().filter_map(needs).collect();
+        self.live = live;
+        Ok(found)
+    }
+
     /// One token of the text, with the live columns.
     fn write(&mut self) -> Result<()> {
         let Some(goal) = &self.goal else {
             return Ok(());
         };
         let left = goal.left;
-        let live = self.live.clone();
         let (writer, bench) = self.writer()?;
         if left == 0 {
             self.end(Ending::Count);
@@ -414,25 +451,12 @@ impl Worker {
             self.end(Ending::Context);
             return Ok(());
         }
-        let mut needs = Needs::default();
-        for question in live.iter().filter(|q| !q.unedited) {
-            if let Some(more) =
-                instrument(question.instrument)?.live(&bench.model.card, &question.arguments)
-            {
-                needs.merge(more);
-            }
-        }
+        let (which, needs) = match self.growing.take() {
+            Some(growing) => growing,
+            None => self.growing()?.into_iter().unzip(),
+        };
+        let (writer, bench) = self.writer()?;
         let step = writer.step(bench, &needs)?;
-        let mut columns = Vec::new();
-        for question in live.iter().filter(|q| !q.unedited) {
-            let of = instrument(question.instrument)?;
-            if of.live(&bench.model.card, &question.arguments).is_some() {
-                columns.push((
-                    question.instrument,
-                    of.column(&step, &question.arguments, bench),
-                ));
-            }
-        }
         let token = written_token(bench, step.choice, &step.fired);
         let receipts = writer.receipts().to_vec();
         let ended = bench.model.is_end(step.choice.id);
@@ -441,39 +465,58 @@ impl Worker {
             goal.written += 1;
         }
         self.tell(Update::Token { token, receipts });
-        if let Some(check) = step.check {
-            let worst = self.check.map_or(check, |held| held.worst(check));
-            if self.check != Some(worst) {
-                self.check = Some(worst);
-                self.tell(Update::Checked(worst));
-            }
+        self.checked(step.captures.iter().find_map(|c| c.check));
+        for (i, capture) in which.iter().zip(&step.captures) {
+            self.grow(*i, capture)?;
         }
-        for (slot, column) in columns {
-            // A figure that waits to be made whole covers this position already.
-            if self
-                .waiting
-                .iter()
-                .any(|q| q.instrument == slot && !q.unedited)
-            {
-                continue;
-            }
-            match column {
-                Ok(figure) => self.tell(Update::Column {
-                    slot,
-                    figure: Box::new(figure),
-                }),
-                Err(error) => self.tell(Update::Failed {
-                    slot: Some(slot),
-                    message: error.to_string(),
-                }),
-            }
-        }
+        self.growing = Some((which, needs));
         if ended {
             self.end(Ending::EndToken);
         } else if left == 1 {
             self.end(Ending::Count);
         }
         Ok(())
+    }
+
+    /// Sends the newest column of a live figure.
+    fn grow(&mut self, i: usize, capture: &Capture) -> Result<()> {
+        let (Some(live), Some(bench)) = (self.live.get(i), &mut self.bench) else {
+            return Ok(());
+        };
+        let slot = live.question.instrument;
+        let mut waiting = self.waiting.iter();
+        // A figure that waits to be made whole covers this position already.
+        if waiting.any(|q| q.instrument == slot && !q.unedited) {
+            return Ok(());
+        }
+        if !live.whole {
+            let question = live.question.clone();
+            self.enqueue(question);
+            return Ok(());
+        }
+        let update = match live.of.column(capture, &live.question.arguments, bench) {
+            Ok(column) => Update::Column {
+                slot,
+                column: Box::new(column),
+            },
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error) => Update::Failed {
+                slot: Some(slot),
+                message: error.to_string(),
+            },
+        };
+        self.tell(update);
+        Ok(())
+    }
+
+    /// Tells the worst of the checks so far, where it is news.
+    fn checked(&mut self, check: Option<Check>) {
+        let Some(check) = check else { return };
+        let worst = self.check.map_or(check, |held| held.worst(check));
+        if self.check != Some(worst) {
+            self.check = Some(worst);
+            self.tell(Update::Checked(worst));
+        }
     }
 
     fn observe(&mut self, question: &Question) -> Result<()> {
@@ -519,12 +562,9 @@ impl Worker {
             let last = bench.visible(*last);
             figure.title = format!("{} · after {last} ({})", figure.title, before.len());
         }
-        if let Some(check) = figure.check.filter(|_| !question.unedited) {
-            let worst = self.check.map_or(check, |held| held.worst(check));
-            if self.check != Some(worst) {
-                self.check = Some(worst);
-                self.tell(Update::Checked(worst));
-            }
+        self.checked(figure.check.filter(|_| !question.unedited));
+        if let Some(live) = self.live.iter_mut().find(|l| l.question == *question) {
+            live.whole = true;
         }
         self.tell(Update::Figure {
             slot,
