@@ -44,6 +44,7 @@ pub mod patching;
 pub mod patchscope;
 pub mod residual;
 pub mod steering;
+pub mod surprisal;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -535,6 +536,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::settle::Settle,
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
+    &surprisal::Surprisal,
 ];
 
 /// Finds an instrument by name.
