@@ -11,7 +11,7 @@ use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::load::Options;
 
 /// Tokens that stand before the one that is measured, and tokens of the whole figure.
@@ -36,10 +36,11 @@ fn demo() -> (Bench, Vec<u32>) {
 fn decode(bencher: divan::Bencher, live: &[&dyn Instrument]) {
     let (mut bench, tokens) = demo();
     let arguments = Arguments::default();
-    let mut needs = Needs::default();
-    for of in live {
-        needs.merge(of.live(&bench.model.card, &arguments).unwrap());
-    }
+    let run = Run::plain(tokens.clone());
+    let needs = live
+        .iter()
+        .map(|of| of.needs(&run, &arguments, &bench).unwrap());
+    let needs: Vec<_> = needs.collect();
     let begin = |bench: &mut Bench| {
         Writer::begin(bench, tokens.clone(), Schedule::none(), Sampling::default()).unwrap()
     };
@@ -51,8 +52,8 @@ fn decode(bencher: divan::Bencher, live: &[&dyn Instrument]) {
                 writer = begin(&mut bench);
             }
             let step = writer.step(&mut bench, &needs).unwrap();
-            for of in live {
-                divan::black_box(of.column(&step, &arguments, &mut bench).unwrap());
+            for (of, capture) in live.iter().zip(&step.captures) {
+                divan::black_box(of.column(capture, &arguments, &mut bench).unwrap());
             }
         });
 }
@@ -78,7 +79,7 @@ fn decode_with_everything_live(bencher: divan::Bencher) {
     let live: Vec<&dyn Instrument> = INSTRUMENTS
         .iter()
         .copied()
-        .filter(|of| of.live(&bench.model.card, &Arguments::default()).is_some())
+        .filter(|of| of.live(&bench.model.card, &Arguments::default()))
         .collect();
     decode(bencher, &live);
 }

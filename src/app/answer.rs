@@ -7,14 +7,15 @@ use super::beside::{self, Baseline};
 use super::commands::{Why, command};
 use super::history::{Lost, Restoring, Way};
 use super::notice::Level;
-use super::shown::{EARLIER_TEXT, about_text};
+use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, Shown, Working, mark};
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, Place};
 use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
 use crate::figure::Figure;
-use crate::instruments::INSTRUMENTS;
+use crate::figure::column::Column;
+use crate::instruments::{INSTRUMENTS, grow, instrument};
 use crate::lab::writer::Beside;
 
 impl App {
@@ -42,7 +43,7 @@ impl App {
                 unedited,
                 figure,
             } => return self.figure_came(slot, unedited, *figure),
-            Update::Column { slot, figure } => self.column_came(slot, *figure),
+            Update::Column { slot, column } => self.column_came(slot, *column),
             Update::Working { slot, done, left } => {
                 self.with(slot, |s| s.working = Some(Working { done, left }));
             }
@@ -193,7 +194,7 @@ impl App {
         let live = INSTRUMENTS
             .iter()
             .filter(|of| of.steady() || [self.slot, self.second].contains(&of.name()))
-            .filter(|i| i.live(&model.card, &asked(i.name())).is_some());
+            .filter(|i| i.live(&model.card, &asked(i.name())));
         live.map(|i| question(i.name())).collect()
     }
 
@@ -315,7 +316,7 @@ impl App {
                     number: shown.number,
                     ..Shown::default()
                 };
-            } else if shown.figure.is_some() && about_text(slot, shown) {
+            } else if shown.figure.is_some() && shown.about_text(slot) {
                 shown.stale = Some(EARLIER_TEXT);
             }
             shown.forget_difference();
@@ -360,7 +361,7 @@ impl App {
         self.follow();
         let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
-            let about = about_text(slot, shown);
+            let about = shown.about_text(slot);
             if let Some(figure) = &mut shown.figure {
                 if live.contains(slot) {
                     figure.truncate(left as u32);
@@ -428,17 +429,14 @@ impl App {
         Vec::new()
     }
 
-    fn column_came(&mut self, slot: Slot, column: Figure) {
+    fn column_came(&mut self, slot: Slot, column: Column) {
         let text = self.beginning();
         self.with(slot, |s| {
             s.text = text;
             s.difference = None;
             s.refused = None;
-            if let Some(figure) = &mut s.figure {
-                figure.append(column);
-            } else {
-                s.figure = Some(column);
-                s.turn();
+            if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
+                grow(of, figure, column);
             }
         });
     }

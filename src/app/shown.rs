@@ -136,7 +136,7 @@ impl App {
         let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
             return Held::Here;
         };
-        let own = about_text(slot, shown) && shown.stale != Some(EARLIER_TEXT);
+        let own = shown.about_text(slot) && shown.stale != Some(EARLIER_TEXT);
         let at = self.cursor.position;
         match cursor::holds(figure).filter(|_| own) {
             Some((first, last)) if at < first || at > last => {
@@ -209,7 +209,7 @@ impl App {
         for (slot, shown) in &mut self.shown {
             // A live figure's columns were measured under the edits of their time; from now on they go on.
             let holds = mode == Mode::FromNow && live.contains(slot);
-            let holds = holds || !about_text(slot, shown);
+            let holds = holds || !shown.about_text(slot);
             let Some(figure) = &shown.figure else {
                 continue;
             };
@@ -223,7 +223,9 @@ impl App {
     }
 }
 
-/// Whether what an instrument shows is about the text and its edits; some read files of their own.
-pub(super) fn about_text(slot: Slot, shown: &Shown) -> bool {
-    instrument(slot).is_ok_and(|of| of.needs_prompt(&shown.arguments))
+impl Shown {
+    /// Whether what an instrument shows is about the text and its edits; some read files of their own.
+    pub(super) fn about_text(&self, slot: Slot) -> bool {
+        instrument(slot).is_ok_and(|of| of.needs_prompt(&self.arguments))
+    }
 }

@@ -15,10 +15,12 @@ use crate::edit::Edit;
 use crate::edit::direction::{Direction, Origin, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::instruments::{Arguments, INSTRUMENTS};
+use crate::instruments::{Arguments, INSTRUMENTS, Instrument};
 use crate::lab::bench::Bench;
+use crate::lab::capture::Needs;
+use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Beside, Needs, Writer};
+use crate::lab::writer::{Beside, Writer};
 use crate::model::network::site::Site;
 
 /// The row.
@@ -73,7 +75,7 @@ fn startup(matches: &ArgMatches) -> Result<()> {
     output::line(LOADED)?;
     let prompt = start(&bench)?;
     let mut writer = Writer::begin(&mut bench, prompt, Schedule::none(), Sampling::default())?;
-    writer.step(&mut bench, &Needs::default())?;
+    writer.step(&mut bench, &[])?;
     output::line(FIRST)
 }
 
@@ -163,19 +165,19 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     let prompt = start(&bench)?;
     let count = count.min(card.context.saturating_sub(prompt.len())).max(1);
     let defaults = Arguments::default();
-    let mut needs = Needs::default();
-    let mut live = Vec::new();
+    let of_prompt = Run::plain(prompt.clone());
+    let (mut needs, mut live) = (Vec::new(), Vec::new());
     for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
-        if let Some(more) = of.live(&card, &defaults) {
-            needs.merge(more);
-            live.push(of.name());
+        if of.live(&card, &defaults) {
+            needs.push(of.needs(&of_prompt, &defaults, &bench)?);
+            live.push(*of);
         }
     }
 
     let edits = ten_edits(&mut bench);
     let kinds = [
         Kind::Bare,
-        Kind::Live(&needs),
+        Kind::Live(&live, &needs),
         Kind::Edited(&edits, Beside::Nothing),
         Kind::Edited(&edits, Beside::SameText),
     ];
@@ -237,7 +239,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         accompanied: median(&mut accompanied),
         accompanied_ratio: ratios[2],
         edits: edits.iter().map(ToString::to_string).collect(),
-        instruments: live,
+        instruments: live.iter().map(|of| of.name()).collect(),
         prefill_tokens: long.len(),
         prefill: median(&mut reads),
         peak_memory: doctor::kilobytes("/proc/self/status", "VmHWM"),
@@ -250,7 +252,7 @@ enum Kind<'a> {
     /// Nothing is watched and nothing changed.
     Bare,
     /// The steady live instruments make their columns.
-    Live(&'a Needs),
+    Live(&'a [&'static dyn Instrument], &'a [Needs]),
     /// Under edits.
     Edited(&'a [Edit], Beside),
 }
@@ -288,12 +290,11 @@ const DIRECTION: &str = "bench";
 
 /// Seconds to write `count` tokens after a prompt.
 fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result<f64> {
-    let bare = Needs::default();
     let arguments = Arguments::default();
-    let (needs, edits, beside) = match kind {
-        Kind::Bare => (&bare, &[][..], Beside::Nothing),
-        Kind::Live(needs) => (*needs, &[][..], Beside::Nothing),
-        Kind::Edited(edits, beside) => (&bare, *edits, *beside),
+    let (live, needs, edits, beside) = match kind {
+        Kind::Bare => (&[][..], &[][..], &[][..], Beside::Nothing),
+        Kind::Live(live, needs) => (*live, *needs, &[][..], Beside::Nothing),
+        Kind::Edited(edits, beside) => (&[][..], &[][..], *edits, *beside),
     };
     let mut writer = Writer::begin_beside(
         bench,
@@ -305,12 +306,8 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
     let since = Instant::now();
     for _ in 0..count {
         let step = writer.step(bench, needs)?;
-        if matches!(kind, Kind::Live(_)) {
-            for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
-                if of.live(&bench.model.card, &arguments).is_some() {
-                    std::hint::black_box(of.column(&step, &arguments, bench)?);
-                }
-            }
+        for (of, capture) in live.iter().zip(&step.captures) {
+            std::hint::black_box(of.column(capture, &arguments, bench)?);
         }
     }
     Ok(since.elapsed().as_secs_f64())

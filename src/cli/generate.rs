@@ -15,9 +15,10 @@ use crate::engine::Ending;
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Needs, Readout};
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Beside, Needs, Step, Writer};
+use crate::lab::writer::{Beside, Step, Writer};
 use crate::model::network::site::Site;
 use crate::text;
 
@@ -284,10 +285,11 @@ fn write(
     let since = Instant::now();
     let mut stream = text::Stream::default();
     // The lens rides along once, for the self-check; the other steps are bare.
-    let mut needs = Needs {
-        record: Vec::new(),
-        unembed: vec![Site::ResidPost.at(bench.model.card.layers - 1)],
-    };
+    let last = vec![Site::ResidPost.at(bench.model.card.layers - 1)];
+    let mut needs = vec![Needs::of(Readout {
+        at: last,
+        ..Readout::default()
+    })];
     while tally.written < count {
         if !writer.has_room(bench) {
             tally.ending = Ending::Context;
@@ -306,9 +308,9 @@ fn write(
             }
             step => step?,
         };
-        needs = Needs::default();
+        needs.clear();
         tally.written += 1;
-        tally.check = tally.check.or(step.check);
+        tally.check = tally.check.or(step.captures.first().and_then(|c| c.check));
         show(bench, &mut stream, &step, writer.receipts(), shape)?;
         if bench.model.is_end(step.choice.id) {
             tally.ending = Ending::EndToken;

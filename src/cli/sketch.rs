@@ -8,7 +8,8 @@ use clap::ArgMatches;
 use super::{arguments, output};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::figure::{Check, Figure};
+use crate::figure::column::Column;
+use crate::figure::{Body, Check};
 use crate::instruments::logit_lens::lens::Lens;
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::sample::Sampling;
@@ -57,22 +58,18 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     output::line(format!("{}  {heads}", text::fit("token", CELL)).trim_end())?;
 
     let arguments = Arguments::default();
-    let Some(needs) = Lens.live(&bench.model.card, &arguments) else {
-        return Ok(());
-    };
+    let needs = [Lens.needs(&writer.run, &arguments, &bench)?];
     let mut written = Vec::new();
     let mut check: Option<Check> = None;
     while written.len() < COUNT && writer.has_room(&bench) {
         let step = writer.step(&mut bench, &needs)?;
-        let column = Lens.column(&step, &arguments, &mut bench)?;
+        let column = Lens.column(&step.captures[0], &arguments, &mut bench)?;
         check = match (check, column.check) {
             (Some(a), Some(b)) => Some(a.worst(b)),
             (a, b) => a.or(b),
         };
         let token = text::fit(&bench.visible(step.choice.id), CELL);
-        output::line(
-            format!("{token}  {}", cells(&column, &shown, step.choice.position)).trim_end(),
-        )?;
+        output::line(format!("{token}  {}", cells(&column, &shown)).trim_end())?;
         if bench.model.is_end(step.choice.id) {
             break;
         }
@@ -102,13 +99,15 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-fn cells(column: &Figure, shown: &[usize], position: usize) -> String {
+fn cells(column: &Column, shown: &[usize]) -> String {
+    let Body::Grid(grid) = &column.body else {
+        return String::new();
+    };
     let cell = |layer: &usize| {
-        column
-            .cell(*layer as u16, position as u32)
-            .map_or_else(String::new, |c| {
-                format!("{} {:.2}  ", text::fit(&c.label, CELL - 1), c.value)
-            })
+        let cell = grid.cells.first().and_then(|rows| rows.get(*layer));
+        cell.map_or_else(String::new, |c| {
+            format!("{} {:.2}  ", text::fit(&c.label, CELL - 1), c.value)
+        })
     };
     shown
         .iter()

@@ -19,6 +19,7 @@ use crate::edit::direction::{Direction, places};
 use crate::edit::receipt::{Fired, Receipt};
 use crate::edit::unit_set::UnitSet;
 use crate::error::Result;
+use crate::figure::column::Column;
 use crate::figure::{Check, Figure};
 use crate::instruments::{Arguments, instrument};
 use crate::lab::sample::Sampling;
@@ -331,7 +332,7 @@ pub enum Update {
         /// Its pane.
         slot: Slot,
         /// The part.
-        figure: Box<Figure>,
+        column: Box<Column>,
     },
     /// A figure is being made: how far, 0 to 1.
     Working {

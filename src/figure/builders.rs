@@ -3,7 +3,7 @@
 //! Invariant: a builder only fills fields in; it measures and decides nothing. To build another shape in one word, add a function here.
 
 use super::{
-    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Table, Text,
+    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Text,
 };
 
 impl From<f32> for Entry {
@@ -178,6 +178,38 @@ impl Grid {
     pub fn reach(&self) -> f32 {
         let sizes = self.cells.iter().flatten().map(|cell| cell.value.abs());
         sizes.filter(|v| v.is_finite()).fold(1e-6, f32::max)
+    }
+}
+
+impl Body {
+    /// Its curves, where it has any.
+    pub fn series(&self) -> Option<&Series> {
+        match self {
+            Self::Series(series) => Some(series),
+            Self::Grid(_) | Self::Table(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+impl Series {
+    /// Curves that are not below zero, on a scale from zero to the largest number.
+    pub fn of(
+        axis: &str,
+        value: &str,
+        points: Vec<Header>,
+        curves: Vec<Curve>,
+        style: Style,
+    ) -> Self {
+        let all = curves.iter().flat_map(|c| &c.values).copied();
+        let hi = all.filter(|v| v.is_finite()).fold(1e-6, f32::max);
+        Self {
+            axis: axis.into(),
+            value: value.into(),
+            points,
+            curves,
+            scale: Scale::Range { lo: 0.0, hi },
+            style,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod also;
 pub(crate) mod builders;
+pub mod column;
 pub(crate) mod difference;
 pub mod series;
 
@@ -490,73 +491,6 @@ impl Figure {
         );
     }
 
-    /// Appends a live column or page: `next` has the same shape and covers later positions.
-    /// A position that is there already is replaced, and everything after it dropped (a rewind).
-    pub fn append(&mut self, next: Self) {
-        self.check = match (self.check, next.check) {
-            (Some(a), Some(b)) => Some(a.worst(b)),
-            (a, b) => a.or(b),
-        };
-        let first = match &next.body {
-            Body::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
-            Body::Table(table) => table.pages.first().and_then(|p| p.anchor.position),
-            Body::Series(series) => series.points.first().and_then(|p| p.anchor.position),
-            Body::Text(_) => None,
-        };
-        if let Some(first) = first {
-            self.truncate(first);
-        }
-        let grown = match (&mut self.body, next.body) {
-            (Body::Grid(grid), Body::Grid(mut more)) => {
-                if let Some(number) = grid.turned() {
-                    more.turn(number);
-                }
-                grid.scale = grid.scale.around(more.scale);
-                grid.also.extend(more.also);
-                grid.columns.extend(more.columns);
-                grid.cells.extend(more.cells);
-                true
-            }
-            (Body::Table(table), Body::Table(more)) => {
-                table.pages.extend(more.pages);
-                true
-            }
-            (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
-            (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
-                *body = other;
-                false
-            }
-        };
-        // What is said of the newest position is said of none before it: a title belongs to the whole body, and notes
-        // come with every column.
-        if !grown {
-            self.title = next.title;
-        }
-        if !grown || !next.notes.is_empty() {
-            self.notes = next.notes;
-        }
-        self.provenance = next.provenance;
-    }
-
-    /// Drops every column or page at `position` or later.
-    pub fn truncate(&mut self, position: u32) {
-        let keep = |anchor: &Anchor| anchor.position.is_none_or(|p| p < position);
-        match &mut self.body {
-            Body::Grid(grid) => {
-                let count = grid.columns.iter().take_while(|h| keep(&h.anchor)).count();
-                grid.columns.truncate(count);
-                grid.cells.truncate(count);
-                grid.also.truncate(count);
-            }
-            Body::Table(table) => table.pages.retain(|p| keep(&p.anchor)),
-            Body::Series(series) => {
-                let count = series.points.iter().take_while(|p| keep(&p.anchor)).count();
-                series.truncate(count);
-            }
-            Body::Text(_) => {}
-        }
-    }
-
     /// The cell of a grid at a layer and position.
     pub fn cell(&self, layer: u16, position: u32) -> Option<&Cell> {
         let Body::Grid(grid) = &self.body else {
@@ -633,9 +567,9 @@ mod tests {
     #[test]
     fn a_column_appends_and_a_rewind_replaces() {
         let mut figure = grid(0..3);
-        figure.append(grid(3..4));
+        figure.append(grid(3..4).into());
         assert_eq!(width(&figure), 4);
-        figure.append(grid(1..2));
+        figure.append(grid(1..2).into());
         assert_eq!(width(&figure), 2, "positions from 1 on were rewritten");
     }
 
@@ -651,9 +585,9 @@ mod tests {
         let both =
             |title: &str, note: &str| (format!("title {title}"), vec![format!("after {note}")]);
         let mut columns = said(grid(0..3), "a");
-        columns.append(said(grid(3..4), "b"));
+        columns.append(said(grid(3..4), "b").into());
         assert_eq!(heard(&columns), both("a", "b"), "grown");
-        columns.append(grid(4..5));
+        columns.append(grid(4..5).into());
         assert_eq!(
             heard(&columns),
             both("a", "b"),
@@ -669,7 +603,7 @@ mod tests {
             figure
         };
         let mut figure = waterfall("a");
-        figure.append(waterfall("b"));
+        figure.append(waterfall("b").into());
         assert_eq!(heard(&figure), both("b", "b"), "replaced");
     }
 
@@ -794,9 +728,9 @@ mod tests {
     #[test]
     fn curves_grow_are_rewound_and_are_compared() {
         let mut figure = curves(0..3, 0.5);
-        figure.append(curves(3..4, 0.5));
+        figure.append(curves(3..4, 0.5).into());
         assert_eq!(values(&figure), [0.5, 1.5, 2.5, 3.5]);
-        figure.append(curves(1..2, 0.0));
+        figure.append(curves(1..2, 0.0).into());
         assert_eq!(values(&figure), [0.5, 1.0]);
         let less = figure.minus(&curves(0..2, 0.5)).unwrap();
         assert_eq!(values(&less), [0.0, -0.5]);
@@ -820,7 +754,7 @@ mod tests {
                 }
             }
         }
-        layers.append(newer.clone());
+        layers.append(newer.clone().into());
         assert_eq!(values(&layers), values(&newer));
     }
 

@@ -100,6 +100,13 @@ impl Series {
         (!value.is_nan()).then_some(value)
     }
 
+    /// The points at which a curve was measured, with its numbers.
+    pub fn measured(&self, curve: usize) -> Vec<(usize, f32)> {
+        let points = 0..self.points.len();
+        let number = |point| Some((point, self.value(curve, point)?));
+        points.filter_map(number).collect()
+    }
+
     /// The lowest and highest end of what is drawn: the scale for lines; for bars also zero, and for waterfalls
     /// every sum on the way and the total.
     pub fn reach(&self, curve: usize) -> (f32, f32) {

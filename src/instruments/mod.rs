@@ -44,94 +44,22 @@ pub mod patching;
 pub mod patchscope;
 pub mod residual;
 pub mod steering;
+pub mod surprisal;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::figure::column::Column;
 use crate::figure::{Body, Check, Figure};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
-use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 
 use params::Params;
 pub use params::{Arguments, Kind, Parameter};
-
-impl Arguments {
-    /// The text of a parameter, or its default.
-    pub fn text<'a>(&'a self, of: &'a dyn Instrument, name: &str) -> &'a str {
-        let default = of
-            .parameters()
-            .iter()
-            .find(|p| p.name == name)
-            .map_or("", |p| p.default);
-        self.given.get(name).map_or(default, String::as_str)
-    }
-
-    /// A whole number, checked against its range.
-    pub fn count(&self, of: &dyn Instrument, name: &str) -> Result<usize> {
-        let text = self.text(of, name);
-        let (lo, hi) = match of
-            .parameters()
-            .iter()
-            .find(|p| p.name == name)
-            .map(|p| p.kind)
-        {
-            Some(Kind::Count { lo, hi }) => (lo, hi),
-            _ => (0, usize::MAX),
-        };
-        let expected = || format!("a whole number from {lo} to {hi}");
-        text.parse()
-            .ok()
-            .filter(|n| (lo..=hi).contains(n))
-            .ok_or_else(|| Error::argument(name, text, expected()))
-    }
-
-    /// A layer, or `None` for `all`.
-    pub fn layer(&self, of: &dyn Instrument, name: &str, layers: usize) -> Result<Option<usize>> {
-        match self.text(of, name) {
-            "all" => Ok(None),
-            text => {
-                let layer = text.parse::<usize>().ok().filter(|l| *l < layers);
-                layer.map(Some).ok_or_else(|| {
-                    Error::argument(
-                        name,
-                        text,
-                        format!("`all` or a layer from 0 to {}", layers - 1),
-                    )
-                })
-            }
-        }
-    }
-
-    /// A position in a text of `tokens` tokens; negative counts from the end.
-    pub fn position(&self, of: &dyn Instrument, name: &str, tokens: usize) -> Result<usize> {
-        let text = self.text(of, name);
-        let number = text
-            .parse::<i64>()
-            .ok()
-            .map(|p| if p < 0 { p + tokens as i64 } else { p });
-        number
-            .filter(|p| (0..tokens as i64).contains(p))
-            .map(|p| p as usize)
-            .ok_or_else(|| {
-                Error::argument(
-                    name,
-                    text,
-                    format!(
-                        "a position from 0 to {}, or -1 for the last",
-                        tokens.saturating_sub(1)
-                    ),
-                )
-            })
-    }
-
-    /// Refuses names that the instrument does not have and choices it does not offer.
-    pub fn check(&self, of: &dyn Instrument) -> Result<()> {
-        self.fit(of.parameters(), of.name())
-    }
-}
 
 /// Whether an instrument reads the run's own text; where it does not, the command line asks for none, and the screen shows it
 /// without one.
@@ -226,31 +154,68 @@ pub trait Measurement: Sync {
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     const ROWS_FOLLOW_EDITS: bool = false;
 
-    /// What it measures.
+    /// What it measures; by default the figure of what it needs of its positions, from one pass.
     ///
     /// # Errors
     ///
     /// Those of the passes, and parameters that do not fit the model or the text.
-    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft>;
+    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let positions = Self::positions(asked, run)?;
+        let needs = Self::needs(asked, run, bench)?;
+        let capture = bench.capture(run, positions, &needs)?;
+        Self::figure(asked, &capture, bench)
+    }
 
     /// What that will take, for sweeps: said before they start.
     fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<Cost> {
         None
     }
 
-    /// What it reads at every new position; `None` when it is no live instrument.
-    fn live(_asked: &Self::Params, _card: &Card) -> Option<Needs> {
-        None
+    /// Whether its figure grows with a text: then [`Measurement::needs`] and [`Measurement::figure`] make its newest column.
+    fn live(_asked: &Self::Params, _card: &Card) -> bool {
+        false
     }
 
-    /// The newest position's part of the figure.
+    /// The positions of the whole figure.
     ///
     /// # Errors
     ///
-    /// When the step lacks what [`Measurement::live`] asked for.
-    fn column(_asked: &Self::Params, _step: &Step, _bench: &mut Bench) -> Result<Draft> {
-        Err(Error::Engine(format!("{} has no live form", Self::NAME)))
+    /// When the text has no such positions.
+    fn positions(_asked: &Self::Params, run: &Run) -> Result<Range<usize>> {
+        Ok(0..run.tokens.len())
     }
+
+    /// What it needs of every position of a run, the newest one of a growing text among them.
+    ///
+    /// # Errors
+    ///
+    /// When parameters do not fit the model.
+    fn needs(_asked: &Self::Params, _run: &Run, _bench: &Bench) -> Result<Needs> {
+        Ok(Needs::default())
+    }
+
+    /// The figure of captured positions: of all of them, or of the newest one.
+    ///
+    /// # Errors
+    ///
+    /// When the capture lacks what [`Measurement::needs`] asked for.
+    fn figure(_asked: &Self::Params, _of: &Capture, _bench: &mut Bench) -> Result<Draft> {
+        Err(Error::Engine(format!(
+            "{} makes no figure of a capture",
+            Self::NAME
+        )))
+    }
+
+    /// A note about all that a figure shows, taken from itself, so that it stays right while the figure grows.
+    fn summary(_body: &Body) -> Option<String> {
+        None
+    }
+}
+
+/// The last so many positions of a run.
+pub(crate) fn last(count: usize, run: &Run) -> Range<usize> {
+    let total = run.tokens.len();
+    total - count.min(total)..total
 }
 
 /// The instrument and its parameters, for provenance and to tell one sweep from another.
@@ -261,18 +226,24 @@ pub fn lines<M: Measurement>(asked: &M::Params) -> Vec<(String, String)> {
         .collect()
 }
 
+/// A title with its name.
+fn title<M: Measurement>(title: &str) -> String {
+    match title {
+        "" => M::NAME.to_string(),
+        title => format!("{} · {title}", M::NAME),
+    }
+}
+
 /// A draft with its name, and with what it was measured on.
 fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, bench: &Bench) -> Figure {
     let mut parameters = lines::<M>(asked);
     parameters.extend(draft.resolved);
-    let title = match draft.title.as_str() {
-        "" => M::NAME.to_string(),
-        title => format!("{} · {title}", M::NAME),
-    };
+    let mut notes = Vec::from_iter(M::summary(&draft.body));
+    notes.extend(draft.notes);
     Figure {
-        title,
+        title: title::<M>(&draft.title),
         body: draft.body,
-        notes: draft.notes,
+        notes,
         check: draft.check,
         provenance: bench.provenance(draft.run.as_ref().unwrap_or(run), parameters),
     }
@@ -289,47 +260,30 @@ pub trait Instrument: Sync {
     /// Its parameters.
     fn parameters(&self) -> &'static [Parameter];
     /// Reads parameters, once, for all that is asked with them.
-    fn read(&self, arguments: &Arguments) -> Result<Arguments> {
-        arguments.fit(self.parameters(), self.name())?;
-        Ok(arguments.clone())
-    }
+    fn read(&self, arguments: &Arguments) -> Result<Arguments>;
     /// Whether it is at work on every growing text; others are live only while they have a place on the screen.
-    fn steady(&self) -> bool {
-        false
-    }
-    /// What it reads at every new position; `None` when it is no live instrument.
-    fn live(&self, _card: &Card, _arguments: &Arguments) -> Option<Needs> {
-        None
-    }
+    fn steady(&self) -> bool;
+    /// Whether its figure grows with a text.
+    fn live(&self, card: &Card, arguments: &Arguments) -> bool;
+    /// What it needs of every new position.
+    fn needs(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<Needs>;
     /// The newest position's part of the figure.
-    fn column(&self, _step: &Step, _arguments: &Arguments, _bench: &mut Bench) -> Result<Figure> {
-        Err(Error::Engine(format!("{} has no live form", self.name())))
-    }
+    fn column(&self, of: &Capture, arguments: &Arguments, bench: &mut Bench) -> Result<Column>;
+    /// A note about all that a figure shows.
+    fn summary(&self, body: &Body) -> Option<String>;
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
-    fn rows_follow_edits(&self) -> bool {
-        false
-    }
+    fn rows_follow_edits(&self) -> bool;
     /// Whether it reads the run's own text under these arguments; where it does not, the command line asks for none,
     /// and the screen shows it without one.
-    fn needs_prompt(&self, _arguments: &Arguments) -> bool {
-        true
-    }
+    fn needs_prompt(&self, arguments: &Arguments) -> bool;
     /// Whether it reads the run's own text under any arguments.
-    fn always_needs_prompt(&self) -> bool {
-        true
-    }
+    fn always_needs_prompt(&self) -> bool;
     /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
-    fn reads_end(&self) -> bool {
-        false
-    }
+    fn reads_end(&self) -> bool;
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
-    fn reads_cell(&self) -> bool {
-        false
-    }
+    fn reads_cell(&self) -> bool;
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
-    fn cost(&self, _tokens: usize, _arguments: &Arguments, _card: &Card) -> Option<Cost> {
-        None
-    }
+    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost>;
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
 }
@@ -359,14 +313,29 @@ impl<M: Measurement> Instrument for M {
         M::STEADY
     }
 
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        M::live(&*asked::<M>(arguments).ok()?, card)
+    fn live(&self, card: &Card, arguments: &Arguments) -> bool {
+        asked::<M>(arguments).is_ok_and(|asked| M::live(&asked, card))
     }
 
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let asked = asked::<M>(arguments)?;
-        let draft = M::column(&asked, step, bench)?;
-        Ok(stamp::<M>(draft, &asked, &step.run, bench))
+    fn needs(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<Needs> {
+        M::needs(&*asked::<M>(arguments)?, run, bench)
+    }
+
+    fn column(&self, of: &Capture, arguments: &Arguments, bench: &mut Bench) -> Result<Column> {
+        let draft = M::figure(&*asked::<M>(arguments)?, of, bench)?;
+        Ok(Column {
+            position: of.positions.start,
+            tokens: of.run.tokens[of.positions.clone()].to_vec(),
+            edits: of.run.schedule.lines(),
+            title: title::<M>(&draft.title),
+            body: draft.body,
+            notes: draft.notes,
+            check: draft.check,
+        })
+    }
+
+    fn summary(&self, body: &Body) -> Option<String> {
+        M::summary(body)
     }
 
     fn rows_follow_edits(&self) -> bool {
@@ -409,17 +378,10 @@ fn asked<M: Measurement>(arguments: &Arguments) -> Result<Arc<M::Params>> {
     arguments.params(M::NAME)
 }
 
-impl Arguments {
-    /// The instrument and its parameters as used, for provenance.
-    pub fn provenance(&self, of: &dyn Instrument) -> Vec<(String, String)> {
-        let own = of
-            .parameters()
-            .iter()
-            .map(|p| (p.name.to_string(), self.text(of, p.name).to_string()));
-        std::iter::once(("instrument".to_string(), of.name().to_string()))
-            .chain(own)
-            .collect()
-    }
+/// Lets a live figure grow.
+pub fn grow(of: &dyn Instrument, figure: &mut Figure, column: Column) {
+    figure.append(column);
+    figure.notes.splice(..0, of.summary(&figure.body));
 }
 
 /// Makes the figure of an instrument, and says how many of its numbers are not finite.
@@ -461,6 +423,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::settle::Settle,
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
+    &surprisal::Surprisal,
 ];
 
 /// Finds an instrument by name.

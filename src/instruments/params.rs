@@ -84,6 +84,19 @@ pub trait Params: Clone + std::fmt::Debug + PartialEq + Send + Sync + Sized + 's
     fn print(&self) -> Vec<String>;
 }
 
+/// No parameters.
+impl Params for () {
+    const ROWS: &'static [Parameter] = &[];
+
+    fn parse(_arguments: &Arguments) -> Result<Self> {
+        Ok(())
+    }
+
+    fn print(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// Values of parameters as they come in, by name, with what was read from them.
 #[derive(Clone, Default)]
 pub struct Arguments {

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use candle_core::{DType, Device, Tensor};
 
 use super::bench::{Bench, reading};
+use super::capture::{Capture, Needs};
 use super::guard::not_finite;
 use super::run::Run;
 use super::target::Target;
@@ -188,41 +189,39 @@ impl Bench {
         positions: std::ops::Range<usize>,
         question: Question,
     ) -> Result<Attribution> {
-        check_sum(&self.model)?;
-        let wanted = addresses(&self.model.card, run)?;
-        let recording = self.record(run, &wanted)?;
-        let (first, count) = (positions.start, positions.len());
-        let rows = wanted
-            .iter()
-            .map(|at| Ok((*at, recording.get(*at)?.narrow(0, first, count)?)))
-            .collect::<Result<HashMap<_, _>>>()?;
-        Attribution::read(self, run, positions.collect(), &rows, question)
+        let needs = needs(&self.model, run)?;
+        let capture = self.capture(run, positions, &needs)?;
+        Attribution::read(self, &capture, question)
     }
 }
 
+/// What a capture must have for [`Attribution::read`].
+///
+/// # Errors
+///
+/// For streams that are no sum of writes, and edits of places that the model lacks.
+pub fn needs(model: &Model, run: &Run) -> Result<Needs> {
+    check_sum(model)?;
+    Ok(Needs {
+        record: addresses(&model.card, run)?,
+        ..Needs::default()
+    })
+}
+
 impl Attribution {
-    /// Reads recorded rows, `[positions, d_model]` for every one of [`addresses`].
-    pub fn read(
-        bench: &Bench,
-        run: &Run,
-        positions: Vec<usize>,
-        rows: &HashMap<Address, Tensor>,
-        question: Question,
-    ) -> Result<Self> {
+    /// Reads a capture that has what [`needs`] says.
+    pub fn read(bench: &Bench, capture: &Capture, question: Question) -> Result<Self> {
         let model = &bench.model;
-        check_sum(model)?;
-        let last = rows
-            .get(&Site::ResidPost.at(model.card.layers - 1))
-            .ok_or_else(|| Error::Engine("the end of the stream was not recorded".into()))?;
+        let positions: Vec<usize> = capture.positions.clone().collect();
+        let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
         let (targets, logits) = own_logits(model, last, question)?;
         let (directions, constants) = directions(model, last, &targets, question)?;
-        let parts = summands(model, run, &positions, rows)?;
+        let parts = summands(model, capture)?;
         let width = model.card.d_model;
         let (seen, end) = (host(&directions)?, host(last)?);
         // One read-back for all parts.
-        let wide = parts.iter().map(|(_, rows)| rows.to_dtype(DType::F32));
-        let wide = wide.collect::<std::result::Result<Vec<_>, _>>()?;
-        let values = host(&Tensor::stack(&wide, 0)?)?;
+        let rows: Vec<&Tensor> = parts.iter().map(|(_, rows)| rows).collect();
+        let values = host(&Tensor::stack(&rows, 0)?)?;
         let values: Vec<&[f32]> = values.chunks(positions.len() * width).collect();
         let mut shares = Vec::with_capacity(positions.len());
         let mut check = Check {
@@ -381,26 +380,14 @@ fn directions(
 }
 
 /// The parts of the stream as rows `[positions, d_model]`, f32, in the order in which they were written.
-fn summands(
-    model: &Model,
-    run: &Run,
-    positions: &[usize],
-    rows: &HashMap<Address, Tensor>,
-) -> Result<Vec<(Part, Tensor)>> {
-    let get = |at: Address| -> Result<Tensor> {
-        let held = rows.get(&at).ok_or_else(|| Error::Refused {
-            address: at.to_string(),
-            why: "it was not recorded. Please report this.".into(),
-        })?;
-        Ok(held.to_dtype(DType::F32)?)
-    };
+fn summands(model: &Model, capture: &Capture) -> Result<Vec<(Part, Tensor)>> {
+    let get = |at: Address| capture.get(at).cloned();
     let layers = model.card.layers;
-    let touched = edited(run, layers)?;
+    let touched = edited(&capture.run, layers)?;
     let embed = get(Site::Embed.at(0))?;
-    let first = positions.first().copied().unwrap_or(0);
     let learned = model
         .transformer
-        .position_vectors(first, positions.len())?
+        .position_vectors(capture.positions.start, capture.positions.len())?
         .filter(|_| !touched.contains(&Site::Embed.at(0)));
     let mut out = match learned {
         Some(own) => vec![(Part::Token, (&embed - &own)?), (Part::Position, own)],
@@ -422,18 +409,15 @@ fn summands(
         stream = (stream + &attention)?;
         out.push((Part::Attention(layer), attention));
         let mid = Site::ResidMid.at(layer);
-        // Live figures do not record it: not every family has it. Then it is found where the block ends.
-        let late = touched.contains(&mid) && !rows.contains_key(&mid);
-        if touched.contains(&mid) && !late {
+        if touched.contains(&mid) {
             moved(mid, &mut stream, &mut out, get(mid)?)?;
         }
         let mlp = get(Site::MlpAdd.at(layer))?;
         stream = (stream + &mlp)?;
         out.push((Part::Mlp(layer), mlp));
         let post = Site::ResidPost.at(layer);
-        if touched.contains(&post) || late {
-            let at = if late { mid } else { post };
-            moved(at, &mut stream, &mut out, get(post)?)?;
+        if touched.contains(&post) {
+            moved(post, &mut stream, &mut out, get(post)?)?;
         }
     }
     Ok(out)

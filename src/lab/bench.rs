@@ -24,7 +24,7 @@ use crate::edit::Edit;
 use crate::edit::direction::Direction;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
-use crate::figure::Provenance;
+use crate::figure::{Anchor, Header, Provenance};
 use crate::file::Overwrite;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
@@ -302,6 +302,15 @@ impl Bench {
         let spell = || text::visible(&self.model.bytes(id));
         let held = self.spelled.get(id as usize);
         held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
+    }
+
+    /// The titles of positions: their tokens.
+    pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<Header> {
+        let header = |p: usize| Header {
+            label: self.visible(run.tokens[p]),
+            anchor: Anchor::position(p),
+        };
+        positions.into_iter().map(header).collect()
     }
 
     /// What a figure of this run was measured on.

@@ -12,7 +12,7 @@ use super::bench::Bench;
 use super::pass::{Logits, Pass};
 use super::run::Run;
 use super::sample::{Sampling, kl};
-use super::writer::{Beside, Needs, Writer};
+use super::writer::{Beside, Writer};
 use crate::edit::Edit;
 use crate::edit::op::Which;
 use crate::edit::receipt::Receipt;
@@ -147,7 +147,7 @@ impl Bench {
         let mut writer =
             Writer::begin_beside(self, start, Schedule::none(), sampling, Beside::Nothing)?;
         while writer.run.tokens.len() < length && writer.has_room(self) {
-            writer.step(self, &Needs::default())?;
+            writer.step(self, &[])?;
         }
         let run = Run::plain(writer.run.tokens);
         self.unrelated = Some(((seed, length), run.clone()));

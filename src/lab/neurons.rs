@@ -5,9 +5,10 @@
 //! Ablating the neuron before anything later reacts takes exactly that away. To read more of a position, add a field,
 //! its address in [`addresses`] and its part in [`Sight::read`], in the same order.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::bench::Bench;
+use super::capture::{Capture, Needs};
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::model::network::finite::order;
@@ -30,7 +31,7 @@ pub struct Sight {
 }
 
 /// What is recorded, in this order: activations, the writes where they are normed, the end of the stream.
-pub fn addresses(card: &Card) -> Vec<Address> {
+fn addresses(card: &Card) -> Vec<Address> {
     let of = |site: Site| card.neuron_layers.iter().map(move |l| site.at(*l));
     let writes = card.norms_writes.then(|| of(Site::MlpOut));
     of(Site::MlpAct)
@@ -41,31 +42,45 @@ pub fn addresses(card: &Card) -> Vec<Address> {
 
 /// The positions of a run from `first` on.
 pub fn sights(bench: &mut Bench, run: &Run, first: usize) -> Result<Vec<Sight>> {
-    if bench.model.card.neuron_layers.is_empty() {
-        return Err(bench.model.transformer.no_neurons());
+    let needs = needs(&bench.model)?;
+    let capture = bench.capture(run, first..run.tokens.len(), &needs)?;
+    Sight::of(&capture, &bench.model)
+}
+
+/// What a capture must have for [`Sight::of`].
+///
+/// # Errors
+///
+/// When the model has no neurons.
+pub fn needs(model: &Model) -> Result<Needs> {
+    if model.card.neuron_layers.is_empty() {
+        return Err(model.transformer.no_neurons());
     }
-    let wanted = addresses(&bench.model.card);
-    let recording = bench.record(run, &wanted)?;
-    let count = run.tokens.len() - first;
-    let rows = wanted
-        .iter()
-        .map(|at| {
-            let rows = recording.get(*at)?.narrow(0, first, count)?;
-            Ok(rows.to_dtype(DType::F32)?)
-        })
-        .collect::<Result<Vec<Tensor>>>()?;
-    // One transfer for all layers.
-    let rows = Tensor::cat(&rows, 1)?.to_vec2::<f32>()?;
-    Ok(rows
-        .iter()
-        .enumerate()
-        .map(|(i, row)| Sight::read(row, first + i, &bench.model))
-        .collect())
+    Ok(Needs {
+        record: addresses(&model.card),
+        ..Needs::default()
+    })
 }
 
 impl Sight {
+    /// The positions of a capture.
+    ///
+    /// # Errors
+    ///
+    /// When it lacks an address of [`needs`].
+    pub fn of(capture: &Capture, model: &Model) -> Result<Vec<Self>> {
+        let rows = addresses(&model.card);
+        let rows = rows.iter().map(|at| capture.get(*at));
+        // One transfer for all layers.
+        let rows = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 1)?.to_vec2::<f32>()?;
+        let positions = capture.positions.clone().zip(&rows);
+        Ok(positions
+            .map(|(p, row)| Self::read(row, p, model))
+            .collect())
+    }
+
     /// Takes a position's recorded rows apart, one after the other as [`addresses`] has them.
-    pub fn read(mut rest: &[f32], position: usize, model: &Model) -> Self {
+    fn read(mut rest: &[f32], position: usize, model: &Model) -> Self {
         let (card, transformer) = (&model.card, &model.transformer);
         let mut take = |width: usize| {
             let (row, after) = rest.split_at(width);

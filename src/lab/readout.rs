@@ -23,6 +23,14 @@ const STRIP: usize = 2048;
 /// A difference below the largest logit that counts as nothing; `-inf` times zero would be no number.
 const FLOOR: f32 = -104.0;
 
+/// The largest difference of logits that the self-check tolerates: 1e-4 in f32, more in narrower dtypes.
+pub fn tolerance(dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 | DType::F64 => 1e-4,
+        _ => 5e-2,
+    }
+}
+
 /// Whose log-probability and rank a row is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Tokens<'a> {
@@ -223,20 +231,27 @@ pub fn read(
         .collect())
 }
 
-/// Reads one row of logits that is there already; `other` is what it is compared with, read with [`Ask::keep`]. The
-/// tokens of interest are those of [`Tokens::Same`].
-pub fn read_row(row: &[f32], known: usize, ask: &Ask, other: Option<&Said>) -> Said {
-    let mut state = State {
-        top: f32::NEG_INFINITY,
-        best: Vec::with_capacity(ask.top + 1),
-        ..State::default()
-    };
-    if let Tokens::Same(ids) = ask.tokens {
+/// Reads rows of logits that are there already, one after the other: waking a second thread costs more than a vocabulary of
+/// exponentials.
+pub fn read_rows(rows: &[&[f32]], known: usize, ask: &Ask) -> Vec<Said> {
+    let read = |(i, row): (usize, &&[f32])| {
+        let other = ask.against.map(|a| &a.rows[a.of[i]]);
+        let mut state = State {
+            top: f32::NEG_INFINITY,
+            best: Vec::with_capacity(ask.top + 1),
+            ..State::default()
+        };
+        let ids = match ask.tokens {
+            Tokens::None => &[][..],
+            Tokens::Same(ids) => ids,
+            Tokens::Each(ids) => &ids[i..=i],
+        };
         let logit = |id: &u32| row.get(*id as usize).map(|z| (*id, *z, 0));
         state.tokens = ids.iter().filter_map(logit).collect();
-    }
-    state.take(row, 0..row.len(), ask, known, other);
-    state.said(ask, other.map(|o| o.total))
+        state.take(row, 0..row.len(), ask, known, other);
+        state.said(ask, other.map(|o| o.total))
+    };
+    rows.iter().enumerate().map(read).collect()
 }
 
 /// The logits of the tokens of interest, from a product with their rows alone.
@@ -278,7 +293,7 @@ fn chosen(
 }
 
 /// Lends the numbers of a tensor, f32 and in order.
-fn on_cpu<R>(t: &Tensor, use_it: impl FnOnce(&[f32]) -> R) -> Result<R> {
+pub(crate) fn on_cpu<R>(t: &Tensor, use_it: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let t = t
         .to_dtype(DType::F32)?
         .to_device(&Device::Cpu)?

@@ -1,42 +1,12 @@
-//! Steps: what may be asked for at every new token, and what is known of one that was written.
+//! Steps: what is known of a token that was written.
 //!
 //! Invariant: a step is about one position and holds nothing of earlier ones but the run itself.
 //! To compare with another run, add a variant of [`Beside`].
 
-use std::collections::HashMap;
-
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::run::Run;
+use super::capture::Capture;
 use crate::edit::receipt::Fired;
-use crate::figure::Check;
-use crate::model::network::site::Address;
-
-/// What is read at every new position besides the model's own output.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Addresses whose last row is recorded.
-    pub record: Vec<Address>,
-    /// Residual addresses whose last row is unembedded together with the model's own output.
-    pub unembed: Vec<Address>,
-}
-
-impl Needs {
-    /// Adds another reader's needs.
-    pub fn merge(&mut self, other: Self) {
-        for (own, more) in [
-            (&mut self.record, other.record),
-            (&mut self.unembed, other.unembed),
-        ] {
-            more.into_iter().for_each(|a| {
-                if !own.contains(&a) {
-                    own.push(a);
-                }
-            });
-        }
-    }
-}
 
 /// What runs beside the edited text, unedited, in the same passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,14 +66,6 @@ pub struct Step {
     pub choice: Choice,
     /// What the edits did at its position.
     pub fired: Vec<Fired>,
-    /// Recorded rows at its position, `[width]`, f32, on the model's device.
-    pub rows: HashMap<Address, Tensor>,
-    /// Logits of residual rows at its position, in the order of the needs.
-    pub unembedded: Vec<(Address, Vec<f32>)>,
-    /// The model's own logits after it.
-    pub logits: Vec<f32>,
-    /// Last lens row against the model's own logits, when the lens was read.
-    pub check: Option<Check>,
-    /// The run so far, this token included.
-    pub run: Run,
+    /// What was asked for at its position, in the order of the needs.
+    pub captures: Vec<Capture>,
 }

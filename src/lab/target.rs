@@ -23,6 +23,16 @@ impl Target {
         Self { token, less: None }
     }
 
+    /// The token of the parameter `token`; nothing where none is given.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no token.
+    pub fn chosen(text: Option<&str>, model: &Model) -> Result<Option<Self>> {
+        let parse = |text| Self::parse("token", text, model);
+        text.map(parse).transpose()
+    }
+
     /// Reads the parameter `name`: ` Paris`, `" Paris" - " Rome"`, or token ids as `#17`.
     pub fn parse(name: &str, text: &str, model: &Model) -> Result<Self> {
         let (token, less) = match text.split_once(" - ") {

@@ -5,20 +5,24 @@
 //! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`Beside`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
 use super::bench::Bench;
+use super::capture::{Capture, Needs, NormOf};
+use super::readout::{Said, on_cpu, tolerance};
 use super::run::Run;
 use super::runner::{read_on, unedited};
 use super::sample::{Sampling, kl, log_softmax, rank};
-pub use super::step::{Beside, Choice, Needs, Other, Step};
+pub use super::step::{Beside, Choice, Other, Step};
 use super::tap::{Keep, RunTap};
+use super::unembed::{drawn, from_logits};
 use crate::edit::Edit;
 use crate::edit::receipt::{Fired, Receipt};
 use crate::edit::schedule::Schedule;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Site};
@@ -60,14 +64,6 @@ pub struct Writer {
     /// The first position at which the two runs chose differently.
     diverged: Option<usize>,
     logits: Tensor,
-}
-
-/// The largest difference of logits that the self-check tolerates: 1e-4 in f32, more in narrower dtypes.
-pub fn tolerance(dtype: DType) -> f32 {
-    match dtype {
-        DType::F32 | DType::F64 => 1e-4,
-        _ => 5e-2,
-    }
 }
 
 impl Writer {
@@ -319,9 +315,15 @@ impl Writer {
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
     /// When the pass is cancelled the token is not kept.
-    pub fn step(&mut self, bench: &mut Bench, needs: &Needs) -> Result<Step> {
+    pub fn step(&mut self, bench: &mut Bench, needs: &[Needs]) -> Result<Step> {
         let position = self.run.tokens.len();
         let (choice, unedited) = self.choose()?;
+        let before = if needs.iter().any(|n| n.before) {
+            let row = self.output()?;
+            drawn(&[&row], &[choice.id], bench.model.known_tokens()).pop()
+        } else {
+            None
+        };
         self.run.tokens.push(choice.id);
         let mut rows = vec![self.run.tokens.clone()];
         if let Some(companion) = &self.companion {
@@ -329,8 +331,7 @@ impl Writer {
             text.push(unedited);
             rows.push(text);
         }
-        let passed = self.pass(bench, needs, &rows);
-        let passed = match passed {
+        let passed = match self.pass(bench, needs, &rows) {
             Ok(passed) => passed,
             Err(error) => {
                 // Nothing of an interrupted pass may stay behind.
@@ -355,48 +356,95 @@ impl Writer {
         if choice.other.is_some_and(|other| other.id != choice.id) {
             self.diverged = self.diverged.or(Some(position));
         }
-        let logits = self.logits.to_vec1::<f32>()?;
-        let unembedded: Vec<(Address, Vec<f32>)> = match passed.riders {
-            Some(riders) => needs
-                .unembed
-                .iter()
-                .copied()
-                .zip(riders.to_vec2::<f32>()?)
-                .collect(),
-            None => Vec::new(),
-        };
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
-        let check = unembedded
-            .iter()
-            .find(|(a, _)| *a == last)
-            .filter(|_| self.output_is_plain())
-            .map(|(_, row)| Check::of(&logits, row, tolerance(bench.model.transformer.dtype())));
-        let rows = passed
-            .recorded
-            .into_iter()
-            .filter(|(a, _)| needs.record.contains(a))
-            .map(|(a, t)| Ok((a, t.flatten_all()?.to_dtype(DType::F32)?)))
-            .collect::<Result<_>>()?;
         Ok(Step {
             choice,
             fired: self.program.latest().to_vec(),
-            rows,
-            unembedded,
-            logits,
-            check,
-            run: self.run.clone(),
+            captures: self.captures(bench, needs, &passed, before.as_ref())?,
         })
     }
 
+    /// What the newest position leaves behind.
+    fn captures(
+        &self,
+        bench: &Bench,
+        needs: &[Needs],
+        passed: &Passed,
+        before: Option<&Said>,
+    ) -> Result<Vec<Capture>> {
+        if needs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+        let run = Arc::new(self.run.clone());
+        let position = run.tokens.len() - 1;
+        let capture = |needs: &Needs, logits: &[f32]| {
+            let mut capture = Capture::of(run.clone(), position..position + 1);
+            for at in &needs.record {
+                let rows = passed.recorded.get(at).ok_or_else(|| not_visited(*at))?;
+                let rows = rows.squeeze(0)?.to_dtype(DType::F32)?;
+                capture.recorded.insert(*at, rows);
+            }
+            capture.receipts = self.program.receipts().to_vec();
+            if needs.before {
+                capture.before.push(before.cloned());
+            }
+            if needs.output {
+                capture.output = Some(self.output()?);
+            }
+            if let Some(readout) = &needs.read {
+                let row = |at: Address| {
+                    let i = passed.ridden.iter().position(|a| *a == at)?;
+                    logits.chunks(bench.model.card.vocab).nth(i)
+                };
+                capture.read = from_logits(readout, last, bench.model.known_tokens(), row)?;
+                capture.check = match row(last) {
+                    Some(lens) if self.output_is_plain() => {
+                        let tolerance = tolerance(bench.model.transformer.dtype());
+                        Some(Check::of(&self.output()?, lens, tolerance))
+                    }
+                    _ => None,
+                };
+            }
+            Ok(capture)
+        };
+        let all = |logits: &[f32]| needs.iter().map(|n| capture(n, logits)).collect();
+        match &passed.riders {
+            Some(riders) => on_cpu(riders, all)?,
+            None => all(&[]),
+        }
+    }
+
+    /// The model's own logits after the last token, `[vocab]`.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not give them.
+    pub fn output(&self) -> Result<Vec<f32>> {
+        Ok(self.logits.to_vec1()?)
+    }
+
     /// One pass over the newest token of every row.
-    fn pass(&mut self, bench: &mut Bench, needs: &Needs, rows: &[Vec<u32>]) -> Result<Passed> {
+    fn pass(&mut self, bench: &mut Bench, needs: &[Needs], rows: &[Vec<u32>]) -> Result<Passed> {
         if let Some(mut scout) = self.scout.take() {
             let probed = self.probe(bench, &mut scout);
             self.scout = Some(scout);
             probed?;
         }
-        let mut wanted = needs.record.clone();
-        wanted.extend(needs.unembed.iter().filter(|a| !needs.record.contains(a)));
+        // States ride along in the model's own product, where their norm is their own and no map is.
+        let mut ridden = Vec::new();
+        for readout in needs.iter().filter_map(|n| n.read.as_ref()) {
+            if readout.norm != NormOf::Own || readout.maps.is_some() {
+                return Err(Error::Engine("only the plain lens reads new tokens".into()));
+            }
+            ridden.extend(&readout.at);
+            ridden.push(Site::ResidPost.at(bench.model.card.layers - 1));
+        }
+        ridden.sort_unstable();
+        ridden.dedup();
+        let mut wanted: Vec<Address> = needs.iter().flat_map(|n| &n.record).copied().collect();
+        wanted.extend(&ridden);
+        wanted.sort_unstable();
+        wanted.dedup();
         let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, bench.guard());
         let (logits, riders) = read_on(
             &bench.model,
@@ -404,11 +452,12 @@ impl Writer {
             self.run.prompt,
             &mut self.cache,
             &mut tap,
-            &needs.unembed,
+            &ridden,
         )?;
         Ok(Passed {
             recorded: std::mem::take(&mut tap.recorded),
             logits,
+            ridden,
             riders,
         })
     }
@@ -522,5 +571,15 @@ struct Passed {
     recorded: HashMap<Address, Tensor>,
     /// `[rows, vocab]`.
     logits: Tensor,
+    /// Which states rode along.
+    ridden: Vec<Address>,
+    /// Their logits, `[ridden, vocab]`.
     riders: Option<Tensor>,
+}
+
+fn not_visited(at: Address) -> Error {
+    Error::Refused {
+        address: at.to_string(),
+        why: "it was not visited by this pass. Ask for a site that the model has.".into(),
+    }
 }

@@ -12,11 +12,11 @@ use lmscope::lab::bench::Bench;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::load::Options;
 use lmscope::model::network::site::Site;
 
-use super::tools::{edited, every_family, gap, prompt, same_bits, values};
+use super::tools::{edited, every_family, gap, next, prompt, same_bits, values};
 
 const LENGTH: usize = 24;
 
@@ -108,15 +108,14 @@ fn the_strongest_sources_of_all_heads_grow_live_as_they_are() {
         let attention = instrument("attention").unwrap();
         for value in ["probability", "entropy"] {
             let arguments = Arguments::default().with("value", value).with("window", 3);
-            let needs = attention.live(&bench.model.card, &arguments).unwrap();
+            assert!(attention.live(&bench.model.card, &arguments));
             let text = prompt(6);
             let mut writer =
                 Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
-            writer.step(&mut bench, &needs).unwrap();
-            let step = writer.step(&mut bench, &needs).unwrap();
-            let live = attention.column(&step, &arguments, &mut bench).unwrap();
+            next(attention, &mut writer, &arguments, &mut bench);
+            let live = next(attention, &mut writer, &arguments, &mut bench);
             let whole = attention
-                .observe(&step.run, &arguments, &mut bench)
+                .observe(&writer.run, &arguments, &mut bench)
                 .unwrap();
             let (live, whole) = (grid(&live), grid(&whole));
             assert_eq!(live.rows, whole.rows);
@@ -380,16 +379,16 @@ fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
         let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
         let mut steps = Vec::new();
         for _ in 0..5 {
-            steps.push(writer.step(&mut bench, &Needs::default()).unwrap());
+            steps.push(writer.step(&mut bench, &[]).unwrap());
         }
         // Token by token through the cache, beside an unedited run in the same batch, and in one pass: the same (I20).
         let run = writer.run.clone();
         let at = [Site::Logits.at(0), Site::AttnProbs.at(0)];
         let whole = bench.record(&run, &at).unwrap();
-        let last = steps.last().unwrap();
+        let output = writer.output().unwrap();
         let logits = whole.get(at[0]).unwrap();
         let own = values(&logits.get(run.tokens.len() - 1).unwrap());
-        let gap = own.iter().zip(&last.logits).map(|(a, b)| (a - b).abs());
+        let gap = own.iter().zip(&output).map(|(a, b)| (a - b).abs());
         assert!(gap.fold(0.0, f32::max) < 1e-4, "{name}");
         let receipts = bench.receipts(&run).unwrap();
         // The share of attention that moved, over layers and queries, by hand.

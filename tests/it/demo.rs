@@ -12,7 +12,7 @@ use lmscope::lab::batch::continuations;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::load::Options;
 use lmscope::model::network::site::Site;
 use lmscope::model::tokenizer::Bos;
@@ -55,7 +55,7 @@ fn reply(bench: &mut Bench, tokens: Vec<u32>, edits: &[&str], count: usize) -> S
     )
     .unwrap();
     for _ in 0..count {
-        let step = writer.step(bench, &Needs::default()).unwrap();
+        let step = writer.step(bench, &[]).unwrap();
         if bench.model.is_end(step.choice.id) {
             break;
         }

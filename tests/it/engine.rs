@@ -94,10 +94,11 @@ fn streams_tokens_and_grows_live_figures_by_columns() {
     for update in &seen {
         if let Update::Column {
             slot: "lens",
-            figure,
+            column,
         } = update
         {
-            let Body::Grid(grid) = &figure.body else {
+            assert_eq!(column.tokens.len(), 1, "nothing of earlier tokens");
+            let Body::Grid(grid) = &column.body else {
                 panic!("a grid")
             };
             assert_eq!(grid.columns.len(), 1, "a token costs one column");
@@ -128,7 +129,7 @@ fn a_live_column_equals_the_whole_figure() {
             .iter()
             .rev()
             .find_map(|u| match u {
-                Update::Column { slot: s, figure } if *s == slot => Some(figure.clone()),
+                Update::Column { slot: s, column } if *s == slot => Some(column.clone()),
                 _ => None,
             })
             .unwrap();
@@ -408,15 +409,15 @@ fn a_live_sum_is_asked_anew_when_edits_give_it_other_rows() {
             } => held = Some(figure.clone()),
             Update::Column {
                 slot: "residual",
-                figure,
+                column,
             } => {
                 columns += 1;
                 let held = held.as_mut().expect("the whole figure comes first");
-                let (Body::Grid(a), Body::Grid(b)) = (&held.body, &figure.body) else {
+                let (Body::Grid(a), Body::Grid(b)) = (&held.body, &column.body) else {
                     panic!("grids")
                 };
                 assert_eq!(a.rows, b.rows);
-                held.append((**figure).clone());
+                held.append((**column).clone());
             }
             _ => {}
         }

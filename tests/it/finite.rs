@@ -20,7 +20,7 @@ use lmscope::instruments::{Arguments, INSTRUMENTS, observe};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::Model;
 use lmscope::model::load::Options;
 use lmscope::model::network::families::FAMILIES;
@@ -337,7 +337,7 @@ fn every_family_refuses_what_is_not_finite() {
         let edits: Vec<Edit> = edits.iter().map(|e| e.parse().unwrap()).collect();
         let schedule = Schedule::always(edits);
         let writer = Writer::begin(bench, tokens.clone(), schedule, Sampling::default());
-        writer.and_then(|mut writer| Ok(writer.step(bench, &Needs::default())?.choice.id))
+        writer.and_then(|mut writer| Ok(writer.step(bench, &[])?.choice.id))
     };
     for family in FAMILIES {
         let mut bench = Bench::new(Model::tiny(family, 3).unwrap());

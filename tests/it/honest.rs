@@ -13,7 +13,7 @@ use lmscope::error::{Error, Result};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
-use lmscope::lab::writer::{Beside, Held, Needs, Writer};
+use lmscope::lab::writer::{Beside, Held, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -109,7 +109,8 @@ fn an_edit_acts_where_its_condition_holds() {
             .unwrap();
             let mut streamed = Vec::new();
             for _ in 0..6 {
-                streamed.push(writer.step(&mut bench, &Needs::default()).unwrap().logits);
+                writer.step(&mut bench, &[]).unwrap();
+                streamed.push(writer.output().unwrap());
             }
             let whole = rows(&mut bench, &writer.run, Site::Logits.at(0));
             for (i, row) in streamed.iter().enumerate() {
@@ -158,7 +159,7 @@ fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
         )
         .unwrap();
         for _ in 0..12 {
-            writer.step(&mut bench, &Needs::default()).unwrap();
+            writer.step(&mut bench, &[]).unwrap();
         }
         let whole = receipts(&mut bench, &writer.run.clone());
         assert_eq!(whole[0].fired, writer.receipts()[0].fired, "{beside:?}");
@@ -241,7 +242,7 @@ fn no_edit_is_silent() {
     writer.edit_from_now(&mut bench, vec![edit]).unwrap();
     let why = writer.receipts()[0].why.clone();
     assert!(why.contains("from position 6 on"), "{why}");
-    writer.step(&mut bench, &Needs::default()).unwrap();
+    writer.step(&mut bench, &[]).unwrap();
     assert!(!writer.receipts()[0].idle());
 }
 
@@ -293,7 +294,7 @@ fn equal_edits_have_a_receipt_each() {
         let mut edits = twice.schedule.latest().to_vec();
         edits[0].on = false;
         writer.edit_from_now(&mut bench, edits).unwrap();
-        let step = writer.step(&mut bench, &Needs::default()).unwrap();
+        let step = writer.step(&mut bench, &[]).unwrap();
         assert_eq!(step.fired.len(), 1);
         assert_eq!(step.fired[0].edit, other.id);
         let counts: Vec<usize> = writer.receipts().iter().map(|r| r.fired).collect();
@@ -312,7 +313,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
             Writer::begin(&mut bench, prompt(6), schedule, Sampling::default()).unwrap();
         let mut all = writer.fired().to_vec();
         for _ in 0..4 {
-            let step = writer.step(&mut bench, &Needs::default()).unwrap();
+            let step = writer.step(&mut bench, &[]).unwrap();
             assert!(
                 step.fired
                     .iter()
@@ -371,7 +372,7 @@ fn lockstep_is_two_runs() {
                 Writer::begin_beside(&mut bench, prompt(7), schedule.clone(), sampling, beside)
                     .unwrap();
             let choices: Vec<_> = (0..count)
-                .map(|_| writer.step(&mut bench, &Needs::default()).unwrap().choice)
+                .map(|_| writer.step(&mut bench, &[]).unwrap().choice)
                 .collect();
             (
                 writer.run.tokens.clone(),
@@ -445,7 +446,7 @@ fn what_is_stopped_half_way_changes_nothing() {
             .unwrap();
             let held = writer.hold();
             for _ in 0..3 {
-                writer.step(bench, &Needs::default()).unwrap();
+                writer.step(bench, &[]).unwrap();
             }
             if let Some(attempt) = stopped {
                 bench.cancel.store(true, Ordering::Relaxed);
@@ -453,9 +454,10 @@ fn what_is_stopped_half_way_changes_nothing() {
                 bench.cancel.store(false, Ordering::Relaxed);
                 assert!(matches!(error, Error::Cancelled), "{error}");
             }
-            writer.step(bench, &Needs::default()).unwrap();
-            let last = writer.step(bench, &Needs::default()).unwrap();
-            let bits: Vec<u32> = last.logits.iter().map(|x| x.to_bits()).collect();
+            writer.step(bench, &[]).unwrap();
+            writer.step(bench, &[]).unwrap();
+            let output = writer.output().unwrap();
+            let bits: Vec<u32> = output.iter().map(|x| x.to_bits()).collect();
             (
                 writer.run.tokens.clone(),
                 writer.run.schedule.stages.len(),
@@ -491,19 +493,19 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
                 besides[0],
             )
             .unwrap();
-            writer.step(bench, &Needs::default()).unwrap();
+            writer.step(bench, &[]).unwrap();
             writer.edit_from_now(bench, vec![edit.clone()]).unwrap();
-            writer.step(bench, &Needs::default()).unwrap();
+            writer.step(bench, &[]).unwrap();
             writer.set_beside(bench, besides[1]).unwrap();
             let middle = writer.run.tokens.clone();
-            writer.step(bench, &Needs::default()).unwrap();
+            writer.step(bench, &[]).unwrap();
             let shared = writer.companion().map(|c| c[..middle.len()] == middle[..]);
             let counted = writer.receipts()[0].fired;
             writer.set_beside(bench, besides[2]).unwrap();
-            let last = writer.step(bench, &Needs::default()).unwrap();
+            writer.step(bench, &[]).unwrap();
             (
                 writer.run.tokens.clone(),
-                last.logits,
+                writer.output().unwrap(),
                 shared,
                 counted,
                 writer.receipts()[0].fired,

@@ -7,15 +7,17 @@ use lmscope::edit::direction::{Direction, Origin, norm};
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Result;
 use lmscope::figure::{Body, Entry};
+use lmscope::instruments::logit_lens::view::View;
 use lmscope::instruments::patchscope::target::{Target, Written};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::tap::{Keep, RunTap};
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
 use lmscope::model::network::mlp::Mlp;
@@ -110,17 +112,13 @@ fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
 #[test]
 fn i1_holds_for_every_live_step() {
     for mut bench in every_family() {
-        let needs = Needs {
-            record: vec![],
-            unembed: (0..bench.model.card.layers)
-                .map(|l| Site::ResidPost.at(l))
-                .collect(),
-        };
+        let needs = [Needs::of(View::plain().readout(bench.model.card.layers))];
         let mut writer =
             Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
         for _ in 0..4 {
             let step = writer.step(&mut bench, &needs).unwrap();
-            assert!(step.check.unwrap().error <= 1e-6, "{:?}", step.check);
+            let check = step.captures[0].check;
+            assert!(check.unwrap().error <= 1e-6, "{check:?}");
         }
     }
 }
@@ -949,7 +947,8 @@ fn i20_cached_decoding_equals_one_pass_with_and_without_edits() {
             .unwrap();
             let mut streamed = Vec::new();
             for _ in 0..8 {
-                streamed.push(writer.step(&mut bench, &Needs::default()).unwrap().logits);
+                writer.step(&mut bench, &[]).unwrap();
+                streamed.push(writer.output().unwrap());
             }
             let whole = logits(&mut bench, &writer.run).to_vec2::<f32>().unwrap();
             for (i, row) in streamed.iter().enumerate() {
@@ -1020,24 +1019,26 @@ fn from_now_and_as_if_always_differ_where_they_should() {
     for bench in every_family() {
         let (mut bench, _) = with_direction(bench);
         let edit: Edit = "add:d@resid_pre.1*2".parse().unwrap();
-        let needs = Needs::default();
+        let needs = [];
         let begin = |bench: &mut Bench, schedule| {
             Writer::begin(bench, prompt(6), schedule, Sampling::default()).unwrap()
         };
         let mut always = begin(&mut bench, Schedule::always(vec![edit.clone()]));
-        let always_logits = always.step(&mut bench, &needs).unwrap().logits;
+        always.step(&mut bench, &needs).unwrap();
+        let always_logits = always.output().unwrap();
         // Made from now, the prompt stays as it was read.
         let mut now = begin(&mut bench, Schedule::none());
         assert_eq!(
             now.edit_from_now(&mut bench, vec![edit.clone()]).unwrap(),
             6
         );
-        let step = now.step(&mut bench, &needs).unwrap();
-        assert_ne!(step.logits, always_logits);
+        now.step(&mut bench, &needs).unwrap();
+        let now_logits = now.output().unwrap();
+        assert_ne!(now_logits, always_logits);
         assert_eq!(now.receipts()[0].fired, 1, "one position so far");
         let whole = logits(&mut bench, &now.run).to_vec2::<f32>().unwrap();
         assert!(
-            step.logits
+            now_logits
                 .iter()
                 .zip(&whole[6])
                 .all(|(a, b)| (a - b).abs() < 1e-4),
@@ -1055,10 +1056,9 @@ fn from_now_and_as_if_always_differ_where_they_should() {
         toggled.edit_always(&mut bench, vec![off]).unwrap();
         plain.rewind(&mut bench, 7).unwrap();
         assert_eq!(toggled.run.tokens[6], first);
-        assert_eq!(
-            toggled.step(&mut bench, &needs).unwrap().logits,
-            plain.step(&mut bench, &needs).unwrap().logits
-        );
+        toggled.step(&mut bench, &needs).unwrap();
+        plain.step(&mut bench, &needs).unwrap();
+        assert_eq!(toggled.output().unwrap(), plain.output().unwrap());
     }
 }
 

@@ -2,16 +2,17 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure, Grid};
-use lmscope::instruments::logit_lens::reading::{NormOf, SITES, View, Wish, see};
+use lmscope::instruments::logit_lens::view::{READABLE, View};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
+use lmscope::lab::capture::{Needs, NormOf, Readout, Seen};
 use lmscope::lab::readout::{Against, Ask, Said, Tokens, read};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::Site;
 
-use super::tools::{every_family, prompt, tiny, values};
+use super::tools::{every_family, next, prompt, tiny, values};
 
 fn grid(figure: &Figure) -> &Grid {
     match &figure.body {
@@ -23,6 +24,25 @@ fn grid(figure: &Figure) -> &Grid {
 fn lens(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
     let lens = instrument("lens").unwrap();
     lens.observe(run, arguments, bench).unwrap()
+}
+
+/// What some positions say at every layer.
+fn see(
+    bench: &mut Bench,
+    run: &Run,
+    view: &View,
+    positions: std::ops::Range<usize>,
+    ask: &Readout,
+) -> Seen {
+    let Readout { at, norm, maps, .. } = view.readout(bench.model.card.layers);
+    let readout = Readout {
+        at,
+        norm,
+        maps,
+        ..ask.clone()
+    };
+    let needs = Needs::of(readout);
+    bench.capture(run, positions, &needs).unwrap().read
 }
 
 /// Log-probabilities of a row of logits.
@@ -67,7 +87,7 @@ fn t42_a_grid_is_every_cell_by_itself() {
         let layers = bench.model.card.layers;
         let run = Run::plain(prompt(6));
         let view = View::plain();
-        let recording = bench.record(&run, &view.wanted(layers)).unwrap();
+        let recording = bench.record(&run, &view.readout(layers).at).unwrap();
         let transformer = &bench.model.transformer;
         let logits = |l: usize, p: usize| {
             let rows = recording.get(Site::ResidPost.at(l)).unwrap();
@@ -83,15 +103,15 @@ fn t42_a_grid_is_every_cell_by_itself() {
                     .collect()
             })
             .collect();
-        let wish = Wish {
+        let ask = Readout {
             top: 4,
             tokens: vec![token],
             ranks: true,
             entropy: true,
             kl: true,
-            ..Wish::default()
+            ..Readout::default()
         };
-        let seen = see(&mut bench, &run, &view, 0..6, &wish, false).unwrap();
+        let seen = see(&mut bench, &run, &view, 0..6, &ask);
         for l in 0..layers {
             for p in 0..6 {
                 let (a, b) = (&seen.layers[l][p], &plain[l][p]);
@@ -188,7 +208,9 @@ fn ranks_are_those_of_whole_rows(bench: &mut Bench, run: &Run) {
     let figure = lens(bench, run, &Arguments::default());
     let shown = grid(&figure).clone();
     assert_eq!(shown.value, "rank of the answer");
-    let recording = bench.record(run, &View::plain().wanted(layers)).unwrap();
+    let recording = bench
+        .record(run, &View::plain().readout(layers).at)
+        .unwrap();
     let transformer = &bench.model.transformer;
     let known = bench.model.known_tokens();
     for position in 0..total {
@@ -306,17 +328,17 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
     for mut bench in capped {
         count += 1;
         let run = Run::plain(prompt(7));
-        let wish = Wish {
+        let ask = Readout {
             top: 5,
             tokens: vec![3, 30],
             ranks: true,
-            ..Wish::default()
+            ..Readout::default()
         };
         let view = View::plain();
-        let with = see(&mut bench, &run, &view, 0..7, &wish, false).unwrap();
+        let with = see(&mut bench, &run, &view, 0..7, &ask);
         // The same states without the cap, which lies after the blocks; narrow enough to bend these logits.
         bench.model.transformer.blueprint.logit_cap = Some(2.0);
-        let narrow = see(&mut bench, &run, &view, 0..7, &wish, false).unwrap();
+        let narrow = see(&mut bench, &run, &view, 0..7, &ask);
         for (a, b) in with
             .layers
             .iter()
@@ -327,7 +349,7 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
             assert_eq!(ranks(a), ranks(b));
             assert_eq!(a.first().0, b.first().0);
         }
-        let first = |s: &lmscope::instruments::logit_lens::reading::Seen| s.layers[0][3].first().1;
+        let first = |s: &Seen| s.layers[0][3].first().1;
         assert!(
             first(&with) > 1.05 * first(&narrow),
             "{} {}",
@@ -343,14 +365,14 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
 fn a_multiplier_is_part_of_the_reading() {
     let mut bench = tiny(&FAMILIES[0]);
     let run = Run::plain(prompt(7));
-    let wish = Wish {
+    let ask = Readout {
         top: 1,
         entropy: true,
-        ..Wish::default()
+        ..Readout::default()
     };
-    let one = see(&mut bench, &run, &View::plain(), 0..7, &wish, false).unwrap();
+    let one = see(&mut bench, &run, &View::plain(), 0..7, &ask);
     bench.model.transformer.blueprint.logit_scale = 4.0;
-    let four = see(&mut bench, &run, &View::plain(), 0..7, &wish, false).unwrap();
+    let four = see(&mut bench, &run, &View::plain(), 0..7, &ask);
     assert!(four.layers[0][3].entropy < one.layers[0][3].entropy - 0.01);
 }
 
@@ -360,7 +382,7 @@ fn sublayers_are_read_where_they_are() {
     for mut bench in every_family() {
         let layers = bench.model.card.layers;
         let run = Run::plain(prompt(6));
-        for site in SITES.iter().copied() {
+        for (_, site) in READABLE {
             let name = site.spec().name;
             let arguments = Arguments::default().with("site", name).with("top", 1);
             let given = instrument("lens")
@@ -454,17 +476,17 @@ fn the_final_norm_changes_all_rows_but_the_last() {
     let mut bench = tiny(&FAMILIES[0]);
     let layers = bench.model.card.layers;
     let run = Run::plain(prompt(6));
-    let wish = Wish {
+    let ask = Readout {
         top: 1,
         entropy: true,
-        ..Wish::default()
+        ..Readout::default()
     };
-    let own = see(&mut bench, &run, &View::plain(), 0..6, &wish, false).unwrap();
+    let own = see(&mut bench, &run, &View::plain(), 0..6, &ask);
     let view = View {
         norm: NormOf::Final,
         ..View::plain()
     };
-    let frozen = see(&mut bench, &run, &view, 0..6, &wish, false).unwrap();
+    let frozen = see(&mut bench, &run, &view, 0..6, &ask);
     for p in 0..6 {
         close(
             frozen.layers[layers - 1][p].entropy,
@@ -497,12 +519,11 @@ fn live_columns_show_what_the_figure_shows() {
             .with("show", show)
             .with("of", what)
             .with("site", site);
-        let needs = of.live(&bench.model.card, &arguments).unwrap();
+        assert!(of.live(&bench.model.card, &arguments));
         let mut writer =
             Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
-        let step = writer.step(&mut bench, &needs).unwrap();
-        let live = of.column(&step, &arguments, &mut bench).unwrap();
-        let whole = of.observe(&step.run, &arguments, &mut bench).unwrap();
+        let live = next(of, &mut writer, &arguments, &mut bench);
+        let whole = of.observe(&writer.run, &arguments, &mut bench).unwrap();
         // What is said of the newest position is what the whole figure says of it; the cautions come along.
         let after = |notes: &[String]| -> Vec<String> {
             let notes = notes.iter().filter(|n| n.starts_with("after "));
@@ -537,10 +558,7 @@ fn live_columns_show_what_the_figure_shows() {
     }
     for (name, value) in [("norm", "final"), ("site", "resid_mid"), ("maps", "x")] {
         let arguments = Arguments::default().with(name, value);
-        assert!(
-            of.live(&bench.model.card, &arguments).is_none(),
-            "{name} {value}"
-        );
+        assert!(!of.live(&bench.model.card, &arguments), "{name} {value}");
     }
 }
 

@@ -276,7 +276,7 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
         let live = instrument("neurons")
             .unwrap()
             .live(&bench.model.card, &arguments);
-        assert!(live.is_none(), "reruns are no live figure");
+        assert!(!live, "reruns are no live figure");
     }
 }
 

@@ -7,12 +7,12 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::{Address, Site};
 
 use super::demo::demo;
-use super::tools::{every_family, prompt, tiny};
+use super::tools::{every_family, next, prompt, tiny};
 
 fn grid(figure: Figure) -> Grid {
     match figure.body {
@@ -137,10 +137,10 @@ fn a_live_column_is_that_of_the_whole_figure() {
             let mut writer =
                 Writer::begin(&mut bench, tokens, Schedule::none(), Sampling::default()).unwrap();
             let mut grown = meters(&mut bench, &writer.run.clone(), &arguments);
-            let needs: Needs = of.live(&bench.model.card, &arguments).unwrap();
+            assert!(of.live(&bench.model.card, &arguments));
             for _ in 0..4 {
-                let step = writer.step(&mut bench, &needs).unwrap();
-                grown.append(of.column(&step, &arguments, &mut bench).unwrap());
+                let column = next(of, &mut writer, &arguments, &mut bench);
+                grown.append(column.into());
             }
             let whole = meters(&mut bench, &writer.run.clone(), &arguments);
             assert_eq!(grown.title, whole.title);
@@ -198,9 +198,8 @@ fn a_model_without_directions_is_told_how_to_get_one() {
     let mut writer =
         Writer::begin(&mut bench, prompt(3), Schedule::none(), Sampling::default()).unwrap();
     let whole = meters(&mut bench, &writer.run.clone(), &Arguments::default());
-    let needs = of.live(&bench.model.card, &Arguments::default()).unwrap();
-    let step = writer.step(&mut bench, &needs).unwrap();
-    let column = of.column(&step, &Arguments::default(), &mut bench).unwrap();
+    assert!(of.live(&bench.model.card, &Arguments::default()));
+    let column = next(of, &mut writer, &Arguments::default(), &mut bench);
     for figure in [whole, column] {
         let Body::Text(text) = figure.body else {
             panic!("words")

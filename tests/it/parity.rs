@@ -12,7 +12,7 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::Model;
 use lmscope::model::load::{Options, load};
 use lmscope::model::network::families;
@@ -305,7 +305,7 @@ fn greedy_decoding_agrees_with_transformers() -> Outcome {
         let written = expected
             .greedy
             .iter()
-            .map(|_| Ok(writer.step(&mut bench, &Needs::default())?.choice.id))
+            .map(|_| Ok(writer.step(&mut bench, &[])?.choice.id))
             .collect::<Result<Vec<_>, lmscope::error::Error>>()?;
         assert_eq!(written, expected.greedy, "{case}");
     }
@@ -325,19 +325,19 @@ fn steps_past_the_original_context_equal_one_pass() -> Outcome {
         let mut writer = Writer::begin(&mut bench, start, Schedule::none(), Sampling::default())?;
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..10 {
-            let step = writer.step(&mut bench, &Needs::default())?;
-            let whole = bench.last_logits(&Run::plain(step.run.tokens.clone()))?;
+            writer.step(&mut bench, &[])?;
+            let whole = bench.last_logits(&Run::plain(writer.run.tokens.clone()))?;
             let worst = whole
                 .iter()
-                .zip(&step.logits)
+                .zip(&writer.output()?)
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
             assert!(
                 worst <= TOLERANCE,
                 "{case} at {}: {worst:.2e}",
-                step.run.tokens.len()
+                writer.run.tokens.len()
             );
-            seen.insert(bench.model.transformer.regime(step.run.tokens.len()));
+            seen.insert(bench.model.transformer.regime(writer.run.tokens.len()));
         }
         assert_eq!(seen.len(), regimes, "{case}: {seen:?}");
     }

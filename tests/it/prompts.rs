@@ -17,7 +17,7 @@ use lmscope::lab::pass::{Knockout, Logits, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
 use lmscope::lab::tap::{Keep, RunTap};
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::network::site::Site;
 use lmscope::model::network::tap::Span;
 
@@ -314,7 +314,7 @@ fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
             let mut writer =
                 Writer::begin(&mut bench, tokens.clone(), schedule.clone(), greedy).unwrap();
             for _ in 0..6 {
-                writer.step(&mut bench, &Needs::default()).unwrap();
+                writer.step(&mut bench, &[]).unwrap();
             }
             writer.run.tokens[tokens.len()..].to_vec()
         };

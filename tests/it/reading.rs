@@ -117,7 +117,7 @@ fn one_key_goes_through_the_numbers_and_asks_nothing() {
         &mut app,
         Update::Column {
             slot: "lens",
-            figure: Box::new(ranked(11, 12)),
+            column: Box::new(ranked(11, 12).into()),
         },
     );
     assert_eq!(value(&app), "probability of the answer");

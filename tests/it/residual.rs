@@ -19,7 +19,7 @@ use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::Site;
 
-use super::tools::{dense_families, edited, every_family, prompt, tiny, values};
+use super::tools::{dense_families, edited, every_family, next, prompt, tiny, values};
 
 const LENGTH: usize = 30;
 
@@ -344,14 +344,15 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         // Live figures record other sites and come to the same sum.
         let residual = instrument("residual").unwrap();
         let arguments = Arguments::default().with("token", "#7");
-        let needs = residual.live(&bench.model.card, &arguments).unwrap();
+        assert!(residual.live(&bench.model.card, &arguments));
         let schedule = run.schedule.clone();
         let text = prompt(LENGTH);
         let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
-        let step = writer.step(&mut bench, &needs).unwrap();
-        let live = residual.column(&step, &arguments, &mut bench).unwrap();
+        let live = next(residual, &mut writer, &arguments, &mut bench);
         assert!(live.check.unwrap().passed(), "{name}: {:?}", live.check);
-        let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+        let whole = residual
+            .observe(&writer.run, &arguments, &mut bench)
+            .unwrap();
         let effects = |figure: &Figure| -> f64 {
             let Body::Series(series) = &figure.body else {
                 panic!("a series")
@@ -371,7 +372,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         );
         assert!((effects(&figure)).is_finite());
         let mut twice = live;
-        twice.append(whole.clone());
+        twice.append(whole.clone().into());
         assert_eq!(twice.body, whole.body, "a waterfall is of one position");
     }
 }
@@ -382,13 +383,14 @@ fn live_pages_are_those_of_the_whole_figure() {
         let name = bench.model.card.name.clone();
         let residual = instrument("residual").unwrap();
         let arguments = Arguments::default().with("window", 8);
-        let needs = residual.live(&bench.model.card, &arguments).unwrap();
+        assert!(residual.live(&bench.model.card, &arguments));
         let text = prompt(5);
         let mut writer =
             Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
-        let step = writer.step(&mut bench, &needs).unwrap();
-        let live = residual.column(&step, &arguments, &mut bench).unwrap();
-        let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+        let live = next(residual, &mut writer, &arguments, &mut bench);
+        let whole = residual
+            .observe(&writer.run, &arguments, &mut bench)
+            .unwrap();
         let (Body::Grid(live), Body::Grid(whole)) = (&live.body, &whole.body) else {
             panic!("grids")
         };
@@ -445,8 +447,7 @@ fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
     }
     // Nor is it offered at every new token.
     let residual = instrument("residual").unwrap();
-    let live = residual.live(&bench.model.card, &Arguments::default());
-    assert!(live.is_none());
+    assert!(!residual.live(&bench.model.card, &Arguments::default()));
 }
 
 /// O11 on figures: whatever the first position holds, colours and everybody else's numbers stay.
@@ -497,18 +498,19 @@ fn a_live_figure_speaks_of_what_it_shows() {
         for window in [1, 8] {
             let name = format!("{} {window}", bench.model.card.name);
             let arguments = Arguments::default().with("window", window);
-            let needs = residual.live(&bench.model.card, &arguments).unwrap();
+            assert!(residual.live(&bench.model.card, &arguments));
             let sampling = Sampling::default();
             let mut writer =
                 Writer::begin(&mut bench, prompt(1), Schedule::none(), sampling).unwrap();
-            let mut step = writer.step(&mut bench, &needs).unwrap();
-            let mut live = residual.column(&step, &arguments, &mut bench).unwrap();
+            let mut live = next(residual, &mut writer, &arguments, &mut bench);
             let first = (live.title.clone(), live.notes.clone());
             for _ in 0..2 {
-                step = writer.step(&mut bench, &needs).unwrap();
-                live.append(residual.column(&step, &arguments, &mut bench).unwrap());
+                let column = next(residual, &mut writer, &arguments, &mut bench);
+                live.append(column.into());
             }
-            let whole = residual.observe(&step.run, &arguments, &mut bench).unwrap();
+            let whole = residual
+                .observe(&writer.run, &arguments, &mut bench)
+                .unwrap();
             assert_eq!(live.title, whole.title, "{name}");
             let after = |notes: &[String]| notes[0].split(':').next().map(str::to_owned);
             assert_eq!(after(&live.notes), after(&whole.notes), "{name}");

@@ -145,7 +145,7 @@ fn streaming() {
         out.push(wrote(6, b" Paris", None));
         out.push(Update::Column {
             slot: "lens",
-            figure: Box::new(lens(6, 7, 0.0)),
+            column: Box::new(lens(6, 7, 0.0).into()),
         });
         out
     };
@@ -417,11 +417,11 @@ fn any_update() -> impl Strategy<Value = Update> {
         Just(shown("patchscope", patchscope())),
         (0usize..20).prop_map(|p| Update::Column {
             slot: "lens",
-            figure: Box::new(lens(p, p + 1, 0.0))
+            column: Box::new(lens(p, p + 1, 0.0).into())
         }),
         (0usize..20).prop_map(|p| Update::Column {
             slot: "neurons",
-            figure: Box::new(neurons(p, p + 1))
+            column: Box::new(neurons(p, p + 1).into())
         }),
         Just(Update::Figure {
             slot: "lens",

@@ -100,7 +100,7 @@ fn update(words: &str) -> Update {
         "lens" => shown("lens", lens(0, number(rest), 0.0)),
         "column" => Update::Column {
             slot: "lens",
-            figure: Box::new(lens(number(rest), number(rest) + 1, 0.0)),
+            column: Box::new(lens(number(rest), number(rest) + 1, 0.0).into()),
         },
         "neurons" => shown("neurons", neurons(0, number(rest))),
         "unedited-lens" => Update::Figure {

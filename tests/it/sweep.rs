@@ -12,7 +12,7 @@ use lmscope::lab::bench::Bench;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::writer::{Needs, Writer};
+use lmscope::lab::writer::Writer;
 use lmscope::model::network::site::Site;
 
 use super::demo::{demo, plants, texts};
@@ -82,7 +82,7 @@ fn brute(bench: &mut Bench, prompts: &[String], edit: Option<&str>, count: usize
         let mut writer =
             Writer::begin(bench, tokens.clone(), schedule, Sampling::default()).unwrap();
         for _ in 0..count {
-            let step = writer.step(bench, &Needs::default()).unwrap();
+            let step = writer.step(bench, &[]).unwrap();
             if bench.model.is_end(step.choice.id) {
                 break;
             }

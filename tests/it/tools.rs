@@ -3,11 +3,14 @@
 use candle_core::{DType, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
+use lmscope::figure::Figure;
+use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::apply::Null;
 use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
 use lmscope::lab::tap::{Keep, RunTap};
+use lmscope::lab::writer::Writer;
 use lmscope::model::Model;
 use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::tap::{Phase, Span, Tap};
@@ -38,6 +41,26 @@ pub fn edited(tokens: Vec<u32>, edits: &[&str]) -> Run {
     Run {
         schedule: Schedule::always(edits),
         ..Run::plain(tokens)
+    }
+}
+
+/// Writes one token, and returns the figure of its position alone.
+pub fn next(
+    of: &dyn Instrument,
+    writer: &mut Writer,
+    arguments: &Arguments,
+    bench: &mut Bench,
+) -> Figure {
+    let needs = of.needs(&writer.run, arguments, bench).unwrap();
+    let step = writer.step(bench, &[needs]).unwrap();
+    let column = of.column(&step.captures[0], arguments, bench).unwrap();
+    let run = &writer.run;
+    Figure {
+        title: column.title,
+        body: column.body,
+        notes: column.notes,
+        check: column.check,
+        provenance: bench.provenance(run, Vec::new()),
     }
 }
 

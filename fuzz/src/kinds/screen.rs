@@ -204,7 +204,7 @@ fn said(number: u32, app: &App) -> Update {
         12 => Update::Dropped("lens"),
         13 => Update::Column {
             slot: "lens",
-            figure: Box::new(recorded::lens(next, next + 1, 0.0)),
+            column: Box::new(recorded::lens(next, next + 1, 0.0).into()),
         },
         _ => recorded::loaded(),
     }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use super::{Command, Outcome, Why, has_figure, has_text};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
-use crate::app::shown::about_text;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
 use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
@@ -208,7 +207,7 @@ fn difference(app: &mut App, _: &str) -> Outcome {
     if app
         .shown
         .get(app.slot)
-        .is_some_and(|s| !about_text(app.slot, s))
+        .is_some_and(|s| !s.about_text(app.slot))
     {
         return Err(
             "this figure is about texts of its own, which no edit of this one touches".into(),

@@ -7,7 +7,7 @@ use super::tokens::written_token;
 use crate::edit::schedule::Schedule;
 use crate::engine::{Token, Update};
 use crate::error::{Error, Result};
-use crate::lab::writer::{Needs, Writer};
+use crate::lab::writer::Writer;
 
 /// An unedited continuation in the making.
 pub(super) struct Shadow {
@@ -51,7 +51,7 @@ impl Worker {
         let done = if shadow.left == 0 || !shadow.writer.has_room(bench) {
             true
         } else {
-            let step = shadow.writer.step(bench, &Needs::default())?;
+            let step = shadow.writer.step(bench, &[])?;
             shadow.tokens.push(written_token(bench, step.choice, &[]));
             shadow.left -= 1;
             shadow.left == 0 || bench.model.is_end(step.choice.id)

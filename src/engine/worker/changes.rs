@@ -10,7 +10,6 @@ use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
 use crate::engine::{Known, Mode, Update};
 use crate::error::{Error, Result};
-use crate::instruments::instrument;
 use crate::lab::trials::left;
 use crate::lab::writer::Beside;
 use crate::vectors::contrast::{Contrast, Measure, Method};
@@ -71,9 +70,10 @@ impl Worker {
                 self.tell_beside();
             }
             // Columns of another shape would not fit what is there.
-            for question in self.live.clone() {
-                if instrument(question.instrument)?.rows_follow_edits() {
-                    self.enqueue(question);
+            for i in 0..self.live.len() {
+                if self.live[i].of.rows_follow_edits() {
+                    self.live[i].whole = false;
+                    self.enqueue(self.live[i].question.clone());
                 }
             }
         }

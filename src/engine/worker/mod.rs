@@ -6,6 +6,7 @@
 mod baseline;
 mod changes;
 mod kept;
+mod live;
 mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,16 +21,18 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::instruments::{instrument, observe};
+use crate::instruments::{Instrument, instrument, observe};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::trials::left;
-use crate::lab::writer::{Beside, Needs, Writer};
+use crate::lab::writer::{Beside, Writer};
 use crate::model::hub::{Phase, Progress, Watch};
 use crate::model::load::Options;
 use baseline::Shadow;
 use kept::Kept;
+use live::Live;
 use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
@@ -63,7 +66,9 @@ pub(super) struct Worker {
     writer: Option<Writer>,
     sampling: Sampling,
     edits: Vec<Edit>,
-    live: Vec<Question>,
+    live: Vec<Live>,
+    /// Which of them grow, and what each needs of a token; none where that has to be found.
+    growing: Option<(Vec<usize>, Vec<Needs>)>,
     waiting: Vec<Question>,
     goal: Option<Goal>,
     baseline: Option<Shadow>,
@@ -89,6 +94,7 @@ impl Worker {
             sampling: Sampling::default(),
             edits: Vec::new(),
             live: Vec::new(),
+            growing: None,
             waiting: Vec::new(),
             goal: None,
             baseline: None,
@@ -145,15 +151,6 @@ impl Worker {
     fn tell(&self, update: Update) {
         // When nobody listens any more, the next receive ends the loop.
         let _listening = (self.deliver)(update);
-    }
-
-    /// Keeps the worst check of the text, and tells when it got worse.
-    fn checked(&mut self, check: Check) {
-        let worst = self.check.map_or(check, |held| held.worst(check));
-        if self.check != Some(worst) {
-            self.check = Some(worst);
-            self.tell(Update::Checked(worst));
-        }
     }
 
     /// One turn: a token, and one of the questions that wait.
@@ -248,6 +245,7 @@ impl Worker {
     }
 
     fn handle(&mut self, request: Request) -> Result<()> {
+        self.growing = None;
         match request {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
@@ -276,11 +274,19 @@ impl Worker {
             }
             Request::Edits { edits, mode } => self.change(edits, mode),
             Request::Live(questions) => {
-                let before = std::mem::replace(&mut self.live, questions);
-                for question in self.live.clone() {
-                    if !before.contains(&question) {
-                        self.enqueue(question);
+                let before = std::mem::take(&mut self.live);
+                for question in questions {
+                    let of = instrument(question.instrument)?;
+                    let held = before.iter().find(|live| live.question == question);
+                    if held.is_none() {
+                        self.enqueue(question.clone());
                     }
+                    let whole = held.is_some_and(|live| live.whole);
+                    self.live.push(Live {
+                        question,
+                        of,
+                        whole,
+                    });
                 }
                 Ok(())
             }
@@ -392,8 +398,9 @@ impl Worker {
 
     /// Asks every live instrument for a whole figure.
     fn refresh(&mut self) {
-        for question in self.live.clone() {
-            self.enqueue(question);
+        for i in 0..self.live.len() {
+            self.live[i].whole = false;
+            self.enqueue(self.live[i].question.clone());
         }
     }
 
@@ -413,7 +420,6 @@ impl Worker {
             return Ok(());
         };
         let left = goal.left;
-        let live = self.live.clone();
         let (writer, bench) = self.writer()?;
         if left == 0 {
             self.end(Ending::Count);
@@ -423,25 +429,12 @@ impl Worker {
             self.end(Ending::Context);
             return Ok(());
         }
-        let mut needs = Needs::default();
-        for question in live.iter().filter(|q| !q.unedited) {
-            if let Some(more) =
-                instrument(question.instrument)?.live(&bench.model.card, &question.arguments)
-            {
-                needs.merge(more);
-            }
-        }
+        let (which, needs) = match self.growing.take() {
+            Some(growing) => growing,
+            None => self.growing()?.into_iter().unzip(),
+        };
+        let (writer, bench) = self.writer()?;
         let step = writer.step(bench, &needs)?;
-        let mut columns = Vec::new();
-        for question in live.iter().filter(|q| !q.unedited) {
-            let of = instrument(question.instrument)?;
-            if of.live(&bench.model.card, &question.arguments).is_some() {
-                columns.push((
-                    question.instrument,
-                    of.column(&step, &question.arguments, bench),
-                ));
-            }
-        }
         let token = written_token(bench, step.choice, &step.fired);
         let receipts = writer.receipts().to_vec();
         let ended = bench.model.is_end(step.choice.id);
@@ -450,35 +443,27 @@ impl Worker {
             goal.written += 1;
         }
         self.tell(Update::Token { token, receipts });
-        if let Some(check) = step.check {
-            self.checked(check);
+        self.checked(step.captures.iter().find_map(|c| c.check));
+        for (i, capture) in which.iter().zip(&step.captures) {
+            self.grow(*i, capture)?;
         }
-        for (slot, column) in columns {
-            // A figure that waits to be made whole covers this position already.
-            if self
-                .waiting
-                .iter()
-                .any(|q| q.instrument == slot && !q.unedited)
-            {
-                continue;
-            }
-            match column {
-                Ok(figure) => self.tell(Update::Column {
-                    slot,
-                    figure: Box::new(figure),
-                }),
-                Err(error) => self.tell(Update::Failed {
-                    slot: Some(slot),
-                    message: error.to_string(),
-                }),
-            }
-        }
+        self.growing = Some((which, needs));
         if ended {
             self.end(Ending::EndToken);
         } else if left == 1 {
             self.end(Ending::Count);
         }
         Ok(())
+    }
+
+    /// Tells the worst of the checks so far, where it is news.
+    fn checked(&mut self, check: Option<Check>) {
+        let Some(check) = check else { return };
+        let worst = self.check.map_or(check, |held| held.worst(check));
+        if self.check != Some(worst) {
+            self.check = Some(worst);
+            self.tell(Update::Checked(worst));
+        }
     }
 
     fn observe(&mut self, question: &Question) -> Result<()> {
@@ -524,8 +509,9 @@ impl Worker {
             let last = bench.visible(*last);
             figure.title = format!("{} · after {last} ({})", figure.title, before.len());
         }
-        if let Some(check) = figure.check.filter(|_| !question.unedited) {
-            self.checked(check);
+        self.checked(figure.check.filter(|_| !question.unedited));
+        if let Some(live) = self.live.iter_mut().find(|l| l.question == *question) {
+            live.whole = true;
         }
         self.tell(Update::Figure {
             slot,

@@ -4,10 +4,13 @@
 //! models, has no part in what is called strongest and in colour scales unless it is asked for. To weigh edges by something else, add
 //! a variant of [`Weight`].
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::lab::bench::Bench;
+use crate::lab::capture::Capture;
 use crate::lab::run::Recording;
 use crate::lab::sample::top;
 use crate::model::network::blueprint::NormKind;
@@ -38,56 +41,47 @@ impl Weight {
 /// Edges of one layer.
 #[derive(Clone, Debug)]
 pub struct Edges {
-    /// `[heads][queries][sources]`, all positions of the run.
+    /// `[heads][queries][sources]`.
     values: Vec<f32>,
-    tokens: usize,
+    queries: Range<usize>,
+    sources: usize,
 }
 
 impl Edges {
-    /// Reads a recording that holds [`Weight::addresses`].
-    pub fn read(
-        bench: &Bench,
-        recording: &Recording,
-        layer: usize,
-        weight: Weight,
-    ) -> Result<Self> {
-        let probs = recording
-            .get(Site::AttnProbs.at(layer))?
-            .to_dtype(DType::F32)?;
-        let (heads, _, tokens) = probs.dims3()?;
+    /// Reads a capture that has [`Weight::addresses`]; what values carry is known where every position is captured.
+    pub fn read(bench: &Bench, capture: &Capture, layer: usize, weight: Weight) -> Result<Self> {
+        let probs = capture.get(Site::AttnProbs.at(layer))?;
+        let sources = probs.dim(2)?;
         let values = match weight {
-            Weight::Probability => probs,
+            Weight::Probability => probs.clone(),
             Weight::Value | Weight::Write => {
-                let lengths = carried(bench, recording, layer, weight, heads)?;
+                let lengths = carried(bench, capture, layer, weight)?;
                 probs.broadcast_mul(&lengths.unsqueeze(1)?)?
             }
         };
         Ok(Self {
             values: values.flatten_all()?.to_vec1()?,
-            tokens,
+            queries: capture.positions.clone(),
+            sources,
         })
     }
 
     /// What a head's query makes of every source, `[sources]`.
     pub fn row(&self, head: usize, query: usize) -> &[f32] {
-        &self.values[(head * self.tokens + query) * self.tokens..][..self.tokens]
+        let row = head * self.queries.len() + query - self.queries.start;
+        &self.values[row * self.sources..][..self.sources]
     }
 }
 
 /// The length of what each source would give each head, `[heads, sources]`.
-fn carried(
-    bench: &Bench,
-    recording: &Recording,
-    layer: usize,
-    weight: Weight,
-    heads: usize,
-) -> Result<Tensor> {
+fn carried(bench: &Bench, capture: &Capture, layer: usize, weight: Weight) -> Result<Tensor> {
     let transformer = &bench.model.transformer;
+    let heads = transformer.blueprint.heads;
     let (width, group) = (
         transformer.blueprint.head_dim,
         heads / transformer.blueprint.kv_heads,
     );
-    let v = recording.get(Site::V.at(layer))?.to_dtype(DType::F32)?;
+    let v = capture.get(Site::V.at(layer))?;
     let out = transformer.blocks[layer].attention.out.weight()?;
     let rows = (0..heads)
         .map(|head| {

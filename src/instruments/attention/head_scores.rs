@@ -37,16 +37,6 @@ pub enum Score {
 }
 
 impl Score {
-    /// The kind of a word, see [`Score::WORDS`].
-    pub fn named(word: &str) -> Self {
-        match word {
-            "previous" => Self::Previous,
-            "duplicate" => Self::Duplicate,
-            "sink" => Self::Sink,
-            _ => Self::Induction,
-        }
-    }
-
     /// The words for all kinds.
     pub const WORDS: &'static [&'static str] = &["induction", "previous", "duplicate", "sink"];
 
@@ -269,7 +259,8 @@ mod tests {
         assert_eq!(Score::Induction.sources(&twice, 2, 0), [1], "never itself");
         assert_eq!(Score::Duplicate.sources(&twice, 2, 0), [0, 1]);
         for word in Score::WORDS {
-            assert_eq!(Score::named(word).word(), *word);
+            let score = <Score as crate::instruments::params::ParameterValue>::parse(word);
+            assert_eq!(score.unwrap().word(), *word);
         }
     }
 }

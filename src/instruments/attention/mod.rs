@@ -10,229 +10,167 @@ pub mod head_scores;
 pub mod heads;
 mod scores;
 
-use candle_core::{DType, Tensor};
+use std::ops::Range;
 
-use super::{Arguments, Instrument, Kind, Parameter};
+use candle_core::DType;
+
+use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::figure::{
-    Anchor, Body, Cell, Entry, Figure, Grid, Header, Page, Row, Scale, Table, Unit,
-};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Cell, Grid, Header, Page, Row, Scale, Table, Unit};
 use crate::instruments::attention::edges::{
     Edges, Weight, Written, entropy, of_writes, strongest, written,
 };
 use crate::instruments::attention::head_scores::Score;
+use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
-use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
+choices! {
+    /// What is shown of attention.
+    pub enum Show { Heads = "heads", Pattern = "pattern", Writes = "writes", Scores = "scores" }
+}
+
+choices! {
+    /// What an edge is worth, or a head's reading.
+    pub enum Worth {
+        Probability = "probability",
+        Value = "value",
+        Write = "write",
+        Entropy = "entropy",
+    }
+}
+
+choices! {
+    /// Whether the first position has a part in colours and strongest sources.
+    pub enum First { Apart = "apart", Counted = "counted" }
+}
+
+choices! {
+    /// What heads are scored on.
+    pub enum On { Random = "random", Prompt = "prompt" }
+}
+
+choices! {
+    for Score { Induction = "induction", Previous = "previous", Duplicate = "duplicate", Sink = "sink" }
+}
+
+params! {
+    /// What `attention` is asked.
+    pub struct Asked {
+        /// heads: what each head reads most at each position; pattern: who reads whom in one head; writes: the tokens that heads' writes promote; scores: what kind of reader each head is
+        show: Show = "heads",
+        /// the layer, or all
+        layer: LayerOrAll = "all",
+        /// the head of a pattern
+        head: Count<0, 1023> = "0",
+        /// the last position that reads; the one whose writes are shown
+        position: Position,
+        /// how many positions up to that one to show
+        window: Count<1, 1024> = "64",
+        /// what an edge is worth: its probability, that times the length of the value, or times what the value becomes in the output projection; entropy (for heads): how spread a head's reading is, in nats
+        value: Worth = "probability",
+        /// apart: position 0, a sink in many models, has no part in colours and in the strongest source; counted: it has
+        first: First = "apart",
+        /// how many heads' writes to list
+        count: Count<1, 200> = "12",
+        /// induction: reads what came after the same token; previous: the token before; duplicate: the same token; sink: the first
+        score: Score = "induction",
+        /// scores on random tokens repeated once, or on the prompt
+        on: On = "random",
+        /// how many random tokens are repeated
+        period: Count<2, 512> = "20",
+        /// how many random sequences
+        trials: Count<1, 100> = "4",
+        /// scores on random tokens: silences so many of the highest heads, and as many others, and tells how copying fares
+        silence: Count<0, 64> = "0",
+    }
+}
+
 /// The instrument.
 pub struct Attention;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "show",
-        kind: Kind::Choice(&["heads", "pattern", "writes", "scores"]),
-        default: "heads",
-        about: "heads: what each head reads most at each position; pattern: who reads whom in one head; writes: the tokens that heads' writes promote; scores: what kind of reader each head is",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "the layer, or all",
-    },
-    Parameter {
-        name: "head",
-        kind: Kind::Count { lo: 0, hi: 1023 },
-        default: "0",
-        about: "the head of a pattern",
-    },
-    Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "the last position that reads; the one whose writes are shown",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 1024 },
-        default: "64",
-        about: "how many positions up to that one to show",
-    },
-    Parameter {
-        name: "value",
-        kind: Kind::Choice(&["probability", "value", "write", "entropy"]),
-        default: "probability",
-        about: "what an edge is worth: its probability, that times the length of the value, or times what the value becomes in the output projection; entropy (for heads): how spread a head's reading is, in nats",
-    },
-    Parameter {
-        name: "first",
-        kind: Kind::Choice(&["apart", "counted"]),
-        default: "apart",
-        about: "apart: position 0, a sink in many models, has no part in colours and in the strongest source; counted: it has",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many heads' writes to list",
-    },
-    Parameter {
-        name: "score",
-        kind: Kind::Choice(Score::WORDS),
-        default: "induction",
-        about: "induction: reads what came after the same token; previous: the token before; duplicate: the same token; sink: the first",
-    },
-    Parameter {
-        name: "on",
-        kind: Kind::Choice(&["random", "prompt"]),
-        default: "random",
-        about: "scores on random tokens repeated once, or on the prompt",
-    },
-    Parameter {
-        name: "period",
-        kind: Kind::Count { lo: 2, hi: 512 },
-        default: "20",
-        about: "how many random tokens are repeated",
-    },
-    Parameter {
-        name: "trials",
-        kind: Kind::Count { lo: 1, hi: 100 },
-        default: "4",
-        about: "how many random sequences",
-    },
-    Parameter {
-        name: "silence",
-        kind: Kind::Count { lo: 0, hi: 64 },
-        default: "0",
-        about: "scores on random tokens: silences so many of the highest heads, and as many others, and tells how copying fares",
-    },
-];
+impl Measurement for Attention {
+    type Params = Asked;
+    const NAME: &'static str = "attention";
+    const ABOUT: &'static str = "What attention heads read and write, and which of them copy: patterns, strongest sources, induction scores";
+    const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
+    const READS: Reads<Asked> =
+        Reads::TextWhere(|asked| asked.show != Show::Scores || asked.on == On::Prompt);
 
-impl Instrument for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn about(&self) -> &'static str {
-        "What attention heads read and write, and which of them copy: patterns, strongest sources, induction scores"
-    }
-
-    fn source(&self) -> &'static str {
-        "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn always_needs_prompt(&self) -> bool {
-        false
-    }
-
-    fn needs_prompt(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "show") != "scores" || arguments.text(self, "on") == "prompt"
-    }
-
-    fn cost(&self, tokens: usize, arguments: &Arguments, _card: &Card) -> Option<Cost> {
-        if arguments.text(self, "show") != "scores" {
+    fn cost(asked: &Asked, tokens: usize, _card: &Card) -> Option<Cost> {
+        if asked.show != Show::Scores {
             return None;
         }
-        let number = |name| arguments.count(self, name).ok();
-        if arguments.text(self, "on") == "prompt" {
+        if asked.on == On::Prompt {
             return Some(Cost { passes: 1, tokens });
         }
-        let copying = if number("silence")? == 0 {
+        let copying = if asked.silence.0 == 0 {
             0
         } else {
             scores::RUNS
         };
         Some(Cost {
-            passes: number("trials")? * (1 + copying),
-            tokens: 2 * number("period")? + 1,
+            passes: asked.trials.0 * (1 + copying),
+            tokens: 2 * asked.period.0 + 1,
         })
     }
 
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        let live = arguments.text(self, "show") == "heads"
-            && arguments.text(self, "position") == "-1"
-            && matches!(arguments.text(self, "value"), "probability" | "entropy");
-        let layers = self.layers(arguments, card.layers).ok()?;
-        live.then(|| Needs {
-            record: layers.into_iter().map(|l| Site::AttnProbs.at(l)).collect(),
-            unembed: Vec::new(),
-        })
+    fn live(asked: &Asked, card: &Card) -> bool {
+        asked.show == Show::Heads
+            && asked.position == Position(-1)
+            && asked.weight() == Weight::Probability
+            && asked.layer.within(card.layers).is_ok()
     }
 
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let layers = self.layers(arguments, bench.model.card.layers)?;
-        let position = step.choice.position;
-        let mut cells = Vec::new();
-        // The newest query of every head, one after the other, and one read-back for all layers.
-        let rows = layers.iter().map(|layer| {
-            let row = step.rows.get(&Site::AttnProbs.at(*layer));
-            row.ok_or_else(|| Error::Engine(format!("attn_probs.{layer} was not recorded")))
-        });
-        let rows = Tensor::stack(&rows.collect::<Result<Vec<_>>>()?, 0)?.to_vec2::<f32>()?;
-        for (layer, row) in layers.iter().zip(&rows) {
-            for (head, row) in row.chunks(position + 1).enumerate() {
-                cells.push(self.reading(
-                    row,
-                    (*layer, head),
-                    position,
-                    &step.run,
-                    arguments,
-                    bench,
-                ));
-            }
-        }
-        Ok(self.by_heads(
-            vec![position],
-            vec![cells],
-            &layers,
-            &step.run,
-            arguments,
-            bench,
-        ))
+    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
+        Ok(asked.needs_of(&asked.layers(bench.model.card.layers)?))
     }
 
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        match arguments.text(self, "show") {
-            "pattern" => self.pattern(run, arguments, bench),
-            "writes" => self.writes(run, arguments, bench),
-            "scores" => self.scores(run, arguments, bench),
-            _ => self.heads(run, arguments, bench),
+    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
+        let layers = asked.layers(bench.model.card.layers)?;
+        let mut cells = vec![Vec::new(); of.positions.len()];
+        asked.read(of, &layers, of.positions.start, &mut cells, bench)?;
+        Ok(asked.by_heads(&of.run, of.positions.clone(), cells, &layers, bench))
+    }
+
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        match asked.show {
+            Show::Heads => asked.heads(run, bench),
+            Show::Pattern => asked.pattern(run, bench),
+            Show::Writes => asked.writes(run, bench),
+            Show::Scores => asked.scores(run, bench),
         }
     }
 }
 
-impl Attention {
-    fn layers(&self, arguments: &Arguments, layers: usize) -> Result<Vec<usize>> {
-        let one = arguments.layer(self, "layer", layers)?;
+impl Asked {
+    fn layers(&self, layers: usize) -> Result<Vec<usize>> {
+        let one = self.layer.within(layers)?;
         Ok(one.map_or_else(|| (0..layers).collect(), |layer| vec![layer]))
     }
 
-    fn weight(&self, arguments: &Arguments) -> Weight {
-        match arguments.text(self, "value") {
-            "value" => Weight::Value,
-            "write" => Weight::Write,
-            _ => Weight::Probability,
+    fn weight(&self) -> Weight {
+        match self.value {
+            Worth::Value => Weight::Value,
+            Worth::Write => Weight::Write,
+            Worth::Probability | Worth::Entropy => Weight::Probability,
         }
     }
 
-    fn apart(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "first") == "apart"
+    fn apart(&self) -> bool {
+        self.first == First::Apart
     }
 
     /// The positions that a figure shows.
-    fn window(&self, run: &Run, arguments: &Arguments) -> Result<std::ops::Range<usize>> {
-        let last = arguments.position(self, "position", run.tokens.len())?;
-        let count = arguments.count(self, "window")?.min(last + 1);
+    fn shown(&self, run: &Run) -> Result<Range<usize>> {
+        let last = self.position.within(run.tokens.len())?;
+        let count = self.window.0.min(last + 1);
         Ok(last + 1 - count..last + 1)
     }
 
@@ -243,14 +181,13 @@ impl Attention {
         (layer, head): (usize, usize),
         query: usize,
         run: &Run,
-        arguments: &Arguments,
         bench: &Bench,
     ) -> Cell {
-        let found = strongest(row, query, 5, self.apart(arguments));
+        let found = strongest(row, query, 5, self.apart());
         let name = |j: usize| format!("{} {j}", bench.visible(run.tokens[j]));
         let spread = entropy(&row[..=query]);
         let mut more: Vec<(String, f32)> = found.iter().map(|(j, v)| (name(*j), *v)).collect();
-        let by_entropy = arguments.text(self, "value") == "entropy";
+        let by_entropy = self.value == Worth::Entropy;
         if by_entropy {
             more.insert(0, ("entropy".into(), spread));
         }
@@ -266,52 +203,85 @@ impl Attention {
         }
     }
 
-    /// What every head reads most, heads by positions.
-    fn heads(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let layers = self.layers(arguments, bench.model.card.layers)?;
-        let shown = self.window(run, arguments)?;
-        let weight = self.weight(arguments);
-        let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); shown.len()];
-        for (done, layer) in layers.iter().enumerate() {
-            bench.report(done as f32 / layers.len() as f32)?;
-            let recording = bench.record(run, &weight.addresses(*layer))?;
-            let edges = Edges::read(bench, &recording, *layer, weight)?;
-            for (i, query) in shown.clone().enumerate() {
-                for head in 0..bench.model.card.heads {
+    fn needs_of(&self, layers: &[usize]) -> Needs {
+        let weight = self.weight();
+        Needs {
+            record: layers.iter().flat_map(|l| weight.addresses(*l)).collect(),
+            ..Needs::default()
+        }
+    }
+
+    /// The positions that must be captured to show some: lengths of values are needed of everything that is read.
+    fn captured(&self, run: &Run, shown: &Range<usize>) -> Range<usize> {
+        match self.weight() {
+            Weight::Probability => shown.clone(),
+            Weight::Value | Weight::Write => 0..run.tokens.len(),
+        }
+    }
+
+    /// Adds what the heads of some layers read most to the columns, which are of the positions from `first` on.
+    fn read(
+        &self,
+        of: &Capture,
+        layers: &[usize],
+        first: usize,
+        cells: &mut [Vec<Cell>],
+        bench: &Bench,
+    ) -> Result<()> {
+        for layer in layers {
+            let edges = Edges::read(bench, of, *layer, self.weight())?;
+            for (query, cells) in (first..).zip(cells.iter_mut()) {
+                let heads = 0..bench.model.card.heads;
+                let cell = |head| {
                     let row = edges.row(head, query);
-                    let at = (*layer, head);
-                    cells[i].push(self.reading(row, at, query, run, arguments, bench));
-                }
+                    self.reading(row, (*layer, head), query, &of.run, bench)
+                };
+                cells.extend(heads.map(cell));
             }
         }
-        Ok(self.by_heads(shown.collect(), cells, &layers, run, arguments, bench))
+        Ok(())
+    }
+
+    /// What every head reads most, heads by positions, so many layers at a time as there is room for.
+    fn heads(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let layers = self.layers(bench.model.card.layers)?;
+        let shown = self.shown(run)?;
+        let captured = self.captured(run, &shown);
+        let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); shown.len()];
+        let most = bench.attention_layers(run.tokens.len());
+        for (done, some) in layers.chunks(most).enumerate() {
+            bench.report((done * most) as f32 / layers.len() as f32)?;
+            let needs = self.needs_of(some);
+            let capture = bench.capture(run, captured.clone(), &needs)?;
+            self.read(&capture, some, shown.start, &mut cells, bench)?;
+        }
+        Ok(self.by_heads(run, shown, cells, &layers, bench))
     }
 
     fn by_heads(
         &self,
-        positions: Vec<usize>,
+        run: &Run,
+        positions: Range<usize>,
         cells: Vec<Vec<Cell>>,
         layers: &[usize],
-        run: &Run,
-        arguments: &Arguments,
         bench: &Bench,
-    ) -> Figure {
-        let value = arguments.text(self, "value");
+    ) -> Draft {
         let heads = bench.model.card.heads;
         let all = layers.iter().flat_map(|l| (0..heads).map(move |h| (*l, h)));
         let judged = cells.iter().flatten();
-        let judged = judged.filter(|c| !self.apart(arguments) || c.anchor.position != Some(0));
+        let judged = judged.filter(|c| !self.apart() || c.anchor.position != Some(0));
         let hi = judged.map(|c| c.value).fold(0f32, f32::max);
         let grid = Grid {
             also: crate::figure::also::Also::default(),
             row_axis: "head".into(),
             column_axis: "position".into(),
-            value: match value {
-                "entropy" => "entropy of what is read, nats".into(),
-                "probability" => "probability of the strongest source".into(),
-                other => {
-                    format!("probability times the length of the {other}, at the strongest source")
-                }
+            value: match self.value {
+                Worth::Entropy => "entropy of what is read, nats".into(),
+                Worth::Probability => "probability of the strongest source".into(),
+                Worth::Value | Worth::Write => format!(
+                    "probability times the length of the {}, at the strongest source",
+                    self.value.print()
+                ),
             },
             rows: all
                 .map(|(l, h)| Header {
@@ -319,11 +289,11 @@ impl Attention {
                     anchor: Anchor::layer(l).with(Unit::Head(h as u32)),
                 })
                 .collect(),
-            columns: header(&positions, run, bench),
+            columns: bench.headers(run, positions),
             cells,
-            scale: match value {
-                "probability" => Scale::Unit,
-                _ => Scale::Range {
+            scale: match self.value {
+                Worth::Probability => Scale::Unit,
+                Worth::Value | Worth::Write | Worth::Entropy => Scale::Range {
                     lo: 0.0,
                     hi: hi.max(1e-6),
                 },
@@ -332,46 +302,43 @@ impl Attention {
         let mut notes = vec![
             "each cell: the token that the head reads most when the position is read".to_string(),
         ];
-        notes.extend(self.about_first(arguments));
-        Figure {
-            title: format!("attention · what heads read · {value}"),
-            body: Body::Grid(grid),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
+        notes.extend(self.about_first());
+        Draft::of(grid)
+            .titled(format!("what heads read · {}", self.value.print()))
+            .notes(notes)
     }
 
-    fn about_first(&self, arguments: &Arguments) -> Option<String> {
-        self.apart(arguments).then(|| {
+    fn about_first(&self) -> Option<String> {
+        self.apart().then(|| {
             "position 0, which many heads read for want of anything else, is set apart: it is no strongest source and no part of the colour scale (first=counted changes that); probabilities are as they are".into()
         })
     }
 
     /// Who reads whom in one head: queries by sources.
-    fn pattern(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+    fn pattern(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
         let card = &bench.model.card;
         let (layers, heads) = (card.layers, card.heads);
-        let layer = arguments.layer(self, "layer", layers)?.ok_or_else(|| {
+        let layer = self.layer.within(layers)?.ok_or_else(|| {
             let expected = format!(
                 "one layer from 0 to {} for the pattern of a head",
                 layers - 1
             );
             Error::argument("layer", "all", expected)
         })?;
-        let head = arguments.count(self, "head")?;
+        let head = self.head.0;
         if head >= heads {
             let expected = format!("a head from 0 to {}", heads - 1);
             return Err(Error::argument("head", head.to_string(), expected));
         }
-        if arguments.text(self, "value") == "entropy" {
+        if self.value == Worth::Entropy {
             let expected = "probability, value or write: an edge has no entropy";
             return Err(Error::argument("value", "entropy", expected));
         }
-        let shown = self.window(run, arguments)?;
-        let weight = self.weight(arguments);
-        let recording = bench.record(run, &weight.addresses(layer))?;
-        let edges = Edges::read(bench, &recording, layer, weight)?;
+        let shown = self.shown(run)?;
+        let weight = self.weight();
+        let captured = self.captured(run, &shown);
+        let capture = bench.capture(run, captured, &self.needs_of(&[layer]))?;
+        let edges = Edges::read(bench, &capture, layer, weight)?;
         let unit = Unit::Head(head as u32);
         // The first query on top: rows are drawn from below.
         let queries: Vec<usize> = shown.clone().rev().collect();
@@ -392,7 +359,7 @@ impl Attention {
             .clone()
             .map(|source| queries.iter().map(|query| cell(*query, source)).collect())
             .collect();
-        let apart = self.apart(arguments);
+        let apart = self.apart();
         let judged = shown
             .clone()
             .flat_map(|q| shown.clone().map(move |s| (q, s)));
@@ -409,29 +376,24 @@ impl Attention {
                 shown.start
             ));
         }
-        notes.extend(self.about_first(arguments));
-        Ok(Figure {
-            title: format!(
-                "attention · head {layer}.{head} · {}",
-                arguments.text(self, "value")
-            ),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "reads".into(),
-                column_axis: "is read".into(),
-                value: arguments.text(self, "value").into(),
-                rows: header(&queries, run, bench),
-                columns: header(&shown.collect::<Vec<_>>(), run, bench),
-                cells,
-                scale: Scale::Range {
-                    lo: 0.0,
-                    hi: hi.max(1e-6),
-                },
-            }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        notes.extend(self.about_first());
+        let value = self.value.print();
+        let grid = Grid {
+            also: crate::figure::also::Also::default(),
+            row_axis: "reads".into(),
+            column_axis: "is read".into(),
+            value: value.clone(),
+            rows: bench.headers(run, shown.clone().rev()),
+            columns: bench.headers(run, shown),
+            cells,
+            scale: Scale::Range {
+                lo: 0.0,
+                hi: hi.max(1e-6),
+            },
+        };
+        Ok(Draft::of(grid)
+            .titled(format!("head {layer}.{head} · {value}"))
+            .notes(notes))
     }
 
     /// What each of some heads reads most at a position, and how much of its attention that is.
@@ -440,7 +402,6 @@ impl Attention {
         heads: &[Written],
         run: &Run,
         position: usize,
-        arguments: &Arguments,
         bench: &mut Bench,
     ) -> Result<Vec<(usize, f32)>> {
         let mut layers: Vec<usize> = heads.iter().map(|own| own.head.0).collect();
@@ -460,7 +421,7 @@ impl Attention {
                     .get(position)?
                     .to_dtype(DType::F32)?
                     .to_vec1::<f32>()?;
-                let most = strongest(&probs, position, 1, self.apart(arguments));
+                let most = strongest(&probs, position, 1, self.apart());
                 *read = most.first().copied().unwrap_or_default();
             }
         }
@@ -468,9 +429,9 @@ impl Attention {
     }
 
     /// The heads that write most at a position, what they read, and the tokens that they promote.
-    fn writes(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let layers = self.layers(arguments, bench.model.card.layers)?;
-        let position = arguments.position(self, "position", run.tokens.len())?;
+    fn writes(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let layers = self.layers(bench.model.card.layers)?;
+        let position = self.position.within(run.tokens.len())?;
         let normed = bench.model.card.norms_writes;
         let wanted: Vec<Address> = layers.iter().flat_map(|l| of_writes(*l, normed)).collect();
         let recording = bench.record(run, &wanted)?;
@@ -480,26 +441,27 @@ impl Attention {
             .collect();
         let mut found = written(bench, &recording, &heads, position, 5)?;
         found.sort_by(|a, b| order(b.size, a.size));
-        found.truncate(arguments.count(self, "count")?);
-        let read = self.read_most(&found, run, position, arguments, bench)?;
+        found.truncate(self.count.0);
+        let read = self.read_most(&found, run, position, bench)?;
         let mut rows = Vec::with_capacity(found.len());
         for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
             let words = |side: &[(u32, f32)]| {
                 let words = side.iter().map(|(id, _)| bench.visible(*id));
-                Entry::Text(words.collect::<Vec<_>>().join(" "))
+                words.collect::<Vec<_>>().join(" ")
             };
-            rows.push(Row {
-                anchor: Anchor::cell(layer, position).with(Unit::Head(head as u32)),
-                entries: vec![
-                    Entry::Text(format!("{layer}.{head}")),
-                    Entry::Number(own.size),
-                    Entry::Text(format!("{} {source}", bench.visible(run.tokens[source]))),
-                    Entry::Number(prob),
+            let anchor = Anchor::cell(layer, position).with(Unit::Head(head as u32));
+            rows.push(Row::at(
+                anchor,
+                entries![
+                    format!("{layer}.{head}"),
+                    own.size,
+                    format!("{} {source}", bench.visible(run.tokens[source])),
+                    prob,
                     words(&own.promoted),
                     words(&own.suppressed),
                 ],
-            });
+            ));
         }
         let columns = [
             "head",
@@ -512,29 +474,11 @@ impl Attention {
         let mut notes = vec![
             "size: the length of what the head adds to the stream; promotes, suppresses: that write through the final norm's gain and the unembedding, as if nothing came between".to_string(),
         ];
-        notes.extend(self.about_first(arguments));
-        Ok(Figure {
-            title: "attention · what heads write".into(),
-            body: Body::Table(Table {
-                columns: columns.iter().map(ToString::to_string).collect(),
-                pages: vec![Page {
-                    title: format!("after {}", bench.visible(run.tokens[position])),
-                    anchor: Anchor::position(position),
-                    rows,
-                }],
-            }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        notes.extend(self.about_first());
+        let title = format!("after {}", bench.visible(run.tokens[position]));
+        let page = Page::of(title, Anchor::position(position), rows);
+        Ok(Draft::of(Table::paged(&columns, vec![page]))
+            .titled("what heads write")
+            .notes(notes))
     }
-}
-
-/// Headers of positions.
-fn header(positions: &[usize], run: &Run, bench: &Bench) -> Vec<Header> {
-    let header = |p: &usize| Header {
-        label: bench.visible(run.tokens[*p]),
-        anchor: Anchor::position(*p),
-    };
-    positions.iter().map(header).collect()
 }

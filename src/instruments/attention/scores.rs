@@ -3,10 +3,10 @@
 //! Invariant: beside a score stands what a head that reads evenly would have, and beside silenced heads as many
 //! others. To add a control, add a line to [`copying`].
 
-use super::Attention;
+use super::{Asked, On};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Unit};
-use crate::instruments::Arguments;
+use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
 };
@@ -20,23 +20,18 @@ const DRAWS: usize = 8;
 /// How often copying is measured: with all heads, without the highest, and without others.
 pub(super) const RUNS: usize = 2 + DRAWS;
 
-impl Attention {
+impl Asked {
     /// Layers by heads.
-    pub(super) fn scores(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Figure> {
-        let score = Score::named(arguments.text(self, "score"));
-        let on_prompt = arguments.text(self, "on") == "prompt";
+    pub(super) fn scores(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
+        let score = self.score;
+        let on_prompt = self.on == On::Prompt;
         let mut texts = Vec::new();
         let runs: Vec<(Run, usize)> = if on_prompt {
             let first = beginning(&bench.model, &run.tokens);
             vec![(run.clone(), first)]
         } else {
-            let period = arguments.count(self, "period")?;
-            for trial in 0..arguments.count(self, "trials")? {
+            let period = self.period.0;
+            for trial in 0..self.trials.0 {
                 let seed = run.seed.wrapping_add(trial as u64);
                 texts.push(Repeated::random(&bench.model, period, seed)?);
             }
@@ -50,11 +45,7 @@ impl Attention {
             });
             own.collect()
         };
-        let silence = if on_prompt {
-            0
-        } else {
-            arguments.count(self, "silence")?
-        };
+        let silence = if on_prompt { 0 } else { self.silence.0 };
         // Scores take one pass over every text, copying one for every time that it is measured.
         let share = if silence > 0 {
             1.0 / (1 + RUNS) as f32
@@ -93,57 +84,39 @@ impl Attention {
             let heads: Vec<Head> = found.top(silence).into_iter().map(|h| h.0).collect();
             notes.extend(bench.part(share..1.0, |b| copying(b, &texts, &heads, run))?);
         }
-        Ok(self.score_grid(run, arguments, bench, score, &found, notes))
+        Ok(score_grid(bench, score, &found).notes(notes))
     }
+}
 
-    fn score_grid(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-        score: Score,
-        found: &HeadScores,
-        notes: Vec<String>,
-    ) -> Figure {
-        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
-        let cell = |layer: usize, head: usize| Cell {
-            label: String::new(),
-            value: found.values[layer][head] as f32,
-            anchor: Anchor::layer(layer).with(Unit::Head(head as u32)),
-            more: vec![
-                (score.word().into(), found.values[layer][head] as f32),
-                ("evenly".into(), found.even[layer] as f32),
-            ],
-        };
-        Figure {
-            title: format!("attention · {} score of every head", score.word()),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "layer".into(),
-                column_axis: "head".into(),
-                value: format!("{} score", score.word()),
-                rows: (0..layers)
-                    .map(|l| Header {
-                        label: l.to_string(),
-                        anchor: Anchor::layer(l),
-                    })
-                    .collect(),
-                columns: (0..heads)
-                    .map(|h| Header {
-                        label: h.to_string(),
-                        anchor: Anchor::default().with(Unit::Head(h as u32)),
-                    })
-                    .collect(),
-                cells: (0..heads)
-                    .map(|h| (0..layers).map(|l| cell(l, h)).collect())
-                    .collect(),
-                scale: Scale::Unit,
-            }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
-    }
+fn score_grid(bench: &Bench, score: Score, found: &HeadScores) -> Draft {
+    let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+    let cell = |layer: usize, head: usize| Cell {
+        label: String::new(),
+        value: found.values[layer][head] as f32,
+        anchor: Anchor::layer(layer).with(Unit::Head(head as u32)),
+        more: vec![
+            (score.word().into(), found.values[layer][head] as f32),
+            ("evenly".into(), found.even[layer] as f32),
+        ],
+    };
+    let grid = Grid {
+        also: crate::figure::also::Also::default(),
+        row_axis: "layer".into(),
+        column_axis: "head".into(),
+        value: format!("{} score", score.word()),
+        rows: Header::layers(layers),
+        columns: (0..heads)
+            .map(|h| Header {
+                label: h.to_string(),
+                anchor: Anchor::default().with(Unit::Head(h as u32)),
+            })
+            .collect(),
+        cells: (0..heads)
+            .map(|h| (0..layers).map(|l| cell(l, h)).collect())
+            .collect(),
+        scale: Scale::Unit,
+    };
+    Draft::of(grid).titled(format!("{} score of every head", score.word()))
 }
 
 /// The ends of some numbers; one where they are alike.

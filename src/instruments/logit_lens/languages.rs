@@ -13,14 +13,14 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::lens::cautions;
-use super::view::{MapsFile, ReadSite, view};
+use super::view::{MapsFile, ReadSite, View, view};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
-use crate::instruments::logit_lens::reading::{NormOf, View, Wish, see};
 use crate::instruments::logit_lens::word_lists::{Vocabulary, WordList, disjoint, task};
 use crate::instruments::params::{Count, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads, lines};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
@@ -340,15 +340,17 @@ fn answer(bench: &mut Bench, question: &Question, view: &View) -> Result<Answer>
         .collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let wish = Wish {
+    let readout = Readout {
         top: 1,
         tokens: tokens.clone(),
         entropy: true,
-        ..Wish::default()
+        ..view.readout(bench.model.card.layers)
     };
     let last = question.run.tokens.len() - 1;
     // The sweep tells how far it is.
-    let seen = bench.untold(|b| see(b, &question.run, view, last..last + 1, &wish, false))?;
+    let needs = Needs::of(readout);
+    let capture = bench.untold(|b| b.capture(&question.run, last..last + 1, &needs))?;
+    let seen = capture.read;
     let mass = |sets: &Vec<Vec<u32>>| -> Vec<Vec<f32>> {
         let row = |said: &crate::lab::readout::Said| {
             let share = |id: &u32| {

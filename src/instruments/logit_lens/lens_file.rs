@@ -15,6 +15,7 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::lab::capture::Maps;
 use crate::model::Model;
 use crate::model::checkpoint::torch::{Pickled, facts};
 use crate::model::network::site::{Address, Site};
@@ -52,6 +53,16 @@ pub struct LensFile {
 }
 
 const NEXT: &str = "A tuned lens is a folder with params.pt and config.json; a Jacobian lens is one .pt file with J.";
+
+impl Maps for LensFile {
+    fn check(&self, at: Address) -> Result<()> {
+        self.serves(at).map(drop)
+    }
+
+    fn map(&self, at: Address, rows: &Tensor) -> Result<Tensor> {
+        self.apply(at, rows)
+    }
+}
 
 impl LensFile {
     /// Opens a folder with `params.pt` and `config.json`, the `params.pt` itself, or a Jacobian lens.

@@ -1,12 +1,11 @@
 //! The logit lens: states of every layer read through the final norm and the unembedding, and what follows from such readings.
 //!
-//! Invariant: every instrument here reads through [`reading`]. To ask something else of the readings, add an instrument.
+//! Invariant: every instrument here reads through [`crate::lab::unembed`]. To ask something else of the readings, add an instrument.
 
 pub mod languages;
 pub mod lens;
 pub mod lens_file;
 pub(crate) mod numbers;
-pub mod reading;
 pub mod settle;
 pub mod track;
 pub mod trajectory;

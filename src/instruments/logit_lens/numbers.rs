@@ -3,16 +3,32 @@
 //! Invariant: every row has all of them, in one order, so that one can be shown in another's place without measuring again; ranks
 //! count from 1. To add a number, add a variant of [`Show`]; the compiler lists the places to visit.
 
-use super::lens::{LARGE, Lens};
 use crate::error::Result;
 use crate::figure::also::Story;
 use crate::figure::{Anchor, Cell, Scale};
-use crate::instruments::Arguments;
-use crate::instruments::logit_lens::reading::Wish;
+use crate::instruments::params::choices;
 use crate::lab::bench::Bench;
+use crate::lab::capture::Readout;
 use crate::lab::readout::Said;
 use crate::lab::target::first_token;
+use crate::model::Model;
 use crate::model::network::finite::NOT_FINITE;
+
+/// Tokens from which on a vocabulary is large: the strongest token of an early layer says little there, and the rank of
+/// the answer says more.
+pub const LARGE: usize = 8192;
+
+choices! {
+    /// The number that a lens opens with.
+    pub enum Opening {
+        Auto = "auto",
+        Rank = "rank",
+        Probability = "probability",
+        ReciprocalRank = "reciprocal_rank",
+        Entropy = "entropy",
+        Kl = "kl",
+    }
+}
 
 /// What a cell's number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,19 +65,19 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    pub(crate) fn parse(lens: &Lens, arguments: &Arguments, bench: &Bench) -> Result<Self> {
-        let show = match arguments.text(lens, "show") {
-            "rank" => Show::Rank,
-            "reciprocal_rank" => Show::ReciprocalRank,
-            "entropy" => Show::Entropy,
-            "kl" => Show::Kl,
-            "auto" if bench.model.card.vocab > LARGE => Show::Rank,
-            _ => Show::Probability,
+    pub(crate) fn of(opening: Opening, of: &str, top: usize, model: &Model) -> Result<Self> {
+        let show = match opening {
+            Opening::Rank => Show::Rank,
+            Opening::ReciprocalRank => Show::ReciprocalRank,
+            Opening::Entropy => Show::Entropy,
+            Opening::Kl => Show::Kl,
+            Opening::Auto if model.card.vocab > LARGE => Show::Rank,
+            Opening::Auto | Opening::Probability => Show::Probability,
         };
-        let of = match (arguments.text(lens, "of"), show) {
+        let of = match (of, show) {
             ("answer", _) | ("", Show::Rank | Show::ReciprocalRank) => Of::Answer,
             ("", _) => Of::Own,
-            (text, _) => Of::Token(first_token("of", text, &bench.model)?),
+            (text, _) => Of::Token(first_token("of", text, model)?),
         };
         Ok(Self {
             first: (show, of),
@@ -69,7 +85,7 @@ impl Shown {
                 Of::Own | Of::Answer => Of::Answer,
                 Of::Token(id) => Of::Token(id),
             },
-            top: arguments.count(lens, "top")?,
+            top,
         })
     }
 
@@ -97,8 +113,10 @@ impl Shown {
         self.numbers().iter().position(same).unwrap_or(0)
     }
 
-    pub(crate) fn wish(self) -> Wish {
-        Wish {
+    /// What must be known of every state.
+    pub(crate) fn ask(self, of: Readout) -> Readout {
+        Readout {
+            plain: true,
             top: self.top,
             tokens: match self.subject {
                 Of::Token(id) => vec![id],
@@ -108,6 +126,7 @@ impl Shown {
             ranks: true,
             entropy: true,
             kl: true,
+            ..of
         }
     }
 

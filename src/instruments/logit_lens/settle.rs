@@ -8,11 +8,11 @@ use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Row, Table};
-use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
 
 params! {
@@ -44,13 +44,14 @@ impl Measurement for Settle {
         let view = view(asked.site, asked.norm, &asked.maps, bench)?;
         let total = run.tokens.len();
         let start = total - asked.window.0.min(total);
-        let wish = Wish {
+        let readout = Readout {
             top: 1,
             answer: true,
             kl: true,
-            ..Wish::default()
+            ..view.readout(bench.model.card.layers)
         };
-        let seen = see(bench, run, &view, start..total, &wish, false)?;
+        let capture = bench.capture(run, start..total, &Needs::of(readout))?;
+        let seen = &capture.read;
         let layers = seen.layers.len();
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
         for (i, position) in (start..total).enumerate() {
@@ -93,6 +94,6 @@ impl Measurement for Settle {
             .note(summary)
             .note("settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles")
             .notes(cautions(&view, bench.model.card.layers))
-            .checked(seen.check))
+            .checked(capture.check))
     }
 }

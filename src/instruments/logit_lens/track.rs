@@ -7,11 +7,11 @@
 use super::lens::cautions;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
-use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::{Bench, reading};
+use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::readout::{Said, Told};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
@@ -61,13 +61,15 @@ impl Measurement for Track {
         let position = asked.position.within(run.tokens.len())?;
         let tokens = asked.followed(run, bench, position)?;
         let ranked = matches!(asked.show, Show::Rank | Show::ReciprocalRank);
-        let wish = Wish {
+        let readout = Readout {
+            plain: true,
             top: 1,
             tokens: tokens.clone(),
             ranks: ranked,
-            ..Wish::default()
+            ..view.readout(bench.model.card.layers)
         };
-        let seen = see(bench, run, &view, position..position + 1, &wish, true)?;
+        let capture = bench.capture(run, position..position + 1, &Needs::of(readout))?;
+        let seen = &capture.read;
         let curve = |rows: &[Vec<Said>], suffix: &str, i: usize, id: u32| {
             let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
             Curve::of(
@@ -104,14 +106,14 @@ impl Measurement for Track {
                 view.site.spec().name,
                 bench.visible(run.tokens[position])
             ))
-            .note(answer_settles(&seen, bench))
+            .note(answer_settles(seen, bench))
             .note(if ranked {
                 "rank: how many tokens are strictly stronger; the lens is biased in early layers"
             } else {
                 "layers differ in temperature as well: where that matters, compare ranks"
             })
             .notes(cautions(&view, bench.model.card.layers))
-            .checked(seen.check))
+            .checked(capture.check))
     }
 }
 

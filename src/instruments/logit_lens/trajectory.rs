@@ -10,11 +10,11 @@ use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table};
-use crate::instruments::logit_lens::reading::{NormOf, Wish, see};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::{Recording, Run};
 use crate::lab::sample::NO_RANK;
 use crate::model::network::site::{Address, Site};
@@ -55,13 +55,13 @@ impl Measurement for Trajectory {
     fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
         let position = asked.position.within(run.tokens.len())?;
         let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, bench)?;
-        let wish = Wish {
+        let readout = Readout {
             top: 1,
             answer: true,
             ranks: true,
             entropy: true,
             kl: true,
-            ..Wish::default()
+            ..view.readout(bench.model.card.layers)
         };
         let layers = bench.model.card.layers;
         let sites = [Site::ResidPre, Site::AttnAdd, Site::MlpAdd, Site::ResidPost];
@@ -70,7 +70,8 @@ impl Measurement for Trajectory {
             .flat_map(|site| (0..layers).map(|l| site.at(l)))
             .collect();
         let (recording, _) = bench.record_with_output(run, &wanted)?;
-        let seen = see(bench, run, &view, position..position + 1, &wish, false)?;
+        let capture = bench.capture(run, position..position + 1, &Needs::of(readout))?;
+        let seen = &capture.read;
         let mut rows = Vec::new();
         for layer in 0..layers {
             let said = &seen.layers[layer][0];
@@ -101,10 +102,10 @@ impl Measurement for Trajectory {
         let after = bench.visible(run.tokens[position]);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))
-            .note(answer_settles(&seen, bench))
+            .note(answer_settles(seen, bench))
             .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
             .notes(cautions(&view, layers))
-            .checked(seen.check))
+            .checked(capture.check))
     }
 }
 

@@ -3,15 +3,17 @@
 //! Invariant: these parameters mean the same, and say the same of themselves, wherever they stand. To add a site that a lens can
 //! read, add it to [`READABLE`].
 
+use std::rc::Rc;
+
 use crate::error::Result;
 use crate::instruments::logit_lens::lens_file::LensFile;
-use crate::instruments::logit_lens::reading::{NormOf, Seen, View};
-use crate::instruments::params::{Kind, Parameter, ParameterValue, choices};
+use crate::instruments::params::{Kind, ParameterValue, choices};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Maps, NormOf, Readout, Seen};
 use crate::model::network::site::Site;
 
 /// The sites that a lens can read, by name.
-const READABLE: [(&str, Site); 5] = [
+pub const READABLE: [(&str, Site); 5] = [
     ("resid_post", Site::ResidPost),
     ("resid_mid", Site::ResidMid),
     ("resid_pre", Site::ResidPre),
@@ -83,18 +85,39 @@ pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, bench: &Bench) -> Res
         norm,
         file: match maps.0.trim() {
             "" => None,
-            file => Some(LensFile::open(file, &bench.model)?),
+            file => Some(Rc::new(LensFile::open(file, &bench.model)?)),
         },
     })
 }
 
-/// A parameter that has its sentence and default from its type.
-pub(super) const fn shared<V: ParameterValue>(name: &'static str) -> Parameter {
-    Parameter {
-        name,
-        kind: V::KIND,
-        default: V::DEFAULT,
-        about: V::ABOUT,
+/// What is read, and how.
+pub struct View {
+    /// Where.
+    pub site: Site,
+    /// With whose statistics.
+    pub norm: NormOf,
+    /// Through which maps.
+    pub file: Option<Rc<LensFile>>,
+}
+
+impl View {
+    /// The plain logit lens.
+    pub fn plain() -> Self {
+        Self {
+            site: Site::ResidPost,
+            norm: NormOf::Own,
+            file: None,
+        }
+    }
+
+    /// Every layer read so; nothing is asked of it yet.
+    pub fn readout(&self, layers: usize) -> Readout {
+        Readout {
+            at: (0..layers).map(|l| self.site.at(l)).collect(),
+            norm: self.norm,
+            maps: self.file.clone().map(|file| file as Rc<dyn Maps>),
+            ..Readout::default()
+        }
     }
 }
 

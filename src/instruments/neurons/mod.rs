@@ -10,169 +10,110 @@ pub mod promoters;
 pub mod triggers;
 pub mod value;
 
-use super::{Arguments, Instrument, Kind, Parameter};
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use super::{Draft, Measurement, last};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table, Unit};
-use crate::lab::bench::{Bench, reading};
-use crate::lab::neurons::{Sight, addresses, sights};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
+use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
+use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs, Readout};
+use crate::lab::neurons::{Sight, needs};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
-use crate::lab::step::{Needs, Step};
 use crate::lab::target::Target;
 use crate::lab::value_card::Sides;
 use crate::model::Card;
 use crate::model::network::finite;
 use crate::model::network::finite::order;
 use crate::model::network::site::Site;
-use candle_core::Tensor;
+
+choices! {
+    /// What neurons are ranked by.
+    pub enum Rank { Size = "size", Effect = "effect" }
+}
+
+params! {
+    /// What `neurons` is asked.
+    pub struct Asked {
+        /// how many neurons to list at every position
+        count: Count<1, 200> = "12",
+        /// size: |activation| times the value vector's length; effect: on the logit of the token
+        rank: Rank = "size",
+        /// one layer, or all
+        layer: LayerOrAll = "all",
+        /// how many of the last positions to read
+        window: Count<1, 256> = "16",
+        /// the token whose logit effects are on: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
+        token: Option<String>,
+        /// yes: beside the direct effect the total one, from running again without the neuron (not live)
+        total: bool,
+    }
+}
 
 /// The instrument.
 pub struct Neurons;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many neurons to list at every position",
-    },
-    Parameter {
-        name: "rank",
-        kind: Kind::Choice(&["size", "effect"]),
-        default: "size",
-        about: "size: |activation| times the value vector's length; effect: on the logit of the token",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "one layer, or all",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 256 },
-        default: "16",
-        about: "how many of the last positions to read",
-    },
-    Parameter {
-        name: "token",
-        kind: Kind::Text,
-        default: "",
-        about: "the token whose logit effects are on: a text (its first token) or #ID; \"A\" - \"B\" for a difference; by default the favoured one at each position",
-    },
-    Parameter {
-        name: "total",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: beside the direct effect the total one, from running again without the neuron (not live)",
-    },
-];
+impl Measurement for Neurons {
+    type Params = Asked;
+    const NAME: &'static str = "neurons";
+    const ABOUT: &'static str =
+        "The neurons that wrote most at each position, and the tokens their value vectors promote";
+    const SOURCE: &'static str =
+        "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
+    const STEADY: bool = true;
 
-impl Instrument for Neurons {
-    fn name(&self) -> &'static str {
-        "neurons"
+    fn live(asked: &Asked, card: &Card) -> bool {
+        !card.neuron_layers.is_empty() && !asked.total
     }
 
-    fn about(&self) -> &'static str {
-        "The neurons that wrote most at each position, and the tokens their value vectors promote"
+    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+        Ok(last(asked.window.0, run))
     }
 
-    fn source(&self) -> &'static str {
-        "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn steady(&self) -> bool {
-        true
-    }
-
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        if card.neuron_layers.is_empty() || self.total(arguments) {
-            return None;
-        }
-        Some(Needs {
-            record: addresses(card),
-            unembed: Vec::new(),
+    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
+        let favoured = || Readout {
+            at: vec![Site::ResidPost.at(bench.model.card.layers - 1)],
+            top: 1,
+            ..Readout::default()
+        };
+        Ok(Needs {
+            read: asked.token.is_none().then(favoured),
+            ..needs(&bench.model)?
         })
     }
 
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let rows: Vec<&Tensor> = addresses(&bench.model.card)
-            .iter()
-            .filter_map(|a| step.rows.get(a))
-            .collect();
-        // One transfer for all layers.
-        let all = Tensor::cat(&rows, 0)?.to_vec1::<f32>()?;
-        let favoured = reading(&step.logits, bench.model.known_tokens(), 1)
-            .first()
-            .0;
-        let sight = Sight::read(&all, step.choice.position, &bench.model);
-        let target = self
-            .target(arguments, bench)?
-            .unwrap_or(Target::one(favoured));
-        let page = self.page(&sight, target, &step.run, arguments, bench)?;
-        Ok(self.figure(vec![page], &step.run, arguments, bench))
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let total = run.tokens.len();
-        let first = total - arguments.count(self, "window")?.min(total);
-        let sights = sights(bench, run, first)?;
-        let chosen = self.target(arguments, bench)?;
-        let targets = match chosen {
-            Some(target) => vec![target; sights.len()],
-            None => favoured(&sights, bench)?,
-        };
+    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
+        let sights = Sight::of(of, &bench.model)?;
+        let chosen = Target::chosen(asked.token.as_deref(), &bench.model)?;
         let mut pages = Vec::with_capacity(sights.len());
-        for (i, (sight, target)) in sights.iter().zip(targets).enumerate() {
+        for (i, sight) in sights.iter().enumerate() {
             bench.report(i as f32 / sights.len() as f32)?;
-            pages.push(self.page(sight, target, run, arguments, bench)?);
+            let favoured = || of.read.answers.get(i).copied().unwrap_or_default();
+            let target = chosen.unwrap_or_else(|| Target::one(favoured()));
+            pages.push(asked.page(sight, target, &of.run, bench)?);
         }
-        Ok(self.figure(pages, run, arguments, bench))
+        let mut columns = vec!["neuron", "act", "size", "effect"];
+        columns.extend(asked.total.then_some("total"));
+        columns.extend(["promotes", "suppresses"]);
+        let total = "total is what the logit loses when the neuron is 0 at that position and the rest runs again; it holds what later layers make of the write, and what they make up for";
+        Ok(Draft::of(Table::paged(&columns, pages))
+            .titled(format!("by {}", asked.rank.print()))
+            .note("size is |act|·‖v‖; effect is the direct effect on the token's logit (before a soft-cap), before any later layer reacts")
+            .note("tokens are those the write promotes and suppresses at the sign of its activation")
+            .notes(asked.total.then(|| total.to_string())))
     }
 }
 
-/// What the model favours after each position.
-fn favoured(sights: &[Sight], bench: &mut Bench) -> Result<Vec<Target>> {
-    let transformer = &bench.model.transformer;
-    let rows: Vec<Tensor> = sights
-        .iter()
-        .map(|s| Ok(Tensor::new(s.last.as_slice(), &transformer.device)?))
-        .collect::<Result<_>>()?;
-    let rows = Tensor::stack(&rows, 0)?.to_dtype(transformer.dtype())?;
-    let read = bench.read(&rows, 1)?;
-    Ok(read.iter().map(|r| Target::one(r.first().0)).collect())
-}
-
-impl Neurons {
-    fn total(&self, arguments: &Arguments) -> bool {
-        arguments.text(self, "total") == "yes"
-    }
-
-    /// The token that was chosen; nothing where it is the favoured one of each position.
-    fn target(&self, arguments: &Arguments, bench: &Bench) -> Result<Option<Target>> {
-        match arguments.text(self, "token") {
-            "" => Ok(None),
-            text => Target::parse("token", text, &bench.model).map(Some),
-        }
-    }
-
-    fn page(
-        &self,
-        sight: &Sight,
-        target: Target,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Page> {
-        let neurons = self.ranked(sight, target, arguments, bench)?;
+impl Asked {
+    fn page(&self, sight: &Sight, target: Target, run: &Run, bench: &mut Bench) -> Result<Page> {
+        let neurons = self.ranked(sight, target, bench)?;
         bench.cards.prepare(&bench.model, &neurons)?;
-        let totals = if self.total(arguments) {
+        let totals = if self.total {
             total_effects(sight, &neurons, target, run, bench)?
         } else {
             Vec::new()
@@ -189,42 +130,30 @@ impl Neurons {
             };
             let act = row[unit];
             let dot: f32 = card.gained.iter().zip(&direction).map(|(v, u)| v * u).sum();
-            let mut entries = vec![
-                Entry::Text(format!("{layer}/{neuron}")),
-                Entry::Number(act),
-                Entry::Number(act.abs() * norms[at][unit] * factor),
-                Entry::Number(act * sight.scale * factor * dot),
+            let mut entries = entries![
+                format!("{layer}/{neuron}"),
+                act,
+                act.abs() * norms[at][unit] * factor,
+                act * sight.scale * factor * dot,
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
             entries.extend(words(&card.sides, act, bench).map(Entry::Text));
-            rows.push(Row {
-                anchor: Anchor::cell(at, sight.position).with(Unit::Neuron(neuron)),
-                entries,
-            });
+            let anchor = Anchor::cell(at, sight.position).with(Unit::Neuron(neuron));
+            rows.push(Row::at(anchor, entries));
         }
         let title = format!(
             "after {} · effect on {}",
             bench.visible(run.tokens[sight.position]),
             target.spell(bench)
         );
-        Ok(Page {
-            title,
-            anchor: Anchor::position(sight.position),
-            rows,
-        })
+        Ok(Page::of(title, Anchor::position(sight.position), rows))
     }
 
     /// The neurons of one position, strongest first.
-    fn ranked(
-        &self,
-        sight: &Sight,
-        target: Target,
-        arguments: &Arguments,
-        bench: &mut Bench,
-    ) -> Result<Vec<(u16, u32)>> {
-        let count = arguments.count(self, "count")?;
-        let only = arguments.layer(self, "layer", bench.model.card.layers)?;
-        let by_effect = arguments.text(self, "rank") == "effect";
+    fn ranked(&self, sight: &Sight, target: Target, bench: &mut Bench) -> Result<Vec<(u16, u32)>> {
+        let count = self.count.0;
+        let only = self.layer.within(bench.model.card.layers)?;
+        let by_effect = self.rank == Rank::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
         for (layer, _) in &sight.activations {
             if only.is_some_and(|only| only != *layer) {
@@ -246,30 +175,6 @@ impl Neurons {
         ranked.sort_by(|a, b| order(b.0, a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         ranked.truncate(count);
         Ok(ranked.iter().map(|(_, l, i)| (*l, *i)).collect())
-    }
-
-    fn figure(&self, pages: Vec<Page>, run: &Run, arguments: &Arguments, bench: &Bench) -> Figure {
-        let rank = arguments.text(self, "rank");
-        let mut columns = vec!["neuron", "act", "size", "effect"];
-        let mut notes = vec![
-            "size is |act|·‖v‖; effect is the direct effect on the token's logit (before a soft-cap), before any later layer reacts".to_string(),
-            "tokens are those the write promotes and suppresses at the sign of its activation".to_string(),
-        ];
-        if self.total(arguments) {
-            columns.push("total");
-            notes.push(
-                "total is what the logit loses when the neuron is 0 at that position and the rest runs again; it holds what later layers make of the write, and what they make up for".to_string(),
-            );
-        }
-        columns.extend(["promotes", "suppresses"]);
-        let columns = columns.iter().map(ToString::to_string).collect();
-        Figure {
-            title: format!("neurons · by {rank}"),
-            body: Body::Table(Table { columns, pages }),
-            notes,
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
     }
 }
 

@@ -8,210 +8,131 @@
 
 mod open;
 
-use std::collections::HashMap;
+use std::ops::Range;
 
-use super::{Arguments, Instrument, Kind, Parameter};
+use super::{Draft, Measurement};
 use crate::error::Result;
-use crate::figure::{
-    Anchor, Body, Cell, Check, Curve, Figure, Grid, Header, Scale, Series, Style, Unit,
-};
-use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum};
+use crate::figure::{Anchor, Body, Cell, Check, Curve, Grid, Header, Scale, Series, Style, Unit};
+use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum, needs};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
-use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
+
+choices! {
+    /// What a logit is taken apart into.
+    pub enum By { Layer = "layer", Head = "head", Neuron = "neuron", Source = "source" }
+}
+
+choices! {
+    /// What a write is measured by.
+    pub enum Value { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
+}
+
+params! {
+    /// What `residual` is asked.
+    pub struct Asked {
+        /// whose logit is taken apart: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
+        token: Option<String>,
+        /// layer: every write; head, neuron: what writes are made of; source: the tokens that attention read
+        by: By = "layer",
+        /// the layer that is opened to heads, neurons or sources, or all
+        layer: LayerOrAll = "all",
+        /// the position after which the logit is read
+        position: Position,
+        /// how many positions, up to that one; more than one make a grid
+        window: Count<1, 256> = "1",
+        /// by layer: the effect on the logit, length of the write, its cosine with the stream before it, or its share in the end of the stream (not additive in logits)
+        value: Value = "effect",
+        /// yes: takes the mean over the vocabulary away from the logit of a single token
+        centred: bool,
+        /// how many neurons to list
+        count: Count<1, 200> = "12",
+    }
+}
 
 /// The instrument.
 pub struct Residual;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "token",
-        kind: Kind::Text,
-        default: "",
-        about: "whose logit is taken apart: a text (its first token) or #ID; \"A\" - \"B\" for a difference; by default the favoured one at each position",
-    },
-    Parameter {
-        name: "by",
-        kind: Kind::Choice(&["layer", "head", "neuron", "source"]),
-        default: "layer",
-        about: "layer: every write; head, neuron: what writes are made of; source: the tokens that attention read",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "the layer that is opened to heads, neurons or sources, or all",
-    },
-    Parameter {
-        name: "position",
-        kind: Kind::Position,
-        default: "-1",
-        about: "the position after which the logit is read",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 256 },
-        default: "1",
-        about: "how many positions, up to that one; more than one make a grid",
-    },
-    Parameter {
-        name: "value",
-        kind: Kind::Choice(&["effect", "size", "cosine", "share"]),
-        default: "effect",
-        about: "by layer: the effect on the logit, length of the write, its cosine with the stream before it, or its share in the end of the stream (not additive in logits)",
-    },
-    Parameter {
-        name: "centred",
-        kind: Kind::Choice(&["no", "yes"]),
-        default: "no",
-        about: "yes: takes the mean over the vocabulary away from the logit of a single token",
-    },
-    Parameter {
-        name: "count",
-        kind: Kind::Count { lo: 1, hi: 200 },
-        default: "12",
-        about: "how many neurons to list",
-    },
-];
+impl Measurement for Residual {
+    type Params = Asked;
+    const NAME: &'static str = "residual";
+    const ABOUT: &'static str = "Where a logit came from: the residual stream as a sum of writes, opened to heads, neurons and source tokens";
+    const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)";
+    // What an edit of the stream moves is a row of its own.
+    const ROWS_FOLLOW_EDITS: bool = true;
 
-impl Instrument for Residual {
-    fn name(&self) -> &'static str {
-        "residual"
+    fn live(asked: &Asked, card: &Card) -> bool {
+        asked.by == By::Layer && asked.position == Position(-1) && !card.norms_stream
     }
 
-    fn about(&self) -> &'static str {
-        "Where a logit came from: the residual stream as a sum of writes, opened to heads, neurons and source tokens"
+    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+        let end = asked.position.within(run.tokens.len())? + 1;
+        Ok(end - asked.window.0.min(end)..end)
     }
 
-    fn source(&self) -> &'static str {
-        "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)"
+    fn needs(_asked: &Asked, run: &Run, bench: &Bench) -> Result<Needs> {
+        needs(&bench.model, run)
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
+    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
+        let sum = Attribution::read(bench, of, asked.question(bench)?)?;
+        Ok(asked.by_layer(&sum, &of.run, bench))
     }
 
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        let newest =
-            arguments.text(self, "by") == "layer" && arguments.text(self, "position") == "-1";
-        if !newest || card.norms_stream {
-            return None;
-        }
-        // What edits of the stream move is recorded as well, and a step that lacks it would not sum.
-        Some(Needs {
-            record: every_address(card),
-            unembed: Vec::new(),
-        })
-    }
-
-    fn rows_follow_edits(&self) -> bool {
-        // What an edit of the stream moves is a row of its own.
-        true
-    }
-
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let rows = step.rows.iter();
-        let rows = rows
-            .map(|(at, row)| Ok((*at, row.unsqueeze(0)?)))
-            .collect::<Result<HashMap<_, _>>>()?;
-        let positions = vec![step.choice.position];
-        let question = self.question(arguments, bench)?;
-        let sum = Attribution::read(bench, &step.run, positions, &rows, question)?;
-        self.by_layer(&sum, &step.run, arguments, bench)
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
+    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
         check_sum(&bench.model)?;
-        let last = arguments.position(self, "position", run.tokens.len())?;
-        let count = arguments.count(self, "window")?.min(last + 1);
-        let question = self.question(arguments, bench)?;
-        match arguments.text(self, "by") {
-            "head" => self.by_head(run, last + 1 - count..last + 1, question, arguments, bench),
-            "neuron" => self.by_neuron(run, last + 1 - count..last + 1, question, arguments, bench),
-            "source" => self.by_source(run, last, question, arguments, bench),
-            _ => {
-                let sum = bench.attribute(run, last + 1 - count..last + 1, question)?;
-                self.by_layer(&sum, run, arguments, bench)
+        let positions = Self::positions(asked, run)?;
+        let question = asked.question(bench)?;
+        match asked.by {
+            By::Layer => {
+                let sum = bench.attribute(run, positions, question)?;
+                Ok(asked.by_layer(&sum, run, bench))
             }
+            By::Head => asked.by_head(run, positions, question, bench),
+            By::Neuron => asked.by_neuron(run, positions, question, bench),
+            By::Source => asked.by_source(run, positions.end - 1, question, bench),
         }
     }
 }
 
-/// Everything that a sum may need, whatever edits are in force.
-fn every_address(card: &Card) -> Vec<crate::model::network::site::Address> {
-    use crate::model::network::site::Site;
-    let mut out = vec![Site::Embed.at(0)];
-    for layer in 0..card.layers {
-        out.extend([
-            Site::ResidPre.at(layer),
-            Site::AttnAdd.at(layer),
-            Site::MlpAdd.at(layer),
-            Site::ResidPost.at(layer),
-        ]);
-    }
-    out
-}
-
-impl Residual {
-    fn question(&self, arguments: &Arguments, bench: &Bench) -> Result<Question> {
-        let target = match arguments.text(self, "token") {
-            "" => None,
-            text => Some(Target::parse("token", text, &bench.model)?),
-        };
+impl Asked {
+    fn question(&self, bench: &Bench) -> Result<Question> {
         Ok(Question {
-            target,
-            centred: arguments.text(self, "centred") == "yes",
+            target: Target::chosen(self.token.as_deref(), &bench.model)?,
+            centred: self.centred,
         })
     }
 
-    fn by_layer(
-        &self,
-        sum: &Attribution,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-    ) -> Result<Figure> {
-        let many = arguments.count(self, "window")? > 1;
-        let value = arguments.text(self, "value");
+    fn by_layer(&self, sum: &Attribution, run: &Run, bench: &Bench) -> Draft {
+        let (many, value) = (self.window.0 > 1, self.value);
         // A grid of one column is about the favoured tokens too: more columns may come.
-        let whose = if many && arguments.text(self, "token").is_empty() {
+        let whose = if many && self.token.is_none() {
             FAVOURED.to_owned()
         } else {
             spelled(sum, bench)
         };
         let title = match (many, value) {
-            (false, "effect") => format!("residual · what made {whose}"),
-            _ => format!("residual · {}", measured(value, &whose)),
+            (false, Value::Effect) => format!("what made {whose}"),
+            _ => measured(value, &whose),
         };
         let body = if many {
             Body::Grid(grid(sum, run, value, &whose, bench))
         } else {
             Body::Series(series(sum, value, &whose))
         };
-        let mut notes = self.notes(sum, run, arguments, bench);
-        if value == "share" {
-            notes.push("share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".into());
-        }
-        Ok(Figure {
-            title,
-            body,
-            notes,
-            check: Some(sum.check),
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".to_string());
+        Draft::of(body)
+            .titled(title)
+            .notes(self.notes(sum, run, bench))
+            .notes(share)
+            .checked(Some(sum.check))
     }
 
     /// What a reader of any of these figures must know.
-    fn notes(
-        &self,
-        sum: &Attribution,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-    ) -> Vec<String> {
+    fn notes(&self, sum: &Attribution, run: &Run, bench: &Bench) -> Vec<String> {
         let shape = &bench.model.transformer.blueprint;
         let i = sum.positions.len() - 1;
         let of = sum.targets[i];
@@ -229,7 +150,7 @@ impl Residual {
             ));
         }
         if of.less.is_none() {
-            notes.push(if arguments.text(self, "centred") == "yes" {
+            notes.push(if self.centred {
                 "centred: the mean over the vocabulary is taken away".into()
             } else {
                 "the logit of one token has no zero of its own: compare with another token (\"A\" - \"B\") or use centred=yes".to_string()
@@ -265,30 +186,30 @@ fn anchor(part: Part, position: usize) -> Anchor {
 }
 
 /// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
-fn series(sum: &Attribution, value: &str, whose: &str) -> Series {
+fn series(sum: &Attribution, value: Value, whose: &str) -> Series {
     let kept = kept(sum, value);
     let values: Vec<f32> = kept
         .iter()
         .map(|k| pick(&sum.shares[0][*k], value))
         .collect();
     let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
-    let adds = value == "effect";
+    let adds = value == Value::Effect;
     Series {
         axis: "write".into(),
         value: measured(value, whose),
         // Only the layer: a live figure that named a position here would grow instead of being replaced.
         points: kept.iter().map(|k| header(sum.parts[*k])).collect(),
         curves: vec![Curve {
-            label: value.into(),
+            label: value.print(),
             anchor: Anchor::position(sum.positions[0]),
             values,
             total: adds.then(|| sum.logits[0]),
         }],
         scale: match value {
-            "size" => Scale::Range { lo: 0.0, hi: reach },
-            "share" => Scale::Unit,
-            "cosine" => Scale::Diverging { reach: 1.0 },
-            _ => Scale::Diverging { reach },
+            Value::Size => Scale::Range { lo: 0.0, hi: reach },
+            Value::Share => Scale::Unit,
+            Value::Cosine => Scale::Diverging { reach: 1.0 },
+            Value::Effect => Scale::Diverging { reach },
         },
         style: if adds { Style::Waterfall } else { Style::Bars },
     }
@@ -302,33 +223,35 @@ fn header(part: Part) -> Header {
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
-fn kept(sum: &Attribution, value: &str) -> Vec<usize> {
+fn kept(sum: &Attribution, value: Value) -> Vec<usize> {
     (0..sum.parts.len())
-        .filter(|k| value == "effect" || !matches!(sum.parts[*k], Part::NormBias | Part::TokenBias))
+        .filter(|k| {
+            value == Value::Effect || !matches!(sum.parts[*k], Part::NormBias | Part::TokenBias)
+        })
         .collect()
 }
 
-fn pick(share: &Share, value: &str) -> f32 {
+fn pick(share: &Share, value: Value) -> f32 {
     match value {
-        "size" => share.size,
-        "cosine" => share.cosine,
-        "share" => share.share,
-        _ => share.effect,
+        Value::Size => share.size,
+        Value::Cosine => share.cosine,
+        Value::Share => share.share,
+        Value::Effect => share.effect,
     }
 }
 
 /// What the numbers are.
-fn measured(value: &str, whose: &str) -> String {
+fn measured(value: Value, whose: &str) -> String {
     match value {
-        "effect" => format!("effect on the logit of {whose}"),
-        "size" => "length of the write".into(),
-        "cosine" => "cosine of the write with the stream before it".into(),
-        _ => "share of the write in the end of the stream".into(),
+        Value::Effect => format!("effect on the logit of {whose}"),
+        Value::Size => "length of the write".into(),
+        Value::Cosine => "cosine of the write with the stream before it".into(),
+        Value::Share => "share of the write in the end of the stream".into(),
     }
 }
 
 /// Parts by positions.
-fn grid(sum: &Attribution, run: &Run, value: &str, whose: &str, bench: &Bench) -> Grid {
+fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, bench: &Bench) -> Grid {
     let kept = kept(sum, value);
     let cells = sum.positions.iter().enumerate().map(|(i, position)| {
         let cell = |k: &usize| {
@@ -348,8 +271,8 @@ fn grid(sum: &Attribution, run: &Run, value: &str, whose: &str, bench: &Bench) -
     });
     let cells: Vec<Vec<Cell>> = cells.collect();
     let columns = match value {
-        "effect" => targets(sum, run, bench),
-        _ => columns(&sum.positions, run, bench),
+        Value::Effect => targets(sum, run, bench),
+        _ => bench.headers(run, sum.positions.iter().copied()),
     };
     Grid {
         also: crate::figure::also::Also::default(),
@@ -363,18 +286,9 @@ fn grid(sum: &Attribution, run: &Run, value: &str, whose: &str, bench: &Bench) -
     }
 }
 
-/// Headers of positions.
-pub(crate) fn columns(positions: &[usize], run: &Run, bench: &Bench) -> Vec<Header> {
-    let header = |p: &usize| Header {
-        label: bench.visible(run.tokens[*p]),
-        anchor: Anchor::position(*p),
-    };
-    positions.iter().map(header).collect()
-}
-
 /// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
 pub(crate) fn targets(sum: &Attribution, run: &Run, bench: &Bench) -> Vec<Header> {
-    let mut columns = columns(&sum.positions, run, bench);
+    let mut columns = bench.headers(run, sum.positions.iter().copied());
     for (column, target) in columns.iter_mut().zip(&sum.targets) {
         column.anchor = column.anchor.with(Unit::Token(target.token));
     }
@@ -382,16 +296,16 @@ pub(crate) fn targets(sum: &Attribution, run: &Run, bench: &Bench) -> Vec<Header
 }
 
 /// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.
-fn scale(positions: &[usize], cells: &[Vec<Cell>], value: &str) -> Scale {
+fn scale(positions: &[usize], cells: &[Vec<Cell>], value: Value) -> Scale {
     let columns = positions.iter().zip(cells);
     let judged = columns.filter(|(p, _)| positions.len() == 1 || **p > 0);
     let values = judged.flat_map(|(_, column)| column.iter().map(|c| c.value));
     let reach = values.fold(0f32, |most, v| most.max(v.abs())).max(1e-6);
     match value {
-        "size" => Scale::Range { lo: 0.0, hi: reach },
-        "share" => Scale::Unit,
-        "cosine" => Scale::Diverging { reach: 1.0 },
-        _ => Scale::Diverging { reach },
+        Value::Size => Scale::Range { lo: 0.0, hi: reach },
+        Value::Share => Scale::Unit,
+        Value::Cosine => Scale::Diverging { reach: 1.0 },
+        Value::Effect => Scale::Diverging { reach },
     }
 }
 

@@ -5,13 +5,12 @@
 
 use std::ops::Range;
 
-use super::{Residual, all_addresses, columns, spelled, targets, with_rests};
+use super::{Asked, all_addresses, spelled, targets, with_rests};
 use crate::error::{Error, Result};
 use crate::figure::{
-    Anchor, Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Row, Scale, Series, Style, Table,
-    Unit,
+    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
 };
-use crate::instruments::Arguments;
+use crate::instruments::Draft;
 use crate::lab::attribution::{Attribution, Part, Question};
 use crate::lab::bench::Bench;
 use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
@@ -52,11 +51,11 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
     (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
 }
 
-impl Residual {
+impl Asked {
     /// The layers that are opened.
-    fn layers(&self, arguments: &Arguments, bench: &Bench) -> Result<Vec<usize>> {
+    fn opened(&self, bench: &Bench) -> Result<Vec<usize>> {
         let layers = bench.model.card.layers;
-        Ok(match arguments.layer(self, "layer", layers)? {
+        Ok(match self.layer.within(layers)? {
             Some(one) => vec![one],
             None => (0..layers).collect(),
         })
@@ -68,10 +67,9 @@ impl Residual {
         run: &Run,
         positions: Range<usize>,
         question: Question,
-        arguments: &Arguments,
         bench: &mut Bench,
-    ) -> Result<Figure> {
-        let layers = self.layers(arguments, bench)?;
+    ) -> Result<Draft> {
+        let layers = self.opened(bench)?;
         let normed = bench.model.card.norms_writes;
         let wanted = all_addresses(bench, run, of_attention(&layers, normed, false))?;
         let recording = bench.record(run, &wanted)?;
@@ -135,19 +133,17 @@ impl Residual {
                 cells,
             })
         };
-        let mut notes = self.notes(&sum, run, arguments, bench);
+        let mut notes = self.notes(&sum, run, bench);
         notes.push(
             "each cell: what the head's write through the output projection adds to the logit"
                 .into(),
         );
         notes.extend(beside(&pieces, last));
-        Ok(Figure {
-            title: format!("residual · heads that made {}", spelled(&sum, bench)),
-            body,
-            notes,
-            check: Some(with_rests(sum.check, &pieces)),
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        })
+        let title = format!("heads that made {}", spelled(&sum, bench));
+        Ok(Draft::of(body)
+            .titled(title)
+            .notes(notes)
+            .checked(Some(with_rests(sum.check, &pieces))))
     }
 
     /// The neurons with the largest effects, a page a position, with what is not listed.
@@ -156,14 +152,13 @@ impl Residual {
         run: &Run,
         positions: Range<usize>,
         question: Question,
-        arguments: &Arguments,
         bench: &mut Bench,
-    ) -> Result<Figure> {
+    ) -> Result<Draft> {
         let known = bench.model.card.neuron_layers.clone();
         if known.is_empty() {
             return Err(bench.model.transformer.no_neurons());
         }
-        let mut layers = self.layers(arguments, bench)?;
+        let mut layers = self.opened(bench)?;
         if let [one] = layers.as_slice()
             && !known.contains(one)
         {
@@ -183,24 +178,22 @@ impl Residual {
             bench.report(done as f32 / layers.len() as f32)?;
             pieces.push(sum.neurons(bench, run, &recording, *layer)?);
         }
-        let count = arguments.count(self, "count")?;
+        let count = self.count.0;
         let pages = (0..sum.positions.len())
             .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, bench))
             .collect();
-        let mut notes = self.notes(&sum, run, arguments, bench);
+        let mut notes = self.notes(&sum, run, bench);
         notes.push("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes".into());
-        Ok(Figure {
-            title: format!("residual · neurons that made {}", spelled(&sum, bench)),
-            body: Body::Table(Table {
-                columns: ["neuron", "effect", "of its MLP"]
-                    .map(String::from)
-                    .to_vec(),
-                pages,
-            }),
-            notes,
-            check: Some(with_rests(sum.check, &pieces)),
-            provenance: bench.provenance(run, arguments.provenance(self)),
+        let title = format!("neurons that made {}", spelled(&sum, bench));
+        Ok(Draft::of(Table {
+            columns: ["neuron", "effect", "of its MLP"]
+                .map(String::from)
+                .to_vec(),
+            pages,
         })
+        .titled(title)
+        .notes(notes)
+        .checked(Some(with_rests(sum.check, &pieces))))
     }
 
     /// The tokens that attention read: layers by sources, or the heads of one layer by sources.
@@ -209,10 +202,9 @@ impl Residual {
         run: &Run,
         position: usize,
         question: Question,
-        arguments: &Arguments,
         bench: &mut Bench,
-    ) -> Result<Figure> {
-        let layers = self.layers(arguments, bench)?;
+    ) -> Result<Draft> {
+        let layers = self.opened(bench)?;
         let normed = bench.model.card.norms_writes;
         let sum = bench.attribute(run, position..position + 1, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
@@ -225,7 +217,7 @@ impl Residual {
             }
         }
         let (heads, sources) = (bench.model.card.heads, position + 1);
-        let one = arguments.layer(self, "layer", bench.model.card.layers)?;
+        let one = self.layer.within(bench.model.card.layers)?;
         let effect = |k: usize, h: usize, j: usize| pieces[k].values[0][h * sources + j];
         let cells: Vec<Vec<Cell>> = (0..sources)
             .map(|j| match one {
@@ -262,29 +254,27 @@ impl Residual {
                 .collect(),
             None => layers.iter().map(|l| of_layer(*l)).collect(),
         };
-        let mut notes = self.notes(&sum, run, arguments, bench);
+        let mut notes = self.notes(&sum, run, bench);
         notes.push("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection".into());
         notes.extend(beside(&pieces, 0));
-        Ok(Figure {
-            title: format!(
-                "residual · tokens that made {} after {}",
-                spelled(&sum, bench),
-                bench.visible(run.tokens[position])
-            ),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: if one.is_some() { "head" } else { "layer" }.into(),
-                column_axis: "source".into(),
-                value: format!("effect on the logit of {}", spelled(&sum, bench)),
-                rows,
-                columns: columns(&(0..sources).collect::<Vec<_>>(), run, bench),
-                scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
-                cells,
-            }),
-            notes,
-            check: Some(with_rests(sum.check, &pieces)),
-            provenance: bench.provenance(run, arguments.provenance(self)),
+        let title = format!(
+            "tokens that made {} after {}",
+            spelled(&sum, bench),
+            bench.visible(run.tokens[position])
+        );
+        Ok(Draft::of(Grid {
+            also: crate::figure::also::Also::default(),
+            row_axis: if one.is_some() { "head" } else { "layer" }.into(),
+            column_axis: "source".into(),
+            value: format!("effect on the logit of {}", spelled(&sum, bench)),
+            rows,
+            columns: bench.headers(run, 0..sources),
+            scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
+            cells,
         })
+        .titled(title)
+        .notes(notes)
+        .checked(Some(with_rests(sum.check, &pieces))))
     }
 }
 

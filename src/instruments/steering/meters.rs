@@ -5,47 +5,41 @@
 //! attention sink in most models and takes no part in the colour scale. Projections on a direction as a monitor: Arditi et al.
 //! 2024 (2406.11717, section 5.1); persona vectors, Chen et al. 2025 (2507.21509).
 
+use std::ops::Range;
+
 use crate::edit::direction::{Direction, unit};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Cell, Figure, Grid, Header, Scale, Text};
-use crate::instruments::{Arguments, Instrument, Kind, Parameter};
+use crate::figure::{Anchor, Cell, Grid, Header, Scale, Text};
+use crate::instruments::params::{Count, LayerOrAll, choices, params};
+use crate::instruments::{Draft, Measurement, last};
 use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
-use crate::lab::writer::{Needs, Step};
 use crate::model::Card;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::text;
-use candle_core::{DType, Tensor};
+
+choices! {
+    /// Where in the block the stream is read.
+    pub enum At { Pre = "resid_pre", Post = "resid_post" }
+}
+
+params! {
+    /// What `meters` is asked.
+    pub struct Asked {
+        /// a loaded direction's name or a file, a row a layer; or all that are loaded, a row each at its home layer
+        direction: String = "all",
+        /// where in the block the stream is read
+        site: At = "resid_pre",
+        /// one layer, or all
+        layer: LayerOrAll = "all",
+        /// how many of the last positions to read
+        window: Count<1, 4096> = "64",
+    }
+}
 
 /// The instrument.
 pub struct Meters;
-
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "direction",
-        kind: Kind::Text,
-        default: "all",
-        about: "a loaded direction's name or a file, a row a layer; or all that are loaded, a row each at its home layer",
-    },
-    Parameter {
-        name: "site",
-        kind: Kind::Choice(&["resid_pre", "resid_post"]),
-        default: "resid_pre",
-        about: "where in the block the stream is read",
-    },
-    Parameter {
-        name: "layer",
-        kind: Kind::Layer,
-        default: "all",
-        about: "one layer, or all",
-    },
-    Parameter {
-        name: "window",
-        kind: Kind::Count { lo: 1, hi: 4096 },
-        default: "64",
-        about: "how many of the last positions to read",
-    },
-];
 
 /// The parameter of a direction that stands for every one.
 const ALL: &str = "all";
@@ -58,89 +52,74 @@ struct Meter {
     along: Vec<f32>,
 }
 
-impl Instrument for Meters {
-    fn name(&self) -> &'static str {
-        "meters"
+impl Measurement for Meters {
+    type Params = Asked;
+    const NAME: &'static str = "meters";
+    const ABOUT: &'static str =
+        "How far every token's residual stream lies along each loaded direction";
+    const SOURCE: &'static str = "projections on a direction: Arditi et al. 2024 (2406.11717)";
+
+    fn live(asked: &Asked, card: &Card) -> bool {
+        asked.layer.within(card.layers).is_ok()
     }
 
-    fn about(&self) -> &'static str {
-        "How far every token's residual stream lies along each loaded direction"
+    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+        Ok(last(asked.window.0, run))
     }
 
-    fn source(&self) -> &'static str {
-        "projections on a direction: Arditi et al. 2024 (2406.11717)"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn live(&self, card: &Card, arguments: &Arguments) -> Option<Needs> {
-        // Which directions there are is known to the bench alone, so every layer that may be a home is read.
-        let record = match arguments.layer(self, "layer", card.layers).ok()? {
-            Some(layer) => vec![self.site(arguments).at(layer)],
-            None => self.addresses(arguments, card),
-        };
-        Some(Needs {
+    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
+        let meters = asked.meters(bench)?;
+        let mut record: Vec<Address> = meters.iter().map(|m| asked.site().at(m.layer)).collect();
+        record.sort_unstable();
+        record.dedup();
+        Ok(Needs {
             record,
-            unembed: Vec::new(),
+            ..Needs::default()
         })
     }
 
-    fn column(&self, step: &Step, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        let meters = self.meters(arguments, bench)?;
+    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
+        let meters = asked.meters(bench)?;
         if meters.is_empty() {
-            return Ok(self.nothing(&step.run, arguments, bench));
+            return Ok(nothing(bench));
         }
-        let site = self.site(arguments);
-        let mut layers: Vec<usize> = meters.iter().map(|m| m.layer).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        let rows = layers
-            .iter()
-            .map(|l| {
-                step.rows.get(&site.at(*l)).ok_or_else(|| Error::Refused {
-                    address: site.at(*l).to_string(),
-                    why: "it was not recorded at this token. Ask for the figure again.".into(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        // One transfer for all layers.
-        let all = Tensor::cat(&rows, 0)?.to_vec1::<f32>()?;
-        let width = bench.model.card.d_model;
-        let position = step.choice.position;
-        let column = meters
-            .iter()
-            .map(|meter| {
-                let at = layers.binary_search(&meter.layer).unwrap_or(0);
-                cell(meter, &all[at * width..(at + 1) * width], position)
-            })
-            .collect();
-        Ok(self.figure(meters, vec![column], position, &step.run, arguments, bench))
-    }
-
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
-        arguments.check(self)?;
-        let meters = self.meters(arguments, bench)?;
-        if meters.is_empty() {
-            return Ok(self.nothing(run, arguments, bench));
-        }
-        let site = self.site(arguments);
-        let total = run.tokens.len();
-        let first = total - arguments.count(self, "window")?.min(total);
-        let mut wanted: Vec<Address> = meters.iter().map(|m| site.at(m.layer)).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let recording = bench.record(run, &wanted)?;
-        let mut cells: Vec<Vec<Cell>> = vec![Vec::with_capacity(meters.len()); total - first];
+        let mut cells: Vec<Vec<Cell>> = vec![Vec::with_capacity(meters.len()); of.positions.len()];
         for meter in &meters {
-            let rows = recording.get(site.at(meter.layer))?;
-            let rows = rows.narrow(0, first, total - first)?.to_dtype(DType::F32)?;
-            for (i, row) in rows.to_vec2::<f32>()?.iter().enumerate() {
-                cells[i].push(cell(meter, row, first + i));
+            let rows = of.get(asked.site().at(meter.layer))?.to_vec2::<f32>()?;
+            for ((cells, row), position) in cells.iter_mut().zip(&rows).zip(of.positions.clone()) {
+                cells.push(cell(meter, row, position));
             }
         }
-        Ok(self.figure(meters, cells, first, run, arguments, bench))
+        // The first position would wash out all others.
+        let counted = cells
+            .iter()
+            .flatten()
+            .filter(|c| c.anchor.position != Some(0));
+        let reach = counted
+            .map(|c| c.value.abs())
+            .filter(|v| v.is_finite())
+            .fold(1e-6, f32::max);
+        let what = match asked.direction.trim() {
+            "" | ALL => "every direction at its home".to_string(),
+            named => text::visible(named.as_bytes()),
+        };
+        let rows = meters
+            .into_iter()
+            .map(|m| Header::of(m.title, Anchor::layer(m.layer)));
+        let grid = Grid {
+            also: crate::figure::also::Also::default(),
+            row_axis: "meter".into(),
+            column_axis: "position".into(),
+            value: "projection".into(),
+            rows: rows.collect(),
+            columns: bench.headers(&of.run, of.positions.clone()),
+            cells,
+            scale: Scale::Diverging { reach },
+        };
+        Ok(Draft::of(grid)
+            .titled(format!("{what} · {}", asked.site().spec().name))
+            .note("each cell: the component of the residual stream along a unit direction; its sign is the direction's")
+            .note("the first position, an attention sink in most models, takes no part in the colour scale"))
     }
 }
 
@@ -166,29 +145,23 @@ fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
     }
 }
 
-impl Meters {
-    fn site(&self, arguments: &Arguments) -> Site {
-        if arguments.text(self, "site") == "resid_post" {
-            Site::ResidPost
-        } else {
-            Site::ResidPre
+impl Asked {
+    fn site(&self) -> Site {
+        match self.site {
+            At::Pre => Site::ResidPre,
+            At::Post => Site::ResidPost,
         }
     }
 
-    fn addresses(&self, arguments: &Arguments, card: &Card) -> Vec<Address> {
-        let site = self.site(arguments);
-        (0..card.layers).map(|l| site.at(l)).collect()
-    }
-
     /// The rows of the figure, the lowest layer first.
-    fn meters(&self, arguments: &Arguments, bench: &Bench) -> Result<Vec<Meter>> {
+    fn meters(&self, bench: &Bench) -> Result<Vec<Meter>> {
         let card = &bench.model.card;
-        let only = arguments.layer(self, "layer", card.layers)?;
-        let named = arguments.text(self, "direction").trim();
+        let only = self.layer.within(card.layers)?;
+        let named = self.direction.trim();
         let mut out = Vec::new();
         if named == ALL || named.is_empty() {
             for (name, direction) in &bench.directions {
-                let Some((layer, vector)) = self.home(arguments, direction, card) else {
+                let Some((layer, vector)) = self.home(direction, card) else {
                     continue;
                 };
                 if only.is_none_or(|only| only == layer) {
@@ -204,7 +177,7 @@ impl Meters {
         }
         let direction = bench.direction(named)?;
         for layer in (0..card.layers).filter(|l| only.is_none_or(|only| only == *l)) {
-            let vector = vector_of(&direction, self.site(arguments).at(layer))?;
+            let vector = vector_of(&direction, self.site().at(layer))?;
             if vector.len() != card.d_model {
                 return Err(Error::argument(
                     "direction",
@@ -228,12 +201,7 @@ impl Meters {
 
     /// The layer at which a direction is read, and its vector there: where it was measured, and of several places that of
     /// the longest vector. None for directions that are not of the residual stream.
-    fn home<'a>(
-        &self,
-        arguments: &Arguments,
-        direction: &'a Direction,
-        card: &Card,
-    ) -> Option<(usize, &'a [f32])> {
+    fn home<'a>(&self, direction: &'a Direction, card: &Card) -> Option<(usize, &'a [f32])> {
         let of_stream = |(at, vector): &&(Address, Vec<f32>)| {
             at.site.spec().axis == Axis::Model && vector.len() == card.d_model
         };
@@ -245,7 +213,7 @@ impl Meters {
             .max_by(|a, b| length(&a.1).total_cmp(&length(&b.1)))?;
         let measured = usize::from(at.layer);
         // What leaves one block enters the next: the same place in the stream has another layer at the other site.
-        let layer = match (at.site, self.site(arguments)) {
+        let layer = match (at.site, self.site()) {
             (Site::ResidPre, Site::ResidPost) => measured.saturating_sub(1),
             (Site::ResidPost | Site::MlpOut | Site::MlpAdd, Site::ResidPre) => measured + 1,
             (Site::FinalNorm, _) => card.layers - 1,
@@ -253,81 +221,21 @@ impl Meters {
         };
         Some((layer.min(card.layers - 1), vector))
     }
+}
 
-    fn figure(
-        &self,
-        meters: Vec<Meter>,
-        cells: Vec<Vec<Cell>>,
-        first: usize,
-        run: &Run,
-        arguments: &Arguments,
-        bench: &Bench,
-    ) -> Figure {
-        let columns = (first..first + cells.len())
-            .map(|p| Header {
-                label: bench.visible(run.tokens[p]),
-                anchor: Anchor::position(p),
-            })
-            .collect();
-        // The first position would wash out all others.
-        let counted = cells.iter().enumerate().filter(|(i, _)| first + i > 0);
-        let reach = counted
-            .flat_map(|(_, column)| column)
-            .map(|c| c.value.abs())
-            .filter(|v| v.is_finite())
-            .fold(1e-6, f32::max);
-        let named = arguments.text(self, "direction").trim();
-        let what = if named == ALL || named.is_empty() {
-            "every direction at its home".to_string()
-        } else {
-            text::visible(named.as_bytes())
-        };
-        Figure {
-            title: format!("meters · {what} · {}", self.site(arguments).spec().name),
-            body: Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "meter".into(),
-                column_axis: "position".into(),
-                value: "projection".into(),
-                rows: meters
-                    .into_iter()
-                    .map(|m| Header {
-                        label: m.title,
-                        anchor: Anchor::layer(m.layer),
-                    })
-                    .collect(),
-                columns,
-                cells,
-                scale: Scale::Diverging { reach },
-            }),
-            notes: vec![
-                "each cell: the component of the residual stream along a unit direction; its sign is the direction's".into(),
-                "the first position, an attention sink in most models, takes no part in the colour scale".into(),
-            ],
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
-    }
-
-    fn nothing(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Figure {
-        let line = if bench.directions.is_empty() {
-            "No direction is loaded, so there is nothing to measure along."
-        } else {
-            "No loaded direction has its home there."
-        };
-        let lines = vec![
-            line.to_string(),
-            "`lmscope direction` and `lmscope select` make directions; o names one, by its file."
-                .to_string(),
-        ];
-        Figure {
-            title: "meters".into(),
-            body: Body::Text(Text { lines }),
-            notes: Vec::new(),
-            check: None,
-            provenance: bench.provenance(run, arguments.provenance(self)),
-        }
-    }
+/// What is said where there is nothing to measure along.
+fn nothing(bench: &Bench) -> Draft {
+    let line = if bench.directions.is_empty() {
+        "No direction is loaded, so there is nothing to measure along."
+    } else {
+        "No loaded direction has its home there."
+    };
+    let lines = vec![
+        line.to_string(),
+        "`lmscope direction` and `lmscope select` make directions; o names one, by its file."
+            .to_string(),
+    ];
+    Draft::of(Text { lines })
 }
 
 /// The direction's vector for an address: the one of that layer whatever its site, or as edits choose it.

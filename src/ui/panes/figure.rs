@@ -173,9 +173,10 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
 fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'static>> {
     let app = canvas.app;
     let about = instrument(slot).map_or_else(|_| String::new(), |i| i.about().to_string());
-    let live = app.model.as_ref().is_some_and(|m| {
-        instrument(slot).is_ok_and(|i| i.live(&m.card, &shown.arguments).is_some())
-    });
+    let live = app
+        .model
+        .as_ref()
+        .is_some_and(|m| instrument(slot).is_ok_and(|i| i.live(&m.card, &shown.arguments)));
     let download = app.loading.as_ref().and_then(|l| l.download.as_ref());
     if let Some(progress) = download {
         return super::download::lines(canvas, progress, width);

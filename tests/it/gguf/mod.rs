@@ -611,7 +611,7 @@ fn demo(dtype: GgmlDType) -> Result<File, Box<dyn std::error::Error>> {
 fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
     use lmscope::edit::schedule::Schedule;
     use lmscope::lab::sample::Sampling;
-    use lmscope::lab::writer::{Needs, Writer};
+    use lmscope::lab::writer::Writer;
 
     let options = Options {
         dtype: Some("f32".into()),
@@ -634,7 +634,7 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
                 Sampling::default(),
             )?;
             (0..4)
-                .map(|_| Ok(writer.step(bench, &Needs::default())?.choice.id))
+                .map(|_| Ok(writer.step(bench, &[])?.choice.id))
                 .collect()
         };
     let expected = write(&mut original, &[])?;

@@ -42,7 +42,7 @@ mod on_the_demo {
     use lmscope::edit::schedule::Schedule;
     use lmscope::lab::bench::Bench;
     use lmscope::lab::sample::Sampling;
-    use lmscope::lab::writer::{Needs, Writer};
+    use lmscope::lab::writer::Writer;
     use lmscope::model::load::Options;
     use lmscope::model::network::site::Site;
     use lmscope::vectors::contrast::{Contrast, Measure, Method};
@@ -216,7 +216,7 @@ mod on_the_demo {
         let mut writer =
             Writer::begin(bench, tokens.clone(), schedule, Sampling::default()).unwrap();
         for _ in 0..12 {
-            let step = writer.step(bench, &Needs::default()).unwrap();
+            let step = writer.step(bench, &[]).unwrap();
             if bench.model.is_end(step.choice.id) {
                 break;
             }

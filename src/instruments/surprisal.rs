@@ -1,0 +1,60 @@
+//! Surprisal: how unexpected each token was, and how unsure the model was before it: `-ln p` under the distribution that the token
+//! was drawn from (edits included, before temperature), and that distribution's entropy. Invariant: the first token has neither.
+
+use super::{Draft, Measurement};
+use crate::error::Result;
+use crate::figure::{Anchor, Body, Curve, Series, Style};
+use crate::lab::bench::Bench;
+use crate::lab::capture::{Capture, Needs};
+use crate::lab::readout::Said;
+use crate::lab::run::Run;
+use crate::model::Card;
+
+/// The instrument.
+pub struct Surprisal;
+
+impl Measurement for Surprisal {
+    type Params = ();
+    const NAME: &'static str = "surprisal";
+    const ABOUT: &'static str =
+        "How unexpected each token was, and how unsure the model was before it, in nats";
+    const SOURCE: &'static str =
+        "surprisal and entropy: Shannon 1948; perplexity: Jelinek et al. 1977";
+
+    fn live(_asked: &(), _card: &Card) -> bool {
+        true
+    }
+
+    fn needs(_asked: &(), _run: &Run, _bench: &Bench) -> Result<Needs> {
+        Ok(Needs {
+            before: true,
+            ..Needs::default()
+        })
+    }
+
+    fn figure(_asked: &(), of: &Capture, bench: &mut Bench) -> Result<Draft> {
+        let curve = |label: &str, number: fn(&Said) -> f32| {
+            let told = of.before.iter().map(Option::as_ref);
+            let values = told.map(|said| said.map_or(f32::NAN, number)).collect();
+            Curve::of(label, Anchor::default(), values)
+        };
+        let surprisal = curve("-ln p", |said| -said.tokens[0].logprob);
+        let curves = vec![surprisal, curve("entropy", |said| said.entropy)];
+        let points = bench.headers(&of.run, of.positions.clone());
+        Ok(Draft::of(Series::of("position", "nats", points, curves, Style::Lines))
+            .titled("-ln p and entropy")
+            .note("of each token under the distribution that it was drawn from; the first token of a text has nothing before it, and no number"))
+    }
+
+    fn summary(body: &Body) -> Option<String> {
+        let series = body.series()?;
+        let told = series.measured(0);
+        let (most, nats) = *told.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let mean = told.iter().map(|(_, v)| f64::from(*v)).sum::<f64>() / told.len() as f64;
+        let (count, perplexity, point) = (told.len(), mean.exp(), &series.points[most]);
+        let (token, at) = (&point.label, point.anchor.position?);
+        Some(format!(
+            "mean {mean:.3} nats, perplexity {perplexity:.2}, over {count} tokens; the most surprising is {token} at {at}: {nats:.2} nats"
+        ))
+    }
+}

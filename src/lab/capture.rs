@@ -1,0 +1,178 @@
+//! Captures: what one row of a pass leaves behind, and what may be asked of it.
+//!
+//! Invariant: a capture is plain data about consecutive positions of one run, and a position has the same numbers whether it was
+//! read with the whole text or was the newest one of a growing text; an instrument makes its figure of a capture and cannot
+//! tell which it was. Only statistics of vocabularies are kept, reduced where the logits are, unless [`Needs::output`] asks
+//! for a row. To keep something else, add a field to [`Needs`] and one to [`Capture`].
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::readout::Said;
+use super::run::Run;
+use crate::edit::receipt::Receipt;
+use crate::error::{Error, Result};
+use crate::figure::Check;
+use crate::model::network::site::Address;
+
+/// What is kept of every position that is captured.
+#[derive(Clone, Default)]
+pub struct Needs {
+    /// Addresses whose rows are recorded.
+    pub record: Vec<Address>,
+    /// States that are read through the unembedding, and what is asked of them.
+    pub read: Option<Readout>,
+    /// Whether the distribution that each token was drawn from is wanted.
+    pub before: bool,
+    /// Whether the model's own logits after the last position are wanted.
+    pub output: bool,
+}
+
+/// Whose statistics the final norm uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormOf {
+    /// Those of the row that is read.
+    #[default]
+    Own,
+    /// Those of the model's last state at the same position: what a part contributes, not what it would say alone.
+    Final,
+}
+
+/// Linear maps that states go through before the final norm.
+pub trait Maps {
+    /// Refuses a state that has no map by its nature.
+    ///
+    /// # Errors
+    ///
+    /// Says which states are read.
+    fn check(&self, at: Address) -> Result<()>;
+
+    /// The rows of a state, `[n, d_model]`, through its map; as they are where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    fn map(&self, at: Address, rows: &Tensor) -> Result<Tensor>;
+}
+
+/// Which states of the stream are read through the final norm and the unembedding, and which statistics of the vocabulary
+/// are wanted of each.
+#[derive(Clone, Default)]
+#[allow(clippy::struct_excessive_bools)] // questions that have nothing to do with each other
+pub struct Readout {
+    /// The states, in the order in which they come back.
+    pub at: Vec<Address>,
+    /// With whose statistics of the final norm.
+    pub norm: NormOf,
+    /// Through which maps.
+    pub maps: Option<Rc<dyn Maps>>,
+    /// Whether the reading through no map is wanted beside that through maps.
+    pub plain: bool,
+    /// How many of the strongest tokens.
+    pub top: usize,
+    /// Tokens of interest, in every row.
+    pub tokens: Vec<u32>,
+    /// Whether the model's own strongest token at each position is of interest instead.
+    pub answer: bool,
+    /// Whether ranks are counted.
+    pub ranks: bool,
+    /// Entropies.
+    pub entropy: bool,
+    /// KL from the model's own output.
+    pub kl: bool,
+}
+
+/// What the states of a [`Readout`] say.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// By state, in the order of [`Readout::at`], then by position.
+    pub layers: Vec<Vec<Said>>,
+    /// The same through no map, where there are maps and it was asked for.
+    pub plain: Vec<Vec<Said>>,
+    /// The last block's stream with its own norm, by position.
+    pub finals: Vec<Said>,
+    /// What is called the answer at each position: the model's own strongest token, or that of another run
+    /// ([`super::bench::Bench::answers_of`]).
+    pub answers: Vec<u32>,
+}
+
+/// What one row of a pass leaves behind.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// The tokens and edits that it belongs to.
+    pub run: Arc<Run>,
+    /// The positions.
+    pub positions: Range<usize>,
+    /// Recorded values, `[positions, width]` (attention's sites have their heads before), in the order of the positions.
+    pub recorded: HashMap<Address, Tensor>,
+    /// What was read through the unembedding.
+    pub read: Seen,
+    /// For every position the distribution that its token was drawn from, where it was asked for: the token itself is
+    /// [`Said::tokens`], beside entropy and strongest tokens. None for the first token of a text.
+    pub before: Vec<Option<Said>>,
+    /// The model's own logits after the last position, `[vocab]`, where they were asked for.
+    pub output: Option<Vec<f32>>,
+    /// What the edits did.
+    pub receipts: Vec<Receipt>,
+    /// Tokens that the row was continued with.
+    pub tail: Vec<u32>,
+    /// The last state of the stream against the model's own logits, where it was read and no edit acts behind it.
+    pub check: Option<Check>,
+}
+
+impl Needs {
+    /// A reading through the unembedding and nothing else.
+    pub fn of(readout: Readout) -> Self {
+        Self {
+            read: Some(readout),
+            ..Self::default()
+        }
+    }
+}
+
+impl Capture {
+    /// A capture of nothing yet.
+    pub fn of(run: Arc<Run>, positions: Range<usize>) -> Self {
+        Self {
+            run,
+            positions,
+            recorded: HashMap::new(),
+            read: Seen::default(),
+            before: Vec::new(),
+            output: None,
+            receipts: Vec::new(),
+            tail: Vec::new(),
+            check: None,
+        }
+    }
+
+    /// Recorded rows.
+    ///
+    /// # Errors
+    ///
+    /// When they were not asked for.
+    pub fn get(&self, at: Address) -> Result<&Tensor> {
+        self.recorded.get(&at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "it was not recorded. Ask for it before the run.".into(),
+        })
+    }
+}
+
+impl Seen {
+    /// The state from which on the strongest token never changes again, at the `i`th position read: the answer is the
+    /// model's own, so this is none only where the last state does not give it.
+    pub fn settles(&self, i: usize) -> Option<usize> {
+        let answer = self.finals.get(i)?.first().0;
+        let agree = |l: &usize| {
+            self.layers[*l]
+                .get(i)
+                .is_some_and(|s| s.first().0 == answer)
+        };
+        (0..self.layers.len()).rev().take_while(agree).last()
+    }
+}
