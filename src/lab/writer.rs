@@ -4,6 +4,7 @@
 //! the run, under the run's schedule; the second row is never edited; without active edits there is no second row.
 //! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`Beside`].
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -377,6 +378,8 @@ impl Writer {
         let last = Site::ResidPost.at(bench.model.card.layers - 1);
         let run = Arc::new(self.run.clone());
         let position = run.tokens.len() - 1;
+        // One comparison serves everybody who reads states of this position.
+        let checked = Cell::new(None);
         let capture = |needs: &Needs, logits: &[f32]| {
             let mut capture = Capture::of(run.clone(), position..position + 1);
             for at in &needs.record {
@@ -397,13 +400,13 @@ impl Writer {
                     logits.chunks(bench.model.card.vocab).nth(i)
                 };
                 capture.read = from_logits(readout, last, bench.model.known_tokens(), row)?;
-                capture.check = match row(last) {
-                    Some(lens) if self.output_is_plain() => {
-                        let tolerance = tolerance(bench.model.transformer.dtype());
-                        Some(Check::of(&self.output()?, lens, tolerance))
-                    }
-                    _ => None,
-                };
+                if let Some(lens) =
+                    row(last).filter(|_| checked.get().is_none() && self.output_is_plain())
+                {
+                    let tolerance = tolerance(bench.model.transformer.dtype());
+                    checked.set(Some(Check::of(&self.output()?, lens, tolerance)));
+                }
+                capture.check = checked.get();
             }
             Ok(capture)
         };

@@ -153,9 +153,13 @@ impl Uses {
 /// Whether an item is there for tests only.
 fn test_only(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|a| {
-        a.path().is_ident("cfg")
-            && a.parse_args::<syn::Path>()
-                .is_ok_and(|p| p.is_ident("test"))
+        let cfg = a
+            .meta
+            .require_list()
+            .ok()
+            .filter(|_| a.path().is_ident("cfg"));
+        let words = cfg.map(|list| list.tokens.to_string().replace(' ', ""));
+        words.is_some_and(|w| w == "test" || w.starts_with("all(test,"))
     })
 }
 
@@ -386,11 +390,7 @@ const CALLERS: &[(&str, &[&str])] = &[
     ("prepare", &["lab/runner"]),
     (
         "unembed",
-        &[
-            "cli/doctor/identities",
-            "instruments/logit_lens/reading",
-            "lab/bench",
-        ],
+        &["cli/doctor/identities", "lab/bench", "lab/unembed"],
     ),
 ];
 

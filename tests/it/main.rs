@@ -60,6 +60,7 @@ mod selection;
 mod series;
 mod sizes;
 mod statistics;
+mod surprisal;
 mod sweep;
 mod text;
 mod tools;

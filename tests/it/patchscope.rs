@@ -615,7 +615,7 @@ fn what_does_not_fit_is_said_before_anything_runs() {
     for (name, value, why) in [
         ("layer", "8", "layers from 0 to 7"),
         ("target", "same+8", "an offset"),
-        ("target", "seme", "layers from 0 to 7"),
+        ("target", "seme", "layers such as 3"),
         ("position", "9", "a position from 0 to 3"),
         ("position", "1..3", "slots=each"),
         ("position", "here", "token:"),
