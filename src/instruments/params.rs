@@ -2,8 +2,8 @@
 //!
 //! Invariant: a value is parsed once, where its text comes in (flag, form, session, ready prompt); behind that there are types. The
 //! name of a parameter, what it accepts, its default and its sentence are read off the field: its flag, its form field, its line of
-//! provenance and the reference follow. To add a parameter, add a field to the struct of the instrument's [`params!`]; to add a kind
-//! of value, implement [`ParameterValue`] (for a few words: [`choices!`]).
+//! provenance and the reference follow. To add a parameter, add a field to the struct of the instrument's `params!`; to add a kind
+//! of value, implement [`ParameterValue`] (for a few words: `choices!`).
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub trait ParameterValue: Sized {
     fn print(&self) -> String;
 }
 
-/// The parameters of an instrument; see [`params!`].
+/// The parameters of an instrument; see `params!`.
 pub trait Params: Clone + std::fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     /// What they are, in their order.
     const ROWS: &'static [Parameter];
@@ -221,6 +221,7 @@ macro_rules! params {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs)] // a parameter that several instruments have gets its sentence from its type
+        #[allow(rustdoc::broken_intra_doc_links)] // the sentences are help, and their brackets no links
         pub struct $name {
             $( $(#[doc = $about])* pub $field: $type, )*
         }

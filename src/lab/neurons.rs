@@ -3,7 +3,7 @@
 //! Invariant: `effect = act · value_view · final scale · write factor` is the change of the target's logit (before a
 //! soft-cap) when the neuron's write is put into the last residual row and every scale is held (direct logit attribution).
 //! Ablating the neuron before anything later reacts takes exactly that away. To read more of a position, add a field,
-//! its address in [`addresses`] and its part in [`Sight::read`], in the same order.
+//! its address in `addresses` and its part in `Sight::read`, in the same order.
 
 use candle_core::Tensor;
 
@@ -79,7 +79,7 @@ impl Sight {
             .collect())
     }
 
-    /// Takes a position's recorded rows apart, one after the other as [`addresses`] has them.
+    /// Takes a position's recorded rows apart, one after the other as `addresses` has them.
     fn read(mut rest: &[f32], position: usize, model: &Model) -> Self {
         let (card, transformer) = (&model.card, &model.transformer);
         let mut take = |width: usize| {

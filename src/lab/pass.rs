@@ -1,8 +1,8 @@
 //! A pass as a value: what is read, what differs between its rows, and what is wanted of each. Plain data;
-//! [`super::runner`] carries it out.
+//! `lab/runner` carries it out.
 //!
 //! Invariant: a row's answer depends on its own text, patches and knockout alone, to the rounding of wider products. To
-//! change something else in a row, add a field to [`PassRow`] and its part in [`super::run::RunTap`]; to want something else of
+//! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
 //! it, add a field to [`Pass`] and one to [`RowCapture`].
 
 use std::collections::HashMap;

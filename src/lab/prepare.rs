@@ -60,7 +60,7 @@ pub(crate) fn prepare(
     };
     // Values that somebody measured, as many as fit.
     let fitting = |source: &str, target: Vec<f32>| {
-        if target.is_empty() || target.len() % width != 0 {
+        if target.is_empty() || !target.len().is_multiple_of(width) {
             return Err(refused(format!(
                 "`{source}` has {} numbers for {at}, which has {width}",
                 target.len()

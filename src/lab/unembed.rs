@@ -2,7 +2,7 @@
 //!
 //! Invariant: the model's own output is read with every lens, so that "the answer" and "KL to final" mean the same under
 //! all of them: the last block's stream, its own norm, no map; and a state has the same statistics whether its logits were made
-//! here, strip by strip, or rode along in the pass that wrote a token ([`from_logits`]). To read something else of a state, see
+//! here, strip by strip, or rode along in the pass that wrote a token (`from_logits`). To read something else of a state, see
 //! [`super::readout`].
 //!
 //! Sources: logit lens, nostalgebraist 2020, Kao et al. 2020 (2001.09309); entropy and KL along the layers, Ali et al.

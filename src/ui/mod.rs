@@ -1,7 +1,7 @@
 //! The screen: paints the app and owns the terminal.
 //!
 //! Invariant: what the app wants done is done here and in the files beside this one, and nowhere else; how the screen
-//! runs and ends is in `screen.rs`. To add an effect, add its arm in [`perform`].
+//! runs and ends is in `screen.rs`. To add an effect, add its arm in `perform`.
 
 mod decode;
 mod draw;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every value that a reader of the blocks can name passes through `tap.visit` exactly once a pass,
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
-//! How a checkpoint becomes a [`Transformer`] is in [`super::assemble`].
+//! How a checkpoint becomes a [`Transformer`] is in [`crate::model::checkpoint::assemble`].
 
 use std::ops::Range;
 

@@ -11,7 +11,7 @@ use crate::app::layout::Pane;
 use crate::app::{Held, Shown, Working};
 use crate::engine::Slot;
 use crate::figure::Anchor;
-use crate::instruments::instrument;
+use crate::instruments::{Instrument, instrument};
 use crate::text;
 use crate::ui::figures::{self, View};
 use crate::ui::theme::Role;
@@ -202,7 +202,7 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
         (None, false) if live || shown.working.is_some() => {
             (format!("{about}."), "It is being measured.".to_string())
         }
-        (None, false) if instrument(slot).is_ok_and(|i| i.reads_cell()) => (
+        (None, false) if instrument(slot).is_ok_and(Instrument::reads_cell) => (
             format!("{about}."),
             "p reads the cell under the cursor, P the states of all layers there.".to_string(),
         ),
