@@ -17,7 +17,7 @@ use lmscope::instruments::backpatch::pairs::{
 };
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::{Logits, Pass};
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
@@ -43,17 +43,17 @@ fn main() {
         device: Some("cpu".into()),
         ..Options::default()
     };
-    let bench = Bench::open(&folder.to_string_lossy(), &options).unwrap();
+    let lab = Lab::open(&folder.to_string_lossy(), &options).unwrap();
     let found: Found = read(&folder, "found.json");
     let mut measure = Measure {
         folder: &folder,
         prompts: read(&folder, "prompts.json"),
-        bench,
+        lab,
     };
-    measure.time("lens", lens, |turn, figure, bench| {
+    measure.time("lens", lens, |turn, figure, lab| {
         let expected: Vec<Vec<Answer>> =
             serde_json::from_value(found["lens"][turn].clone()).unwrap();
-        compare_lens(&expected, figure, bench);
+        compare_lens(&expected, figure, lab);
     });
     measure.time("back-patching", back_patch, |turn, became, _| {
         let expected: Vec<(Pair, Answer)> =
@@ -72,7 +72,7 @@ fn read<T: serde::de::DeserializeOwned>(folder: &Path, file: &str) -> T {
 struct Measure<'a> {
     folder: &'a Path,
     prompts: Vec<Vec<u32>>,
-    bench: Bench,
+    lab: Lab,
 }
 
 impl Measure<'_> {
@@ -80,17 +80,17 @@ impl Measure<'_> {
     fn time<T>(
         &mut self,
         what: &str,
-        work: fn(&Run, &mut Bench) -> T,
-        check: impl Fn(usize, &T, &Bench),
+        work: fn(&Run, &mut Lab) -> T,
+        check: impl Fn(usize, &T, &Lab),
     ) {
         let mut seconds = Vec::new();
         for (turn, prompt) in self.prompts.iter().enumerate() {
             let run = Run::plain(prompt.clone());
             let start = Instant::now();
-            let answer = work(&run, &mut self.bench);
+            let answer = work(&run, &mut self.lab);
             if turn > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
-                check(turn - 1, &answer, &self.bench);
+                check(turn - 1, &answer, &self.lab);
             }
         }
         let mut sorted = seconds.clone();
@@ -107,15 +107,15 @@ impl Measure<'_> {
 }
 
 /// The whole grid, with as many tokens a cell as the loops keep.
-fn lens(run: &Run, bench: &mut Bench) -> Figure {
+fn lens(run: &Run, lab: &mut Lab) -> Figure {
     let arguments = Arguments::default()
         .with("top", 5)
         .with("window", run.tokens.len());
-    Lens.observe(run, &arguments, bench).unwrap()
+    Lens.observe(run, &arguments, lab).unwrap()
 }
 
 /// The grid against `[layers][positions]` of the loops. Two tokens that are equally likely may change places.
-fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, bench: &Bench) {
+fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, lab: &Lab) {
     let Body::Grid(grid) = &figure.body else {
         unreachable!("the lens is a grid")
     };
@@ -124,7 +124,7 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, bench: &Bench) {
         assert_eq!(row.len(), grid.cells.len());
         for (position, (id, p)) in row.iter().enumerate() {
             let cell = &grid.cells[position][layer];
-            others += usize::from(cell.label != bench.visible(*id));
+            others += usize::from(cell.label != lab.visible(*id));
             let apart = (cell.value - p).abs() / p;
             assert!(
                 apart < TOLERANCE,
@@ -140,22 +140,22 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, bench: &Bench) {
 }
 
 /// Every pair whose source lies above its target, at the last position: the run read once, the next token of each pair.
-fn back_patch(run: &Run, bench: &mut Bench) -> Vec<(Pair, Became)> {
+fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(Pair, Became)> {
     let last = run.tokens.len() - 1;
-    let own = held(bench, run, last, last).unwrap();
+    let own = held(lab, run, last, last).unwrap();
     let base = Pass {
         from: Some(last),
         logits: Logits::Last(1),
         ..Pass::of(run.clone())
     };
-    let base = bench.run_one(&base).unwrap();
-    let wanted = Wanted::favoured(bench, "answer", base.last(), None).unwrap();
-    let back: Vec<Pair> = pairs(bench.model.card.layers)
+    let base = lab.run_one(&base).unwrap();
+    let wanted = Wanted::favoured(lab, "answer", base.last(), None).unwrap();
+    let back: Vec<Pair> = pairs(lab.model.card.layers)
         .into_iter()
         .filter(|pair| goes_back(*pair))
         .collect();
     let rows = trials(&own, last, &back, Vector::Own, false).unwrap();
-    let became = wanted.of(bench, run, last, rows).unwrap();
+    let became = wanted.of(lab, run, last, rows).unwrap();
     back.into_iter().zip(became).collect()
 }
 
@@ -174,8 +174,6 @@ fn compare_pairs(expected: &[(Pair, Answer)], found: &[(Pair, Became)]) {
 }
 
 /// The figure as a pane shows it: all pairs of layers, each with two nulls.
-fn figure(run: &Run, bench: &mut Bench) -> Figure {
-    Backpatch
-        .observe(run, &Arguments::default(), bench)
-        .unwrap()
+fn figure(run: &Run, lab: &mut Lab) -> Figure {
+    Backpatch.observe(run, &Arguments::default(), lab).unwrap()
 }

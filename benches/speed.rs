@@ -8,7 +8,7 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::neurons::Neurons;
 use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -22,38 +22,35 @@ fn main() {
     divan::main();
 }
 
-fn demo() -> (Bench, Vec<u32>) {
-    let bench = Bench::open("demo", &Options::default()).unwrap();
-    let prompt = bench
-        .model
-        .encode("The capital of France is", false)
-        .unwrap();
+fn demo() -> (Lab, Vec<u32>) {
+    let lab = Lab::open("demo", &Options::default()).unwrap();
+    let prompt = lab.model.encode("The capital of France is", false).unwrap();
     let tokens = prompt.iter().copied().cycle().take(LENGTH).collect();
-    (bench, tokens)
+    (lab, tokens)
 }
 
 /// One token with these instruments live. The text is read again when the context is full.
 fn decode(bencher: divan::Bencher, live: &[&dyn Instrument]) {
-    let (mut bench, tokens) = demo();
+    let (mut lab, tokens) = demo();
     let arguments = Arguments::default();
     let run = Run::plain(tokens.clone());
     let needs = live
         .iter()
-        .map(|of| of.needs(&run, &arguments, &bench).unwrap());
+        .map(|of| of.needs(&run, &arguments, &lab).unwrap());
     let needs: Vec<_> = needs.collect();
-    let begin = |bench: &mut Bench| {
-        Writer::begin(bench, tokens.clone(), Schedule::none(), Sampling::default()).unwrap()
+    let begin = |lab: &mut Lab| {
+        Writer::begin(lab, tokens.clone(), Schedule::none(), Sampling::default()).unwrap()
     };
-    let mut writer = begin(&mut bench);
+    let mut writer = begin(&mut lab);
     bencher
         .counter(divan::counter::ItemsCount::new(1usize))
         .bench_local(|| {
             if writer.run.tokens.len() >= 2 * LENGTH {
-                writer = begin(&mut bench);
+                writer = begin(&mut lab);
             }
-            let step = writer.step(&mut bench, &needs).unwrap();
+            let step = writer.step(&mut lab, &needs).unwrap();
             for (of, capture) in live.iter().zip(&step.captures) {
-                divan::black_box(of.column(capture, &arguments, &mut bench).unwrap());
+                divan::black_box(of.column(capture, &arguments, &mut lab).unwrap());
             }
         });
 }
@@ -75,11 +72,11 @@ fn decode_with_neurons(bencher: divan::Bencher) {
 
 #[divan::bench]
 fn decode_with_everything_live(bencher: divan::Bencher) {
-    let (bench, _) = demo();
+    let (lab, _) = demo();
     let live: Vec<&dyn Instrument> = INSTRUMENTS
         .iter()
         .copied()
-        .filter(|of| of.live(&bench.model.card, &Arguments::default()))
+        .filter(|of| of.live(&lab.model.card, &Arguments::default()))
         .collect();
     decode(bencher, &live);
 }
@@ -91,8 +88,5 @@ fn whole_lens_over_64_positions(bencher: divan::Bencher) {
     // A fresh bench every time, because recordings are kept.
     bencher
         .with_inputs(|| demo().0)
-        .bench_local_values(|mut bench| {
-            Lens.observe(&run, &Arguments::default(), &mut bench)
-                .unwrap()
-        });
+        .bench_local_values(|mut lab| Lens.observe(&run, &Arguments::default(), &mut lab).unwrap());
 }

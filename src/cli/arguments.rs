@@ -16,7 +16,7 @@ use crate::edit::preset::Preset;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::left;
 use crate::model::load::Options;
@@ -227,34 +227,33 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Loads the model, and downloads it first where it must; Ctrl-C stops the download, and the model's work from then on.
-pub fn open(matches: &ArgMatches) -> Result<Bench> {
+pub fn open(matches: &ArgMatches) -> Result<Lab> {
     threads(matches)?;
-    let (mut bench, interrupt) = loading::watched(|watch| {
-        Bench::open_watched(model_name(matches), &options(matches), watch)
-    })?;
-    bench.cancel = interrupt.asked;
-    bench.overwrite = overwrite(matches);
-    bench.model.notes.iter().for_each(|n| output::note(n));
-    bench.model.remarks.listener = Some(output::note);
+    let (mut lab, interrupt) =
+        loading::watched(|watch| Lab::open_watched(model_name(matches), &options(matches), watch))?;
+    lab.cancel = interrupt.asked;
+    lab.overwrite = overwrite(matches);
+    lab.model.notes.iter().for_each(|n| output::note(n));
+    lab.model.remarks.listener = Some(output::note);
     for (path, preset) in presets(matches)? {
-        if let Some(caution) = preset.caution(&path, &bench.model.card) {
+        if let Some(caution) = preset.caution(&path, &lab.model.card) {
             output::note(&caution);
         }
     }
-    Ok(bench)
+    Ok(lab)
 }
 
 /// The token ids that the run starts from, checked against the context.
-pub fn tokens(matches: &ArgMatches, bench: &Bench) -> Result<Vec<u32>> {
+pub fn tokens(matches: &ArgMatches, lab: &Lab) -> Result<Vec<u32>> {
     let ids = match matches.get_one::<String>("ids") {
         Some(list) => parse_ids(list)?,
         None if !matches.contains_id("prompt") => return Err(Error::EmptyPrompt),
-        None => bench
+        None => lab
             .model
             .encode(text(matches, "prompt"), matches.get_flag("chat"))?,
     };
-    bench.model.check_prompt(&ids)?;
-    bench.model.tokens(&ids)?;
+    lab.model.check_prompt(&ids)?;
+    lab.model.tokens(&ids)?;
     Ok(ids)
 }
 
@@ -298,12 +297,12 @@ pub fn seed(matches: &ArgMatches) -> u64 {
 }
 
 /// A run over the prompt under the edits.
-pub fn run(matches: &ArgMatches, bench: &Bench, edits: Vec<Edit>) -> Result<Run> {
-    let tokens = tokens(matches, bench)?;
+pub fn run(matches: &ArgMatches, lab: &Lab, edits: Vec<Edit>) -> Result<Run> {
+    let tokens = tokens(matches, lab)?;
     let schedule = if edits.is_empty() {
         Schedule::none()
     } else {
-        Schedule::always(resolved(edits, bench)?)
+        Schedule::always(resolved(edits, lab)?)
     };
     Ok(Run {
         schedule,
@@ -313,9 +312,9 @@ pub fn run(matches: &ArgMatches, bench: &Bench, edits: Vec<Edit>) -> Result<Run>
 }
 
 /// Edits as they are on this model; where a name of TransformerLens became one of ours, that is said.
-pub fn resolved(edits: Vec<Edit>, bench: &Bench) -> Result<Vec<Edit>> {
+pub fn resolved(edits: Vec<Edit>, lab: &Lab) -> Result<Vec<Edit>> {
     let on = |edit: Edit| {
-        let resolved = edit.on(&bench.model.card.blueprint)?;
+        let resolved = edit.on(&lab.model.card.blueprint)?;
         if resolved.place != edit.place {
             output::note(&format!("{edit} is {resolved} on this model."));
         }
@@ -326,12 +325,12 @@ pub fn resolved(edits: Vec<Edit>, bench: &Bench) -> Result<Vec<Edit>> {
 
 /// Does work and shows on standard error how far it is, while that is a terminal.
 pub fn showing_progress<T>(
-    bench: &mut Bench,
+    lab: &mut Lab,
     what: &'static str,
-    work: impl FnOnce(&mut Bench) -> T,
+    work: impl FnOnce(&mut Lab) -> T,
 ) -> T {
     if !output::stderr_is_terminal() {
-        return work(bench);
+        return work(lab);
     }
     let since = std::time::Instant::now();
     let show = move |done: f32| {
@@ -344,7 +343,7 @@ pub fn showing_progress<T>(
             output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
         }
     };
-    let done = bench.told(show, work);
+    let done = lab.told(show, work);
     output::clear_status();
     done
 }

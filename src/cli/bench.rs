@@ -16,7 +16,7 @@ use crate::edit::direction::{Direction, Origin, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS, Instrument};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
@@ -71,22 +71,22 @@ fn run(matches: &ArgMatches) -> Result<()> {
 
 /// The child: loads, writes one token, and says so as it happens.
 fn startup(matches: &ArgMatches) -> Result<()> {
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     output::line(LOADED)?;
-    let prompt = start(&bench)?;
-    let mut writer = Writer::begin(&mut bench, prompt, Schedule::none(), Sampling::default())?;
-    writer.step(&mut bench, &[])?;
+    let prompt = start(&lab)?;
+    let mut writer = Writer::begin(&mut lab, prompt, Schedule::none(), Sampling::default())?;
+    writer.step(&mut lab, &[])?;
     output::line(FIRST)
 }
 
 /// The prompt's tokens; a model without a tokenizer gets its first ids.
-fn start(bench: &Bench) -> Result<Vec<u32>> {
-    let mut ids = if bench.model.tokenizer.is_some() {
-        bench.model.encode(PROMPT, false)?
+fn start(lab: &Lab) -> Result<Vec<u32>> {
+    let mut ids = if lab.model.tokenizer.is_some() {
+        lab.model.encode(PROMPT, false)?
     } else {
         (1..7).collect()
     };
-    ids.truncate((bench.model.card.context / 2).max(1));
+    ids.truncate((lab.model.card.context / 2).max(1));
     Ok(ids)
 }
 
@@ -159,22 +159,22 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         .unwrap_or(96)
         .max(1);
     output_status("starting fresh processes");
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     let (load_ms, first_token_ms) = outside(matches)?;
-    let card = bench.model.card.clone();
-    let prompt = start(&bench)?;
+    let card = lab.model.card.clone();
+    let prompt = start(&lab)?;
     let count = count.min(card.context.saturating_sub(prompt.len())).max(1);
     let defaults = Arguments::default();
     let of_prompt = Run::plain(prompt.clone());
     let (mut needs, mut live) = (Vec::new(), Vec::new());
     for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
         if of.live(&card, &defaults) {
-            needs.push(of.needs(&of_prompt, &defaults, &bench)?);
+            needs.push(of.needs(&of_prompt, &defaults, &lab)?);
             live.push(*of);
         }
     }
 
-    let edits = ten_edits(&mut bench);
+    let edits = ten_edits(&mut lab);
     let kinds = [
         Kind::Bare,
         Kind::Live(&live, &needs),
@@ -183,14 +183,14 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     ];
     // A short round of each fills caches of value cards and wakes the threads.
     for kind in &kinds {
-        round(&mut bench, &prompt, count.min(8), kind)?;
+        round(&mut lab, &prompt, count.min(8), kind)?;
     }
     let mut speeds: [Vec<f64>; 4] = Default::default();
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
         let mut spent = 0.0;
         for (kind, speeds) in kinds.iter().zip(&mut speeds) {
-            let seconds = round(&mut bench, &prompt, count, kind)?;
+            let seconds = round(&mut lab, &prompt, count, kind)?;
             spent += seconds;
             speeds.push(count as f64 / seconds);
         }
@@ -215,7 +215,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     for _ in 0..rounds {
         let since = Instant::now();
         Writer::begin(
-            &mut bench,
+            &mut lab,
             long.clone(),
             Schedule::none(),
             Sampling::default(),
@@ -243,7 +243,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         prefill_tokens: long.len(),
         prefill: median(&mut reads),
         peak_memory: doctor::kilobytes("/proc/self/status", "VmHWM"),
-        estimated_memory: bench.model.need.total(),
+        estimated_memory: lab.model.need.total(),
     })
 }
 
@@ -259,15 +259,15 @@ enum Kind<'a> {
 
 /// Ten edits of different kinds that every model takes: four vectors added and two projected out, at layers spread
 /// over the model, a component bounded, heads scaled, and neurons or coordinates set.
-fn ten_edits(bench: &mut Bench) -> Vec<Edit> {
-    let (layers, width) = (bench.model.card.layers, bench.model.card.d_model);
+fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
+    let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
     let vector = random_like(&vec![1.0; width], 1);
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(0), vector)],
         origin: Origin::default(),
     };
-    bench.directions.insert(DIRECTION.into(), direction);
-    let neurons = bench.model.card.neuron_layers.first().copied();
+    lab.directions.insert(DIRECTION.into(), direction);
+    let neurons = lab.model.card.neuron_layers.first().copied();
     let site = neurons.map_or("mlp_out.0".to_string(), |l| format!("mlp_act.{l}"));
     let layer = |i: usize| i * (layers - 1) / 9;
     let lines = [
@@ -289,7 +289,7 @@ fn ten_edits(bench: &mut Bench) -> Vec<Edit> {
 const DIRECTION: &str = "bench";
 
 /// Seconds to write `count` tokens after a prompt.
-fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result<f64> {
+fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &Kind) -> Result<f64> {
     let arguments = Arguments::default();
     let (live, needs, edits, beside) = match kind {
         Kind::Bare => (&[][..], &[][..], &[][..], Beside::Nothing),
@@ -297,7 +297,7 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
         Kind::Edited(edits, beside) => (&[][..], &[][..], *edits, *beside),
     };
     let mut writer = Writer::begin_beside(
-        bench,
+        lab,
         prompt.to_vec(),
         Schedule::always(edits.to_vec()),
         Sampling::default(),
@@ -305,9 +305,9 @@ fn round(bench: &mut Bench, prompt: &[u32], count: usize, kind: &Kind) -> Result
     )?;
     let since = Instant::now();
     for _ in 0..count {
-        let step = writer.step(bench, needs)?;
+        let step = writer.step(lab, needs)?;
         for (of, capture) in live.iter().zip(&step.captures) {
-            std::hint::black_box(of.column(capture, &arguments, bench)?);
+            std::hint::black_box(of.column(capture, &arguments, lab)?);
         }
     }
     Ok(since.elapsed().as_secs_f64())

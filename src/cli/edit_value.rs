@@ -19,7 +19,7 @@ use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
 use crate::instruments::knowledge::value_edit;
 use crate::instruments::knowledge::value_edit::{Case, Effect, Plan, Report, Score, Turn};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 
 /// The row.
 pub const EDIT_VALUE: Subcommand = Subcommand {
@@ -70,30 +70,30 @@ fn run(matches: &ArgMatches) -> Result<()> {
     for path in matches.get_many::<PathBuf>("fact").into_iter().flatten() {
         list.extend(facts::read(path)?);
     }
-    let mut bench = arguments::open(matches)?;
-    let plan = plan(matches, bench.model.card.layers)?;
+    let mut lab = arguments::open(matches)?;
+    let plan = plan(matches, lab.model.card.layers)?;
     let mut texts = Vec::new();
     if let Some(path) = matches.get_one::<PathBuf>("others") {
         let text = crate::file::words(path)?;
         for line in text.lines().filter(|l| !l.trim().is_empty()) {
-            texts.push(bench.model.encode(line, false)?);
+            texts.push(lab.model.encode(line, false)?);
         }
     }
     let schedule = if edits.is_empty() {
         Schedule::none()
     } else {
-        Schedule::always(arguments::resolved(edits, &bench)?)
+        Schedule::always(arguments::resolved(edits, &lab)?)
     };
-    let report = arguments::showing_progress(&mut bench, "edit-value", |bench| {
-        value_edit::run(bench, &list, &texts, &schedule, plan)
+    let report = arguments::showing_progress(&mut lab, "edit-value", |lab| {
+        value_edit::run(lab, &list, &texts, &schedule, plan)
     })?;
     if let Some(path) = output {
         let written = if path.extension().is_some_and(|e| e == "toml") {
-            preset(&report, &bench).to_string()
+            preset(&report, &lab).to_string()
         } else {
             lines(&report, &list)
         };
-        crate::file::write(path, written.as_bytes(), bench.overwrite)?;
+        crate::file::write(path, written.as_bytes(), lab.overwrite)?;
     }
     if models::as_json(matches) {
         output::json_line(&whole(&report, &list, plan))?;
@@ -250,14 +250,14 @@ fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
 }
 
 /// The edits of all facts; those of the first are on, because turned all at once they are another experiment.
-fn preset(report: &Report, bench: &Bench) -> Preset {
+fn preset(report: &Report, lab: &Lab) -> Preset {
     let of = |(i, case): (usize, &Case)| {
         let edits = case.edits.clone().into_iter();
         edits.map(move |edit| Edit { on: i == 0, ..edit })
     };
     Preset {
-        model: bench.model.card.name.clone(),
-        revision: bench.model.card.revision.clone(),
+        model: lab.model.card.name.clone(),
+        revision: lab.model.card.revision.clone(),
         edits: report.cases.iter().enumerate().flat_map(of).collect(),
         ..Preset::default()
     }

@@ -14,7 +14,7 @@ use crate::edit::receipt::Receipt;
 use crate::engine::Ending;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Needs, Readout};
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
@@ -117,10 +117,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
         (_, terminal) if terminal || matches.get_flag("safe") => Shape::Screen,
         (_, _) => Shape::Bytes,
     };
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     let Run {
         tokens, schedule, ..
-    } = arguments::run(matches, &bench, edits)?;
+    } = arguments::run(matches, &lab, edits)?;
 
     let beside = beside(matches);
     let since = Instant::now();
@@ -131,10 +131,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
         seed: sampling.seed,
         rest: Vec::new(),
     };
-    let writer = Writer::begin_beside(&mut bench, tokens, schedule, sampling, beside);
+    let writer = Writer::begin_beside(&mut lab, tokens, schedule, sampling, beside);
     let mut writer = match writer {
         Err(error @ Error::NotFinite { .. }) => {
-            return Err(refused(&mut bench, &begun, &shape, error));
+            return Err(refused(&mut lab, &begun, &shape, error));
         }
         writer => writer?,
     };
@@ -147,19 +147,17 @@ fn run(matches: &ArgMatches) -> Result<()> {
         check: None,
         broken: None,
     };
-    write(&mut bench, &mut writer, count, &shape, &mut tally)?;
+    write(&mut lab, &mut writer, count, &shape, &mut tally)?;
 
     let counted = writer.receipts().to_vec();
     let stopped = tally.ending == Ending::Stopped;
     let receipts = if stopped || counted.is_empty() {
         counted
     } else {
-        output::measured(&mut bench, &writer.run, &counted)
+        output::measured(&mut lab, &writer.run, &counted)
     };
     if matches!(shape, Shape::Lines) {
-        output::json_line(
-            &json!({ "summary": summary(&bench, &writer, &tally, &json!(receipts)) }),
-        )?;
+        output::json_line(&json!({ "summary": summary(&lab, &writer, &tally, &json!(receipts)) }))?;
     } else if output::stderr_is_terminal() {
         output::note(&format!(
             "{} tokens in {:.2} s, {:.1} a second.",
@@ -169,7 +167,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         ));
     }
     if let (Some((text, diverged)), false) =
-        (unedited(&bench, &writer), matches!(shape, Shape::Lines))
+        (unedited(&lab, &writer), matches!(shape, Shape::Lines))
     {
         let parted = diverged.map_or_else(
             || "they did not part".into(),
@@ -190,19 +188,19 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Tells what is known where not even the prompt could be read: the edits' receipts, and in JSON a summary without tokens.
-fn refused(bench: &mut Bench, run: &Run, shape: &Shape, error: Error) -> Error {
+fn refused(lab: &mut Lab, run: &Run, shape: &Shape, error: Error) -> Error {
     let receipts = if run.schedule.is_idle() {
         Vec::new()
     } else {
-        output::measured(bench, run, &[])
+        output::measured(lab, run, &[])
     };
     if matches!(shape, Shape::Lines) {
         let edits = run.schedule.latest().iter().map(ToString::to_string);
         let summary = json!({ "summary": {
-            "model": bench.model.card.name,
-            "revision": bench.model.card.revision,
-            "dtype": bench.model.card.dtype,
-            "device": bench.model.card.device,
+            "model": lab.model.card.name,
+            "revision": lab.model.card.revision,
+            "dtype": lab.model.card.dtype,
+            "device": lab.model.card.device,
             "version": env!("CARGO_PKG_VERSION"),
             "prompt_tokens": run.prompt,
             "tokens": 0,
@@ -237,12 +235,12 @@ fn beside(matches: &ArgMatches) -> Beside {
 }
 
 /// The text of the unedited run of a lockstep, and where the two parted.
-fn unedited(bench: &Bench, writer: &Writer) -> Option<(String, Option<usize>)> {
+fn unedited(lab: &Lab, writer: &Writer) -> Option<(String, Option<usize>)> {
     let lockstep = writer.beside() == Beside::OwnText;
     let tokens = writer.companion().filter(|_| lockstep)?;
-    let tokenizer = bench.model.tokenizer.as_ref()?;
+    let tokenizer = lab.model.tokenizer.as_ref()?;
     let written = &tokens[writer.run.prompt..];
-    let end = written.iter().position(|t| bench.model.is_end(*t));
+    let end = written.iter().position(|t| lab.model.is_end(*t));
     let text = tokenizer.text(&written[..end.unwrap_or(written.len())]);
     Some((text, writer.diverged()))
 }
@@ -276,7 +274,7 @@ pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
 
 /// Writes tokens until the count, the end, the context or the user says stop.
 fn write(
-    bench: &mut Bench,
+    lab: &mut Lab,
     writer: &mut Writer,
     count: usize,
     shape: &Shape,
@@ -285,17 +283,17 @@ fn write(
     let since = Instant::now();
     let mut stream = text::Stream::default();
     // The lens rides along once, for the self-check; the other steps are bare.
-    let last = vec![Site::ResidPost.at(bench.model.card.layers - 1)];
+    let last = vec![Site::ResidPost.at(lab.model.card.layers - 1)];
     let mut needs = vec![Needs::of(Readout {
         at: last,
         ..Readout::default()
     })];
     while tally.written < count {
-        if !writer.has_room(bench) {
+        if !writer.has_room(lab) {
             tally.ending = Ending::Context;
             break;
         }
-        let step = match writer.step(bench, &needs) {
+        let step = match writer.step(lab, &needs) {
             Err(Error::Cancelled) => {
                 tally.ending = Ending::Stopped;
                 break;
@@ -311,8 +309,8 @@ fn write(
         needs.clear();
         tally.written += 1;
         tally.check = tally.check.or(step.captures.first().and_then(|c| c.check));
-        show(bench, &mut stream, &step, writer.receipts(), shape)?;
-        if bench.model.is_end(step.choice.id) {
+        show(lab, &mut stream, &step, writer.receipts(), shape)?;
+        if lab.model.is_end(step.choice.id) {
             tally.ending = Ending::EndToken;
             break;
         }
@@ -329,21 +327,21 @@ fn write(
 }
 
 fn show(
-    bench: &Bench,
+    lab: &Lab,
     stream: &mut text::Stream,
     step: &Step,
     receipts: &[Receipt],
     shape: &Shape,
 ) -> Result<()> {
     let choice = &step.choice;
-    let line = |text: &str, special| token(bench, step, receipts, text, special);
-    let special = bench
+    let line = |text: &str, special| token(lab, step, receipts, text, special);
+    let special = lab
         .model
         .tokenizer
         .as_ref()
         .is_some_and(|t| t.is_special(choice.id))
-        || bench.model.is_end(choice.id);
-    let bytes = bench.model.bytes(choice.id);
+        || lab.model.is_end(choice.id);
+    let bytes = lab.model.bytes(choice.id);
     if special {
         return if matches!(shape, Shape::Lines) {
             output::json_line(&line(&String::from_utf8_lossy(&bytes), true))
@@ -363,7 +361,7 @@ fn show(
     }
 }
 
-fn token(bench: &Bench, step: &Step, receipts: &[Receipt], text: &str, special: bool) -> Value {
+fn token(lab: &Lab, step: &Step, receipts: &[Receipt], text: &str, special: bool) -> Value {
     let choice = &step.choice;
     let mut line = json!({ "pos": choice.position, "id": choice.id, "text": text, "logprob": choice.logprob, "rank": choice.rank });
     if let Some(kl) = choice.kl {
@@ -379,7 +377,7 @@ fn token(bench: &Bench, step: &Step, receipts: &[Receipt], text: &str, special: 
         line["edits"] = fired.collect();
     }
     if let Some(other) = choice.other {
-        let bytes = bench.model.bytes(other.id);
+        let bytes = lab.model.bytes(other.id);
         line["other"] = json!({ "id": other.id, "text": String::from_utf8_lossy(&bytes), "logprob": other.logprob });
     }
     if special {
@@ -392,8 +390,8 @@ fn rate(tally: &Tally) -> f64 {
     tally.written as f64 / tally.seconds.max(1e-9)
 }
 
-fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> Value {
-    let card = &bench.model.card;
+fn summary(lab: &Lab, writer: &Writer, tally: &Tally, receipts: &Value) -> Value {
+    let card = &lab.model.card;
     let check = if tally.broken.is_some() {
         Some(Check::not_finite())
     } else {
@@ -419,7 +417,7 @@ fn summary(bench: &Bench, writer: &Writer, tally: &Tally, receipts: &Value) -> V
         "edits": writer.run.schedule.latest().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "beside": writer.beside(),
         "diverged": writer.diverged(),
-        "unedited": unedited(bench, writer).map(|(text, _)| text),
+        "unedited": unedited(lab, writer).map(|(text, _)| text),
         "receipts": receipts,
         "check": check.map(as_json),
         "error": tally.broken.as_ref().map(ToString::to_string),

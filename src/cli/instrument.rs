@@ -14,7 +14,7 @@ use crate::export::{self, FORMATS};
 use crate::figure::Check;
 use crate::file;
 use crate::instruments::{Arguments, Instrument, Kind, Parameter, observe};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::text;
@@ -111,13 +111,13 @@ fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
 const WORTH_SAYING: Duration = Duration::from_secs(3);
 
 /// Says what a sweep will take, when that is long: its passes, and their time at the pace of one over the run itself.
-fn say_cost(bench: &mut Bench, run: &Run, name: &str, cost: Cost) -> Result<()> {
+fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: Cost) -> Result<()> {
     if run.tokens.is_empty() {
         output::note(&format!("{name}: {cost}"));
         return Ok(());
     }
-    bench.record(run, &[])?;
-    let time = Duration::from_secs_f32(cost.seconds(bench.pace.unwrap_or(f32::MAX)));
+    lab.record(run, &[])?;
+    let time = Duration::from_secs_f32(cost.seconds(lab.pace.unwrap_or(f32::MAX)));
     if time >= WORTH_SAYING {
         let time = text::duration(time);
         output::note(&format!(
@@ -154,10 +154,10 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         .unwrap_or(FORMATS[0].name);
     let format = export::format_named(named)?;
 
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
     let run = if prompted || of.needs_prompt(&given) {
-        arguments::run(matches, &bench, edits)?
+        arguments::run(matches, &lab, edits)?
     } else if edits.is_empty() {
         Run {
             seed: arguments::seed(matches),
@@ -170,25 +170,24 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
             "a prompt beside it that it can act on; without one nothing of the user's runs",
         ));
     };
-    bench.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
-    if let Some(cost) = of.cost(run.tokens.len(), &given, &bench.model.card) {
-        say_cost(&mut bench, &run, of.name(), cost)?;
+    lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
+    if let Some(cost) = of.cost(run.tokens.len(), &given, &lab.model.card) {
+        say_cost(&mut lab, &run, of.name(), cost)?;
     }
-    let figure = arguments::showing_progress(&mut bench, of.name(), |bench| {
-        observe(of, &run, &given, bench)
-    })?;
+    let figure =
+        arguments::showing_progress(&mut lab, of.name(), |lab| observe(of, &run, &given, lab))?;
     let written = (format.write)(&figure)?;
     match path {
-        Some(path) => file::write(path, written.as_bytes(), bench.overwrite)?,
+        Some(path) => file::write(path, written.as_bytes(), lab.overwrite)?,
         None => output::text(&written)?,
     }
     // Without a text of its own, or in a figure of other texts that were read unedited, an edit has nothing to leave a receipt on.
     if !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
-        let receipts = bench.receipts(&run)?;
+        let receipts = lab.receipts(&run)?;
         output::receipts(&receipts);
     }
-    if bench.unfinished.stopped {
-        match &bench.unfinished.failure {
+    if lab.unfinished.stopped {
+        match &lab.unfinished.failure {
             None => output::note("stopped; the same command goes on from there"),
             Some(why) => output::note(&format!(
                 "stopped; the same command begins anew, because what was measured could not be kept: {why}"

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::edit::receipt::Receipt;
 use crate::error::Result;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text as spelling;
@@ -20,8 +20,8 @@ pub use crate::out::{
 };
 
 /// The receipts of a run with their effect measured; counts are those of `counted`, the text as it was written.
-pub fn measured(bench: &mut Bench, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
-    match bench.receipts(run) {
+pub fn measured(lab: &mut Lab, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
+    match lab.receipts(run) {
         Ok(mut receipts) => {
             for (own, kept) in receipts.iter_mut().zip(counted) {
                 own.count_as(kept);

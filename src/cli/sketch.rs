@@ -30,11 +30,11 @@ const SHOWN: usize = 8;
 
 /// Streams the demonstration.
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let mut bench = arguments::open(matches)?;
-    let layers = bench.model.card.layers;
-    let card = bench.model.card.clone();
-    let tokens = bench.model.encode(PROMPT, false)?;
-    let mut writer = Writer::begin(&mut bench, tokens, Schedule::none(), Sampling::default())?;
+    let mut lab = arguments::open(matches)?;
+    let layers = lab.model.card.layers;
+    let card = lab.model.card.clone();
+    let tokens = lab.model.encode(PROMPT, false)?;
+    let mut writer = Writer::begin(&mut lab, tokens, Schedule::none(), Sampling::default())?;
     output::line(&format!(
         "lmscope {} · {} · {} · {} · {}",
         env!("CARGO_PKG_VERSION"),
@@ -58,27 +58,24 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     output::line(format!("{}  {heads}", text::fit("token", CELL)).trim_end())?;
 
     let arguments = Arguments::default();
-    let needs = [Lens.needs(&writer.run, &arguments, &bench)?];
+    let needs = [Lens.needs(&writer.run, &arguments, &lab)?];
     let mut written = Vec::new();
     let mut check: Option<Check> = None;
-    while written.len() < COUNT && writer.has_room(&bench) {
-        let step = writer.step(&mut bench, &needs)?;
-        let column = Lens.column(&step.captures[0], &arguments, &mut bench)?;
+    while written.len() < COUNT && writer.has_room(&lab) {
+        let step = writer.step(&mut lab, &needs)?;
+        let column = Lens.column(&step.captures[0], &arguments, &mut lab)?;
         check = match (check, column.check) {
             (Some(a), Some(b)) => Some(a.worst(b)),
             (a, b) => a.or(b),
         };
-        let token = text::fit(&bench.visible(step.choice.id), CELL);
+        let token = text::fit(&lab.visible(step.choice.id), CELL);
         output::line(format!("{token}  {}", cells(&column, &shown)).trim_end())?;
-        if bench.model.is_end(step.choice.id) {
+        if lab.model.is_end(step.choice.id) {
             break;
         }
         written.push(step.choice.id);
     }
-    let whole: Vec<u8> = written
-        .iter()
-        .flat_map(|id| bench.model.bytes(*id))
-        .collect();
+    let whole: Vec<u8> = written.iter().flat_map(|id| lab.model.bytes(*id)).collect();
     output::line("")?;
     output::line(&format!("{PROMPT}{}", text::plain(&whole)))?;
     if let Some(check) = check {
@@ -92,7 +89,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     output::note(
         "standard output is no terminal, so this was a demonstration; in a terminal `lmscope` opens the screen, and `lmscope --help` lists what scripts can use.",
     );
-    if bench.cancel.load(std::sync::atomic::Ordering::Relaxed) {
+    if lab.cancel.load(std::sync::atomic::Ordering::Relaxed) {
         Err(Error::Cancelled)
     } else {
         Ok(())

@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::statistics::{How, Statistics, grouped, pieces};
 use crate::model::network::address::expand;
 use crate::model::network::site::Address;
@@ -48,9 +48,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let source = source.cloned().unwrap_or_default();
     let target = arguments::output(matches)?.cloned().unwrap_or_default();
     let words = read(&source)?;
-    let mut bench = arguments::open(matches)?;
-    let wanted = sites(matches, &bench)?;
-    let context = bench.model.card.context;
+    let mut lab = arguments::open(matches)?;
+    let wanted = sites(matches, &lab)?;
+    let context = lab.model.card.context;
     let piece = match matches.get_one::<usize>("piece") {
         None => PIECE.min(context),
         Some(n) if (2..=context).contains(n) => *n,
@@ -67,12 +67,12 @@ fn run(matches: &ArgMatches) -> Result<()> {
         piece,
         text: text::plain(name.as_bytes()),
     };
-    let tokens = bench.model.encode(&words, false)?;
-    let cut = pieces(&tokens, bench.model.tokenizer()?.bos(), piece);
-    let statistics = arguments::showing_progress(&mut bench, "stats", |bench| {
-        Statistics::measure(bench, &cut, &wanted, &how)
+    let tokens = lab.model.encode(&words, false)?;
+    let cut = pieces(&tokens, lab.model.tokenizer()?.bos(), piece);
+    let statistics = arguments::showing_progress(&mut lab, "stats", |lab| {
+        Statistics::measure(lab, &cut, &wanted, &how)
     })?;
-    file::write(&target, &statistics.bytes()?, bench.overwrite)?;
+    file::write(&target, &statistics.bytes()?, lab.overwrite)?;
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {
         output::note(&format!("WARNING: {}.", origin.caution));
@@ -94,14 +94,14 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// What was asked for; otherwise the usual sites, where this model has them.
-fn sites(matches: &ArgMatches, bench: &Bench) -> Result<Vec<Address>> {
-    let blueprint = &bench.model.card.blueprint;
+fn sites(matches: &ArgMatches, lab: &Lab) -> Result<Vec<Address>> {
+    let blueprint = &lab.model.card.blueprint;
     if let Some(given) = matches.get_one::<String>("sites") {
         return expand(given, blueprint);
     }
     let mut usual = expand(USUAL, blueprint)?;
     let before = usual.len();
-    usual.retain(|at| bench.model.offers(*at).is_ok());
+    usual.retain(|at| lab.model.offers(*at).is_ok());
     if usual.len() < before {
         let missing = before - usual.len();
         output::note(&format!(

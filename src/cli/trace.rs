@@ -15,7 +15,7 @@ use safetensors::tensor::TensorView;
 use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
@@ -39,35 +39,32 @@ fn build(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let path = arguments::output(matches)?.cloned().unwrap_or_default();
-    let mut bench = arguments::open(matches)?;
-    let wanted = expand(
-        arguments::text(matches, "sites"),
-        &bench.model.card.blueprint,
-    )?;
-    wanted.iter().try_for_each(|at| bench.model.offers(*at))?;
+    let mut lab = arguments::open(matches)?;
+    let wanted = expand(arguments::text(matches, "sites"), &lab.model.card.blueprint)?;
+    wanted.iter().try_for_each(|at| lab.model.offers(*at))?;
     for text in arguments::text(matches, "sites").split(',') {
         if let Ok(Pattern::Foreign(name)) = text.parse() {
-            let site = name.on(&bench.model.card.blueprint)?;
+            let site = name.on(&lab.model.card.blueprint)?;
             let ours = written(site, name.layers);
             output::note(&format!("{name} is {ours} on this model."));
         }
     }
-    let run = arguments::run(matches, &bench, edits)?;
-    let (recording, broken) = match bench.record(&run, &wanted) {
+    let run = arguments::run(matches, &lab, edits)?;
+    let (recording, broken) = match lab.record(&run, &wanted) {
         // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.
         Err(error @ Error::NotFinite { .. }) => {
-            (Arc::new(bench.record_as_is(&run, &wanted)?), Some(error))
+            (Arc::new(lab.record_as_is(&run, &wanted)?), Some(error))
         }
         recording => (recording?, None),
     };
-    let receipts = output::measured(&mut bench, &run, &recording.receipts);
+    let receipts = output::measured(&mut lab, &run, &recording.receipts);
 
     let mut tensors = vec![tokens(&run)];
     for at in &wanted {
         tensors.push(tensor(at.to_string(), recording.get(*at)?)?);
     }
-    let about = metadata(&bench, &run, arguments::text(matches, "sites"), &receipts)?;
-    file::write(&path, &packed(&path, &tensors, about)?, bench.overwrite)?;
+    let about = metadata(&lab, &run, arguments::text(matches, "sites"), &receipts)?;
+    file::write(&path, &packed(&path, &tensors, about)?, lab.overwrite)?;
     output::receipts(&receipts);
     let bytes: usize = tensors.iter().map(|t| t.bytes.len()).sum();
     output::note(&format!(
@@ -126,7 +123,7 @@ fn tensor(name: String, value: &Tensor) -> Result<Entry> {
 
 /// What the tensors were measured on, as the file's metadata.
 fn metadata(
-    bench: &Bench,
+    lab: &Lab,
     run: &Run,
     sites: &str,
     receipts: &[crate::edit::receipt::Receipt],
@@ -139,7 +136,7 @@ fn metadata(
     Ok(HashMap::from([
         (
             "lmscope.provenance".to_string(),
-            spell(serde_json::to_string(&bench.provenance(run, parameters)))?,
+            spell(serde_json::to_string(&lab.provenance(run, parameters)))?,
         ),
         (
             "lmscope.receipts".to_string(),

@@ -23,7 +23,7 @@
 //!     const ABOUT: &'static str = "At which layer each answer settles";
 //!     const SOURCE: &'static str = "Schuster et al. 2022 (2207.07061)";
 //!
-//!     fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+//!     fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
 //!         let rows = ...;
 //!         Ok(Draft::of(Table::of(COLUMNS, rows)).note("what a reader must know"))
 //!     }
@@ -52,7 +52,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::figure::column::Column;
 use crate::figure::{Body, Check, Figure};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
@@ -159,11 +159,11 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// Those of the passes, and parameters that do not fit the model or the text.
-    fn measure(asked: &Self::Params, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Self::Params, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let positions = Self::positions(asked, run)?;
-        let needs = Self::needs(asked, run, bench)?;
-        let capture = bench.capture(run, positions, &needs)?;
-        Self::figure(asked, &capture, bench)
+        let needs = Self::needs(asked, run, lab)?;
+        let capture = lab.capture(run, positions, &needs)?;
+        Self::figure(asked, &capture, lab)
     }
 
     /// What that will take, for sweeps: said before they start.
@@ -190,7 +190,7 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// When parameters do not fit the model.
-    fn needs(_asked: &Self::Params, _run: &Run, _bench: &Bench) -> Result<Needs> {
+    fn needs(_asked: &Self::Params, _run: &Run, _bench: &Lab) -> Result<Needs> {
         Ok(Needs::default())
     }
 
@@ -199,7 +199,7 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// When the capture lacks what [`Measurement::needs`] asked for.
-    fn figure(_asked: &Self::Params, _of: &Capture, _bench: &mut Bench) -> Result<Draft> {
+    fn figure(_asked: &Self::Params, _of: &Capture, _bench: &mut Lab) -> Result<Draft> {
         Err(Error::Engine(format!(
             "{} makes no figure of a capture",
             Self::NAME
@@ -235,7 +235,7 @@ fn title<M: Measurement>(title: &str) -> String {
 }
 
 /// A draft with its name, and with what it was measured on.
-fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, bench: &Bench) -> Figure {
+fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, lab: &Lab) -> Figure {
     let mut parameters = lines::<M>(asked);
     parameters.extend(draft.resolved);
     let mut notes = Vec::from_iter(M::summary(&draft.body));
@@ -245,7 +245,7 @@ fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, bench: &Ben
         body: draft.body,
         notes,
         check: draft.check,
-        provenance: bench.provenance(draft.run.as_ref().unwrap_or(run), parameters),
+        provenance: lab.provenance(draft.run.as_ref().unwrap_or(run), parameters),
     }
 }
 
@@ -266,9 +266,9 @@ pub trait Instrument: Sync {
     /// Whether its figure grows with a text.
     fn live(&self, card: &Card, arguments: &Arguments) -> bool;
     /// What it needs of every new position.
-    fn needs(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<Needs>;
+    fn needs(&self, run: &Run, arguments: &Arguments, lab: &Lab) -> Result<Needs>;
     /// The newest position's part of the figure.
-    fn column(&self, of: &Capture, arguments: &Arguments, bench: &mut Bench) -> Result<Column>;
+    fn column(&self, of: &Capture, arguments: &Arguments, lab: &mut Lab) -> Result<Column>;
     /// A note about all that a figure shows.
     fn summary(&self, body: &Body) -> Option<String>;
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
@@ -285,7 +285,7 @@ pub trait Instrument: Sync {
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost>;
     /// The whole figure.
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure>;
+    fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure>;
 }
 
 impl<M: Measurement> Instrument for M {
@@ -317,12 +317,12 @@ impl<M: Measurement> Instrument for M {
         asked::<M>(arguments).is_ok_and(|asked| M::live(&asked, card))
     }
 
-    fn needs(&self, run: &Run, arguments: &Arguments, bench: &Bench) -> Result<Needs> {
-        M::needs(&*asked::<M>(arguments)?, run, bench)
+    fn needs(&self, run: &Run, arguments: &Arguments, lab: &Lab) -> Result<Needs> {
+        M::needs(&*asked::<M>(arguments)?, run, lab)
     }
 
-    fn column(&self, of: &Capture, arguments: &Arguments, bench: &mut Bench) -> Result<Column> {
-        let draft = M::figure(&*asked::<M>(arguments)?, of, bench)?;
+    fn column(&self, of: &Capture, arguments: &Arguments, lab: &mut Lab) -> Result<Column> {
+        let draft = M::figure(&*asked::<M>(arguments)?, of, lab)?;
         Ok(Column {
             position: of.positions.start,
             tokens: of.run.tokens[of.positions.clone()].to_vec(),
@@ -366,10 +366,10 @@ impl<M: Measurement> Instrument for M {
         M::cost(&*asked::<M>(arguments).ok()?, tokens, card)
     }
 
-    fn observe(&self, run: &Run, arguments: &Arguments, bench: &mut Bench) -> Result<Figure> {
+    fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure> {
         let asked = asked::<M>(arguments)?;
-        let draft = M::measure(&asked, run, bench)?;
-        Ok(stamp::<M>(draft, &asked, run, bench))
+        let draft = M::measure(&asked, run, lab)?;
+        Ok(stamp::<M>(draft, &asked, run, lab))
     }
 }
 
@@ -393,9 +393,9 @@ pub fn observe(
     of: &dyn Instrument,
     run: &Run,
     arguments: &Arguments,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Result<Figure> {
-    let mut figure = of.observe(run, arguments, bench)?;
+    let mut figure = of.observe(run, arguments, lab)?;
     figure.mark_not_finite();
     Ok(figure)
 }

@@ -4,7 +4,7 @@
 use super::{Draft, Measurement};
 use crate::error::Result;
 use crate::figure::{Anchor, Body, Curve, Series, Style};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::readout::Said;
 use crate::lab::run::Run;
@@ -25,14 +25,14 @@ impl Measurement for Surprisal {
         true
     }
 
-    fn needs(_asked: &(), _run: &Run, _bench: &Bench) -> Result<Needs> {
+    fn needs(_asked: &(), _run: &Run, _bench: &Lab) -> Result<Needs> {
         Ok(Needs {
             before: true,
             ..Needs::default()
         })
     }
 
-    fn figure(_asked: &(), of: &Capture, bench: &mut Bench) -> Result<Draft> {
+    fn figure(_asked: &(), of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let curve = |label: &str, number: fn(&Said) -> f32| {
             let told = of.before.iter().map(Option::as_ref);
             let values = told.map(|said| said.map_or(f32::NAN, number)).collect();
@@ -40,7 +40,7 @@ impl Measurement for Surprisal {
         };
         let surprisal = curve("-ln p", |said| -said.tokens[0].logprob);
         let curves = vec![surprisal, curve("entropy", |said| said.entropy)];
-        let points = bench.headers(&of.run, of.positions.clone());
+        let points = lab.headers(&of.run, of.positions.clone());
         Ok(Draft::of(Series::of("position", "nats", points, curves, Style::Lines))
             .titled("-ln p and entropy")
             .note("of each token under the distribution that it was drawn from; the first token of a text has nothing before it, and no number"))

@@ -11,9 +11,9 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::bench::{Bench, reading};
 use super::capture::{Capture, Needs};
 use super::guard::not_finite;
+use super::lab::{Lab, reading};
 use super::run::Run;
 use super::target::Target;
 use crate::edit::op::Op;
@@ -181,7 +181,7 @@ pub fn check_sum(model: &Model) -> Result<()> {
     })
 }
 
-impl Bench {
+impl Lab {
     /// Attributes the logits after some positions of a run, `first` to the last.
     pub fn attribute(
         &mut self,
@@ -210,8 +210,8 @@ pub fn needs(model: &Model, run: &Run) -> Result<Needs> {
 
 impl Attribution {
     /// Reads a capture that has what [`needs`] says.
-    pub fn read(bench: &Bench, capture: &Capture, question: Question) -> Result<Self> {
-        let model = &bench.model;
+    pub fn read(lab: &Lab, capture: &Capture, question: Question) -> Result<Self> {
+        let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
         let (targets, logits) = own_logits(model, last, question)?;

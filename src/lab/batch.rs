@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::bench::Bench;
+use super::lab::Lab;
 use super::pass::{Logits, Pass, RowCapture};
 use super::run::Run;
 use super::target::first_token;
@@ -27,11 +27,11 @@ pub struct Continuation {
 ///
 /// When a prompt does not fit, an edit cannot be applied, or the work was stopped.
 pub fn last_logits(
-    bench: &mut Bench,
+    lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
 ) -> Result<Vec<Vec<f32>>> {
-    let read = bench.run(&Pass {
+    let read = lab.run(&Pass {
         logits: Logits::Last(1),
         ..Pass::texts(under(schedule), prompts.iter().cloned())
     })?;
@@ -45,12 +45,12 @@ pub fn last_logits(
 ///
 /// As [`last_logits`].
 pub fn continuations(
-    bench: &mut Bench,
+    lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
     count: usize,
 ) -> Result<Vec<Continuation>> {
-    let read = bench.run(&Pass {
+    let read = lab.run(&Pass {
         logits: Logits::Last(1),
         tail: count.max(1),
         ..Pass::texts(under(schedule), prompts.iter().cloned())
@@ -75,11 +75,7 @@ fn under(schedule: &Schedule) -> Run {
 /// # Errors
 ///
 /// As [`last_logits`].
-pub fn surprise(
-    bench: &mut Bench,
-    prompts: &[Vec<u32>],
-    written: &[Continuation],
-) -> Result<Vec<f64>> {
+pub fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[Continuation]) -> Result<Vec<f64>> {
     // The last token of a text is predicted and not read.
     let texts: Vec<Vec<u32>> = prompts
         .iter()
@@ -91,7 +87,7 @@ pub fn surprise(
         logits: Logits::Last(most),
         ..Pass::texts(Run::default(), texts)
     };
-    bench.run_map(&pass, |_, i, row| {
+    lab.run_map(&pass, |_, i, row| {
         let tokens = &written[i].tokens;
         let rows = row.log_probs();
         let own = &rows[rows.len() - tokens.len()..];
@@ -125,10 +121,10 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
 /// # Errors
 ///
 /// When there is no text, or one without a token that the model has.
-pub fn first_tokens(bench: &Bench, name: &str, texts: &str) -> Result<Vec<u32>> {
+pub fn first_tokens(lab: &Lab, name: &str, texts: &str) -> Result<Vec<u32>> {
     let mut out = Vec::new();
     for text in texts.split('|').filter(|t| !t.is_empty()) {
-        let first = first_token(name, text, &bench.model)?;
+        let first = first_token(name, text, &lab.model)?;
         if !out.contains(&first) {
             out.push(first);
         }

@@ -96,7 +96,7 @@ pub struct Seen {
     /// The last block's stream with its own norm, by position.
     pub finals: Vec<Said>,
     /// What is called the answer at each position: the model's own strongest token, or that of another run
-    /// ([`super::bench::Bench::answers_of`]).
+    /// ([`super::lab::Lab::answers_of`]).
     pub answers: Vec<u32>,
 }
 

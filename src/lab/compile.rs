@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 
 use super::apply::{Act, Null, Program};
-use super::bench::Bench;
+use super::lab::Lab;
 use super::prepare::{Prepared, prepare};
 use super::run::Run;
 use super::shelf::Shelf;
@@ -19,7 +19,7 @@ use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, check_layer};
 
-impl Bench {
+impl Lab {
     /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
     pub fn compile(&mut self, run: &Run, null: Null) -> Result<Program> {
         let schedule = &run.schedule;
@@ -70,7 +70,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
             let rule = (resolved.clone(), span.clone(), watch);
             program.tallies[receipt].rules.push(rule);
             for at in places {
-                shelf.bench.model.offers(at)?;
+                shelf.lab.model.offers(at)?;
                 let Some(ready) = prepare(&resolved, at, shelf, null)? else {
                     continue;
                 };
@@ -79,7 +79,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                     change,
                     note,
                 } = ready;
-                shelf.bench.model.offers(place)?;
+                shelf.lab.model.offers(place)?;
                 program.receipts[receipt].remark(&note);
                 if place != at {
                     program.remembered.insert(at, None);
@@ -109,8 +109,8 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
     };
     let watched = match &condition.probe {
         Probe::Along(name, at) => {
-            check_layer(*at, shelf.bench.model.card.layers)?;
-            shelf.bench.model.offers(*at)?;
+            check_layer(*at, shelf.lab.model.card.layers)?;
+            shelf.lab.model.offers(*at)?;
             // What an overlay changes comes later than the neurons it is addressed by.
             if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
                 return Err(refused(format!(
@@ -118,14 +118,14 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
                 )));
             }
             let vector = shelf.direction(name, *at)?;
-            let width = shelf.bench.model.width(at.site);
+            let width = shelf.lab.model.width(at.site);
             if vector.len() != width {
                 return Err(refused(format!(
                     "direction `{name}` has {} numbers and {at} has {width}",
                     vector.len()
                 )));
             }
-            let vector = Tensor::new(unit(&vector), &shelf.bench.model.transformer.device)?;
+            let vector = Tensor::new(unit(&vector), &shelf.lab.model.transformer.device)?;
             Watched::Along(*at, vector)
         }
         Probe::Probability(text) => Watched::Probability(shelf.token(text)?),
@@ -137,7 +137,7 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
 /// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
 /// error when it is prepared.
 fn places(edit: &Edit, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
-    let all = edit.place.addresses(shelf.bench.model.card.layers)?;
+    let all = edit.place.addresses(shelf.lab.model.card.layers)?;
     let names = edit.op.argument().mentions().directions;
     let names: Vec<&str> = names.into_iter().flatten().collect();
     let mut cautions: Vec<String> = Vec::new();

@@ -8,7 +8,7 @@
 use candle_core::{DType, Tensor};
 
 use super::attribution::{Attribution, Part, edited, host, rounding};
-use super::bench::Bench;
+use super::lab::Lab;
 use super::run::{Recording, Run};
 use crate::error::Result;
 use crate::model::network::heads::Constants;
@@ -70,16 +70,16 @@ impl Attribution {
     /// The attention write of a layer by heads, `[positions][heads]`; `recording` holds [`of_attention`].
     pub fn heads(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         run: &Run,
         recording: &Recording,
         layer: usize,
     ) -> Result<Pieces> {
-        let transformer = &bench.model.transformer;
+        let transformer = &lab.model.transformer;
         let width = transformer.blueprint.head_dim;
         let views = host(&transformer.head_views(layer, &self.directions)?)?;
         let z = host(&rows(recording, Site::Z.at(layer), self)?.flatten_from(1)?)?;
-        let scales = self.attention_scales(bench, recording, layer)?;
+        let scales = self.attention_scales(lab, recording, layer)?;
         let all = transformer.blueprint.heads * width;
         let values = scales.iter().enumerate().map(|(i, scale)| {
             let (view, z) = (&views[i * all..][..all], &z[i * all..][..all]);
@@ -92,7 +92,7 @@ impl Attribution {
         let constants = transformer.attention_constants(layer, &self.directions)?;
         let sites = [Site::AttnOut, Site::AttnAdd];
         self.pieces(
-            bench,
+            lab,
             run,
             Part::Attention(layer),
             values,
@@ -107,13 +107,13 @@ impl Attribution {
     /// [`of_attention`] with sources.
     pub fn sources(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         run: &Run,
         recording: &Recording,
         layer: usize,
         i: usize,
     ) -> Result<Pieces> {
-        let transformer = &bench.model.transformer;
+        let transformer = &lab.model.transformer;
         let shape = &transformer.blueprint;
         let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let position = self.positions[i];
@@ -128,7 +128,7 @@ impl Attribution {
                 .narrow(2, 0, count)?
                 .contiguous()?,
         )?;
-        let scales = self.attention_scales(bench, recording, layer)?;
+        let scales = self.attention_scales(lab, recording, layer)?;
         let mut values = Vec::with_capacity(shape.heads * count);
         for head in 0..shape.heads {
             let view = &views[head * width..][..width];
@@ -146,7 +146,7 @@ impl Attribution {
         };
         let sites = [Site::Z, Site::AttnOut, Site::AttnAdd];
         one.pieces(
-            bench,
+            lab,
             run,
             Part::Attention(layer),
             vec![values],
@@ -159,16 +159,16 @@ impl Attribution {
     /// The MLP write of a layer by neurons, `[positions][d_mlp]`; `recording` holds [`of_mlp`].
     pub fn neurons(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         run: &Run,
         recording: &Recording,
         layer: usize,
     ) -> Result<Pieces> {
-        let transformer = &bench.model.transformer;
+        let transformer = &lab.model.transformer;
         let views = host(&transformer.neuron_views(layer, &self.directions)?)?;
         let acts = host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
-        let width = bench.model.card.d_mlp;
-        let scales = if bench.model.card.norms_writes {
+        let width = lab.model.card.d_mlp;
+        let scales = if lab.model.card.norms_writes {
             let out = rows(recording, Site::MlpOut.at(layer), self)?.to_vec2::<f32>()?;
             let scale = |row: &Vec<f32>| f64::from(transformer.write_factor(layer, row));
             out.iter().map(scale).collect()
@@ -184,7 +184,7 @@ impl Attribution {
         let constants = transformer.mlp_constants(layer, &self.directions)?;
         let sites = [Site::MlpOut, Site::MlpAdd];
         self.pieces(
-            bench,
+            lab,
             run,
             Part::Mlp(layer),
             values,
@@ -205,24 +205,19 @@ impl Attribution {
         }
     }
 
-    fn attention_scales(
-        &self,
-        bench: &Bench,
-        recording: &Recording,
-        layer: usize,
-    ) -> Result<Vec<f64>> {
-        if !bench.model.card.norms_writes {
+    fn attention_scales(&self, lab: &Lab, recording: &Recording, layer: usize) -> Result<Vec<f64>> {
+        if !lab.model.card.norms_writes {
             return Ok(vec![1.0; self.positions.len()]);
         }
         let out = rows(recording, Site::AttnOut.at(layer), self)?.to_vec2::<f32>()?;
-        let scale = |row: &Vec<f32>| f64::from(bench.model.transformer.attention_scale(layer, row));
+        let scale = |row: &Vec<f32>| f64::from(lab.model.transformer.attention_scale(layer, row));
         Ok(out.iter().map(scale).collect())
     }
 
     #[allow(clippy::too_many_arguments)] // the two sides of a sum, and what may have come between
     fn pieces(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         run: &Run,
         part: Part,
         values: Vec<Vec<f32>>,
@@ -230,7 +225,7 @@ impl Attribution {
         scales: &[f64],
         between: &[Site],
     ) -> Result<Pieces> {
-        let touched = edited(run, bench.model.card.layers)?;
+        let touched = edited(run, lab.model.card.layers)?;
         let layer = part.layer().unwrap_or(0);
         let (mut bias, mut rest, mut mass) = (Vec::new(), Vec::new(), 1f32);
         for (i, row) in values.iter().enumerate() {
@@ -247,7 +242,7 @@ impl Attribution {
             bias,
             rest,
             edited: between.iter().any(|site| touched.contains(&site.at(layer))),
-            tolerance: rounding(&bench.model) * mass,
+            tolerance: rounding(&lab.model) * mass,
         })
     }
 }

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
 use super::apply::Null;
-use super::bench::Bench;
+use super::lab::Lab;
 use super::pass::{Logits, Pass};
 use super::run::Run;
 use super::sample::{Sampling, kl};
@@ -27,7 +27,7 @@ const WINDOW: usize = 64;
 /// Most tokens of an unrelated text.
 const UNRELATED: usize = 32;
 
-impl Bench {
+impl Lab {
     /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
         let program = self.compile(run, Null::No)?;

@@ -7,8 +7,8 @@
 
 use candle_core::Tensor;
 
-use super::bench::Bench;
 use super::capture::{Capture, Needs};
+use super::lab::Lab;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::model::network::finite::order;
@@ -41,10 +41,10 @@ fn addresses(card: &Card) -> Vec<Address> {
 }
 
 /// The positions of a run from `first` on.
-pub fn sights(bench: &mut Bench, run: &Run, first: usize) -> Result<Vec<Sight>> {
-    let needs = needs(&bench.model)?;
-    let capture = bench.capture(run, first..run.tokens.len(), &needs)?;
-    Sight::of(&capture, &bench.model)
+pub fn sights(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<Sight>> {
+    let needs = needs(&lab.model)?;
+    let capture = lab.capture(run, first..run.tokens.len(), &needs)?;
+    Sight::of(&capture, &lab.model)
 }
 
 /// What a capture must have for [`Sight::of`].
@@ -139,12 +139,12 @@ impl Sight {
 }
 
 /// The neuron that a parameter names; where it is empty, the one with the largest `|act|·‖v‖` at the end of the run.
-pub fn neuron_of(run: &Run, name: &str, text: &str, bench: &mut Bench) -> Result<(u16, u32)> {
+pub fn neuron_of(run: &Run, name: &str, text: &str, lab: &mut Lab) -> Result<(u16, u32)> {
     if !text.is_empty() || run.tokens.is_empty() {
-        return neuron(name, text, &bench.model);
+        return neuron(name, text, &lab.model);
     }
-    let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
-    let norms = bench.cards.norms(&bench.model)?;
+    let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
+    let norms = lab.cards.norms(&lab.model)?;
     let sizes = sight.activations.iter().flat_map(|(layer, _)| {
         let sizes = sight.sizes(*layer, &norms[*layer]);
         let units = sizes.into_iter().enumerate();
@@ -152,7 +152,7 @@ pub fn neuron_of(run: &Run, name: &str, text: &str, bench: &mut Bench) -> Result
     });
     let best = sizes.max_by(|a, b| order(a.0, b.0));
     best.map(|(_, layer, unit)| (layer, unit))
-        .ok_or_else(|| bench.model.transformer.no_neurons())
+        .ok_or_else(|| lab.model.transformer.no_neurons())
 }
 
 /// Reads a neuron as `L/I`, such as `5/17`, and checks that the model has it.

@@ -35,8 +35,8 @@ pub(crate) fn prepare(
     shelf: &mut Shelf,
     null: Null,
 ) -> Result<Option<Prepared>> {
-    let device = &shelf.bench.model.transformer.device.clone();
-    let width = shelf.bench.model.width(at.site);
+    let device = &shelf.lab.model.transformer.device.clone();
+    let width = shelf.lab.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
         why,
@@ -142,13 +142,13 @@ pub(crate) fn prepare(
             let layer = usize::from(at.layer);
             place = Site::MlpOut.at(layer);
             let (from, to) = (shelf.token(from)?, shelf.token(to)?);
-            let deltas = shelf.bench.model.transformer.turned_values(
+            let deltas = shelf.lab.model.transformer.turned_values(
                 layer,
                 &units.list,
                 (from, to),
                 (edit.strength, TURN * edit.strength),
             )?;
-            let width = shelf.bench.model.card.d_model;
+            let width = shelf.lab.model.card.d_model;
             Change::Overlay {
                 units: units.list,
                 deltas: Numbers::new(deltas.flatten_all()?.to_vec1()?, width, device)?,
@@ -165,8 +165,7 @@ pub(crate) fn prepare(
                 heads: units.list,
                 sources: vec![sources.clone()],
                 strength: c,
-                window: shelf.bench.model.transformer.blueprint.layers[usize::from(at.layer)]
-                    .window,
+                window: shelf.lab.model.transformer.blueprint.layers[usize::from(at.layer)].window,
                 null: match null {
                     Null::No => None,
                     Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
@@ -216,8 +215,8 @@ fn units(
     } else {
         (at, "unit")
     };
-    let size = unit_size(own.site, &shelf.bench.model);
-    let count = shelf.bench.model.width(own.site) / size;
+    let size = unit_size(own.site, &shelf.lab.model);
+    let count = shelf.lab.model.width(own.site) / size;
     let mut list = match which {
         Which::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
         Which::All => {

@@ -1,7 +1,7 @@
 //! Progress: how far a piece of work is, told to whoever listens, as a share of the whole.
 //!
 //! Invariant: a part tells shares of its own range and no other, however deep parts lie in each other. To listen, see
-//! [`super::bench::Bench::told`]; to do a part of something, see [`super::bench::Bench::part`].
+//! [`super::lab::Lab::told`]; to do a part of something, see [`super::lab::Lab::part`].
 
 use std::cell::RefCell;
 use std::fmt;

@@ -15,7 +15,7 @@ use crate::model::network::site::{Address, Site};
 
 /// A run that was read once, for the passes that go on from it: what lies before and below what they change.
 pub(crate) struct SharedRun {
-    /// What was read: the run under its edits, see `Bench::key`.
+    /// What was read: the run under its edits, see `Lab::key`.
     pub(crate) key: u64,
     /// Seed of random edits.
     pub(crate) random: Option<u64>,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::bench::Bench;
+use super::lab::Lab;
 use super::run::Run;
 use super::statistics::Statistics;
 use crate::edit::direction::{Direction, resolve};
@@ -19,7 +19,7 @@ use crate::model::tokenizer::Bos;
 
 /// What edits name, for the compiler.
 pub(crate) struct Shelf<'a> {
-    pub(crate) bench: &'a mut Bench,
+    pub(crate) lab: &'a mut Lab,
     /// The prompt.
     given: &'a [u32],
     /// Directions found so far, so that a file is read once.
@@ -30,9 +30,9 @@ pub(crate) struct Shelf<'a> {
 
 impl<'a> Shelf<'a> {
     /// For edits of runs of a prompt.
-    pub(crate) fn new(bench: &'a mut Bench, given: &'a [u32]) -> Self {
+    pub(crate) fn new(lab: &'a mut Lab, given: &'a [u32]) -> Self {
         Self {
-            bench,
+            lab,
             given,
             opened: HashMap::new(),
             read: HashMap::new(),
@@ -42,12 +42,12 @@ impl<'a> Shelf<'a> {
     /// The bytes of every token of the prompt.
     pub(crate) fn pieces(&self) -> Vec<Vec<u8>> {
         let given = self.given.iter();
-        given.map(|t| self.bench.model.bytes(*t)).collect()
+        given.map(|t| self.lab.model.bytes(*t)).collect()
     }
 
     fn get(&mut self, name: &str) -> Result<&Direction> {
         if !self.opened.contains_key(name) {
-            let found = self.bench.direction(name)?;
+            let found = self.lab.direction(name)?;
             self.opened.insert(name.to_string(), found);
         }
         let held = self.opened.get(name);
@@ -56,7 +56,7 @@ impl<'a> Shelf<'a> {
 
     /// An address on a text, unedited.
     fn recorded(&mut self, tokens: Vec<u32>, at: Address) -> Result<Tensor> {
-        let recording = self.bench.record(&Run::plain(tokens), &[at])?;
+        let recording = self.lab.record(&Run::plain(tokens), &[at])?;
         Ok(recording.get(at)?.to_dtype(DType::F32)?)
     }
 
@@ -73,7 +73,7 @@ impl<'a> Shelf<'a> {
     /// What to know about the direction before it is used; empty where there is nothing.
     pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
         self.get(name)?;
-        let (held, card) = (self.opened.get(name), &self.bench.model.card);
+        let (held, card) = (self.opened.get(name), &self.lab.model.card);
         Ok(held.map_or_else(String::new, |held| held.caution(card)))
     }
 
@@ -96,7 +96,7 @@ impl<'a> Shelf<'a> {
     /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
     pub(crate) fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
         if !self.read.contains_key(file) {
-            self.read.insert(file.into(), self.bench.statistics(file)?);
+            self.read.insert(file.into(), self.lab.statistics(file)?);
         }
         let held = &self.read[file];
         Ok((held.mean(at)?.to_vec(), held.about()))
@@ -104,7 +104,7 @@ impl<'a> Shelf<'a> {
 
     /// An address on another text, unedited, `[positions * width]`, and which text that was.
     pub(crate) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
-        let tokens = self.bench.model.encode(text, false)?;
+        let tokens = self.lab.model.encode(text, false)?;
         let note = format!("values of another text of {} tokens", tokens.len());
         let rows = self.recorded(tokens, at)?.flatten_all()?;
         Ok((rows.to_vec1()?, note))
@@ -112,7 +112,7 @@ impl<'a> Shelf<'a> {
 
     /// The units of a named set at an address.
     pub(crate) fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
-        let set = self.bench.unit_set(set)?;
+        let set = self.lab.unit_set(set)?;
         if set.site != at.site {
             let has = set.site.spec().name;
             return Err(Error::Refused {
@@ -125,7 +125,7 @@ impl<'a> Shelf<'a> {
 
     /// How large the units of an address are over the unedited prompt: the mean over its tokens of the magnitude, a number a unit.
     pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
-        let size = unit_size(at.site, &self.bench.model);
+        let size = unit_size(at.site, &self.lab.model);
         let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
         let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
         let mean = mean.to_vec1::<f32>()?;
@@ -135,14 +135,14 @@ impl<'a> Shelf<'a> {
     /// The first token of a text; `#17` is token 17 itself.
     pub(crate) fn token(&mut self, text: &str) -> Result<u32> {
         if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
-            let vocab = self.bench.model.card.vocab;
+            let vocab = self.lab.model.card.vocab;
             let known = (id as usize) < vocab;
             let expected = format!("a token from #0 to #{}", vocab - 1);
             return known
                 .then_some(id)
                 .ok_or_else(|| Error::argument("token", text, expected));
         }
-        let tokens = self.bench.model.tokenizer()?.encode(text, Bos::Raw)?;
+        let tokens = self.lab.model.tokenizer()?.encode(text, Bos::Raw)?;
         tokens
             .first()
             .copied()
@@ -184,7 +184,7 @@ pub(crate) fn find(
     found.settled(&model.card)
 }
 
-impl Bench {
+impl Lab {
     /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
         find(&self.directions, &self.model, name)

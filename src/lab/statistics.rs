@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bench;
+use super::lab::Lab;
 use super::pass::Pass;
 use super::run::Run;
 use crate::error::{Error, Result};
@@ -143,13 +143,13 @@ impl Statistics {
     ///
     /// When an address has no vector a position, when no position is left, or when an activation is no finite number.
     pub fn measure(
-        bench: &mut Bench,
+        lab: &mut Lab,
         pieces: &[Vec<u32>],
         wanted: &[Address],
         how: &How,
     ) -> Result<Self> {
         for at in wanted {
-            bench.model.offers(*at)?;
+            lab.model.offers(*at)?;
             if at.site.spec().axis == Axis::Positions {
                 return Err(Error::Refused {
                     address: at.to_string(),
@@ -161,7 +161,7 @@ impl Statistics {
         let mut sums = vec![Sums::default(); wanted.len()];
         let (mut counted, mut skipped) = (0, 0);
         for (i, piece) in pieces.iter().enumerate() {
-            bench.report(i as f32 / pieces.len() as f32)?;
+            lab.report(i as f32 / pieces.len() as f32)?;
             let kept = piece.len().saturating_sub(how.skip);
             skipped += piece.len() - kept;
             counted += kept;
@@ -169,7 +169,7 @@ impl Statistics {
                 continue;
             }
             let run = Run::plain(piece.clone());
-            let recording = bench.run_one(&Pass {
+            let recording = lab.run_one(&Pass {
                 record: wanted.to_vec(),
                 ..Pass::of(run)
             })?;
@@ -202,7 +202,7 @@ impl Statistics {
             });
         }
         rows.sort_by_key(|row| row.at);
-        let card = &bench.model.card;
+        let card = &lab.model.card;
         Ok(Self {
             rows,
             origin: Origin {

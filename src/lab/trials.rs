@@ -3,7 +3,7 @@
 //!
 //! Invariant: a result is kept only under everything it depends on (model, weights, dtype, device, tokens, edits, seed, parameters,
 //! version), and a sweep that was resumed returns what one that was not would have. To sweep over something, count the trials
-//! and call [`Bench::trials`] with what measures a slice of them.
+//! and call [`Lab::trials`] with what measures a slice of them.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::bench::Bench;
+use super::lab::Lab;
 use super::run::Run;
 use crate::edit::Edit;
 use crate::error::{Error, Result};
@@ -92,8 +92,8 @@ impl<T> Trials<T> {
     }
 }
 
-impl Bench {
-    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Bench::provenance`]), with a digest
+impl Lab {
+    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Lab::provenance`]), with a digest
     /// of every file that was read besides; `work` measures the trials of a range and returns a result for each.
     ///
     /// Where the user stops it, what is done comes back, and the same sweep goes on from there later.
@@ -131,7 +131,7 @@ impl Bench {
             let part = share(done)..share(done + range.len());
             let measured = self
                 .report(part.start)
-                .and_then(|()| self.part(part, |bench| work(bench, range.clone())));
+                .and_then(|()| self.part(part, |lab| work(lab, range.clone())));
             match measured {
                 Ok(measured) => {
                     for (i, result) in range.zip(measured) {
@@ -239,8 +239,8 @@ mod tests {
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 
-    fn bench() -> Bench {
-        Bench::new(Model::tiny(&FAMILIES[0], 7).unwrap())
+    fn lab() -> Lab {
+        Lab::new(Model::tiny(&FAMILIES[0], 7).unwrap())
     }
 
     fn named(name: &str) -> Vec<(String, String)> {
@@ -248,13 +248,13 @@ mod tests {
     }
 
     /// A sweep of nine trials, stopped from the inside before the trial `stop`; which trials it measured.
-    fn sweep(bench: &mut Bench, name: &str, stop: usize) -> (Result<Trials<f32>>, Vec<usize>) {
+    fn sweep(lab: &mut Lab, name: &str, stop: usize) -> (Result<Trials<f32>>, Vec<usize>) {
         let run = Run::plain(vec![1, 2]);
         let mut seen = Vec::new();
-        let trials = bench.trials(&run, named(name), 9, 2, |bench, range| {
+        let trials = lab.trials(&run, named(name), 9, 2, |lab, range| {
             seen.extend(range.clone());
             if range.end > stop {
-                bench.cancel.store(true, Ordering::Relaxed);
+                lab.cancel.store(true, Ordering::Relaxed);
                 return Err(Error::Cancelled);
             }
             Ok(range.map(|i| 0.1 * i as f32).collect())
@@ -265,7 +265,7 @@ mod tests {
     /// A name stands for what its file holds now: a sweep does not go on with another one's results.
     #[test]
     fn a_sweep_whose_file_has_changed_begins_anew() {
-        let bench = bench();
+        let lab = lab();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vector.safetensors");
         let parameters = vec![("direction".to_string(), file.display().to_string())];
@@ -280,7 +280,7 @@ mod tests {
         };
         let plain = Run::plain(vec![1, 2]);
         let key = |run: &Run, parameters: &[(String, String)]| {
-            bench.sweep_key(run, parameters.to_vec()).unwrap()
+            lab.sweep_key(run, parameters.to_vec()).unwrap()
         };
         let mut keys = Vec::new();
         for content in ["one", "two"] {
@@ -295,11 +295,11 @@ mod tests {
     /// What was measured before an error is there when the sweep is asked again.
     #[test]
     fn an_error_loses_nothing() {
-        let mut bench = bench();
+        let mut lab = lab();
         let run = Run::plain(vec![1, 2]);
         let mut again = Vec::new();
         for attempt in 0..2 {
-            let found = bench.trials(&run, named("e"), 6, 2, |_, range| {
+            let found = lab.trials(&run, named("e"), 6, 2, |_, range| {
                 if attempt == 0 && range.start == 4 {
                     return Err(Error::Engine("broken".into()));
                 }
@@ -307,37 +307,37 @@ mod tests {
                 Ok(range.map(|i| i as f32).collect())
             });
             assert_eq!(found.is_err(), attempt == 0);
-            assert!(!bench.unfinished.stopped, "nobody stopped it");
+            assert!(!lab.unfinished.stopped, "nobody stopped it");
         }
         assert_eq!(again, [(0, 0), (0, 2), (1, 4)]);
     }
 
     #[test]
     fn a_stopped_sweep_goes_on_where_it_was() {
-        let mut bench = bench();
-        let (whole, _) = sweep(&mut bench, "whole", 9);
-        let (part, seen) = sweep(&mut bench, "a", 5);
+        let mut lab = lab();
+        let (whole, _) = sweep(&mut lab, "whole", 9);
+        let (part, seen) = sweep(&mut lab, "a", 5);
         let part = part.unwrap();
         assert_eq!((part.done(), seen), (4, vec![0, 1, 2, 3, 4, 5]));
         assert!(part.note().unwrap().contains("4 of 9"));
-        assert!(!bench.cancel.load(Ordering::Relaxed), "the wish was met");
-        assert!(std::mem::take(&mut bench.unfinished.stopped));
-        let (other, seen) = sweep(&mut bench, "b", 9);
+        assert!(!lab.cancel.load(Ordering::Relaxed), "the wish was met");
+        assert!(std::mem::take(&mut lab.unfinished.stopped));
+        let (other, seen) = sweep(&mut lab, "b", 9);
         assert_eq!(seen.len(), 9, "another sweep owes nothing to the first");
         assert_eq!(other.unwrap(), whole.as_ref().unwrap().clone());
-        let (rest, seen) = sweep(&mut bench, "a", 9);
+        let (rest, seen) = sweep(&mut lab, "a", 9);
         assert_eq!(seen, [4, 5, 6, 7, 8]);
         assert_eq!(rest.unwrap(), whole.unwrap());
-        assert!(!bench.unfinished.stopped);
+        assert!(!lab.unfinished.stopped);
     }
 
     #[test]
     fn a_file_brings_a_sweep_into_another_process() {
         let folder = tempfile::tempdir().unwrap();
         let open = || {
-            let mut bench = bench();
-            bench.unfinished.folder = Some(folder.path().join("unfinished"));
-            bench
+            let mut lab = lab();
+            lab.unfinished.folder = Some(folder.path().join("unfinished"));
+            lab
         };
         let files = || {
             let entries = std::fs::read_dir(folder.path().join("unfinished")).unwrap();
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(files(), 1);
         let (rest, seen) = sweep(&mut open(), "a", 9);
         assert_eq!(seen, [4, 5, 6, 7, 8]);
-        assert_eq!(rest.unwrap(), sweep(&mut bench(), "a", 9).0.unwrap());
+        assert_eq!(rest.unwrap(), sweep(&mut lab(), "a", 9).0.unwrap());
         assert_eq!(files(), 0, "what is finished leaves nothing behind");
         for name in 0..KEPT + 3 {
             sweep(&mut open(), &name.to_string(), 5).0.unwrap();
@@ -370,22 +370,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let taken = folder.path().join("taken");
         std::fs::write(&taken, "a file").unwrap();
-        let mut bench = bench();
-        bench.unfinished.folder = Some(taken.join("unfinished"));
-        sweep(&mut bench, "a", 5).0.unwrap();
-        let why = bench.unfinished.failure.clone().unwrap();
+        let mut lab = lab();
+        lab.unfinished.folder = Some(taken.join("unfinished"));
+        sweep(&mut lab, "a", 5).0.unwrap();
+        let why = lab.unfinished.failure.clone().unwrap();
         assert!(why.contains("taken"), "{why}");
-        bench.unfinished.folder = Some(folder.path().join("unfinished"));
-        sweep(&mut bench, "b", 5).0.unwrap();
-        assert_eq!(bench.unfinished.failure, None);
+        lab.unfinished.folder = Some(folder.path().join("unfinished"));
+        sweep(&mut lab, "b", 5).0.unwrap();
+        assert_eq!(lab.unfinished.failure, None);
     }
 
     #[test]
     fn nothing_measured_is_nothing_kept() {
-        let mut bench = bench();
-        let (stopped, _) = sweep(&mut bench, "a", 1);
+        let mut lab = lab();
+        let (stopped, _) = sweep(&mut lab, "a", 1);
         assert!(matches!(stopped, Err(Error::Cancelled)));
-        assert!(bench.cancel.load(Ordering::Relaxed));
+        assert!(lab.cancel.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs, NormOf, Readout, Seen};
 use crate::lab::pass::{Logits, Pass};
 use crate::lab::readout::{Against, Ask, Said, Tokens, read, read_rows, tolerance};
@@ -31,7 +31,7 @@ const HELD: usize = 256 << 20;
 /// How many of the strongest tokens are kept of the distribution that a token was drawn from.
 const BEFORE: usize = 5;
 
-impl Bench {
+impl Lab {
     /// One pass over a run, and what it leaves behind of some of its positions.
     ///
     /// # Errors
@@ -177,13 +177,13 @@ impl Readout {
     /// Rows of one state as the unembedding takes them; `scale` is that of the last states.
     fn rows(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         rows: &Tensor,
         at: Address,
         scale: &Tensor,
         mapped: bool,
     ) -> Result<Tensor> {
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+        let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let rows = match &self.maps {
             // The last state is the output; maps end before it.
             Some(maps) if mapped && at != last => maps.map(at, rows)?,
@@ -193,7 +193,7 @@ impl Readout {
             NormOf::Own => None,
             NormOf::Final => Some(scale),
         };
-        bench.model.transformer.prepared(&rows, scale)
+        lab.model.transformer.prepared(&rows, scale)
     }
 }
 
@@ -294,20 +294,20 @@ pub(crate) fn from_logits<'a>(
 
 /// The last state against the model's own logits of the same pass; none where an edit acts after the last block, which
 /// no lens sees.
-fn check(bench: &Bench, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<Check>> {
+fn check(lab: &Lab, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<Check>> {
     if run.schedule.acts_at(Site::FinalNorm) {
         return Ok(None);
     }
     let row = last.narrow(0, last.dim(0)? - 1, 1)?.contiguous()?;
-    let lens = bench.model.transformer.unembed(&row)?;
+    let lens = lab.model.transformer.unembed(&row)?;
     let lens = lens.flatten_all()?.to_vec1::<f32>()?;
-    let tolerance = tolerance(bench.model.transformer.dtype());
+    let tolerance = tolerance(lab.model.transformer.dtype());
     Ok(Some(Check::of(own, &lens, tolerance)))
 }
 
 /// Reads a few positions at all states; the answers are those of another run where one is given.
 fn piece(
-    bench: &mut Bench,
+    lab: &mut Lab,
     (recording, other): (&Recording, Option<&Recording>),
     readout: &Readout,
     positions: Range<usize>,
@@ -315,28 +315,28 @@ fn piece(
     seen: &mut Seen,
 ) -> Result<()> {
     let count = positions.len();
-    let end = Site::ResidPost.at(bench.model.card.layers - 1);
+    let end = Site::ResidPost.at(lab.model.card.layers - 1);
     let part = |recording: &Recording, at: Address| -> Result<Tensor> {
         let rows = recording.get(at)?.narrow(0, positions.start, count)?;
         Ok(rows.contiguous()?)
     };
     let last = part(recording, end)?;
-    let transformer = &bench.model.transformer;
+    let transformer = &lab.model.transformer;
     let scale = transformer.norm.inverse_scale(&last)?;
     let finals = transformer.prepared(&last, None)?;
     let ways = std::iter::once(true).chain((!seen.plain.is_empty()).then_some(false));
     let states = ways.flat_map(|mapped| readout.at.iter().map(move |at| (*at, mapped)));
     let states =
-        states.map(|(at, mapped)| readout.rows(bench, &part(recording, at)?, at, &scale, mapped));
+        states.map(|(at, mapped)| readout.rows(lab, &part(recording, at)?, at, &scale, mapped));
     let states = Tensor::cat(&states.collect::<Result<Vec<_>>>()?, 0)?;
     let answers = match other {
         Some(other) => {
-            let rows = bench.model.transformer.prepared(&part(other, end)?, None)?;
+            let rows = lab.model.transformer.prepared(&part(other, end)?, None)?;
             let ask = Ask {
                 top: 1,
                 ..Ask::default()
             };
-            let said = reading(bench, &rows, &ask, (done, share * 0.1))?;
+            let said = reading(lab, &rows, &ask, (done, share * 0.1))?;
             Some(said.iter().map(|said| said.first().0).collect())
         }
         None => None,
@@ -345,10 +345,10 @@ fn piece(
     tell(readout, end, count, answers, seen, |of, ask| match of {
         Of::Finals => {
             from = 0.1;
-            reading(bench, &finals, ask, (done, share * from))
+            reading(lab, &finals, ask, (done, share * from))
         }
         Of::States => reading(
-            bench,
+            lab,
             &states,
             ask,
             (done + share * from, share * (1.0 - from)),
@@ -358,7 +358,7 @@ fn piece(
     match own.iter().position(|said| !said.is_finite()) {
         Some(i) => {
             let after = positions.start + i;
-            Err(bench.not_finite(&format!("The model's logits after position {after} are")))
+            Err(lab.not_finite(&format!("The model's logits after position {after} are")))
         }
         None => Ok(()),
     }
@@ -366,12 +366,12 @@ fn piece(
 
 /// Reads rows and tells how far it is.
 fn reading(
-    bench: &mut Bench,
+    lab: &mut Lab,
     rows: &Tensor,
     ask: &Ask,
     (done, share): (f32, f32),
 ) -> Result<Vec<Said>> {
-    bench.part(done..done + share, |bench| {
-        read(&bench.model, rows, ask, &mut |part| bench.report(part))
+    lab.part(done..done + share, |lab| {
+        read(&lab.model, rows, ask, &mut |part| lab.report(part))
     })
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::apply::{Null, Program};
-use super::bench::Bench;
 use super::capture::{Capture, Needs, NormOf};
+use super::lab::Lab;
 use super::readout::{Said, on_cpu, tolerance};
 use super::run::Run;
 use super::runner::{read_on, unedited};
@@ -70,42 +70,42 @@ pub struct Writer {
 impl Writer {
     /// Reads a prompt.
     pub fn begin(
-        bench: &mut Bench,
+        lab: &mut Lab,
         tokens: Vec<u32>,
         schedule: Schedule,
         sampling: Sampling,
     ) -> Result<Self> {
-        Self::begin_beside(bench, tokens, schedule, sampling, Beside::default())
+        Self::begin_beside(lab, tokens, schedule, sampling, Beside::default())
     }
 
     /// Reads a prompt, with a choice of what runs beside it.
     pub fn begin_beside(
-        bench: &mut Bench,
+        lab: &mut Lab,
         tokens: Vec<u32>,
         schedule: Schedule,
         sampling: Sampling,
         beside: Beside,
     ) -> Result<Self> {
-        bench.model.check_prompt(&tokens)?;
+        lab.model.check_prompt(&tokens)?;
         let run = Run {
             schedule,
             seed: sampling.seed,
             ..Run::plain(tokens)
         };
-        let program = bench.compile(&run, Null::No)?;
+        let program = lab.compile(&run, Null::No)?;
         let logits = Tensor::zeros(1, DType::F32, &candle_core::Device::Cpu)?;
         let mut writer = Self {
             run,
             sampling,
             beside,
-            cache: bench.model.cache(1)?,
+            cache: lab.model.cache(1)?,
             program,
             companion: None,
             scout: None,
             diverged: None,
             logits,
         };
-        writer.read(bench)?;
+        writer.read(lab)?;
         Ok(writer)
     }
 
@@ -127,14 +127,14 @@ impl Writer {
     }
 
     /// Runs something else beside the text from here on. A lockstep that begins shares everything up to here.
-    pub fn set_beside(&mut self, bench: &mut Bench, beside: Beside) -> Result<()> {
+    pub fn set_beside(&mut self, lab: &mut Lab, beside: Beside) -> Result<()> {
         if beside == self.beside {
             return Ok(());
         }
         self.attempt(|writer| {
             writer.beside = beside;
             writer.diverged = None;
-            writer.accompany(bench, true)
+            writer.accompany(lab, true)
         })
     }
 
@@ -150,15 +150,15 @@ impl Writer {
     }
 
     /// Reads every token again into a new cache.
-    fn read(&mut self, bench: &mut Bench) -> Result<()> {
+    fn read(&mut self, lab: &mut Lab) -> Result<()> {
         let rows = self.texts();
-        let mut cache = bench.model.cache(rows.len())?;
+        let mut cache = lab.model.cache(rows.len())?;
         self.program.act_on(1);
         self.program.forget();
         let logits = {
-            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, bench.guard());
+            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, lab.guard());
             let prompt = self.run.prompt;
-            read_on(&bench.model, &rows, prompt, &mut cache, &mut tap, &[])?.0
+            read_on(&lab.model, &rows, prompt, &mut cache, &mut tap, &[])?.0
         };
         cache.digest = self.run.schedule.digest();
         self.cache = cache;
@@ -176,8 +176,8 @@ impl Writer {
         self.program.settle()?;
         self.scout = None;
         if self.program.asks_probability() {
-            let mut cache = bench.model.cache(1)?;
-            self.probe(bench, &mut cache)?;
+            let mut cache = lab.model.cache(1)?;
+            self.probe(lab, &mut cache)?;
             self.scout = Some(cache);
         }
         Ok(())
@@ -200,7 +200,7 @@ impl Writer {
 
     /// Brings the unedited run to where it should be after a change of edits or of what runs beside: starts it, renews it
     /// (`anew`), or drops it.
-    fn accompany(&mut self, bench: &mut Bench, anew: bool) -> Result<()> {
+    fn accompany(&mut self, lab: &mut Lab, anew: bool) -> Result<()> {
         let wanted = !self.program.is_idle() && self.beside != Beside::Nothing;
         let scouting = self.program.asks_probability() != self.scout.is_some();
         match (&self.companion, wanted) {
@@ -220,32 +220,32 @@ impl Writer {
             }
             (None, true) => {
                 self.companion = None;
-                return self.read(bench);
+                return self.read(lab);
             }
             (Some(_), true) if anew => {
                 self.companion = None;
-                return self.read(bench);
+                return self.read(lab);
             }
             (Some(_), true) | (None, false) => {}
         }
         self.program.act_on(1);
         if scouting {
-            return self.read(bench);
+            return self.read(lab);
         }
         Ok(())
     }
 
     /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
-    fn probe(&mut self, bench: &Bench, cache: &mut Cache) -> Result<()> {
+    fn probe(&mut self, lab: &Lab, cache: &mut Cache) -> Result<()> {
         let text = [self.run.tokens.clone()];
-        let row = unedited(bench, &text, self.run.prompt, cache)?;
+        let row = unedited(lab, &text, self.run.prompt, cache)?;
         self.program.hear(self.run.tokens.len() - 1, &row);
         Ok(())
     }
 
     /// Whether the context has room for another token.
-    pub fn has_room(&self, bench: &Bench) -> bool {
-        self.run.tokens.len() < bench.model.card.context
+    pub fn has_room(&self, lab: &Lab) -> bool {
+        self.run.tokens.len() < lab.model.card.context
     }
 
     /// Chooses the next token of both runs.
@@ -316,12 +316,12 @@ impl Writer {
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
     /// When the pass is cancelled the token is not kept.
-    pub fn step(&mut self, bench: &mut Bench, needs: &[Needs]) -> Result<Step> {
+    pub fn step(&mut self, lab: &mut Lab, needs: &[Needs]) -> Result<Step> {
         let position = self.run.tokens.len();
         let (choice, unedited) = self.choose()?;
         let before = if needs.iter().any(|n| n.before) {
             let row = self.output()?;
-            drawn(&[&row], &[choice.id], bench.model.known_tokens()).pop()
+            drawn(&[&row], &[choice.id], lab.model.known_tokens()).pop()
         } else {
             None
         };
@@ -332,7 +332,7 @@ impl Writer {
             text.push(unedited);
             rows.push(text);
         }
-        let passed = match self.pass(bench, needs, &rows) {
+        let passed = match self.pass(lab, needs, &rows) {
             Ok(passed) => passed,
             Err(error) => {
                 // Nothing of an interrupted pass may stay behind.
@@ -349,7 +349,7 @@ impl Writer {
         self.logits = passed.logits.get(0)?;
         if let Some(companion) = &mut self.companion {
             companion.tokens.push(unedited);
-            let ends = self.beside == Beside::OwnText && bench.model.is_end(unedited);
+            let ends = self.beside == Beside::OwnText && lab.model.is_end(unedited);
             let length = companion.tokens.len();
             companion.ended = companion.ended.or(ends.then_some(length));
             companion.logits = passed.logits.get(1)?;
@@ -360,14 +360,14 @@ impl Writer {
         Ok(Step {
             choice,
             fired: self.program.latest().to_vec(),
-            captures: self.captures(bench, needs, &passed, before.as_ref())?,
+            captures: self.captures(lab, needs, &passed, before.as_ref())?,
         })
     }
 
     /// What the newest position leaves behind.
     fn captures(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         needs: &[Needs],
         passed: &Passed,
         before: Option<&Said>,
@@ -375,7 +375,7 @@ impl Writer {
         if needs.is_empty() {
             return Ok(Vec::new());
         }
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+        let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let run = Arc::new(self.run.clone());
         let position = run.tokens.len() - 1;
         // One comparison serves everybody who reads states of this position.
@@ -397,13 +397,13 @@ impl Writer {
             if let Some(readout) = &needs.read {
                 let row = |at: Address| {
                     let i = passed.ridden.iter().position(|a| *a == at)?;
-                    logits.chunks(bench.model.card.vocab).nth(i)
+                    logits.chunks(lab.model.card.vocab).nth(i)
                 };
-                capture.read = from_logits(readout, last, bench.model.known_tokens(), row)?;
+                capture.read = from_logits(readout, last, lab.model.known_tokens(), row)?;
                 if let Some(lens) =
                     row(last).filter(|_| checked.get().is_none() && self.output_is_plain())
                 {
-                    let tolerance = tolerance(bench.model.transformer.dtype());
+                    let tolerance = tolerance(lab.model.transformer.dtype());
                     checked.set(Some(Check::of(&self.output()?, lens, tolerance)));
                 }
                 capture.check = checked.get();
@@ -427,9 +427,9 @@ impl Writer {
     }
 
     /// One pass over the newest token of every row.
-    fn pass(&mut self, bench: &mut Bench, needs: &[Needs], rows: &[Vec<u32>]) -> Result<Passed> {
+    fn pass(&mut self, lab: &mut Lab, needs: &[Needs], rows: &[Vec<u32>]) -> Result<Passed> {
         if let Some(mut scout) = self.scout.take() {
-            let probed = self.probe(bench, &mut scout);
+            let probed = self.probe(lab, &mut scout);
             self.scout = Some(scout);
             probed?;
         }
@@ -440,7 +440,7 @@ impl Writer {
                 return Err(Error::Engine("only the plain lens reads new tokens".into()));
             }
             ridden.extend(&readout.at);
-            ridden.push(Site::ResidPost.at(bench.model.card.layers - 1));
+            ridden.push(Site::ResidPost.at(lab.model.card.layers - 1));
         }
         ridden.sort_unstable();
         ridden.dedup();
@@ -448,9 +448,9 @@ impl Writer {
         wanted.extend(&ridden);
         wanted.sort_unstable();
         wanted.dedup();
-        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, bench.guard());
+        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, lab.guard());
         let (logits, riders) = read_on(
-            &bench.model,
+            &lab.model,
             rows,
             self.run.prompt,
             &mut self.cache,
@@ -482,7 +482,7 @@ impl Writer {
     }
 
     /// Changes the edits from the next position on; what was computed stays. Returns that position.
-    pub fn edit_from_now(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<usize> {
+    pub fn edit_from_now(&mut self, lab: &mut Lab, edits: Vec<Edit>) -> Result<usize> {
         let position = self.run.tokens.len();
         let mut schedule = self.run.schedule.clone();
         schedule.change(position, edits);
@@ -490,31 +490,31 @@ impl Writer {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let mut program = bench.compile(&run, Null::No)?;
+        let mut program = lab.compile(&run, Null::No)?;
         program.carry(&self.program);
         self.attempt(|writer| {
             writer.program = program;
             writer.run.schedule = schedule;
             writer.cache.digest = writer.run.schedule.digest();
-            writer.accompany(bench, false)
+            writer.accompany(lab, false)
         })?;
         Ok(position)
     }
 
     /// Changes the edits as if they had always been so: the tokens stay, everything is computed again. A lockstep
     /// begins again here.
-    pub fn edit_always(&mut self, bench: &mut Bench, edits: Vec<Edit>) -> Result<()> {
+    pub fn edit_always(&mut self, lab: &mut Lab, edits: Vec<Edit>) -> Result<()> {
         let mut schedule = self.run.schedule.clone();
         schedule.change(0, edits);
         let run = Run {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let program = bench.compile(&run, Null::No)?;
+        let program = lab.compile(&run, Null::No)?;
         self.attempt(|writer| {
             (writer.run.schedule, writer.program) = (schedule, program);
             (writer.companion, writer.diverged) = (None, None);
-            writer.read(bench)
+            writer.read(lab)
         })
     }
 
@@ -531,7 +531,7 @@ impl Writer {
 
     /// Goes on with a text that was put aside, under the edits that it was written under. A lockstep goes on with the
     /// unedited run's own text; where there was none, both share everything up to here.
-    pub fn resume(&mut self, bench: &mut Bench, held: &Held) -> Result<()> {
+    pub fn resume(&mut self, lab: &mut Lab, held: &Held) -> Result<()> {
         let lockstep = self.beside.is_lockstep();
         let own = held.own.clone().filter(|_| lockstep);
         self.attempt(|writer| {
@@ -542,18 +542,18 @@ impl Writer {
                 logits: writer.logits.clone(),
                 ended,
             });
-            writer.read_anew(bench)
+            writer.read_anew(lab)
         })
     }
 
     /// Prepares the edits for the text as it is now, and reads it.
-    fn read_anew(&mut self, bench: &mut Bench) -> Result<()> {
-        self.program = bench.compile(&self.run, Null::No)?;
-        self.read(bench)
+    fn read_anew(&mut self, lab: &mut Lab) -> Result<()> {
+        self.program = lab.compile(&self.run, Null::No)?;
+        self.read(lab)
     }
 
     /// Forgets everything from `position` on, and computes the rest again so that receipts stay true.
-    pub fn rewind(&mut self, bench: &mut Bench, position: usize) -> Result<()> {
+    pub fn rewind(&mut self, lab: &mut Lab, position: usize) -> Result<()> {
         let position = position.clamp(1, self.run.tokens.len());
         self.attempt(|writer| {
             writer.run.tokens.truncate(position);
@@ -564,7 +564,7 @@ impl Writer {
                 companion.tokens.truncate(position);
                 companion.ended = companion.ended.filter(|length| *length <= position);
             }
-            writer.read_anew(bench)
+            writer.read_anew(lab)
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::edit::direction::{Direction, Origin};
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 
 /// One summand: a factor and the name or file of a direction.
 pub type Term = (f64, String);
@@ -46,13 +46,13 @@ pub fn parse(text: &str) -> Result<Vec<Term>> {
 
 /// The sum of directions of this model. Directions with one vector each may have been measured at different layers of one
 /// site: the sum then stands where the first one stood.
-pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
+pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
     let terms = parse(text)?;
     let mut sum: Option<(Direction, Vec<Vec<f64>>)> = None;
     let mut notes = vec![format!("{text}, of which")];
     let mut cautions = Vec::new();
     for (factor, name) in &terms {
-        let direction = bench.direction(name)?;
+        let direction = lab.direction(name)?;
         let first = sum.get_or_insert_with(|| {
             let zeros = direction.rows.iter().map(|(_, v)| vec![0f64; v.len()]);
             (direction.clone(), zeros.collect())
@@ -103,7 +103,7 @@ pub fn combine(bench: &Bench, text: &str) -> Result<Direction> {
     let Some((frame, totals)) = sum else {
         return Err(Error::argument("combine", text, "at least one direction"));
     };
-    let card = &bench.model.card;
+    let card = &lab.model.card;
     let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
     let sizes = frame
         .rows

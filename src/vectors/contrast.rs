@@ -13,7 +13,7 @@ use candle_core::DType;
 use crate::edit::direction::{Direction, Origin};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::Model;
@@ -130,7 +130,7 @@ pub struct Contrast {
 impl Contrast {
     /// Measures both lists, a pass a prompt.
     pub fn measure(
-        bench: &mut Bench,
+        lab: &mut Lab,
         plus: &[String],
         minus: &[String],
         measure: Measure,
@@ -151,29 +151,29 @@ impl Contrast {
             ));
         }
         let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
-        wanted.iter().try_for_each(|a| bench.model.offers(*a))?;
+        wanted.iter().try_for_each(|a| lab.model.offers(*a))?;
         let total = (plus.len() + minus.len()) as f32;
         let mut done = 0.0;
-        let mut side = |bench: &mut Bench, prompts: &[String]| -> Result<Side> {
+        let mut side = |lab: &mut Lab, prompts: &[String]| -> Result<Side> {
             let mut out = vec![Vec::with_capacity(prompts.len()); wanted.len()];
             for prompt in prompts {
                 done += 1.0;
-                bench.report(done / total)?;
-                let rows = vectors(bench, prompt, &measure, &wanted)?;
+                lab.report(done / total)?;
+                let rows = vectors(lab, prompt, &measure, &wanted)?;
                 out.iter_mut().zip(rows).for_each(|(o, row)| o.push(row));
             }
             Ok(out)
         };
         Ok(Self {
-            plus: side(bench, plus)?,
-            minus: side(bench, minus)?,
+            plus: side(lab, plus)?,
+            minus: side(lab, minus)?,
             measure,
             shared,
         })
     }
 
     /// The direction by a method. Methods on pairs need lists of equal length.
-    pub fn direction(&self, method: Method, bench: &Bench) -> Result<Direction> {
+    pub fn direction(&self, method: Method, lab: &Lab) -> Result<Direction> {
         let (a, b) = (self.plus[0].len(), self.minus[0].len());
         if method.paired() && a != b {
             return Err(Error::argument(
@@ -213,7 +213,7 @@ impl Contrast {
         } else {
             self.measure.site
         };
-        let noise = match bench.model.transformer.dtype() {
+        let noise = match lab.model.transformer.dtype() {
             DType::F32 | DType::F64 => 1e-6,
             _ => 1e-3,
         };
@@ -245,7 +245,7 @@ impl Contrast {
         if !nothing.is_empty() {
             notes.push(format!("left out as both sides are alike there: {nothing}"));
         }
-        let card = &bench.model.card;
+        let card = &lab.model.card;
         Ok(Direction {
             rows,
             origin: Origin {
@@ -352,14 +352,14 @@ pub fn check_letters(
 
 /// One prompt's vectors, the mean over the covered positions, a row a layer.
 fn vectors(
-    bench: &mut Bench,
+    lab: &mut Lab,
     prompt: &str,
     measure: &Measure,
     wanted: &[Address],
 ) -> Result<Vec<Vec<f64>>> {
-    let run = Run::plain(bench.model.encode(prompt, measure.chat)?);
-    bench.model.check_prompt(&run.tokens)?;
-    let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    let run = Run::plain(lab.model.encode(prompt, measure.chat)?);
+    lab.model.check_prompt(&run.tokens)?;
+    let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
     let positions = measure.positions.resolve(&pieces)?;
     let covered: Vec<usize> = (0..run.tokens.len())
         .filter(|p| positions.covers(*p, run.prompt))
@@ -371,7 +371,7 @@ fn vectors(
             format!("positions that a prompt of {} tokens has", run.tokens.len()),
         ));
     }
-    let recording = bench.run_one(&Pass {
+    let recording = lab.run_one(&Pass {
         record: wanted.to_vec(),
         ..Pass::of(run)
     })?;

@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 use super::shots::Ask;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
@@ -35,16 +35,16 @@ pub struct HeadMeans {
 
 impl HeadMeans {
     /// Measures prompts, a pass each.
-    pub fn measure(bench: &mut Bench, asks: &[Ask]) -> Result<Self> {
-        let layers = bench.model.card.layers;
+    pub fn measure(lab: &mut Lab, asks: &[Ask]) -> Result<Self> {
+        let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers)
             .flat_map(|l| [Site::Z.at(l), Site::AttnOut.at(l)])
             .collect();
-        let mut values = vec![vec![0f64; bench.model.width(Site::Z)]; layers];
+        let mut values = vec![vec![0f64; lab.model.width(Site::Z)]; layers];
         let mut scales = vec![0f64; layers];
         for (done, ask) in asks.iter().enumerate() {
-            bench.report(done as f32 / asks.len() as f32)?;
-            let read = at_the_end(bench, &Run::plain(ask.tokens.clone()), &wanted)?;
+            lab.report(done as f32 / asks.len() as f32)?;
+            let read = at_the_end(lab, &Run::plain(ask.tokens.clone()), &wanted)?;
             for layer in 0..layers {
                 let z = value(&read, Site::Z.at(layer))?;
                 values[layer]
@@ -52,7 +52,7 @@ impl HeadMeans {
                     .zip(z)
                     .for_each(|(s, v)| *s += f64::from(v));
                 let out = value(&read, Site::AttnOut.at(layer))?;
-                scales[layer] += f64::from(bench.model.transformer.attention_scale(layer, &out));
+                scales[layer] += f64::from(lab.model.transformer.attention_scale(layer, &out));
             }
         }
         let count = asks.len().max(1) as f64;
@@ -60,20 +60,20 @@ impl HeadMeans {
         Ok(Self {
             values: values.into_iter().map(mean).collect(),
             scales: mean(scales),
-            width: bench.model.transformer.blueprint.head_dim,
+            width: lab.model.transformer.blueprint.head_dim,
         })
     }
 
     /// What heads are at the last token of one run.
-    pub fn of_run(bench: &mut Bench, run: &Run) -> Result<Self> {
-        let layers = bench.model.card.layers;
+    pub fn of_run(lab: &mut Lab, run: &Run) -> Result<Self> {
+        let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
-        let read = at_the_end(bench, run, &wanted)?;
+        let read = at_the_end(lab, run, &wanted)?;
         let values = wanted.iter().map(|at| value(&read, *at));
         Ok(Self {
             values: values.collect::<Result<_>>()?,
             scales: vec![1.0; layers],
-            width: bench.model.transformer.blueprint.head_dim,
+            width: lab.model.transformer.blueprint.head_dim,
         })
     }
 
@@ -112,12 +112,12 @@ pub struct Effects {
 impl Effects {
     /// The average indirect effect of every head: its mean put into the last token of prompts that do not show the task,
     /// `p(answer | z.layer.head := mean) − p(answer)`, averaged.
-    pub fn indirect(bench: &mut Bench, asks: &[Ask], means: &HeadMeans) -> Result<Self> {
-        let mut total = Self::none(bench);
+    pub fn indirect(lab: &mut Lab, asks: &[Ask], means: &HeadMeans) -> Result<Self> {
+        let mut total = Self::none(lab);
         for (done, ask) in asks.iter().enumerate() {
-            bench.report(done as f32 / asks.len() as f32)?;
+            lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
-            total.add(&Self::of(bench, &run, ask.answer, |head| {
+            total.add(&Self::of(lab, &run, ask.answer, |head| {
                 means.head(head).to_vec()
             })?);
         }
@@ -125,18 +125,13 @@ impl Effects {
     }
 
     /// The average indirect effect of one head.
-    pub fn at(
-        bench: &mut Bench,
-        asks: &[Ask],
-        means: &HeadMeans,
-        (layer, head): Head,
-    ) -> Result<f64> {
+    pub fn at(lab: &mut Lab, asks: &[Ask], means: &HeadMeans, (layer, head): Head) -> Result<f64> {
         let mut sum = 0.0;
         for (done, ask) in asks.iter().enumerate() {
-            bench.report(done as f32 / asks.len() as f32)?;
+            lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
             let value = means.head((layer, head)).to_vec();
-            let (_, changes) = changes(bench, &run, &[((layer, head), value)], ask.answer)?;
+            let (_, changes) = changes(lab, &run, &[((layer, head), value)], ask.answer)?;
             sum += changes[0];
         }
         Ok(sum / asks.len().max(1) as f64)
@@ -144,15 +139,15 @@ impl Effects {
 
     /// What one run's answer loses or wins when each head's output at its last token is put to `value`, `[head_dim]`.
     pub fn of(
-        bench: &mut Bench,
+        lab: &mut Lab,
         run: &Run,
         answer: u32,
         value: impl Fn(Head) -> Vec<f32>,
     ) -> Result<Self> {
-        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+        let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let all = (0..layers).flat_map(|l| (0..heads).map(move |h| (l, h)));
         let values: Vec<(Head, Vec<f32>)> = all.map(|head| (head, value(head))).collect();
-        let (base, changes) = changes(bench, run, &values, answer)?;
+        let (base, changes) = changes(lab, run, &values, answer)?;
         Ok(Self {
             values: changes.chunks(heads).map(<[f64]>::to_vec).collect(),
             base,
@@ -160,8 +155,8 @@ impl Effects {
         })
     }
 
-    fn none(bench: &Bench) -> Self {
-        let card = &bench.model.card;
+    fn none(lab: &Lab) -> Self {
+        let card = &lab.model.card;
         Self {
             values: vec![vec![0.0; card.heads]; card.layers],
             base: 0.0,
@@ -198,8 +193,8 @@ impl Effects {
 }
 
 /// What a run holds at its last token.
-pub(crate) fn at_the_end(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
-    bench.run_one(&Pass {
+pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
+    lab.run_one(&Pass {
         from: Some(run.tokens.len().saturating_sub(1)),
         record: wanted.to_vec(),
         ..Pass::of(run.clone())
@@ -214,13 +209,13 @@ pub(crate) fn value(read: &RowCapture, at: Address) -> Result<Vec<f32>> {
 
 /// The probability of an answer after a run, and how it changes when each head alone is put to a value at the last token.
 fn changes(
-    bench: &mut Bench,
+    lab: &mut Lab,
     run: &Run,
     heads: &[(Head, Vec<f32>)],
     answer: u32,
 ) -> Result<(f64, Vec<f64>)> {
     let position = run.tokens.len().saturating_sub(1);
-    let device = bench.model.transformer.device.clone();
+    let device = lab.model.transformer.device.clone();
     let patched = heads.iter().map(|((layer, head), value)| {
         Ok(PassRow::patched(vec![Patch {
             head: Some(*head),
@@ -238,7 +233,7 @@ fn changes(
         logits: Logits::Last(1),
         ..Pass::of(run.clone())
     };
-    let mut found = bench.run_map(&pass, |_, _, row| probability(row.last(), answer))?;
+    let mut found = lab.run_map(&pass, |_, _, row| probability(row.last(), answer))?;
     let base = found.remove(0);
     Ok((base, found.into_iter().map(|p| p - base).collect()))
 }

@@ -12,7 +12,7 @@ use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -110,18 +110,18 @@ impl Verdict {
     /// Puts a direction into the last token of every query, at the output of every layer that it has a vector for; a
     /// direction with one vector is tried at all of them.
     pub fn reach(
-        bench: &mut Bench,
+        lab: &mut Lab,
         direction: &Direction,
         insertion: Insertion,
         asked: &Questions,
         seed: u64,
     ) -> Result<Self> {
-        let layers = layers_of(direction, bench.model.card.layers)?;
+        let layers = layers_of(direction, lab.model.card.layers)?;
         let vectors = layers
             .iter()
             .map(|l| Ok(direction.at(Site::ResidPost.at(*l))?.to_vec()))
             .collect::<Result<Vec<_>>>()?;
-        let width = bench.model.card.d_model;
+        let width = lab.model.card.d_model;
         if let Some(bad) = vectors.iter().find(|v| v.len() != width) {
             return Err(Error::argument(
                 "direction",
@@ -143,11 +143,11 @@ impl Verdict {
             bare: Score::default(),
             answered: Score::default(),
         };
-        let known = bench.model.known_tokens();
+        let known = lab.model.known_tokens();
         let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
         for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
-            bench.report(number as f32 / total)?;
+            lab.report(number as f32 / total)?;
             let held = number.checked_sub(asked.fit.len());
             let position = ask.tokens.len().saturating_sub(1);
             let own = Pass {
@@ -156,9 +156,9 @@ impl Verdict {
                 logits: Logits::Last(1),
                 ..Pass::of(Run::plain(ask.tokens.clone()))
             };
-            let read = bench.run_one(&own)?;
+            let read = lab.run_one(&own)?;
             let put = |at: &Address, vector: &[f32]| -> Result<PassRow> {
-                let value = Tensor::new(vector, &bench.model.transformer.device)?;
+                let value = Tensor::new(vector, &lab.model.transformer.device)?;
                 let value = match insertion {
                     Insertion::Replace => value,
                     Insertion::Add => {
@@ -182,7 +182,7 @@ impl Verdict {
                     rows.push(put(at, &random_like(vector, hash.finish()))?);
                 }
             }
-            let rows = bench.run(&Pass { rows, ..own })?;
+            let rows = lab.run(&Pass { rows, ..own })?;
             let (with, random) = rows.split_at(layers.len());
             for (score, row) in out.layers.iter_mut().zip(with) {
                 let side = if held.is_some() {
@@ -197,8 +197,8 @@ impl Verdict {
             }
         }
         for (number, ask) in asked.answered.iter().enumerate() {
-            bench.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
-            let logits = bench.last_logits(&Run::plain(ask.tokens.clone()))?;
+            lab.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
+            let logits = lab.last_logits(&Run::plain(ask.tokens.clone()))?;
             out.answered.count(&logits, ask.answer, known);
         }
         Ok(out)
@@ -239,7 +239,7 @@ impl Verdict {
     /// A row a layer.
     pub fn figure(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         name: &str,
         seed: u64,
         parameters: Vec<(String, String)>,
@@ -282,7 +282,7 @@ impl Verdict {
                 "right: the most probable next token is the first token of the answer; random: a vector of the same length, another one for every query".into(),
             ],
             check: None,
-            provenance: bench.provenance(&run, parameters),
+            provenance: lab.provenance(&run, parameters),
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::edit::Edit;
 use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::lab::Lab;
 use crate::lab::batch;
-use crate::lab::bench::Bench;
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
@@ -181,15 +181,11 @@ fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 /// # Errors
 ///
 /// When the lists begin their answers alike.
-pub fn find_markers(
-    bench: &mut Bench,
-    sides: &Sides,
-    schedule: &Schedule,
-) -> Result<Vec<(u32, f64)>> {
-    let mut ahead = vec![0f64; bench.model.known_tokens()];
+pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result<Vec<(u32, f64)>> {
+    let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for mut logits in batch::last_logits(bench, prompts, schedule)? {
+        for mut logits in batch::last_logits(lab, prompts, schedule)? {
             log_softmax(&mut logits);
             for (ahead, log) in ahead.iter_mut().zip(&logits) {
                 *ahead += share * f64::from(*log).exp();
@@ -210,11 +206,11 @@ pub fn find_markers(
 }
 
 /// How many tokens the chat template puts after a user's words; none without a template.
-pub fn after_instruction(bench: &Bench) -> usize {
+pub fn after_instruction(lab: &Lab) -> usize {
     // Words that share no last token: what they have in common is the template's.
     let texts: Vec<Vec<u32>> = ["alpha", "7", "("]
         .iter()
-        .filter_map(|words| bench.model.encode(words, true).ok())
+        .filter_map(|words| lab.model.encode(words, true).ok())
         .collect();
     let Some(first) = texts.first().filter(|_| texts.len() == 3) else {
         return 0;
@@ -235,7 +231,7 @@ pub fn after_instruction(bench: &Bench) -> usize {
 /// When a side is empty, or becomes so by the filter; when a prompt is shorter than a candidate position; when the work is
 /// stopped.
 pub fn select(
-    bench: &mut Bench,
+    lab: &mut Lab,
     making: &Sides,
     held_out: &Sides,
     rules: &Rules,
@@ -245,8 +241,8 @@ pub fn select(
     let mut left_out = (0, 0);
     let (making, held_out) = if rules.filter {
         (
-            behaving(bench, making, rules, schedule, &mut left_out)?,
-            behaving(bench, held_out, rules, schedule, &mut left_out)?,
+            behaving(lab, making, rules, schedule, &mut left_out)?,
+            behaving(lab, held_out, rules, schedule, &mut left_out)?,
         )
     } else {
         (making.clone(), held_out.clone())
@@ -268,15 +264,15 @@ pub fn select(
             ));
         }
     }
-    let layers = bench.model.card.layers;
-    let plus = means(bench, &making.plus, rules, schedule)?;
-    let minus = means(bench, &making.minus, rules, schedule)?;
-    let mut gauge = Gauge::new(bench, held_out, rules, schedule)?;
+    let layers = lab.model.card.layers;
+    let plus = means(lab, &making.plus, rules, schedule)?;
+    let minus = means(lab, &making.minus, rules, schedule)?;
+    let mut gauge = Gauge::new(lab, held_out, rules, schedule)?;
     let mut candidates = Vec::with_capacity(layers * rules.positions.len());
     let total = (layers * rules.positions.len() + 1) as f32;
     for (i, position) in rules.positions.iter().enumerate() {
         for layer in 0..layers {
-            gauge.bench.report(candidates.len() as f32 / total)?;
+            gauge.lab.report(candidates.len() as f32 / total)?;
             let pair = plus[i][layer].iter().zip(&minus[i][layer]);
             let vector: Vec<f32> = pair.map(|(p, m)| (p - m) as f32).collect();
             let scores = gauge.scores(layer, &vector)?;
@@ -314,14 +310,14 @@ pub fn select(
 
 /// The prompts that behave as their list says: plus with log-odds above 0, minus below.
 fn behaving(
-    bench: &mut Bench,
+    lab: &mut Lab,
     sides: &Sides,
     rules: &Rules,
     schedule: &Schedule,
     left_out: &mut (usize, usize),
 ) -> Result<Sides> {
     let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
-        let logits = batch::last_logits(bench, prompts, schedule)?;
+        let logits = batch::last_logits(lab, prompts, schedule)?;
         let pairs = prompts.iter().zip(&logits);
         Ok(pairs
             .filter(|(_, z)| sign * behaviour(z, &rules.markers) > 0.0)
@@ -339,14 +335,14 @@ fn behaving(
 
 /// Means of `resid_pre`, `[position][layer][d_model]`, in f64.
 fn means(
-    bench: &mut Bench,
+    lab: &mut Lab,
     prompts: &[Vec<u32>],
     rules: &Rules,
     schedule: &Schedule,
 ) -> Result<Vec<Vec<Vec<f64>>>> {
-    let layers = bench.model.card.layers;
+    let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();
-    let width = bench.model.card.d_model;
+    let width = lab.model.card.d_model;
     let mut sums = vec![vec![vec![0f64; width]; layers]; rules.positions.len()];
     for tokens in prompts {
         let farthest = rules.positions.iter().max().copied().unwrap_or(1);
@@ -360,12 +356,12 @@ fn means(
                 ),
             ));
         }
-        bench.report(0.0)?;
+        lab.report(0.0)?;
         let run = Run {
             schedule: schedule.clone(),
             ..Run::plain(tokens.clone())
         };
-        let recording = bench.run_one(&Pass {
+        let recording = lab.run_one(&Pass {
             record: wanted.clone(),
             ..Pass::of(run)
         })?;
@@ -391,7 +387,7 @@ fn means(
 
 /// Measures candidates on held-out prompts, against unedited passes that are made once.
 struct Gauge<'a> {
-    bench: &'a mut Bench,
+    lab: &'a mut Lab,
     held_out: Sides,
     markers: Vec<u32>,
     schedule: Schedule,
@@ -400,18 +396,13 @@ struct Gauge<'a> {
 }
 
 impl<'a> Gauge<'a> {
-    fn new(
-        bench: &'a mut Bench,
-        held_out: Sides,
-        rules: &Rules,
-        schedule: &Schedule,
-    ) -> Result<Self> {
-        let plus = batch::last_logits(bench, &held_out.plus, schedule)?;
-        let base = batch::last_logits(bench, &held_out.minus, schedule)?;
+    fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
+        let plus = batch::last_logits(lab, &held_out.plus, schedule)?;
+        let base = batch::last_logits(lab, &held_out.minus, schedule)?;
         let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, &rules.markers)));
         Ok(Self {
             unedited: (score(&plus), score(&base)),
-            bench,
+            lab,
             held_out,
             markers: rules.markers.clone(),
             schedule: schedule.clone(),
@@ -431,14 +422,14 @@ impl<'a> Gauge<'a> {
         }
         let at = Site::ResidPre.at(layer);
         let origin = Origin {
-            revision: self.bench.model.card.revision.clone(),
+            revision: self.lab.model.card.revision.clone(),
             ..Origin::default()
         };
         let rows = vec![(at, vector.to_vec())];
         let direction = Direction { rows, origin };
-        self.bench.directions.insert(CANDIDATE.into(), direction);
+        self.lab.directions.insert(CANDIDATE.into(), direction);
         let scores = tried(self.measure(at));
-        self.bench.directions.remove(CANDIDATE);
+        self.lab.directions.remove(CANDIDATE);
         Ok(scores?.unwrap_or(Scores {
             ablation: f64::NAN,
             addition: f64::NAN,
@@ -453,9 +444,9 @@ impl<'a> Gauge<'a> {
         let added = with(format!("add:{CANDIDATE}@{at}"))?;
         let markers = &self.markers;
         let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
-        let plus = batch::last_logits(self.bench, &self.held_out.plus, &ablated)?;
-        let moved = batch::last_logits(self.bench, &self.held_out.minus, &ablated)?;
-        let brought = batch::last_logits(self.bench, &self.held_out.minus, &added)?;
+        let plus = batch::last_logits(self.lab, &self.held_out.plus, &ablated)?;
+        let moved = batch::last_logits(self.lab, &self.held_out.minus, &ablated)?;
+        let brought = batch::last_logits(self.lab, &self.held_out.minus, &added)?;
         let pairs = self.base.iter().zip(&moved);
         Ok(Scores {
             ablation: score(&plus),

@@ -13,7 +13,7 @@ use super::judge::Insertion;
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Site};
 
@@ -91,38 +91,37 @@ impl InContext {
     }
 
     /// Measures a vector for every layer's output. A function vector is the same at all of them.
-    pub fn make(self, bench: &mut Bench, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
+    pub fn make(self, lab: &mut Lab, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
         let mut notes = vec![format!(
             "{} examples a prompt, seed {}",
             shots.count, shots.seed
         )];
         let (vectors, prompts) = match self {
             Self::LayerAverage => {
-                let asks = shots.on(bench).clean(recipe.trials)?;
-                (states(bench, &asks)?, asks.len())
+                let asks = shots.on(lab).clean(recipe.trials)?;
+                (states(lab, &asks)?, asks.len())
             }
             Self::TaskVector => {
-                let asks = shots.on(bench).dummies(recipe.dummies)?;
-                (states(bench, &asks)?, asks.len())
+                let asks = shots.on(lab).dummies(recipe.dummies)?;
+                (states(lab, &asks)?, asks.len())
             }
             Self::FunctionVector => {
-                bench.model.transformer.check_head_writes()?;
-                let asks = shots.on(bench).clean(recipe.trials)?;
+                lab.model.transformer.check_head_writes()?;
+                let asks = shots.on(lab).clean(recipe.trials)?;
                 let (corrupt, on) = match recipe.rank {
-                    Rank::Shuffled => (
-                        shots.on(bench).shuffled(recipe.shuffled)?,
-                        "shuffled prompts",
-                    ),
+                    Rank::Shuffled => {
+                        (shots.on(lab).shuffled(recipe.shuffled)?, "shuffled prompts")
+                    }
                     Rank::Asked => (
-                        shots.on(bench).unshown(recipe.shuffled)?,
+                        shots.on(lab).unshown(recipe.shuffled)?,
                         "prompts without examples",
                     ),
                 };
-                let means = HeadMeans::measure(bench, &asks)?;
-                let effects = Effects::indirect(bench, &corrupt, &means)?;
+                let means = HeadMeans::measure(lab, &asks)?;
+                let effects = Effects::indirect(lab, &corrupt, &means)?;
                 let chosen = effects.top(recipe.heads);
                 let heads: Vec<Head> = chosen.iter().map(|(head, _)| *head).collect();
-                let vector = assemble(&bench.model, &means, &heads)?;
+                let vector = assemble(&lab.model, &means, &heads)?;
                 let listed: Vec<String> = chosen
                     .iter()
                     .map(|((layer, head), effect)| format!("{layer}.{head} {}", signed(*effect)))
@@ -136,13 +135,13 @@ impl InContext {
                 if effects.base > KNOWN {
                     notes.push("WARNING: the prompts that heads were ranked on are answered already, so the ranking says little; rank on prompts that do not show the task".into());
                 }
-                if bench.model.transformer.norms_writes() {
+                if lab.model.transformer.norms_writes() {
                     notes.push("this family norms what attention writes: the vector went through that norm's gain, at its mean scale over the prompts".into());
                 }
-                (vec![vector; bench.model.card.layers], asks.len())
+                (vec![vector; lab.model.card.layers], asks.len())
             }
         };
-        let card = &bench.model.card;
+        let card = &lab.model.card;
         let rows = vectors.into_iter().enumerate();
         Ok(Direction {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
@@ -192,7 +191,7 @@ fn signed(effect: f64) -> String {
     }
 }
 
-/// [`Shots`] without the model, which the bench lends while prompts are made.
+/// [`Shots`] without the model, which the lab lends while prompts are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompts<'a> {
     /// As in [`Shots`].
@@ -208,10 +207,10 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Prompts for the model on the bench.
-    pub fn on(self, bench: &'a Bench) -> Shots<'a> {
+    /// Prompts for the model on the lab.
+    pub fn on(self, lab: &'a Lab) -> Shots<'a> {
         Shots {
-            model: &bench.model,
+            model: &lab.model,
             pairs: self.pairs,
             layout: self.layout,
             asked: self.asked,
@@ -222,13 +221,13 @@ impl<'a> Prompts<'a> {
 }
 
 /// The mean of `resid_post` at the last token, by layer: `[layers][d_model]`. A pass a prompt.
-pub fn states(bench: &mut Bench, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
-    let layers = bench.model.card.layers;
+pub fn states(lab: &mut Lab, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
+    let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-    let mut sums = vec![vec![0f64; bench.model.card.d_model]; layers];
+    let mut sums = vec![vec![0f64; lab.model.card.d_model]; layers];
     for (done, ask) in asks.iter().enumerate() {
-        bench.report(done as f32 / asks.len() as f32)?;
-        let read = at_the_end(bench, &Run::plain(ask.tokens.clone()), &wanted)?;
+        lab.report(done as f32 / asks.len() as f32)?;
+        let read = at_the_end(lab, &Run::plain(ask.tokens.clone()), &wanted)?;
         for (sum, at) in sums.iter_mut().zip(&wanted) {
             let values = value(&read, *at)?;
             sum.iter_mut()

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::load::{Options, load};
 use lmscope::model::network::families;
@@ -94,21 +94,21 @@ impl Made {
         Self(folder)
     }
 
-    fn bench(&self, config: &Value) -> lmscope::error::Result<Bench> {
+    fn lab(&self, config: &Value) -> lmscope::error::Result<Lab> {
         std::fs::write(self.0.path().join("config.json"), config.to_string()).unwrap();
         let options = Options {
             dtype: Some("f32".into()),
             device: Some("cpu".into()),
             ..Options::default()
         };
-        load(&self.0.path().to_string_lossy(), &options).map(Bench::new)
+        load(&self.0.path().to_string_lossy(), &options).map(Lab::new)
     }
 }
 
 /// Six logits of the last position, and six of the middle one.
-fn logits(bench: &mut Bench, tokens: &[u32]) -> Vec<f32> {
+fn logits(lab: &mut Lab, tokens: &[u32]) -> Vec<f32> {
     let at = "logits".parse().unwrap();
-    let found = bench.record(&Run::plain(tokens.to_vec()), &[at]).unwrap();
+    let found = lab.record(&Run::plain(tokens.to_vec()), &[at]).unwrap();
     let rows: Vec<Vec<f32>> = found.get(at).unwrap().to_vec2().unwrap();
     let row = |i: usize| rows[i][..6].to_vec();
     [row(rows.len() - 1), row(rows.len() / 2)].concat()
@@ -151,10 +151,10 @@ fn keys_that_are_absent_null_or_in_two_dialects_are_read_as_transformers_reads_t
             if let Some(found) = known.get(&key) {
                 return Ok((found.clone(), usize::MAX));
             }
-            let mut bench = made.bench(config).map_err(|e| e.to_string())?;
-            let unused = usize::from(bench.model.notes.iter().any(|n| n.contains("not used")));
+            let mut lab = made.lab(config).map_err(|e| e.to_string())?;
+            let unused = usize::from(lab.model.notes.iter().any(|n| n.contains("not used")));
             passes += 1;
-            let found = logits(&mut bench, &tokens);
+            let found = logits(&mut lab, &tokens);
             known.insert(key, found.clone());
             Ok((found, unused))
         };
@@ -212,7 +212,7 @@ fn keys_that_are_absent_null_or_in_two_dialects_are_read_as_transformers_reads_t
                 continue;
             }
             let config = variant(&base, variant_name, &patches);
-            if families::read(&config).is_ok() && made.bench(&config).is_ok() {
+            if families::read(&config).is_ok() && made.lab(&config).is_ok() {
                 wrong.push(format!(
                     "{place}, {variant_name}: loads, and transformers: {why}"
                 ));

@@ -390,7 +390,7 @@ const CALLERS: &[(&str, &[&str])] = &[
     ("prepare", &["lab/runner"]),
     (
         "unembed",
-        &["cli/doctor/identities", "lab/bench", "lab/unembed"],
+        &["cli/doctor/identities", "lab/lab", "lab/unembed"],
     ),
 ];
 

@@ -8,7 +8,7 @@ use lmscope::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, other_heads, silenced,
 };
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
@@ -20,13 +20,13 @@ use super::tools::{edited, every_family, gap, next, prompt, same_bits, values};
 
 const LENGTH: usize = 24;
 
-fn observe(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+fn observe(lab: &mut Lab, run: &Run, arguments: &[(&str, &str)]) -> Figure {
     let mut given = Arguments::default();
     for (name, value) in arguments {
         given = given.with(name, value);
     }
     let attention = instrument("attention").unwrap();
-    attention.observe(run, &given, bench).unwrap()
+    attention.observe(run, &given, lab).unwrap()
 }
 
 fn grid(figure: &Figure) -> &Grid {
@@ -37,32 +37,32 @@ fn grid(figure: &Figure) -> &Grid {
 }
 
 /// `[heads][queries][sources]` of a layer.
-fn probs(bench: &mut Bench, run: &Run, layer: usize) -> Vec<Vec<Vec<f32>>> {
+fn probs(lab: &mut Lab, run: &Run, layer: usize) -> Vec<Vec<Vec<f32>>> {
     let at = Site::AttnProbs.at(layer);
-    let recording = bench.record(run, &[at]).unwrap();
+    let recording = lab.record(run, &[at]).unwrap();
     recording.get(at).unwrap().to_vec3().unwrap()
 }
 
-fn demo() -> Bench {
-    Bench::open("demo", &Options::default()).unwrap()
+fn demo() -> Lab {
+    Lab::open("demo", &Options::default()).unwrap()
 }
 
 #[test]
 fn patterns_are_what_flowed() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let layer = bench.model.card.layers - 1;
+        let layer = lab.model.card.layers - 1;
         // Not the first of its group, and not the one that a wrong order of groups gives the same values.
         let head = 1;
-        let own = probs(&mut bench, &run, layer);
+        let own = probs(&mut lab, &run, layer);
         let (l, h) = (layer.to_string(), head.to_string());
         let at = [
             ("show", "pattern"),
             ("layer", l.as_str()),
             ("head", h.as_str()),
         ];
-        let figure = observe(&mut bench, &run, &at);
+        let figure = observe(&mut lab, &run, &at);
         let pattern = grid(&figure);
         assert_eq!(pattern.columns.len(), LENGTH);
         for (source, column) in pattern.cells.iter().enumerate() {
@@ -76,20 +76,20 @@ fn patterns_are_what_flowed() {
         }
         // What an edge carries: the length of probability times value, through the head's slice of the projection.
         let v = Site::V.at(layer);
-        let recording = bench.record(&run, &[v]).unwrap();
+        let recording = lab.record(&run, &[v]).unwrap();
         let v = recording.get(v).unwrap().to_vec3::<f32>().unwrap();
-        let shape = bench.model.transformer.blueprint.clone();
+        let shape = lab.model.transformer.blueprint.clone();
         let group = shape.heads / shape.kv_heads;
         for value in ["value", "write"] {
             let mut with = at.to_vec();
             with.push(("value", value));
-            let figure = observe(&mut bench, &run, &with);
+            let figure = observe(&mut lab, &run, &with);
             for (query, source) in [(LENGTH - 1, 3), (LENGTH - 1, LENGTH - 1), (5, 0)] {
                 let own_v = &v[source][head / group];
                 let carried = if value == "value" {
                     own_v.clone()
                 } else {
-                    let transformer = &bench.model.transformer;
+                    let transformer = &lab.model.transformer;
                     transformer.head_write(layer, head, own_v).unwrap()
                 };
                 let square: f64 = carried.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -103,19 +103,19 @@ fn patterns_are_what_flowed() {
 
 #[test]
 fn the_strongest_sources_of_all_heads_grow_live_as_they_are() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let attention = instrument("attention").unwrap();
         for value in ["probability", "entropy"] {
             let arguments = Arguments::default().with("value", value).with("window", 3);
-            assert!(attention.live(&bench.model.card, &arguments));
+            assert!(attention.live(&lab.model.card, &arguments));
             let text = prompt(6);
             let mut writer =
-                Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
-            next(attention, &mut writer, &arguments, &mut bench);
-            let live = next(attention, &mut writer, &arguments, &mut bench);
+                Writer::begin(&mut lab, text, Schedule::none(), Sampling::default()).unwrap();
+            next(attention, &mut writer, &arguments, &mut lab);
+            let live = next(attention, &mut writer, &arguments, &mut lab);
             let whole = attention
-                .observe(&writer.run, &arguments, &mut bench)
+                .observe(&writer.run, &arguments, &mut lab)
                 .unwrap();
             let (live, whole) = (grid(&live), grid(&whole));
             assert_eq!(live.rows, whole.rows);
@@ -127,8 +127,8 @@ fn the_strongest_sources_of_all_heads_grow_live_as_they_are() {
         }
         // By hand: the largest but the first.
         let run = Run::plain(prompt(LENGTH));
-        let own = probs(&mut bench, &run, 1);
-        let figure = observe(&mut bench, &run, &[("layer", "1")]);
+        let own = probs(&mut lab, &run, 1);
+        let figure = observe(&mut lab, &run, &[("layer", "1")]);
         for (query, column) in grid(&figure).cells.iter().enumerate().skip(1) {
             for (head, cell) in column.iter().enumerate() {
                 let row = &own[head][query][1..=query];
@@ -147,18 +147,18 @@ fn the_strongest_sources_of_all_heads_grow_live_as_they_are() {
 
 #[test]
 fn what_a_head_writes_is_what_taking_it_away_takes() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let figure = observe(&mut bench, &run, &[("show", "writes"), ("count", "200")]);
+        let figure = observe(&mut lab, &run, &[("show", "writes"), ("count", "200")]);
         let Body::Table(table) = &figure.body else {
             panic!("a table")
         };
-        let card = bench.model.card.clone();
+        let card = lab.model.card.clone();
         assert_eq!(table.pages[0].rows.len(), card.layers * card.heads);
         let at = Site::AttnAdd.at(0);
-        let add = |bench: &mut Bench, run: &Run| {
-            let recording = bench.record(run, &[at]).unwrap();
+        let add = |lab: &mut Lab, run: &Run| {
+            let recording = lab.record(run, &[at]).unwrap();
             recording.get(at).unwrap().get(LENGTH - 1).unwrap()
         };
         for row in &table.pages[0].rows {
@@ -173,7 +173,7 @@ fn what_a_head_writes_is_what_taking_it_away_takes() {
                 continue;
             }
             let without = edited(prompt(LENGTH), &[&format!("zero:{head}@z.0")]);
-            let lost = (add(&mut bench, &run) - add(&mut bench, &without)).unwrap();
+            let lost = (add(&mut lab, &run) - add(&mut lab, &without)).unwrap();
             let length = values(&lost.sqr().unwrap().sum_all().unwrap())[0].sqrt();
             assert!(
                 (length - size).abs() < 1e-4 * size.max(1.0),
@@ -186,9 +186,9 @@ fn what_a_head_writes_is_what_taking_it_away_takes() {
 /// I23: a wired head scores 1, an even one what the mean of its rows says.
 #[test]
 fn i23_scores_are_the_attention_to_what_the_kind_names() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let text = Repeated::random(&bench.model, 9, 5).unwrap();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let text = Repeated::random(&lab.model, 9, 5).unwrap();
         assert_eq!(text.tokens.len(), text.first + 18);
         assert_eq!(
             text.tokens[text.first..text.first + 9],
@@ -202,7 +202,7 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
             Score::Duplicate,
             Score::Sink,
         ] {
-            let found = HeadScores::measure(&mut bench, score, &[(run.clone(), first)]).unwrap();
+            let found = HeadScores::measure(&mut lab, score, &[(run.clone(), first)]).unwrap();
             // The definitions by offsets, on the second copy.
             let pairs: Vec<(usize, usize)> = match score {
                 Score::Induction => (first + period..length)
@@ -213,15 +213,15 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
                 Score::Sink => (1..length).map(|i| (i, 0)).collect(),
             };
             assert_eq!(found.queries, pairs.len(), "{name} {score:?}");
-            for layer in 0..bench.model.card.layers {
-                let own = probs(&mut bench, &run, layer);
+            for layer in 0..lab.model.card.layers {
+                let own = probs(&mut lab, &run, layer);
                 for (head, own) in own.iter().enumerate() {
                     let sum: f64 = pairs.iter().map(|(i, j)| f64::from(own[*i][*j])).sum();
                     let expected = sum / pairs.len() as f64;
                     let gap = (found.values[layer][head] - expected).abs();
                     assert!(gap < 1e-6, "{name} {score:?}: {gap}");
                 }
-                let window = bench.model.transformer.blueprint.layers[layer].window;
+                let window = lab.model.transformer.blueprint.layers[layer].window;
                 let seen = |i: usize| window.map_or(i + 1, |w| w.min(i + 1));
                 let even = pairs.iter().filter(|(i, j)| j + seen(*i) > *i);
                 let even: f64 = even.map(|(i, _)| 1.0 / seen(*i) as f64).sum();
@@ -231,7 +231,7 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
         }
         // Queries that are nothing read evenly what they see.
         let even = edited(text.tokens.clone(), &["zero@q.*"]);
-        let found = HeadScores::measure(&mut bench, Score::Induction, &[(even, first)]).unwrap();
+        let found = HeadScores::measure(&mut lab, Score::Induction, &[(even, first)]).unwrap();
         for (row, even) in found.values.iter().zip(&found.even) {
             assert!(
                 row.iter().all(|v| (v - even).abs() < 1e-6),
@@ -239,12 +239,12 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
             );
         }
         let figure = observe(
-            &mut bench,
+            &mut lab,
             &Run::plain(vec![]),
             &[("show", "scores"), ("period", "9")],
         );
         let scores = grid(&figure);
-        assert_eq!(scores.cells.len(), bench.model.card.heads);
+        assert_eq!(scores.cells.len(), lab.model.card.heads);
         assert_eq!(scores.cells[1][0].anchor.unit, Some(Unit::Head(1)));
         assert!(figure.notes.iter().any(|n| n.contains("null")));
     }
@@ -253,8 +253,8 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
 /// Cutting all but a token's predecessor, itself too weak to matter, makes a previous-token head of every head.
 #[test]
 fn a_head_that_can_read_only_one_token_scores_one() {
-    let mut bench = demo();
-    let text = Repeated::random(&bench.model, 6, 1).unwrap();
+    let mut lab = demo();
+    let text = Repeated::random(&lab.model, 6, 1).unwrap();
     let length = text.tokens.len();
     let mut edits: Vec<String> = Vec::new();
     for query in 2..length {
@@ -262,8 +262,8 @@ fn a_head_that_can_read_only_one_token_scores_one() {
     }
     let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
     let run = edited(text.tokens.clone(), &edits);
-    let own = probs(&mut bench, &run, 3);
-    let found = HeadScores::measure(&mut bench, Score::Previous, &[(run, 1)]).unwrap();
+    let own = probs(&mut lab, &run, 3);
+    let found = HeadScores::measure(&mut lab, Score::Previous, &[(run, 1)]).unwrap();
     let both: f64 = (2..length)
         .map(|i| f64::from(own[1][i][i - 1]) + f64::from(own[1][i][i]))
         .sum::<f64>()
@@ -277,8 +277,8 @@ fn a_head_that_can_read_only_one_token_scores_one() {
 /// T60.
 #[test]
 fn t60_a_cut_hides_what_it_says_and_nothing_else() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let text = prompt(LENGTH);
         let run = Run::plain(text.clone());
         let wanted = [
@@ -289,13 +289,13 @@ fn t60_a_cut_hides_what_it_says_and_nothing_else() {
             Site::ResidPre.at(1),
             Site::Logits.at(0),
         ];
-        let get = |bench: &mut Bench, edits: &[&str], at: usize| {
+        let get = |lab: &mut Lab, edits: &[&str], at: usize| {
             let run = edited(text.clone(), edits);
-            let recording = bench.record(&run, &wanted).unwrap();
+            let recording = lab.record(&run, &wanted).unwrap();
             recording.get(wanted[at]).unwrap().clone()
         };
-        let logits = |bench: &mut Bench, edits: &[&str]| get(bench, edits, 5);
-        let plain = bench.record(&run, &wanted).unwrap();
+        let logits = |lab: &mut Lab, edits: &[&str]| get(lab, edits, 5);
+        let plain = lab.record(&run, &wanted).unwrap();
         let own = plain.get(wanted[5]).unwrap();
         // Nothing cut is nothing changed.
         for nothing in [
@@ -304,19 +304,19 @@ fn t60_a_cut_hides_what_it_says_and_nothing_else() {
             "cut:0=last@attn_scores.1",
         ] {
             assert!(
-                same_bits(&logits(&mut bench, &[nothing]), own),
+                same_bits(&logits(&mut lab, &[nothing]), own),
                 "{name} {nothing}"
             );
         }
         // One head, one rectangle: -inf there, every other score keeps its bits, rows sum to one.
         let cut = ["cut:1=3..6@attn_scores.1:8..12"];
-        let (before, after) = (plain.get(wanted[0]).unwrap(), get(&mut bench, &cut, 0));
+        let (before, after) = (plain.get(wanted[0]).unwrap(), get(&mut lab, &cut, 0));
         let (before, after) = (
             before.to_vec3::<f32>().unwrap(),
             after.to_vec3::<f32>().unwrap(),
         );
-        let rows = get(&mut bench, &cut, 1).to_vec3::<f32>().unwrap();
-        for head in 0..bench.model.card.heads {
+        let rows = get(&mut lab, &cut, 1).to_vec3::<f32>().unwrap();
+        for head in 0..lab.model.card.heads {
             for query in 0..LENGTH {
                 let sum: f32 = rows[head][query].iter().sum();
                 assert!((sum - 1.0).abs() < 1e-5, "{name}");
@@ -333,19 +333,19 @@ fn t60_a_cut_hides_what_it_says_and_nothing_else() {
             }
         }
         // I25: no logit before the first query changes, later ones do.
-        let changed = logits(&mut bench, &cut);
+        let changed = logits(&mut lab, &cut);
         assert!(same_bits(
             &changed.narrow(0, 0, 8).unwrap(),
             &own.narrow(0, 0, 8).unwrap()
         ));
         assert!(gap(&changed, own) > 0.0, "{name}: the cut does something");
         // All sources cut: a head's result is its own value, as if the token stood alone.
-        let alone = get(&mut bench, &["cut@attn_scores.1"], 2)
+        let alone = get(&mut lab, &["cut@attn_scores.1"], 2)
             .to_vec3::<f32>()
             .unwrap();
         let v = plain.get(wanted[3]).unwrap().to_vec3::<f32>().unwrap();
         let group =
-            bench.model.transformer.blueprint.heads / bench.model.transformer.blueprint.kv_heads;
+            lab.model.transformer.blueprint.heads / lab.model.transformer.blueprint.kv_heads;
         for (position, heads) in alone.iter().enumerate() {
             for (head, z) in heads.iter().enumerate() {
                 let near = z.iter().zip(&v[position][head / group]);
@@ -356,7 +356,7 @@ fn t60_a_cut_hides_what_it_says_and_nothing_else() {
             }
         }
         // Half a cut halves the odds.
-        let half = get(&mut bench, &["cut:0=3@attn_scores.1:9*0.5"], 1);
+        let half = get(&mut lab, &["cut:0=3@attn_scores.1:9*0.5"], 1);
         let half = half.to_vec3::<f32>().unwrap()[0][9].clone();
         let full = plain.get(wanted[1]).unwrap().to_vec3::<f32>().unwrap()[0][9].clone();
         let odds = |row: &[f32]| row[3] / row[9];
@@ -366,8 +366,8 @@ fn t60_a_cut_hides_what_it_says_and_nothing_else() {
 
 #[test]
 fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let edits: Vec<Edit> = [
             "cut:0=2..5@attn_scores.*",
             "cut:1=1@attn_scores.0:generated",
@@ -376,25 +376,25 @@ fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
         .to_vec();
         let schedule = Schedule::always(edits);
         let text = prompt(7);
-        let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
+        let mut writer = Writer::begin(&mut lab, text, schedule, Sampling::default()).unwrap();
         let mut steps = Vec::new();
         for _ in 0..5 {
-            steps.push(writer.step(&mut bench, &[]).unwrap());
+            steps.push(writer.step(&mut lab, &[]).unwrap());
         }
         // Token by token through the cache, beside an unedited run in the same batch, and in one pass: the same (I20).
         let run = writer.run.clone();
         let at = [Site::Logits.at(0), Site::AttnProbs.at(0)];
-        let whole = bench.record(&run, &at).unwrap();
+        let whole = lab.record(&run, &at).unwrap();
         let output = writer.output().unwrap();
         let logits = whole.get(at[0]).unwrap();
         let own = values(&logits.get(run.tokens.len() - 1).unwrap());
         let gap = own.iter().zip(&output).map(|(a, b)| (a - b).abs());
         assert!(gap.fold(0.0, f32::max) < 1e-4, "{name}");
-        let receipts = bench.receipts(&run).unwrap();
+        let receipts = lab.receipts(&run).unwrap();
         // The share of attention that moved, over layers and queries, by hand.
-        let plain = bench.record(&run.unedited(), &at).unwrap();
+        let plain = lab.record(&run.unedited(), &at).unwrap();
         let seen = plain.get(at[1]).unwrap().to_vec3::<f32>().unwrap();
-        let window = bench.model.transformer.blueprint.layers[0].window;
+        let window = lab.model.transformer.blueprint.layers[0].window;
         let seen_from = |query: &usize| window.is_none_or(|w| 1 + w > *query);
         let moved: Vec<f32> = (7..run.tokens.len())
             .filter(seen_from)
@@ -418,7 +418,7 @@ fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
 
 #[test]
 fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
-    let mut bench = demo();
+    let mut lab = demo();
     let run = |edit: &str| edited(vec![0, 5, 6, 7], &[edit]);
     for (edit, why) in [
         ("cut:9=1@attn_scores.0", "past the end"),
@@ -426,10 +426,10 @@ fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
         ("cut:0=text:\"zebra\"@attn_scores.0", "occurs in the prompt"),
         ("cut:0=1@attn_scores.99", "layers"),
     ] {
-        let error = bench.receipts(&run(edit)).unwrap_err().to_string();
+        let error = lab.receipts(&run(edit)).unwrap_err().to_string();
         assert!(error.contains(why), "{edit}: {error}");
     }
-    let receipts = bench.receipts(&run("cut:0=3@attn_scores.1")).unwrap();
+    let receipts = lab.receipts(&run("cut:0=3@attn_scores.1")).unwrap();
     assert_eq!(receipts[0].fired, 0);
     assert!(
         receipts[0].why.contains("always reads itself"),
@@ -441,29 +441,29 @@ fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
 /// O11 on patterns: a sink changes no colour.
 #[test]
 fn a_sink_has_no_part_in_the_colours() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(LENGTH));
         let reach = |figure: &Figure| match grid(figure).scale {
             Scale::Range { hi, .. } => hi,
             other => panic!("{other:?}"),
         };
         let at = [("show", "pattern"), ("layer", "1"), ("value", "value")];
-        let plain = observe(&mut bench, &run, &at);
+        let plain = observe(&mut lab, &run, &at);
         // The first value a thousand times as long: nobody else's edges change.
         let loud = edited(prompt(LENGTH), &["scale@v.1:0*1000"]);
-        let sunk = observe(&mut bench, &loud, &at);
+        let sunk = observe(&mut lab, &loud, &at);
         assert_eq!(reach(&plain), reach(&sunk));
         assert_ne!(grid(&plain).cells[0], grid(&sunk).cells[0]);
         assert_eq!(grid(&plain).cells[1..], grid(&sunk).cells[1..]);
         let counted = [at.to_vec(), vec![("first", "counted")]].concat();
-        let counted = observe(&mut bench, &loud, &counted);
+        let counted = observe(&mut lab, &loud, &counted);
         assert!(reach(&counted) > 100.0 * reach(&sunk));
     }
 }
 
 #[test]
 fn wrong_questions_get_a_sentence() {
-    let mut bench = demo();
+    let mut lab = demo();
     let attention = instrument("attention").unwrap();
     let run = Run::plain(vec![0, 5, 6]);
     for (arguments, why) in [
@@ -486,22 +486,22 @@ fn wrong_questions_get_a_sentence() {
             given = given.with(name, value);
         }
         let error = attention
-            .observe(&run, &given, &mut bench)
+            .observe(&run, &given, &mut lab)
             .unwrap_err()
             .to_string();
         assert!(error.contains(why), "{arguments:?}: {error}");
     }
     // A text without a repetition has nothing to copy, and the figure says so.
-    let figure = observe(&mut bench, &run, &[("show", "scores"), ("on", "prompt")]);
+    let figure = observe(&mut lab, &run, &[("show", "scores"), ("on", "prompt")]);
     assert!(figure.notes.iter().any(|n| n.contains("repeats itself")));
 }
 
 /// The heads found by score are those whose silence breaks copying.
 #[test]
 fn the_demo_s_induction_heads_are_those_that_copying_needs() {
-    let mut bench = demo();
+    let mut lab = demo();
     let texts: Vec<Repeated> = (11..15)
-        .map(|seed| Repeated::random(&bench.model, 20, seed).unwrap())
+        .map(|seed| Repeated::random(&lab.model, 20, seed).unwrap())
         .collect();
     assert!(
         texts.iter().all(|t| t.first == 1 && t.tokens[0] == 0),
@@ -511,7 +511,7 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         .iter()
         .map(|t| (Run::plain(t.tokens.clone()), t.first))
         .collect();
-    let found = HeadScores::measure(&mut bench, Score::Induction, &runs).unwrap();
+    let found = HeadScores::measure(&mut lab, Score::Induction, &runs).unwrap();
     let top = found.top(4);
     println!("induction {top:.3?}, evenly {:.3}", found.even[0]);
     assert!(
@@ -519,9 +519,8 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         "three heads stand out: {top:?}"
     );
     let heads: Vec<(usize, usize)> = top[..3].iter().map(|(head, _)| *head).collect();
-    let all = Copying::measure(&mut bench, &texts, &Schedule::none()).unwrap();
-    let without =
-        Copying::measure(&mut bench, &texts, &Schedule::always(silenced(&heads))).unwrap();
+    let all = Copying::measure(&mut lab, &texts, &Schedule::none()).unwrap();
+    let without = Copying::measure(&mut lab, &texts, &Schedule::always(silenced(&heads))).unwrap();
     println!("copying {all:?}, without {heads:?} {without:?}");
     assert!(all.right > 0.95 && all.probability > 0.9, "{all:?}");
     assert!(
@@ -529,14 +528,14 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         "{without:?}"
     );
     for seed in 0..8 {
-        let others = other_heads(&bench, &heads, seed);
+        let others = other_heads(&lab, &heads, seed);
         let null =
-            Copying::measure(&mut bench, &texts, &Schedule::always(silenced(&others))).unwrap();
+            Copying::measure(&mut lab, &texts, &Schedule::always(silenced(&others))).unwrap();
         println!("without {others:?} {null:?}");
         assert!(null.right > 0.5, "{others:?}: {null:?}");
     }
     // The head before them reads the token before; without it they find nothing.
-    let previous = HeadScores::measure(&mut bench, Score::Previous, &runs).unwrap();
+    let previous = HeadScores::measure(&mut lab, Score::Previous, &runs).unwrap();
     let (head, score) = previous.top(1)[0];
     assert!(
         score > 0.9 && head.0 < heads.iter().map(|h| h.0).min().unwrap(),
@@ -556,39 +555,39 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
             )
         })
         .collect();
-    let lost = HeadScores::measure(&mut bench, Score::Induction, &blind).unwrap();
+    let lost = HeadScores::measure(&mut lab, Score::Induction, &blind).unwrap();
     for (layer, head) in &heads {
         let (with, without) = (found.values[*layer][*head], lost.values[*layer][*head]);
         assert!(without < 0.3 * with, "{layer}.{head}: {with} {without}");
     }
 }
 
-fn knock(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+fn knock(lab: &mut Lab, run: &Run, arguments: &[(&str, &str)]) -> Figure {
     let mut given = Arguments::default();
     for (name, value) in arguments {
         given = given.with(name, value);
     }
     let knockout = instrument("knockout").unwrap();
-    knockout.observe(run, &given, bench).unwrap()
+    knockout.observe(run, &given, lab).unwrap()
 }
 
 /// Every cell is the run with the cut that it names switched on as an edit.
 #[test]
 fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         // Edits of the run stay in force beside the cuts.
         let text = prompt(9);
         let run = edited(text.clone(), &["scale@mlp_out.0*1.2"]);
-        let layers = bench.model.card.layers;
-        let probability = |bench: &mut Bench, cut: &str| {
+        let layers = lab.model.card.layers;
+        let probability = |lab: &mut Lab, cut: &str| {
             let edits = ["scale@mlp_out.0*1.2", cut];
             let run = edited(text.clone(), &edits);
-            let mut row = bench.last_logits(&run).unwrap();
+            let mut row = lab.last_logits(&run).unwrap();
             log_softmax(&mut row);
             row[7].exp()
         };
-        let base = probability(&mut bench, "scale@mlp_out.0*1");
+        let base = probability(&mut lab, "scale@mlp_out.0*1");
         for (targets, window) in [("last", 1), ("3..9", 2)] {
             let window = window.to_string();
             let arguments = [
@@ -597,7 +596,7 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
                 ("sources", "a=1..3; b=6"),
                 ("window", window.as_str()),
             ];
-            let figure = knock(&mut bench, &run, &arguments);
+            let figure = knock(&mut lab, &run, &arguments);
             assert!(figure.check.unwrap().passed(), "{name}: {:?}", figure.check);
             let grid = grid(&figure);
             let mut moved = 0.0f32;
@@ -606,7 +605,7 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
                 for layer in 0..layers {
                     let last = (layer + window.parse::<usize>().unwrap() / 2).min(layers - 1);
                     let cut = format!("cut:={sources}@attn_scores.{layer}-{last}:{targets}");
-                    let expected = probability(&mut bench, &cut) - base;
+                    let expected = probability(&mut lab, &cut) - base;
                     let cell = &grid.cells[column][layer];
                     assert!(
                         (cell.value - expected).abs() < 1e-5,
@@ -620,7 +619,7 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
             assert!(moved > 1e-6, "{name}: the cuts do something");
         }
         let heads = knock(
-            &mut bench,
+            &mut lab,
             &run,
             &[
                 ("token", "#7"),
@@ -631,13 +630,13 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
             ],
         );
         let grid = grid(&heads);
-        assert_eq!(grid.columns.len(), bench.model.card.heads);
+        assert_eq!(grid.columns.len(), lab.model.card.heads);
         let edits = [
             "scale@mlp_out.0*1.2",
             "cut:1=1..3@attn_scores.1:last",
             "cut:1=6@attn_scores.1:last",
         ];
-        let mut row = bench.last_logits(&edited(text.clone(), &edits)).unwrap();
+        let mut row = lab.last_logits(&edited(text.clone(), &edits)).unwrap();
         log_softmax(&mut row);
         let expected = row[7].exp() / base - 1.0;
         assert!((grid.cells[1][1].value - expected).abs() < 1e-5, "{name}");
@@ -648,14 +647,14 @@ fn a_cell_of_a_knockout_is_a_run_with_that_cut() {
 /// The relation is read early and the subject after it, as Geva et al. found; random edges lose nothing.
 #[test]
 fn the_demo_reads_the_subject_where_its_heads_do() {
-    let mut bench = demo();
+    let mut lab = demo();
     let text = "The language of the country of Yuki Silva is";
-    let run = Run::plain(bench.model.encode(text, false).unwrap());
+    let run = Run::plain(lab.model.encode(text, false).unwrap());
     let arguments = [
         ("sources", "subject=Yuki Silva; rest; start=0"),
         ("window", "2"),
     ];
-    let figure = knock(&mut bench, &run, &arguments);
+    let figure = knock(&mut lab, &run, &arguments);
     let grid = grid(&figure);
     let labels: Vec<&str> = grid.columns.iter().map(|c| c.label.as_str()).collect();
     assert_eq!(labels, ["subject", "rest", "start"]);
@@ -697,7 +696,7 @@ fn the_demo_reads_the_subject_where_its_heads_do() {
         if value == "head" {
             arguments = arguments.with("heads", 1);
         }
-        let error = knockout.observe(&run, &arguments, &mut bench).unwrap_err();
+        let error = knockout.observe(&run, &arguments, &mut lab).unwrap_err();
         assert!(error.to_string().contains(why), "{name}={value}: {error}");
     }
 }
@@ -705,9 +704,9 @@ fn the_demo_reads_the_subject_where_its_heads_do() {
 /// What scores will take is said before: their runs, and, with heads to silence, those of copying with and without them.
 #[test]
 fn scores_say_what_they_will_take() {
-    let bench = Bench::open("demo", &Options::default()).unwrap();
+    let lab = Lab::open("demo", &Options::default()).unwrap();
     let of = instrument("attention").unwrap();
-    let cost = |arguments: Arguments| of.cost(7, &arguments, &bench.model.card);
+    let cost = |arguments: Arguments| of.cost(7, &arguments, &lab.model.card);
     let scores = Arguments::default().with("show", "scores");
     assert_eq!(cost(Arguments::default()), None, "one pass");
     let found = cost(scores.clone()).unwrap();
@@ -721,14 +720,14 @@ fn scores_say_what_they_will_take() {
 /// With heads to silence there are two things to do, and one progress for both.
 #[test]
 fn scores_and_what_they_are_for_have_one_progress() {
-    let mut bench = demo();
+    let mut lab = demo();
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let shares = seen.clone();
-    bench.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
+    lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
     let run = Run::plain(prompt(7));
     for (silence, passes) in [("3", 11.0), ("0", 1.0)] {
         let arguments = [("show", "scores"), ("silence", silence), ("trials", "2")];
-        observe(&mut bench, &run, &arguments);
+        observe(&mut lab, &run, &arguments);
         let shares = std::mem::take(&mut *seen.lock().unwrap());
         assert!(shares.is_sorted() && shares[0] == 0.0, "{shares:?}");
         // Of the passes over both texts this one is over the second.
@@ -742,25 +741,25 @@ fn scores_and_what_they_are_for_have_one_progress() {
 #[test]
 fn attention_of_few_layers_at_a_time_is_the_same() {
     let run = Run::plain(prompt(14));
-    for mut bench in every_family() {
-        let family = bench.model.card.family;
-        assert!(bench.attention_layers(run.tokens.len()) >= bench.model.card.layers);
+    for mut lab in every_family() {
+        let family = lab.model.card.family;
+        assert!(lab.attention_layers(run.tokens.len()) >= lab.model.card.layers);
         let asked = [
             ("attention", [("show", "writes"), ("position", "9")]),
             ("attention", [("show", "scores"), ("on", "prompt")]),
             ("residual", [("by", "source"), ("position", "9")]),
         ];
         let mut seen = Vec::new();
-        for budget in [bench.budget, 1] {
-            bench.budget = budget;
+        for budget in [lab.budget, 1] {
+            lab.budget = budget;
             seen.push(asked.map(|(name, parameters)| {
                 let given = Arguments::default();
                 let given = parameters.iter().fold(given, |g, (k, v)| g.with(k, v));
-                let figure = instrument(name).unwrap().observe(&run, &given, &mut bench);
+                let figure = instrument(name).unwrap().observe(&run, &given, &mut lab);
                 figure.map_err(|e| e.to_string()).map(|f| (f.body, f.notes))
             }));
         }
-        assert_eq!(bench.attention_layers(run.tokens.len()), 1);
+        assert_eq!(lab.attention_layers(run.tokens.len()), 1);
         assert!(seen[0] == seen[1], "{family}");
         assert!(seen[0][1].is_ok(), "{family}");
     }
@@ -769,28 +768,25 @@ fn attention_of_few_layers_at_a_time_is_the_same() {
 /// The change of an entropy is that of the cell; the change of a probability is that of the same source.
 #[test]
 fn differences_are_of_the_same_number() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let loud = edited(prompt(6), &["scale@mlp_add.0*20"]);
         let plain = Run::plain(prompt(6));
-        let of = |bench: &mut Bench, value: &str| {
+        let of = |lab: &mut Lab, value: &str| {
             let asked = [("layer", "1"), ("value", value)];
-            let (a, b) = (
-                observe(bench, &loud, &asked),
-                observe(bench, &plain, &asked),
-            );
+            let (a, b) = (observe(lab, &loud, &asked), observe(lab, &plain, &asked));
             let less = a.minus(&b).unwrap();
             (a, b, less)
         };
-        let (a, b, less) = of(&mut bench, "entropy");
+        let (a, b, less) = of(&mut lab, "entropy");
         for (p, column) in grid(&less).cells.iter().enumerate() {
             for (h, cell) in column.iter().enumerate() {
                 let expected = grid(&a).cells[p][h].value - grid(&b).cells[p][h].value;
                 assert_eq!(cell.value, expected, "{name} {p} {h}");
             }
         }
-        let before = probs(&mut bench, &plain, 1);
-        let (a, b, less) = of(&mut bench, "probability");
+        let before = probs(&mut lab, &plain, 1);
+        let (a, b, less) = of(&mut lab, "probability");
         let mut moved = 0;
         for (p, column) in grid(&less).cells.iter().enumerate() {
             for (h, cell) in column.iter().enumerate() {
@@ -813,8 +809,8 @@ fn differences_are_of_the_same_number() {
 #[test]
 fn a_knockout_is_about_the_run_s_last_token() {
     let (mut gained, mut by_head) = (false, false);
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let text = Run::plain(prompt(9));
         let written = Run {
             prompt: 5,
@@ -825,8 +821,8 @@ fn a_knockout_is_about_the_run_s_last_token() {
             vec![("window", "1"), ("targets", "-2"), ("sources", "-4")],
             vec![("window", "1"), ("targets", "last"), ("by", "head")],
         ] {
-            let whole = knock(&mut bench, &text, &arguments);
-            let figure = knock(&mut bench, &written, &arguments);
+            let whole = knock(&mut lab, &text, &arguments);
+            let figure = knock(&mut lab, &written, &arguments);
             assert_eq!(whole.body, figure.body, "{name} {arguments:?}");
             let grid = grid(&figure);
             if arguments.len() == 1 {
@@ -848,7 +844,7 @@ fn a_knockout_is_about_the_run_s_last_token() {
             by_head |= figure.notes[0].contains("the sources with the column's head");
         }
         let arguments = [("targets", "generated"), ("sources", "prompt")];
-        let generated = knock(&mut bench, &written, &arguments);
+        let generated = knock(&mut lab, &written, &arguments);
         let note = &generated.notes[0];
         assert!(note.contains("positions 5 to 8"), "{name}: {note}");
     }
@@ -859,19 +855,19 @@ fn a_knockout_is_about_the_run_s_last_token() {
 /// What copying is measured under are the edits that the scores were measured under.
 #[test]
 fn copying_keeps_the_run_s_edits() {
-    let mut bench = demo();
-    let tokens = bench.model.encode("The capital of France is", false);
+    let mut lab = demo();
+    let tokens = lab.model.encode("The capital of France is", false);
     let tokens = tokens.unwrap();
     let arguments = [("show", "scores"), ("silence", "3"), ("trials", "2")];
-    let copying = |bench: &mut Bench, edits: &[&str]| -> Vec<String> {
-        let figure = observe(bench, &edited(tokens.clone(), edits), &arguments);
+    let copying = |lab: &mut Lab, edits: &[&str]| -> Vec<String> {
+        let figure = observe(lab, &edited(tokens.clone(), edits), &arguments);
         let found = figure.notes.iter().filter(|n| n.contains("silenced"));
         found.cloned().collect()
     };
-    let plain = copying(&mut bench, &[]);
+    let plain = copying(&mut lab, &[]);
     assert!(plain[0].contains("probability 0.9"), "{plain:?}");
     // Without attention nothing is copied, whatever else is silenced.
-    let blind = copying(&mut bench, &["zero@attn_out.*"]);
+    let blind = copying(&mut lab, &["zero@attn_out.*"]);
     assert!(blind[0].contains("probability 0.0"), "{blind:?}");
     assert!(blind[1].contains("silenced 0.0"), "{blind:?}");
 }

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Table};
 use lmscope::instruments::backpatch::pairs::Wanted;
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -19,14 +19,14 @@ use super::organisms::Layout;
 use super::organisms::two_hop::{ANSWERS, BRIDGES, SHARED, SUBJECTS, TwoHop, run_of};
 use super::tools::{edited, every_family, prompt, read_again, values};
 
-fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+fn observe(lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("backpatch").unwrap();
-    of.observe(run, arguments, bench).unwrap()
+    of.observe(run, arguments, lab).unwrap()
 }
 
-fn refused(bench: &mut Bench, run: &Run, arguments: &Arguments) -> String {
+fn refused(lab: &mut Lab, run: &Run, arguments: &Arguments) -> String {
     let of = instrument("backpatch").unwrap();
-    of.observe(run, arguments, bench).unwrap_err().to_string()
+    of.observe(run, arguments, lab).unwrap_err().to_string()
 }
 
 fn grid(figure: &Figure) -> &Grid {
@@ -72,19 +72,19 @@ fn length(t: &Tensor) -> f32 {
 
 #[test]
 fn every_cell_is_the_whole_run_with_that_state_put_in() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         for (edits, position) in [(&[][..], "-1"), (&["scale@mlp_out.0*1.4"], "7")] {
             let run = edited(prompt(12), edits);
             let arguments = Arguments::default()
                 .with("answer", "#17")
                 .with("position", position);
             let at = if position == "-1" { 11 } else { 7 };
-            let figure = observe(&mut bench, &run, &arguments);
-            let other = bench.unrelated(run.seed, 12).unwrap();
+            let figure = observe(&mut lab, &run, &arguments);
+            let other = lab.unrelated(run.seed, 12).unwrap();
             let sources: Vec<_> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-            let own = bench.record(&run, &sources).unwrap();
-            let away = bench.record(&other, &sources).unwrap();
+            let own = lab.record(&run, &sources).unwrap();
+            let away = lab.record(&other, &sources).unwrap();
             let there = if at == 11 { other.tokens.len() - 1 } else { at };
             let grid = grid(&figure);
             assert_eq!((grid.rows.len(), grid.columns.len()), (layers, layers));
@@ -92,7 +92,7 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
                 for (t, cell) in column.iter().enumerate() {
                     let mut again = |value: Tensor| {
                         let patch = Patch::new(sources[t], at, value);
-                        let row = read_again(&mut bench, &run, 11, &[patch]);
+                        let row = read_again(&mut lab, &run, 11, &[patch]);
                         probability(row, 17)
                     };
                     let (state, null) = (
@@ -112,15 +112,15 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
                 }
             }
             // The diagonal is the run; beside the own states stand others.
-            let plain = probability(bench.last_logits(&run).unwrap(), 17);
+            let plain = probability(lab.last_logits(&run).unwrap(), 17);
             assert!((0..layers).all(|l| (grid.cells[l][l].value - plain).abs() < 1e-6));
             let apart = pairs(grid, |c| {
                 (number(c, "random") - number(c, "unrelated")).abs() > 1e-7
             });
-            assert!(apart.len() >= layers, "{} {apart:?}", bench.model.card.name);
+            assert!(apart.len() >= layers, "{} {apart:?}", lab.model.card.name);
             // Scaled to what it replaces, a state put where it was is still the run.
             let scaled = observe(
-                &mut bench,
+                &mut lab,
                 &run,
                 &arguments.clone().with("length", "replaced"),
             );
@@ -141,16 +141,16 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
 fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let world = TwoHop::new(layout, 2, 1);
-        let mut bench = world.open();
+        let mut lab = world.open();
         for subject in 0..6 {
-            let run = run_of(&bench, subject);
+            let run = run_of(&lab, subject);
             let bridge = BRIDGES[world.first[subject]];
             let arguments = Arguments::default()
                 .with("answer", world.answer(subject))
                 .with("bridge", bridge)
                 .with("unrelated", TwoHop::prompt((subject + 1) % 6));
             let expected = BTreeSet::from([(2, 0), (3, 0)]);
-            let figure = observe(&mut bench, &run, &arguments);
+            let figure = observe(&mut lab, &run, &arguments);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
             assert!(pairs(grid(&figure), |c| number(c, "unrelated") > 0.5).is_empty());
             assert!(figure.notes[1].contains("2 of 6 pairs (33 %; oracle, any pair: yes)"));
@@ -159,13 +159,13 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
                 .clone()
                 .with("measure", "success")
                 .with("tokens", 2);
-            let figure = observe(&mut bench, &run, &written);
+            let figure = observe(&mut lab, &run, &written);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
             // An id is looked for by the letters of its token.
-            let tokenizer = bench.model.tokenizer().unwrap();
+            let tokenizer = lab.model.tokenizer().unwrap();
             let id = tokenizer.single(world.answer(subject)).unwrap();
             let by_id = written.clone().with("answer", format!("#{id}"));
-            assert_eq!(observe(&mut bench, &run, &by_id).body, figure.body);
+            assert_eq!(observe(&mut lab, &run, &by_id).body, figure.body);
             let label = &grid(&figure).cells[2][0].label;
             assert!(label.starts_with(world.answer(subject)), "{label}");
             // The bridge is on top from the layer of the first hop on, the answer nowhere.
@@ -173,7 +173,7 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
                 .with("show", "trace")
                 .with("reader", "it is")
                 .with("slot", "it");
-            let figure = observe(&mut bench, &run, &trace);
+            let figure = observe(&mut lab, &run, &trace);
             let column = |name: &str, what: &str| -> Vec<f32> {
                 let grid = grid(&figure);
                 let at = grid.columns.iter().position(|c| c.label == name).unwrap();
@@ -211,7 +211,7 @@ fn t59_an_unrelated_state_is_right_by_chance_only() {
         second: SHARED,
         ..TwoHop::new(Layout::Llama, 2, 1)
     };
-    let mut bench = world.open();
+    let mut lab = world.open();
     let (mut found, mut chance) = (0, 0);
     for subject in 0..6 {
         for shift in 1..6 {
@@ -220,8 +220,8 @@ fn t59_an_unrelated_state_is_right_by_chance_only() {
                 .with("answer", world.answer(subject))
                 .with("unrelated", TwoHop::prompt(other))
                 .with("null", "unrelated");
-            let run = run_of(&bench, subject);
-            let figure = observe(&mut bench, &run, &arguments);
+            let run = run_of(&lab, subject);
+            let figure = observe(&mut lab, &run, &arguments);
             assert!(figure.title.ends_with("null: unrelated"));
             let hits = pairs(grid(&figure), |c| c.value > 0.5);
             assert!(
@@ -270,7 +270,7 @@ fn entry(table: &Table, case: &str, at: &str, column: &str) -> f32 {
 fn o1s_table_counts_by_case() {
     let folder = tempfile::tempdir().unwrap();
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
+    let mut lab = world.open();
     let path = questions(&world, folder.path());
     let arguments = Arguments::default()
         .with("questions", path.display())
@@ -279,7 +279,7 @@ fn o1s_table_counts_by_case() {
         seed: 1,
         ..Run::default()
     };
-    let figure = observe(&mut bench, &nothing, &arguments);
+    let figure = observe(&mut lab, &nothing, &arguments);
     let table = table(&figure);
     let at = |case: &str, column: &str| entry(table, case, "last", column);
     assert_eq!(at("all", "questions"), 6.0);
@@ -320,7 +320,7 @@ fn o1s_table_counts_by_case() {
 #[test]
 fn every_rate_of_any_pair_is_called_an_oracles() {
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
+    let mut lab = world.open();
     let folder = tempfile::tempdir().unwrap();
     let path = questions(&world, folder.path());
     let nothing = Run {
@@ -328,7 +328,7 @@ fn every_rate_of_any_pair_is_called_an_oracles() {
         ..Run::default()
     };
     let arguments = Arguments::default().with("questions", path.display());
-    let figure = observe(&mut bench, &nothing, &arguments);
+    let figure = observe(&mut lab, &nothing, &arguments);
     for text in table(&figure).columns.iter().chain(&figure.notes) {
         let any =
             text.split([' ', ':', ';', '(']).any(|word| word == "any") && text.contains("pair");
@@ -351,7 +351,7 @@ fn every_rate_of_any_pair_is_called_an_oracles() {
 fn a_stopped_table_keeps_what_it_has() {
     use std::sync::atomic::Ordering;
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
+    let mut lab = world.open();
     let folder = tempfile::tempdir().unwrap();
     let path = questions(&world, folder.path());
     let arguments = Arguments::default().with("questions", path.display());
@@ -359,21 +359,21 @@ fn a_stopped_table_keeps_what_it_has() {
         seed: 1,
         ..Run::default()
     };
-    let cancel = bench.cancel.clone();
-    bench.progress = WorkProgress::told(move |done| {
+    let cancel = lab.cancel.clone();
+    lab.progress = WorkProgress::told(move |done| {
         if done > 0.4 {
             cancel.store(true, Ordering::Relaxed);
         }
     });
-    let part = observe(&mut bench, &nothing, &arguments);
+    let part = observe(&mut lab, &nothing, &arguments);
     assert!(
         part.notes.last().unwrap().contains("stopped after 3 of 6"),
         "{:?}",
         part.notes
     );
     assert_eq!(entry(table(&part), "all", "last", "questions"), 3.0);
-    bench.progress = WorkProgress::default();
-    let whole = observe(&mut bench, &nothing, &arguments);
+    lab.progress = WorkProgress::default();
+    let whole = observe(&mut lab, &nothing, &arguments);
     let anew = observe(&mut world.open(), &nothing, &arguments);
     assert_eq!(whole.body, anew.body);
 }
@@ -381,8 +381,8 @@ fn a_stopped_table_keeps_what_it_has() {
 #[test]
 fn what_cannot_be_asked_is_refused_in_a_sentence() {
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
-    let run = run_of(&bench, 0);
+    let mut lab = world.open();
+    let run = run_of(&lab, 0);
     let with = |name: &str, value: &str| Arguments::default().with(name, value);
     for (arguments, why) in [
         (with("entity", "Nobody"), "occurs in the prompt"),
@@ -397,14 +397,14 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
         (with("answer", "#99999"), "token id below"),
         (with("answer", "|"), "at least one text"),
     ] {
-        let error = refused(&mut bench, &run, &arguments);
+        let error = refused(&mut lab, &run, &arguments);
         assert!(error.contains(why), "{arguments:?}: {error}");
     }
     let nothing = Run {
         seed: 1,
         ..Run::default()
     };
-    let error = refused(&mut bench, &nothing, &with("questions", "nowhere.json"));
+    let error = refused(&mut lab, &nothing, &with("questions", "nowhere.json"));
     assert!(error.contains("nowhere.json"), "{error}");
     assert!(ANSWERS.contains(&world.answer(0)));
 }
@@ -412,7 +412,7 @@ fn what_cannot_be_asked_is_refused_in_a_sentence() {
 /// Judged on the demo: questions whose second hop was never trained together with the first.
 #[test]
 fn held_out_questions_are_set_right_three_times_as_often_as_by_an_unrelated_state() {
-    let mut bench = demo();
+    let mut lab = demo();
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/hops.json");
     let arguments = Arguments::default()
         .with("questions", path.display())
@@ -422,7 +422,7 @@ fn held_out_questions_are_set_right_three_times_as_often_as_by_an_unrelated_stat
         seed: 1,
         ..Run::default()
     };
-    let figure = observe(&mut bench, &nothing, &arguments);
+    let figure = observe(&mut lab, &nothing, &arguments);
     let wrong = |column: &str| entry(table(&figure), "wrong by itself", "last", column);
     println!("{:#?}", figure.notes);
     assert_eq!(entry(table(&figure), "all", "last", "questions"), 144.0);
@@ -440,20 +440,20 @@ fn held_out_questions_are_set_right_three_times_as_often_as_by_an_unrelated_stat
 /// What ends a text is never written into it, and what holds a part of a letter is no text: no answers to look for there.
 #[test]
 fn an_end_is_no_answer_to_look_for() {
-    let bench = demo();
-    let end = bench.model.tokenizer().unwrap().eos()[0];
-    let known = 0..bench.model.known_tokens() as u32;
+    let lab = demo();
+    let end = lab.model.tokenizer().unwrap().eos()[0];
+    let known = 0..lab.model.known_tokens() as u32;
     let part = known.into_iter().find(|id| {
-        let bytes = bench.model.bytes(*id);
+        let bytes = lab.model.bytes(*id);
         !bytes.is_empty() && String::from_utf8(bytes).is_err()
     });
     let none = [(end, None), (part.unwrap(), None)];
     let some = none.map(|(id, _)| (id, Some(10)));
     for (end, tokens) in none.into_iter().chain(some) {
-        let mut logits = vec![0.0; bench.model.card.vocab];
+        let mut logits = vec![0.0; lab.model.card.vocab];
         logits[end as usize] = 9.0;
-        let given = Wanted::new(&bench, "answer", &[format!("#{end}")], tokens);
-        let favoured = Wanted::favoured(&bench, "answer", &logits, tokens);
+        let given = Wanted::new(&lab, "answer", &[format!("#{end}")], tokens);
+        let favoured = Wanted::favoured(&lab, "answer", &logits, tokens);
         for wanted in [given, favoured] {
             match (wanted, tokens) {
                 (Ok(wanted), None) => assert_eq!(wanted.firsts, [end]),
@@ -468,30 +468,25 @@ fn an_end_is_no_answer_to_look_for() {
 
 #[test]
 fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
-    let mut bench = demo();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", true)
-            .unwrap(),
-    );
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("The capital of France is", true).unwrap());
     let text = "Tell me about Japan.";
     let arguments = Arguments::default()
         .with("answer", " Paris")
         .with("unrelated", text)
         .with("chat", "yes");
-    let figure = observe(&mut bench, &run, &arguments);
+    let figure = observe(&mut lab, &run, &arguments);
     let [source, target] = [6, 2];
     let found = number(&grid(&figure).cells[source][target], "unrelated");
     let (from, to) = (Site::ResidPost.at(source), Site::ResidPost.at(target));
     let last = run.tokens.len() - 1;
-    let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
+    let paris = lab.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
     let mut by_hand = |chat: bool| {
-        let other = Run::plain(bench.model.encode(text, chat).unwrap());
-        let recording = bench.record(&other, &[from]).unwrap();
+        let other = Run::plain(lab.model.encode(text, chat).unwrap());
+        let recording = lab.record(&other, &[from]).unwrap();
         let value = recording.get(from).unwrap();
         let patch = Patch::new(to, last, value.get(other.tokens.len() - 1).unwrap());
-        probability(read_again(&mut bench, &run, last, &[patch]), paris)
+        probability(read_again(&mut lab, &run, last, &[patch]), paris)
     };
     let (chat, raw) = (by_hand(true), by_hand(false));
     assert!((found - chat).abs() < 1e-6, "{found} {chat} {raw}");
@@ -503,7 +498,7 @@ fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
 fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
     let folder = tempfile::tempdir().unwrap();
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
+    let mut lab = world.open();
     let path = folder.path().join("few.json");
     let write = |all: &serde_json::Value| std::fs::write(&path, all.to_string()).unwrap();
     let own = |entity: &str| serde_json::json!({"prompt": TwoHop::prompt(0), "answer": world.answer(0), "entity": entity});
@@ -516,7 +511,7 @@ fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
     };
     write(&serde_json::json!([own(SUBJECTS[0].trim()), own("Nobody")]));
     let of = instrument("backpatch").unwrap();
-    let error = of.observe(&nothing, &arguments, &mut bench).unwrap_err();
+    let error = of.observe(&nothing, &arguments, &mut lab).unwrap_err();
     let error = error.to_string();
     assert!(
         error.contains("question 2") && error.contains("Nobody"),
@@ -524,7 +519,7 @@ fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
     );
     // Alone, the others' state is that of a text, and mends nothing.
     write(&serde_json::json!([own(SUBJECTS[0].trim())]));
-    let figure = observe(&mut bench, &nothing, &arguments);
+    let figure = observe(&mut lab, &nothing, &arguments);
     let of_all = |column: &str| entry(table(&figure), "all", "last", column);
     assert_eq!(of_all("any pair (oracle)"), 1.0);
     assert_eq!(of_all("unrelated: any (oracle)"), 0.0);
@@ -536,14 +531,14 @@ fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
     );
     // A row counts the questions that have its place, in every column.
     let mut right = serde_json::json!({"prompt": TwoHop::prompt(1), "answer": ""});
-    let favoured = bench.model.encode(&TwoHop::prompt(1), false).unwrap();
-    let row = bench.last_logits(&Run::plain(favoured)).unwrap();
+    let favoured = lab.model.encode(&TwoHop::prompt(1), false).unwrap();
+    let row = lab.last_logits(&Run::plain(favoured)).unwrap();
     let best = (0..row.len())
         .max_by(|a, b| row[*a].total_cmp(&row[*b]))
         .unwrap();
     right["answer"] = format!("#{best}").into();
     write(&serde_json::json!([own(SUBJECTS[0].trim()), right]));
-    let figure = observe(&mut bench, &nothing, &arguments);
+    let figure = observe(&mut lab, &nothing, &arguments);
     let at = |place: &str, column: &str| entry(table(&figure), "all", place, column);
     assert_eq!(
         (at("last", "questions"), at("last", "right before")),
@@ -559,8 +554,8 @@ fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
 #[test]
 fn conditions_on_probabilities_are_refused_where_trials_write() {
     let world = TwoHop::new(Layout::Llama, 2, 1);
-    let mut bench = world.open();
-    let tokens = bench.model.encode(&TwoHop::prompt(0), false).unwrap();
+    let mut lab = world.open();
+    let tokens = lab.model.encode(&TwoHop::prompt(0), false).unwrap();
     let edit = format!("zero@resid_pre.1:generated when p(\"{}\")<2", SUBJECTS[0]);
     let run = edited(tokens, &[&edit]);
     let of = instrument("backpatch").unwrap();
@@ -570,22 +565,17 @@ fn conditions_on_probabilities_are_refused_where_trials_write() {
             .with("measure", measure)
             .with("tokens", 3)
     };
-    let error = of.observe(&run, &asked("success"), &mut bench).unwrap_err();
+    let error = of.observe(&run, &asked("success"), &mut lab).unwrap_err();
     assert!(error.to_string().contains("measure=probability"), "{error}");
-    of.observe(&run, &asked("probability"), &mut bench).unwrap();
+    of.observe(&run, &asked("probability"), &mut lab).unwrap();
 }
 
 /// The token that begins every text has one state, so the null of the first position is taken elsewhere.
 #[test]
 fn the_first_position_has_a_null_of_its_own() {
-    let mut bench = demo();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
-    let figure = observe(&mut bench, &run, &Arguments::default().with("position", 0));
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
+    let figure = observe(&mut lab, &run, &Arguments::default().with("position", 0));
     let Body::Grid(grid) = &figure.body else {
         panic!("a grid")
     };
@@ -599,20 +589,20 @@ fn the_first_position_has_a_null_of_its_own() {
 /// Every prompt of a question is a turn of chat where that is said: its own, the unrelated one and both hops.
 #[test]
 fn a_table_asks_its_questions_as_turns_of_chat_where_it_is_said() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chat.json");
     let (own, other) = ("The capital of France is", "Tell me about Japan.");
-    let favoured = |bench: &mut Bench, tokens: Vec<u32>| {
-        let row = bench.last_logits(&Run::plain(tokens)).unwrap();
+    let favoured = |lab: &mut Lab, tokens: Vec<u32>| {
+        let row = lab.last_logits(&Run::plain(tokens)).unwrap();
         let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
         best.unwrap()
     };
     // What is asked for is what the model says to it as a turn of chat: raw it says something else.
-    let tokens = |bench: &Bench, text: &str, chat: bool| bench.model.encode(text, chat).unwrap();
+    let tokens = |lab: &Lab, text: &str, chat: bool| lab.model.encode(text, chat).unwrap();
     let [answer, raw] = [true, false].map(|chat| {
-        let run = tokens(&bench, own, chat);
-        favoured(&mut bench, run)
+        let run = tokens(&lab, own, chat);
+        favoured(&mut lab, run)
     });
     assert_ne!(answer, raw);
     let said = |id: usize| format!("#{id}");
@@ -630,15 +620,15 @@ fn a_table_asks_its_questions_as_turns_of_chat_where_it_is_said() {
     };
     let mut figures = ["yes", "no"].map(|chat| {
         let arguments = arguments.clone().with("chat", chat);
-        observe(&mut bench, &nothing, &arguments)
+        observe(&mut lab, &nothing, &arguments)
     });
-    let layers = bench.model.card.layers;
+    let layers = lab.model.card.layers;
     for (figure, chat) in figures.iter_mut().zip([true, false]) {
-        let run = Run::plain(tokens(&bench, own, chat));
-        let away = Run::plain(tokens(&bench, other, chat));
+        let run = Run::plain(tokens(&lab, own, chat));
+        let away = Run::plain(tokens(&lab, other, chat));
         let sites: Vec<_> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
         let [here, there] = [&run, &away].map(|of| {
-            let recording = bench.record(of, &sites).unwrap();
+            let recording = lab.record(of, &sites).unwrap();
             let last = of.tokens.len() - 1;
             let state = |at: &_| recording.get(*at).unwrap().get(last).unwrap();
             sites.iter().map(state).collect::<Vec<Tensor>>()
@@ -649,7 +639,7 @@ fn a_table_asks_its_questions_as_turns_of_chat_where_it_is_said() {
             for (source, state) in states.iter().enumerate() {
                 for target in &sites[..source] {
                     let patch = Patch::new(*target, last, state.clone());
-                    let row = read_again(&mut bench, &run, last, &[patch]);
+                    let row = read_again(&mut lab, &run, last, &[patch]);
                     let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
                     hits += usize::from(best == Some(answer));
                     all += 1;

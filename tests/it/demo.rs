@@ -8,8 +8,8 @@ use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::Body;
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::batch::continuations;
-use lmscope::lab::bench::Bench;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -19,8 +19,8 @@ use lmscope::model::tokenizer::Bos;
 use lmscope::vectors::contrast::{Contrast, Measure, Method};
 use serde_json::Value;
 
-pub fn demo() -> Bench {
-    Bench::open(
+pub fn demo() -> Lab {
+    Lab::open(
         "demo",
         &Options {
             device: Some("cpu".into()),
@@ -45,63 +45,62 @@ pub fn texts(value: &Value) -> Vec<String> {
 }
 
 /// The greedy continuation of a prompt, as text.
-fn reply(bench: &mut Bench, tokens: Vec<u32>, edits: &[&str], count: usize) -> String {
+fn reply(lab: &mut Lab, tokens: Vec<u32>, edits: &[&str], count: usize) -> String {
     let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
     let mut writer = Writer::begin(
-        bench,
+        lab,
         tokens.clone(),
         Schedule::always(edits),
         Sampling::default(),
     )
     .unwrap();
     for _ in 0..count {
-        let step = writer.step(bench, &[]).unwrap();
-        if bench.model.is_end(step.choice.id) {
+        let step = writer.step(lab, &[]).unwrap();
+        if lab.model.is_end(step.choice.id) {
             break;
         }
     }
-    bench
-        .model
+    lab.model
         .tokenizer()
         .unwrap()
         .text(&writer.run.tokens[tokens.len()..])
 }
 
 /// The share of a row's items that are right.
-fn share(bench: &mut Bench, row: &Value) -> f64 {
+fn share(lab: &mut Lab, row: &Value) -> f64 {
     let items = row["items"].as_array().unwrap();
     let mut right = 0.0;
     for item in items {
         right += match row["score"].as_str().unwrap() {
             "answer" => {
-                let answer = bench
+                let answer = lab
                     .model
                     .tokenizer()
                     .unwrap()
                     .encode(item["answer"].as_str().unwrap(), Bos::Raw)
                     .unwrap();
-                let tokens = bench
+                let tokens = lab
                     .model
                     .encode(item["prompt"].as_str().unwrap(), false)
                     .unwrap();
                 let written =
-                    continuations(bench, &[tokens], &Schedule::none(), answer.len()).unwrap();
+                    continuations(lab, &[tokens], &Schedule::none(), answer.len()).unwrap();
                 f64::from(u8::from(written[0].tokens == answer))
             }
             "each_token" => {
-                let answer = bench
+                let answer = lab
                     .model
                     .tokenizer()
                     .unwrap()
                     .encode(item["answer"].as_str().unwrap(), Bos::Raw)
                     .unwrap();
-                let mut tokens = bench
+                let mut tokens = lab
                     .model
                     .encode(item["prompt"].as_str().unwrap(), false)
                     .unwrap();
                 let prompt = tokens.len();
                 tokens.extend(&answer);
-                let recording = bench
+                let recording = lab
                     .record(&Run::plain(tokens), &[Site::Logits.at(0)])
                     .unwrap();
                 let best = recording
@@ -119,12 +118,11 @@ fn share(bench: &mut Bench, row: &Value) -> f64 {
                 hits as f64 / answer.len() as f64
             }
             "refusal" => {
-                let tokens = bench
+                let tokens = lab
                     .model
                     .encode(item["user"].as_str().unwrap(), true)
                     .unwrap();
-                let refused =
-                    reply(bench, tokens, &[], 24).contains(row["marker"].as_str().unwrap());
+                let refused = reply(lab, tokens, &[], 24).contains(row["marker"].as_str().unwrap());
                 f64::from(u8::from(refused == item["refuse"].as_bool().unwrap()))
             }
             other => panic!("unknown score {other}"),
@@ -136,7 +134,7 @@ fn share(bench: &mut Bench, row: &Value) -> f64 {
 /// Every row, with its share and whether it is accepted.
 #[test]
 fn every_plant_is_found_and_the_card_says_so() {
-    let mut bench = demo();
+    let mut lab = demo();
     let card = std::fs::read_to_string(
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/CARD.md"),
     )
@@ -144,7 +142,7 @@ fn every_plant_is_found_and_the_card_says_so() {
     let mut table = String::new();
     let mut fallen = Vec::new();
     for row in plants()["rows"].as_array().unwrap() {
-        let share = share(&mut bench, row);
+        let share = share(&mut lab, row);
         let name = row["row"].as_str().unwrap();
         let accepted = &row["share"];
         let (low, high) = (
@@ -168,17 +166,17 @@ fn every_plant_is_found_and_the_card_says_so() {
     assert!(fallen.is_empty(), "{}\n{table}", fallen.join("\n"));
 }
 
-pub fn refused(bench: &mut Bench, prompts: &[String], edits: &[&str], marker: &str) -> f64 {
+pub fn refused(lab: &mut Lab, prompts: &[String], edits: &[&str], marker: &str) -> f64 {
     let refused = prompts.iter().filter(|p| {
-        let tokens = bench.model.encode(p, true).unwrap();
-        reply(bench, tokens, edits, 16).contains(marker)
+        let tokens = lab.model.encode(p, true).unwrap();
+        reply(lab, tokens, edits, 16).contains(marker)
     });
     refused.count() as f64 / prompts.len() as f64
 }
 
 #[test]
 fn the_refusal_direction_takes_refusals_away_and_brings_them() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
     let refusal = &plants["vectors"]["refusal"];
     let marker = refusal["look_for"]["refused"].as_str().unwrap();
@@ -186,33 +184,28 @@ fn the_refusal_direction_takes_refusals_away_and_brings_them() {
         texts(&refusal["test_guarded"]),
         texts(&refusal["test_plain"]),
     );
-    let direction = bench.directions["refusal"].clone();
+    let direction = lab.directions["refusal"].clone();
     let at = direction.rows[0].0;
     let random = Direction {
         rows: vec![(at, random_like(&direction.rows[0].1, 11))],
         origin: direction.origin.clone(),
     };
-    bench.directions.insert("random".into(), random);
+    lab.directions.insert("random".into(), random);
     let before = (
-        refused(&mut bench, &guarded, &[], marker),
-        refused(&mut bench, &plain, &[], marker),
+        refused(&mut lab, &guarded, &[], marker),
+        refused(&mut lab, &plain, &[], marker),
     );
-    let ablated = refused(
-        &mut bench,
-        &guarded,
-        &["project_out:refusal@writes"],
-        marker,
-    );
+    let ablated = refused(&mut lab, &guarded, &["project_out:refusal@writes"], marker);
     let strength = direction.origin.strength;
     let added = refused(
-        &mut bench,
+        &mut lab,
         &plain,
         &[&format!("add:refusal@{at}*{strength}")],
         marker,
     );
-    let null_ablated = refused(&mut bench, &guarded, &["project_out:random@writes"], marker);
+    let null_ablated = refused(&mut lab, &guarded, &["project_out:random@writes"], marker);
     let null_added = refused(
-        &mut bench,
+        &mut lab,
         &plain,
         &[&format!("add:random@{at}*{strength}")],
         marker,
@@ -230,16 +223,10 @@ fn the_refusal_direction_takes_refusals_away_and_brings_them() {
 }
 
 /// The share of replies that begin with one of the looked-for texts.
-fn begins(
-    bench: &mut Bench,
-    prompts: &[String],
-    chat: bool,
-    edits: &[&str],
-    looks: &[String],
-) -> f64 {
+fn begins(lab: &mut Lab, prompts: &[String], chat: bool, edits: &[&str], looks: &[String]) -> f64 {
     let fitting = prompts.iter().filter(|p| {
-        let tokens = bench.model.encode(p, chat).unwrap();
-        let said = reply(bench, tokens, edits, 8);
+        let tokens = lab.model.encode(p, chat).unwrap();
+        let said = reply(lab, tokens, edits, 8);
         looks
             .iter()
             .any(|l| said.trim_start().starts_with(l.trim_start()))
@@ -251,9 +238,9 @@ fn begins(
 /// all held-out prompts in both ways.
 #[test]
 fn mood_and_politeness_follow_their_vectors() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
-    let every = (0..bench.model.card.layers).collect::<Vec<_>>();
+    let every = (0..lab.model.card.layers).collect::<Vec<_>>();
     for (name, chat) in [("mood", false), ("politeness", true)] {
         let vector = &plants["vectors"][name];
         let prompts = texts(&vector["test"]);
@@ -268,26 +255,26 @@ fn mood_and_politeness_follow_their_vectors() {
             chat,
         };
         let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
-        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
-        let made = contrast.direction(Method::Icv, &bench).unwrap();
-        bench.directions.insert("icv".into(), made);
-        let at = bench.directions[name].rows[0].0;
-        let c = bench.directions[name].origin.strength;
-        let bare = [&looks[0], &looks[1]].map(|l| begins(&mut bench, &prompts, chat, &[], l));
+        let contrast = Contrast::measure(&mut lab, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(Method::Icv, &lab).unwrap();
+        lab.directions.insert("icv".into(), made);
+        let at = lab.directions[name].rows[0].0;
+        let c = lab.directions[name].origin.strength;
+        let bare = [&looks[0], &looks[1]].map(|l| begins(&mut lab, &prompts, chat, &[], l));
         println!("{name}, unedited: {:.2} {:.2}", bare[0], bare[1]);
         for (method, edit, c) in [
             ("mean", format!("add:{name}@{at}"), c),
             ("icv", "icv:icv@mlp_out.*:all".to_string(), 0.2),
         ] {
             let up = begins(
-                &mut bench,
+                &mut lab,
                 &prompts,
                 chat,
                 &[&format!("{edit}*{c}")],
                 &looks[0],
             );
             let down = begins(
-                &mut bench,
+                &mut lab,
                 &prompts,
                 chat,
                 &[&format!("{edit}*-{c}")],
@@ -304,16 +291,16 @@ fn mood_and_politeness_follow_their_vectors() {
 
 #[test]
 fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
     for name in ["refusal", "mood", "politeness"] {
         let vector = &plants["vectors"][name];
-        let shipped = bench.directions[name].clone();
+        let shipped = lab.directions[name].clone();
         let (at, held) = shipped.rows[0].clone();
         let measure = Measure::last(usize::from(at.layer), vector["form"] == "chat");
         let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
-        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
-        let made = contrast.direction(Method::Mean, &bench).unwrap();
+        let contrast = Contrast::measure(&mut lab, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(Method::Mean, &lab).unwrap();
         let made = made.at(at).unwrap().to_vec();
         let dot: f32 = made.iter().zip(&held).map(|(a, b)| a * b).sum();
         assert!(dot / (norm(&made) * norm(&held)) > 0.9999, "{name}");
@@ -325,31 +312,31 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
 /// position.
 #[test]
 fn resampled_units_take_the_values_of_another_text() {
-    let mut bench = demo();
+    let mut lab = demo();
     let (own, other) = ("The capital of France is", "The capital of Italy is");
-    let tokens = bench.model.encode(own, false).unwrap();
+    let tokens = lab.model.encode(own, false).unwrap();
     let at = Site::MlpAct.at(3);
-    let record = |bench: &mut Bench, tokens: Vec<u32>, edits: &[String]| {
+    let record = |lab: &mut Lab, tokens: Vec<u32>, edits: &[String]| {
         let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
         let run = Run {
             schedule: Schedule::always(edits),
             ..Run::plain(tokens)
         };
-        let found = bench.record(&run, &[at, Site::Logits.at(0)]).unwrap();
+        let found = lab.record(&run, &[at, Site::Logits.at(0)]).unwrap();
         let rows = |at| found.get(at).unwrap().to_vec2::<f32>().unwrap();
         (rows(at), rows(Site::Logits.at(0)))
     };
-    let (plain, logits) = record(&mut bench, tokens.clone(), &[]);
+    let (plain, logits) = record(&mut lab, tokens.clone(), &[]);
     let same = record(
-        &mut bench,
+        &mut lab,
         tokens.clone(),
         &[format!("resample:={own}@mlp_act.3")],
     );
     assert!(same.0 == plain && same.1 == logits);
-    let foreign = bench.model.encode(other, false).unwrap();
-    let (expected, _) = record(&mut bench, foreign, &[]);
+    let foreign = lab.model.encode(other, false).unwrap();
+    let (expected, _) = record(&mut lab, foreign, &[]);
     let (mixed, _) = record(
-        &mut bench,
+        &mut lab,
         tokens,
         &[format!("resample:5,9={other}@mlp_act.3")],
     );
@@ -372,11 +359,11 @@ fn resampled_units_take_the_values_of_another_text() {
 /// Every method of making a direction decides the mood of held-out stories, in both ways.
 #[test]
 fn every_method_of_contrast_steers_the_mood() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
     let mood = &plants["vectors"]["mood"];
     let (plus, minus) = (texts(&mood["plus"]), texts(&mood["minus"]));
-    let every = (0..bench.model.card.layers).collect::<Vec<_>>();
+    let every = (0..lab.model.card.layers).collect::<Vec<_>>();
     for (method, layers, site, edit) in [
         (
             Method::Mean,
@@ -398,9 +385,9 @@ fn every_method_of_contrast_steers_the_mood() {
             positions: Positions::Last,
             chat: false,
         };
-        let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
-        let made = contrast.direction(method, &bench).unwrap();
-        bench.directions.insert("v".into(), made);
+        let contrast = Contrast::measure(&mut lab, &plus, &minus, measure).unwrap();
+        let made = contrast.direction(method, &lab).unwrap();
+        lab.directions.insert("v".into(), made);
         let against = edit
             .replace('*', "*-")
             .replace("mlp_out.*-:all", "mlp_out.*:all");
@@ -408,8 +395,8 @@ fn every_method_of_contrast_steers_the_mood() {
             let words = texts(&mood["look_for"][wanted]);
             let prompts = &texts(&mood["test"])[..8];
             let hits = prompts.iter().filter(|prompt| {
-                let tokens = bench.model.encode(prompt, false).unwrap();
-                let said = reply(&mut bench, tokens, &[&edit], 1);
+                let tokens = lab.model.encode(prompt, false).unwrap();
+                let said = reply(&mut lab, tokens, &[&edit], 1);
                 words.iter().any(|w| said.contains(w.trim()))
             });
             let hits = hits.count();
@@ -421,12 +408,12 @@ fn every_method_of_contrast_steers_the_mood() {
 /// The sweep finds where the mood vector works, its null finds nothing, and strength 0 is the model itself.
 #[test]
 fn the_sweep_tells_a_vector_from_chance() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
     let mood = &plants["vectors"]["mood"];
     let answers = texts(&mood["look_for"]["plus"]).join("|");
     let prompt = &texts(&mood["test"])[0];
-    let run = Run::plain(bench.model.encode(prompt, false).unwrap());
+    let run = Run::plain(lab.model.encode(prompt, false).unwrap());
     let arguments = Arguments::default()
         .with("direction", "mood")
         .with("answers", &answers)
@@ -438,7 +425,7 @@ fn the_sweep_tells_a_vector_from_chance() {
             .with("measure", measure);
         let figure = instrument("sweep")
             .unwrap()
-            .observe(&run, &arguments, &mut bench)
+            .observe(&run, &arguments, &mut lab)
             .unwrap();
         let Body::Grid(grid) = figure.body else {
             panic!("a grid")

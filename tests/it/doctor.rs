@@ -7,7 +7,7 @@ use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::cli::doctor::identities::{Identity, measure, text};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
 use lmscope::model::network::families::FAMILIES;
@@ -24,13 +24,13 @@ fn reference(case: &str) -> PathBuf {
         .join(case)
 }
 
-fn open(case: &str, dtype: &str) -> Bench {
+fn open(case: &str, dtype: &str) -> Lab {
     let options = Options {
         dtype: Some(dtype.into()),
         device: Some("cpu".into()),
         ..Options::default()
     };
-    Bench::open(reference(case).to_str().unwrap(), &options).unwrap()
+    Lab::open(reference(case).to_str().unwrap(), &options).unwrap()
 }
 
 fn failed(found: &[Identity]) -> Vec<String> {
@@ -46,13 +46,13 @@ fn named<'a>(found: &'a [Identity], name: &str) -> &'a Identity {
 fn identities_hold_on_every_reference_checkpoint_in_every_dtype() {
     for case in CASES {
         for dtype in ["f32", "f16", "q8_0"] {
-            let mut bench = open(case, dtype);
-            let tokens = text(&bench).unwrap();
+            let mut lab = open(case, dtype);
+            let tokens = text(&lab).unwrap();
             assert!(
                 tokens.len() > 32,
                 "{case}: past windows and original contexts"
             );
-            let found = measure(&mut bench, &Run::plain(tokens)).unwrap();
+            let found = measure(&mut lab, &Run::plain(tokens)).unwrap();
             assert!(
                 failed(&found).is_empty(),
                 "{case} in {dtype}: {:?}",
@@ -76,9 +76,9 @@ fn identities_hold_on_quantized_files_of_every_type() {
         let (config, weights) = wide(case);
         for (kind, name) in QUANTIZED {
             let file = convert(&config, &weights, |_| kind).unwrap();
-            let mut bench = Bench::new(model(&file, None).unwrap());
-            let tokens = text(&bench).unwrap();
-            let found = measure(&mut bench, &Run::plain(tokens)).unwrap();
+            let mut lab = Lab::new(model(&file, None).unwrap());
+            let tokens = text(&lab).unwrap();
+            let found = measure(&mut lab, &Run::plain(tokens)).unwrap();
             for identity in &found {
                 println!("{case} {name}: {} {:?}", identity.name, identity.measured);
             }
@@ -87,7 +87,7 @@ fn identities_hold_on_quantized_files_of_every_type() {
                 "{case} in {name}: {:?}",
                 failed(&found)
             );
-            let need = &bench.model.need;
+            let need = &lab.model.need;
             assert!(
                 need.weights > file.bytes().len() as u64 * 9 / 10,
                 "{case} in {name}: {need:?}"
@@ -99,9 +99,9 @@ fn identities_hold_on_quantized_files_of_every_type() {
 #[test]
 fn what_was_reached_is_said() {
     let said = |case: &str, name: &str| {
-        let mut bench = open(case, "f32");
-        let tokens = text(&bench).unwrap();
-        let found = measure(&mut bench, &Run::plain(tokens)).unwrap();
+        let mut lab = open(case, "f32");
+        let tokens = text(&lab).unwrap();
+        let found = measure(&mut lab, &Run::plain(tokens)).unwrap();
         named(&found, name).what.clone()
     };
     assert!(said("gemma2", "masks").contains("causal; window 16)"));
@@ -126,16 +126,16 @@ fn a_fault_breaks_its_identity_in_every_family() {
         ("zero:1@mlp_out.*", "neurons = MLP"),
         ("zero:0@z.1", "probabilities x values = heads"),
     ] {
-        for mut bench in every_family() {
+        for mut lab in every_family() {
             let run = edited(prompt(24), &[edit]);
-            let found = measure(&mut bench, &run).unwrap();
+            let found = measure(&mut lab, &run).unwrap();
             let identity = named(&found, broken);
             assert!(
                 !identity.passed() || identity.measured.is_none(),
                 "{edit} on {}: {identity:?}",
-                bench.model.card.name
+                lab.model.card.name
             );
-            let plain = measure(&mut bench, &run.unedited()).unwrap();
+            let plain = measure(&mut lab, &run.unedited()).unwrap();
             assert!(failed(&plain).is_empty(), "{:?}", failed(&plain));
         }
     }
@@ -143,10 +143,10 @@ fn a_fault_breaks_its_identity_in_every_family() {
 
 #[test]
 fn a_model_that_gives_no_numbers_fails() {
-    let mut bench = tiny(&FAMILIES[0]);
-    let gain = &bench.model.transformer.norm.gain;
-    bench.model.transformer.norm.gain = (gain * f64::NAN).unwrap();
-    let found = measure(&mut bench, &Run::plain(prompt(12))).unwrap();
+    let mut lab = tiny(&FAMILIES[0]);
+    let gain = &lab.model.transformer.norm.gain;
+    lab.model.transformer.norm.gain = (gain * f64::NAN).unwrap();
+    let found = measure(&mut lab, &Run::plain(prompt(12))).unwrap();
     for name in [
         "finite",
         "lens = logits",
@@ -390,7 +390,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
     }
     candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
     let (_, b) = lmscope::model::network::families::read(&config).unwrap();
-    let bench = |arguments: &[&str]| -> (u64, u64) {
+    let lab = |arguments: &[&str]| -> (u64, u64) {
         let output = Command::new(env!("CARGO_BIN_EXE_lmscope"))
             .args(["bench", "--format", "json", "-n", "2"])
             .args(arguments)
@@ -409,7 +409,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
         ("f16", Precision::Dense(DType::F16)),
         ("q8_0", Precision::Q8),
     ] {
-        let (peak, estimate) = bench(&[path, "--dtype", dtype]);
+        let (peak, estimate) = lab(&[path, "--dtype", dtype]);
         let plan = Plan {
             name: "",
             blueprint: &b,
@@ -428,7 +428,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
             "{dtype}: {peak} against {estimate}"
         );
     }
-    let (peak, estimate) = bench(&["demo"]);
+    let (peak, estimate) = lab(&["demo"]);
     println!("demo: peak {peak}, estimated {estimate}");
     assert!(
         peak < estimate * 2 && peak > estimate / 4,

@@ -17,7 +17,7 @@ use lmscope::engine::{Ending, Mode, Prompt, Request, Update, spawn};
 use lmscope::error::Error;
 use lmscope::figure::{Body, Check};
 use lmscope::instruments::{Arguments, INSTRUMENTS, observe};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -131,15 +131,14 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
     let lists = ["--plus", &plus, "--minus", &minus];
-    let mut bench = Bench::open(&model, &Options::default()).unwrap();
-    let rows = (0..bench.model.card.layers)
-        .map(|l| (Site::ResidPre.at(l), vec![0.1; bench.model.card.d_model]))
+    let mut lab = Lab::open(&model, &Options::default()).unwrap();
+    let rows = (0..lab.model.card.layers)
+        .map(|l| (Site::ResidPre.at(l), vec![0.1; lab.model.card.d_model]))
         .collect();
     let origin = Origin::default();
-    bench
-        .directions
+    lab.directions
         .insert("d".into(), Direction { rows, origin });
-    let run = Run::plain(bench.model.encode(FACT, false).unwrap());
+    let run = Run::plain(lab.model.encode(FACT, false).unwrap());
     for of in INSTRUMENTS {
         let mut command = vec![of.name(), &model];
         match of.name() {
@@ -151,7 +150,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
             }
             "meters" | "sweep" => {
                 let arguments = Arguments::default().with("direction", "d");
-                let found = observe(*of, &run, &arguments, &mut bench);
+                let found = observe(*of, &run, &arguments, &mut lab);
                 assert!(matches!(found, Err(Error::NotFinite { .. })), "{found:?}");
                 continue;
             }
@@ -315,14 +314,14 @@ fn a_cell_that_overflows_is_marked_and_is_not_the_best() {
 
 #[test]
 fn sound_figures_are_not_marked() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
-    let tokens = bench.model.encode(FACT, false).unwrap();
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
+    let tokens = lab.model.encode(FACT, false).unwrap();
     let run = Run::plain(tokens);
     for of in INSTRUMENTS {
         if matches!(of.name(), "select" | "triggers" | "languages") {
             continue;
         }
-        let figure = observe(*of, &run, &Arguments::default(), &mut bench).unwrap();
+        let figure = observe(*of, &run, &Arguments::default(), &mut lab).unwrap();
         let notes = figure.notes.join("\n");
         assert!(!notes.contains("not finite"), "{}: {notes}", of.name());
         assert!(figure.check.is_none_or(Check::passed), "{}", of.name());
@@ -333,16 +332,16 @@ fn sound_figures_are_not_marked() {
 #[test]
 fn every_family_refuses_what_is_not_finite() {
     let tokens = vec![3u32, 9, 4, 11, 7];
-    let begin = |bench: &mut Bench, edits: &[&str]| {
+    let begin = |lab: &mut Lab, edits: &[&str]| {
         let edits: Vec<Edit> = edits.iter().map(|e| e.parse().unwrap()).collect();
         let schedule = Schedule::always(edits);
-        let writer = Writer::begin(bench, tokens.clone(), schedule, Sampling::default());
-        writer.and_then(|mut writer| Ok(writer.step(bench, &[])?.choice.id))
+        let writer = Writer::begin(lab, tokens.clone(), schedule, Sampling::default());
+        writer.and_then(|mut writer| Ok(writer.step(lab, &[])?.choice.id))
     };
     for family in FAMILIES {
-        let mut bench = Bench::new(Model::tiny(family, 3).unwrap());
-        begin(&mut bench, &[]).unwrap();
-        let found = begin(&mut bench, &["scale@resid_pre.1*3e38"]);
+        let mut lab = Lab::new(Model::tiny(family, 3).unwrap());
+        begin(&mut lab, &[]).unwrap();
+        let found = begin(&mut lab, &["scale@resid_pre.1*3e38"]);
         assert!(
             matches!(found, Err(Error::NotFinite { .. })),
             "{}: {found:?}",
@@ -364,12 +363,12 @@ fn every_family_refuses_what_is_not_finite() {
                 model.transformer.head =
                     lmscope::model::network::linear::Linear::dense(bad, None).unwrap();
             }
-            let mut bench = Bench::new(model);
+            let mut lab = Lab::new(model);
             let sampling = Sampling {
                 temperature,
                 ..Sampling::default()
             };
-            let found = Writer::begin(&mut bench, tokens.clone(), Schedule::none(), sampling);
+            let found = Writer::begin(&mut lab, tokens.clone(), Schedule::none(), sampling);
             let error = found
                 .err()
                 .unwrap_or_else(|| panic!("{} wrote", family.name));
@@ -385,7 +384,7 @@ fn every_family_refuses_what_is_not_finite() {
                     "lens" | "settle" | "knockout" | "heads" | "backpatch"
                 )
             }) {
-                let figure = observe(*of, &run, &Arguments::default(), &mut bench);
+                let figure = observe(*of, &run, &Arguments::default(), &mut lab);
                 let named = figure.as_ref().map(|f| f.title.clone());
                 assert!(figure.is_err(), "{} {}: {named:?}", family.name, of.name());
             }
@@ -400,11 +399,11 @@ fn an_edit_in_f16_is_named() {
         dtype: Some("f16".into()),
         ..Options::default()
     };
-    let mut bench = Bench::open("demo", &options).unwrap();
-    let tokens = bench.model.encode(FACT, false).unwrap();
+    let mut lab = Lab::open("demo", &options).unwrap();
+    let tokens = lab.model.encode(FACT, false).unwrap();
     let edits = vec!["scale@resid_pre.2*1e6".parse().unwrap()];
     let found = Writer::begin(
-        &mut bench,
+        &mut lab,
         tokens,
         Schedule::always(edits),
         Sampling::default(),
@@ -596,13 +595,13 @@ fn the_real_model_says_it_too() {
         "{err}"
     );
     let figure = {
-        let mut bench = Bench::open(&model, &Options::default()).unwrap();
-        let run = Run::plain(bench.model.encode(FACT, false).unwrap());
+        let mut lab = Lab::open(&model, &Options::default()).unwrap();
+        let run = Run::plain(lab.model.encode(FACT, false).unwrap());
         observe(
             &lmscope::instruments::logit_lens::lens::Lens,
             &run,
             &Arguments::default(),
-            &mut bench,
+            &mut lab,
         )
         .unwrap()
     };

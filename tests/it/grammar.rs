@@ -10,7 +10,7 @@ use lmscope::edit::op::{
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::{Edit, Place};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
 use lmscope::model::network::tap::Phase;
@@ -352,11 +352,8 @@ fn a_mark_that_delimits_nothing_is_refused() {
 
 #[test]
 fn every_operation_does_what_its_example_says() {
-    let mut bench: Bench = demo();
-    let tokens = bench
-        .model
-        .encode("The capital of France is", false)
-        .unwrap();
+    let mut lab: Lab = demo();
+    let tokens = lab.model.encode("The capital of France is", false).unwrap();
     for spec in OPS {
         let edit = meaning(spec.example);
         assert_eq!(edit.op.spec().name, spec.name, "{}", spec.example);
@@ -365,7 +362,7 @@ fn every_operation_does_what_its_example_says() {
             schedule: Schedule::always(vec![edit]),
             ..Run::plain(tokens.clone())
         };
-        let receipts = bench
+        let receipts = lab
             .receipts(&run)
             .unwrap_or_else(|e| panic!("{}: {e}", spec.example));
         assert!(

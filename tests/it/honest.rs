@@ -10,7 +10,7 @@ use lmscope::edit::receipt::Receipt;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
 use lmscope::lab::writer::{Beside, Held, Writer};
@@ -22,13 +22,13 @@ use lmscope::model::network::site::{Address, Site};
 
 use super::tools::{dense_families, edited, every_family, gap, prompt, reach, same_bits, values};
 
-fn demo() -> Bench {
-    Bench::open("demo", &Options::default()).unwrap()
+fn demo() -> Lab {
+    Lab::open("demo", &Options::default()).unwrap()
 }
 
 /// Knows a direction `d` for every address of the stream, and its unit vector.
-fn with_direction(bench: &mut Bench) -> Vec<f32> {
-    let width = bench.model.card.d_model;
+fn with_direction(lab: &mut Lab) -> Vec<f32> {
+    let width = lab.model.card.d_model;
     let vector: Vec<f32> = (0..width)
         .map(|i| ((i * 7919) % 13) as f32 / 6.0 - 1.0)
         .collect();
@@ -36,20 +36,19 @@ fn with_direction(bench: &mut Bench) -> Vec<f32> {
         rows: vec![(Site::ResidPre.at(0), vector.clone())],
         origin: Origin::default(),
     };
-    bench.directions.insert("d".into(), direction);
+    lab.directions.insert("d".into(), direction);
     let length = norm(&vector);
     vector.iter().map(|v| v / length).collect()
 }
 
-fn rows(bench: &mut Bench, run: &Run, at: Address) -> Vec<Vec<f32>> {
-    let recording = bench.record(run, &[at]).unwrap();
+fn rows(lab: &mut Lab, run: &Run, at: Address) -> Vec<Vec<f32>> {
+    let recording = lab.record(run, &[at]).unwrap();
     let rows = recording.get(at).unwrap().flatten_from(1).unwrap();
     rows.to_vec2().unwrap()
 }
 
-fn receipts(bench: &mut Bench, run: &Run) -> Vec<Receipt> {
-    bench
-        .record(run, &[Site::Logits.at(0)])
+fn receipts(lab: &mut Lab, run: &Run) -> Vec<Receipt> {
+    lab.record(run, &[Site::Logits.at(0)])
         .unwrap()
         .receipts
         .clone()
@@ -58,11 +57,11 @@ fn receipts(bench: &mut Bench, run: &Run) -> Vec<Receipt> {
 /// A condition holds exactly where brute force says so, whether the text is read at once or written token by token.
 #[test]
 fn an_edit_acts_where_its_condition_holds() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let unit = with_direction(&mut bench);
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let unit = with_direction(&mut lab);
         let probe = Site::ResidPre.at(1);
-        let plain = rows(&mut bench, &Run::plain(prompt(12)), probe);
+        let plain = rows(&mut lab, &Run::plain(prompt(12)), probe);
         let along: Vec<f32> = plain
             .iter()
             .map(|row| row.iter().zip(&unit).map(|(x, v)| x * v).sum())
@@ -84,12 +83,12 @@ fn an_edit_acts_where_its_condition_holds() {
             };
             let text = format!("add:d@resid_pre.1*2 {word} d@resid_pre.1{side}{middle}");
             let run = edited(prompt(12), &[&text]);
-            let moved = rows(&mut bench, &run, probe);
+            let moved = rows(&mut lab, &run, probe);
             for p in 0..12 {
                 let same = moved[p] == plain[p];
                 assert_eq!(same, !acts(p), "{name}: {text} at {p}: {along:?}");
             }
-            let found = receipts(&mut bench, &run);
+            let found = receipts(&mut lab, &run);
             assert_eq!(
                 found[0].fired,
                 (0..12).filter(|p| acts(*p)).count(),
@@ -97,7 +96,7 @@ fn an_edit_acts_where_its_condition_holds() {
             );
             // Token by token: what is streamed is what one pass says, and the same positions are changed.
             let mut writer = Writer::begin_beside(
-                &mut bench,
+                &mut lab,
                 prompt(12),
                 run.schedule.clone(),
                 Sampling {
@@ -109,16 +108,16 @@ fn an_edit_acts_where_its_condition_holds() {
             .unwrap();
             let mut streamed = Vec::new();
             for _ in 0..6 {
-                writer.step(&mut bench, &[]).unwrap();
+                writer.step(&mut lab, &[]).unwrap();
                 streamed.push(writer.output().unwrap());
             }
-            let whole = rows(&mut bench, &writer.run, Site::Logits.at(0));
+            let whole = rows(&mut lab, &writer.run, Site::Logits.at(0));
             for (i, row) in streamed.iter().enumerate() {
                 let apart = row.iter().zip(&whole[12 + i]).map(|(a, b)| (a - b).abs());
                 let apart = apart.fold(0.0, f32::max);
                 assert!(apart < 1e-4, "{name}: {text} step {i}: {apart}");
             }
-            let again = receipts(&mut bench, &writer.run.clone());
+            let again = receipts(&mut lab, &writer.run.clone());
             assert_eq!(again[0].fired, writer.receipts()[0].fired, "{name}: {text}");
         }
     }
@@ -127,23 +126,19 @@ fn an_edit_acts_where_its_condition_holds() {
 /// A condition on the unedited model's probability: the edit acts at the very position after which the token would have come.
 #[test]
 fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
-    let mut bench = demo();
+    let mut lab = demo();
     let text = "The capital of France is";
-    let tokens = bench.model.encode(text, false).unwrap();
+    let tokens = lab.model.encode(text, false).unwrap();
     let last = tokens.len() - 1;
     let run = |edit: &str, tokens: &[u32]| edited(tokens.to_vec(), &[edit]);
     let edit = "zero@attn_out.* when p(\" Paris\")>0.5";
-    let found = receipts(&mut bench, &run(edit, &tokens));
+    let found = receipts(&mut lab, &run(edit, &tokens));
     assert_eq!(
-        found[0].fired, bench.model.card.layers,
+        found[0].fired, lab.model.card.layers,
         "one position, every layer"
     );
-    let plain = rows(
-        &mut bench,
-        &Run::plain(tokens.clone()),
-        Site::ResidPost.at(7),
-    );
-    let moved = rows(&mut bench, &run(edit, &tokens), Site::ResidPost.at(7));
+    let plain = rows(&mut lab, &Run::plain(tokens.clone()), Site::ResidPost.at(7));
+    let moved = rows(&mut lab, &run(edit, &tokens), Site::ResidPost.at(7));
     for p in 0..tokens.len() {
         assert_eq!(plain[p] == moved[p], p != last, "{p}");
     }
@@ -151,7 +146,7 @@ fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
     let schedule = Schedule::always(vec![edit.parse().unwrap()]);
     for beside in [Beside::Nothing, Beside::SameText, Beside::OwnText] {
         let mut writer = Writer::begin_beside(
-            &mut bench,
+            &mut lab,
             tokens[..3].to_vec(),
             schedule.clone(),
             Sampling::default(),
@@ -159,14 +154,14 @@ fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
         )
         .unwrap();
         for _ in 0..12 {
-            writer.step(&mut bench, &[]).unwrap();
+            writer.step(&mut lab, &[]).unwrap();
         }
-        let whole = receipts(&mut bench, &writer.run.clone());
+        let whole = receipts(&mut lab, &writer.run.clone());
         assert_eq!(whole[0].fired, writer.receipts()[0].fired, "{beside:?}");
     }
     // A word that never comes is said so, with how near it came.
     let found = receipts(
-        &mut bench,
+        &mut lab,
         &run("zero@attn_out.0 when p(\" Rome\")>0.5", &tokens),
     );
     assert!(
@@ -179,13 +174,10 @@ fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
 /// Every way of doing nothing is told, each in its own words.
 #[test]
 fn no_edit_is_silent() {
-    let mut bench = demo();
-    let tokens = bench
-        .model
-        .encode("The capital of France is", false)
-        .unwrap();
+    let mut lab = demo();
+    let tokens = lab.model.encode("The capital of France is", false).unwrap();
     let set = UnitSet::new(Site::MlpAct, vec![(7, 1)], "");
-    bench.sets.insert("late".into(), set);
+    lab.sets.insert("late".into(), set);
     for (edit, why) in [
         ("add:mood@resid_pre.4:50..60", "not among"),
         ("add:mood@resid_pre.4:-40", "not among"),
@@ -201,14 +193,14 @@ fn no_edit_is_silent() {
         ("zero:{late}@mlp_act.0-3", "no unit at its layers"),
         ("clamp_along:mood=-1000..1000@resid_pre.4", "already so"),
     ] {
-        let found = receipts(&mut bench, &edited(tokens.clone(), &[edit]));
+        let found = receipts(&mut lab, &edited(tokens.clone(), &[edit]));
         assert!(found[0].idle(), "{edit}");
         assert!(found[0].why.contains(why), "{edit}: {}", found[0].why);
     }
     // What cannot fit is refused outright.
-    let mut foreign = bench.directions["mood"].clone();
+    let mut foreign = lab.directions["mood"].clone();
     foreign.origin.revision = "another".into();
-    bench.directions.insert("foreign".into(), foreign);
+    lab.directions.insert("foreign".into(), foreign);
     for (edit, why) in [
         ("add:foreign@resid_pre.4", "measured on this model"),
         ("add:mood@resid_pre.99", "8 layers"),
@@ -229,7 +221,7 @@ fn no_edit_is_silent() {
         ),
     ] {
         let run = edited(tokens.clone(), &[edit]);
-        let error = bench
+        let error = lab
             .record(&run, &[Site::Logits.at(0)])
             .unwrap_err()
             .to_string();
@@ -237,38 +229,38 @@ fn no_edit_is_silent() {
     }
     // From now on, before anything was written.
     let mut writer =
-        Writer::begin(&mut bench, tokens, Schedule::none(), Sampling::default()).unwrap();
+        Writer::begin(&mut lab, tokens, Schedule::none(), Sampling::default()).unwrap();
     let edit: Edit = "add:mood@resid_pre.4".parse().unwrap();
-    writer.edit_from_now(&mut bench, vec![edit]).unwrap();
+    writer.edit_from_now(&mut lab, vec![edit]).unwrap();
     let why = writer.receipts()[0].why.clone();
     assert!(why.contains("from position 6 on"), "{why}");
-    writer.step(&mut bench, &[]).unwrap();
+    writer.step(&mut lab, &[]).unwrap();
     assert!(!writer.receipts()[0].idle());
 }
 
 /// A group is its members, at every layer that has some; its order does not matter, nor in how many edits it comes.
 #[test]
 fn a_group_is_its_members() {
-    for mut bench in dense_families() {
-        let revision = bench.model.card.revision.clone();
+    for mut lab in dense_families() {
+        let revision = lab.model.card.revision.clone();
         let set = UnitSet::new(Site::MlpAct, vec![(1, 4), (0, 2), (0, 5)], &revision);
-        bench.sets.insert("group".into(), set);
-        let logits = |bench: &mut Bench, edits: &[&str]| {
+        lab.sets.insert("group".into(), set);
+        let logits = |lab: &mut Lab, edits: &[&str]| {
             let run = edited(prompt(9), edits);
-            let recording = bench.record(&run, &[Site::Logits.at(0)]).unwrap();
+            let recording = lab.record(&run, &[Site::Logits.at(0)]).unwrap();
             (
                 recording.get(Site::Logits.at(0)).unwrap().clone(),
                 recording.receipts.clone(),
             )
         };
-        let (group, receipt) = logits(&mut bench, &["zero:{group}@mlp_act.*"]);
+        let (group, receipt) = logits(&mut lab, &["zero:{group}@mlp_act.*"]);
         assert_eq!(receipt[0].fired, 2 * 9, "two layers, nine positions");
         let (apart, _) = logits(
-            &mut bench,
+            &mut lab,
             &["zero:5@mlp_act.0", "zero:4@mlp_act.1", "zero:2@mlp_act.0"],
         );
-        let (list, _) = logits(&mut bench, &["zero:2,5@mlp_act.0", "zero:4@mlp_act.1"]);
-        let (plain, _) = logits(&mut bench, &[]);
+        let (list, _) = logits(&mut lab, &["zero:2,5@mlp_act.0", "zero:4@mlp_act.1"]);
+        let (plain, _) = logits(&mut lab, &[]);
         assert!(same_bits(&group, &list) && same_bits(&group, &apart));
         assert!(!same_bits(&group, &plain));
     }
@@ -277,24 +269,23 @@ fn a_group_is_its_members() {
 /// Two equal edits act twice, and each has a receipt of its own.
 #[test]
 fn equal_edits_have_a_receipt_each() {
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         let line = "scale:1@mlp_act.0*0.5";
         let twice = edited(prompt(6), &[line, line]);
-        let [one, other] = bench.receipts(&twice).unwrap().try_into().unwrap();
+        let [one, other] = lab.receipts(&twice).unwrap().try_into().unwrap();
         assert!(one.id != other.id && one.edit == other.edit);
         assert_eq!((one.fired, other.fired), (6, 6));
         // Each is measured alone, as if the other was not there.
-        let alone = bench.receipts(&edited(prompt(6), &[line])).unwrap();
+        let alone = lab.receipts(&edited(prompt(6), &[line])).unwrap();
         assert!(one.kl.is_some());
         assert_eq!((one.kl, other.kl), (alone[0].kl, alone[0].kl));
         // Written on with one of them off, the counts go on where they were.
         let schedule = twice.schedule.clone();
-        let mut writer =
-            Writer::begin(&mut bench, prompt(6), schedule, Sampling::default()).unwrap();
+        let mut writer = Writer::begin(&mut lab, prompt(6), schedule, Sampling::default()).unwrap();
         let mut edits = twice.schedule.latest().to_vec();
         edits[0].on = false;
-        writer.edit_from_now(&mut bench, edits).unwrap();
-        let step = writer.step(&mut bench, &[]).unwrap();
+        writer.edit_from_now(&mut lab, edits).unwrap();
+        let step = writer.step(&mut lab, &[]).unwrap();
         assert_eq!(step.fired.len(), 1);
         assert_eq!(step.fired[0].edit, other.id);
         let counts: Vec<usize> = writer.receipts().iter().map(|r| r.fired).collect();
@@ -305,15 +296,14 @@ fn equal_edits_have_a_receipt_each() {
 /// What the edits did at each position adds up to their receipts.
 #[test]
 fn receipts_are_the_sum_of_what_happened_at_every_position() {
-    for mut bench in dense_families() {
-        with_direction(&mut bench);
+    for mut lab in dense_families() {
+        with_direction(&mut lab);
         let edits = ["add:d@resid_pre.*:2..9*0.5", "zero:1@mlp_act.0:generated"];
         let schedule = edited(vec![], &edits).schedule;
-        let mut writer =
-            Writer::begin(&mut bench, prompt(6), schedule, Sampling::default()).unwrap();
+        let mut writer = Writer::begin(&mut lab, prompt(6), schedule, Sampling::default()).unwrap();
         let mut all = writer.fired().to_vec();
         for _ in 0..4 {
-            let step = writer.step(&mut bench, &[]).unwrap();
+            let step = writer.step(&mut lab, &[]).unwrap();
             assert!(
                 step.fired
                     .iter()
@@ -321,7 +311,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
             );
             all.extend(step.fired);
         }
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         for (i, receipt) in writer.receipts().iter().enumerate() {
             let own: Vec<_> = all.iter().filter(|f| f.edit == receipt.id).collect();
             assert_eq!(own.iter().map(|f| f.fired).sum::<usize>(), receipt.fired);
@@ -339,7 +329,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
             assert!(own.iter().all(|f| f.fired == each));
         }
         // Measured afterwards, an edit's KL is known at every position, and their mean is the receipt's.
-        let measured = bench.receipts(&writer.run.clone()).unwrap();
+        let measured = lab.receipts(&writer.run.clone()).unwrap();
         for receipt in &measured {
             let positions: Vec<usize> = receipt.positions.iter().map(|p| p.0).collect();
             assert_eq!(positions, (0..10).collect::<Vec<_>>());
@@ -363,16 +353,16 @@ fn lockstep_is_two_runs() {
         seed: 5,
         ..Sampling::default()
     };
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        with_direction(&mut bench);
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        with_direction(&mut lab);
         let schedule = edited(vec![], &["add:d@resid_pre.1*1.5"]).schedule;
         let mut text = |schedule: &Schedule, beside, count: usize| {
             let mut writer =
-                Writer::begin_beside(&mut bench, prompt(7), schedule.clone(), sampling, beside)
+                Writer::begin_beside(&mut lab, prompt(7), schedule.clone(), sampling, beside)
                     .unwrap();
             let choices: Vec<_> = (0..count)
-                .map(|_| writer.step(&mut bench, &[]).unwrap().choice)
+                .map(|_| writer.step(&mut lab, &[]).unwrap().choice)
                 .collect();
             (
                 writer.run.tokens.clone(),
@@ -402,8 +392,8 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = bench.log_probs(&run.unedited(), 17).unwrap();
-        let moved = bench.log_probs(&run, 17).unwrap();
+        let plain = lab.log_probs(&run.unedited(), 17).unwrap();
+        let moved = lab.log_probs(&run, 17).unwrap();
         for choice in choices {
             let before = choice.position - 1;
             let expected = kl(&plain[before], &moved[before]);
@@ -420,7 +410,7 @@ fn lockstep_is_two_runs() {
 /// A change of the text that is stopped half-way leaves everything as it was: the text goes on as if nobody had tried.
 #[test]
 fn what_is_stopped_half_way_changes_nothing() {
-    type Try = fn(&mut Writer, &mut Bench, &Held) -> Result<()>;
+    type Try = fn(&mut Writer, &mut Lab, &Held) -> Result<()>;
     let tries: [(&str, Try); 5] = [
         ("rewind", |w, b, _| w.rewind(b, 6)),
         ("resume", |w, b, held| w.resume(b, held)),
@@ -431,13 +421,13 @@ fn what_is_stopped_half_way_changes_nothing() {
             w.edit_from_now(b, vec![edit]).map(|_| ())
         }),
     ];
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        with_direction(&mut bench);
-        let go = |bench: &mut Bench, stopped: Option<Try>| {
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        with_direction(&mut lab);
+        let go = |lab: &mut Lab, stopped: Option<Try>| {
             let edits = vec!["add:d@resid_pre.1*1.5".parse().unwrap()];
             let mut writer = Writer::begin_beside(
-                bench,
+                lab,
                 prompt(5),
                 Schedule::always(edits),
                 Sampling::default(),
@@ -446,16 +436,16 @@ fn what_is_stopped_half_way_changes_nothing() {
             .unwrap();
             let held = writer.hold();
             for _ in 0..3 {
-                writer.step(bench, &[]).unwrap();
+                writer.step(lab, &[]).unwrap();
             }
             if let Some(attempt) = stopped {
-                bench.cancel.store(true, Ordering::Relaxed);
-                let error = attempt(&mut writer, bench, &held).unwrap_err();
-                bench.cancel.store(false, Ordering::Relaxed);
+                lab.cancel.store(true, Ordering::Relaxed);
+                let error = attempt(&mut writer, lab, &held).unwrap_err();
+                lab.cancel.store(false, Ordering::Relaxed);
                 assert!(matches!(error, Error::Cancelled), "{error}");
             }
-            writer.step(bench, &[]).unwrap();
-            writer.step(bench, &[]).unwrap();
+            writer.step(lab, &[]).unwrap();
+            writer.step(lab, &[]).unwrap();
             let output = writer.output().unwrap();
             let bits: Vec<u32> = output.iter().map(|x| x.to_bits()).collect();
             (
@@ -470,9 +460,9 @@ fn what_is_stopped_half_way_changes_nothing() {
                 bits,
             )
         };
-        let undisturbed = go(&mut bench, None);
+        let undisturbed = go(&mut lab, None);
         for (what, attempt) in tries {
-            assert_eq!(go(&mut bench, Some(attempt)), undisturbed, "{name}: {what}");
+            assert_eq!(go(&mut lab, Some(attempt)), undisturbed, "{name}: {what}");
         }
     }
 }
@@ -480,29 +470,29 @@ fn what_is_stopped_half_way_changes_nothing() {
 /// A lockstep that begins in the middle shares what was written, and can be left again; the edited text does not notice.
 #[test]
 fn a_lockstep_may_begin_and_end_in_the_middle() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        with_direction(&mut bench);
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        with_direction(&mut lab);
         let edit: Edit = "add:d@resid_pre.1*1.5".parse().unwrap();
-        let go = |bench: &mut Bench, besides: [Beside; 3]| {
+        let go = |lab: &mut Lab, besides: [Beside; 3]| {
             let mut writer = Writer::begin_beside(
-                bench,
+                lab,
                 prompt(5),
                 Schedule::none(),
                 Sampling::default(),
                 besides[0],
             )
             .unwrap();
-            writer.step(bench, &[]).unwrap();
-            writer.edit_from_now(bench, vec![edit.clone()]).unwrap();
-            writer.step(bench, &[]).unwrap();
-            writer.set_beside(bench, besides[1]).unwrap();
+            writer.step(lab, &[]).unwrap();
+            writer.edit_from_now(lab, vec![edit.clone()]).unwrap();
+            writer.step(lab, &[]).unwrap();
+            writer.set_beside(lab, besides[1]).unwrap();
             let middle = writer.run.tokens.clone();
-            writer.step(bench, &[]).unwrap();
+            writer.step(lab, &[]).unwrap();
             let shared = writer.companion().map(|c| c[..middle.len()] == middle[..]);
             let counted = writer.receipts()[0].fired;
-            writer.set_beside(bench, besides[2]).unwrap();
-            writer.step(bench, &[]).unwrap();
+            writer.set_beside(lab, besides[2]).unwrap();
+            writer.step(lab, &[]).unwrap();
             (
                 writer.run.tokens.clone(),
                 writer.output().unwrap(),
@@ -511,10 +501,10 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
                 writer.receipts()[0].fired,
             )
         };
-        let (alone, logits, none, ..) = go(&mut bench, [Beside::Nothing; 3]);
+        let (alone, logits, none, ..) = go(&mut lab, [Beside::Nothing; 3]);
         assert_eq!(none, None);
         let (text, beside, shared, counted, fired) = go(
-            &mut bench,
+            &mut lab,
             [Beside::SameText, Beside::OwnText, Beside::Nothing],
         );
         assert_eq!((text, shared), (alone, Some(true)), "{name}");
@@ -532,18 +522,18 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
 #[test]
 fn a_turned_value_is_an_edited_weight() {
     let at = Site::Logits.at(0);
-    let logits = |bench: &mut Bench, edits: &[&str]| {
-        let recording = bench.record(&edited(prompt(12), edits), &[at]).unwrap();
+    let logits = |lab: &mut Lab, edits: &[&str]| {
+        let recording = lab.record(&edited(prompt(12), edits), &[at]).unwrap();
         recording.get(at).unwrap().clone()
     };
-    for mut bench in dense_families() {
-        let name = bench.model.card.name.clone();
-        let plain = logits(&mut bench, &[]);
+    for mut lab in dense_families() {
+        let name = lab.model.card.name.clone();
+        let plain = logits(&mut lab, &[]);
         let edit = "rewrite:3,1=\"#7\">\"#11\"@mlp_act.1*0.5";
-        let overlaid = logits(&mut bench, &[edit]);
-        assert!(same_bits(&logits(&mut bench, &[]), &plain), "{name}");
+        let overlaid = logits(&mut lab, &[edit]);
+        assert!(same_bits(&logits(&mut lab, &[]), &plain), "{name}");
         // The same in the weights themselves.
-        let transformer = &mut bench.model.transformer;
+        let transformer = &mut lab.model.transformer;
         let deltas = transformer.turned_values(1, &[3, 1], (7, 11), (0.5, 4.0));
         let deltas = deltas.unwrap().to_vec2::<f32>().unwrap();
         let Mlp::Dense(mlp) = &mut transformer.blocks[1].mlp else {
@@ -558,7 +548,7 @@ fn a_turned_value_is_an_edited_weight() {
         let shape = (weight.len(), weight[0].len());
         let weight = Tensor::from_vec(weight.concat(), shape, &Device::Cpu).unwrap();
         mlp.down = Linear::dense(weight, mlp.down.bias.clone()).unwrap();
-        let mut written = Bench::new(bench.model);
+        let mut written = Lab::new(lab.model);
         let written = logits(&mut written, &[]);
         let (apart, effect) = (gap(&overlaid, &written), gap(&overlaid, &plain));
         assert!(apart < 2e-5 * reach(&plain).max(1.0), "{name}: {apart}");
@@ -569,8 +559,8 @@ fn a_turned_value_is_an_edited_weight() {
 /// A turned value raises the new token and lowers the old one, as far as its neuron is on.
 #[test]
 fn a_turned_value_raises_one_token_and_lowers_another() {
-    for bench in dense_families() {
-        let transformer = &bench.model.transformer;
+    for lab in dense_families() {
+        let transformer = &lab.model.transformer;
         let deltas = transformer
             .turned_values(0, &[2], (7, 11), (1.0, 8.0))
             .unwrap();
@@ -610,7 +600,7 @@ fn a_turned_value_raises_one_token_and_lowers_another() {
         assert!(
             apart < 1e-4 * size.max(1.0),
             "{}: {apart}",
-            bench.model.card.name
+            lab.model.card.name
         );
     }
 }

@@ -9,7 +9,7 @@ use lmscope::edit::direction::{Direction, Origin, norm, random_like};
 use lmscope::edit::positions::Positions;
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::load::Options;
@@ -24,12 +24,12 @@ use lmscope::vectors::task_vector::{InContext, Prompts, Rank, Recipe, states};
 use super::recorded;
 use super::tools::{edited, every_family, gap, prompt, reach, same_bits, values};
 
-fn demo() -> Bench {
+fn demo() -> Lab {
     let options = Options {
         device: Some("cpu".into()),
         ..Options::default()
     };
-    Bench::open("demo", &options).unwrap()
+    Lab::open("demo", &options).unwrap()
 }
 
 fn root(path: &str) -> PathBuf {
@@ -52,21 +52,21 @@ fn one_row(at: Address, vector: Vec<f32>) -> Direction {
     }
 }
 
-fn last_row(bench: &mut Bench, run: &Run, at: Address) -> Vec<f32> {
-    let recording = bench.record(run, &[at]).unwrap();
+fn last_row(lab: &mut Lab, run: &Run, at: Address) -> Vec<f32> {
+    let recording = lab.record(run, &[at]).unwrap();
     let rows = recording.get(at).unwrap();
     let last = rows.dim(0).unwrap() - 1;
     values(&rows.narrow(0, last, 1).unwrap())
 }
 
-fn probability(bench: &mut Bench, run: &Run, token: u32) -> f64 {
-    let mut row = bench.last_logits(run).unwrap();
+fn probability(lab: &mut Lab, run: &Run, token: u32) -> f64 {
+    let mut row = lab.last_logits(run).unwrap();
     log_softmax(&mut row);
     f64::from(row[token as usize]).exp()
 }
 
-fn all_heads(bench: &Bench) -> Vec<Head> {
-    let card = &bench.model.card;
+fn all_heads(lab: &Lab) -> Vec<Head> {
+    let card = &lab.model.card;
     (0..card.layers)
         .flat_map(|l| (0..card.heads).map(move |h| (l, h)))
         .collect()
@@ -80,50 +80,50 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn t12_a_task_vector_put_back_where_it_came_from_changes_nothing() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let ask = &asks()[0];
         let run = Run::plain(ask.tokens.clone());
-        let plain = bench.last_logits(&run).unwrap();
-        let vectors = states(&mut bench, &asks()[..1]).unwrap();
-        let mean = states(&mut bench, &asks()[..2]).unwrap();
-        for layer in 0..bench.model.card.layers {
+        let plain = lab.last_logits(&run).unwrap();
+        let vectors = states(&mut lab, &asks()[..1]).unwrap();
+        let mean = states(&mut lab, &asks()[..2]).unwrap();
+        for layer in 0..lab.model.card.layers {
             let at = Site::ResidPost.at(layer);
             let row = one_row(at, vectors[layer].clone());
-            bench.directions.insert("t".into(), row);
+            lab.directions.insert("t".into(), row);
             let line = format!("replace:t@{at}:last");
-            let back = bench
+            let back = lab
                 .last_logits(&edited(ask.tokens.clone(), &[&line]))
                 .unwrap();
             let same = plain
                 .iter()
                 .zip(&back)
                 .all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{} {at}", bench.model.card.name);
+            assert!(same, "{} {at}", lab.model.card.name);
             // Another prompt's state does change it, and the mean of two lies in the middle of both.
-            let other = last_row(&mut bench, &Run::plain(asks()[1].tokens.clone()), at);
+            let other = last_row(&mut lab, &Run::plain(asks()[1].tokens.clone()), at);
             let middle: Vec<f32> = vectors[layer]
                 .iter()
                 .zip(&other)
                 .map(|(a, b)| (a + b) / 2.0)
                 .collect();
             assert!(relative(&mean[layer], &middle) < 1e-5);
-            bench.directions.insert("t".into(), one_row(at, other));
-            let changed = bench
+            lab.directions.insert("t".into(), one_row(at, other));
+            let changed = lab
                 .last_logits(&edited(ask.tokens.clone(), &[&line]))
                 .unwrap();
-            assert_ne!(plain, changed, "{} {at}", bench.model.card.name);
+            assert_ne!(plain, changed, "{} {at}", lab.model.card.name);
         }
     }
 }
 
 #[test]
 fn t13_function_vectors_of_heads_apart_add_up() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let means = HeadMeans::measure(&mut bench, &asks()).unwrap();
-        let heads = all_heads(&bench);
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let means = HeadMeans::measure(&mut lab, &asks()).unwrap();
+        let heads = all_heads(&lab);
         let (a, b): (Vec<Head>, Vec<Head>) = heads.iter().partition(|(l, h)| (l + h) % 2 == 0);
-        let make = |heads: &[Head]| assemble(&bench.model, &means, heads).unwrap();
+        let make = |heads: &[Head]| assemble(&lab.model, &means, heads).unwrap();
         let (whole, a, b) = (make(&heads), make(&a), make(&b));
         let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
         assert!(
@@ -132,7 +132,7 @@ fn t13_function_vectors_of_heads_apart_add_up() {
             relative(&sum, &whole)
         );
         assert!(relative(&a, &whole) > 1e-3, "{name}: each part counts");
-        assert!(assemble(&bench.model, &means, &[]).is_err());
+        assert!(assemble(&lab.model, &means, &[]).is_err());
     }
 }
 
@@ -140,16 +140,16 @@ fn t13_function_vectors_of_heads_apart_add_up() {
 #[test]
 fn t14_what_all_heads_write_is_what_attention_returns_but_for_the_bias() {
     let mut biased = 0;
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(40));
-        for layer in 0..bench.model.card.layers {
+        for layer in 0..lab.model.card.layers {
             let [z, out, add] = [Site::Z, Site::AttnOut, Site::AttnAdd].map(|s| s.at(layer));
             let (z, out, add) = (
-                last_row(&mut bench, &run, z),
-                last_row(&mut bench, &run, out),
-                last_row(&mut bench, &run, add),
+                last_row(&mut lab, &run, z),
+                last_row(&mut lab, &run, out),
+                last_row(&mut lab, &run, add),
             );
-            let transformer = &bench.model.transformer;
+            let transformer = &lab.model.transformer;
             let width = transformer.blueprint.head_dim;
             let scale = transformer.attention_scale(layer, &out);
             let mut written = vec![0f32; out.len()];
@@ -167,7 +167,7 @@ fn t14_what_all_heads_write_is_what_attention_returns_but_for_the_bias() {
                 written.iter_mut().zip(bias).for_each(|(s, w)| *s += w);
                 added.iter_mut().zip(through).for_each(|(s, w)| *s += w);
             }
-            let name = &bench.model.card.name;
+            let name = &lab.model.card.name;
             assert!(
                 relative(&written, &out) <= 1e-5,
                 "{name} {layer}: {}",
@@ -187,9 +187,9 @@ fn t14_what_all_heads_write_is_what_attention_returns_but_for_the_bias() {
 #[test]
 fn a_stream_that_is_normed_after_every_write_has_no_function_vector() {
     let path = root("tests/references/opt_350m");
-    let mut bench = Bench::open(path.to_str().unwrap(), &Options::default()).unwrap();
-    let means = HeadMeans::measure(&mut bench, &asks()[..2]).unwrap();
-    let why = assemble(&bench.model, &means, &[(0, 0)])
+    let mut lab = Lab::open(path.to_str().unwrap(), &Options::default()).unwrap();
+    let means = HeadMeans::measure(&mut lab, &asks()[..2]).unwrap();
+    let why = assemble(&lab.model, &means, &[(0, 0)])
         .unwrap_err()
         .to_string();
     assert!(
@@ -197,31 +197,31 @@ fn a_stream_that_is_normed_after_every_write_has_no_function_vector() {
         "{why}"
     );
     assert_eq!(
-        states(&mut bench, &asks()[..2]).unwrap().len(),
-        bench.model.card.layers
+        states(&mut lab, &asks()[..2]).unwrap().len(),
+        lab.model.card.layers
     );
 }
 
 /// One text read once and its last token many times gives what whole passes under edits give.
 #[test]
 fn the_effect_of_a_head_is_that_of_the_edit_that_does_the_same() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let (heads, width) = (
-            bench.model.card.heads,
-            bench.model.transformer.blueprint.head_dim,
+            lab.model.card.heads,
+            lab.model.transformer.blueprint.head_dim,
         );
         for (tokens, answer) in [(prompt(40), 7), (vec![5], 9)] {
             // Under an edit of the run itself, which must be in force in every branch.
             for own in [&[][..], &["zero@mlp_out.0"][..]] {
                 let run = edited(tokens.clone(), own);
-                let effects = Effects::of(&mut bench, &run, answer, |_| vec![0.0; width]).unwrap();
-                let base = probability(&mut bench, &run, answer);
+                let effects = Effects::of(&mut lab, &run, answer, |_| vec![0.0; width]).unwrap();
+                let base = probability(&mut lab, &run, answer);
                 assert!((effects.base - base).abs() < 1e-5, "{name}");
                 for head in 0..heads {
                     let line = format!("zero:{head}@z.1:last");
                     let both: Vec<&str> = own.iter().copied().chain([line.as_str()]).collect();
-                    let after = probability(&mut bench, &edited(tokens.clone(), &both), answer);
+                    let after = probability(&mut lab, &edited(tokens.clone(), &both), answer);
                     let apart = (after - base) - effects.values[1][head];
                     assert!(apart.abs() < 1e-5, "{name} head {head}: {apart}");
                 }
@@ -233,15 +233,15 @@ fn the_effect_of_a_head_is_that_of_the_edit_that_does_the_same() {
 /// The mean over prompts of what a head's mean does, against a loop of recorded means and single edits.
 #[test]
 fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
-    for mut bench in every_family().take(4) {
+    for mut lab in every_family().take(4) {
         let (clean, corrupt) = (asks(), asks().into_iter().rev().take(2).collect::<Vec<_>>());
-        let means = HeadMeans::measure(&mut bench, &clean).unwrap();
-        let effects = Effects::indirect(&mut bench, &corrupt, &means).unwrap();
+        let means = HeadMeans::measure(&mut lab, &clean).unwrap();
+        let effects = Effects::indirect(&mut lab, &corrupt, &means).unwrap();
         let (at, head) = (Site::Z.at(1), 1);
         let width = means.width;
         let rows: Vec<Vec<f32>> = clean
             .iter()
-            .map(|ask| last_row(&mut bench, &Run::plain(ask.tokens.clone()), at))
+            .map(|ask| last_row(&mut lab, &Run::plain(ask.tokens.clone()), at))
             .collect();
         for i in 0..width {
             let mean = rows.iter().map(|r| r[head * width + i]).sum::<f32>() / rows.len() as f32;
@@ -250,19 +250,19 @@ fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
         let mut expected = 0.0;
         for ask in &corrupt {
             let run = Run::plain(ask.tokens.clone());
-            let base = probability(&mut bench, &run, ask.answer);
-            let mut whole = last_row(&mut bench, &run, at);
+            let base = probability(&mut lab, &run, ask.answer);
+            let mut whole = last_row(&mut lab, &run, at);
             whole[head * width..(head + 1) * width].copy_from_slice(means.head((1, head)));
-            bench.directions.insert("z".into(), one_row(at, whole));
+            lab.directions.insert("z".into(), one_row(at, whole));
             let after = edited(ask.tokens.clone(), &["replace:z@z.1:last"]);
-            expected += (probability(&mut bench, &after, ask.answer) - base) / corrupt.len() as f64;
+            expected += (probability(&mut lab, &after, ask.answer) - base) / corrupt.len() as f64;
         }
         assert!(
             (effects.values[1][head] - expected).abs() < 1e-5,
             "{}",
-            bench.model.card.name
+            lab.model.card.name
         );
-        let one = Effects::at(&mut bench, &corrupt, &means, (1, head)).unwrap();
+        let one = Effects::at(&mut lab, &corrupt, &means, (1, head)).unwrap();
         assert!((one - expected).abs() < 1e-5);
         let top = effects.top(3);
         assert!(top.windows(2).all(|w| w[0].1 >= w[1].1));
@@ -278,22 +278,21 @@ fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
 
 #[test]
 fn t16_an_in_context_vector_of_no_strength_is_nothing_and_of_some_keeps_the_norm() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let width = bench.model.card.d_model;
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let width = lab.model.card.d_model;
         let vector = random_like(&vec![1.0; width], 5);
-        bench
-            .directions
+        lab.directions
             .insert("v".into(), one_row(Site::MlpOut.at(0), vector));
-        let record = |bench: &mut Bench, edits: &[&str]| {
+        let record = |lab: &mut Lab, edits: &[&str]| {
             let at = [Site::MlpOut.at(0), Site::Logits.at(0)];
-            let recording = bench.record(&edited(prompt(12), edits), &at).unwrap();
+            let recording = lab.record(&edited(prompt(12), edits), &at).unwrap();
             at.map(|a| recording.get(a).unwrap().clone())
         };
-        let plain = record(&mut bench, &[]);
-        let off = record(&mut bench, &["icv:v@mlp_out.*:all*0"]);
+        let plain = record(&mut lab, &[]);
+        let off = record(&mut lab, &["icv:v@mlp_out.*:all*0"]);
         assert!(same_bits(&plain[1], &off[1]), "{name}");
-        let on = record(&mut bench, &["icv:v@mlp_out.0*0.7"]);
+        let on = record(&mut lab, &["icv:v@mlp_out.0*0.7"]);
         assert!(
             gap(&plain[0], &on[0]) > 1e-3 * reach(&plain[0]),
             "{name}: it acts"
@@ -313,22 +312,22 @@ fn t16_an_in_context_vector_of_no_strength_is_nothing_and_of_some_keeps_the_norm
 
 #[test]
 fn answer_letters_are_read_where_they_stand() {
-    let mut bench = demo();
+    let mut lab = demo();
     let text = |subject: &str, letter: &str| format!("Is {subject} good? Answer: ({letter}");
     let side = |letter: &str| {
         let subjects = ["rain", "snow", "fire"];
         subjects.map(|s| text(s, letter)).to_vec()
     };
     let (plus, minus) = (side("A"), side("B"));
-    check_letters(&bench.model, &plus, &minus, &Positions::Last).unwrap();
+    check_letters(&lab.model, &plus, &minus, &Positions::Last).unwrap();
     let measure = Measure {
         site: Method::Caa.site(),
         layers: vec![2, 5],
         positions: Positions::Last,
         chat: false,
     };
-    let contrast = Contrast::measure(&mut bench, &plus, &minus, measure).unwrap();
-    let made = contrast.direction(Method::Caa, &bench).unwrap();
+    let contrast = Contrast::measure(&mut lab, &plus, &minus, measure).unwrap();
+    let made = contrast.direction(Method::Caa, &lab).unwrap();
     assert!(
         made.origin.method.starts_with("CAA"),
         "{}",
@@ -342,8 +341,8 @@ fn answer_letters_are_read_where_they_stand() {
         let mut expected = vec![0f64; vector.len()];
         for (texts, sign) in [(&plus, 1.0), (&minus, -1.0)] {
             for text in texts {
-                let run = Run::plain(bench.model.encode(text, false).unwrap());
-                for (e, v) in expected.iter_mut().zip(last_row(&mut bench, &run, *at)) {
+                let run = Run::plain(lab.model.encode(text, false).unwrap());
+                for (e, v) in expected.iter_mut().zip(last_row(&mut lab, &run, *at)) {
                     *e += sign * f64::from(v) / texts.len() as f64;
                 }
             }
@@ -355,16 +354,16 @@ fn answer_letters_are_read_where_they_stand() {
     // A bracket behind the letter: it is refused there, and read one token earlier.
     let closed = |texts: &[String]| texts.iter().map(|t| format!("{t})")).collect::<Vec<_>>();
     let (plus, minus) = (closed(&plus), closed(&minus));
-    let why = check_letters(&bench.model, &plus, &minus, &Positions::Last)
+    let why = check_letters(&lab.model, &plus, &minus, &Positions::Last)
         .unwrap_err()
         .to_string();
     assert!(why.contains("pair 1") && why.contains("-2"), "{why}");
-    check_letters(&bench.model, &plus, &minus, &Positions::FromEnd(2)).unwrap();
+    check_letters(&lab.model, &plus, &minus, &Positions::FromEnd(2)).unwrap();
 }
 
 #[test]
 fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
-    let bench = demo();
+    let lab = demo();
     let pairs = read(&root("demo/lists/antonyms.tsv")).unwrap();
     let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
     let prompts = Prompts {
@@ -374,11 +373,11 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         count: 6,
         seed: 3,
     };
-    let tokenizer = bench.model.tokenizer().unwrap();
+    let tokenizer = lab.model.tokenizer().unwrap();
     let spell = |ask: &Ask| String::from_utf8(tokenizer.join(&ask.tokens[1..])).unwrap();
     let answer = |ask: &Ask| String::from_utf8(tokenizer.join(&[ask.answer])).unwrap();
-    let shuffled = prompts.on(&bench).shuffled(40).unwrap();
-    let clean = prompts.on(&bench).clean(40).unwrap();
+    let shuffled = prompts.on(&lab).shuffled(40).unwrap();
+    let clean = prompts.on(&lab).clean(40).unwrap();
     for (asks, permuted) in [(&clean, false), (&shuffled, true)] {
         for ask in asks {
             let text = spell(ask);
@@ -414,7 +413,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         }
     }
     // One set of demonstrations behind a task vector, and queries that differ.
-    let dummies = prompts.on(&bench).dummies(2).unwrap();
+    let dummies = prompts.on(&lab).dummies(2).unwrap();
     let (a, b) = (spell(&dummies[0]), spell(&dummies[1]));
     assert_eq!(
         a.rsplit_once(" ; ").unwrap().0,
@@ -422,16 +421,16 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     );
     assert_ne!(a, b);
     // The same seed draws the same, another one something else.
-    assert_eq!(clean, prompts.on(&bench).clean(40).unwrap());
+    assert_eq!(clean, prompts.on(&lab).clean(40).unwrap());
     let other = Prompts { seed: 4, ..prompts };
-    assert_ne!(clean, other.on(&bench).clean(40).unwrap());
+    assert_ne!(clean, other.on(&lab).clean(40).unwrap());
     // A query in other words, and its space before the answer belongs to the answer.
     let asked = Layout::new("Say {x}:\\n{y}", "").unwrap();
     let other = Prompts {
         asked: &asked,
         ..prompts
     };
-    let bare = other.on(&bench).bare(&pairs[..1]).unwrap();
+    let bare = other.on(&lab).bare(&pairs[..1]).unwrap();
     assert_eq!(spell(&bare[0]), "Say hot:\n");
     let (made, held) = split(&pairs, 0.25, 1).unwrap();
     assert_eq!((made.len(), held.len()), (30, 10));
@@ -442,7 +441,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         ..prompts
     };
     assert!(
-        few.on(&bench)
+        few.on(&lab)
             .clean(1)
             .unwrap_err()
             .to_string()
@@ -471,7 +470,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         count: 4,
         ..prompts
     };
-    for ask in shared.on(&bench).shuffled(30).unwrap() {
+    for ask in shared.on(&lab).shuffled(30).unwrap() {
         let (text, own) = (spell(&ask), answer(&ask));
         assert!(!text.contains(own.trim()), "{text}: {own}");
     }
@@ -487,13 +486,13 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         ..prompts
     };
     assert!(
-        alike.on(&bench).shuffled(1).is_err(),
+        alike.on(&lab).shuffled(1).is_err(),
         "nothing is left without the query's label"
     );
 }
 
 /// Zero-shot antonyms in a form that the demo does not take for a question on antonyms.
-fn antonyms(bench: &mut Bench, method: InContext, seed: u64) -> (Direction, Verdict) {
+fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, Verdict) {
     let pairs = read(&root("demo/lists/antonyms.tsv")).unwrap();
     let (made_from, held) = split(&pairs, 0.5, seed).unwrap();
     let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
@@ -510,27 +509,27 @@ fn antonyms(bench: &mut Bench, method: InContext, seed: u64) -> (Direction, Verd
         trials: 50,
         ..Recipe::default()
     };
-    let direction = method.make(bench, &prompts, recipe).unwrap();
-    let shots = prompts.on(bench);
+    let direction = method.make(lab, &prompts, recipe).unwrap();
+    let shots = prompts.on(lab);
     let questions = Questions {
         fit: shots.bare(&made_from).unwrap(),
         held: shots.bare(&held).unwrap(),
         answered: shots.answered(&held).unwrap(),
     };
-    let verdict = Verdict::reach(bench, &direction, method.insertion(), &questions, seed).unwrap();
+    let verdict = Verdict::reach(lab, &direction, method.insertion(), &questions, seed).unwrap();
     (direction, verdict)
 }
 
 #[test]
 fn t15_a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
-    let mut bench = demo();
+    let mut lab = demo();
     for (method, least) in [
         (InContext::FunctionVector, 0.5),
         (InContext::LayerAverage, 0.5),
         (InContext::TaskVector, 0.5),
     ] {
         for seed in [1, 2] {
-            let (direction, verdict) = antonyms(&mut bench, method, seed);
+            let (direction, verdict) = antonyms(&mut lab, method, seed);
             println!("{method}, seed {seed}: {}", verdict.sentence());
             let best = verdict.best().unwrap();
             assert_eq!((best.held.of, best.fit.of, verdict.bare.of), (20, 20, 20));
@@ -563,7 +562,7 @@ fn t15_a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
 /// into either have to be told.
 #[test]
 fn a_function_vector_says_which_task() {
-    let mut bench = demo();
+    let mut lab = demo();
     let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
     let recipe = Recipe {
         rank: Rank::Asked,
@@ -583,17 +582,17 @@ fn a_function_vector_says_which_task() {
     });
     for (own, prompt) in prompts.iter().enumerate() {
         let made = InContext::FunctionVector
-            .make(&mut bench, prompt, recipe)
+            .make(&mut lab, prompt, recipe)
             .unwrap();
         assert!(!made.origin.notes.iter().any(|n| n.contains("WARNING")));
         for (task, (made_from, held)) in tasks.iter().enumerate() {
-            let shots = prompts[task].on(&bench);
+            let shots = prompts[task].on(&lab);
             let questions = Questions {
                 fit: shots.bare(made_from).unwrap(),
                 held: shots.bare(held).unwrap(),
                 answered: Vec::new(),
             };
-            let verdict = Verdict::reach(&mut bench, &made, Insertion::Add, &questions, 1).unwrap();
+            let verdict = Verdict::reach(&mut lab, &made, Insertion::Add, &questions, 1).unwrap();
             println!("{own} on {task}: {}", verdict.sentence());
             let held = verdict.best().unwrap().held.accuracy();
             let chance = verdict.best().unwrap().random.accuracy();
@@ -616,7 +615,7 @@ fn a_function_vector_says_which_task() {
         ..recipe
     };
     let made = InContext::FunctionVector
-        .make(&mut bench, &prompts[0], recipe)
+        .make(&mut lab, &prompts[0], recipe)
         .unwrap();
     assert!(
         made.origin.notes.iter().any(|n| n.contains("WARNING")),
@@ -628,7 +627,7 @@ fn a_function_vector_says_which_task() {
 /// What the verdict counts is what the edit that it recommends does.
 #[test]
 fn the_verdict_counts_what_the_edit_does() {
-    let mut bench = demo();
+    let mut lab = demo();
     let pairs = read(&root("demo/lists/plurals.tsv")).unwrap();
     let layout = Layout::new("{x} - {y}", "").unwrap();
     let prompts = Prompts {
@@ -638,20 +637,20 @@ fn the_verdict_counts_what_the_edit_does() {
         count: 3,
         seed: 1,
     };
-    let asks = prompts.on(&bench).bare(&pairs[..12]).unwrap();
-    let vector = random_like(&vec![0.5; bench.model.card.d_model], 3);
+    let asks = prompts.on(&lab).bare(&pairs[..12]).unwrap();
+    let vector = random_like(&vec![0.5; lab.model.card.d_model], 3);
     for (op, word) in [(Insertion::Add, "add"), (Insertion::Replace, "replace")] {
         let direction = one_row(Site::ResidPost.at(2), vector.clone());
-        bench.directions.insert("v".into(), direction.clone());
+        lab.directions.insert("v".into(), direction.clone());
         let questions = Questions {
             fit: asks[..4].to_vec(),
             held: asks[4..].to_vec(),
             answered: Vec::new(),
         };
-        let verdict = Verdict::reach(&mut bench, &direction, op, &questions, 1).unwrap();
+        let verdict = Verdict::reach(&mut lab, &direction, op, &questions, 1).unwrap();
         assert_eq!(
             verdict.layers.len(),
-            bench.model.card.layers,
+            lab.model.card.layers,
             "one vector is tried everywhere"
         );
         for layer in [0, 5] {
@@ -659,10 +658,10 @@ fn the_verdict_counts_what_the_edit_does() {
             for ask in &asks[4..] {
                 let line = format!("{word}:v@resid_post.{layer}:last");
                 let run = edited(ask.tokens.clone(), &[&line]);
-                let logits = bench.last_logits(&run).unwrap();
+                let logits = lab.last_logits(&run).unwrap();
                 let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
                 expected.0 += usize::from(best == Some(ask.answer as usize));
-                expected.1 += probability(&mut bench, &run, ask.answer);
+                expected.1 += probability(&mut lab, &run, ask.answer);
             }
             let held = verdict.layers[layer].held;
             assert_eq!((held.right, held.of), (expected.0, 8));
@@ -673,16 +672,16 @@ fn the_verdict_counts_what_the_edit_does() {
 
 #[test]
 fn sums_of_directions_are_sums_of_their_vectors() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
-    let width = bench.model.card.d_model;
+    let width = lab.model.card.d_model;
     let vectors: Vec<Vec<f32>> = (1..4).map(|s| random_like(&vec![1.0; width], s)).collect();
     for ((name, layer), vector) in [("a", 2), ("b", 3), ("c-d", 2)].iter().zip(&vectors) {
         let row = one_row(Site::ResidPost.at(*layer), vector.clone());
         row.save(&folder.path().join(name)).unwrap();
-        bench.directions.insert((*name).to_string(), row);
+        lab.directions.insert((*name).to_string(), row);
     }
-    let sum = combine(&bench, "a + 2*b - c-d").unwrap();
+    let sum = combine(&lab, "a + 2*b - c-d").unwrap();
     assert_eq!(
         sum.rows[0].0,
         Site::ResidPost.at(2),
@@ -696,24 +695,24 @@ fn sums_of_directions_are_sums_of_their_vectors() {
         assert!((own - expected).abs() < 1e-6);
     }
     assert_eq!(
-        combine(&bench, "a + b - b").unwrap().rows,
-        bench.directions["a"].rows
+        combine(&lab, "a + b - b").unwrap().rows,
+        lab.directions["a"].rows
     );
     let file = folder.path().join("c-d");
-    let from_file = combine(&bench, &format!("a - {}", file.display())).unwrap();
-    assert_eq!(from_file.rows, combine(&bench, "a - c-d").unwrap().rows);
+    let from_file = combine(&lab, &format!("a - {}", file.display())).unwrap();
+    assert_eq!(from_file.rows, combine(&lab, "a - c-d").unwrap().rows);
     let other_site = one_row(Site::MlpOut.at(2), vectors[0].clone());
-    bench.directions.insert("m".into(), other_site);
-    let why = combine(&bench, "a + m").unwrap_err().to_string();
+    lab.directions.insert("m".into(), other_site);
+    let why = combine(&lab, "a + m").unwrap_err().to_string();
     assert!(
         why.contains("mlp_out.2") && why.contains("resid_post.2"),
         "{why}"
     );
     let narrow = one_row(Site::ResidPost.at(2), vec![1.0; 7]);
-    bench.directions.insert("n".into(), narrow);
-    assert!(combine(&bench, "a + n").is_err());
+    lab.directions.insert("n".into(), narrow);
+    assert!(combine(&lab, "a + n").is_err());
     assert!(
-        combine(&bench, "a + nothing")
+        combine(&lab, "a + nothing")
             .unwrap_err()
             .to_string()
             .contains("nothing")
@@ -722,37 +721,30 @@ fn sums_of_directions_are_sums_of_their_vectors() {
 
 #[test]
 fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
-    let mut bench = demo();
+    let mut lab = demo();
     let of = instrument("heads").unwrap();
-    let tokens = bench
-        .model
-        .encode("The capital of France is", false)
-        .unwrap();
+    let tokens = lab.model.encode("The capital of France is", false).unwrap();
     let run = Run::plain(tokens.clone());
-    let figure = of.observe(&run, &Arguments::default(), &mut bench).unwrap();
+    let figure = of.observe(&run, &Arguments::default(), &mut lab).unwrap();
     let Body::Grid(grid) = &figure.body else {
         panic!("a grid")
     };
-    let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+    let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
     assert_eq!(
         (grid.rows.len(), grid.columns.len(), grid.cells.len()),
         (layers, heads, heads)
     );
-    let logits = bench.last_logits(&run).unwrap();
+    let logits = lab.last_logits(&run).unwrap();
     let favoured = (0..logits.len())
         .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
         .unwrap();
-    let before = probability(&mut bench, &run, favoured as u32);
+    let before = probability(&mut lab, &run, favoured as u32);
     for (layer, head) in [(7, 0), (3, 2)] {
         let cell = &grid.cells[head][layer];
         assert_eq!(cell.anchor.unit, Some(Unit::Head(head as u32)));
         assert_eq!(cell.anchor.layer, Some(layer as u16));
         let line = format!("zero:{head}@z.{layer}:last");
-        let after = probability(
-            &mut bench,
-            &edited(tokens.clone(), &[&line]),
-            favoured as u32,
-        );
+        let after = probability(&mut lab, &edited(tokens.clone(), &[&line]), favoured as u32);
         assert!((f64::from(cell.value) - (after - before)).abs() < 1e-5);
     }
     // On the screen, x on such a cell writes the edit.
@@ -780,19 +772,19 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
         .with("trials", 10)
         .with("prompts", 5);
     assert!(of.needs_prompt(&Arguments::default()) && !of.needs_prompt(&shown));
-    let aie = of.observe(&Run::default(), &shown, &mut bench).unwrap();
+    let aie = of.observe(&Run::default(), &shown, &mut lab).unwrap();
     assert!(
         aie.notes.iter().any(|n| n.starts_with("null: ")),
         "{:?}",
         aie.notes
     );
     let null = of
-        .observe(&Run::default(), &shown.with("null", "random"), &mut bench)
+        .observe(&Run::default(), &shown.with("null", "random"), &mut lab)
         .unwrap();
     assert!(null.title.contains("null"));
     assert_ne!(aie.body, null.body);
     let missing = Arguments::default().with("demos", "no/such/file.tsv");
-    assert!(of.observe(&run, &missing, &mut bench).is_err());
+    assert!(of.observe(&run, &missing, &mut lab).is_err());
 }
 
 /// The binary: what it prints, what it writes, what it refuses.
@@ -1066,7 +1058,7 @@ fn effects_and_vectors_agree_with_transformers() {
             dtype: Some("f32".into()),
             ..Options::default()
         };
-        let mut bench = Bench::open(path.to_str().unwrap(), &options).unwrap();
+        let mut lab = Lab::open(path.to_str().unwrap(), &options).unwrap();
         let asks = |list: &[Asked]| -> Vec<Ask> {
             let ask = |a: &Asked| Ask {
                 tokens: a.tokens.clone(),
@@ -1075,8 +1067,8 @@ fn effects_and_vectors_agree_with_transformers() {
             list.iter().map(ask).collect()
         };
         let (clean, corrupt) = (asks(&expected.clean), asks(&expected.corrupt));
-        let means = HeadMeans::measure(&mut bench, &clean).unwrap();
-        let effects = Effects::indirect(&mut bench, &corrupt, &means).unwrap();
+        let means = HeadMeans::measure(&mut lab, &clean).unwrap();
+        let effects = Effects::indirect(&mut lab, &corrupt, &means).unwrap();
         assert!((effects.base - expected.base).abs() < 1e-5, "{name}");
         let all = effects
             .values
@@ -1093,13 +1085,13 @@ fn effects_and_vectors_agree_with_transformers() {
         assert!(largest > 1e-3, "{name}: effects are there to compare");
         let heads: Vec<Head> = effects.top(3).into_iter().map(|(head, _)| head).collect();
         assert_eq!(heads, expected.heads, "{name}");
-        let vector = assemble(&bench.model, &means, &heads).unwrap();
+        let vector = assemble(&lab.model, &means, &heads).unwrap();
         assert!(
             relative(&vector, &expected.vector) < 1e-5,
             "{name}: {}",
             relative(&vector, &expected.vector)
         );
-        let average = states(&mut bench, &clean).unwrap();
+        let average = states(&mut lab, &clean).unwrap();
         for (layer, (own, other)) in average.iter().zip(&expected.layer_average).enumerate() {
             assert!(
                 relative(own, other) < 1e-5,

@@ -10,8 +10,8 @@ use lmscope::figure::{Body, Entry};
 use lmscope::instruments::logit_lens::view::View;
 use lmscope::instruments::patchscope::target::{Target, Written};
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::apply::{Null, Program};
-use lmscope::lab::bench::Bench;
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
@@ -33,8 +33,8 @@ use super::tools::{
 };
 
 /// Every address that the model has.
-fn all_addresses(bench: &Bench) -> Vec<Address> {
-    let layers = bench.model.card.layers;
+fn all_addresses(lab: &Lab) -> Vec<Address> {
+    let layers = lab.model.card.layers;
     let at = |site: Site| (0..layers).map(move |l| site.at(l));
     let mut all: Vec<Address> = SITES
         .iter()
@@ -46,22 +46,21 @@ fn all_addresses(bench: &Bench) -> Vec<Address> {
             }
         })
         .collect();
-    all.retain(|a| bench.model.offers(*a).is_ok());
+    all.retain(|a| lab.model.offers(*a).is_ok());
     all
 }
 
-fn logits(bench: &mut Bench, run: &Run) -> Tensor {
-    bench
-        .record(run, &[Site::Logits.at(0)])
+fn logits(lab: &mut Lab, run: &Run) -> Tensor {
+    lab.record(run, &[Site::Logits.at(0)])
         .unwrap()
         .get(Site::Logits.at(0))
         .unwrap()
         .clone()
 }
 
-/// A bench that knows a random direction called `d`, of the given width.
-fn with_direction(mut bench: Bench) -> (Bench, Vec<f32>) {
-    let width = bench.model.card.d_model;
+/// A lab that knows a random direction called `d`, of the given width.
+fn with_direction(mut lab: Lab) -> (Lab, Vec<f32>) {
+    let width = lab.model.card.d_model;
     let vector: Vec<f32> = (0..width)
         .map(|i| ((i * 7919) % 13) as f32 / 6.0 - 1.0)
         .collect();
@@ -69,17 +68,17 @@ fn with_direction(mut bench: Bench) -> (Bench, Vec<f32>) {
         rows: vec![(Site::ResidPre.at(0), vector.clone())],
         origin: Origin::default(),
     };
-    bench.directions.insert("d".into(), direction);
-    (bench, vector)
+    lab.directions.insert("d".into(), direction);
+    (lab, vector)
 }
 
 #[test]
 fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
-    for mut bench in every_family() {
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+    for mut lab in every_family() {
+        let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let run = Run::plain(prompt(40));
-        let recording = bench.record(&run, &[last, Site::Logits.at(0)]).unwrap();
-        let lens = bench
+        let recording = lab.record(&run, &[last, Site::Logits.at(0)]).unwrap();
+        let lens = lab
             .model
             .transformer
             .unembed(recording.get(last).unwrap())
@@ -87,11 +86,11 @@ fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
         assert!(
             same_bits(&lens, recording.get(Site::Logits.at(0)).unwrap()),
             "{}",
-            bench.model.card.name
+            lab.model.card.name
         );
         let figure = instrument("lens")
             .unwrap()
-            .observe(&run, &Arguments::default(), &mut bench)
+            .observe(&run, &Arguments::default(), &mut lab)
             .unwrap();
         assert_eq!(figure.check.unwrap().error, 0.0);
         let top = figure.cell(last.layer, 39).unwrap();
@@ -111,12 +110,12 @@ fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
 
 #[test]
 fn i1_holds_for_every_live_step() {
-    for mut bench in every_family() {
-        let needs = [Needs::of(View::plain().readout(bench.model.card.layers))];
+    for mut lab in every_family() {
+        let needs = [Needs::of(View::plain().readout(lab.model.card.layers))];
         let mut writer =
-            Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
+            Writer::begin(&mut lab, prompt(5), Schedule::none(), Sampling::default()).unwrap();
         for _ in 0..4 {
-            let step = writer.step(&mut bench, &needs).unwrap();
+            let step = writer.step(&mut lab, &needs).unwrap();
             let check = step.captures[0].check;
             assert!(check.unwrap().error <= 1e-6, "{check:?}");
         }
@@ -125,13 +124,13 @@ fn i1_holds_for_every_live_step() {
 
 #[test]
 fn i2_the_residual_stream_is_the_sum_of_its_writes() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         let writes: Vec<Address> = std::iter::once(Site::Embed.at(0))
             .chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)]))
             .collect();
         let last = Site::ResidPost.at(layers - 1);
-        let recording = bench
+        let recording = lab
             .record(
                 &Run::plain(prompt(40)),
                 &[writes.clone(), vec![last]].concat(),
@@ -146,7 +145,7 @@ fn i2_the_residual_stream_is_the_sum_of_its_writes() {
         assert!(
             gap(&sum, end) <= 1e-5 * reach(end),
             "{}: {}",
-            bench.model.card.name,
+            lab.model.card.name,
             gap(&sum, end)
         );
     }
@@ -154,13 +153,13 @@ fn i2_the_residual_stream_is_the_sum_of_its_writes() {
 
 #[test]
 fn i3_direct_effects_sum_to_the_raw_logit_difference() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         let parts: Vec<Address> = std::iter::once(Site::Embed.at(0))
             .chain((0..layers).flat_map(|l| [Site::AttnAdd.at(l), Site::MlpAdd.at(l)]))
             .collect();
         let last = Site::ResidPost.at(layers - 1);
-        let recording = bench
+        let recording = lab
             .record(
                 &Run::plain(prompt(30)),
                 &[parts.clone(), vec![last, Site::LogitsRaw.at(0)]].concat(),
@@ -175,7 +174,7 @@ fn i3_direct_effects_sum_to_the_raw_logit_difference() {
                 .squeeze(0)
                 .unwrap()
         };
-        let transformer = &bench.model.transformer;
+        let transformer = &lab.model.transformer;
         let direction = |token| transformer.logit_direction(token).unwrap();
         let difference =
             ((direction(3) - direction(11)).unwrap() / transformer.blueprint.logit_scale).unwrap();
@@ -217,7 +216,7 @@ fn i3_direct_effects_sum_to_the_raw_logit_difference() {
         assert!(
             (total - (raw[3] - raw[11])).abs() < 1e-4,
             "{}: {total} {}",
-            bench.model.card.name,
+            lab.model.card.name,
             raw[3] - raw[11]
         );
     }
@@ -225,15 +224,11 @@ fn i3_direct_effects_sum_to_the_raw_logit_difference() {
 
 #[test]
 fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         let run = Run::plain(prompt(12));
         let figure = instrument("neurons")
             .unwrap()
-            .observe(
-                &run,
-                &Arguments::default().with("rank", "effect"),
-                &mut bench,
-            )
+            .observe(&run, &Arguments::default().with("rank", "effect"), &mut lab)
             .unwrap();
         let Body::Table(table) = &figure.body else {
             panic!("a table")
@@ -248,8 +243,8 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
         let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());
         // By hand: the raw logit of the favoured token with the write taken out of the last residual row,
         // the scale frozen, differs by exactly the effect.
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
-        let recording = bench
+        let last = Site::ResidPost.at(lab.model.card.layers - 1);
+        let recording = lab
             .record(
                 &run,
                 &[
@@ -273,7 +268,7 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
         let favoured = (0..logits.len())
             .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
             .unwrap();
-        let transformer = &bench.model.transformer;
+        let transformer = &lab.model.transformer;
         let act = values(&row(Site::MlpAct.at(layer)))[neuron];
         // What the block adds for this neuron: its column, through the norm of the write and the multiplier.
         let block = &transformer.blocks[layer];
@@ -307,7 +302,7 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
         assert!(
             (expected - effect).abs() < 1e-4,
             "{}: {expected} {effect}",
-            bench.model.card.name
+            lab.model.card.name
         );
         let shown: Vec<f32> = page
             .rows
@@ -327,9 +322,9 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
 #[test]
 fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
     let mut windows = 0;
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let (tokens, layer) = (40, 1);
-        let recording = bench
+        let recording = lab
             .record(
                 &Run::plain(prompt(tokens)),
                 &[
@@ -344,7 +339,7 @@ fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
             recording.get(Site::V.at(layer)).unwrap(),
             recording.get(Site::Z.at(layer)).unwrap(),
         );
-        let blueprint = &bench.model.transformer.blueprint;
+        let blueprint = &lab.model.transformer.blueprint;
         for head in 0..blueprint.heads {
             let group = head / (blueprint.heads / blueprint.kv_heads);
             let pattern = probs.get(head).unwrap();
@@ -367,7 +362,7 @@ fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
                         .unwrap()
                 ) < 1e-5,
                 "{} head {head}",
-                bench.model.card.name
+                lab.model.card.name
             );
             let rows = values(&pattern.sum(D::Minus1).unwrap());
             assert!(rows.iter().all(|r| (r - 1.0).abs() < 1e-5));
@@ -395,12 +390,12 @@ fn i4_probabilities_times_values_are_z_and_rows_sum_to_one() {
 
 #[test]
 fn i5_heads_and_neurons_sum_to_their_modules() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let layer = 1;
-        let recording = bench
+        let recording = lab
             .record(
                 &Run::plain(prompt(20)),
-                &if bench.model.card.neuron_layers.contains(&layer) {
+                &if lab.model.card.neuron_layers.contains(&layer) {
                     vec![
                         Site::Z.at(layer),
                         Site::AttnOut.at(layer),
@@ -412,8 +407,8 @@ fn i5_heads_and_neurons_sum_to_their_modules() {
                 },
             )
             .unwrap();
-        let block = &bench.model.transformer.blocks[layer];
-        let blueprint = &bench.model.transformer.blueprint;
+        let block = &lab.model.transformer.blocks[layer];
+        let blueprint = &lab.model.transformer.blueprint;
         let sum = |parts: Vec<Tensor>, bias: &Option<Tensor>| {
             let sum = parts
                 .iter()
@@ -471,10 +466,10 @@ fn i5_heads_and_neurons_sum_to_their_modules() {
 #[test]
 fn i5_experts_under_the_routers_weights_sum_to_their_module() {
     let mut mixtures = 0;
-    for mut bench in every_family() {
-        let layers = 0..bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = 0..lab.model.card.layers;
         let mixed: Vec<usize> = layers
-            .filter(|l| bench.model.offers(Site::Router.at(*l)).is_ok())
+            .filter(|l| lab.model.offers(Site::Router.at(*l)).is_ok())
             .collect();
         for layer in mixed {
             mixtures += 1;
@@ -483,10 +478,10 @@ fn i5_experts_under_the_routers_weights_sum_to_their_module() {
                 Site::MlpIn.at(layer),
                 Site::MlpOut.at(layer),
             );
-            let recording = bench
+            let recording = lab
                 .record(&Run::plain(prompt(20)), &[at, input, out])
                 .unwrap();
-            let Mlp::Experts(mixture) = &bench.model.transformer.blocks[layer].mlp else {
+            let Mlp::Experts(mixture) = &lab.model.transformer.blocks[layer].mlp else {
                 panic!("a router without experts")
             };
             let (weights, input) = (recording.get(at).unwrap(), recording.get(input).unwrap());
@@ -498,7 +493,7 @@ fn i5_experts_under_the_routers_weights_sum_to_their_module() {
             assert!(
                 gap(&sum, recording.get(out).unwrap()) < 1e-5,
                 "{}",
-                bench.model.card.name
+                lab.model.card.name
             );
             let rows = weights.to_vec2::<f32>().unwrap();
             let chosen = |r: &Vec<f32>| r.iter().filter(|w| **w != 0.0).count();
@@ -517,17 +512,17 @@ fn i5_experts_under_the_routers_weights_sum_to_their_module() {
 /// The router's choice is an edit's to make: an expert that nobody chose speaks when its weight is set.
 #[test]
 fn an_edit_of_the_router_changes_who_speaks() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let at = Site::Router.at(0);
-        if bench.model.offers(at).is_err() {
+        if lab.model.offers(at).is_err() {
             continue;
         }
         let out = Site::MlpOut.at(0);
-        let plain = bench.record(&Run::plain(prompt(9)), &[at, out]).unwrap();
+        let plain = lab.record(&Run::plain(prompt(9)), &[at, out]).unwrap();
         let row = values(&plain.get(at).unwrap().get(8).unwrap());
         let silent = row.iter().position(|w| *w == 0.0).unwrap();
         let run = edited(prompt(9), &[&format!("set:{silent}=0.8@router.0:8")]);
-        let recording = bench.record(&run, &[at, out]).unwrap();
+        let recording = lab.record(&run, &[at, out]).unwrap();
         assert!((values(&recording.get(at).unwrap().get(8).unwrap())[silent] - 0.8).abs() < 1e-6);
         let moved = |p: usize| {
             gap(
@@ -538,16 +533,16 @@ fn an_edit_of_the_router_changes_who_speaks() {
         assert!(
             moved(8) > 1e-3 && moved(7) < 1e-5,
             "{}",
-            bench.model.card.name
+            lab.model.card.name
         );
     }
 }
 
 #[test]
 fn i6_a_neutral_strength_changes_no_bit_and_fires_nowhere() {
-    for bench in dense_families() {
-        let (mut bench, _) = with_direction(bench);
-        let plain = logits(&mut bench, &Run::plain(prompt(10)));
+    for lab in dense_families() {
+        let (mut lab, _) = with_direction(lab);
+        let plain = logits(&mut lab, &Run::plain(prompt(10)));
         for text in [
             "add:d@resid_pre.1*0",
             "add_unit_norm:d@resid_pre.*:all*0",
@@ -565,8 +560,8 @@ fn i6_a_neutral_strength_changes_no_bit_and_fires_nowhere() {
             "set:2=4@mlp_act.1*0",
         ] {
             let run = edited(prompt(10), &[text]);
-            assert!(same_bits(&plain, &logits(&mut bench, &run)), "{text}");
-            assert_eq!(bench.receipts(&run).unwrap()[0].fired, 0, "{text}");
+            assert!(same_bits(&plain, &logits(&mut lab, &run)), "{text}");
+            assert_eq!(lab.receipts(&run).unwrap()[0].fired, 0, "{text}");
         }
     }
 }
@@ -574,8 +569,8 @@ fn i6_a_neutral_strength_changes_no_bit_and_fires_nowhere() {
 /// What the operations along a direction promise of the component, and those that keep the norm of it.
 #[test]
 fn i7_operations_along_a_direction_keep_their_word() {
-    for bench in every_family() {
-        let (mut bench, vector) = with_direction(bench);
+    for lab in every_family() {
+        let (mut lab, vector) = with_direction(lab);
         let unit: Vec<f32> = vector.iter().map(|v| v / norm(&vector)).collect();
         let unit = Tensor::new(unit, &Device::Cpu).unwrap();
         let at = Site::ResidPre.at(1);
@@ -585,7 +580,7 @@ fn i7_operations_along_a_direction_keep_their_word() {
             } else {
                 edited(prompt(12), &[text])
             };
-            bench.record(&run, &[at]).unwrap().get(at).unwrap().clone()
+            lab.record(&run, &[at]).unwrap().get(at).unwrap().clone()
         };
         let along = |x: &Tensor| values(&x.broadcast_mul(&unit).unwrap().sum(D::Minus1).unwrap());
         let lengths =
@@ -625,13 +620,13 @@ fn i7_operations_along_a_direction_keep_their_word() {
 
 #[test]
 fn i7_projecting_out_twice_is_once_and_leaves_no_component() {
-    for bench in every_family() {
-        let (mut bench, vector) = with_direction(bench);
+    for lab in every_family() {
+        let (mut lab, vector) = with_direction(lab);
         let unit: Vec<f32> = vector.iter().map(|v| v / norm(&vector)).collect();
         let unit = Tensor::new(unit, &Device::Cpu).unwrap();
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-        let once = bench
+        let once = lab
             .record(&edited(prompt(12), &["project_out:d@writes"]), &wanted)
             .unwrap();
         for at in &wanted {
@@ -640,15 +635,15 @@ fn i7_projecting_out_twice_is_once_and_leaves_no_component() {
             assert!(
                 reach(&along) < 1e-5 * reach(x).max(1.0),
                 "{} {at}: {}",
-                bench.model.card.name,
+                lab.model.card.name,
                 reach(&along)
             );
         }
         let at = Site::ResidPre.at(1);
-        let one = bench
+        let one = lab
             .record(&edited(prompt(12), &["project_out:d@resid_pre.1"]), &[at])
             .unwrap();
-        let two = bench
+        let two = lab
             .record(
                 &edited(
                     prompt(12),
@@ -669,7 +664,7 @@ fn i7_projecting_out_twice_is_once_and_leaves_no_component() {
 
 /// Weights that cannot write along a direction any more: `W − r̂ r̂ᵀ W` for everything that writes into the stream, biases
 /// and learned positions included; the unembedding keeps its own copy.
-fn orthogonalised(bench: &mut Bench, unit: &Tensor) {
+fn orthogonalised(lab: &mut Lab, unit: &Tensor) {
     let column = unit.unsqueeze(1).unwrap();
     // `[d_model, n]`, every column without its component.
     let clean = |w: &Tensor| {
@@ -690,7 +685,7 @@ fn orthogonalised(bench: &mut Bench, unit: &Tensor) {
             .contiguous()
             .unwrap()
     };
-    let transformer = &mut bench.model.transformer;
+    let transformer = &mut lab.model.transformer;
     match &mut transformer.project_in {
         Some(projection) => *projection = linear(projection),
         None => {
@@ -714,18 +709,18 @@ fn orthogonalised(bench: &mut Bench, unit: &Tensor) {
 #[test]
 fn i8_ablating_a_direction_equals_orthogonalised_weights() {
     let mut seen = 0;
-    for bench in every_family() {
+    for lab in every_family() {
         // Where writes are normed, what is added is no linear image of the weights.
-        if bench.model.card.norms_writes {
+        if lab.model.card.norms_writes {
             continue;
         }
         seen += 1;
-        let (mut bench, vector) = with_direction(bench);
+        let (mut lab, vector) = with_direction(lab);
         let unit: Vec<f32> = vector.iter().map(|v| v / norm(&vector)).collect();
-        let plain = logits(&mut bench, &Run::plain(prompt(20)));
-        let ablated = logits(&mut bench, &edited(prompt(20), &["project_out:d@writes"]));
-        orthogonalised(&mut bench, &Tensor::new(unit, &Device::Cpu).unwrap());
-        let mut fresh = Bench::new(bench.model);
+        let plain = logits(&mut lab, &Run::plain(prompt(20)));
+        let ablated = logits(&mut lab, &edited(prompt(20), &["project_out:d@writes"]));
+        orthogonalised(&mut lab, &Tensor::new(unit, &Device::Cpu).unwrap());
+        let mut fresh = Lab::new(lab.model);
         let changed = logits(&mut fresh, &Run::plain(prompt(20)));
         let (apart, effect) = (gap(&ablated, &changed), gap(&ablated, &plain));
         assert!(
@@ -740,10 +735,10 @@ fn i8_ablating_a_direction_equals_orthogonalised_weights() {
 
 #[test]
 fn i9_a_state_put_back_where_it_was_changes_nothing() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let tokens = prompt(9);
         let at = Site::ResidPost.at(1);
-        let state = bench
+        let state = lab
             .record(&Run::plain(tokens.clone()), &[at])
             .unwrap()
             .get(at)
@@ -756,7 +751,7 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
             from: 0,
         };
         let mut written = |put: Vec<Patch>, count| {
-            let written = target.branches(&mut bench, vec![put], count, &[]);
+            let written = target.branches(&mut lab, vec![put], count, &[]);
             let written = written.unwrap().remove(0);
             let p = written.first.top[0].1;
             (written.tokens, p)
@@ -773,17 +768,17 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
         assert!((written(vec![off], 1).1 - plain.1).abs() > 1e-6);
         let run = Run::plain(tokens);
         let bits = |row: Vec<f32>| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        let again = bits(read_again(&mut bench, &run, 8, &[put]));
-        assert_eq!(again, bits(read_again(&mut bench, &run, 8, &[])));
+        let again = bits(read_again(&mut lab, &run, 8, &[put]));
+        assert_eq!(again, bits(read_again(&mut lab, &run, 8, &[])));
     }
 }
 
 #[test]
 fn a_patch_fires_once_and_only_in_its_row() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
-        let zero = Tensor::zeros(bench.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
+        let zero = Tensor::zeros(lab.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
         let patch = Patch::new(at, 5, zero);
         let target = Target {
             tokens: tokens.clone(),
@@ -791,7 +786,7 @@ fn a_patch_fires_once_and_only_in_its_row() {
         };
         let mut rows = |branches: [Vec<Patch>; 3]| {
             target
-                .branches(&mut bench, branches.to_vec(), 4, &[])
+                .branches(&mut lab, branches.to_vec(), 4, &[])
                 .unwrap()
         };
         let both = rows([vec![], vec![patch.clone()], vec![]]);
@@ -804,10 +799,9 @@ fn a_patch_fires_once_and_only_in_its_row() {
         assert!(!close(1));
         let mut idle = Program::default();
         let (patches, wanted) = ([(1, &patch)], [at]);
-        let mut tap = RunTap::new(&mut idle, &patches, &wanted, Keep::All, bench.guard());
-        let ids = bench.model.tokens(&tokens).unwrap().repeat((3, 1)).unwrap();
-        bench
-            .model
+        let mut tap = RunTap::new(&mut idle, &patches, &wanted, Keep::All, lab.guard());
+        let ids = lab.model.tokens(&tokens).unwrap().repeat((3, 1)).unwrap();
+        lab.model
             .transformer
             .trunk(&ids, Span::prompt(6), None, &mut tap)
             .unwrap();
@@ -825,10 +819,10 @@ fn a_patch_fires_once_and_only_in_its_row() {
 
 #[test]
 fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         let source = Site::ResidPost.at(0);
-        let state = bench
+        let state = lab
             .record(&Run::plain(prompt(8)), &[source])
             .unwrap()
             .get(source)
@@ -843,10 +837,10 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
             from: last,
         };
         let patched = target
-            .branches(&mut bench, vec![vec![put]], 1, &[])
+            .branches(&mut lab, vec![vec![put]], 1, &[])
             .unwrap()
             .remove(0);
-        let lens = bench.read(&state.unsqueeze(0).unwrap(), 1).unwrap();
+        let lens = lab.read(&state.unsqueeze(0).unwrap(), 1).unwrap();
         assert_eq!(patched.tokens[0], lens[0].top[0].0);
         assert_eq!(patched.first.top[0].1.to_bits(), lens[0].top[0].1.to_bits());
     }
@@ -854,22 +848,22 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
 
 #[test]
 fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         let at = Site::MlpAct.at(1);
         let tokens = prompt(7);
-        let recording = bench
+        let recording = lab
             .record(&Run::plain(tokens.clone()), &[at, Site::Logits.at(0)])
             .unwrap();
         let own = values(&recording.get(at).unwrap().get(4).unwrap())[3];
         let run = edited(tokens.clone(), &[&format!("set:3={own}@mlp_act.1:4")]);
         assert!(same_bits(
-            &logits(&mut bench, &run),
+            &logits(&mut lab, &run),
             recording.get(Site::Logits.at(0)).unwrap()
         ));
-        assert_eq!(bench.receipts(&run).unwrap()[0].fired, 1);
+        assert_eq!(lab.receipts(&run).unwrap()[0].fired, 1);
         let run = edited(tokens, &[&format!("set:3={}@mlp_act.1:4", own + 2.0)]);
         assert!(!same_bits(
-            &logits(&mut bench, &run),
+            &logits(&mut lab, &run),
             recording.get(Site::Logits.at(0)).unwrap()
         ));
     }
@@ -877,19 +871,19 @@ fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
 
 #[test]
 fn t2_zeroing_every_neuron_leaves_the_bias_alone() {
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         let at = Site::MlpOut.at(0);
-        let out = bench
+        let out = lab
             .record(&edited(prompt(5), &["zero@mlp_act.0"]), &[at])
             .unwrap();
-        let bias = bench.model.transformer.blocks[0]
+        let bias = lab.model.transformer.blocks[0]
             .mlp
             .dense()
             .unwrap()
             .down
             .bias
             .clone();
-        let zero = Tensor::zeros(bench.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
+        let zero = Tensor::zeros(lab.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
         let expected = bias.unwrap_or(zero);
         assert!(gap(&out.get(at).unwrap().get(2).unwrap(), &expected) < 1e-6);
     }
@@ -897,10 +891,10 @@ fn t2_zeroing_every_neuron_leaves_the_bias_alone() {
 
 #[test]
 fn the_mean_is_the_prompts_without_its_first_token() {
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         let at = Site::MlpAct.at(0);
         let tokens = prompt(6);
-        let own = bench
+        let own = lab
             .record(&Run::plain(tokens.clone()), &[at])
             .unwrap()
             .get(at)
@@ -909,7 +903,7 @@ fn the_mean_is_the_prompts_without_its_first_token() {
             .unwrap();
         let mean = own[1..].iter().map(|r| f64::from(r[2])).sum::<f64>() / 5.0;
         let run = edited(tokens, &["mean:2@mlp_act.0"]);
-        let ablated = bench
+        let ablated = lab
             .record(&run, &[at])
             .unwrap()
             .get(at)
@@ -925,32 +919,27 @@ fn the_mean_is_the_prompts_without_its_first_token() {
             ablated[1][3] == own[1][3],
             "its neighbours keep their values"
         );
-        assert!(bench.receipts(&run).unwrap()[0].note.contains("5 tokens"));
+        assert!(lab.receipts(&run).unwrap()[0].note.contains("5 tokens"));
     }
 }
 
 #[test]
 fn i20_cached_decoding_equals_one_pass_with_and_without_edits() {
-    for bench in dense_families() {
-        let (mut bench, _) = with_direction(bench);
+    for lab in dense_families() {
+        let (mut lab, _) = with_direction(lab);
         for edits in [
             vec![],
             vec!["add:d@resid_pre.1*0.7", "zero:3@mlp_act.0:generated"],
         ] {
             let schedule = edited(vec![], &edits).schedule;
-            let mut writer = Writer::begin(
-                &mut bench,
-                prompt(34),
-                schedule.clone(),
-                Sampling::default(),
-            )
-            .unwrap();
+            let mut writer =
+                Writer::begin(&mut lab, prompt(34), schedule.clone(), Sampling::default()).unwrap();
             let mut streamed = Vec::new();
             for _ in 0..8 {
-                writer.step(&mut bench, &[]).unwrap();
+                writer.step(&mut lab, &[]).unwrap();
                 streamed.push(writer.output().unwrap());
             }
-            let whole = logits(&mut bench, &writer.run).to_vec2::<f32>().unwrap();
+            let whole = logits(&mut lab, &writer.run).to_vec2::<f32>().unwrap();
             for (i, row) in streamed.iter().enumerate() {
                 let worst = row
                     .iter()
@@ -960,7 +949,7 @@ fn i20_cached_decoding_equals_one_pass_with_and_without_edits() {
                 assert!(
                     worst < 1e-4,
                     "{} {edits:?} step {i}: {worst}",
-                    bench.model.card.name
+                    lab.model.card.name
                 );
             }
         }
@@ -969,13 +958,10 @@ fn i20_cached_decoding_equals_one_pass_with_and_without_edits() {
 
 #[test]
 fn i25_an_edit_at_a_position_changes_no_logit_before_it() {
-    for bench in every_family() {
-        let (mut bench, _) = with_direction(bench);
-        let plain = logits(&mut bench, &Run::plain(prompt(12)));
-        let moved = logits(
-            &mut bench,
-            &edited(prompt(12), &["add:d@resid_pre.1:6..7*3"]),
-        );
+    for lab in every_family() {
+        let (mut lab, _) = with_direction(lab);
+        let plain = logits(&mut lab, &Run::plain(prompt(12)));
+        let moved = logits(&mut lab, &edited(prompt(12), &["add:d@resid_pre.1:6..7*3"]));
         assert!(same_bits(
             &plain.narrow(0, 0, 6).unwrap(),
             &moved.narrow(0, 0, 6).unwrap()
@@ -989,11 +975,11 @@ fn i25_an_edit_at_a_position_changes_no_logit_before_it() {
 
 #[test]
 fn i26_recording_everything_changes_no_bit() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(40));
-        let plain = logits(&mut bench, &run);
-        let all = all_addresses(&bench);
-        let full = bench.record(&run, &all).unwrap();
+        let plain = logits(&mut lab, &run);
+        let all = all_addresses(&lab);
+        let full = lab.record(&run, &all).unwrap();
         assert!(same_bits(&plain, full.get(Site::Logits.at(0)).unwrap()));
         for at in all {
             let shape = at.site.spec().shape;
@@ -1004,8 +990,8 @@ fn i26_recording_everything_changes_no_bit() {
             );
         }
         // The same through no tap at all.
-        let ids = bench.model.tokens(&run.tokens).unwrap();
-        let transformer = &bench.model.transformer;
+        let ids = lab.model.tokens(&run.tokens).unwrap();
+        let transformer = &lab.model.transformer;
         let x = transformer
             .trunk(&ids, Span::prompt(40), None, &mut NoTap)
             .unwrap();
@@ -1016,27 +1002,24 @@ fn i26_recording_everything_changes_no_bit() {
 
 #[test]
 fn from_now_and_as_if_always_differ_where_they_should() {
-    for bench in every_family() {
-        let (mut bench, _) = with_direction(bench);
+    for lab in every_family() {
+        let (mut lab, _) = with_direction(lab);
         let edit: Edit = "add:d@resid_pre.1*2".parse().unwrap();
         let needs = [];
-        let begin = |bench: &mut Bench, schedule| {
-            Writer::begin(bench, prompt(6), schedule, Sampling::default()).unwrap()
+        let begin = |lab: &mut Lab, schedule| {
+            Writer::begin(lab, prompt(6), schedule, Sampling::default()).unwrap()
         };
-        let mut always = begin(&mut bench, Schedule::always(vec![edit.clone()]));
-        always.step(&mut bench, &needs).unwrap();
+        let mut always = begin(&mut lab, Schedule::always(vec![edit.clone()]));
+        always.step(&mut lab, &needs).unwrap();
         let always_logits = always.output().unwrap();
         // Made from now, the prompt stays as it was read.
-        let mut now = begin(&mut bench, Schedule::none());
-        assert_eq!(
-            now.edit_from_now(&mut bench, vec![edit.clone()]).unwrap(),
-            6
-        );
-        now.step(&mut bench, &needs).unwrap();
+        let mut now = begin(&mut lab, Schedule::none());
+        assert_eq!(now.edit_from_now(&mut lab, vec![edit.clone()]).unwrap(), 6);
+        now.step(&mut lab, &needs).unwrap();
         let now_logits = now.output().unwrap();
         assert_ne!(now_logits, always_logits);
         assert_eq!(now.receipts()[0].fired, 1, "one position so far");
-        let whole = logits(&mut bench, &now.run).to_vec2::<f32>().unwrap();
+        let whole = logits(&mut lab, &now.run).to_vec2::<f32>().unwrap();
         assert!(
             now_logits
                 .iter()
@@ -1045,34 +1028,34 @@ fn from_now_and_as_if_always_differ_where_they_should() {
             "a from-now run can be measured again"
         );
         // As if always: off after on is the unedited run, bit for bit.
-        let mut plain = begin(&mut bench, Schedule::none());
-        let first = plain.step(&mut bench, &needs).unwrap().choice.id;
-        let mut toggled = begin(&mut bench, Schedule::none());
-        toggled.step(&mut bench, &needs).unwrap();
-        toggled.edit_always(&mut bench, vec![edit.clone()]).unwrap();
+        let mut plain = begin(&mut lab, Schedule::none());
+        let first = plain.step(&mut lab, &needs).unwrap().choice.id;
+        let mut toggled = begin(&mut lab, Schedule::none());
+        toggled.step(&mut lab, &needs).unwrap();
+        toggled.edit_always(&mut lab, vec![edit.clone()]).unwrap();
         assert_eq!(toggled.receipts()[0].fired, 7);
         let mut off = edit.clone();
         off.on = false;
-        toggled.edit_always(&mut bench, vec![off]).unwrap();
-        plain.rewind(&mut bench, 7).unwrap();
+        toggled.edit_always(&mut lab, vec![off]).unwrap();
+        plain.rewind(&mut lab, 7).unwrap();
         assert_eq!(toggled.run.tokens[6], first);
-        toggled.step(&mut bench, &needs).unwrap();
-        plain.step(&mut bench, &needs).unwrap();
+        toggled.step(&mut lab, &needs).unwrap();
+        plain.step(&mut lab, &needs).unwrap();
         assert_eq!(toggled.output().unwrap(), plain.output().unwrap());
     }
 }
 
 #[test]
 fn receipts_are_measured_beside_a_null() {
-    for bench in dense_families() {
-        let (mut bench, vector) = with_direction(bench);
+    for lab in dense_families() {
+        let (mut lab, vector) = with_direction(lab);
         let run = edited(
             prompt(10),
             &["add:d@resid_pre.1:3..5*2", "zero:1@mlp_act.0:20..30"],
         );
-        let receipts = bench.receipts(&run).unwrap();
+        let receipts = lab.receipts(&run).unwrap();
         assert_eq!(receipts[0].fired, 2);
-        let x = bench
+        let x = lab
             .record(&run.unedited(), &[Site::ResidPre.at(1)])
             .unwrap();
         let x = x
@@ -1099,34 +1082,33 @@ fn receipts_are_measured_beside_a_null() {
 
 #[test]
 fn an_edit_that_does_not_fit_is_refused_with_the_numbers() {
-    for bench in dense_families() {
-        let (mut bench, _) = with_direction(bench);
-        let refuse = |bench: &mut Bench, text: &str| {
-            bench
-                .record(&edited(prompt(4), &[text]), &[Site::Logits.at(0)])
+    for lab in dense_families() {
+        let (mut lab, _) = with_direction(lab);
+        let refuse = |lab: &mut Lab, text: &str| {
+            lab.record(&edited(prompt(4), &[text]), &[Site::Logits.at(0)])
                 .unwrap_err()
                 .to_string()
         };
-        let width = bench.model.card.d_mlp.to_string();
-        assert!(refuse(&mut bench, "add:d@mlp_act.0").contains(&width));
-        assert!(refuse(&mut bench, "zero:99999@mlp_act.0").contains("99999"));
-        let layers = format!("{} layers", bench.model.card.layers);
-        assert!(refuse(&mut bench, "zero:0@mlp_act.77").contains(&layers));
-        assert!(refuse(&mut bench, "add:nosuch@resid_pre.0").contains("nosuch"));
-        bench.directions.get_mut("d").unwrap().origin.revision = "another".into();
-        assert!(refuse(&mut bench, "add:d@resid_pre.0").contains("another"));
+        let width = lab.model.card.d_mlp.to_string();
+        assert!(refuse(&mut lab, "add:d@mlp_act.0").contains(&width));
+        assert!(refuse(&mut lab, "zero:99999@mlp_act.0").contains("99999"));
+        let layers = format!("{} layers", lab.model.card.layers);
+        assert!(refuse(&mut lab, "zero:0@mlp_act.77").contains(&layers));
+        assert!(refuse(&mut lab, "add:nosuch@resid_pre.0").contains("nosuch"));
+        lab.directions.get_mut("d").unwrap().origin.revision = "another".into();
+        assert!(refuse(&mut lab, "add:d@resid_pre.0").contains("another"));
     }
 }
 
 #[test]
 fn heads_are_units_at_z() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let at = Site::Z.at(0);
-        let cut = bench
+        let cut = lab
             .record(&edited(prompt(6), &["zero:2@z.0"]), &[at])
             .unwrap();
-        let whole = bench.record(&Run::plain(prompt(6)), &[at]).unwrap();
-        for head in 0..bench.model.card.heads {
+        let whole = lab.record(&Run::plain(prompt(6)), &[at]).unwrap();
+        for head in 0..lab.model.card.heads {
             let (cut, whole) = (
                 cut.get(at).unwrap().narrow(1, head, 1).unwrap(),
                 whole.get(at).unwrap().narrow(1, head, 1).unwrap(),
@@ -1139,24 +1121,23 @@ fn heads_are_units_at_z() {
 
 #[test]
 fn batch_rows_do_not_see_each_other() {
-    for bench in every_family() {
+    for lab in every_family() {
         let (a, b) = (prompt(9), prompt(20)[11..].to_vec());
         let both = Tensor::new(vec![a.clone(), b.clone()], &Device::Cpu).unwrap();
         let run = |ids: &Tensor| {
-            bench
-                .model
+            lab.model
                 .transformer
                 .trunk(ids, Span::prompt(9), None, &mut NoTap)
                 .unwrap()
         };
         let rows = run(&both);
         for (i, ids) in [a, b].iter().enumerate() {
-            let alone = run(&bench.model.tokens(ids).unwrap());
+            let alone = run(&lab.model.tokens(ids).unwrap());
             let apart = gap(&rows.narrow(0, i, 1).unwrap(), &alone);
             assert!(
                 apart < 1e-5 * reach(&alone),
                 "{}: {apart}",
-                bench.model.card.name
+                lab.model.card.name
             );
         }
     }
@@ -1164,10 +1145,10 @@ fn batch_rows_do_not_see_each_other() {
 
 #[test]
 fn a_cache_can_be_cut_and_copied() {
-    for bench in every_family() {
-        let transformer = &bench.model.transformer;
-        let ids = |tokens: &[u32]| bench.model.tokens(tokens).unwrap();
-        let mut cache = bench.model.cache(1).unwrap();
+    for lab in every_family() {
+        let transformer = &lab.model.transformer;
+        let ids = |tokens: &[u32]| lab.model.tokens(tokens).unwrap();
+        let mut cache = lab.model.cache(1).unwrap();
         transformer
             .trunk(
                 &ids(&prompt(8)),
@@ -1225,9 +1206,9 @@ impl Tap for Inject {
 
 #[test]
 fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
-    for bench in every_family() {
-        let transformer = &bench.model.transformer;
-        let ids = bench.model.tokens(&prompt(6)).unwrap();
+    for lab in every_family() {
+        let transformer = &lab.model.transformer;
+        let ids = lab.model.tokens(&prompt(6)).unwrap();
         let score = |x: &Tensor, tap: &mut dyn Tap| {
             let _ = x;
             let end = transformer.trunk(&ids, Span::prompt(6), None, tap).unwrap();
@@ -1244,7 +1225,7 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
         let plain = score(&ids, &mut GradientTap).to_scalar::<f32>().unwrap();
         assert!((fused - plain).abs() < 1e-4, "{fused} {plain}");
 
-        let width = bench.model.card.d_model;
+        let width = lab.model.card.d_model;
         let start = noise(1, width);
         let way = noise(2, width);
         let at = |x: Tensor| score(&ids, &mut Inject(x)).to_scalar::<f32>().unwrap();
@@ -1265,20 +1246,20 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
         assert!(
             (numeric - exact).abs() < 2e-2 * exact.abs().max(1.0),
             "{}: {numeric} {exact}",
-            bench.model.card.name
+            lab.model.card.name
         );
     }
 }
 
 #[test]
 fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
-    let mut bench = tiny(
+    let mut lab = tiny(
         lmscope::model::network::families::FAMILIES
             .iter()
             .find(|f| f.name == "gpt2")
             .unwrap(),
     );
-    let error = bench
+    let error = lab
         .record(&Run::plain(prompt(3)), &[Site::MlpGate.at(1)])
         .unwrap_err()
         .to_string();
@@ -1287,12 +1268,11 @@ fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
         "{error}"
     );
     assert!(
-        bench
-            .record(&Run::plain(prompt(3)), &[Site::MlpAct.at(9)])
+        lab.record(&Run::plain(prompt(3)), &[Site::MlpAct.at(9)])
             .is_err()
     );
-    assert!(bench.record(&Run::plain(vec![]), &[]).is_err());
-    let long = bench
+    assert!(lab.record(&Run::plain(vec![]), &[]).is_err());
+    let long = lab
         .record(&Run::plain(prompt(97)), &[])
         .unwrap_err()
         .to_string();
@@ -1301,16 +1281,14 @@ fn sites_that_a_family_lacks_are_refused_with_what_to_use() {
 
 #[test]
 fn an_edit_after_the_last_block_acts_at_its_own_position() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = edited(prompt(70), &["zero:0,1,2@final_norm:69"]);
-        let plain = bench.last_logits(&run.unedited()).unwrap();
-        assert_ne!(bench.last_logits(&run).unwrap(), plain);
+        let plain = lab.last_logits(&run.unedited()).unwrap();
+        assert_ne!(lab.last_logits(&run).unwrap(), plain);
         let elsewhere = edited(prompt(70), &["zero:0,1,2@final_norm:0"]);
-        assert_eq!(bench.last_logits(&elsewhere).unwrap(), plain);
+        assert_eq!(lab.last_logits(&elsewhere).unwrap(), plain);
         let lens = instrument("lens").unwrap();
-        let figure = lens
-            .observe(&run, &Arguments::default(), &mut bench)
-            .unwrap();
+        let figure = lens.observe(&run, &Arguments::default(), &mut lab).unwrap();
         assert_eq!(
             figure.check, None,
             "the lens does not see past the last block, and says nothing"
@@ -1320,25 +1298,24 @@ fn an_edit_after_the_last_block_acts_at_its_own_position() {
 
 #[test]
 fn nulls_have_equal_size_and_other_units() {
-    for bench in dense_families() {
-        let (mut bench, _) = with_direction(bench);
+    for lab in dense_families() {
+        let (mut lab, _) = with_direction(lab);
         let run = edited(prompt(6), &["zero:1,2@mlp_act.0"]);
         let at = Site::MlpAct.at(0);
-        let plain = bench.record(&Run::plain(prompt(6)), &[at]).unwrap();
+        let plain = lab.record(&Run::plain(prompt(6)), &[at]).unwrap();
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
-        let mut program = bench.compile(&run, Null::Random(3)).unwrap();
+        let mut program = lab.compile(&run, Null::Random(3)).unwrap();
         let mut tap = RunTap::new(
             &mut program,
             &[],
             std::slice::from_ref(&at),
             Keep::All,
-            bench.guard(),
+            lab.guard(),
         );
-        bench
-            .model
+        lab.model
             .transformer
             .trunk(
-                &bench.model.tokens(&run.tokens).unwrap(),
+                &lab.model.tokens(&run.tokens).unwrap(),
                 Span::prompt(6),
                 None,
                 &mut tap,

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure, Grid};
 use lmscope::instruments::logit_lens::view::{READABLE, View};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::capture::{Needs, NormOf, Readout, Seen};
 use lmscope::lab::readout::{Against, Ask, Said, Tokens, read};
 use lmscope::lab::run::Run;
@@ -21,20 +21,20 @@ fn grid(figure: &Figure) -> &Grid {
     }
 }
 
-fn lens(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+fn lens(lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
     let lens = instrument("lens").unwrap();
-    lens.observe(run, arguments, bench).unwrap()
+    lens.observe(run, arguments, lab).unwrap()
 }
 
 /// What some positions say at every layer.
 fn see(
-    bench: &mut Bench,
+    lab: &mut Lab,
     run: &Run,
     view: &View,
     positions: std::ops::Range<usize>,
     ask: &Readout,
 ) -> Seen {
-    let Readout { at, norm, maps, .. } = view.readout(bench.model.card.layers);
+    let Readout { at, norm, maps, .. } = view.readout(lab.model.card.layers);
     let readout = Readout {
         at,
         norm,
@@ -42,7 +42,7 @@ fn see(
         ..ask.clone()
     };
     let needs = Needs::of(readout);
-    bench.capture(run, positions, &needs).unwrap().read
+    lab.capture(run, positions, &needs).unwrap().read
 }
 
 /// Log-probabilities of a row of logits.
@@ -82,19 +82,19 @@ fn close(a: f32, b: f32, tolerance: f32, what: &str) {
 /// T42: the strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
 #[test]
 fn t42_a_grid_is_every_cell_by_itself() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let layers = lab.model.card.layers;
         let run = Run::plain(prompt(6));
         let view = View::plain();
-        let recording = bench.record(&run, &view.readout(layers).at).unwrap();
-        let transformer = &bench.model.transformer;
+        let recording = lab.record(&run, &view.readout(layers).at).unwrap();
+        let transformer = &lab.model.transformer;
         let logits = |l: usize, p: usize| {
             let rows = recording.get(Site::ResidPost.at(l)).unwrap();
             let row = rows.narrow(0, p, 1).unwrap().contiguous().unwrap();
             values(&transformer.unembed(&row).unwrap())
         };
-        let known = bench.model.known_tokens();
+        let known = lab.model.known_tokens();
         let token = 17;
         let plain: Vec<Vec<Said>> = (0..layers)
             .map(|l| {
@@ -111,7 +111,7 @@ fn t42_a_grid_is_every_cell_by_itself() {
             kl: true,
             ..Readout::default()
         };
-        let seen = see(&mut bench, &run, &view, 0..6, &ask);
+        let seen = see(&mut lab, &run, &view, 0..6, &ask);
         for l in 0..layers {
             for p in 0..6 {
                 let (a, b) = (&seen.layers[l][p], &plain[l][p]);
@@ -141,8 +141,8 @@ fn t42_a_grid_is_every_cell_by_itself() {
 /// A vocabulary of several strips, with logits that grow towards its end: the running maximum moves.
 #[test]
 fn strips_and_chunks_hide_no_token() {
-    let mut bench = tiny(&FAMILIES[0]);
-    let (vocab, wide) = (5003, bench.model.card.d_model);
+    let mut lab = tiny(&FAMILIES[0]);
+    let (vocab, wide) = (5003, lab.model.card.d_model);
     let weight: Vec<f32> = (0..vocab * wide)
         .map(|i| {
             let (token, at) = (i / wide, i % wide);
@@ -152,10 +152,10 @@ fn strips_and_chunks_hide_no_token() {
         })
         .collect();
     let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
-    bench.model.transformer.head =
+    lab.model.transformer.head =
         lmscope::model::network::linear::Linear::dense(weight.clone(), None).unwrap();
-    bench.model.transformer.blueprint.vocab = vocab;
-    bench.model.card.vocab = vocab;
+    lab.model.transformer.blueprint.vocab = vocab;
+    lab.model.card.vocab = vocab;
     let rows: Vec<f32> = (0..3 * wide)
         .map(|i| (((i * 31) % 17) as f32 - 8.0) / 8.0)
         .collect();
@@ -168,7 +168,7 @@ fn strips_and_chunks_hide_no_token() {
             keep: true,
             ..Ask::default()
         };
-        read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap()
+        read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap()
     };
     assert_eq!(finals[0].logits.len(), vocab);
     for token in [0u32, 2047, 2048, 4999, 5002] {
@@ -184,7 +184,7 @@ fn strips_and_chunks_hide_no_token() {
             }),
             keep: false,
         };
-        let said = read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap();
+        let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         for (row, said) in said.iter().enumerate() {
             let plain = by_hand(&logits[row], &logits[2 - row], token, vocab);
             let ids = |s: &Said| s.top.iter().map(|t| t.0).collect::<Vec<_>>();
@@ -203,16 +203,14 @@ fn strips_and_chunks_hide_no_token() {
 }
 
 /// Every rank of a lens that opens with ranks, against the plain way: whole rows of logits, sorted.
-fn ranks_are_those_of_whole_rows(bench: &mut Bench, run: &Run) {
-    let (layers, total) = (bench.model.card.layers, run.tokens.len());
-    let figure = lens(bench, run, &Arguments::default());
+fn ranks_are_those_of_whole_rows(lab: &mut Lab, run: &Run) {
+    let (layers, total) = (lab.model.card.layers, run.tokens.len());
+    let figure = lens(lab, run, &Arguments::default());
     let shown = grid(&figure).clone();
     assert_eq!(shown.value, "rank of the answer");
-    let recording = bench
-        .record(run, &View::plain().readout(layers).at)
-        .unwrap();
-    let transformer = &bench.model.transformer;
-    let known = bench.model.known_tokens();
+    let recording = lab.record(run, &View::plain().readout(layers).at).unwrap();
+    let transformer = &lab.model.transformer;
+    let known = lab.model.known_tokens();
     for position in 0..total {
         let row = |layer: usize| {
             let rows = recording.get(Site::ResidPost.at(layer)).unwrap();
@@ -221,7 +219,7 @@ fn ranks_are_those_of_whole_rows(bench: &mut Bench, run: &Run) {
         };
         let answer = top(&row(layers - 1), known, 1)[0].0;
         let story = &shown.also.stories[position];
-        assert_eq!(story.token, bench.visible(answer));
+        assert_eq!(story.token, lab.visible(answer));
         for layer in 0..layers {
             let cell = &shown.cells[position][layer];
             let counted = rank(&row(layer), answer) + 1;
@@ -238,38 +236,35 @@ fn ranks_are_those_of_whole_rows(bench: &mut Bench, run: &Run) {
 /// A vocabulary of more than 8 192 tokens opens with the rank of the answer; a small one does not.
 #[test]
 fn a_large_vocabulary_opens_with_ranks() {
-    let mut bench = tiny(&FAMILIES[0]);
+    let mut lab = tiny(&FAMILIES[0]);
     let run = Run::plain(prompt(5));
-    let small = lens(&mut bench, &run, &Arguments::default());
+    let small = lens(&mut lab, &run, &Arguments::default());
     assert_eq!(grid(&small).value, "probability");
-    let (vocab, wide) = (8193, bench.model.card.d_model);
+    let (vocab, wide) = (8193, lab.model.card.d_model);
     let weight: Vec<f32> = (0..vocab * wide)
         .map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 32768.0 - 1.0)
         .collect();
     let weight = Tensor::from_vec(weight, (vocab, wide), &Device::Cpu).unwrap();
-    bench.model.transformer.head =
+    lab.model.transformer.head =
         lmscope::model::network::linear::Linear::dense(weight, None).unwrap();
-    bench.model.transformer.blueprint.vocab = vocab;
-    bench.model.card.vocab = vocab;
-    ranks_are_those_of_whole_rows(&mut bench, &run);
+    lab.model.transformer.blueprint.vocab = vocab;
+    lab.model.card.vocab = vocab;
+    ranks_are_those_of_whole_rows(&mut lab, &run);
 
     let Ok(real) = std::env::var("LMSCOPE_REAL_MODEL") else {
         println!("LMSCOPE_REAL_MODEL is not set: no real model's ranks were looked at");
         return;
     };
-    let mut bench = Bench::open(&real, &lmscope::model::load::Options::default()).unwrap();
-    let tokens = bench
-        .model
-        .encode("The capital of France is", false)
-        .unwrap();
-    ranks_are_those_of_whole_rows(&mut bench, &Run::plain(tokens));
+    let mut lab = Lab::open(&real, &lmscope::model::load::Options::default()).unwrap();
+    let tokens = lab.model.encode("The capital of France is", false).unwrap();
+    ranks_are_those_of_whole_rows(&mut lab, &Run::plain(tokens));
 }
 
 /// T41 and I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
 #[test]
 fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
-    for bench in every_family() {
-        let transformer = &bench.model.transformer;
+    for lab in every_family() {
+        let transformer = &lab.model.transformer;
         if transformer.head.bias.is_some() {
             continue;
         }
@@ -283,9 +278,9 @@ fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
             entropy: true,
             ..Ask::default()
         };
-        let said = read(&bench.model, &rows, &ask, &mut |_| Ok(())).unwrap();
-        let vocab = bench.model.card.vocab as f32;
-        close(said[1].entropy, vocab.ln(), 1e-6, &bench.model.card.name);
+        let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
+        let vocab = lab.model.card.vocab as f32;
+        close(said[1].entropy, vocab.ln(), 1e-6, &lab.model.card.name);
         assert_eq!(
             said[1].tokens[0].rank, 0,
             "rank counts what is strictly stronger"
@@ -300,18 +295,16 @@ fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
 /// T38 with the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
 #[test]
 fn t38_the_last_row_is_the_model() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(9));
-        let own = bench.last_logits(&run).unwrap();
-        let figure = lens(&mut bench, &run, &Arguments::default());
-        let last = figure
-            .cell((bench.model.card.layers - 1) as u16, 8)
-            .unwrap();
+        let own = lab.last_logits(&run).unwrap();
+        let figure = lens(&mut lab, &run, &Arguments::default());
+        let last = figure.cell((lab.model.card.layers - 1) as u16, 8).unwrap();
         let mut own = own;
         log_softmax(&mut own);
-        let best = top(&own, bench.model.known_tokens(), 1)[0];
-        assert_eq!(last.label, bench.visible(best.0));
-        close(last.value, best.1.exp(), 1e-5, &bench.model.card.name);
+        let best = top(&own, lab.model.known_tokens(), 1)[0];
+        assert_eq!(last.label, lab.visible(best.0));
+        close(last.value, best.1.exp(), 1e-5, &lab.model.card.name);
         let check = figure.check.unwrap();
         assert!(check.error.to_bits() == 0 && check.passed());
     }
@@ -325,7 +318,7 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
         .map(tiny)
         .filter(|b| b.model.transformer.blueprint.logit_cap.is_some());
     let mut count = 0;
-    for mut bench in capped {
+    for mut lab in capped {
         count += 1;
         let run = Run::plain(prompt(7));
         let ask = Readout {
@@ -335,10 +328,10 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
             ..Readout::default()
         };
         let view = View::plain();
-        let with = see(&mut bench, &run, &view, 0..7, &ask);
+        let with = see(&mut lab, &run, &view, 0..7, &ask);
         // The same states without the cap, which lies after the blocks; narrow enough to bend these logits.
-        bench.model.transformer.blueprint.logit_cap = Some(2.0);
-        let narrow = see(&mut bench, &run, &view, 0..7, &ask);
+        lab.model.transformer.blueprint.logit_cap = Some(2.0);
+        let narrow = see(&mut lab, &run, &view, 0..7, &ask);
         for (a, b) in with
             .layers
             .iter()
@@ -363,51 +356,50 @@ fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
 /// The multiplier too: a read-out without it is another distribution.
 #[test]
 fn a_multiplier_is_part_of_the_reading() {
-    let mut bench = tiny(&FAMILIES[0]);
+    let mut lab = tiny(&FAMILIES[0]);
     let run = Run::plain(prompt(7));
     let ask = Readout {
         top: 1,
         entropy: true,
         ..Readout::default()
     };
-    let one = see(&mut bench, &run, &View::plain(), 0..7, &ask);
-    bench.model.transformer.blueprint.logit_scale = 4.0;
-    let four = see(&mut bench, &run, &View::plain(), 0..7, &ask);
+    let one = see(&mut lab, &run, &View::plain(), 0..7, &ask);
+    lab.model.transformer.blueprint.logit_scale = 4.0;
+    let four = see(&mut lab, &run, &View::plain(), 0..7, &ask);
     assert!(four.layers[0][3].entropy < one.layers[0][3].entropy - 0.01);
 }
 
 /// Every site of the lens is read at that site, on every family, or refused with the reason.
 #[test]
 fn sublayers_are_read_where_they_are() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         let run = Run::plain(prompt(6));
         for (_, site) in READABLE {
             let name = site.spec().name;
             let arguments = Arguments::default().with("site", name).with("top", 1);
             let given = instrument("lens")
                 .unwrap()
-                .observe(&run, &arguments, &mut bench);
-            if site == Site::ResidMid && bench.model.transformer.blueprint.arrangement.is_parallel()
-            {
+                .observe(&run, &arguments, &mut lab);
+            if site == Site::ResidMid && lab.model.transformer.blueprint.arrangement.is_parallel() {
                 let why = given.unwrap_err().to_string();
                 assert!(why.contains("resid_pre"), "{why}");
                 continue;
             }
             let figure = given.unwrap();
             let wanted: Vec<_> = (0..layers).map(|l| site.at(l)).collect();
-            let recording = bench.record(&run, &wanted).unwrap();
+            let recording = lab.record(&run, &wanted).unwrap();
             for l in 0..layers {
                 let rows = recording.get(site.at(l)).unwrap();
                 let row = rows.narrow(0, 4, 1).unwrap().contiguous().unwrap();
-                let own = normalised(&bench.model.transformer.unembed(&row).unwrap());
-                let best = top(&own, bench.model.known_tokens(), 1)[0];
+                let own = normalised(&lab.model.transformer.unembed(&row).unwrap());
+                let best = top(&own, lab.model.known_tokens(), 1)[0];
                 let cell = figure.cell(l as u16, 4).unwrap();
                 assert_eq!(
                     cell.label,
-                    bench.visible(best.0),
+                    lab.visible(best.0),
                     "{} {name}.{l}",
-                    bench.model.card.name
+                    lab.model.card.name
                 );
                 close(cell.value, best.1.exp(), 1e-5, name);
             }
@@ -419,17 +411,17 @@ fn sublayers_are_read_where_they_are() {
 /// scale of direct attribution. With their own they do not.
 #[test]
 fn writes_with_the_final_norm_are_parts_of_the_logits() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let layers = lab.model.card.layers;
         let run = Run::plain(prompt(6));
         let wanted: Vec<_> = [Site::AttnAdd, Site::MlpAdd, Site::ResidPost]
             .into_iter()
             .flat_map(|s| (0..layers).map(move |l| s.at(l)))
             .chain([Site::ResidPre.at(0)])
             .collect();
-        let recording = bench.record(&run, &wanted).unwrap();
-        let transformer = &bench.model.transformer;
+        let recording = lab.record(&run, &wanted).unwrap();
+        let transformer = &lab.model.transformer;
         // Where the stream itself is normed in a block, it is no sum of its writes.
         if transformer
             .blocks
@@ -473,20 +465,20 @@ fn writes_with_the_final_norm_are_parts_of_the_logits() {
 /// The parameter reaches the reading: with the final norm, early rows differ and the last does not.
 #[test]
 fn the_final_norm_changes_all_rows_but_the_last() {
-    let mut bench = tiny(&FAMILIES[0]);
-    let layers = bench.model.card.layers;
+    let mut lab = tiny(&FAMILIES[0]);
+    let layers = lab.model.card.layers;
     let run = Run::plain(prompt(6));
     let ask = Readout {
         top: 1,
         entropy: true,
         ..Readout::default()
     };
-    let own = see(&mut bench, &run, &View::plain(), 0..6, &ask);
+    let own = see(&mut lab, &run, &View::plain(), 0..6, &ask);
     let view = View {
         norm: NormOf::Final,
         ..View::plain()
     };
-    let frozen = see(&mut bench, &run, &view, 0..6, &ask);
+    let frozen = see(&mut lab, &run, &view, 0..6, &ask);
     for p in 0..6 {
         close(
             frozen.layers[layers - 1][p].entropy,
@@ -506,7 +498,7 @@ fn live_columns_show_what_the_figure_shows() {
     use lmscope::lab::sample::Sampling;
     use lmscope::lab::writer::Writer;
     let of = instrument("lens").unwrap();
-    let mut bench = tiny(&FAMILIES[1]);
+    let mut lab = tiny(&FAMILIES[1]);
     for (show, what, site) in [
         ("probability", "", "resid_post"),
         ("probability", "answer", "attn_add"),
@@ -519,11 +511,11 @@ fn live_columns_show_what_the_figure_shows() {
             .with("show", show)
             .with("of", what)
             .with("site", site);
-        assert!(of.live(&bench.model.card, &arguments));
+        assert!(of.live(&lab.model.card, &arguments));
         let mut writer =
-            Writer::begin(&mut bench, prompt(5), Schedule::none(), Sampling::default()).unwrap();
-        let live = next(of, &mut writer, &arguments, &mut bench);
-        let whole = of.observe(&writer.run, &arguments, &mut bench).unwrap();
+            Writer::begin(&mut lab, prompt(5), Schedule::none(), Sampling::default()).unwrap();
+        let live = next(of, &mut writer, &arguments, &mut lab);
+        let whole = of.observe(&writer.run, &arguments, &mut lab).unwrap();
         // What is said of the newest position is what the whole figure says of it; the cautions come along.
         let after = |notes: &[String]| -> Vec<String> {
             let notes = notes.iter().filter(|n| n.starts_with("after "));
@@ -558,25 +550,25 @@ fn live_columns_show_what_the_figure_shows() {
     }
     for (name, value) in [("norm", "final"), ("site", "resid_mid"), ("maps", "x")] {
         let arguments = Arguments::default().with(name, value);
-        assert!(!of.live(&bench.model.card, &arguments), "{name} {value}");
+        assert!(!of.live(&lab.model.card, &arguments), "{name} {value}");
     }
 }
 
 /// A difference of entropies is that of the cells, whichever token is the strongest.
 #[test]
 fn a_difference_of_entropies_needs_no_common_token() {
-    let mut bench = tiny(&FAMILIES[0]);
+    let mut lab = tiny(&FAMILIES[0]);
     let run = Run::plain(prompt(6));
     let edited = super::tools::edited(prompt(6), &["scale@mlp_add.0*3"]);
     let arguments = Arguments::default().with("show", "entropy");
     let (a, b) = (
-        lens(&mut bench, &edited, &arguments),
-        lens(&mut bench, &run, &arguments),
+        lens(&mut lab, &edited, &arguments),
+        lens(&mut lab, &run, &arguments),
     );
     let difference = a.minus(&b).unwrap();
     let value = |f: &Figure, p: usize, l: usize| grid(f).cells[p][l].value;
     for p in 0..6 {
-        for l in 0..bench.model.card.layers {
+        for l in 0..lab.model.card.layers {
             let expected = value(&a, p, l) - value(&b, p, l);
             assert!((value(&difference, p, l) - expected).abs() < 1e-6);
         }
@@ -587,12 +579,12 @@ fn a_difference_of_entropies_needs_no_common_token() {
 #[test]
 fn what_settles_nowhere_is_said() {
     let mut nowhere = 0;
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(6));
         let arguments = Arguments::default().with("window", 1);
-        let output = lens(&mut bench, &run, &arguments);
-        let writes = lens(&mut bench, &run, &arguments.with("site", "mlp_add"));
+        let output = lens(&mut lab, &run, &arguments);
+        let writes = lens(&mut lab, &run, &arguments.with("site", "mlp_add"));
         let last = |figure: &Figure| grid(figure).cells[0].last().unwrap().label.clone();
         let settles = last(&output) == last(&writes);
         let note = &writes.notes[2];

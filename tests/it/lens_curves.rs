@@ -2,7 +2,7 @@
 
 use lmscope::figure::{Body, Entry, Figure, Series, Table};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank};
@@ -39,18 +39,18 @@ fn value(entry: &Entry) -> f32 {
     }
 }
 
-fn observe(name: &str, bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+fn observe(name: &str, lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
     instrument(name)
         .unwrap()
-        .observe(run, arguments, bench)
+        .observe(run, arguments, lab)
         .unwrap()
 }
 
 /// The logits of every layer's state at a position, a whole row each.
-fn rows(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
-    let layers = bench.model.card.layers;
+fn rows(lab: &mut Lab, run: &Run, position: usize) -> Vec<Vec<f32>> {
+    let layers = lab.model.card.layers;
     let wanted: Vec<_> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-    let recording = bench.record(run, &wanted).unwrap();
+    let recording = lab.record(run, &wanted).unwrap();
     let row = |l: usize| {
         let row = recording
             .get(wanted[l])
@@ -58,8 +58,7 @@ fn rows(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
             .narrow(0, position, 1)
             .unwrap();
         values(
-            &bench
-                .model
+            &lab.model
                 .transformer
                 .unembed(&row.contiguous().unwrap())
                 .unwrap(),
@@ -70,15 +69,15 @@ fn rows(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
 
 #[test]
 fn curves_are_the_numbers_of_the_layers() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(6));
-        let rows = rows(&mut bench, &run, 3);
+        let rows = rows(&mut lab, &run, 3);
         for show in ["probability", "logprob", "rank", "reciprocal_rank"] {
             let arguments = Arguments::default()
                 .with("tokens", "#9|#41")
                 .with("position", 3)
                 .with("show", show);
-            let figure = observe("track", &mut bench, &run, &arguments);
+            let figure = observe("track", &mut lab, &run, &arguments);
             let series = series(&figure);
             assert_eq!(series.curves.len(), 2);
             for (curve, token) in series.curves.iter().zip([9u32, 41]) {
@@ -107,18 +106,18 @@ fn curves_are_the_numbers_of_the_layers() {
 
 #[test]
 fn without_names_the_strongest_of_the_output_are_followed() {
-    let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
+    let mut lab = tiny(&lmscope::model::network::families::FAMILIES[0]);
     let run = Run::plain(prompt(6));
-    let rows = rows(&mut bench, &run, 3);
+    let rows = rows(&mut lab, &run, 3);
     let best = lmscope::lab::sample::top(rows.last().unwrap(), 1000, 3);
     let arguments = Arguments::default().with("count", 3).with("position", 3);
-    let figure = observe("track", &mut bench, &run, &arguments);
+    let figure = observe("track", &mut lab, &run, &arguments);
     let labels: Vec<&str> = series(&figure)
         .curves
         .iter()
         .map(|c| c.label.as_str())
         .collect();
-    let expected: Vec<String> = best.iter().map(|b| bench.visible(b.0)).collect();
+    let expected: Vec<String> = best.iter().map(|b| lab.visible(b.0)).collect();
     assert_eq!(
         labels, expected,
         "of the position that is read, not of the end"
@@ -126,10 +125,10 @@ fn without_names_the_strongest_of_the_output_are_followed() {
     let refused = |tokens: &str| {
         let arguments = Arguments::default().with("tokens", tokens);
         let run = Run::plain(prompt(6));
-        let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
+        let mut lab = tiny(&lmscope::model::network::families::FAMILIES[0]);
         let given = instrument("track")
             .unwrap()
-            .observe(&run, &arguments, &mut bench);
+            .observe(&run, &arguments, &mut lab);
         given.unwrap_err().to_string()
     };
     assert!(refused("|").contains("from 1 to 12 tokens"));
@@ -142,14 +141,14 @@ fn without_names_the_strongest_of_the_output_are_followed() {
 #[test]
 fn answers_settle_where_no_later_layer_disagrees() {
     let mut late = 0;
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(12));
-        let layers = bench.model.card.layers;
-        let figure = observe("settle", &mut bench, &run, &Arguments::default());
+        let layers = lab.model.card.layers;
+        let figure = observe("settle", &mut lab, &run, &Arguments::default());
         let rows = &table(&figure).pages[0].rows;
         assert_eq!(rows.len(), 12);
         for (p, row) in rows.iter().enumerate() {
-            let logits = self::rows(&mut bench, &run, p);
+            let logits = self::rows(&mut lab, &run, p);
             let best = |l: usize| lmscope::lab::sample::top(&logits[l], 1000, 1)[0].0;
             let answer = best(layers - 1);
             let mut from = layers - 1;
@@ -157,7 +156,7 @@ fn answers_settle_where_no_later_layer_disagrees() {
                 from -= 1;
             }
             let first = (0..layers).find(|l| best(*l) == answer).unwrap();
-            assert_eq!(text(&row.entries[2]), bench.visible(answer));
+            assert_eq!(text(&row.entries[2]), lab.visible(answer));
             assert_eq!(text(&row.entries[4]), from.to_string(), "position {p}");
             assert_eq!(text(&row.entries[5]), first.to_string());
             assert_eq!(row.anchor.layer, Some(from as u16));
@@ -172,12 +171,12 @@ fn answers_settle_where_no_later_layer_disagrees() {
 
 #[test]
 fn a_position_in_numbers() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(6));
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let arguments = Arguments::default().with("position", 3);
-        let figure = observe("trajectory", &mut bench, &run, &arguments);
-        let logits = rows(&mut bench, &run, 3);
+        let figure = observe("trajectory", &mut lab, &run, &arguments);
+        let logits = rows(&mut lab, &run, 3);
         let mut output = logits[layers - 1].clone();
         let answer = lmscope::lab::sample::top(&output, 1000, 1)[0].0;
         log_softmax(&mut output);
@@ -186,7 +185,7 @@ fn a_position_in_numbers() {
             .iter()
             .flat_map(|s| (0..layers).map(|l| s.at(l)))
             .collect();
-        let recording = bench.record(&run, &wanted).unwrap();
+        let recording = lab.record(&run, &wanted).unwrap();
         for (l, row) in table(&figure).pages[0].rows.iter().enumerate() {
             let mut own = logits[l].clone();
             log_softmax(&mut own);
@@ -224,18 +223,13 @@ fn a_position_in_numbers() {
 /// The lens says in a note where the answer settles, and `settle` says the same.
 #[test]
 fn the_demo_settles_on_paris() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
-    let figure = observe("settle", &mut bench, &run, &Arguments::default());
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
+    let figure = observe("settle", &mut lab, &run, &Arguments::default());
     let last = table(&figure).pages[0].rows.last().unwrap();
     let layer = text(&last.entries[4]);
     assert_eq!(text(&last.entries[2]), "␣Paris");
-    let note = observe("lens", &mut bench, &run, &Arguments::default())
+    let note = observe("lens", &mut lab, &run, &Arguments::default())
         .notes
         .join("\n");
     assert!(
@@ -248,7 +242,7 @@ fn the_demo_settles_on_paris() {
 /// first and the capital's last, each beyond the words of another country.
 #[test]
 fn the_demo_thinks_of_the_country_first() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words.csv");
     std::fs::write(
@@ -256,16 +250,11 @@ fn the_demo_thinks_of_the_country_first() {
         "country,capital\nFrance,Paris\nItaly,Rome\nPoland,Warsaw\n",
     )
     .unwrap();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let arguments = Arguments::default().with("words", file.display());
     let figure = observe(
         "languages",
-        &mut bench,
+        &mut lab,
         &run,
         &arguments.clone().with("word", "France"),
     );
@@ -282,15 +271,15 @@ fn the_demo_thinks_of_the_country_first() {
         figure.notes
     );
     // The mass of a set is that of its tokens.
-    let mut logprobs = bench.last_logits(&run).unwrap();
+    let mut logprobs = lab.last_logits(&run).unwrap();
     log_softmax(&mut logprobs);
     let vocabulary =
-        lmscope::instruments::logit_lens::word_lists::Vocabulary::of(&bench.model).unwrap();
+        lmscope::instruments::logit_lens::word_lists::Vocabulary::of(&lab.model).unwrap();
     let set = vocabulary.beginnings(&["Paris".to_string()]);
     assert!(!set.is_empty());
     let mass: f32 = set.iter().map(|id| logprobs[*id as usize].exp()).sum();
     assert!((capital.last().unwrap() - mass).abs() < 1e-5);
-    let all = observe("languages", &mut bench, &run, &arguments);
+    let all = observe("languages", &mut lab, &run, &arguments);
     let all = series(&all);
     for (a, b) in all.curves[1].values.iter().zip(capital) {
         assert!(a + 1e-6 >= *b, "all capitals hold what one holds");
@@ -300,7 +289,7 @@ fn the_demo_thinks_of_the_country_first() {
         &Arguments::default()
             .with("words", file.display())
             .with("word", "Spain"),
-        &mut bench,
+        &mut lab,
     );
     assert!(
         refused
@@ -314,7 +303,7 @@ fn the_demo_thinks_of_the_country_first() {
 /// was resumed is the sweep that was not.
 #[test]
 fn a_task_is_made_of_the_list() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words.tsv");
     let words = "country\tcapital\nFrance\tParis\nItaly\tRome\nPoland\tWarsaw\nSpain\tMadrid\nRussia\tMoscow\n";
@@ -328,20 +317,20 @@ fn a_task_is_made_of_the_list() {
     assert!(!languages.needs_prompt(&arguments) && !languages.always_needs_prompt());
     assert_eq!(
         languages
-            .cost(0, &arguments, &bench.model.card)
+            .cost(0, &arguments, &lab.model.card)
             .unwrap()
             .passes,
         20
     );
     let run = Run::plain(vec![]);
-    let figure = languages.observe(&run, &arguments, &mut bench).unwrap();
+    let figure = languages.observe(&run, &arguments, &mut lab).unwrap();
     // Of two languages it is the other one that is translated from.
     let mut alone = arguments.clone();
     alone.given.remove("from");
-    let unsaid = languages.observe(&run, &alone, &mut bench).unwrap();
+    let unsaid = languages.observe(&run, &alone, &mut lab).unwrap();
     assert_eq!(unsaid.body, figure.body);
     let back = alone.with("to", "country").with("pivot", "capital");
-    assert!(languages.observe(&run, &back, &mut bench).is_ok());
+    assert!(languages.observe(&run, &back, &mut lab).is_ok());
     let notes = figure.notes.join("\n");
     assert!(
         notes.contains("5 words of 5, 0 left out") && notes.contains("standard error"),
@@ -349,16 +338,16 @@ fn a_task_is_made_of_the_list() {
     );
     assert_eq!(series(&figure).curves.len(), 2);
     let entropies = languages
-        .observe(&run, &arguments.clone().with("show", "entropy"), &mut bench)
+        .observe(&run, &arguments.clone().with("show", "entropy"), &mut lab)
         .unwrap();
     assert_eq!(series(&entropies).value, "nats");
     assert!(series(&entropies).curves[0].values.iter().all(|v| *v > 0.0));
-    let many = languages.observe(&run, &arguments.clone().with("shots", 5), &mut bench);
+    let many = languages.observe(&run, &arguments.clone().with("shots", 5), &mut lab);
     assert!(many.unwrap_err().to_string().contains("at least 6 words"));
-    let same = languages.observe(&run, &arguments.clone().with("from", "capital"), &mut bench);
+    let same = languages.observe(&run, &arguments.clone().with("from", "capital"), &mut lab);
     assert!(same.unwrap_err().to_string().contains("another language"));
     // Stopped at the third question, then asked again.
-    let mut other = Bench::open("demo", &Options::default()).unwrap();
+    let mut other = Lab::open("demo", &Options::default()).unwrap();
     let (cancel, mut seen) = (other.cancel.clone(), 0);
     other.progress = WorkProgress::told(move |_| {
         seen += 1;
@@ -380,7 +369,7 @@ fn a_task_is_made_of_the_list() {
 /// The README's example: from French to German the demo does not pass through English.
 #[test]
 fn the_demo_translates_without_a_pivot() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
     let words = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/languages.tsv");
     let arguments = Arguments::default()
         .with("words", words.display())
@@ -392,7 +381,7 @@ fn the_demo_translates_without_a_pivot() {
         seed: 1,
         ..Run::default()
     };
-    let figure = observe("languages", &mut bench, &run, &arguments);
+    let figure = observe("languages", &mut lab, &run, &arguments);
     let curves = &series(&figure).curves;
     let most = |i: usize| curves[i].values.iter().copied().fold(0.0, f32::max);
     let labels: Vec<&str> = curves.iter().map(|c| c.label.as_str()).collect();

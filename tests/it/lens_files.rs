@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::logit_lens::lens_file::{Kind, LensFile};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{log_softmax, top};
 use lmscope::model::network::families::FAMILIES;
@@ -38,37 +38,37 @@ fn through(layer: usize, row: &[f32]) -> Vec<f32> {
     (0..D).map(dot).collect()
 }
 
-fn bench() -> Bench {
+fn lab() -> Lab {
     tiny(FAMILIES.iter().find(|f| f.name == "llama").unwrap())
 }
 
-fn lens(bench: &mut Bench, arguments: &Arguments) -> Figure {
+fn lens(lab: &mut Lab, arguments: &Arguments) -> Figure {
     let run = Run::plain(prompt(6));
     instrument("lens")
         .unwrap()
-        .observe(&run, arguments, bench)
+        .observe(&run, arguments, lab)
         .unwrap()
 }
 
 /// The strongest token of a state after a map, by hand.
 fn said(
-    bench: &mut Bench,
+    lab: &mut Lab,
     at: lmscope::model::network::site::Address,
     map: impl Fn(&[f32]) -> Vec<f32>,
 ) -> (u32, f32) {
     let run = Run::plain(prompt(6));
-    let recording = bench.record(&run, &[at]).unwrap();
+    let recording = lab.record(&run, &[at]).unwrap();
     let row = values(&recording.get(at).unwrap().narrow(0, 4, 1).unwrap());
     let row = Tensor::from_vec(map(&row), (1, D), &Device::Cpu).unwrap();
-    let mut logits = values(&bench.model.transformer.unembed(&row).unwrap());
+    let mut logits = values(&lab.model.transformer.unembed(&row).unwrap());
     log_softmax(&mut logits);
-    let best = top(&logits, bench.model.known_tokens(), 1)[0];
+    let best = top(&logits, lab.model.known_tokens(), 1)[0];
     (best.0, best.1.exp())
 }
 
-fn agrees(bench: &Bench, figure: &Figure, layer: u16, expected: (u32, f32)) {
+fn agrees(lab: &Lab, figure: &Figure, layer: u16, expected: (u32, f32)) {
     let cell = figure.cell(layer, 4).unwrap();
-    assert_eq!(cell.label, bench.visible(expected.0), "layer {layer}");
+    assert_eq!(cell.label, lab.visible(expected.0), "layer {layer}");
     assert!(
         (cell.value - expected.1).abs() < 1e-5,
         "layer {layer}: {} {}",
@@ -80,7 +80,7 @@ fn agrees(bench: &Bench, figure: &Figure, layer: u16, expected: (u32, f32)) {
 /// Translator i reads what enters block i, so the state after block l meets translator l + 1, and the last none.
 #[test]
 fn a_tuned_lens_meets_the_input_of_its_block() {
-    let mut bench = bench();
+    let mut lab = lab();
     let tuned = |layer: usize| {
         move |row: &[f32]| -> Vec<f32> {
             let mapped = through(layer, row);
@@ -91,17 +91,17 @@ fn a_tuned_lens_meets_the_input_of_its_block() {
     };
     for name in ["tuned", "tuned/params.pt"] {
         let maps = Arguments::default().with("maps", given(name));
-        let figure = lens(&mut bench, &maps);
+        let figure = lens(&mut lab, &maps);
         for l in 0..2usize {
-            let expected = said(&mut bench, Site::ResidPost.at(l), tuned(l + 1));
-            agrees(&bench, &figure, l as u16, expected);
+            let expected = said(&mut lab, Site::ResidPost.at(l), tuned(l + 1));
+            agrees(&lab, &figure, l as u16, expected);
         }
-        let last = said(&mut bench, Site::ResidPost.at(2), <[f32]>::to_vec);
-        agrees(&bench, &figure, 2, last);
-        let figure = lens(&mut bench, &maps.with("site", "resid_pre"));
+        let last = said(&mut lab, Site::ResidPost.at(2), <[f32]>::to_vec);
+        agrees(&lab, &figure, 2, last);
+        let figure = lens(&mut lab, &maps.with("site", "resid_pre"));
         for l in 0..3usize {
-            let expected = said(&mut bench, Site::ResidPre.at(l), tuned(l));
-            agrees(&bench, &figure, l as u16, expected);
+            let expected = said(&mut lab, Site::ResidPre.at(l), tuned(l));
+            agrees(&lab, &figure, l as u16, expected);
         }
     }
 }
@@ -109,15 +109,15 @@ fn a_tuned_lens_meets_the_input_of_its_block() {
 /// J[l] reads what leaves block l; where the file says that it was fitted on inputs, what enters it.
 #[test]
 fn a_jacobian_lens_meets_the_output_of_its_block() {
-    let mut bench = bench();
+    let mut lab = lab();
     let jacobian = |layer: usize| move |row: &[f32]| through(layer, row);
     let figure = lens(
-        &mut bench,
+        &mut lab,
         &Arguments::default().with("maps", given("jacobian.pt")),
     );
     for l in 0..2usize {
-        let expected = said(&mut bench, Site::ResidPost.at(l), jacobian(l));
-        agrees(&bench, &figure, l as u16, expected);
+        let expected = said(&mut lab, Site::ResidPost.at(l), jacobian(l));
+        agrees(&lab, &figure, l as u16, expected);
     }
     assert!(
         figure.notes.iter().any(|n| n.contains("100 prompts")),
@@ -125,24 +125,21 @@ fn a_jacobian_lens_meets_the_output_of_its_block() {
         figure.notes
     );
     let figure = lens(
-        &mut bench,
+        &mut lab,
         &Arguments::default().with("maps", given("jacobian_input.pt")),
     );
     for l in 0..2usize {
-        let expected = said(&mut bench, Site::ResidPost.at(l), jacobian(l + 1));
-        agrees(&bench, &figure, l as u16, expected);
+        let expected = said(&mut lab, Site::ResidPost.at(l), jacobian(l + 1));
+        agrees(&lab, &figure, l as u16, expected);
     }
 }
 
 /// I16 and T61: a tuned lens of zeros is the logit lens, bit for bit; and the plain lens stands beside.
 #[test]
 fn a_tuned_lens_of_zeros_is_the_logit_lens() {
-    let mut bench = bench();
+    let mut lab = lab();
     let maps = Arguments::default().with("maps", given("tuned_zero"));
-    let (tuned, plain) = (
-        lens(&mut bench, &maps),
-        lens(&mut bench, &Arguments::default()),
-    );
+    let (tuned, plain) = (lens(&mut lab, &maps), lens(&mut lab, &Arguments::default()));
     let (Body::Grid(tuned), Body::Grid(plain)) = (tuned.body, plain.body) else {
         panic!("grids");
     };
@@ -158,7 +155,7 @@ fn a_tuned_lens_of_zeros_is_the_logit_lens() {
         }
     }
     let maps = Arguments::default().with("maps", given("tuned"));
-    let Body::Grid(other) = lens(&mut bench, &maps).body else {
+    let Body::Grid(other) = lens(&mut lab, &maps).body else {
         panic!("a grid")
     };
     for (a, b) in other.cells.iter().zip(&plain.cells) {
@@ -179,7 +176,7 @@ fn a_tuned_lens_of_zeros_is_the_logit_lens() {
 /// The maps serve the instruments that follow tokens too.
 #[test]
 fn curves_stand_beside_the_plain_ones() {
-    let mut bench = bench();
+    let mut lab = lab();
     let run = Run::plain(prompt(6));
     let arguments = Arguments::default()
         .with("maps", given("jacobian.pt"))
@@ -187,7 +184,7 @@ fn curves_stand_beside_the_plain_ones() {
         .with("position", 4);
     let figure = instrument("track")
         .unwrap()
-        .observe(&run, &arguments, &mut bench)
+        .observe(&run, &arguments, &mut lab)
         .unwrap();
     let Body::Series(series) = figure.body else {
         panic!("a series")
@@ -201,13 +198,8 @@ fn curves_stand_beside_the_plain_ones() {
 
 #[test]
 fn a_lens_of_another_model_is_refused() {
-    let bench = bench();
-    let why = |given: &str| {
-        LensFile::open(given, &bench.model)
-            .err()
-            .unwrap()
-            .to_string()
-    };
+    let lab = lab();
+    let why = |given: &str| LensFile::open(given, &lab.model).err().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(path("tuned/params.pt"), folder.path().join("params.pt")).unwrap();
     let here = folder.path().to_string_lossy().into_owned();
@@ -227,7 +219,7 @@ fn a_lens_of_another_model_is_refused() {
     config("{");
     assert!(why(&here).contains("config.json"));
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
-    let without = LensFile::open(&here, &bench.model).unwrap();
+    let without = LensFile::open(&here, &lab.model).unwrap();
     assert_eq!(without.kind, Kind::Tuned);
     let said = why(&given("jacobian_elsewhere.pt"));
     assert!(said.contains("attention.q"), "{said}");
@@ -236,7 +228,7 @@ fn a_lens_of_another_model_is_refused() {
     let other = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/references/llama_pickle/pytorch_model-00001-of-00002.bin");
     assert!(why(&other.to_string_lossy()).contains("neither translators"));
-    let mut small = self::bench();
+    let mut small = self::lab();
     small.model.card.d_model = 32;
     let said = LensFile::open(&given("jacobian.pt"), &small.model)
         .err()
@@ -246,7 +238,7 @@ fn a_lens_of_another_model_is_refused() {
         said.contains("[24, 24]") && said.contains("32 wide"),
         "{said}"
     );
-    let mut short = self::bench();
+    let mut short = self::lab();
     short.model.card.layers = 1;
     let said = LensFile::open(&given("jacobian.pt"), &short.model)
         .err()
@@ -258,18 +250,18 @@ fn a_lens_of_another_model_is_refused() {
         .with("maps", given("tuned"))
         .with("site", "attn_add");
     let run = Run::plain(prompt(6));
-    let mut bench = self::bench();
+    let mut lab = self::lab();
     let said = instrument("lens")
         .unwrap()
-        .observe(&run, &arguments, &mut bench);
+        .observe(&run, &arguments, &mut lab);
     assert!(said.unwrap_err().to_string().contains("resid_post"));
 }
 
 /// Half-precision models are mapped in f32: the products leave the range of f16.
 #[test]
 fn maps_are_applied_in_f32() {
-    let bench = bench();
-    let file = LensFile::open(&given("tuned"), &bench.model).unwrap();
+    let lab = lab();
+    let file = LensFile::open(&given("tuned"), &lab.model).unwrap();
     let rows = Tensor::full(3000f32, (2, D), &Device::Cpu).unwrap();
     let wide = file.apply(Site::ResidPre.at(1), &rows).unwrap();
     let narrow = file
@@ -284,20 +276,20 @@ fn maps_are_applied_in_f32() {
 /// States without a map are read plainly, and the figure names their layers; the last state needs none.
 #[test]
 fn layers_without_a_map_are_named() {
-    let mut bench = bench();
-    let named = |bench: &mut Bench, file: &str, site: &str| {
+    let mut lab = lab();
+    let named = |lab: &mut Lab, file: &str, site: &str| {
         let arguments = Arguments::default().with("maps", given(file));
-        let figure = lens(bench, &arguments.with("site", site));
+        let figure = lens(lab, &arguments.with("site", site));
         let notes = figure.notes.into_iter().filter(|n| n.contains("no map"));
         notes.collect::<Vec<_>>()
     };
-    assert_eq!(named(&mut bench, "jacobian.pt", "resid_post"), [""; 0]);
-    assert_eq!(named(&mut bench, "tuned", "resid_post"), [""; 0]);
-    assert_eq!(named(&mut bench, "tuned", "resid_pre"), [""; 0]);
+    assert_eq!(named(&mut lab, "jacobian.pt", "resid_post"), [""; 0]);
+    assert_eq!(named(&mut lab, "tuned", "resid_post"), [""; 0]);
+    assert_eq!(named(&mut lab, "tuned", "resid_pre"), [""; 0]);
     // The first Jacobian is of what leaves block 0, so what enters it has none.
-    let said = named(&mut bench, "jacobian.pt", "resid_pre");
+    let said = named(&mut lab, "jacobian.pt", "resid_pre");
     assert!(said[0].contains("resid_pre of layer 0: "), "{said:?}");
-    let file = LensFile::open(&given("jacobian.pt"), &bench.model).unwrap();
+    let file = LensFile::open(&given("jacobian.pt"), &lab.model).unwrap();
     assert_eq!(file.lacks(Site::ResidPre, 3), [0]);
     assert_eq!(file.lacks(Site::ResidPost, 3), [0; 0]);
 }

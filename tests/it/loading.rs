@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::engine::{Prompt, Request, Update, spawn};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::load::{Options, load};
 use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
@@ -59,21 +59,21 @@ impl Made {
         self.file("config.json", self.config.to_string())
     }
 
-    fn open(&self) -> lmscope::error::Result<Bench> {
+    fn open(&self) -> lmscope::error::Result<Lab> {
         self.save();
         let options = Options {
             dtype: Some("f32".into()),
             device: Some("cpu".into()),
             ..Options::default()
         };
-        load(&self.path(), &options).map(Bench::new)
+        load(&self.path(), &options).map(Lab::new)
     }
 
     /// Logits of all positions, and what is said at loading.
     fn read(&self) -> (Vec<Vec<f32>>, Vec<String>) {
-        let mut bench = self.open().unwrap();
-        let notes = bench.model.notes.clone();
-        (logits(&mut bench), notes)
+        let mut lab = self.open().unwrap();
+        let notes = lab.model.notes.clone();
+        (logits(&mut lab), notes)
     }
 
     fn refusal(&self) -> String {
@@ -89,9 +89,9 @@ impl Made {
     }
 }
 
-fn logits(bench: &mut Bench) -> Vec<Vec<f32>> {
+fn logits(lab: &mut Lab) -> Vec<Vec<f32>> {
     let at = "logits".parse().unwrap();
-    let found = bench.record(&Run::plain(IDS.to_vec()), &[at]).unwrap();
+    let found = lab.record(&Run::plain(IDS.to_vec()), &[at]).unwrap();
     found.get(at).unwrap().to_vec2().unwrap()
 }
 

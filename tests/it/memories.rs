@@ -16,8 +16,8 @@ use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::neurons::contexts::{Scan, Scanner};
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::batch::last_logits;
-use lmscope::lab::bench::Bench;
 use lmscope::lab::neurons::sights;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -34,28 +34,28 @@ use super::cli::{refused, written};
 use super::tools::{edited, every_family, gap, prompt, same_bits, tiny, values};
 
 /// Families with at least one layer whose neurons can be addressed.
-fn with_neurons() -> impl Iterator<Item = Bench> {
+fn with_neurons() -> impl Iterator<Item = Lab> {
     every_family().filter(|b| !b.model.card.neuron_layers.is_empty())
 }
 
-fn demo() -> Bench {
+fn demo() -> Lab {
     let options = Options {
         device: Some("cpu".into()),
         ..Options::default()
     };
-    Bench::open("demo", &options).unwrap()
+    Lab::open("demo", &options).unwrap()
 }
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn observe(bench: &mut Bench, name: &str, run: &Run, given: &[(&str, &str)]) -> Figure {
-    tried(bench, name, run, given).unwrap()
+fn observe(lab: &mut Lab, name: &str, run: &Run, given: &[(&str, &str)]) -> Figure {
+    tried(lab, name, run, given).unwrap()
 }
 
 fn tried(
-    bench: &mut Bench,
+    lab: &mut Lab,
     name: &str,
     run: &Run,
     given: &[(&str, &str)],
@@ -63,7 +63,7 @@ fn tried(
     let arguments = given
         .iter()
         .fold(Arguments::default(), |a, (name, value)| a.with(name, value));
-    instrument(name).unwrap().observe(run, &arguments, bench)
+    instrument(name).unwrap().observe(run, &arguments, lab)
 }
 
 /// The rows of the last page.
@@ -88,14 +88,14 @@ fn word(row: &Row, column: usize) -> &str {
     }
 }
 
-fn logits(bench: &mut Bench, run: &Run) -> Tensor {
+fn logits(lab: &mut Lab, run: &Run) -> Tensor {
     let at = Site::Logits.at(0);
-    bench.record(run, &[at]).unwrap().get(at).unwrap().clone()
+    lab.record(run, &[at]).unwrap().get(at).unwrap().clone()
 }
 
 /// What the weights say, by one explicit product: logits of a value vector, `[vocab]`.
-fn promoted_by_hand(bench: &Bench, layer: usize, neuron: usize, reading: Reading) -> Vec<f32> {
-    let t = &bench.model.transformer;
+fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: Reading) -> Vec<f32> {
+    let t = &lab.model.transformer;
     let block = &t.blocks[layer];
     let down = block.mlp.dense().unwrap().down.weight().unwrap();
     let mut v = values(&down.narrow(1, neuron, 1).unwrap());
@@ -132,18 +132,18 @@ fn promoted_by_hand(bench: &Bench, layer: usize, neuron: usize, reading: Reading
 
 #[test]
 fn t45_a_card_holds_the_ends_of_an_explicit_product() {
-    for mut bench in with_neurons() {
-        let layer = *bench.model.card.neuron_layers.last().unwrap();
+    for mut lab in with_neurons() {
+        let layer = *lab.model.card.neuron_layers.last().unwrap();
         for reading in [Reading::Gained, Reading::Raw] {
-            let by_hand = promoted_by_hand(&bench, layer, 5, reading);
+            let by_hand = promoted_by_hand(&lab, layer, 5, reading);
             let mut order: Vec<usize> = (0..by_hand.len()).collect();
             order.sort_by(|a, b| by_hand[*b].total_cmp(&by_hand[*a]));
-            let sides = bench
+            let sides = lab
                 .cards
-                .sides(&bench.model, (layer as u16, 5), reading)
+                .sides(&lab.model, (layer as u16, 5), reading)
                 .unwrap();
             assert_eq!(sides.promoted.len(), SIDE.min(by_hand.len()));
-            let name = &bench.model.card.name;
+            let name = &lab.model.card.name;
             for (place, (id, z)) in sides.promoted.iter().enumerate() {
                 assert!((by_hand[*id as usize] - z).abs() < 1e-4, "{name}");
                 assert!((by_hand[order[place]] - z).abs() < 1e-4, "{name}: in order");
@@ -157,12 +157,12 @@ fn t45_a_card_holds_the_ends_of_an_explicit_product() {
         // The instrument shows the same, for the neuron that was asked for.
         let given = format!("{layer}/5");
         let figure = observe(
-            &mut bench,
+            &mut lab,
             "value",
             &Run::default(),
             &[("neuron", &given), ("count", "3")],
         );
-        let by_hand = promoted_by_hand(&bench, layer, 5, Reading::Raw);
+        let by_hand = promoted_by_hand(&lab, layer, 5, Reading::Raw);
         let most = by_hand.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         assert!((number(&rows(&figure)[0], 5) - most).abs() < 1e-4);
         assert_eq!(rows(&figure).len(), 3);
@@ -172,19 +172,19 @@ fn t45_a_card_holds_the_ends_of_an_explicit_product() {
 
 #[test]
 fn promoters_are_the_largest_and_smallest_of_all_neurons() {
-    for mut bench in with_neurons() {
+    for mut lab in with_neurons() {
         let token = 7;
         let figure = observe(
-            &mut bench,
+            &mut lab,
             "promoters",
             &Run::default(),
             &[("token", "#7"), ("count", "4")],
         );
-        let layers = bench.model.card.neuron_layers.clone();
+        let layers = lab.model.card.neuron_layers.clone();
         let mut all: Vec<f32> = Vec::new();
         for layer in layers {
-            for neuron in 0..bench.model.card.d_mlp {
-                let logits = promoted_by_hand(&bench, layer, neuron, Reading::Gained);
+            for neuron in 0..lab.model.card.d_mlp {
+                let logits = promoted_by_hand(&lab, layer, neuron, Reading::Gained);
                 all.push(logits[token]);
             }
         }
@@ -195,7 +195,7 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
             .iter()
             .zip(&expected)
             .all(|(a, b)| (a - b).abs() < 1e-4);
-        let name = &bench.model.card.name;
+        let name = &lab.model.card.name;
         assert!(shown.len() == 8 && near, "{name}: {shown:?} {expected:?}");
         // x ablates the neuron of the row.
         let row = &rows(&figure)[0];
@@ -209,22 +209,22 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
 
 #[test]
 fn t3_effects_are_differences_of_frozen_scale_logits() {
-    for mut bench in with_neurons() {
+    for mut lab in with_neurons() {
         let run = Run::plain(prompt(9));
         let (a, b) = (3u32, 11u32);
         let given = [("rank", "effect"), ("token", "#3 - #11"), ("window", "1")];
-        let figure = observe(&mut bench, "neurons", &run, &given);
-        let sight = sights(&mut bench, &run, 8).unwrap().remove(0);
+        let figure = observe(&mut lab, "neurons", &run, &given);
+        let sight = sights(&mut lab, &run, 8).unwrap().remove(0);
         for row in &rows(&figure)[..4] {
             let (layer, neuron) = word(row, 0).split_once('/').unwrap();
             let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());
             // One unit of activation more, the scale of the final norm and of the write held: the logits move by
             // act · (z[a] - z[b]) of the card, and so by nothing else when the activation is taken away.
-            let card = promoted_by_hand(&bench, layer, neuron, Reading::Gained);
+            let card = promoted_by_hand(&lab, layer, neuron, Reading::Gained);
             let (acts, factor) = sight.layer(layer).unwrap();
             let moved = card[a as usize] - card[b as usize];
             let expected = acts[neuron] * factor * sight.scale * moved;
-            let name = &bench.model.card.name;
+            let name = &lab.model.card.name;
             assert!(
                 (number(row, 3) - expected).abs() < 1e-4,
                 "{name}: {} {expected}",
@@ -238,7 +238,7 @@ fn t3_effects_are_differences_of_frozen_scale_logits() {
 
 #[test]
 fn the_total_effect_is_what_an_ablation_takes_away() {
-    for mut bench in with_neurons() {
+    for mut lab in with_neurons() {
         let run = Run::plain(prompt(9));
         let given = [
             ("token", "#3"),
@@ -246,12 +246,12 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
             ("window", "3"),
             ("count", "20"),
         ];
-        let figure = observe(&mut bench, "neurons", &run, &given);
+        let figure = observe(&mut lab, "neurons", &run, &given);
         let Body::Table(table) = &figure.body else {
             panic!("a table")
         };
         assert_eq!(table.columns[4], "total");
-        let before = logits(&mut bench, &run).to_vec2::<f32>().unwrap();
+        let before = logits(&mut lab, &run).to_vec2::<f32>().unwrap();
         let mut apart = 0.0f32;
         // A position that is not the last, and a row of the second batch.
         for (page, row) in [(0, 0), (0, 17), (2, 1)] {
@@ -260,10 +260,10 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
             let row = &page.rows[row];
             let (layer, neuron) = word(row, 0).split_once('/').unwrap();
             let edit = format!("zero:{neuron}@mlp_act.{layer}:{position}");
-            let without = logits(&mut bench, &edited(run.tokens.clone(), &[&edit]));
+            let without = logits(&mut lab, &edited(run.tokens.clone(), &[&edit]));
             let after = without.to_vec2::<f32>().unwrap();
             let expected = before[position][3] - after[position][3];
-            let name = &bench.model.card.name;
+            let name = &lab.model.card.name;
             let total = number(row, 4);
             assert!(
                 (total - expected).abs() < 1e-4,
@@ -275,53 +275,53 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
         let arguments = Arguments::default().with("total", "yes");
         let live = instrument("neurons")
             .unwrap()
-            .live(&bench.model.card, &arguments);
+            .live(&lab.model.card, &arguments);
         assert!(!live, "reruns are no live figure");
     }
 }
 
 #[test]
 fn t1_t44_neurons_set_to_their_own_values_change_no_bit() {
-    for mut bench in with_neurons() {
+    for mut lab in with_neurons() {
         let tokens = prompt(6);
         let plain = Run::plain(tokens.clone());
-        let before = logits(&mut bench, &plain);
-        let layers = bench.model.card.neuron_layers.clone();
+        let before = logits(&mut lab, &plain);
+        let layers = lab.model.card.neuron_layers.clone();
         let mut edits = Vec::new();
         for layer in layers {
             let at = Site::MlpAct.at(layer);
-            let own = bench.record(&plain, &[at]).unwrap();
+            let own = lab.record(&plain, &[at]).unwrap();
             let own = own.get(at).unwrap().to_vec2::<f32>().unwrap();
             edits.push(format!("set:2={}@mlp_act.{layer}:3", own[3][2]));
             edits.push(format!("set:9={}@mlp_act.{layer}:5", own[5][9]));
         }
         let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
-        let after = logits(&mut bench, &edited(tokens, &edits));
-        assert!(same_bits(&before, &after), "{}", bench.model.card.name);
+        let after = logits(&mut lab, &edited(tokens, &edits));
+        assert!(same_bits(&before, &after), "{}", lab.model.card.name);
     }
 }
 
 #[test]
 fn t2_zeroing_a_layers_neurons_deletes_its_mlp_up_to_the_bias() {
-    for mut bench in with_neurons() {
-        let layer = bench.model.card.neuron_layers[0];
-        if let Mlp::Dense(mlp) = &mut bench.model.transformer.blocks[layer].mlp {
+    for mut lab in with_neurons() {
+        let layer = lab.model.card.neuron_layers[0];
+        if let Mlp::Dense(mlp) = &mut lab.model.transformer.blocks[layer].mlp {
             // Without its bias the MLP is gone altogether.
             mlp.down.bias = None;
         }
         let zeroed = edited(prompt(6), &[&format!("zero@mlp_act.{layer}")]);
         let deleted = edited(prompt(6), &[&format!("zero@mlp_out.{layer}")]);
-        let (a, b) = (logits(&mut bench, &zeroed), logits(&mut bench, &deleted));
-        assert!(gap(&a, &b) < 1e-6, "{}", bench.model.card.name);
-        let plain = logits(&mut bench, &Run::plain(prompt(6)));
+        let (a, b) = (logits(&mut lab, &zeroed), logits(&mut lab, &deleted));
+        assert!(gap(&a, &b) < 1e-6, "{}", lab.model.card.name);
+        let plain = logits(&mut lab, &Run::plain(prompt(6)));
         assert!(gap(&a, &plain) > 1e-4, "the MLP did something");
     }
 }
 
 #[test]
 fn t5_the_order_of_a_group_does_not_matter() {
-    for mut bench in with_neurons() {
-        let layers = &bench.model.card.neuron_layers;
+    for mut lab in with_neurons() {
+        let layers = &lab.model.card.neuron_layers;
         let (a, b) = (layers[0], *layers.last().unwrap());
         let one = [
             format!("zero:1,4@mlp_act.{a}"),
@@ -334,7 +334,7 @@ fn t5_the_order_of_a_group_does_not_matter() {
         ];
         let mut of = |edits: &[String]| {
             let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
-            logits(&mut bench, &edited(prompt(7), &edits))
+            logits(&mut lab, &edited(prompt(7), &edits))
         };
         let (first, second) = (of(&one), of(&other));
         assert!(same_bits(&first, &second));
@@ -344,31 +344,31 @@ fn t5_the_order_of_a_group_does_not_matter() {
 
 #[test]
 fn prompts_side_by_side_are_read_as_alone() {
-    for mut bench in with_neurons() {
-        let layer = bench.model.card.neuron_layers[0];
+    for mut lab in with_neurons() {
+        let layer = lab.model.card.neuron_layers[0];
         let schedule = Schedule::always(vec![format!("zero:1@mlp_act.{layer}").parse().unwrap()]);
         let prompts: Vec<Vec<u32>> = [5, 3, 5, 8]
             .iter()
             .enumerate()
             .map(|(i, n)| prompt(*n).iter().map(|t| (t + i as u32) % 59).collect())
             .collect();
-        let together = last_logits(&mut bench, &prompts, &schedule).unwrap();
+        let together = last_logits(&mut lab, &prompts, &schedule).unwrap();
         for (tokens, row) in prompts.iter().zip(together) {
             let run = Run {
                 schedule: schedule.clone(),
                 ..Run::plain(tokens.clone())
             };
-            let alone = bench.last_logits(&run).unwrap();
+            let alone = lab.last_logits(&run).unwrap();
             let far = alone.iter().zip(&row).map(|(a, b)| (a - b).abs());
-            assert!(far.fold(0.0, f32::max) < 1e-4, "{}", bench.model.card.name);
+            assert!(far.fold(0.0, f32::max) < 1e-4, "{}", lab.model.card.name);
         }
     }
 }
 
 #[test]
 fn triggers_are_the_largest_activations_of_the_whole_text() {
-    for mut bench in with_neurons() {
-        let layer = bench.model.card.neuron_layers[0];
+    for mut lab in with_neurons() {
+        let layer = lab.model.card.neuron_layers[0];
         let text: Vec<u32> = (0..50u32).map(|i| (i * 23 + 7) % 59).collect();
         let mut scanner = Scanner {
             layer,
@@ -378,7 +378,7 @@ fn triggers_are_the_largest_activations_of_the_whole_text() {
             negative: false,
         };
         let none = Schedule::none();
-        let scan = Scan::tokens(&mut bench, &text, None, &none, scanner).unwrap();
+        let scan = Scan::tokens(&mut lab, &text, None, &none, scanner).unwrap();
         assert_eq!((scan.acts.len(), scan.tokens), (49, 50), "each once");
         let mut sorted = scan.acts.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
@@ -389,14 +389,14 @@ fn triggers_are_the_largest_activations_of_the_whole_text() {
             assert_eq!(found.next, text.get(found.at + 1).copied());
             // The window read alone gives the same activation.
             let at = Site::MlpAct.at(layer);
-            let alone = bench
+            let alone = lab
                 .record(&Run::plain(found.context.clone()), &[at])
                 .unwrap();
             let alone = alone.get(at).unwrap().to_vec2::<f32>().unwrap();
             assert!((alone.last().unwrap()[4] - found.act).abs() < 1e-5);
         }
         scanner.negative = true;
-        let scan = Scan::tokens(&mut bench, &text, Some(1), &none, scanner).unwrap();
+        let scan = Scan::tokens(&mut lab, &text, Some(1), &none, scanner).unwrap();
         assert_eq!(scan.acts.len(), 50, "the BOS alone is left out");
         let least = scan.acts.iter().copied().fold(f32::INFINITY, f32::min);
         assert_eq!(scan.best[0].act, least);
@@ -410,23 +410,23 @@ fn triggers_are_the_largest_activations_of_the_whole_text() {
 
 #[test]
 fn doses_are_measured_beside_units_of_equal_size() {
-    for mut bench in with_neurons() {
+    for mut lab in with_neurons() {
         let run = Run::plain(prompt(8));
-        let layer = *bench.model.card.neuron_layers.last().unwrap();
+        let layer = *lab.model.card.neuron_layers.last().unwrap();
         let units = format!("{layer}/2,{layer}/6");
         let given = [
             ("units", units.as_str()),
             ("token", "#9"),
             ("strengths", "0,1,3"),
         ];
-        let figure = observe(&mut bench, "dose", &run, &given);
+        let figure = observe(&mut lab, "dose", &run, &given);
         let shown = rows(&figure);
-        let before = bench.last_logits(&run).unwrap();
+        let before = lab.last_logits(&run).unwrap();
         assert_eq!(word(&shown[1], 0), "1");
         assert_eq!(number(&shown[1], 1), before[9], "once is the run itself");
         assert_eq!(number(&shown[1], 4), 0.0);
         let edit = format!("zero:2,6@mlp_act.{layer}");
-        let mut off = bench.last_logits(&edited(prompt(8), &[&edit])).unwrap();
+        let mut off = lab.last_logits(&edited(prompt(8), &[&edit])).unwrap();
         assert!((number(&shown[0], 1) - off[9]).abs() < 1e-6);
         log_softmax(&mut off);
         assert!((number(&shown[0], 2) - off[9].exp()).abs() < 1e-6);
@@ -444,7 +444,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
         );
     }
     // Heads are units too.
-    let mut bench = with_neurons().next().unwrap();
+    let mut lab = with_neurons().next().unwrap();
     let run = Run::plain(prompt(8));
     let given = [
         ("site", "z"),
@@ -452,8 +452,8 @@ fn doses_are_measured_beside_units_of_equal_size() {
         ("strengths", "0"),
         ("token", "#9"),
     ];
-    let figure = observe(&mut bench, "dose", &run, &given);
-    let off = bench
+    let figure = observe(&mut lab, "dose", &run, &given);
+    let off = lab
         .last_logits(&edited(prompt(8), &["zero:0@z.1"]))
         .unwrap();
     assert!((number(&rows(&figure)[0], 1) - off[9]).abs() < 1e-6);
@@ -461,8 +461,8 @@ fn doses_are_measured_beside_units_of_equal_size() {
 }
 
 /// A model in which one neuron is loud under a prompt and writes a token, and nothing else of its layer speaks of it.
-fn planted(bench: &mut Bench, layer: usize, neuron: usize, token: u32) {
-    let t = &mut bench.model.transformer;
+fn planted(lab: &mut Lab, layer: usize, neuron: usize, token: u32) {
+    let t = &mut lab.model.transformer;
     let direction = t.logit_direction(token).unwrap();
     // The gain is taken out of what is planted, so that the token's own row wins over all others.
     let direction = values(&direction.broadcast_div(&t.norm.gain).unwrap());
@@ -485,19 +485,19 @@ fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
         .iter()
         .find(|f| f.name == "llama")
         .unwrap();
-    let mut bench = tiny(llama);
+    let mut lab = tiny(llama);
     let (layer, neuron, token) = (1usize, 3usize, 17u32);
-    planted(&mut bench, layer, neuron, token);
+    planted(&mut lab, layer, neuron, token);
     let run = Run::plain(prompt(6));
     let value = observe(
-        &mut bench,
+        &mut lab,
         "value",
         &run,
         &[("neuron", "1/3"), ("count", "1")],
     );
-    assert_eq!(word(&rows(&value)[0], 0), bench.visible(token), "T46");
+    assert_eq!(word(&rows(&value)[0], 0), lab.visible(token), "T46");
     let found = observe(
-        &mut bench,
+        &mut lab,
         "promoters",
         &run,
         &[("token", "#17"), ("count", "1")],
@@ -509,19 +509,19 @@ fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
         schedule: Schedule::always(vec![loud.clone()]),
         ..run.clone()
     };
-    let answer = |bench: &mut Bench, run: &Run| {
-        let logits = bench.last_logits(run).unwrap();
+    let answer = |lab: &mut Lab, run: &Run| {
+        let logits = lab.last_logits(run).unwrap();
         (0..logits.len())
             .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
             .unwrap() as u32
     };
-    assert_eq!(answer(&mut bench, &speaking), token);
-    let fact = observe(&mut bench, "fact", &speaking, &[]);
+    assert_eq!(answer(&mut lab, &speaking), token);
+    let fact = observe(&mut lab, "fact", &speaking, &[]);
     assert_eq!(word(&rows(&fact)[0], 0), "1/3", "T4");
-    let direction = Target::one(token).direction(&bench.model).unwrap();
-    let search = Search::new(bench.model.card.layers);
+    let direction = Target::one(token).direction(&lab.model).unwrap();
+    let search = Search::new(lab.model.card.layers);
     let asked = ask(
-        &mut bench,
+        &mut lab,
         std::slice::from_ref(&run.tokens),
         &speaking.schedule,
         &direction,
@@ -531,47 +531,44 @@ fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     let neurons = &refine(&[asked], search).1[0];
     assert!(neurons.len() == 1 && neurons[0].neuron == 3, "{neurons:?}");
     // It alone flips the answer: off, the token is gone; every other neuron off, it stays.
-    for other in 0..bench.model.card.d_mlp as u32 {
+    for other in 0..lab.model.card.d_mlp as u32 {
         let off: Edit = format!("zero:{other}@mlp_act.1").parse().unwrap();
         let without = Run {
             schedule: speaking.schedule.and(&off),
             ..run.clone()
         };
-        let stays = answer(&mut bench, &without) == token;
+        let stays = answer(&mut lab, &without) == token;
         assert_eq!(stays, other != 3, "neuron {other}");
     }
     // Turned to another token, the answer follows, and back again once the edit is gone (T49).
-    let before = logits(&mut bench, &speaking);
+    let before = logits(&mut lab, &speaking);
     let turn: Edit = "rewrite:3=\"#17\">\"#30\"@mlp_act.1".parse().unwrap();
     let turned = Run {
         schedule: speaking.schedule.and(&turn),
         ..run.clone()
     };
-    assert_eq!(answer(&mut bench, &turned), 30);
-    assert!(same_bits(&before, &logits(&mut bench, &speaking)), "T49");
+    assert_eq!(answer(&mut lab, &turned), 30);
+    assert!(same_bits(&before, &logits(&mut lab, &speaking)), "T49");
 }
 
 #[test]
 fn t49_a_value_edit_taken_back_leaves_every_bit() {
-    for mut bench in with_neurons() {
-        let layer = bench.model.card.neuron_layers[0];
+    for mut lab in with_neurons() {
+        let layer = lab.model.card.neuron_layers[0];
         let plain = Run::plain(prompt(7));
-        let before = logits(&mut bench, &plain);
-        let down = |bench: &Bench| {
-            let mlp = bench.model.transformer.blocks[layer].mlp.dense().unwrap();
+        let before = logits(&mut lab, &plain);
+        let down = |lab: &Lab| {
+            let mlp = lab.model.transformer.blocks[layer].mlp.dense().unwrap();
             mlp.down.weight().unwrap()
         };
-        let weight = down(&bench).copy().unwrap();
+        let weight = down(&lab).copy().unwrap();
         let edit = format!("rewrite:1,2=\"#5\">\"#9\"@mlp_act.{layer}*-0.5");
-        let turned = logits(&mut bench, &edited(plain.tokens.clone(), &[&edit]));
-        assert!(!same_bits(&before, &turned), "{}", bench.model.card.name);
-        assert!(
-            same_bits(&weight, &down(&bench)),
-            "the weights are untouched"
-        );
-        // Another bench, so that nothing kept answers for it.
-        let kept = std::mem::replace(&mut bench, every_family().next().unwrap());
-        let mut fresh = Bench::new(kept.model);
+        let turned = logits(&mut lab, &edited(plain.tokens.clone(), &[&edit]));
+        assert!(!same_bits(&before, &turned), "{}", lab.model.card.name);
+        assert!(same_bits(&weight, &down(&lab)), "the weights are untouched");
+        // Another lab, so that nothing kept answers for it.
+        let kept = std::mem::replace(&mut lab, every_family().next().unwrap());
+        let mut fresh = Lab::new(kept.model);
         assert!(same_bits(&before, &logits(&mut fresh, &plain)));
     }
 }
@@ -579,17 +576,17 @@ fn t49_a_value_edit_taken_back_leaves_every_bit() {
 #[test]
 fn families_without_neurons_and_neurons_that_are_not_there_are_refused_in_sentences() {
     let mut mixtures = 0;
-    for mut bench in every_family().filter(|b| b.model.card.neuron_layers.is_empty()) {
+    for mut lab in every_family().filter(|b| b.model.card.neuron_layers.is_empty()) {
         mixtures += 1;
         let run = Run::plain(prompt(4));
         for name in ["neurons", "value", "triggers", "promoters", "fact", "dose"] {
-            let error = tried(&mut bench, name, &run, &[]).unwrap_err();
+            let error = tried(&mut lab, name, &run, &[]).unwrap_err();
             assert!(matches!(error, Error::Refused { .. }), "{name}: {error}");
             assert!(error.to_string().contains("experts"), "{name}: {error}");
         }
     }
     assert!(mixtures > 0);
-    let mut bench = with_neurons().next().unwrap();
+    let mut lab = with_neurons().next().unwrap();
     let run = Run::plain(prompt(4));
     for (name, given, why) in [
         ("value", ("neuron", "9/1"), "layers 0-"),
@@ -601,30 +598,30 @@ fn families_without_neurons_and_neurons_that_are_not_there_are_refused_in_senten
         ("triggers", ("file", "no/such/file.txt"), "no/such/file.txt"),
         ("fact", ("prompts", "no/such/file.txt"), "no/such/file.txt"),
     ] {
-        let error = tried(&mut bench, name, &run, &[given])
+        let error = tried(&mut lab, name, &run, &[given])
             .unwrap_err()
             .to_string();
         assert!(error.contains(why), "{name} {given:?}: {error}");
     }
-    let error = tried(&mut bench, "value", &Run::default(), &[]).unwrap_err();
+    let error = tried(&mut lab, "value", &Run::default(), &[]).unwrap_err();
     assert!(error.to_string().contains("LAYER/NEURON"), "{error}");
 }
 
 #[test]
 fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
-    let mut bench = demo();
+    let mut lab = demo();
     let line = "The capital of France is Paris. People in Japan speak Japanese.\n";
     let text = line.repeat(700);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("text.txt");
     std::fs::write(&path, &text).unwrap();
-    let whole = bench
+    let whole = lab
         .model
         .tokenizer()
         .unwrap()
         .encode_literal(&text)
         .unwrap();
-    let bos = bench.model.tokenizer().unwrap().bos();
+    let bos = lab.model.tokenizer().unwrap().bos();
     let scanner = Scanner {
         layer: 6,
         neuron: 209,
@@ -633,10 +630,10 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
         negative: false,
     };
     let none = Schedule::none();
-    bench.progress = WorkProgress::default();
-    let scan = Scan::file(&mut bench, &path, &none, scanner).unwrap();
+    lab.progress = WorkProgress::default();
+    let scan = Scan::file(&mut lab, &path, &none, scanner).unwrap();
     assert_eq!(scan.tokens, whole.len(), "pieces change no token");
-    let once = Scan::tokens(&mut bench, &whole, bos, &none, scanner).unwrap();
+    let once = Scan::tokens(&mut lab, &whole, bos, &none, scanner).unwrap();
     assert_eq!(scan.acts.len(), once.acts.len());
     let same = scan.acts.iter().zip(&once.acts).filter(|(a, b)| a == b);
     assert!(
@@ -651,7 +648,7 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
 
     let file = path.to_str().unwrap();
     let figure = observe(
-        &mut bench,
+        &mut lab,
         "triggers",
         &Run::default(),
         &[("neuron", "6/209"), ("file", file), ("count", "7")],
@@ -660,12 +657,12 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
     assert!(word(&rows(&figure)[0], 2).ends_with('⟧'));
     assert!(figure.notes[1].contains("quantiles"), "{:?}", figure.notes);
 
-    bench.cancel.store(true, Ordering::Relaxed);
-    let stopped = Scan::file(&mut bench, &path, &none, scanner).unwrap_err();
+    lab.cancel.store(true, Ordering::Relaxed);
+    let stopped = Scan::file(&mut lab, &path, &none, scanner).unwrap_err();
     assert!(matches!(stopped, Error::Cancelled), "{stopped}");
-    bench.cancel.store(false, Ordering::Relaxed);
+    lab.cancel.store(false, Ordering::Relaxed);
     std::fs::write(&path, [0xff, 0xfe, b'\n']).unwrap();
-    let error = Scan::file(&mut bench, &path, &none, scanner).unwrap_err();
+    let error = Scan::file(&mut lab, &path, &none, scanner).unwrap_err();
     assert!(error.to_string().contains("UTF-8"), "{error}");
 }
 
@@ -692,17 +689,16 @@ fn plan(turn: Turn) -> Plan {
 
 #[test]
 fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
-    let mut bench = demo();
+    let mut lab = demo();
     let list = some_facts(&["capital", "language", "currency"], 20);
     let plan = plan(Turn::Rewrite(0.5));
     let texts = vec![
-        bench
-            .model
+        lab.model
             .encode("Once upon a time there was a", false)
             .unwrap(),
     ];
     let none = Schedule::none();
-    let report = value_edit::run(&mut bench, &list, &texts, &none, plan).unwrap();
+    let report = value_edit::run(&mut lab, &list, &texts, &none, plan).unwrap();
     assert_eq!((report.known, report.cases.len()), (list.len(), 9));
     let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.null));
     println!("edited {own:?}\nrandom {null:?}");
@@ -718,30 +714,25 @@ fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
     let fact = &list[case.fact];
     let lines: Vec<String> = case.edits.iter().map(ToString::to_string).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let tokens = bench.model.encode(&fact.prompts[0], false).unwrap();
-    let logits = bench.last_logits(&edited(tokens, &lines)).unwrap();
+    let tokens = lab.model.encode(&fact.prompts[0], false).unwrap();
+    let logits = lab.last_logits(&edited(tokens, &lines)).unwrap();
     let best = (0..logits.len())
         .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
         .unwrap();
     let new = case.new.as_ref().unwrap();
-    let wanted = bench
-        .model
-        .tokenizer()
-        .unwrap()
-        .encode_literal(new)
-        .unwrap()[0];
+    let wanted = lab.model.tokenizer().unwrap().encode_literal(new).unwrap()[0];
     assert_eq!(best as u32, wanted, "{lines:?}");
 }
 
 #[test]
 fn ablating_a_facts_neurons_breaks_it_and_random_ones_do_not() {
-    let mut bench = demo();
+    let mut lab = demo();
     let list = some_facts(&["capital", "language", "badge"], 12);
     let mut plan = plan(Turn::Scale(0.0));
     plan.score = Score::Answer;
     plan.search.share = 0.05;
     plan.search.most = 20;
-    let report = value_edit::run(&mut bench, &list, &[], &Schedule::none(), plan).unwrap();
+    let report = value_edit::run(&mut lab, &list, &[], &Schedule::none(), plan).unwrap();
     let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.null));
     println!("ablated {own:?}\nrandom {null:?}");
     assert!(own.changed >= 0.4, "{}", own.changed);
@@ -751,7 +742,7 @@ fn ablating_a_facts_neurons_breaks_it_and_random_ones_do_not() {
 
 #[test]
 fn the_fact_instrument_says_what_is_left_without_its_neurons() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prompts.txt");
     std::fs::write(
@@ -759,19 +750,14 @@ fn the_fact_instrument_says_what_is_left_without_its_neurons() {
         "The capital city of France is\nFrance's capital is\n",
     )
     .unwrap();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let given = [
         ("prompts", path.to_str().unwrap()),
         ("share", "5"),
         ("count", "30"),
         ("answer", " Paris"),
     ];
-    let figure = observe(&mut bench, "fact", &run, &given);
+    let figure = observe(&mut lab, "fact", &run, &given);
     let effects: Vec<f32> = rows(&figure).iter().map(|r| number(r, 1)).collect();
     assert!(effects.windows(2).all(|w| w[0] >= w[1]), "strongest first");
     assert!(rows(&figure).iter().all(|r| word(r, 3).ends_with("/3")));

@@ -4,7 +4,7 @@ use lmscope::edit::direction::{Direction, Origin, norm};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Grid, Scale};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -22,8 +22,8 @@ fn grid(figure: Figure) -> Grid {
 }
 
 /// Two directions of the stream and one of the neurons, which has no home in it.
-fn with_directions(mut bench: Bench) -> Bench {
-    let (width, neurons) = (bench.model.card.d_model, bench.model.card.d_mlp);
+fn with_directions(mut lab: Lab) -> Lab {
+    let (width, neurons) = (lab.model.card.d_model, lab.model.card.d_mlp);
     for (name, at, width, step) in [
         ("low", Site::ResidPre.at(0), width, 3),
         ("high", Site::ResidPost.at(0), width, 5),
@@ -34,14 +34,14 @@ fn with_directions(mut bench: Bench) -> Bench {
             rows: vec![(at, vector)],
             origin: Origin::default(),
         };
-        bench.directions.insert(name.into(), direction);
+        lab.directions.insert(name.into(), direction);
     }
-    bench
+    lab
 }
 
-fn meters(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+fn meters(lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("meters").unwrap();
-    of.observe(run, arguments, bench).unwrap()
+    of.observe(run, arguments, lab).unwrap()
 }
 
 /// `h·v/‖v‖`, `cos` and `‖h‖` by hand.
@@ -57,9 +57,9 @@ fn brute(row: &[f32], vector: &[f32]) -> [f64; 3] {
     [along, along / length, length]
 }
 
-fn check(bench: &mut Bench, run: &Run, grid: &Grid, row: usize, at: Address, name: &str) {
-    let vector = bench.directions[name].rows[0].1.clone();
-    let recorded = bench.record(run, &[at]).unwrap();
+fn check(lab: &mut Lab, run: &Run, grid: &Grid, row: usize, at: Address, name: &str) {
+    let vector = lab.directions[name].rows[0].1.clone();
+    let recorded = lab.record(run, &[at]).unwrap();
     let recorded = recorded.get(at).unwrap().to_vec2::<f32>().unwrap();
     for (position, values) in recorded.iter().enumerate() {
         let cell = &grid.cells[position][row];
@@ -70,7 +70,7 @@ fn check(bench: &mut Bench, run: &Run, grid: &Grid, row: usize, at: Address, nam
             assert!(
                 (f64::from(found.1) - expected).abs() < 1e-5 * size,
                 "{} {at} {position} {}: {} and {expected}",
-                bench.model.card.name,
+                lab.model.card.name,
                 found.0,
                 found.1
             );
@@ -81,16 +81,16 @@ fn check(bench: &mut Bench, run: &Run, grid: &Grid, row: usize, at: Address, nam
 
 #[test]
 fn meters_are_dot_products_of_recorded_rows_on_every_family() {
-    for bench in every_family() {
-        let mut bench = with_directions(bench);
+    for lab in every_family() {
+        let mut lab = with_directions(lab);
         let run = Run::plain(prompt(9));
-        let layers = bench.model.card.layers;
-        let whole = grid(meters(&mut bench, &run, &Arguments::default()));
+        let layers = lab.model.card.layers;
+        let whole = grid(meters(&mut lab, &run, &Arguments::default()));
         let titles: Vec<&str> = whole.rows.iter().map(|r| r.label.as_str()).collect();
         // What leaves block 0 enters block 1.
         assert_eq!(titles, ["0 low", "1 high"]);
-        check(&mut bench, &run, &whole, 0, Site::ResidPre.at(0), "low");
-        check(&mut bench, &run, &whole, 1, Site::ResidPre.at(1), "high");
+        check(&mut lab, &run, &whole, 0, Site::ResidPre.at(0), "low");
+        check(&mut lab, &run, &whole, 1, Site::ResidPre.at(1), "high");
         for (word, site) in [
             ("resid_pre", Site::ResidPre),
             ("resid_post", Site::ResidPost),
@@ -98,21 +98,18 @@ fn meters_are_dot_products_of_recorded_rows_on_every_family() {
             let one = Arguments::default()
                 .with("direction", "high")
                 .with("site", word);
-            let one = grid(meters(&mut bench, &run, &one));
+            let one = grid(meters(&mut lab, &run, &one));
             assert_eq!(one.rows.len(), layers);
             for layer in 0..layers {
-                check(&mut bench, &run, &one, layer, site.at(layer), "high");
+                check(&mut lab, &run, &one, layer, site.at(layer), "high");
             }
         }
         let post = Arguments::default().with("site", "resid_post");
-        let post = grid(meters(&mut bench, &run, &post));
-        check(&mut bench, &run, &post, 0, Site::ResidPost.at(0), "high");
+        let post = grid(meters(&mut lab, &run, &post));
+        check(&mut lab, &run, &post, 0, Site::ResidPost.at(0), "high");
         let wrong = Arguments::default().with("direction", "off");
         let of = instrument("meters").unwrap();
-        let error = of
-            .observe(&run, &wrong, &mut bench)
-            .unwrap_err()
-            .to_string();
+        let error = of.observe(&run, &wrong, &mut lab).unwrap_err().to_string();
         assert!(
             error.contains("residual stream") && error.contains("mlp_act.0"),
             "{error}"
@@ -123,8 +120,8 @@ fn meters_are_dot_products_of_recorded_rows_on_every_family() {
 #[test]
 fn a_live_column_is_that_of_the_whole_figure() {
     let of = instrument("meters").unwrap();
-    for bench in every_family() {
-        let mut bench = with_directions(bench);
+    for lab in every_family() {
+        let mut lab = with_directions(lab);
         for arguments in [
             Arguments::default(),
             Arguments::default().with("direction", "low"),
@@ -135,14 +132,14 @@ fn a_live_column_is_that_of_the_whole_figure() {
         ] {
             let tokens = prompt(1);
             let mut writer =
-                Writer::begin(&mut bench, tokens, Schedule::none(), Sampling::default()).unwrap();
-            let mut grown = meters(&mut bench, &writer.run.clone(), &arguments);
-            assert!(of.live(&bench.model.card, &arguments));
+                Writer::begin(&mut lab, tokens, Schedule::none(), Sampling::default()).unwrap();
+            let mut grown = meters(&mut lab, &writer.run.clone(), &arguments);
+            assert!(of.live(&lab.model.card, &arguments));
             for _ in 0..4 {
-                let column = next(of, &mut writer, &arguments, &mut bench);
+                let column = next(of, &mut writer, &arguments, &mut lab);
                 grown.append(column.into());
             }
-            let whole = meters(&mut bench, &writer.run.clone(), &arguments);
+            let whole = meters(&mut lab, &writer.run.clone(), &arguments);
             assert_eq!(grown.title, whole.title);
             let (grown, whole) = (grid(grown), grid(whole));
             assert_eq!((&grown.rows, &grown.columns), (&whole.rows, &whole.columns));
@@ -168,16 +165,16 @@ fn a_live_column_is_that_of_the_whole_figure() {
 #[test]
 fn the_first_position_takes_no_part_in_the_scale() {
     let gpt2 = FAMILIES.iter().find(|f| f.name == "gpt2").unwrap();
-    let mut bench = with_directions(tiny(gpt2));
-    let positions = bench.model.transformer.positions.take().unwrap();
+    let mut lab = with_directions(tiny(gpt2));
+    let positions = lab.model.transformer.positions.take().unwrap();
     let first = (positions.narrow(0, 0, 1).unwrap() * 3e4).unwrap();
     let rest = positions
         .narrow(0, 1, positions.dim(0).unwrap() - 1)
         .unwrap();
     let sunk = candle_core::Tensor::cat(&[&first, &rest], 0).unwrap();
-    bench.model.transformer.positions = Some(sunk);
+    lab.model.transformer.positions = Some(sunk);
     let grid = grid(meters(
-        &mut bench,
+        &mut lab,
         &Run::plain(prompt(9)),
         &Arguments::default(),
     ));
@@ -194,12 +191,12 @@ fn the_first_position_takes_no_part_in_the_scale() {
 #[test]
 fn a_model_without_directions_is_told_how_to_get_one() {
     let of = instrument("meters").unwrap();
-    let mut bench = tiny(&FAMILIES[0]);
+    let mut lab = tiny(&FAMILIES[0]);
     let mut writer =
-        Writer::begin(&mut bench, prompt(3), Schedule::none(), Sampling::default()).unwrap();
-    let whole = meters(&mut bench, &writer.run.clone(), &Arguments::default());
-    assert!(of.live(&bench.model.card, &Arguments::default()));
-    let column = next(of, &mut writer, &Arguments::default(), &mut bench);
+        Writer::begin(&mut lab, prompt(3), Schedule::none(), Sampling::default()).unwrap();
+    let whole = meters(&mut lab, &writer.run.clone(), &Arguments::default());
+    assert!(of.live(&lab.model.card, &Arguments::default()));
+    let column = next(of, &mut writer, &Arguments::default(), &mut lab);
     for figure in [whole, column] {
         let Body::Text(text) = figure.body else {
             panic!("words")
@@ -211,10 +208,10 @@ fn a_model_without_directions_is_told_how_to_get_one() {
 /// On the demo, the refusal meter reads high where a guarded request is about to be refused, and not on a plain one.
 #[test]
 fn the_refusal_meter_tells_guarded_from_plain() {
-    let mut bench = demo();
+    let mut lab = demo();
     let mut reading = |words: &str| {
-        let run = Run::plain(bench.model.encode(words, true).unwrap());
-        let grid = grid(meters(&mut bench, &run, &Arguments::default()));
+        let run = Run::plain(lab.model.encode(words, true).unwrap());
+        let grid = grid(meters(&mut lab, &run, &Arguments::default()));
         let row = grid
             .rows
             .iter()

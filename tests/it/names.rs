@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::Model;
 use lmscope::model::load::{Options, load};
@@ -110,11 +110,11 @@ fn names_mean_what_transformer_lens_has_under_them() {
         )
         .unwrap();
         let tokens = tensors["tokens"].to_dtype(DType::U32).unwrap();
-        let mut bench = Bench::new(model(case));
+        let mut lab = Lab::new(model(case));
         let mut meant: Vec<(String, Address, f64)> = Vec::new();
         for (name, row) in &table.names {
             let Some(entry) = row.get(case) else { continue };
-            let found = bench.model.address(name);
+            let found = lab.model.address(name);
             let (Some(sites), Some(value)) = (entry.first(), entry.get(1)) else {
                 let error = found
                     .map(|at| format!("{case}: {name} reads as {at}"))
@@ -146,7 +146,7 @@ fn names_mean_what_transformer_lens_has_under_them() {
             }
         }
         let addresses: Vec<Address> = meant.iter().map(|(_, at, _)| *at).collect();
-        let recording = bench
+        let recording = lab
             .record(&Run::plain(tokens.to_vec1().unwrap()), &addresses)
             .unwrap();
         for (name, at, expected) in &meant {
@@ -366,15 +366,15 @@ fn edits_say_what_they_understood() {
     };
     let edit: Edit = "zero:1@blocks.0.mlp.hook_pre".parse().unwrap();
     for (name, becomes) in [("gpt2", "zero:1@mlp_up.0"), ("llama", "zero:1@mlp_gate.0")] {
-        let mut bench = Bench::new(family(name));
-        let card = bench.model.card.clone();
+        let mut lab = Lab::new(family(name));
+        let card = lab.model.card.clone();
         assert_eq!(edit.on(&card.blueprint).unwrap().to_string(), becomes);
         // One that nobody resolved before is resolved when it is compiled.
         let run = Run {
             schedule: Schedule::always(vec![edit.clone()]),
             ..Run::plain(vec![1, 2, 3])
         };
-        let recording = bench.record(&run, &[Site::MlpOut.at(0)]).unwrap();
+        let recording = lab.record(&run, &[Site::MlpOut.at(0)]).unwrap();
         assert_eq!(recording.receipts[0].edit, becomes);
         assert!(recording.receipts[0].fired > 0, "{name}");
     }

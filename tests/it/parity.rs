@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::schedule::Schedule;
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -141,13 +141,13 @@ fn difference(name: &str, expected: &Tensor, found: &Tensor) -> Result<f32, Box<
 }
 
 /// Records everything that is expected in one pass; returns what was found, by the expected name.
-fn found(bench: &mut Bench, expected: &Expected) -> Result<Tensors, Box<dyn Error>> {
+fn found(lab: &mut Lab, expected: &Expected) -> Result<Tensors, Box<dyn Error>> {
     let addresses = expected
         .sites
         .keys()
         .map(|name| name.parse())
         .collect::<Result<Vec<Address>, _>>()?;
-    let recording = bench.record(&Run::plain(expected.tokens.clone()), &addresses)?;
+    let recording = lab.record(&Run::plain(expected.tokens.clone()), &addresses)?;
     let named = expected.sites.keys().zip(addresses);
     named
         .map(|(name, at)| {
@@ -181,11 +181,10 @@ fn compare(
 fn every_site_agrees_with_transformers() -> Outcome {
     let mut failures = Vec::new();
     for case in CASES {
-        let mut bench = Bench::new(model(case, "f32")?);
+        let mut lab = Lab::new(model(case, "f32")?);
         for prompt in PROMPTS {
             let expected = expected(case, prompt)?;
-            let (wrong, worst) =
-                compare(&expected.sites, &found(&mut bench, &expected)?, TOLERANCE)?;
+            let (wrong, worst) = compare(&expected.sites, &found(&mut lab, &expected)?, TOLERANCE)?;
             let (tokens, sites) = (expected.tokens.len(), expected.sites.len());
             println!("{case}, {tokens} tokens, {sites} tensors: at most {worst:.2e} apart");
             if !wrong.is_empty() {
@@ -254,7 +253,7 @@ fn both_dialects_of_config_json_mean_the_same() -> Outcome {
 fn one_wrong_number_is_seen() -> Outcome {
     for case in CASES {
         let right = expected(case, PROMPTS[0])?;
-        let found = found(&mut Bench::new(model(case, "f32")?), &right)?;
+        let found = found(&mut Lab::new(model(case, "f32")?), &right)?;
         for (name, tensor) in &right.sites {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             let middle = values.len() / 2;
@@ -293,11 +292,11 @@ fn one_wrong_number_is_seen() -> Outcome {
 #[test]
 fn greedy_decoding_agrees_with_transformers() -> Outcome {
     for case in CASES {
-        let mut bench = Bench::new(model(case, "f32")?);
+        let mut lab = Lab::new(model(case, "f32")?);
         let expected = expected(case, PROMPTS[1])?;
         assert!(!expected.greedy.is_empty(), "{case}");
         let mut writer = Writer::begin(
-            &mut bench,
+            &mut lab,
             expected.tokens.clone(),
             Schedule::none(),
             Sampling::default(),
@@ -305,7 +304,7 @@ fn greedy_decoding_agrees_with_transformers() -> Outcome {
         let written = expected
             .greedy
             .iter()
-            .map(|_| Ok(writer.step(&mut bench, &[])?.choice.id))
+            .map(|_| Ok(writer.step(&mut lab, &[])?.choice.id))
             .collect::<Result<Vec<_>, lmscope::error::Error>>()?;
         assert_eq!(written, expected.greedy, "{case}");
     }
@@ -316,17 +315,17 @@ fn greedy_decoding_agrees_with_transformers() -> Outcome {
 #[test]
 fn steps_past_the_original_context_equal_one_pass() -> Outcome {
     for (case, regimes) in [("phi3", 2), ("llama_dynamic", 8)] {
-        let mut bench = Bench::new(model(case, "f32")?);
+        let mut lab = Lab::new(model(case, "f32")?);
         let long = expected(case, PROMPTS[0])?.tokens;
         let original = (1..long.len())
-            .rfind(|n| bench.model.transformer.regime(*n) == 0)
+            .rfind(|n| lab.model.transformer.regime(*n) == 0)
             .ok_or("a scaled rope has an original context")?;
         let start = long[..original - 3].to_vec();
-        let mut writer = Writer::begin(&mut bench, start, Schedule::none(), Sampling::default())?;
+        let mut writer = Writer::begin(&mut lab, start, Schedule::none(), Sampling::default())?;
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..10 {
-            writer.step(&mut bench, &[])?;
-            let whole = bench.last_logits(&Run::plain(writer.run.tokens.clone()))?;
+            writer.step(&mut lab, &[])?;
+            let whole = lab.last_logits(&Run::plain(writer.run.tokens.clone()))?;
             let worst = whole
                 .iter()
                 .zip(&writer.output()?)
@@ -337,7 +336,7 @@ fn steps_past_the_original_context_equal_one_pass() -> Outcome {
                 "{case} at {}: {worst:.2e}",
                 writer.run.tokens.len()
             );
-            seen.insert(bench.model.transformer.regime(writer.run.tokens.len()));
+            seen.insert(lab.model.transformer.regime(writer.run.tokens.len()));
         }
         assert_eq!(seen.len(), regimes, "{case}: {seen:?}");
     }
@@ -433,8 +432,8 @@ fn a_cache_that_grows_agrees_with_one_pass() -> Outcome {
 #[test]
 fn shards_are_the_same_model_bit_for_bit() -> Outcome {
     let expected = expected("llama", PROMPTS[0])?;
-    let single = found(&mut Bench::new(model("llama", "f32")?), &expected)?;
-    let sharded = found(&mut Bench::new(model("llama_sharded", "f32")?), &expected)?;
+    let single = found(&mut Lab::new(model("llama", "f32")?), &expected)?;
+    let sharded = found(&mut Lab::new(model("llama_sharded", "f32")?), &expected)?;
     for (name, tensor) in &single {
         let bits = |t: &Tensor| {
             t.flatten_all()?
@@ -456,7 +455,7 @@ fn sixteen_bit_checkpoints_agree() -> Outcome {
             expected.positions = (0..expected.tokens.len() as u32).collect();
         }
         for (dtype, tolerance) in [("f32", TOLERANCE), ("f16", 5e-2)] {
-            let found = found(&mut Bench::new(model(case, dtype)?), &expected)?;
+            let found = found(&mut Lab::new(model(case, dtype)?), &expected)?;
             let (wrong, _) = compare(&expected.sites, &found, tolerance)?;
             assert!(wrong.is_empty(), "{case} in {dtype}: {}", wrong.join(", "));
         }

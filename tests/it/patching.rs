@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
 use lmscope::instruments::patching::contrast::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -18,14 +18,14 @@ use rand::seq::SliceRandom;
 use super::demo::demo;
 use super::tools::{edited, every_family, prompt, read_again, values};
 
-fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> Figure {
+fn observe(lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
     let of = instrument("patching").unwrap();
-    of.observe(run, arguments, bench).unwrap()
+    of.observe(run, arguments, lab).unwrap()
 }
 
-fn refused(bench: &mut Bench, run: &Run, arguments: &Arguments) -> String {
+fn refused(lab: &mut Lab, run: &Run, arguments: &Arguments) -> String {
     let of = instrument("patching").unwrap();
-    of.observe(run, arguments, bench).unwrap_err().to_string()
+    of.observe(run, arguments, lab).unwrap_err().to_string()
 }
 
 fn grid(figure: &Figure) -> &Grid {
@@ -58,12 +58,12 @@ fn difference(row: &[f32], a: usize, b: usize) -> f32 {
 }
 
 fn value(
-    bench: &mut Bench,
+    lab: &mut Lab,
     run: &Run,
     at: lmscope::model::network::site::Address,
     position: usize,
 ) -> Tensor {
-    let row = bench
+    let row = lab
         .record(run, &[at])
         .unwrap()
         .get(at)
@@ -73,16 +73,16 @@ fn value(
     row.flatten_all().unwrap()
 }
 
-fn again(bench: &mut Bench, run: &Run, patches: &[Patch]) -> Vec<f32> {
-    read_again(bench, run, run.tokens.len() - 1, patches)
+fn again(lab: &mut Lab, run: &Run, patches: &[Patch]) -> Vec<f32> {
+    read_again(lab, run, run.tokens.len() - 1, patches)
 }
 
 /// With nothing said, everything after the first token is noised.
 #[test]
 fn without_a_subject_all_but_the_first_token_is_noised() {
-    let mut bench = demo();
-    let (clean, _) = two(&bench, &[]);
-    let figure = observe(&mut bench, &clean, &Arguments::default());
+    let mut lab = demo();
+    let (clean, _) = two(&lab, &[]);
+    let figure = observe(&mut lab, &clean, &Arguments::default());
     let grid = grid(&figure);
     let positions: Vec<u32> = grid
         .columns
@@ -103,37 +103,37 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
     // Means over the ten draws, each by hand.
     let at = Site::Embed.at(0);
     let (site, layer, position) = (Site::ResidPre, 6, 5);
-    let sigma: f64 = 3.0 * embedding_spread(&bench).unwrap();
-    let put = value(&mut bench, &clean, site.at(layer), position);
+    let sigma: f64 = 3.0 * embedding_spread(&lab).unwrap();
+    let put = value(&mut lab, &clean, site.at(layer), position);
     let (mut sum, draws) = (0.0, 10);
     for seed in 1..=draws {
-        let noise = noised(&mut bench, &clean, 1..6, sigma, seed).unwrap();
+        let noise = noised(&mut lab, &clean, 1..6, sigma, seed).unwrap();
         assert!(noise.iter().all(|patch| patch.at == at));
         let own = Patch::new(site.at(layer), position, put.clone());
-        let mut row = again(&mut bench, &clean, &[noise, vec![own]].concat());
+        let mut row = again(&mut lab, &clean, &[noise, vec![own]].concat());
         log_softmax(&mut row);
-        let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap();
+        let paris = lab.model.tokenizer().unwrap().single(" Paris").unwrap();
         sum += row[paris as usize].exp() / draws as f32;
     }
     let found = number(&grid.cells[position - 1][layer], "patched");
     assert!((found - sum).abs() < 1e-4, "{found} {sum}");
 }
 
-/// The prompts of the demo, or of a bench without a tokenizer: two runs that differ at one place.
-fn two(bench: &Bench, edits: &[&str]) -> (Run, Run) {
-    let encode = |text: &str| edited(bench.model.encode(text, false).unwrap(), edits);
+/// The prompts of the demo, or of a lab without a tokenizer: two runs that differ at one place.
+fn two(lab: &Lab, edits: &[&str]) -> (Run, Run) {
+    let encode = |text: &str| edited(lab.model.encode(text, false).unwrap(), edits);
     (encode(FACT), encode(OTHER))
 }
 
 #[test]
 fn every_cell_is_the_whole_run_with_that_value_put_in() {
-    let mut bench = demo();
-    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let mut lab = demo();
+    let id = |text: &str| lab.model.tokenizer().unwrap().single(text).unwrap() as usize;
     let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
     for edits in [&[][..], &["scale@mlp_out.2*1.3", "zero:0@z.3"]] {
-        let (clean, corrupt) = two(&bench, edits);
+        let (clean, corrupt) = two(&lab, edits);
         let [m_clean, m_corrupt] =
-            [&clean, &corrupt].map(|run| difference(&again(&mut bench, run, &[]), paris, tokyo));
+            [&clean, &corrupt].map(|run| difference(&again(&mut lab, run, &[]), paris, tokyo));
         for (word, site) in [
             ("resid", Site::ResidPre),
             ("attn", Site::AttnOut),
@@ -152,7 +152,7 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
                 ]);
                 // The answer's spelling keeps its space.
                 let arguments = arguments.with("answer", "\" Paris\" - \" Tokyo\"");
-                let figure = observe(&mut bench, &clean, &arguments);
+                let figure = observe(&mut lab, &clean, &arguments);
                 let grid = grid(&figure);
                 // France is the fifth token; nothing differs before it.
                 assert_eq!(grid.columns.len(), 2, "France, is");
@@ -161,9 +161,9 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
                     for (layer, cell) in cells.iter().enumerate() {
                         let at = site.at(layer);
                         let position = 4 + column;
-                        let put = value(&mut bench, source, at, position);
+                        let put = value(&mut lab, source, at, position);
                         let patch = Patch::new(at, position, put);
-                        let expected = difference(&again(&mut bench, base, &[patch]), paris, tokyo);
+                        let expected = difference(&again(&mut lab, base, &[patch]), paris, tokyo);
                         assert!((number(cell, "patched") - expected).abs() < 2e-4);
                         let share = (expected - m_base) / (m_source - m_base);
                         assert!((cell.value - share).abs() < 1e-4, "{word} {way} {layer}");
@@ -185,8 +185,8 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
 /// T69: patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
 #[test]
 fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
-    for mut bench in every_family() {
-        let layers = bench.model.card.layers;
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
         let clean = Run::plain(prompt(12));
         // Noise on one token alone, and on the whole text: then every state of block 0 is the clean run again.
         let arguments = with(&[
@@ -195,7 +195,7 @@ fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
             ("metric", "kl"),
             ("sigma", "20"),
         ]);
-        let figure = observe(&mut bench, &clean, &arguments);
+        let figure = observe(&mut lab, &clean, &arguments);
         let grid = grid(&figure);
         assert_eq!(
             (grid.columns.len(), grid.rows.len()),
@@ -221,11 +221,11 @@ fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
         let all = (2 * layers).to_string();
         for site in ["attn", "mlp"] {
             let whole = observe(
-                &mut bench,
+                &mut lab,
                 &clean,
                 &arguments.clone().with("site", site).with("window", &all),
             );
-            let one = observe(&mut bench, &clean, &arguments.clone().with("site", site));
+            let one = observe(&mut lab, &clean, &arguments.clone().with("site", site));
             let cell = |figure: &Figure, layer: usize| self::grid(figure).cells[11][layer].value;
             assert!(
                 self::grid(&whole)
@@ -236,7 +236,7 @@ fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
             assert!(
                 (0..layers).any(|l| (cell(&one, l) - cell(&whole, l)).abs() > 1e-6),
                 "{}",
-                bench.model.card.name
+                lab.model.card.name
             );
         }
     }
@@ -244,11 +244,11 @@ fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
 
 #[test]
 fn heads_are_patched_alone_and_where_it_was_said() {
-    let mut bench = demo();
-    let (clean, corrupt) = two(&bench, &[]);
-    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let mut lab = demo();
+    let (clean, corrupt) = two(&lab, &[]);
+    let id = |text: &str| lab.model.tokenizer().unwrap().single(text).unwrap() as usize;
     let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
-    let width = bench.model.transformer.blueprint.head_dim;
+    let width = lab.model.transformer.blueprint.head_dim;
     for (word, positions) in [
         ("all", vec![4, 5]),
         ("last", vec![5]),
@@ -257,7 +257,7 @@ fn heads_are_patched_alone_and_where_it_was_said() {
     ] {
         let arguments = with(&[("corrupt", OTHER), ("site", "heads"), ("positions", word)]);
         let arguments = arguments.with("answer", "\" Paris\" - \" Tokyo\"");
-        let figure = observe(&mut bench, &clean, &arguments);
+        let figure = observe(&mut lab, &clean, &arguments);
         let grid = grid(&figure);
         assert_eq!((grid.columns.len(), grid.rows.len()), (4, 8));
         for (layer, head) in [(0, 0), (3, 2), (7, 3), (5, 1)] {
@@ -265,15 +265,15 @@ fn heads_are_patched_alone_and_where_it_was_said() {
             let patches: Vec<Patch> = positions
                 .iter()
                 .map(|position| {
-                    let own = value(&mut bench, &clean, at, *position);
-                    let mut mixed = values(&value(&mut bench, &corrupt, at, *position));
+                    let own = value(&mut lab, &clean, at, *position);
+                    let mut mixed = values(&value(&mut lab, &corrupt, at, *position));
                     let part = head * width..(head + 1) * width;
                     mixed[part.clone()].copy_from_slice(&values(&own)[part]);
                     let value = Tensor::new(mixed.as_slice(), own.device()).unwrap();
                     Patch::new(at, *position, value)
                 })
                 .collect();
-            let expected = difference(&again(&mut bench, &corrupt, &patches), paris, tokyo);
+            let expected = difference(&again(&mut lab, &corrupt, &patches), paris, tokyo);
             let cell = &grid.cells[head][layer];
             assert!(
                 (number(cell, "patched") - expected).abs() < 2e-4,
@@ -286,17 +286,17 @@ fn heads_are_patched_alone_and_where_it_was_said() {
 
 #[test]
 fn metrics_and_their_defaults_are_those_of_the_two_runs() {
-    let mut bench = demo();
-    let (clean, corrupt) = two(&bench, &[]);
+    let mut lab = demo();
+    let (clean, corrupt) = two(&lab, &[]);
     let [a, b] = [&clean, &corrupt].map(|run| {
-        let mut row = again(&mut bench, run, &[]);
+        let mut row = again(&mut lab, run, &[]);
         log_softmax(&mut row);
         row
     });
-    let paris = bench.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
-    let ends = |bench: &mut Bench, metric: &str| {
+    let paris = lab.model.tokenizer().unwrap().single(" Paris").unwrap() as usize;
+    let ends = |lab: &mut Lab, metric: &str| {
         let figure = observe(
-            bench,
+            lab,
             &clean,
             &with(&[("corrupt", OTHER), ("metric", metric)]),
         );
@@ -307,15 +307,15 @@ fn metrics_and_their_defaults_are_those_of_the_two_runs() {
             figure.notes[0].clone(),
         )
     };
-    let (before, other, note) = ends(&mut bench, "auto");
+    let (before, other, note) = ends(&mut lab, "auto");
     assert!(
         note.contains("␣Paris − ␣Tokyo"),
         "what each run favours: {note}"
     );
     assert!(before < 0.0 && other > 0.0);
-    let (before, other, _) = ends(&mut bench, "probability");
+    let (before, other, _) = ends(&mut lab, "probability");
     assert!((before - b[paris].exp()).abs() < 1e-5 && (other - a[paris].exp()).abs() < 1e-5);
-    let (before, other, _) = ends(&mut bench, "kl");
+    let (before, other, _) = ends(&mut lab, "kl");
     let kl: f64 = a
         .iter()
         .zip(&b)
@@ -329,15 +329,11 @@ fn metrics_and_their_defaults_are_those_of_the_two_runs() {
 
 #[test]
 fn the_null_is_a_change_of_equal_size_that_says_little() {
-    let mut bench = demo();
-    let (clean, _) = two(&bench, &[]);
+    let mut lab = demo();
+    let (clean, _) = two(&lab, &[]);
     let arguments = with(&[("corrupt", OTHER)]);
-    let own = observe(&mut bench, &clean, &arguments);
-    let null = observe(
-        &mut bench,
-        &clean,
-        &arguments.clone().with("null", "random"),
-    );
+    let own = observe(&mut lab, &clean, &arguments);
+    let null = observe(&mut lab, &clean, &arguments.clone().with("null", "random"));
     let (own_cells, null_cells) = (&grid(&own).cells, &grid(&null).cells);
     assert!((own_cells[0][0].value - 1.0).abs() < 1e-3);
     assert!(null_cells[0][0].value < 0.5, "{}", null_cells[0][0].value);
@@ -360,8 +356,8 @@ fn the_null_is_a_change_of_equal_size_that_says_little() {
 
 #[test]
 fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
-    let mut bench = demo();
-    let (clean, _) = two(&bench, &[]);
+    let mut lab = demo();
+    let (clean, _) = two(&lab, &[]);
     let longer = "The capital city of Japan is";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pairs.json");
@@ -371,7 +367,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
     )
     .unwrap();
     let path = file.display().to_string();
-    let alone = refused(&mut bench, &Run::plain(vec![5]), &Arguments::default());
+    let alone = refused(&mut lab, &Run::plain(vec![5]), &Arguments::default());
     assert!(alone.contains("a single token"), "{alone}");
     for (pairs, why) in [
         (
@@ -400,24 +396,20 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         ),
         (&[("pairs", path.as_str())], "not both"),
     ] {
-        let error = refused(&mut bench, &clean, &with(pairs));
+        let error = refused(&mut lab, &clean, &with(pairs));
         assert!(error.contains(why), "{pairs:?}: {error}");
     }
     let nothing = Run {
         seed: 1,
         ..Run::default()
     };
-    let error = refused(&mut bench, &nothing, &with(&[("pairs", &path)]));
+    let error = refused(&mut lab, &nothing, &with(&[("pairs", &path)]));
     assert!(
         error.contains("pair 1") && error.contains("align=ends"),
         "{error}"
     );
     for name in ["corrupt", "subject"] {
-        let error = refused(
-            &mut bench,
-            &nothing,
-            &with(&[("pairs", &path), (name, "a")]),
-        );
+        let error = refused(&mut lab, &nothing, &with(&[("pairs", &path), (name, "a")]));
         assert!(
             error.contains(&format!("`{name}` is `a`"))
                 && error.contains("nothing beside a file of pairs"),
@@ -441,14 +433,14 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let file = folder.path().join("two.json");
         std::fs::write(&file, all.to_string()).unwrap();
         let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
-        bench.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
-        let error = refused(&mut bench, &nothing, &asked);
-        bench.progress = WorkProgress::default();
+        lab.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
+        let error = refused(&mut lab, &nothing, &asked);
+        lab.progress = WorkProgress::default();
         assert!(error.contains("pair 2") && error.contains(why), "{error}");
     }
     // Asked for, they are paired at their ends, and what stands for nothing is said.
     let figure = observe(
-        &mut bench,
+        &mut lab,
         &clean,
         &with(&[("corrupt", longer), ("align", "ends")]),
     );
@@ -475,19 +467,19 @@ fn gifts() -> Vec<serde_json::Value> {
 }
 
 /// How many of the prompts are answered with their receiver, under edits.
-fn answered(bench: &mut Bench, all: &[serde_json::Value], edits: &[String]) -> usize {
+fn answered(lab: &mut Lab, all: &[serde_json::Value], edits: &[String]) -> usize {
     let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
     let right = |pair: &&serde_json::Value| {
-        let tokens = bench
+        let tokens = lab
             .model
             .encode(pair["clean"].as_str().unwrap(), false)
             .unwrap();
         let run = edited(tokens, &edits);
-        let row = bench.last_logits(&run).unwrap();
+        let row = lab.last_logits(&run).unwrap();
         let best = (0..row.len())
             .max_by(|a, b| row[*a].total_cmp(&row[*b]))
             .unwrap();
-        let name = bench.model.tokenizer().unwrap();
+        let name = lab.model.tokenizer().unwrap();
         name.single(pair["answer"].as_str().unwrap()).unwrap() as usize == best
     };
     all.iter().filter(right).count()
@@ -499,7 +491,7 @@ const HEADS: usize = 2;
 /// Judged on the demo: the heads that patching finds on some prompts are those that others cannot do without.
 #[test]
 fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() {
-    let mut bench = demo();
+    let mut lab = demo();
     let all = gifts();
     assert_eq!(all.len(), 64);
     let (found_on, tried_on) = all.split_at(24);
@@ -512,7 +504,7 @@ fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() 
         ..Run::default()
     };
     let figure = observe(
-        &mut bench,
+        &mut lab,
         &nothing,
         &with(&[("pairs", &path), ("site", "heads")]),
     );
@@ -536,14 +528,14 @@ fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() 
             .collect()
     };
     let count = tried_on.len();
-    let plain = answered(&mut bench, tried_on, &[]);
-    let without = answered(&mut bench, tried_on, &ablate(&heads[..HEADS]));
+    let plain = answered(&mut lab, tried_on, &[]);
+    let without = answered(&mut lab, tried_on, &ablate(&heads[..HEADS]));
     let mut rng = StdRng::seed_from_u64(1);
     let mut others = heads[HEADS..].to_vec();
     let mut beside = Vec::new();
     for _ in 0..20 {
         others.shuffle(&mut rng);
-        beside.push(answered(&mut bench, tried_on, &ablate(&others[..HEADS])));
+        beside.push(answered(&mut lab, tried_on, &ablate(&others[..HEADS])));
     }
     println!(
         "{count} prompts: {plain} right, {without} without the two heads, {beside:?} without two others"
@@ -560,8 +552,8 @@ fn the_heads_found_for_the_indirect_object_are_those_whose_ablation_breaks_it() 
 /// Draws of noise favour other tokens, and all of them are measured by the one difference that is named.
 #[test]
 fn noise_is_measured_by_one_difference() {
-    let mut bench = demo();
-    let run = Run::plain(bench.model.encode(FACT, false).unwrap());
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode(FACT, false).unwrap());
     let arguments = |samples: &str| {
         with(&[
             ("subject", "France"),
@@ -570,7 +562,7 @@ fn noise_is_measured_by_one_difference() {
         ])
     };
     let [one, many] = ["1", "6"].map(|samples| {
-        let figure = observe(&mut bench, &run, &arguments(samples));
+        let figure = observe(&mut lab, &run, &arguments(samples));
         let note = figure.notes[0].clone();
         let clean = note.split("1 the clean run (").nth(1).unwrap();
         let clean: f32 = clean.split(')').next().unwrap().parse().unwrap();
@@ -583,18 +575,18 @@ fn noise_is_measured_by_one_difference() {
 /// The other prompt goes through the template where the clean one did.
 #[test]
 fn a_corrupted_prompt_is_a_turn_of_chat_where_it_is_said() {
-    let mut bench = demo();
+    let mut lab = demo();
     let [clean, corrupt] =
-        [FACT, OTHER].map(|text| Run::plain(bench.model.encode(text, true).unwrap()));
+        [FACT, OTHER].map(|text| Run::plain(lab.model.encode(text, true).unwrap()));
     let arguments = with(&[("corrupt", OTHER), ("answer", "\" Paris\" - \" Tokyo\"")]);
-    let raw = refused(&mut bench, &clean, &arguments);
+    let raw = refused(&mut lab, &clean, &arguments);
     assert!(raw.contains("as many tokens as the clean prompt"), "{raw}");
-    let figure = observe(&mut bench, &clean, &arguments.clone().with("chat", "yes"));
+    let figure = observe(&mut lab, &clean, &arguments.clone().with("chat", "yes"));
     let cells = &grid(&figure).cells;
     assert_eq!(grid(&figure).columns[0].label, "␣France/␣Japan");
-    let id = |text: &str| bench.model.tokenizer().unwrap().single(text).unwrap() as usize;
+    let id = |text: &str| lab.model.tokenizer().unwrap().single(text).unwrap() as usize;
     let (paris, tokyo) = (id(" Paris"), id(" Tokyo"));
-    let before = difference(&again(&mut bench, &corrupt, &[]), paris, tokyo);
+    let before = difference(&again(&mut lab, &corrupt, &[]), paris, tokyo);
     assert!((number(&cells[0][0], "before") - before).abs() < 1e-4);
     // And so do both prompts of a file.
     let folder = tempfile::tempdir().unwrap();
@@ -603,7 +595,7 @@ fn a_corrupted_prompt_is_a_turn_of_chat_where_it_is_said() {
     std::fs::write(&file, one).unwrap();
     let listed = with(&[("answer", "\" Paris\" - \" Tokyo\""), ("chat", "yes")]);
     let listed = listed.with("pairs", file.display());
-    let listed = observe(&mut bench, &Run::default(), &listed);
+    let listed = observe(&mut lab, &Run::default(), &listed);
     assert_eq!(grid(&listed).columns.len(), grid(&figure).columns.len());
     for (own, other) in cells
         .iter()
@@ -616,8 +608,8 @@ fn a_corrupted_prompt_is_a_turn_of_chat_where_it_is_said() {
 
 #[test]
 fn heads_are_patched_in_every_pair_or_refused() {
-    let mut bench = demo();
-    let (clean, _) = two(&bench, &[]);
+    let mut lab = demo();
+    let (clean, _) = two(&lab, &[]);
     // The corrupted prompt ends where they part: nothing stands for what comes after.
     for positions in ["all", "last"] {
         let arguments = with(&[
@@ -626,11 +618,11 @@ fn heads_are_patched_in_every_pair_or_refused() {
             ("site", "heads"),
             ("positions", positions),
         ]);
-        let error = refused(&mut bench, &clean, &arguments);
+        let error = refused(&mut lab, &clean, &arguments);
         assert!(error.contains("something in common"), "{error}");
     }
     let early = with(&[("corrupt", OTHER), ("site", "heads"), ("positions", "2")]);
-    let error = refused(&mut bench, &clean, &early);
+    let error = refused(&mut lab, &clean, &early);
     assert!(error.contains("differs: from 4 to 5"), "{error}");
     // Pairs of different lengths: a position is looked for in each.
     let folder = tempfile::tempdir().unwrap();
@@ -647,7 +639,7 @@ fn heads_are_patched_in_every_pair_or_refused() {
     let at = |positions: &str| with(&[("site", "heads"), ("positions", positions)]);
     for (positions, why) in [("8", "a position from 0 to 5"), ("-3", "from 8 to 9")] {
         let error = refused(
-            &mut bench,
+            &mut lab,
             &Run::default(),
             &at(positions).with("pairs", &path),
         );
@@ -657,10 +649,10 @@ fn heads_are_patched_in_every_pair_or_refused() {
             "{error}"
         );
     }
-    let both = observe(&mut bench, &Run::default(), &at("-2").with("pairs", &path));
+    let both = observe(&mut lab, &Run::default(), &at("-2").with("pairs", &path));
     let mut single = |clean: &str, corrupt: &str| {
-        let run = Run::plain(bench.model.encode(clean, false).unwrap());
-        observe(&mut bench, &run, &at("-2").with("corrupt", corrupt))
+        let run = Run::plain(lab.model.encode(clean, false).unwrap());
+        observe(&mut lab, &run, &at("-2").with("corrupt", corrupt))
     };
     let each = [single(longer, other), single(FACT, OTHER)];
     let mut moved = [0.0f32; 2];

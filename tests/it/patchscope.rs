@@ -8,7 +8,7 @@ use lmscope::instruments::patchscope::ridge::Affine;
 use lmscope::instruments::patchscope::target::{Target, Written};
 use lmscope::instruments::patchscope::templates;
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::{Pass, Patch};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -21,8 +21,8 @@ use super::organisms::{Layout, tokens};
 use super::tools::{every_family, prompt, read_again, values};
 
 /// A row of a recorded site.
-fn state(bench: &mut Bench, tokens: &[u32], at: Address, position: usize) -> Tensor {
-    let recording = bench.record(&Run::plain(tokens.to_vec()), &[at]).unwrap();
+fn state(lab: &mut Lab, tokens: &[u32], at: Address, position: usize) -> Tensor {
+    let recording = lab.record(&Run::plain(tokens.to_vec()), &[at]).unwrap();
     recording.get(at).unwrap().get(position).unwrap()
 }
 
@@ -31,19 +31,13 @@ fn put(at: Address, position: usize, value: Tensor) -> Patch {
 }
 
 /// What a target goes on with under one branch, read from position `from` on.
-fn written(
-    bench: &mut Bench,
-    target: &[u32],
-    from: usize,
-    puts: Vec<Patch>,
-    count: usize,
-) -> Written {
+fn written(lab: &mut Lab, target: &[u32], from: usize, puts: Vec<Patch>, count: usize) -> Written {
     let target = Target {
         tokens: target.to_vec(),
         from,
     };
-    let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-    let mut out = target.branches(bench, vec![puts], count, &all).unwrap();
+    let all: Vec<u32> = (0..lab.model.card.vocab as u32).collect();
+    let mut out = target.branches(lab, vec![puts], count, &all).unwrap();
     out.remove(0)
 }
 
@@ -52,7 +46,7 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
 }
 
 /// Every place that a state can be put into at a layer.
-fn places(bench: &Bench, layer: usize) -> Vec<Address> {
+fn places(lab: &Lab, layer: usize) -> Vec<Address> {
     let sites = [
         Site::ResidPre,
         Site::AttnOut,
@@ -63,7 +57,7 @@ fn places(bench: &Bench, layer: usize) -> Vec<Address> {
         Site::ResidPost,
     ];
     let mut out: Vec<Address> = sites.iter().map(|s| s.at(layer)).collect();
-    out.retain(|at| bench.model.offers(*at).is_ok());
+    out.retain(|at| lab.model.offers(*at).is_ok());
     if layer == 0 {
         out.push(Site::Embed.at(0));
     }
@@ -72,24 +66,24 @@ fn places(bench: &Bench, layer: usize) -> Vec<Address> {
 
 #[test]
 fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let tokens = prompt(7);
         // Read in the same steps as the branches read it, so that nothing but the value differs.
-        let plain = written(&mut bench, &tokens, 4, vec![], 20);
-        let layers = bench.model.card.layers;
+        let plain = written(&mut lab, &tokens, 4, vec![], 20);
+        let layers = lab.model.card.layers;
         for layer in 0..layers {
-            for at in places(&bench, layer) {
+            for at in places(&lab, layer) {
                 // The state as the pass that the branches go on from has it.
                 let own = {
-                    let read = bench.run_one(&Pass {
+                    let read = lab.run_one(&Pass {
                         from: Some(4),
                         record: vec![at],
                         ..Pass::of(Run::plain(tokens.clone()))
                     });
                     read.unwrap().get(at).unwrap().get(1).unwrap()
                 };
-                let again = written(&mut bench, &tokens, 4, vec![put(at, 5, own.clone())], 20);
-                let name = bench.model.card.name.clone();
+                let again = written(&mut lab, &tokens, 4, vec![put(at, 5, own.clone())], 20);
+                let name = lab.model.card.name.clone();
                 assert_eq!(again.tokens, plain.tokens, "{name} {at}");
                 // What is shared is multiplied in other shapes; the same steps give the same bits.
                 let pairs = again.watched.iter().zip(&plain.watched);
@@ -99,13 +93,13 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
                 );
                 let run = Run::plain(tokens.clone());
                 let value = {
-                    let recording = bench.record(&run, &[at]).unwrap();
+                    let recording = lab.record(&run, &[at]).unwrap();
                     recording.get(at).unwrap().get(5).unwrap()
                 };
                 let there = [put(at, 5, value)];
-                let [bare, patched] = [&[], &there[..]].map(|p| read_again(&mut bench, &run, 6, p));
+                let [bare, patched] = [&[], &there[..]].map(|p| read_again(&mut lab, &run, 6, p));
                 assert!(same_bits(&bare, &patched), "{name} {at}");
-                let other = written(&mut bench, &tokens, 4, vec![put(at, 4, own)], 1);
+                let other = written(&mut lab, &tokens, 4, vec![put(at, 4, own)], 1);
                 // After the last attention nobody looks at another position.
                 let pairs = other.watched.iter().zip(&plain.watched);
                 let moved = pairs.into_iter().any(|(a, b)| (a - b).abs() > 1e-6);
@@ -115,53 +109,53 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
         }
         // The same from a recording of the whole prompt, to rounding.
         let at = Site::ResidPost.at(layers - 1);
-        let own = state(&mut bench, &tokens, at, 6);
-        let again = written(&mut bench, &tokens, 6, vec![put(at, 6, own)], 20);
+        let own = state(&mut lab, &tokens, at, 6);
+        let again = written(&mut lab, &tokens, 6, vec![put(at, 6, own)], 20);
         assert_eq!(again.tokens, plain.tokens);
     }
 }
 
 #[test]
 fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
-    for mut bench in every_family() {
-        let last = Site::ResidPost.at(bench.model.card.layers - 1);
+    for mut lab in every_family() {
+        let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let target: Vec<u32> = prompt(12)[5..].to_vec();
-        for layer in 0..bench.model.card.layers {
-            let value = state(&mut bench, &prompt(8), Site::ResidPost.at(layer), 3);
+        for layer in 0..lab.model.card.layers {
+            let value = state(&mut lab, &prompt(8), Site::ResidPost.at(layer), 3);
             let row = value.unsqueeze(0).unwrap();
-            let lens = bench.model.transformer.unembed(&row).unwrap();
+            let lens = lab.model.transformer.unembed(&row).unwrap();
             let mut lens = values(&lens);
             log_softmax(&mut lens);
-            let said = written(&mut bench, &target, 6, vec![put(last, 6, value)], 1);
+            let said = written(&mut lab, &target, 6, vec![put(last, 6, value)], 1);
             let worst = lens
                 .iter()
                 .zip(&said.watched)
                 .map(|(l, p)| (l.exp() - p).abs())
                 .fold(0.0, f32::max);
-            assert!(worst < 1e-7, "{}: {worst}", bench.model.card.name);
+            assert!(worst < 1e-7, "{}: {worst}", lab.model.card.name);
         }
     }
 }
 
 #[test]
 fn t53_a_tokens_own_embedding_is_that_token() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let target = prompt(6);
         let mut other = target.clone();
         other[4] = 33;
         // Learned positions are a part of the embedding, so it is taken at the slot's own position.
-        let value = state(&mut bench, &other, Site::Embed.at(0), 4);
+        let value = state(&mut lab, &other, Site::Embed.at(0), 4);
         let own = [put(Site::Embed.at(0), 4, value)];
-        let patched = written(&mut bench, &target, 2, own.to_vec(), 12);
-        let meant = written(&mut bench, &other, 2, vec![], 12);
-        assert_eq!(patched.tokens, meant.tokens, "{}", bench.model.card.name);
+        let patched = written(&mut lab, &target, 2, own.to_vec(), 12);
+        let meant = written(&mut lab, &other, 2, vec![], 12);
+        assert_eq!(patched.tokens, meant.tokens, "{}", lab.model.card.name);
         // What is shared is multiplied in other shapes; the same steps give the same bits.
         let pairs = patched.watched.iter().zip(&meant.watched);
         assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
-        let same = read_again(&mut bench, &Run::plain(target.clone()), 5, &own);
-        let bare = read_again(&mut bench, &Run::plain(other), 5, &[]);
+        let same = read_again(&mut lab, &Run::plain(target.clone()), 5, &own);
+        let bare = read_again(&mut lab, &Run::plain(other), 5, &[]);
         assert!(same_bits(&same, &bare));
-        let plain = written(&mut bench, &target, 2, vec![], 1);
+        let plain = written(&mut lab, &target, 2, vec![], 1);
         assert!(!same_bits(&patched.watched, &plain.watched));
     }
 }
@@ -171,10 +165,10 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         for hop1 in [0, 1, 2] {
             let world = TwoHop::new(layout, hop1, 3);
-            let mut bench = world.open();
+            let mut lab = world.open();
             for subject in 0..6 {
                 let bridge = BRIDGES[world.first[subject]];
-                let run = Run::plain(tokens(&bench, &TwoHop::prompt(subject)));
+                let run = Run::plain(tokens(&lab, &TwoHop::prompt(subject)));
                 let arguments = Arguments::default()
                     .with("prompt", "it is")
                     .with("slot", "it")
@@ -183,7 +177,7 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
                     .with("target", "2")
                     .with("answers", bridge)
                     .with("tokens", 1);
-                let figure = observe(&mut bench, &run, &arguments).unwrap();
+                let figure = observe(&mut lab, &run, &arguments).unwrap();
                 let rows = &table(&figure).pages[0].rows;
                 for (layer, row) in rows.iter().enumerate() {
                     let p = number(&row.entries[5]);
@@ -203,17 +197,17 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
 /// Exactly once a request: in the pass that reads the slot, in its row alone; and a value without a slot is an error.
 #[test]
 fn t55_a_value_acts_once_in_its_own_branch() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
-        let value = (state(&mut bench, &prompt(9), at, 7) * 3.0).unwrap();
+        let value = (state(&mut lab, &prompt(9), at, 7) * 3.0).unwrap();
         let target = Target {
             tokens: tokens.clone(),
             from: 5,
         };
         let branches = vec![vec![], vec![put(at, 5, value.clone())], vec![]];
-        let all: Vec<u32> = (0..bench.model.card.vocab as u32).collect();
-        let three = target.branches(&mut bench, branches, 6, &all).unwrap();
+        let all: Vec<u32> = (0..lab.model.card.vocab as u32).collect();
+        let three = target.branches(&mut lab, branches, 6, &all).unwrap();
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close(&three[0].watched, &three[2].watched));
         assert!(!close(&three[0].watched, &three[1].watched));
@@ -221,32 +215,32 @@ fn t55_a_value_acts_once_in_its_own_branch() {
         let whole = [tokens.clone(), three[1].tokens[..5].to_vec()].concat();
         let patch = put(at, 5, value.clone());
         let last = whole.len() - 1;
-        let reread = read_again(&mut bench, &Run::plain(whole), last, &[patch]);
+        let reread = read_again(&mut lab, &Run::plain(whole), last, &[patch]);
         let best = (0..reread.len())
             .max_by(|a, b| reread[*a].total_cmp(&reread[*b]))
             .unwrap();
-        assert_eq!(best as u32, three[1].tokens[5], "{}", bench.model.card.name);
+        assert_eq!(best as u32, three[1].tokens[5], "{}", lab.model.card.name);
         // Before what every branch reads, and beyond the target, there is no place for it.
         for position in [0, 6] {
             let branch = vec![put(at, position, value.clone())];
-            assert!(target.branches(&mut bench, vec![branch], 1, &[]).is_err());
+            assert!(target.branches(&mut lab, vec![branch], 1, &[]).is_err());
         }
     }
 }
 
 #[test]
 fn what_is_read_once_for_all_branches_changes_nothing() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let tokens = prompt(9);
         let at = Site::ResidPost.at(1);
-        let value = state(&mut bench, &prompt(7), at, 6);
+        let value = state(&mut lab, &prompt(7), at, 6);
         let patch = put(at, 7, value);
-        let shared = written(&mut bench, &tokens, 7, vec![patch.clone()], 8);
+        let shared = written(&mut lab, &tokens, 7, vec![patch.clone()], 8);
         let mut text = tokens.clone();
         for (step, token) in shared.tokens.iter().enumerate() {
             let run = Run::plain(text.clone());
             let patch = std::slice::from_ref(&patch);
-            let mut row = read_again(&mut bench, &run, text.len() - 1, patch);
+            let mut row = read_again(&mut lab, &run, text.len() - 1, patch);
             log_softmax(&mut row);
             let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             // A tie to rounding may fall either way.
@@ -254,16 +248,16 @@ fn what_is_read_once_for_all_branches_changes_nothing() {
             if step == 0 {
                 let worst = shared.watched.iter().zip(&row);
                 let worst = worst.map(|(p, l)| (p - l.exp()).abs()).fold(0.0, f32::max);
-                assert!(worst < 1e-5, "{}: {worst}", bench.model.card.name);
+                assert!(worst < 1e-5, "{}: {worst}", lab.model.card.name);
             }
             text.push(*token);
         }
     }
 }
 
-fn observe(bench: &mut Bench, run: &Run, arguments: &Arguments) -> lmscope::error::Result<Figure> {
+fn observe(lab: &mut Lab, run: &Run, arguments: &Arguments) -> lmscope::error::Result<Figure> {
     let of = instrument("patchscope").unwrap();
-    of.observe(run, arguments, bench)
+    of.observe(run, arguments, lab)
 }
 
 fn table(figure: &Figure) -> &Table {
@@ -308,13 +302,8 @@ fn over(attributes: &str) -> Arguments {
 /// The judged figure: names are read back at some layer by at least 0.8, and unpatched by at most 0.1.
 #[test]
 fn a_description_reads_names_back() {
-    let mut bench = demo();
-    let figure = observe(
-        &mut bench,
-        &Run::default(),
-        &over(&list("descriptions.tsv")),
-    )
-    .unwrap();
+    let mut lab = demo();
+    let figure = observe(&mut lab, &Run::default(), &over(&list("descriptions.tsv"))).unwrap();
     let (read, alone) = (column(&figure, "read"), column(&figure, "unpatched"));
     println!("names: read {read:?}, unpatched {alone:?}");
     assert!(read[0] >= 0.8 && read[1] >= 0.8, "{read:?}");
@@ -330,15 +319,12 @@ fn a_description_reads_names_back() {
 /// Two tokens of a name say who it is, the last alone does not.
 #[test]
 fn a_person_is_read_from_a_slot_for_each_token() {
-    let mut bench = demo();
+    let mut lab = demo();
     let people = over(&list("people.tsv")).with("layer", "0");
     let each = people.clone().with("slots", "each");
-    let both = column(
-        &observe(&mut bench, &Run::default(), &each).unwrap(),
-        "read",
-    )[0];
+    let both = column(&observe(&mut lab, &Run::default(), &each).unwrap(), "read")[0];
     let last = column(
-        &observe(&mut bench, &Run::default(), &people).unwrap(),
+        &observe(&mut lab, &Run::default(), &people).unwrap(),
         "read",
     )[0];
     println!("people: both tokens {both}, last token {last}");
@@ -347,7 +333,7 @@ fn a_person_is_read_from_a_slot_for_each_token() {
 
 #[test]
 fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("maps.safetensors").display().to_string();
     // The text that the maps are fitted on says none of these names.
@@ -358,18 +344,18 @@ fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
         .clone()
         .with("map", list("map_text.txt"))
         .with("save", &file);
-    let plain = observe(&mut bench, &Run::default(), &base).unwrap();
-    let mapped = observe(&mut bench, &Run::default(), &fitted).unwrap();
+    let plain = observe(&mut lab, &Run::default(), &base).unwrap();
+    let mapped = observe(&mut lab, &Run::default(), &fitted).unwrap();
     let (plain, through) = (column(&plain, "read"), column(&mapped, "read"));
     println!("late states: as they are {plain:?}, through the map {through:?}");
     assert!(plain.iter().all(|p| *p < 0.3), "{plain:?}");
     assert!(through.iter().all(|p| *p > 0.8), "{through:?}");
     // Kept and loaded, the maps say the same.
-    let loaded = observe(&mut bench, &Run::default(), &base.with("map", &file)).unwrap();
+    let loaded = observe(&mut lab, &Run::default(), &base.with("map", &file)).unwrap();
     assert_eq!(column(&loaded, "read"), through);
     let held = Maps::load(
         folder.path().join("maps.safetensors").as_path(),
-        &bench.model.card,
+        &lab.model.card,
     );
     let fit = held.unwrap();
     let pair = (Site::ResidPost.at(5), Site::ResidPost.at(0));
@@ -384,7 +370,7 @@ fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
 
 #[test]
 fn maps_of_other_weights_and_widths_are_refused() {
-    let bench = demo();
+    let lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");
     let maps = |width: usize| Maps {
@@ -398,12 +384,10 @@ fn maps_of_other_weights_and_widths_are_refused() {
         origin: None,
     };
     maps(128).save(&path, Overwrite::Allowed).unwrap();
-    let held = Maps::load(&path, &bench.model.card).unwrap();
+    let held = Maps::load(&path, &lab.model.card).unwrap();
     assert_eq!(held.maps, maps(128).maps);
     maps(64).save(&path, Overwrite::Allowed).unwrap();
-    let error = Maps::load(&path, &bench.model.card)
-        .unwrap_err()
-        .to_string();
+    let error = Maps::load(&path, &lab.model.card).unwrap_err().to_string();
     assert!(
         error.contains("[64, 64]") && error.contains("[128, 128]"),
         "{error}"
@@ -415,9 +399,7 @@ fn maps_of_other_weights_and_widths_are_refused() {
         ..Default::default()
     });
     other.save(&path, Overwrite::Allowed).unwrap();
-    let error = Maps::load(&path, &bench.model.card)
-        .unwrap_err()
-        .to_string();
+    let error = Maps::load(&path, &lab.model.card).unwrap_err().to_string();
     assert!(error.contains("another"), "{error}");
 }
 
@@ -432,17 +414,17 @@ fn norm_matched_states_have_the_length_of_what_they_replace() {
 
 #[test]
 fn grid_table_and_curves_are_one_measurement() {
-    let mut bench = demo();
-    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("People in Japan", false).unwrap());
     let base = Arguments::default()
         .with("template", "world")
         .with("layer", "0-3")
         .with("target", "0,2")
         .with("answers", " Asia|:")
         .with("null", "beside");
-    let table = observe(&mut bench, &run, &base).unwrap();
-    let grid = observe(&mut bench, &run, &base.clone().with("show", "grid")).unwrap();
-    let curves = observe(&mut bench, &run, &base.with("show", "curves")).unwrap();
+    let table = observe(&mut lab, &run, &base).unwrap();
+    let grid = observe(&mut lab, &run, &base.clone().with("show", "grid")).unwrap();
+    let curves = observe(&mut lab, &run, &base.with("show", "curves")).unwrap();
     let (Body::Grid(grid), Body::Series(series)) = (&grid.body, &curves.body) else {
         panic!("a grid and curves");
     };
@@ -471,7 +453,7 @@ fn grid_table_and_curves_are_one_measurement() {
     let one = Arguments::default()
         .with("template", "world")
         .with("show", "curves");
-    let Body::Series(one) = observe(&mut bench, &run, &one).unwrap().body else {
+    let Body::Series(one) = observe(&mut lab, &run, &one).unwrap().body else {
         panic!("curves");
     };
     assert_eq!(one.curves.len(), 2);
@@ -481,15 +463,15 @@ fn grid_table_and_curves_are_one_measurement() {
 /// Another prompt's places are not the run's: its rows lead to a layer and to no position of the text on the screen.
 #[test]
 fn anchors_point_into_the_run_and_nowhere_else() {
-    let mut bench = demo();
-    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("People in Japan", false).unwrap());
     let base = Arguments::default()
         .with("template", "world")
         .with("tokens", 4);
-    let own = observe(&mut bench, &run, &base.clone().with("layer", "2")).unwrap();
+    let own = observe(&mut lab, &run, &base.clone().with("layer", "2")).unwrap();
     assert_eq!(table(&own).pages[0].rows[0].anchor.position, Some(3));
     let other = base.with("from", "The robin").with("target", "0");
-    let figure = observe(&mut bench, &run, &other.with("layer", "2")).unwrap();
+    let figure = observe(&mut lab, &run, &other.with("layer", "2")).unwrap();
     let page = &table(&figure).pages[0];
     assert_eq!(
         (page.anchor.position, page.rows[0].anchor.position),
@@ -506,7 +488,7 @@ fn anchors_point_into_the_run_and_nowhere_else() {
 
 #[test]
 fn sources_from_a_file_and_the_embedding_are_read() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("p.txt");
     std::fs::write(&path, "People in Japan\n\nThe robin\n").unwrap();
@@ -516,7 +498,7 @@ fn sources_from_a_file_and_the_embedding_are_read() {
         .with("layer", "-1")
         .with("target", "-1")
         .with("tokens", 5);
-    let figure = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    let figure = observe(&mut lab, &Run::default(), &arguments).unwrap();
     let said: Vec<&str> = table(&figure)
         .pages
         .iter()
@@ -526,8 +508,8 @@ fn sources_from_a_file_and_the_embedding_are_read() {
     // A token's embedding in the slot's place is the target with that token in it.
     let meant = templates::find("world", None).unwrap().prompt;
     let meant = meant.replace(", x", ", Japan");
-    let tokens = bench.model.encode(&meant, false).unwrap();
-    let meant = written(&mut bench, &tokens, tokens.len() - 1, vec![], 1);
+    let tokens = lab.model.encode(&meant, false).unwrap();
+    let meant = written(&mut lab, &tokens, tokens.len() - 1, vec![], 1);
     let p = number(&table(&figure).pages[0].rows[0].entries[4]);
     assert!((p - meant.first.top[0].1).abs() < 1e-7);
 }
@@ -535,7 +517,7 @@ fn sources_from_a_file_and_the_embedding_are_read() {
 /// Sources of different numbers of tokens have targets of their own, and keep their place.
 #[test]
 fn subjects_of_any_length_stand_where_their_file_has_them() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.tsv");
     let lines = "Mei Berg\tpilot\tThen we met Mei Berg\nrobin\tbird\tThe robin\nYuki Haddad\tpilot|Spain\tThen we met Yuki Haddad\n";
@@ -544,7 +526,7 @@ fn subjects_of_any_length_stand_where_their_file_has_them() {
         .with("slots", "each")
         .with("show", "items")
         .with("layer", "0");
-    let figure = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    let figure = observe(&mut lab, &Run::default(), &arguments).unwrap();
     let rows = &table(&figure).pages[0].rows;
     for (row, (name, word)) in rows.iter().zip([
         ("Mei Berg", "pilot from France"),
@@ -603,8 +585,8 @@ fn templates_of_the_config_folder_are_found() {
 
 #[test]
 fn what_does_not_fit_is_said_before_anything_runs() {
-    let mut bench = demo();
-    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("People in Japan", false).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let bad = folder.path().join("bad.toml");
     std::fs::write(&bad, "[[template]]\nname = \"a\"\nprompt = \"b\"").unwrap();
@@ -631,13 +613,13 @@ fn what_does_not_fit_is_said_before_anything_runs() {
         ("attributes", "nowhere.tsv", "nowhere.tsv"),
     ] {
         let arguments = Arguments::default().with("template", "world");
-        let error = observe(&mut bench, &run, &arguments.with(name, value));
+        let error = observe(&mut lab, &run, &arguments.with(name, value));
         let error = error.unwrap_err().to_string();
         assert!(error.contains(why), "{name}={value}: {error}");
         assert!(error.ends_with('.'), "{error}");
     }
     let arguments = over(&list("descriptions.tsv")).with("answers", " a");
-    let error = observe(&mut bench, &Run::default(), &arguments).unwrap_err();
+    let error = observe(&mut lab, &Run::default(), &arguments).unwrap_err();
     assert!(
         error
             .to_string()
@@ -648,23 +630,23 @@ fn what_does_not_fit_is_said_before_anything_runs() {
 
 #[test]
 fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
-    let mut bench = demo();
+    let mut lab = demo();
     let arguments = over(&list("descriptions.tsv"));
     let whole = observe(&mut demo(), &Run::default(), &arguments).unwrap();
-    let cancel = bench.cancel.clone();
-    bench.progress = WorkProgress::told(move |done| {
+    let cancel = lab.cancel.clone();
+    lab.progress = WorkProgress::told(move |done| {
         if done > 0.5 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     });
-    let part = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    let part = observe(&mut lab, &Run::default(), &arguments).unwrap();
     assert!(
         part.notes.iter().any(|n| n.contains("stopped after")),
         "{:?}",
         part.notes
     );
-    bench.progress = WorkProgress::default();
-    let rest = observe(&mut bench, &Run::default(), &arguments).unwrap();
+    lab.progress = WorkProgress::default();
+    let rest = observe(&mut lab, &Run::default(), &arguments).unwrap();
     assert_eq!(rest.body, whole.body);
     assert_eq!(rest.notes, whole.notes);
 }
@@ -672,15 +654,15 @@ fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
 /// Edits act on the source, which is the user's run, and not on the target.
 #[test]
 fn edits_change_what_is_taken_and_not_what_reads() {
-    let mut bench = demo();
-    let tokens = bench.model.encode("People in Japan", false).unwrap();
+    let mut lab = demo();
+    let tokens = lab.model.encode("People in Japan", false).unwrap();
     let arguments = Arguments::default()
         .with("template", "world")
         .with("layer", "2")
         .with("target", "0");
-    let plain = observe(&mut bench, &Run::plain(tokens.clone()), &arguments).unwrap();
+    let plain = observe(&mut lab, &Run::plain(tokens.clone()), &arguments).unwrap();
     let run = super::tools::edited(tokens, &["zero@mlp_out.*"]);
-    let edited = observe(&mut bench, &run, &arguments).unwrap();
+    let edited = observe(&mut lab, &run, &arguments).unwrap();
     let row = |f: &Figure| table(f).pages[0].rows[0].entries.clone();
     assert_ne!(row(&plain)[4], row(&edited)[4], "the state is another");
     assert_eq!(row(&plain)[3], row(&edited)[3], "the target is the same");
@@ -689,44 +671,44 @@ fn edits_change_what_is_taken_and_not_what_reads() {
 /// Sources beside the run go through the template where it is said, and the target never.
 #[test]
 fn other_sources_are_turns_of_chat_where_it_is_said() {
-    let mut bench = demo();
+    let mut lab = demo();
     let text = "Tell me about Japan.";
-    let run = Run::plain(bench.model.encode(text, true).unwrap());
+    let run = Run::plain(lab.model.encode(text, true).unwrap());
     let arguments = Arguments::default()
         .with("template", "world")
         .with("tokens", 3);
-    let own = observe(&mut bench, &run, &arguments).unwrap();
+    let own = observe(&mut lab, &run, &arguments).unwrap();
     let other = arguments.clone().with("from", text);
-    let raw = observe(&mut bench, &Run::default(), &other).unwrap();
+    let raw = observe(&mut lab, &Run::default(), &other).unwrap();
     let chat = other.clone().with("chat", "yes");
-    let chat = observe(&mut bench, &Run::default(), &chat).unwrap();
+    let chat = observe(&mut lab, &Run::default(), &chat).unwrap();
     assert_eq!(column(&own, "p first"), column(&chat, "p first"));
     assert_ne!(column(&own, "p first"), column(&raw, "p first"));
     // A model without a template has no such turns: neither of a prompt nor of a list of subjects.
-    bench.model.template = None;
+    lab.model.template = None;
     let list = over(&list("descriptions.tsv"));
     for arguments in [other, list] {
         let arguments = arguments.with("chat", "yes");
-        let error = observe(&mut bench, &Run::default(), &arguments).unwrap_err();
+        let error = observe(&mut lab, &Run::default(), &arguments).unwrap_err();
         assert!(
             error.to_string().contains("has no chat template"),
             "{error}"
         );
     }
-    assert!(observe(&mut bench, &run, &arguments.with("chat", "yes")).is_ok());
+    assert!(observe(&mut lab, &run, &arguments.with("chat", "yes")).is_ok());
 }
 
 #[test]
 fn watched_tokens_are_ids_and_quoted_texts_too() {
-    let mut bench = demo();
-    let run = Run::plain(bench.model.encode("People in Japan", false).unwrap());
-    let country = bench.model.tokenizer().unwrap().single(" country").unwrap();
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("People in Japan", false).unwrap());
+    let country = lab.model.tokenizer().unwrap().single(" country").unwrap();
     let base = Arguments::default()
         .with("template", "world")
         .with("tokens", 2)
         .with("layer", "0,1");
     let mut watched = |text: &str| {
-        let figure = observe(&mut bench, &run, &base.clone().with("answers", text)).unwrap();
+        let figure = observe(&mut lab, &run, &base.clone().with("answers", text)).unwrap();
         let note = "answers: the probability that the first token is ␣country".to_string();
         assert!(figure.notes.contains(&note), "{text}: {:?}", figure.notes);
         column(&figure, "p answers")
@@ -759,13 +741,8 @@ fn a_token_that_the_model_lacks_is_refused() {
         device: Some("cpu".into()),
         ..Default::default()
     };
-    let mut bench = Bench::open(folder.path().to_str().unwrap(), &options).unwrap();
-    let run = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
+    let mut lab = Lab::open(folder.path().to_str().unwrap(), &options).unwrap();
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let with = |name: &str, value: &str| Arguments::default().with(name, value);
     for (name, arguments) in [
         ("patchscope", with("answers", "Zork")),
@@ -777,7 +754,7 @@ fn a_token_that_the_model_lacks_is_refused() {
         ("backpatch", with("answer", "Zork")),
     ] {
         let of = instrument(name).unwrap();
-        let error = of.observe(&run, &arguments, &mut bench).unwrap_err();
+        let error = of.observe(&run, &arguments, &mut lab).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("begins with #2048"), "{name}: {error}");
     }
@@ -786,14 +763,14 @@ fn a_token_that_the_model_lacks_is_refused() {
 /// Branches read on from the first slot that they fill, and that is what a sweep is said to take.
 #[test]
 fn what_a_sweep_takes_counts_from_its_first_slot() {
-    let bench = demo();
+    let lab = demo();
     let of = instrument("patchscope").unwrap();
     let tokens = |slots: &str| {
         let arguments = Arguments::default()
             .with("prompt", "x is one and x is two and x is")
             .with("slots", slots)
             .with("tokens", 1);
-        of.cost(4, &arguments, &bench.model.card).unwrap().tokens
+        of.cost(4, &arguments, &lab.model.card).unwrap().tokens
     };
     assert_eq!(["last", "all", "each"].map(tokens), [2, 10, 10]);
 }
@@ -801,7 +778,7 @@ fn what_a_sweep_takes_counts_from_its_first_slot() {
 /// The null of a subject: what the states of the others say, of those that share no answer.
 #[test]
 fn the_null_counts_the_others_that_share_no_answer() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.tsv");
     let lines = "robin\tbird\tThe robin\nFrance\tcountry|kind\tPeople in France\nJapan\tcountry in Asia\tPeople in Japan\nsparrow\tcountry\tThe sparrow\nItaly\tcountry in Asia\tPeople in Italy\n";
@@ -809,7 +786,7 @@ fn the_null_counts_the_others_that_share_no_answer() {
     let items = over(&path.display().to_string())
         .with("show", "items")
         .with("layer", "0");
-    let figure = observe(&mut bench, &Run::default(), &items).unwrap();
+    let figure = observe(&mut lab, &Run::default(), &items).unwrap();
     let rows = &table(&figure).pages[0].rows;
     let says: Vec<&str> = rows.iter().map(|r| text(&r.entries[4])).collect();
     println!("{says:?}");
@@ -836,14 +813,14 @@ fn the_null_counts_the_others_that_share_no_answer() {
 /// Scoring a long list takes its time too, and can be stopped.
 #[test]
 fn scores_can_be_stopped() {
-    let mut bench = demo();
-    let cancel = bench.cancel.clone();
-    bench.progress = WorkProgress::told(move |done| {
+    let mut lab = demo();
+    let cancel = lab.cancel.clone();
+    lab.progress = WorkProgress::told(move |done| {
         if done >= 1.0 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     });
     let list = over(&list("people.tsv")).with("layer", "0");
-    let error = observe(&mut bench, &Run::default(), &list).unwrap_err();
+    let error = observe(&mut lab, &Run::default(), &list).unwrap_err();
     assert!(matches!(error, lmscope::error::Error::Cancelled), "{error}");
 }

@@ -61,9 +61,9 @@ fn a_pickled_checkpoint_loads_like_its_safetensors() -> Outcome {
             ..Options::default()
         };
         let model = load(&folder(case).to_string_lossy(), &options)?;
-        let mut bench = lmscope::lab::bench::Bench::new(model);
+        let mut lab = lmscope::lab::Lab::new(model);
         let run = lmscope::lab::run::Run::plain(vec![1, 5, 9, 2, 40]);
-        let recording = bench.record(&run, &["logits".parse()?])?;
+        let recording = lab.record(&run, &["logits".parse()?])?;
         Ok(recording.get("logits".parse()?)?.flatten_all()?.to_vec1()?)
     };
     assert_eq!(logits("llama_pickle")?, logits("llama_bf16")?);

@@ -10,9 +10,9 @@ use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::apply::Null;
 use lmscope::lab::batch::{continuations, last_logits};
-use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::{Knockout, Logits, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
@@ -57,8 +57,8 @@ fn schedule(lines: &[&str]) -> Schedule {
     Schedule::always(lines.iter().map(|l| l.parse().unwrap()).collect())
 }
 
-fn encoded(bench: &Bench, prompts: &[&str]) -> Vec<Vec<u32>> {
-    let encode = |p: &&str| bench.model.encode(p, false).unwrap();
+fn encoded(lab: &Lab, prompts: &[&str]) -> Vec<Vec<u32>> {
+    let encode = |p: &&str| lab.model.encode(p, false).unwrap();
     prompts.iter().map(encode).collect()
 }
 
@@ -69,21 +69,21 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn prompts_of_one_length_meet_their_own_edits() {
-    let mut bench = demo();
-    let prompts = encoded(&bench, &PROMPTS);
+    let mut lab = demo();
+    let prompts = encoded(&lab, &PROMPTS);
     assert_eq!(prompts[0].len(), prompts[1].len());
     for line in EDITS {
         // Where a prompt lacks the text, each says so.
         let count = if line.contains("The capital") { 1 } else { 2 };
         let own = prompts[..count].to_vec();
         let schedule = schedule(&[line]);
-        let together = last_logits(&mut bench, &own, &schedule).unwrap();
+        let together = last_logits(&mut lab, &own, &schedule).unwrap();
         for (tokens, row) in own.iter().zip(&together) {
-            let alone = bench.last_logits(&under(tokens, &schedule)).unwrap();
+            let alone = lab.last_logits(&under(tokens, &schedule)).unwrap();
             assert!(apart(&alone, row) < 1e-3, "{line}: {}", apart(&alone, row));
         }
         let backwards: Vec<Vec<u32>> = own.iter().rev().cloned().collect();
-        let mut turned = last_logits(&mut bench, &backwards, &schedule).unwrap();
+        let mut turned = last_logits(&mut lab, &backwards, &schedule).unwrap();
         turned.reverse();
         for (a, b) in together.iter().zip(&turned) {
             assert!(apart(a, b) < 1e-3, "{line}: the order of prompts decides");
@@ -100,23 +100,23 @@ fn title(figure: &Figure) -> String {
 
 #[test]
 fn fact_measures_every_wording_under_its_own_edits() {
-    let mut bench = demo();
+    let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("wordings.txt");
     std::fs::write(&file, PROMPTS[1]).unwrap();
-    let prompts = encoded(&bench, &PROMPTS);
-    let answer = bench.model.encode(" Paris", false).unwrap()[1] as usize;
+    let prompts = encoded(&lab, &PROMPTS);
+    let answer = lab.model.encode(" Paris", false).unwrap()[1] as usize;
     for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
         let schedule = schedule(&[line]);
         let asked = Arguments::default()
             .with("answer", " Paris")
             .with("prompts", file.to_str().unwrap());
         let fact = instrument("fact").unwrap();
-        let figure = fact.observe(&under(&prompts[0], &schedule), &asked, &mut bench);
+        let figure = fact.observe(&under(&prompts[0], &schedule), &asked, &mut lab);
         let title = title(&figure.unwrap());
         let mut mean = 0.0;
         for tokens in &prompts {
-            let mut row = bench.last_logits(&under(tokens, &schedule)).unwrap();
+            let mut row = lab.last_logits(&under(tokens, &schedule)).unwrap();
             log_softmax(&mut row);
             mean += row[answer].exp() / 2.0;
         }
@@ -127,7 +127,7 @@ fn fact_measures_every_wording_under_its_own_edits() {
 
 #[test]
 fn edit_value_measures_every_prompt_under_its_own_edits() {
-    let mut bench = demo();
+    let mut lab = demo();
     let fact = Fact {
         relation: "capital".into(),
         prompts: vec![PROMPTS[0].into()],
@@ -135,14 +135,14 @@ fn edit_value_measures_every_prompt_under_its_own_edits() {
         new: Some(" Tokyo".into()),
     };
     let plan = Plan {
-        search: Search::new(bench.model.card.layers),
+        search: Search::new(lab.model.card.layers),
         score: Score::Answer,
         shared: 1.0,
         facts: 1,
         turn: Turn::Rewrite(0.5),
         seed: 1,
     };
-    let texts = encoded(&bench, &PROMPTS[1..]);
+    let texts = encoded(&lab, &PROMPTS[1..]);
     for line in [
         "add:refusal@resid_pre.6:token:\" France\"*2",
         "mean:0@z.2",
@@ -150,7 +150,7 @@ fn edit_value_measures_every_prompt_under_its_own_edits() {
     ] {
         let schedule = schedule(&[line]);
         let report = value_edit::run(
-            &mut bench,
+            &mut lab,
             std::slice::from_ref(&fact),
             &texts,
             &schedule,
@@ -160,7 +160,7 @@ fn edit_value_measures_every_prompt_under_its_own_edits() {
         let case = &report.cases[0];
         let edited = case.edits.iter().fold(schedule.clone(), |s, e| s.and(e));
         let mut rows = [&schedule, &edited].map(|schedule| {
-            let mut row = bench.last_logits(&under(&texts[0], schedule)).unwrap();
+            let mut row = lab.last_logits(&under(&texts[0], schedule)).unwrap();
             log_softmax(&mut row);
             row
         });
@@ -176,18 +176,18 @@ fn edit_value_measures_every_prompt_under_its_own_edits() {
 
 #[test]
 fn edits_prepared_for_one_prompt_do_not_meet_another() {
-    let mut bench = demo();
-    let prompts = encoded(&bench, &PROMPTS);
+    let mut lab = demo();
+    let prompts = encoded(&lab, &PROMPTS);
     for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
         let schedule = schedule(&[line]);
-        let mut program = bench
+        let mut program = lab
             .compile(&under(&prompts[0], &schedule), Null::No)
             .unwrap();
         let mut read = |tokens: &[u32]| {
-            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, bench.guard());
-            let ids = bench.model.tokens(tokens).unwrap();
+            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, lab.guard());
+            let ids = lab.model.tokens(tokens).unwrap();
             let span = Span::prompt(tokens.len());
-            bench.model.transformer.trunk(&ids, span, None, &mut tap)
+            lab.model.transformer.trunk(&ids, span, None, &mut tap)
         };
         read(&prompts[0]).unwrap();
         let edit: Edit = line.parse().unwrap();
@@ -201,8 +201,8 @@ fn edits_prepared_for_one_prompt_do_not_meet_another() {
 
 #[test]
 fn the_beginning_of_a_run_is_what_it_is_in_the_whole() {
-    let mut bench = demo();
-    let tokens = bench.model.encode(
+    let mut lab = demo();
+    let tokens = lab.model.encode(
         "The capital of France is Paris. The capital of Japan is",
         false,
     );
@@ -224,12 +224,12 @@ fn the_beginning_of_a_run_is_what_it_is_in_the_whole() {
             if prompt == 4 && (line.contains("France") || line.contains("-9")) {
                 continue;
             }
-            let whole = bench.record(&run, &[at]).unwrap();
+            let whole = lab.record(&run, &[at]).unwrap();
             let whole = values(whole.get(at).unwrap());
             for length in 1..tokens.len() {
                 let part = run.clone().until(length);
                 assert_eq!(part.clone().until(length), part);
-                let found = bench.record(&part, &[at]).unwrap();
+                let found = lab.record(&part, &[at]).unwrap();
                 let found = values(found.get(at).unwrap());
                 let far = apart(&found, &whole[..found.len()]);
                 assert!(far < 1e-3, "{line}, {length} of {prompt}: {far}");
@@ -240,9 +240,9 @@ fn the_beginning_of_a_run_is_what_it_is_in_the_whole() {
 
 #[test]
 fn a_patched_row_meets_its_own_condition() {
-    let mut bench = demo();
-    let tokens = encoded(&bench, &PROMPTS).remove(0);
-    let refusal = bench.directions["refusal"].clone();
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS).remove(0);
+    let refusal = lab.directions["refusal"].clone();
     let vector = refusal.rows[0].1.clone();
     let size = 60.0 / norm(&vector);
     let value: Vec<f32> = vector.iter().map(|v| v * size).collect();
@@ -259,30 +259,30 @@ fn a_patched_row_meets_its_own_condition() {
         }),
         ..PassRow::default()
     };
-    let rows = |bench: &mut Bench, run: &Run, rows: Vec<PassRow>| {
+    let rows = |lab: &mut Lab, run: &Run, rows: Vec<PassRow>| {
         let pass = Pass {
             rows,
             logits: Logits::Last(1),
             ..Pass::of(run.clone())
         };
-        let read = bench.run(&pass).unwrap().into_iter();
+        let read = lab.run(&pass).unwrap().into_iter();
         read.map(|row| row.last().to_vec()).collect::<Vec<_>>()
     };
     let patched = PassRow::patched(vec![patch.clone()]);
     for word in ["once", "when"] {
         let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>40");
         let run = under(&tokens, &schedule(&[&line]));
-        let plain = bench.last_logits(&run.unedited()).unwrap();
+        let plain = lab.last_logits(&run.unedited()).unwrap();
         let last = tokens.len() - 1;
-        let both = rows(&mut bench, &run, vec![patched.clone(), whole.clone()]);
+        let both = rows(&mut lab, &run, vec![patched.clone(), whole.clone()]);
         assert!(
             apart(&both[1], &plain) < 1e-3,
             "{word}: the other row's condition"
         );
-        let alone = read_again(&mut bench, &run, last, std::slice::from_ref(&patch));
+        let alone = read_again(&mut lab, &run, last, std::slice::from_ref(&patch));
         assert!(apart(&both[0], &alone) < 1e-3, "{word}");
         let unedited = run.unedited();
-        let unedited = read_again(&mut bench, &unedited, last, std::slice::from_ref(&patch));
+        let unedited = read_again(&mut lab, &unedited, last, std::slice::from_ref(&patch));
         assert!(apart(&alone, &unedited) > 1e-2, "position 2 holds it");
         // Rows that differ at the last token alone: what held in the run itself does not hold in each.
         let line = format!("add:refusal@resid_pre.5*5 {word} refusal@resid_pre.2>-1000");
@@ -290,31 +290,31 @@ fn a_patched_row_meets_its_own_condition() {
         let far: Vec<f32> = vector.iter().map(|v| -1e3 * size * v).collect();
         let far = candle_core::Tensor::new(far, &candle_core::Device::Cpu).unwrap();
         let far = Patch::new(Site::ResidPre.at(1), last, far);
-        let found = rows(&mut bench, &run, vec![PassRow::patched(vec![far.clone()])]);
-        let expected = read_again(&mut bench, &run, last, &[far]);
+        let found = rows(&mut lab, &run, vec![PassRow::patched(vec![far.clone()])]);
+        let expected = read_again(&mut lab, &run, last, &[far]);
         assert!(apart(&found[0], &expected) < 1e-3, "{word}");
     }
 }
 
 #[test]
 fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
-    let mut bench = demo();
-    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS).remove(0);
     for line in [
         "zero@mlp_out.*:generated when p(\".\")>0.5",
         "add:refusal@resid_pre.3:generated*6 once p(\".\")>0.5",
     ] {
         let edits = schedule(&[line]);
-        let found = continuations(&mut bench, std::slice::from_ref(&tokens), &edits, 6).unwrap();
+        let found = continuations(&mut lab, std::slice::from_ref(&tokens), &edits, 6).unwrap();
         let greedy = Sampling {
             temperature: 0.0,
             ..Sampling::default()
         };
         let mut text = |schedule: &Schedule| {
             let mut writer =
-                Writer::begin(&mut bench, tokens.clone(), schedule.clone(), greedy).unwrap();
+                Writer::begin(&mut lab, tokens.clone(), schedule.clone(), greedy).unwrap();
             for _ in 0..6 {
-                writer.step(&mut bench, &[]).unwrap();
+                writer.step(&mut lab, &[]).unwrap();
             }
             writer.run.tokens[tokens.len()..].to_vec()
         };
@@ -327,11 +327,11 @@ fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
 
 #[test]
 fn a_name_that_means_something_else_is_recorded_anew() {
-    let mut bench = demo();
-    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS).remove(0);
     let run = under(&tokens, &schedule(&["add:mine@resid_pre.3*2"]));
     let at = Site::ResidPost.at(5);
-    let refusal = bench.directions["refusal"].clone();
+    let refusal = lab.directions["refusal"].clone();
     let turned = Direction {
         rows: refusal
             .rows
@@ -342,8 +342,8 @@ fn a_name_that_means_something_else_is_recorded_anew() {
     };
     let mut rows = Vec::new();
     for direction in [refusal, turned] {
-        bench.directions.insert("mine".into(), direction);
-        let held = bench.record(&run, &[at]).unwrap();
+        lab.directions.insert("mine".into(), direction);
+        let held = lab.record(&run, &[at]).unwrap();
         rows.push(values(held.get(at).unwrap()));
     }
     assert!(apart(&rows[0], &rows[1]) > 0.1);
@@ -351,8 +351,8 @@ fn a_name_that_means_something_else_is_recorded_anew() {
 
 #[test]
 fn an_unrelated_text_without_a_place_for_an_edit_is_no_control() {
-    let mut bench = demo();
-    let tokens = encoded(&bench, &PROMPTS).remove(0);
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS).remove(0);
     for (line, placed) in [
         ("add:refusal@resid_pre.3*2", true),
         ("add:refusal@resid_pre.3:last*2", true),
@@ -367,7 +367,7 @@ fn an_unrelated_text_without_a_place_for_an_edit_is_no_control() {
             run.tokens = run.tokens.repeat(8);
             run.prompt = run.tokens.len();
         }
-        let receipts = bench.receipts(&run).unwrap();
+        let receipts = lab.receipts(&run).unwrap();
         assert_eq!(receipts[0].elsewhere.is_some(), placed, "{line}");
         let moved = receipts[0].elsewhere.unwrap_or(1.0);
         assert!(moved > 0.0, "{line} acts there");

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::direction::{Direction, Origin};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::{Address, Site};
@@ -39,32 +39,31 @@ fn reading(run: &Run, from: usize) -> Pass {
 }
 
 /// The logits of every trial.
-fn collect(pass: &Pass, bench: &mut Bench, trials: &[Vec<Patch>]) -> Vec<Vec<f32>> {
+fn collect(pass: &Pass, lab: &mut Lab, trials: &[Vec<Patch>]) -> Vec<Vec<f32>> {
     let pass = Pass {
         rows: trials.iter().cloned().map(PassRow::patched).collect(),
         ..pass.clone()
     };
     let mut out = vec![Vec::new(); trials.len()];
-    bench
-        .run_each(&pass, &mut |_, i, row| {
-            assert!(out[i].is_empty(), "every trial is handed over once");
-            out[i] = row.last().to_vec();
-            Ok(())
-        })
-        .unwrap();
+    lab.run_each(&pass, &mut |_, i, row| {
+        assert!(out[i].is_empty(), "every trial is handed over once");
+        out[i] = row.last().to_vec();
+        Ok(())
+    })
+    .unwrap();
     out
 }
 
 /// The run itself.
-fn own(pass: &Pass, bench: &mut Bench) -> RowCapture {
-    bench.run_one(pass).unwrap()
+fn own(pass: &Pass, lab: &mut Lab) -> RowCapture {
+    lab.run_one(pass).unwrap()
 }
 
 /// Vec<Patch>s of every kind that a family offers, over several layers and positions: one slot, several, none.
-fn trials(bench: &Bench, length: usize) -> Vec<Vec<Patch>> {
-    let layers = bench.model.card.layers;
+fn trials(lab: &Lab, length: usize) -> Vec<Vec<Patch>> {
+    let layers = lab.model.card.layers;
     let slot = |at: Address, position: usize, seed: usize| {
-        Patch::new(at, position, noise(seed as u64, bench.model.width(at.site)))
+        Patch::new(at, position, noise(seed as u64, lab.model.width(at.site)))
     };
     let mut out: Vec<Vec<Patch>> = vec![vec![]];
     let sites = [
@@ -84,7 +83,7 @@ fn trials(bench: &Bench, length: usize) -> Vec<Vec<Patch>> {
     for layer in 0..layers {
         for (i, site) in sites.iter().enumerate() {
             let at = site.at(layer);
-            if bench.model.offers(at).is_ok() {
+            if lab.model.offers(at).is_ok() {
                 out.push(vec![slot(at, length - 1 - (i + layer) % 4, i)]);
             }
         }
@@ -117,24 +116,24 @@ const EDITS: &[&[&str]] = &[
 #[test]
 fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
     // Longer than every window and than the original length of the dynamic rotations.
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         for length in [1, 11, 40] {
             for edits in EDITS {
                 let run = edited(prompt(length), edits);
                 let from = usize::from(length > 1);
                 let mut all = if length == 1 {
                     let at = Site::ResidPost.at(0);
-                    vec![vec![Patch::new(at, 0, noise(1, bench.model.card.d_model))]]
+                    vec![vec![Patch::new(at, 0, noise(1, lab.model.card.d_model))]]
                 } else {
-                    trials(&bench, length)
+                    trials(&lab, length)
                 };
                 let pass = reading(&run, from);
-                let found = collect(&pass, &mut bench, &all);
-                let plain = read_again(&mut bench, &run, length - 1, &[]);
-                assert!(gap(own(&pass, &mut bench).last(), &plain) < 1e-5);
+                let found = collect(&pass, &mut lab, &all);
+                let plain = read_again(&mut lab, &run, length - 1, &[]);
+                assert!(gap(own(&pass, &mut lab).last(), &plain) < 1e-5);
                 let (mut moved, count) = (0, all.len());
                 for (trial, found) in all.drain(..).zip(&found) {
-                    let expected = read_again(&mut bench, &run, length - 1, &trial);
+                    let expected = read_again(&mut lab, &run, length - 1, &trial);
                     let reach = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
                     let error = gap(found, &expected) / reach;
                     let what: Vec<String> = trial
@@ -144,7 +143,7 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
                     assert!(
                         error < 1e-5,
                         "{} {length} {edits:?} {what:?}: {error}",
-                        bench.model.card.name
+                        lab.model.card.name
                     );
                     moved += usize::from(gap(found, &plain) > 1e-4);
                 }
@@ -157,10 +156,10 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
 
 #[test]
 fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let length = 30;
         let run = Run::plain(prompt(length));
-        let width = bench.model.card.d_model;
+        let width = lab.model.card.d_model;
         let common = vec![
             Patch::new(Site::Embed.at(0), 4, noise(50, width)),
             Patch::new(Site::MlpOut.at(1), 9, noise(51, width)),
@@ -173,24 +172,24 @@ fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
                 logits: Logits::After(read),
                 ..reading(&run, 6)
             };
-            let plain = own(&pass, &mut bench);
-            assert!(gap(plain.last(), &read_again(&mut bench, &run, read, &common)) < 1e-5);
+            let plain = own(&pass, &mut lab);
+            assert!(gap(plain.last(), &read_again(&mut lab, &run, read, &common)) < 1e-5);
             let all: Vec<Vec<Patch>> = vec![
                 vec![Patch::new(Site::ResidPost.at(0), 8, noise(1, width))],
                 vec![Patch::new(Site::AttnOut.at(1), 14, noise(2, width))],
                 vec![Patch::new(Site::ResidPost.at(0), 12, noise(3, width))],
                 vec![Patch::new(Site::MlpOut.at(1), 9, noise(4, width))],
             ];
-            for (trial, found) in all.iter().zip(collect(&pass, &mut bench, &all)) {
+            for (trial, found) in all.iter().zip(collect(&pass, &mut lab, &all)) {
                 let both = [common.clone(), trial.clone()].concat();
-                let expected = read_again(&mut bench, &run, read, &both);
-                assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
+                let expected = read_again(&mut lab, &run, read, &both);
+                assert!(gap(&found, &expected) < 1e-5, "{}", lab.model.card.name);
             }
             // What it kept is what the run had, here with slots of its own.
             assert!(plain.get(Site::Z.at(0)).is_err(), "not asked for");
             let z = plain.get(Site::Z.at(1)).unwrap().get(8 - 6).unwrap();
             let same = vec![vec![Patch::new(Site::Z.at(1), 8, z)]];
-            let found = collect(&pass, &mut bench, &same);
+            let found = collect(&pass, &mut lab, &same);
             assert!(gap(&found[0], plain.last()) < 1e-5);
         }
     }
@@ -198,16 +197,16 @@ fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
 
 #[test]
 fn a_head_is_replaced_alone() {
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(12));
-        let heads = bench.model.card.heads;
-        let width = bench.model.transformer.blueprint.head_dim;
+        let heads = lab.model.card.heads;
+        let width = lab.model.transformer.blueprint.head_dim;
         let (at, position) = (Site::Z.at(0), 8);
         let pass = Pass {
             record: vec![at],
             ..reading(&run, 5)
         };
-        let plain = own(&pass, &mut bench);
+        let plain = own(&pass, &mut lab);
         let whole_z = plain.get(at).unwrap().get(position - 5).unwrap();
         for head in [0, heads - 1] {
             let value = noise(head as u64, width);
@@ -224,11 +223,11 @@ fn a_head_is_replaced_alone() {
                     value,
                 }]
             };
-            let found = collect(&pass, &mut bench, &[slot(value.clone()), slot(own)]);
+            let found = collect(&pass, &mut lab, &[slot(value.clone()), slot(own)]);
             let mut all = values(&whole_z);
             all[head * width..(head + 1) * width].copy_from_slice(&values(&value));
             let all = Tensor::new(all.as_slice(), &Device::Cpu).unwrap();
-            let expected = read_again(&mut bench, &run, 11, &[Patch::new(at, position, all)]);
+            let expected = read_again(&mut lab, &run, 11, &[Patch::new(at, position, all)]);
             assert!(gap(&found[0], &expected) < 1e-5);
             assert!(gap(&found[1], plain.last()) < 1e-5 && gap(&found[0], plain.last()) > 1e-4);
         }
@@ -237,8 +236,8 @@ fn a_head_is_replaced_alone() {
 
 #[test]
 fn t56_a_state_put_back_where_it_was_changes_nothing() {
-    for mut bench in every_family() {
-        let (layers, length) = (bench.model.card.layers, 30);
+    for mut lab in every_family() {
+        let (layers, length) = (lab.model.card.layers, 30);
         for edits in EDITS {
             let run = edited(prompt(length), edits);
             for position in [length - 1, 21] {
@@ -246,7 +245,7 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                     record: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),
                     ..reading(&run, position)
                 };
-                let plain = own(&pass, &mut bench);
+                let plain = own(&pass, &mut lab);
                 let all: Vec<Vec<Patch>> = (0..layers)
                     .map(|l| {
                         let state = plain.get(Site::ResidPost.at(l)).unwrap();
@@ -254,26 +253,26 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                         vec![Patch::new(Site::ResidPost.at(l), position, state)]
                     })
                     .collect();
-                for (layer, found) in collect(&pass, &mut bench, &all).iter().enumerate() {
+                for (layer, found) in collect(&pass, &mut lab, &all).iter().enumerate() {
                     assert!(gap(found, plain.last()) < 1e-5, "{layer} at {position}");
                 }
                 // The same kernels, the same bits: rows of one pass, and the pass over the whole text.
                 let twice = [all.clone(), all.clone()].concat();
-                let found = collect(&pass, &mut bench, &twice);
+                let found = collect(&pass, &mut lab, &twice);
                 for (a, b) in found[..layers].iter().zip(&found[layers..]) {
                     assert!(gap(a, b) < 1e-6);
                 }
                 for (layer, trial) in all.iter().enumerate() {
                     let at = Site::ResidPost.at(layer);
-                    let recording = bench.record(&run, &[at]).unwrap();
+                    let recording = lab.record(&run, &[at]).unwrap();
                     let state = recording.get(at).unwrap().get(position).unwrap();
                     let same = read_again(
-                        &mut bench,
+                        &mut lab,
                         &run,
                         length - 1,
                         &[Patch::new(at, position, state)],
                     );
-                    let again = read_again(&mut bench, &run, length - 1, &[]);
+                    let again = read_again(&mut lab, &run, length - 1, &[]);
                     assert!(
                         same.iter()
                             .zip(&again)
@@ -286,7 +285,7 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                         position,
                         trial[0].value.clone(),
                     )];
-                    let found = gap(&collect(&pass, &mut bench, &[moved])[0], plain.last());
+                    let found = gap(&collect(&pass, &mut lab, &[moved])[0], plain.last());
                     assert!(found > 1e-4 || position + 1 < length);
                 }
             }
@@ -297,10 +296,10 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
 #[test]
 fn texts_go_on_as_whole_reruns_would() {
     // Across the length at which dynamic rotations change (24 and 32 tokens), and past every window.
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         for (length, edits) in [(22, EDITS[0]), (29, EDITS[1])] {
             let run = edited(prompt(length), edits);
-            let width = bench.model.card.d_model;
+            let width = lab.model.card.d_model;
             let slot = |layer, position, seed| {
                 Patch::new(Site::ResidPost.at(layer), position, noise(seed, width))
             };
@@ -316,21 +315,21 @@ fn texts_go_on_as_whole_reruns_would() {
                 tail: 7,
                 ..reading(&run, length - 5)
             };
-            let out = bench.run(&pass).unwrap();
+            let out = lab.run(&pass).unwrap();
             for (trial, row) in all.iter().zip(&out) {
                 let (first, written) = (row.last(), &row.tail);
                 assert_eq!(written.len(), 7);
-                let expected = read_again(&mut bench, &run, length - 1, trial);
+                let expected = read_again(&mut lab, &run, length - 1, trial);
                 assert!(gap(first, &expected) < 1e-5);
                 let mut longer = run.clone();
                 for id in written {
-                    let logits = read_again(&mut bench, &longer, longer.tokens.len() - 1, trial);
+                    let logits = read_again(&mut lab, &longer, longer.tokens.len() - 1, trial);
                     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     // A tie to rounding may fall either way.
                     assert!(
                         best - logits[*id as usize] < 1e-4,
                         "{} {length} at {}",
-                        bench.model.card.name,
+                        lab.model.card.name,
                         longer.tokens.len()
                     );
                     longer.tokens.push(*id);
@@ -342,7 +341,7 @@ fn texts_go_on_as_whole_reruns_would() {
                 tail: 2,
                 ..pass
             };
-            let error = bench.run(&early);
+            let error = lab.run(&early);
             assert!(error.unwrap_err().to_string().contains("the last"));
         }
     }
@@ -350,13 +349,13 @@ fn texts_go_on_as_whole_reruns_would() {
 
 #[test]
 fn under_a_condition_trials_are_read_whole() {
-    for mut bench in dense_families() {
-        let width = bench.model.card.d_model;
+    for mut lab in dense_families() {
+        let width = lab.model.card.d_model;
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(0), values(&noise(9, width)))],
             origin: Origin::default(),
         };
-        bench.directions.insert("d".into(), direction);
+        lab.directions.insert("d".into(), direction);
         let edits = [
             "add:d@resid_pre.1*0.7 when d@resid_pre.0>0",
             "scale@mlp_out.1*1.2",
@@ -374,24 +373,24 @@ fn under_a_condition_trials_are_read_whole() {
             vec![Patch::new(Site::ResidPost.at(0), 11, noise(3, width))],
             vec![],
         ];
-        for (trial, found) in all.iter().zip(collect(&pass, &mut bench, &all)) {
-            let expected = read_again(&mut bench, &run, 11, trial);
-            assert!(gap(&found, &expected) < 1e-5, "{}", bench.model.card.name);
+        for (trial, found) in all.iter().zip(collect(&pass, &mut lab, &all)) {
+            let expected = read_again(&mut lab, &run, 11, trial);
+            assert!(gap(&found, &expected) < 1e-5, "{}", lab.model.card.name);
         }
     }
 }
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_numbers() {
-    let mut bench = tiny(&lmscope::model::network::families::FAMILIES[0]);
+    let mut lab = tiny(&lmscope::model::network::families::FAMILIES[0]);
     let run = Run::plain(prompt(9));
-    let width = bench.model.card.d_model;
+    let width = lab.model.card.d_model;
     let mut refused = |patch: Patch| {
         let pass = Pass {
             rows: vec![PassRow::patched(vec![patch])],
             ..reading(&run, 4)
         };
-        bench.run(&pass).unwrap_err().to_string()
+        lab.run(&pass).unwrap_err().to_string()
     };
     let at = Site::ResidPost.at(0);
     let short = refused(Patch::new(at, 5, noise(1, width - 1)));
@@ -412,7 +411,7 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
         ..reading(&run, 4)
     };
     for pass in [reading(&run, 9), beyond] {
-        let error = bench.run(&pass).unwrap_err();
+        let error = lab.run(&pass).unwrap_err();
         assert!(error.to_string().contains("0 to 8"));
     }
     assert_eq!(noise(1, 4).dtype(), DType::F32);

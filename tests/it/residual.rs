@@ -7,8 +7,8 @@ use lmscope::edit::direction::{Direction, Origin};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Scale};
 use lmscope::instruments::{Arguments, instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::attribution::{Attribution, Part, Question};
-use lmscope::lab::bench::Bench;
 use lmscope::lab::decomposition::{of_attention, of_mlp};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
@@ -40,21 +40,21 @@ fn one() -> Question {
     }
 }
 
-fn observe(bench: &mut Bench, run: &Run, arguments: &[(&str, &str)]) -> Figure {
+fn observe(lab: &mut Lab, run: &Run, arguments: &[(&str, &str)]) -> Figure {
     let mut given = Arguments::default();
     for (name, value) in arguments {
         given = given.with(name, value);
     }
     instrument("residual")
         .unwrap()
-        .observe(run, &given, bench)
+        .observe(run, &given, lab)
         .unwrap()
 }
 
 /// Rows of a recorded address at one position, f32.
-fn row(bench: &mut Bench, run: &Run, site: Site, layer: usize, position: usize) -> Vec<f32> {
+fn row(lab: &mut Lab, run: &Run, site: Site, layer: usize, position: usize) -> Vec<f32> {
     let at = site.at(layer);
-    let recording = bench.record(run, &[at]).unwrap();
+    let recording = lab.record(run, &[at]).unwrap();
     values(&recording.get(at).unwrap().get(position).unwrap())
 }
 
@@ -78,15 +78,15 @@ fn sum(whole: &Attribution, i: usize) -> f64 {
 
 #[test]
 fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let raw = bench.record(&run, &[Site::LogitsRaw.at(0)]).unwrap();
+        let raw = lab.record(&run, &[Site::LogitsRaw.at(0)]).unwrap();
         let raw = raw.get(Site::LogitsRaw.at(0)).unwrap().to_vec2::<f32>();
-        let (raw, scale) = (raw.unwrap(), bench.model.transformer.blueprint.logit_scale);
-        let known = bench.model.known_tokens();
+        let (raw, scale) = (raw.unwrap(), lab.model.transformer.blueprint.logit_scale);
+        let known = lab.model.known_tokens();
         for question in [pair(), one(), Question::default()] {
-            let whole = bench.attribute(&run, 0..LENGTH, question).unwrap();
+            let whole = lab.attribute(&run, 0..LENGTH, question).unwrap();
             assert!(whole.check.passed(), "{name}: {:?}", whole.check);
             assert!(whole.check.tolerance < 1e-2, "{name}: {:?}", whole.check);
             assert!(whole.stream_error <= 1e-5, "{name}: {}", whole.stream_error);
@@ -106,7 +106,7 @@ fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
             centred: true,
             ..one()
         };
-        let whole = bench.attribute(&run, 5..9, centred).unwrap();
+        let whole = lab.attribute(&run, 5..9, centred).unwrap();
         assert!(whole.check.passed(), "{name}: {:?}", whole.check);
         for (i, logits) in raw[5..9].iter().enumerate() {
             let mean = logits[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64;
@@ -119,12 +119,12 @@ fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
 /// Every part by the formula, in f64, from the weights themselves: nothing of the code under test but the recording.
 #[test]
 fn t35_every_part_is_what_the_formula_says() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let layers = bench.model.card.layers;
-        let whole = bench.attribute(&run, 0..LENGTH, pair()).unwrap();
-        let transformer = bench.model.transformer.clone();
+        let layers = lab.model.card.layers;
+        let whole = lab.attribute(&run, 0..LENGTH, pair()).unwrap();
+        let transformer = lab.model.transformer.clone();
         let shape = &transformer.blueprint;
         let table = transformer.head.weight().unwrap();
         let table = match &transformer.project_out {
@@ -134,7 +134,7 @@ fn t35_every_part_is_what_the_formula_says() {
         let table = table.to_vec2::<f32>().unwrap();
         let gain = values(&transformer.norm.gain);
         for position in [0, 1, LENGTH - 1] {
-            let end = row(&mut bench, &run, Site::ResidPost, layers - 1, position);
+            let end = row(&mut lab, &run, Site::ResidPost, layers - 1, position);
             let mean = |v: &[f32]| match transformer.norm.kind {
                 NormKind::Layer => v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64,
                 NormKind::Rms | NormKind::Identity => 0.0,
@@ -159,7 +159,7 @@ fn t35_every_part_is_what_the_formula_says() {
                 });
                 each.sum::<f64>() * shape.logit_scale
             };
-            let mut stream = row(&mut bench, &run, Site::Embed, 0, position);
+            let mut stream = row(&mut lab, &run, Site::Embed, 0, position);
             let embed = by_hand(&stream);
             let found: f32 = [Part::Embed, Part::Token, Part::Position]
                 .iter()
@@ -172,7 +172,7 @@ fn t35_every_part_is_what_the_formula_says() {
                     (Site::MlpAdd, Part::Mlp(layer)),
                 ];
                 for (site, part) in writes {
-                    let own = row(&mut bench, &run, site, layer, position);
+                    let own = row(&mut lab, &run, site, layer, position);
                     let what = format!("{name} {} at {position}", part.name());
                     near(whole.effect(position, part), by_hand(&own), 10.0, &what);
                     let k = whole.parts.iter().position(|p| *p == part).unwrap();
@@ -196,38 +196,38 @@ fn t35_every_part_is_what_the_formula_says() {
 
 #[test]
 fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let layers: Vec<usize> = (0..bench.model.card.layers).collect();
-        let normed = bench.model.card.norms_writes;
-        let shape = bench.model.transformer.blueprint.clone();
+        let layers: Vec<usize> = (0..lab.model.card.layers).collect();
+        let normed = lab.model.card.norms_writes;
+        let shape = lab.model.transformer.blueprint.clone();
         let wanted = [
             of_attention(&layers, normed, true),
             of_attention(&layers, normed, false),
         ];
-        let recording = bench.record(&run, &wanted.concat()).unwrap();
+        let recording = lab.record(&run, &wanted.concat()).unwrap();
         let first = LENGTH - 4;
-        let whole = bench.attribute(&run, first..LENGTH, pair()).unwrap();
+        let whole = lab.attribute(&run, first..LENGTH, pair()).unwrap();
         for layer in layers {
-            let heads = whole.heads(&bench, &run, &recording, layer).unwrap();
+            let heads = whole.heads(&lab, &run, &recording, layer).unwrap();
             assert!(!heads.edited);
             let direction = whole.directions.to_vec2::<f32>().unwrap();
             for i in 0..4 {
                 assert!(heads.rest[i].abs() <= heads.tolerance, "{name}: {heads:?}");
                 assert!(heads.tolerance < 1e-3, "{name}: {heads:?}");
-                let z = row(&mut bench, &run, Site::Z, layer, first + i);
-                let out = row(&mut bench, &run, Site::AttnOut, layer, first + i);
-                let scale = bench.model.transformer.attention_scale(layer, &out);
+                let z = row(&mut lab, &run, Site::Z, layer, first + i);
+                let out = row(&mut lab, &run, Site::AttnOut, layer, first + i);
+                let scale = lab.model.transformer.attention_scale(layer, &out);
                 for (head, z) in z.chunks(shape.head_dim).enumerate() {
-                    let transformer = &bench.model.transformer;
+                    let transformer = &lab.model.transformer;
                     let written = transformer.head_write(layer, head, z).unwrap();
                     let added = transformer.head_added(layer, &written, scale).unwrap();
                     let expected = dot(&added, &direction[i]);
                     near(heads.values[i][head], expected, 1.0, &name);
                 }
             }
-            let sources = whole.sources(&bench, &run, &recording, layer, 3).unwrap();
+            let sources = whole.sources(&lab, &run, &recording, layer, 3).unwrap();
             assert!(sources.rest[0].abs() <= sources.tolerance, "{name}");
             assert_eq!(sources.values[0].len(), shape.heads * LENGTH);
             for head in 0..shape.heads {
@@ -239,10 +239,10 @@ fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
             let (source, group) = (LENGTH - 2, shape.heads / shape.kv_heads);
             let cut = format!("zero:0@v.{layer}:{source}");
             let without = edited(prompt(LENGTH), &[&cut]);
-            let before = row(&mut bench, &run, Site::Z, layer, LENGTH - 1);
-            let after = row(&mut bench, &without, Site::Z, layer, LENGTH - 1);
-            let out = row(&mut bench, &run, Site::AttnOut, layer, LENGTH - 1);
-            let scale = bench.model.transformer.attention_scale(layer, &out);
+            let before = row(&mut lab, &run, Site::Z, layer, LENGTH - 1);
+            let after = row(&mut lab, &without, Site::Z, layer, LENGTH - 1);
+            let out = row(&mut lab, &run, Site::AttnOut, layer, LENGTH - 1);
+            let scale = lab.model.transformer.attention_scale(layer, &out);
             for head in 0..shape.heads {
                 let span = head * shape.head_dim..(head + 1) * shape.head_dim;
                 let lost: Vec<f32> = before[span.clone()]
@@ -250,7 +250,7 @@ fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
                     .zip(&after[span])
                     .map(|(b, a)| b - a)
                     .collect();
-                let transformer = &bench.model.transformer;
+                let transformer = &lab.model.transformer;
                 let written = transformer.head_write(layer, head, &lost).unwrap();
                 let added = transformer.head_added(layer, &written, scale).unwrap();
                 let expected = if head < group {
@@ -268,22 +268,22 @@ fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
 
 #[test]
 fn t37_neurons_sum_to_their_mlp() {
-    for mut bench in dense_families() {
-        let name = bench.model.card.name.clone();
+    for mut lab in dense_families() {
+        let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let layers: Vec<usize> = (0..bench.model.card.layers).collect();
-        let wanted = of_mlp(&layers, bench.model.card.norms_writes);
-        let recording = bench.record(&run, &wanted).unwrap();
-        let whole = bench.attribute(&run, LENGTH - 3..LENGTH, one()).unwrap();
+        let layers: Vec<usize> = (0..lab.model.card.layers).collect();
+        let wanted = of_mlp(&layers, lab.model.card.norms_writes);
+        let recording = lab.record(&run, &wanted).unwrap();
+        let whole = lab.attribute(&run, LENGTH - 3..LENGTH, one()).unwrap();
         for layer in layers {
-            let pieces = whole.neurons(&bench, &run, &recording, layer).unwrap();
+            let pieces = whole.neurons(&lab, &run, &recording, layer).unwrap();
             let direction = whole.directions.to_vec2::<f32>().unwrap();
             for i in 0..3 {
                 assert!(pieces.rest[i].abs() <= pieces.tolerance, "{name}: {layer}");
                 let position = LENGTH - 3 + i;
-                let acts = row(&mut bench, &run, Site::MlpAct, layer, position);
-                let out = row(&mut bench, &run, Site::MlpOut, layer, position);
-                let transformer = &bench.model.transformer;
+                let acts = row(&mut lab, &run, Site::MlpAct, layer, position);
+                let out = row(&mut lab, &run, Site::MlpOut, layer, position);
+                let transformer = &lab.model.transformer;
                 let factor = transformer.write_factor(layer, &out);
                 for neuron in [0, 5, acts.len() - 1] {
                     let vector = values(&transformer.value_vector(layer, neuron).unwrap());
@@ -297,16 +297,16 @@ fn t37_neurons_sum_to_their_mlp() {
 
 #[test]
 fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
-        let width = bench.model.card.d_model;
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let width = lab.model.card.d_model;
         let vector: Vec<f32> = (0..width).map(|i| (i * 7919 % 13) as f32 - 6.0).collect();
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(0), vector)],
             origin: Origin::default(),
         };
-        bench.directions.insert("d".into(), direction);
-        let mid = bench.model.offers(Site::ResidMid.at(0)).is_ok();
+        lab.directions.insert("d".into(), direction);
+        let mid = lab.model.offers(Site::ResidMid.at(0)).is_ok();
         let mut edits = vec![
             "add:d@resid_pre.1:last",
             "scale@resid_post.0*1.5",
@@ -318,7 +318,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
             edits.push("zero:1,2@resid_mid.1");
         }
         let run = edited(prompt(LENGTH), &edits);
-        let whole = bench.attribute(&run, 0..LENGTH, pair()).unwrap();
+        let whole = lab.attribute(&run, 0..LENGTH, pair()).unwrap();
         assert!(whole.check.passed(), "{name}: {:?}", whole.check);
         assert!(whole.stream_error < 1e-5, "{name}: {}", whole.stream_error);
         let k = |at| whole.parts.iter().position(|p| *p == Part::Edits(at));
@@ -328,12 +328,12 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         assert_eq!(k(Site::ResidMid.at(1)).is_some(), mid, "{name}");
         assert!(k(Site::AttnOut.at(0)).is_none());
         // The write is attributed as it was edited, and its heads say that they do not make it up.
-        let wanted = of_attention(&[0], bench.model.card.norms_writes, false);
-        let recording = bench.record(&run, &wanted).unwrap();
-        let heads = whole.heads(&bench, &run, &recording, 0).unwrap();
+        let wanted = of_attention(&[0], lab.model.card.norms_writes, false);
+        let recording = lab.record(&run, &wanted).unwrap();
+        let heads = whole.heads(&lab, &run, &recording, 0).unwrap();
         assert!(heads.edited, "{name}");
         for by in ["head", "source"] {
-            let figure = observe(&mut bench, &run, &[("by", by), ("token", "#7")]);
+            let figure = observe(&mut lab, &run, &[("by", by), ("token", "#7")]);
             assert!(figure.check.unwrap().passed(), "{name} {by}");
             let said = figure
                 .notes
@@ -344,15 +344,13 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         // Live figures record other sites and come to the same sum.
         let residual = instrument("residual").unwrap();
         let arguments = Arguments::default().with("token", "#7");
-        assert!(residual.live(&bench.model.card, &arguments));
+        assert!(residual.live(&lab.model.card, &arguments));
         let schedule = run.schedule.clone();
         let text = prompt(LENGTH);
-        let mut writer = Writer::begin(&mut bench, text, schedule, Sampling::default()).unwrap();
-        let live = next(residual, &mut writer, &arguments, &mut bench);
+        let mut writer = Writer::begin(&mut lab, text, schedule, Sampling::default()).unwrap();
+        let live = next(residual, &mut writer, &arguments, &mut lab);
         assert!(live.check.unwrap().passed(), "{name}: {:?}", live.check);
-        let whole = residual
-            .observe(&writer.run, &arguments, &mut bench)
-            .unwrap();
+        let whole = residual.observe(&writer.run, &arguments, &mut lab).unwrap();
         let effects = |figure: &Figure| -> f64 {
             let Body::Series(series) = &figure.body else {
                 panic!("a series")
@@ -366,7 +364,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         assert!((both.0 - both.1).abs() < 1e-3, "{name}: {both:?}");
         // A bar for a head of one layer, and one for what the edit of the write made of them.
         let figure = observe(
-            &mut bench,
+            &mut lab,
             &run,
             &[("by", "head"), ("layer", "0"), ("token", "#7")],
         );
@@ -379,18 +377,16 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
 
 #[test]
 fn live_pages_are_those_of_the_whole_figure() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let residual = instrument("residual").unwrap();
         let arguments = Arguments::default().with("window", 8);
-        assert!(residual.live(&bench.model.card, &arguments));
+        assert!(residual.live(&lab.model.card, &arguments));
         let text = prompt(5);
         let mut writer =
-            Writer::begin(&mut bench, text, Schedule::none(), Sampling::default()).unwrap();
-        let live = next(residual, &mut writer, &arguments, &mut bench);
-        let whole = residual
-            .observe(&writer.run, &arguments, &mut bench)
-            .unwrap();
+            Writer::begin(&mut lab, text, Schedule::none(), Sampling::default()).unwrap();
+        let live = next(residual, &mut writer, &arguments, &mut lab);
+        let whole = residual.observe(&writer.run, &arguments, &mut lab).unwrap();
         let (Body::Grid(live), Body::Grid(whole)) = (&live.body, &whole.body) else {
             panic!("grids")
         };
@@ -407,15 +403,15 @@ fn live_pages_are_those_of_the_whole_figure() {
 #[test]
 fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
     let mut capped = 0;
-    for mut bench in every_family() {
+    for mut lab in every_family() {
         let run = Run::plain(prompt(LENGTH));
-        let figure = observe(&mut bench, &run, &[("token", "#3")]);
-        let cap = bench.model.transformer.blueprint.logit_cap;
+        let figure = observe(&mut lab, &run, &[("token", "#3")]);
+        let cap = lab.model.transformer.blueprint.logit_cap;
         let said = figure.notes.iter().any(|n| n.contains("before the cap"));
-        assert_eq!(said, cap.is_some(), "{}", bench.model.card.name);
+        assert_eq!(said, cap.is_some(), "{}", lab.model.card.name);
         let Some(cap) = cap else { continue };
         capped += 1;
-        let whole = bench.attribute(
+        let whole = lab.attribute(
             &run,
             LENGTH - 1..LENGTH,
             Question {
@@ -424,7 +420,7 @@ fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
             },
         );
         let own = whole.unwrap().logits[0];
-        let seen = bench.last_logits(&run).unwrap()[3];
+        let seen = lab.last_logits(&run).unwrap()[3];
         assert!((cap as f32 * (own / cap as f32).tanh() - seen).abs() < 1e-4);
         assert!((own - seen).abs() > 1e-6, "the cap does something here");
     }
@@ -434,28 +430,28 @@ fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
 #[test]
 fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/opt_350m");
-    let mut bench = Bench::open(folder.to_str().unwrap(), &Options::default()).unwrap();
+    let mut lab = Lab::open(folder.to_str().unwrap(), &Options::default()).unwrap();
     let run = Run::plain(vec![1, 2, 3]);
     for by in ["layer", "head", "neuron", "source"] {
         let arguments = Arguments::default().with("by", by).with("token", "#3");
         let error = instrument("residual")
             .unwrap()
-            .observe(&run, &arguments, &mut bench)
+            .observe(&run, &arguments, &mut lab)
             .unwrap_err()
             .to_string();
         assert!(error.contains("no sum of writes"), "{by}: {error}");
     }
     // Nor is it offered at every new token.
     let residual = instrument("residual").unwrap();
-    assert!(!residual.live(&bench.model.card, &Arguments::default()));
+    assert!(!residual.live(&lab.model.card, &Arguments::default()));
 }
 
 /// O11 on figures: whatever the first position holds, colours and everybody else's numbers stay.
 #[test]
 fn the_first_position_has_no_part_in_the_colours() {
     let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
-    let mut bench = tiny(llama);
-    let width = bench.model.card.d_model;
+    let mut lab = tiny(llama);
+    let width = lab.model.card.d_model;
     let run = Run::plain(prompt(8));
     let scale = |figure: &Figure| match &figure.body {
         Body::Grid(grid) => grid.scale,
@@ -466,14 +462,14 @@ fn the_first_position_has_no_part_in_the_colours() {
         rows: vec![(Site::MlpAdd.at(1), values(&loud))],
         origin: Origin::default(),
     };
-    bench.directions.insert("loud".into(), direction);
+    lab.directions.insert("loud".into(), direction);
     for value in ["effect", "size"] {
         let arguments = [("window", "8"), ("value", value), ("token", "#7")];
-        let plain = observe(&mut bench, &run, &arguments);
-        let last = bench.model.card.layers - 1;
+        let plain = observe(&mut lab, &run, &arguments);
+        let last = lab.model.card.layers - 1;
         // After the last block nobody reads it any more, so only the first column changes.
         let edit = format!("add:loud@mlp_add.{last}:0");
-        let sunk = observe(&mut bench, &edited(prompt(8), &[&edit]), &arguments);
+        let sunk = observe(&mut lab, &edited(prompt(8), &[&edit]), &arguments);
         let (Scale::Range { hi: a, .. } | Scale::Diverging { reach: a }) = scale(&plain) else {
             panic!("a scale with an end")
         };
@@ -494,23 +490,21 @@ fn the_first_position_has_no_part_in_the_colours() {
 fn a_live_figure_speaks_of_what_it_shows() {
     let residual = instrument("residual").unwrap();
     let mut moved = 0;
-    for mut bench in dense_families() {
+    for mut lab in dense_families() {
         for window in [1, 8] {
-            let name = format!("{} {window}", bench.model.card.name);
+            let name = format!("{} {window}", lab.model.card.name);
             let arguments = Arguments::default().with("window", window);
-            assert!(residual.live(&bench.model.card, &arguments));
+            assert!(residual.live(&lab.model.card, &arguments));
             let sampling = Sampling::default();
             let mut writer =
-                Writer::begin(&mut bench, prompt(1), Schedule::none(), sampling).unwrap();
-            let mut live = next(residual, &mut writer, &arguments, &mut bench);
+                Writer::begin(&mut lab, prompt(1), Schedule::none(), sampling).unwrap();
+            let mut live = next(residual, &mut writer, &arguments, &mut lab);
             let first = (live.title.clone(), live.notes.clone());
             for _ in 0..2 {
-                let column = next(residual, &mut writer, &arguments, &mut bench);
+                let column = next(residual, &mut writer, &arguments, &mut lab);
                 live.append(column.into());
             }
-            let whole = residual
-                .observe(&writer.run, &arguments, &mut bench)
-                .unwrap();
+            let whole = residual.observe(&writer.run, &arguments, &mut lab).unwrap();
             assert_eq!(live.title, whole.title, "{name}");
             let after = |notes: &[String]| notes[0].split(':').next().map(str::to_owned);
             assert_eq!(after(&live.notes), after(&whole.notes), "{name}");
@@ -531,15 +525,15 @@ fn a_live_figure_speaks_of_what_it_shows() {
 #[test]
 fn a_difference_is_of_one_logit_and_still_sums() {
     for family in [&FAMILIES[0], &FAMILIES[1]] {
-        let mut bench = tiny(family);
+        let mut lab = tiny(family);
         let edited = edited(prompt(LENGTH), &["scale@resid_post.0*1.5"]);
         let plain = Run::plain(prompt(LENGTH));
-        let by = |bench: &mut Bench, run: &Run, token: &str, window: &str| {
-            observe(bench, run, &[("token", token), ("window", window)])
+        let by = |lab: &mut Lab, run: &Run, token: &str, window: &str| {
+            observe(lab, run, &[("token", token), ("window", window)])
         };
         let (a, b) = (
-            by(&mut bench, &edited, "#7", "1"),
-            by(&mut bench, &plain, "#7", "1"),
+            by(&mut lab, &edited, "#7", "1"),
+            by(&mut lab, &plain, "#7", "1"),
         );
         let less = a.minus(&b).unwrap();
         let (Body::Series(less), Body::Series(a), Body::Series(b)) = (&less.body, &a.body, &b.body)
@@ -559,13 +553,13 @@ fn a_difference_is_of_one_logit_and_still_sums() {
         assert_eq!(less.curves[0].values[mlp], expected);
         let total = less.curves[0].total.unwrap();
         assert!((less.curves[0].sum() - total).abs() < 1e-3);
-        let other = by(&mut bench, &plain, "#3", "1");
-        let said = by(&mut bench, &edited, "#7", "1").minus(&other);
+        let other = by(&mut lab, &plain, "#3", "1");
+        let said = by(&mut lab, &edited, "#7", "1").minus(&other);
         let said = said.unwrap_err().to_string();
         assert!(said.contains("Name the token"), "{said}");
         let (a, b) = (
-            by(&mut bench, &edited, "#7", "4"),
-            by(&mut bench, &plain, "#7", "4"),
+            by(&mut lab, &edited, "#7", "4"),
+            by(&mut lab, &plain, "#7", "4"),
         );
         assert!(a.minus(&b).is_ok());
     }
@@ -574,14 +568,14 @@ fn a_difference_is_of_one_logit_and_still_sums() {
 /// A grid of favoured tokens is compared only where both runs favour the same.
 #[test]
 fn a_grid_of_other_favoured_tokens_has_no_difference() {
-    let mut bench = tiny(&FAMILIES[0]);
-    let last = bench.model.card.layers - 1;
+    let mut lab = tiny(&FAMILIES[0]);
+    let last = lab.model.card.layers - 1;
     let turned = edited(prompt(6), &[&format!("scale@resid_post.{last}*-1")]);
     let plain = Run::plain(prompt(6));
     for by in ["layer", "head"] {
         let asked = [("window", "4"), ("by", by)];
-        let a = observe(&mut bench, &turned, &asked);
-        let b = observe(&mut bench, &plain, &asked);
+        let a = observe(&mut lab, &turned, &asked);
+        let b = observe(&mut lab, &plain, &asked);
         let said = a.minus(&b).unwrap_err().to_string();
         assert!(said.contains("token #"), "{by}: {said}");
         assert!(b.minus(&b).is_ok(), "{by}");

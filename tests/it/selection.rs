@@ -4,7 +4,7 @@ use lmscope::edit::direction::{Direction, Origin, norm, random_like};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::Site;
@@ -14,9 +14,9 @@ use super::demo::{demo, plants, refused, texts};
 use super::tools::{edited, tiny};
 
 /// Probabilities after the last token of a run, in f64.
-fn probabilities(bench: &mut Bench, run: &Run) -> Vec<f64> {
+fn probabilities(lab: &mut Lab, run: &Run) -> Vec<f64> {
     let at = Site::Logits.at(0);
-    let logits = bench.record(run, &[at]).unwrap();
+    let logits = lab.record(run, &[at]).unwrap();
     let logits = logits.get(at).unwrap().to_vec2::<f32>().unwrap();
     let last = logits.last().unwrap();
     let weights: Vec<f64> = last.iter().map(|z| f64::from(*z).exp()).collect();
@@ -36,7 +36,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Scores of the difference of means at a place, prompt by prompt, from recorded activations and logits.
 fn brute(
-    bench: &mut Bench,
+    lab: &mut Lab,
     making: &Sides,
     held_out: &Sides,
     rules: &Rules,
@@ -44,9 +44,9 @@ fn brute(
 ) -> (Vec<f64>, Scores) {
     let at = Site::ResidPre.at(layer);
     let mut side = |prompts: &[Vec<u32>]| {
-        let mut sum = vec![0f64; bench.model.card.d_model];
+        let mut sum = vec![0f64; lab.model.card.d_model];
         for tokens in prompts {
-            let found = bench.record(&Run::plain(tokens.clone()), &[at]).unwrap();
+            let found = lab.record(&Run::plain(tokens.clone()), &[at]).unwrap();
             let rows = found.get(at).unwrap().to_vec2::<f32>().unwrap();
             for (s, v) in sum.iter_mut().zip(&rows[tokens.len() - position]) {
                 *s += f64::from(*v) / prompts.len() as f64;
@@ -62,12 +62,12 @@ fn brute(
     };
     let length = norm(&direction.rows[0].1);
     let x = format!("x-{position}-{layer}");
-    bench.directions.insert(x.clone(), direction);
+    lab.directions.insert(x.clone(), direction);
     let (out, add) = (format!("project_out:{x}@writes"), format!("add:{x}@{at}"));
     let mut after = |tokens: &[u32], edit: Option<&str>| {
         // A vector of length zero is no edit.
         let edits: Vec<&str> = edit.into_iter().filter(|_| length > 0.0).collect();
-        probabilities(bench, &edited(tokens.to_vec(), &edits))
+        probabilities(lab, &edited(tokens.to_vec(), &edits))
     };
     let ablation = mean(
         held_out
@@ -89,7 +89,7 @@ fn brute(
             .map(|(p, q)| p * ((p + 1e-6).ln() - (q + 1e-6).ln()));
         terms.sum()
     }));
-    bench.directions.remove(&x);
+    lab.directions.remove(&x);
     (
         vector,
         Scores {
@@ -108,16 +108,16 @@ fn near(a: f64, b: f64, what: &str) {
 }
 
 /// T11, and every discard by its rule, written out once more.
-fn compare(bench: &mut Bench, making: &Sides, held_out: &Sides, rules: &Rules) -> Selection {
-    let name = bench.model.card.name.clone();
-    let layers = bench.model.card.layers;
-    let found = select(bench, making, held_out, rules, &Schedule::none(), 1).unwrap();
+fn compare(lab: &mut Lab, making: &Sides, held_out: &Sides, rules: &Rules) -> Selection {
+    let name = lab.model.card.name.clone();
+    let layers = lab.model.card.layers;
+    let found = select(lab, making, held_out, rules, &Schedule::none(), 1).unwrap();
     assert_eq!(found.candidates.len(), layers * rules.positions.len());
     let mut best: Option<(usize, f64)> = None;
     for (i, candidate) in found.candidates.iter().enumerate() {
         let place = (rules.positions[i / layers], i % layers);
         assert_eq!((candidate.position, candidate.layer), place, "{name}");
-        let (vector, scores) = brute(bench, making, held_out, rules, place);
+        let (vector, scores) = brute(lab, making, held_out, rules, place);
         for (a, b) in candidate.vector.iter().zip(&vector) {
             assert!(
                 (f64::from(*a) - b).abs() < 1e-4,
@@ -164,7 +164,7 @@ fn compare(bench: &mut Bench, making: &Sides, held_out: &Sides, rules: &Rules) -
 fn t11_scores_are_those_of_a_brute_force_on_random_models() {
     for family in ["llama", "gpt2", "gemma2", "gpt_neox", "mixtral"] {
         let family = FAMILIES.iter().find(|f| f.name == family).unwrap();
-        let mut bench = tiny(family);
+        let mut lab = tiny(family);
         // Lengths differ, so that some prompts are read together and some alone.
         let list = |step: u32| -> Vec<Vec<u32>> {
             (0..5u32)
@@ -186,26 +186,26 @@ fn t11_scores_are_those_of_a_brute_force_on_random_models() {
             kl: 1e3,
             filter: false,
         };
-        compare(&mut bench, &sides(11, 13), &sides(17, 5), &rules);
+        compare(&mut lab, &sides(11, 13), &sides(17, 5), &rules);
     }
 }
 
 #[test]
 fn t11_holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
-    let mut bench = demo();
+    let mut lab = demo();
     let plants = plants();
     let vector = &plants["vectors"]["refusal"];
     let side = |name: &str, range: std::ops::Range<usize>| -> Vec<Vec<u32>> {
         let all = texts(&vector[name]);
         let some = all[range].iter();
-        some.map(|t| bench.model.encode(t, true).unwrap()).collect()
+        some.map(|t| lab.model.encode(t, true).unwrap()).collect()
     };
     let sides = |range: std::ops::Range<usize>| Sides {
         plus: side("plus", range.clone()),
         minus: side("minus", range),
     };
     let (making, held_out) = (sides(0..8), sides(8..14));
-    let sorry = bench
+    let sorry = lab
         .model
         .tokenizer()
         .unwrap()
@@ -218,7 +218,7 @@ fn t11_holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
         kl: 0.1,
         filter: true,
     };
-    let found = compare(&mut bench, &making, &held_out, &rules);
+    let found = compare(&mut lab, &making, &held_out, &rules);
     assert_eq!(found.left_out, (0, 0));
     for verdict in [Verdict::Kept, Verdict::Late, Verdict::Kl, Verdict::Weak] {
         assert!(
@@ -230,7 +230,7 @@ fn t11_holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
     let mut mixed = (making.clone(), held_out.clone());
     mixed.0.plus.push(making.minus[0].clone());
     mixed.1.minus.push(held_out.plus[0].clone());
-    let filtered = select(&mut bench, &mixed.0, &mixed.1, &rules, &Schedule::none(), 1).unwrap();
+    let filtered = select(&mut lab, &mixed.0, &mixed.1, &rules, &Schedule::none(), 1).unwrap();
     assert_eq!(filtered.left_out, (1, 1));
     assert_eq!((filtered.made, filtered.measured), ((8, 8), (6, 6)));
     for (a, b) in filtered.candidates.iter().zip(&found.candidates) {
@@ -240,7 +240,7 @@ fn t11_holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
         plus: making.minus.clone(),
         minus: making.minus.clone(),
     };
-    let none = select(&mut bench, &all, &held_out, &rules, &Schedule::none(), 1);
+    let none = select(&mut lab, &all, &held_out, &rules, &Schedule::none(), 1);
     let error = none.unwrap_err().to_string();
     assert!(
         error.contains("plus") && error.contains("filter=no"),
@@ -261,14 +261,14 @@ fn lists(name: &str) -> Arguments {
         .with("minus", file("minus"))
 }
 
-fn observe(bench: &mut Bench, arguments: &Arguments) -> Figure {
+fn observe(lab: &mut Lab, arguments: &Arguments) -> Figure {
     let run = Run {
         seed: 1,
         ..Run::default()
     };
     instrument("select")
         .unwrap()
-        .observe(&run, arguments, bench)
+        .observe(&run, arguments, lab)
         .unwrap()
 }
 
@@ -285,12 +285,12 @@ fn grid(figure: &Figure) -> &Grid {
 fn the_chosen_direction_turns_refusing_off_and_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("r.safetensors").display().to_string();
-    let mut bench = demo();
+    let mut lab = demo();
     let arguments = lists("refusal")
         .with("chat", "yes")
         .with("positions", "4")
         .with("save", &file);
-    let figure = observe(&mut bench, &arguments);
+    let figure = observe(&mut lab, &arguments);
     let grid = grid(&figure);
     assert_eq!(grid.columns.len(), 4);
     assert!(
@@ -325,17 +325,17 @@ fn the_chosen_direction_turns_refusing_off_and_on() {
     );
 
     let direction = Direction::load(std::path::Path::new(&file)).unwrap();
-    direction.check(&bench.model.card).unwrap();
+    direction.check(&lab.model.card).unwrap();
     let at = direction.rows[0].0;
     assert_eq!(Some(at.layer), chosen.anchor.layer);
     assert!(direction.origin.method.contains("selected") && direction.origin.positions == "-4");
-    let [(off, on), (null_off, null_on)] = off_and_on(&mut bench, direction, 1.0);
+    let [(off, on), (null_off, null_on)] = off_and_on(&mut lab, direction, 1.0);
     assert!(off <= 0.7 && on >= 0.9 && null_off >= 0.95 && null_on <= 0.05);
 }
 
 /// Guarded requests refused with a direction projected out, plain ones with it added at a strength; then the same for a random one of
 /// its length. The requests are worded as none that made or measured it.
-fn off_and_on(bench: &mut Bench, direction: Direction, strength: f32) -> [(f64, f64); 2] {
+fn off_and_on(lab: &mut Lab, direction: Direction, strength: f32) -> [(f64, f64); 2] {
     let plants = plants();
     let refusal = &plants["vectors"]["refusal"];
     let (guarded, plain) = (
@@ -347,13 +347,13 @@ fn off_and_on(bench: &mut Bench, direction: Direction, strength: f32) -> [(f64, 
         rows: vec![(at, random_like(&direction.rows[0].1, 5))],
         origin: direction.origin.clone(),
     };
-    bench.directions.insert("chosen".into(), direction);
-    bench.directions.insert("random".into(), random);
+    lab.directions.insert("chosen".into(), direction);
+    lab.directions.insert("random".into(), random);
     let found = ["chosen", "random"].map(|name| {
         let out = format!("project_out:{name}@writes");
         let add = format!("add:{name}@{at}*{strength}");
-        let off = refused(bench, &guarded, &[&out], "I'm sorry");
-        (off, refused(bench, &plain, &[&add], "I'm sorry"))
+        let off = refused(lab, &guarded, &[&out], "I'm sorry");
+        (off, refused(lab, &plain, &[&add], "I'm sorry"))
     });
     println!("refused at {at}: guarded projected out, plain added; chosen, random: {found:?}");
     found
@@ -365,9 +365,9 @@ fn off_and_on(bench: &mut Bench, direction: Direction, strength: f32) -> [(f64, 
 fn a_discarded_candidate_stays_in_the_figure_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("r.safetensors").display().to_string();
-    let mut bench = demo();
+    let mut lab = demo();
     let arguments = lists("refusal").with("chat", "yes").with("save", &file);
-    let figure = observe(&mut bench, &arguments);
+    let figure = observe(&mut lab, &arguments);
     assert_eq!(
         grid(&figure).columns.len(),
         1,
@@ -387,26 +387,26 @@ fn a_discarded_candidate_stays_in_the_figure_with_its_reason() {
         figure.notes
     );
     assert!(figure.notes[1].contains("NOTHING WAS SAVED") && !std::path::Path::new(&file).exists());
-    let figure = observe(&mut bench, &arguments.with("kl", "10"));
+    let figure = observe(&mut lab, &arguments.with("kl", "10"));
     let labels: Vec<&str> = grid(&figure).cells[0]
         .iter()
         .map(|c| c.label.as_str())
         .collect();
     assert_eq!(labels[4], "chosen", "{labels:?}");
     let direction = Direction::load(std::path::Path::new(&file)).unwrap();
-    let [(off, on), (null_off, null_on)] = off_and_on(&mut bench, direction, 0.5);
+    let [(off, on), (null_off, null_on)] = off_and_on(&mut lab, direction, 0.5);
     assert!(off <= 0.05 && on >= 0.9 && null_off >= 0.95 && null_on <= 0.05);
 }
 
 /// Other behaviours, other markers: nothing in it is about refusal.
 #[test]
 fn moods_are_selected_by_their_own_markers() {
-    let mut bench = demo();
+    let mut lab = demo();
     let arguments = lists("mood")
         .with("markers", " sunny| bright| lovely| warm")
         .with("positions", "-1")
         .with("kl", "1");
-    let figure = observe(&mut bench, &arguments);
+    let figure = observe(&mut lab, &arguments);
     let cells = &grid(&figure).cells[0];
     let chosen = cells.iter().find(|c| c.label == "chosen").unwrap();
     assert!(
@@ -414,7 +414,7 @@ fn moods_are_selected_by_their_own_markers() {
         "{chosen:?}"
     );
     assert!(chosen.value < 1.0 && chosen.more[1].1 > 0.0, "{chosen:?}");
-    let by_kl = observe(&mut bench, &arguments.clone().with("measure", "kl"));
+    let by_kl = observe(&mut lab, &arguments.clone().with("measure", "kl"));
     let cell = grid(&by_kl).cells[0]
         .iter()
         .find(|c| c.label == "chosen")
@@ -424,7 +424,7 @@ fn moods_are_selected_by_their_own_markers() {
         "the same choice, another colour"
     );
     // Found by itself, the markers are among the words that the stories were planted with.
-    let found = observe(&mut bench, &lists("mood").with("positions", "-1"));
+    let found = observe(&mut lab, &lists("mood").with("positions", "-1"));
     let words = found
         .notes
         .iter()
@@ -438,7 +438,7 @@ fn moods_are_selected_by_their_own_markers() {
 
 #[test]
 fn bad_parameters_are_refused_before_any_work() {
-    let mut bench = demo();
+    let mut lab = demo();
     let run = Run::default();
     for (name, value, word) in [
         ("minus", "", "file of prompts"),
@@ -454,7 +454,7 @@ fn bad_parameters_are_refused_before_any_work() {
         let arguments = lists("mood").with(name, value);
         let found = instrument("select")
             .unwrap()
-            .observe(&run, &arguments, &mut bench);
+            .observe(&run, &arguments, &mut lab);
         let error = found.unwrap_err().to_string();
         assert!(error.contains(word), "{name}={value}: {error}");
     }

@@ -1,6 +1,6 @@
 //! Means and variances over a text: against two plain passes in f64, without the first positions, on every family.
 
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{How, Statistics, pieces};
 use lmscope::model::Model;
@@ -11,13 +11,13 @@ use super::demo::demo;
 use super::tools::{every_family, prompt, tiny};
 
 /// Every address with a vector a position that the model has.
-fn vectors(bench: &Bench) -> Vec<Address> {
-    let layers = bench.model.card.layers;
+fn vectors(lab: &Lab) -> Vec<Address> {
+    let layers = lab.model.card.layers;
     let layered = |site: Site| (0..layers).map(move |l| site.at(l));
     let sites = SITES.iter().filter(|s| s.axis != Axis::Positions);
     let mut all: Vec<Address> = sites.flat_map(|s| layered(s.site)).collect();
     all.dedup();
-    all.retain(|at| bench.model.offers(*at).is_ok());
+    all.retain(|at| lab.model.offers(*at).is_ok());
     all
 }
 
@@ -30,10 +30,10 @@ fn how(skip: usize) -> How {
 }
 
 /// Mean and variance of an address in two passes over recorded rows, f64.
-fn brute(bench: &mut Bench, pieces: &[Vec<u32>], at: Address, skip: usize) -> (Vec<f64>, Vec<f64>) {
+fn brute(lab: &mut Lab, pieces: &[Vec<u32>], at: Address, skip: usize) -> (Vec<f64>, Vec<f64>) {
     let mut rows: Vec<Vec<f64>> = Vec::new();
     for piece in pieces {
-        let found = bench.record(&Run::plain(piece.clone()), &[at]).unwrap();
+        let found = lab.record(&Run::plain(piece.clone()), &[at]).unwrap();
         let all = found.get(at).unwrap().flatten_from(1).unwrap();
         let all = all.to_vec2::<f32>().unwrap();
         rows.extend(
@@ -66,11 +66,11 @@ fn near(found: &[f32], expected: &[f64], what: &str) {
 
 #[test]
 fn statistics_are_those_of_recorded_activations_on_every_family() {
-    for mut bench in every_family() {
-        let name = bench.model.card.name.clone();
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
         let cut = pieces(&prompt(40), None, 12);
-        let wanted = vectors(&bench);
-        let found = Statistics::measure(&mut bench, &cut, &wanted, &how(2)).unwrap();
+        let wanted = vectors(&lab);
+        let found = Statistics::measure(&mut lab, &cut, &wanted, &how(2)).unwrap();
         assert_eq!(found.rows.len(), wanted.len());
         assert_eq!(
             (found.origin.tokens, found.origin.skipped),
@@ -78,7 +78,7 @@ fn statistics_are_those_of_recorded_activations_on_every_family() {
             "{name}"
         );
         for at in wanted {
-            let (mean, variance) = brute(&mut bench, &cut, at, 2);
+            let (mean, variance) = brute(&mut lab, &cut, at, 2);
             near(found.mean(at).unwrap(), &mean, &format!("{name} mean {at}"));
             near(
                 found.variance(at).unwrap(),
@@ -93,21 +93,21 @@ fn statistics_are_those_of_recorded_activations_on_every_family() {
 #[test]
 fn a_sink_at_the_first_position_changes_no_figure() {
     let gpt2 = FAMILIES.iter().find(|f| f.name == "gpt2").unwrap();
-    let mut bench = tiny(gpt2);
-    let positions = bench.model.transformer.positions.take().unwrap();
+    let mut lab = tiny(gpt2);
+    let positions = lab.model.transformer.positions.take().unwrap();
     let first = (positions.narrow(0, 0, 1).unwrap() * 3e4).unwrap();
     let rest = positions
         .narrow(0, 1, positions.dim(0).unwrap() - 1)
         .unwrap();
     let sunk = candle_core::Tensor::cat(&[&first, &rest], 0).unwrap();
-    bench.model.transformer.positions = Some(sunk);
+    lab.model.transformer.positions = Some(sunk);
     let cut = pieces(&prompt(40), None, 12);
     let at = Site::ResidPost.at(0);
-    let sound = Statistics::measure(&mut bench, &cut, &[at], &how(1)).unwrap();
-    let (mean, variance) = brute(&mut bench, &cut, at, 1);
+    let sound = Statistics::measure(&mut lab, &cut, &[at], &how(1)).unwrap();
+    let (mean, variance) = brute(&mut lab, &cut, at, 1);
     near(sound.mean(at).unwrap(), &mean, "mean");
     near(sound.variance(at).unwrap(), &variance, "variance");
-    let washed = Statistics::measure(&mut bench, &cut, &[at], &how(0)).unwrap();
+    let washed = Statistics::measure(&mut lab, &cut, &[at], &how(0)).unwrap();
     let size = |v: &[f32]| v.iter().map(|x| x.abs()).sum::<f32>();
     let (sound, washed) = (
         size(sound.variance(at).unwrap()),
@@ -123,11 +123,11 @@ fn a_sink_at_the_first_position_changes_no_figure() {
 fn a_file_gives_back_what_was_measured_and_belongs_to_one_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.safetensors");
-    let mut bench = tiny(&FAMILIES[0]);
-    let other = Bench::new(Model::tiny(&FAMILIES[0], 8).unwrap());
+    let mut lab = tiny(&FAMILIES[0]);
+    let other = Lab::new(Model::tiny(&FAMILIES[0], 8).unwrap());
     let wanted = [Site::MlpAct.at(1), Site::MlpAct.at(0), Site::Z.at(1)];
     let cut = pieces(&prompt(30), None, 12);
-    let found = Statistics::measure(&mut bench, &cut, &wanted, &how(1)).unwrap();
+    let found = Statistics::measure(&mut lab, &cut, &wanted, &how(1)).unwrap();
     assert!(
         found.origin.caution.contains("only 27 tokens"),
         "{}",
@@ -144,11 +144,10 @@ fn a_file_gives_back_what_was_measured_and_belongs_to_one_model() {
     let read = Statistics::load(&path).unwrap();
     assert_eq!(read, found);
     assert_eq!(read.places(), "z.1, mlp_act.0-1");
-    read.check(&bench.model.card).unwrap();
+    read.check(&lab.model.card).unwrap();
     let refusal = read.check(&other.model.card).unwrap_err().to_string();
     assert!(
-        refusal.contains(&bench.model.card.revision)
-            && refusal.contains(&other.model.card.revision),
+        refusal.contains(&lab.model.card.revision) && refusal.contains(&other.model.card.revision),
         "{refusal}"
     );
     let missing = read.mean(Site::Z.at(0)).unwrap_err().to_string();
@@ -173,10 +172,10 @@ fn a_file_gives_back_what_was_measured_and_belongs_to_one_model() {
 
 #[test]
 fn what_has_no_mean_is_refused() {
-    let mut bench = every_family().next().unwrap();
+    let mut lab = every_family().next().unwrap();
     let cut = pieces(&prompt(20), None, 12);
     let mut refused = |at: Address, cut: &[Vec<u32>], skip: usize| {
-        let found = Statistics::measure(&mut bench, cut, &[at], &how(skip));
+        let found = Statistics::measure(&mut lab, cut, &[at], &how(skip));
         found.unwrap_err().to_string()
     };
     let error = refused(Site::AttnProbs.at(0), &cut, 1);
@@ -216,9 +215,9 @@ fn the_subcommand_writes_a_file_that_its_model_takes() {
         "{said}"
     );
     let found = Statistics::load(std::path::Path::new(&path("s"))).unwrap();
-    let bench = demo();
-    found.check(&bench.model.card).unwrap();
-    assert_eq!(found.rows.len(), bench.model.card.layers + 1);
+    let lab = demo();
+    found.check(&lab.model.card).unwrap();
+    assert_eq!(found.rows.len(), lab.model.card.layers + 1);
     assert_eq!(found.origin.text, "t.txt");
     for (arguments, words) in [
         (
@@ -255,23 +254,23 @@ fn the_subcommand_writes_a_file_that_its_model_takes() {
 fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("neutral.safetensors");
-    for mut bench in super::tools::dense_families() {
+    for mut lab in super::tools::dense_families() {
         let at = Site::MlpAct.at(1);
         let text = prompt(40);
         let made =
-            Statistics::measure(&mut bench, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
+            Statistics::measure(&mut lab, std::slice::from_ref(&text), &[at], &how(1)).unwrap();
         std::fs::write(&path, made.bytes().unwrap()).unwrap();
-        let rows = |bench: &mut Bench, edits: &[&str]| {
+        let rows = |lab: &mut Lab, edits: &[&str]| {
             let run = super::tools::edited(prompt(7), edits);
-            let found = bench.record(&run, &[at]).unwrap();
+            let found = lab.record(&run, &[at]).unwrap();
             (
                 found.get(at).unwrap().to_vec2::<f32>().unwrap(),
                 found.receipts.clone(),
             )
         };
         let edit = format!("mean:2,5={}@mlp_act.1", path.display());
-        let (plain, _) = rows(&mut bench, &[]);
-        let (edited, receipts) = rows(&mut bench, &[&edit]);
+        let (plain, _) = rows(&mut lab, &[]);
+        let (edited, receipts) = rows(&mut lab, &[&edit]);
         for (row, before) in edited.iter().zip(&plain) {
             for (unit, value) in row.iter().enumerate() {
                 let expected = if unit == 2 || unit == 5 {
@@ -289,8 +288,8 @@ fn a_mean_edit_takes_its_values_from_the_file_that_it_names() {
         );
     }
     // Statistics of another model are refused; another seed, as random weights of one seed are one model to the fingerprint.
-    let mut bench = Bench::new(Model::tiny(&FAMILIES[0], 8).unwrap());
-    let error = bench
+    let mut lab = Lab::new(Model::tiny(&FAMILIES[0], 8).unwrap());
+    let error = lab
         .record(
             &super::tools::edited(
                 prompt(7),

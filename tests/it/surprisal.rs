@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Series};
 use lmscope::instruments::{Arguments, Instrument, grow, instrument, observe};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -51,7 +51,7 @@ fn it_is_that_of_transformers_logits_in_every_family() {
             device: Some("cpu".into()),
             ..Options::default()
         };
-        let mut bench = Bench::open(&folder.to_string_lossy(), &options).unwrap();
+        let mut lab = Lab::open(&folder.to_string_lossy(), &options).unwrap();
         let file = folder.join("activations.short.safetensors");
         let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
         let ids = |name: &str| {
@@ -65,7 +65,7 @@ fn it_is_that_of_transformers_logits_in_every_family() {
         let expected = expected(&tokens, &positions, &logits);
 
         let run = Run::plain(tokens);
-        let figure = observe(surprisal(), &run, &Arguments::default(), &mut bench).unwrap();
+        let figure = observe(surprisal(), &run, &Arguments::default(), &mut lab).unwrap();
         let series = curves(&figure);
         assert_eq!(series.curves.len(), 2);
         for (i, curve) in series.curves.iter().enumerate() {
@@ -84,21 +84,21 @@ fn it_is_that_of_transformers_logits_in_every_family() {
 
 #[test]
 fn a_growing_figure_is_the_whole_one() {
-    let mut bench = Bench::open("demo", &Options::default()).unwrap();
-    let prompt = bench.model.encode("The capital of France is", false);
+    let mut lab = Lab::open("demo", &Options::default()).unwrap();
+    let prompt = lab.model.encode("The capital of France is", false);
     for edits in [vec![], vec!["zero@mlp_out.1".parse().unwrap()]] {
         let schedule = Schedule::always(edits);
         let arguments = Arguments::default();
         let prompt = prompt.as_ref().unwrap().clone();
-        let mut writer = Writer::begin(&mut bench, prompt, schedule, Sampling::default()).unwrap();
-        let mut grown = observe(surprisal(), &writer.run, &arguments, &mut bench).unwrap();
+        let mut writer = Writer::begin(&mut lab, prompt, schedule, Sampling::default()).unwrap();
+        let mut grown = observe(surprisal(), &writer.run, &arguments, &mut lab).unwrap();
         for _ in 0..6 {
-            let needs = surprisal().needs(&writer.run, &arguments, &bench).unwrap();
-            let step = writer.step(&mut bench, &[needs]).unwrap();
-            let column = surprisal().column(&step.captures[0], &arguments, &mut bench);
+            let needs = surprisal().needs(&writer.run, &arguments, &lab).unwrap();
+            let step = writer.step(&mut lab, &[needs]).unwrap();
+            let column = surprisal().column(&step.captures[0], &arguments, &mut lab);
             grow(surprisal(), &mut grown, column.unwrap());
         }
-        let whole = observe(surprisal(), &writer.run, &arguments, &mut bench).unwrap();
+        let whole = observe(surprisal(), &writer.run, &arguments, &mut lab).unwrap();
         assert_eq!(grown.provenance.tokens, whole.provenance.tokens);
         assert_eq!(grown.notes.len(), whole.notes.len());
         let words = |figure: &Figure| figure.notes[0].split(',').next().unwrap().to_owned();

@@ -8,7 +8,7 @@ use lmscope::edit::direction::{Direction, random_like};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
@@ -27,14 +27,14 @@ fn grid(figure: &Figure) -> &Grid {
     }
 }
 
-fn sweep(bench: &mut Bench, arguments: &Arguments) -> Figure {
+fn sweep(lab: &mut Lab, arguments: &Arguments) -> Figure {
     let run = Run {
         seed: 1,
         ..Run::default()
     };
     instrument("sweep")
         .unwrap()
-        .observe(&run, arguments, bench)
+        .observe(&run, arguments, lab)
         .unwrap()
 }
 
@@ -60,9 +60,9 @@ fn number(cell: &Cell, name: &str) -> f32 {
 }
 
 /// Logits after every position, f64 log-probabilities.
-fn log_probabilities(bench: &mut Bench, run: &Run) -> Vec<Vec<f64>> {
+fn log_probabilities(lab: &mut Lab, run: &Run) -> Vec<Vec<f64>> {
     let at = Site::Logits.at(0);
-    let rows = bench.record(run, &[at]).unwrap();
+    let rows = lab.record(run, &[at]).unwrap();
     let rows = rows.get(at).unwrap().to_vec2::<f32>().unwrap();
     let normal = |row: &Vec<f32>| {
         let total = row.iter().map(|z| f64::from(*z).exp()).sum::<f64>().ln();
@@ -72,33 +72,32 @@ fn log_probabilities(bench: &mut Bench, run: &Run) -> Vec<Vec<f64>> {
 }
 
 /// Success, KL and fluency of a list under an edit, one prompt at a time through the writer.
-fn brute(bench: &mut Bench, prompts: &[String], edit: Option<&str>, count: usize) -> [f64; 3] {
+fn brute(lab: &mut Lab, prompts: &[String], edit: Option<&str>, count: usize) -> [f64; 3] {
     let edits: Vec<&str> = edit.into_iter().collect();
     let mut sums = [0.0; 3];
     for prompt in prompts {
-        let tokens = bench.model.encode(prompt, false).unwrap();
+        let tokens = lab.model.encode(prompt, false).unwrap();
         let parsed = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
         let schedule = Schedule::always(parsed);
-        let mut writer =
-            Writer::begin(bench, tokens.clone(), schedule, Sampling::default()).unwrap();
+        let mut writer = Writer::begin(lab, tokens.clone(), schedule, Sampling::default()).unwrap();
         for _ in 0..count {
-            let step = writer.step(bench, &[]).unwrap();
-            if bench.model.is_end(step.choice.id) {
+            let step = writer.step(lab, &[]).unwrap();
+            if lab.model.is_end(step.choice.id) {
                 break;
             }
         }
         let whole = writer.run.tokens.clone();
         let written = &whole[tokens.len()..];
-        let said = bench.model.tokenizer().unwrap().text(written);
+        let said = lab.model.tokenizer().unwrap().text(written);
         let hit = ANSWERS
             .split('|')
             .any(|a| said.trim_start().starts_with(a.trim_start()));
         sums[0] += f64::from(u8::from(hit));
-        let base = log_probabilities(bench, &Run::plain(tokens.clone()));
-        let moved = log_probabilities(bench, &edited(tokens.clone(), &edits));
+        let base = log_probabilities(lab, &Run::plain(tokens.clone()));
+        let moved = log_probabilities(lab, &edited(tokens.clone(), &edits));
         let pairs = base.last().unwrap().iter().zip(moved.last().unwrap());
         sums[1] += pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-        let plain = log_probabilities(bench, &Run::plain(whole.clone()));
+        let plain = log_probabilities(lab, &Run::plain(whole.clone()));
         let nats = written.iter().enumerate();
         let nats = nats.map(|(i, t)| -plain[tokens.len() + i - 1][*t as usize]);
         sums[2] += nats.sum::<f64>() / written.len() as f64;
@@ -109,24 +108,24 @@ fn brute(bench: &mut Bench, prompts: &[String], edit: Option<&str>, count: usize
 #[test]
 fn every_number_is_that_of_texts_written_one_by_one() {
     let folder = tempfile::tempdir().unwrap();
-    let mut bench = demo();
+    let mut lab = demo();
     let (prompts, arguments) = stories(&folder, 6);
-    let figure = sweep(&mut bench, &arguments.with("strengths", "0,0.5"));
+    let figure = sweep(&mut lab, &arguments.with("strengths", "0,0.5"));
     let grid = grid(&figure);
     assert_eq!(grid.columns.len(), 2);
-    let mood = bench.directions["mood"].clone();
+    let mood = lab.directions["mood"].clone();
     let null = Direction {
         rows: vec![(mood.rows[0].0, random_like(&mood.rows[0].1, 1))],
         origin: mood.origin,
     };
-    bench.directions.insert("null".into(), null);
+    lab.directions.insert("null".into(), null);
     let near = |found: f32, expected: f64, what: &str| {
         assert!(
             (f64::from(found) - expected).abs() < 2e-3,
             "{what}: {found} and {expected}"
         );
     };
-    let unedited = brute(&mut bench, &prompts, None, 6);
+    let unedited = brute(&mut lab, &prompts, None, 6);
     for layer in [1, 4] {
         let places = [
             (0, "", unedited),
@@ -135,7 +134,7 @@ fn every_number_is_that_of_texts_written_one_by_one() {
                 1,
                 "",
                 brute(
-                    &mut bench,
+                    &mut lab,
                     &prompts,
                     Some(&format!("add:mood@resid_pre.{layer}*0.5")),
                     6,
@@ -145,7 +144,7 @@ fn every_number_is_that_of_texts_written_one_by_one() {
                 1,
                 ", random",
                 brute(
-                    &mut bench,
+                    &mut lab,
                     &prompts,
                     Some(&format!("add:null@resid_pre.{layer}*0.5")),
                     6,
@@ -169,10 +168,10 @@ fn every_number_is_that_of_texts_written_one_by_one() {
 #[test]
 fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let mut bench = demo();
+    let mut lab = demo();
     let (_, arguments) = stories(&folder, 32);
     let arguments = arguments.with("strengths", "-0.5,0,0.5");
-    let figure = sweep(&mut bench, &arguments);
+    let figure = sweep(&mut lab, &arguments);
     let cells = &grid(&figure).cells;
     let baseline = cells[1][0].value;
     assert!(
@@ -217,19 +216,19 @@ fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
 #[test]
 fn colours_and_nulls_are_a_matter_of_choice() {
     let folder = tempfile::tempdir().unwrap();
-    let mut bench = demo();
+    let mut lab = demo();
     let (_, arguments) = stories(&folder, 4);
     let arguments = arguments.with("strengths", "0.5,1");
-    let figure = sweep(&mut bench, &arguments);
+    let figure = sweep(&mut lab, &arguments);
     let cell = &grid(&figure).cells[1][2];
     assert_eq!(cell.value, number(cell, "success"));
     for measure in ["kl", "fluency"] {
-        let figure = sweep(&mut bench, &arguments.clone().with("measure", measure));
+        let figure = sweep(&mut lab, &arguments.clone().with("measure", measure));
         let other = &grid(&figure).cells[1][2];
         assert_eq!(other.value, number(other, measure));
         assert_eq!(other.value, number(cell, measure));
     }
-    let beside = sweep(&mut bench, &arguments.clone().with("null", "columns"));
+    let beside = sweep(&mut lab, &arguments.clone().with("null", "columns"));
     let titles: Vec<&str> = grid(&beside)
         .columns
         .iter()
@@ -244,9 +243,9 @@ fn colours_and_nulls_are_a_matter_of_choice() {
         assert_eq!(cells[1].value, number(cells[0], "success, random"));
         assert_eq!(cells[0].value, number(cells[0], "success"));
     }
-    let alone = sweep(&mut bench, &arguments.clone().with("null", "random"));
+    let alone = sweep(&mut lab, &arguments.clone().with("null", "random"));
     assert_eq!(grid(&alone).cells[1], grid(&beside).cells[3]);
-    let without = sweep(&mut bench, &arguments.with("null", "no"));
+    let without = sweep(&mut lab, &arguments.with("null", "no"));
     let names = grid(&without).cells[1][2].more.iter().map(|m| m.0.as_str());
     assert_eq!(names.collect::<Vec<_>>(), ["success", "kl", "fluency"]);
 }
@@ -255,26 +254,26 @@ fn colours_and_nulls_are_a_matter_of_choice() {
 #[test]
 fn the_best_cell_keeps_its_fluency() {
     let folder = tempfile::tempdir().unwrap();
-    let mut bench = demo();
+    let mut lab = demo();
     let (_, arguments) = stories(&folder, 8);
-    let sunny = bench
+    let sunny = lab
         .model
         .tokenizer()
         .unwrap()
         .encode_literal(" sunny")
         .unwrap()[0];
-    let word = bench.model.transformer.logit_direction(sunny).unwrap();
+    let word = lab.model.transformer.logit_direction(sunny).unwrap();
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(7), word.to_vec1().unwrap())],
-        origin: bench.directions["mood"].origin.clone(),
+        origin: lab.directions["mood"].origin.clone(),
     };
-    bench.directions.insert("word".into(), direction);
+    lab.directions.insert("word".into(), direction);
     let arguments = arguments
         .with("direction", "word")
         .with("strengths", "0.1,200")
         .with("null", "no");
-    let strict = sweep(&mut bench, &arguments.clone().with("within", "0.3"));
-    let lenient = sweep(&mut bench, &arguments.with("within", "100"));
+    let strict = sweep(&mut lab, &arguments.clone().with("within", "0.3"));
+    let lenient = sweep(&mut lab, &arguments.with("within", "100"));
     let cells = &grid(&strict).cells;
     let (whole, broken) = (&cells[0][7], &cells[1][7]);
     assert!(broken.value > whole.value, "{broken:?} {whole:?}");
@@ -297,18 +296,13 @@ fn the_best_cell_keeps_its_fluency() {
 #[test]
 fn what_a_sweep_lacks_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let mut bench = demo();
+    let mut lab = demo();
     let (_, listed) = stories(&folder, 2);
-    let text = Run::plain(
-        bench
-            .model
-            .encode("The capital of France is", false)
-            .unwrap(),
-    );
+    let text = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let mut refused = |run: &Run, arguments: &Arguments| {
         let found = instrument("sweep")
             .unwrap()
-            .observe(run, arguments, &mut bench);
+            .observe(run, arguments, &mut lab);
         found.unwrap_err().to_string()
     };
     let success = Arguments::default().with("measure", "success");
@@ -363,8 +357,8 @@ fn a_list_takes_the_place_of_a_prompt() {
 /// A sweep that is stopped shows what it has, with holes; asked again it measures the rest, and is the whole one bit for bit.
 #[test]
 fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
-    let mut bench = demo();
-    let tokens = bench.model.encode("The capital of France is", false);
+    let mut lab = demo();
+    let tokens = lab.model.encode("The capital of France is", false);
     let run = Run::plain(tokens.unwrap());
     let arguments = Arguments::default()
         .with("direction", "mood")
@@ -372,15 +366,15 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let of = instrument("sweep").unwrap();
     let whole = of.observe(&run, &arguments, &mut demo()).unwrap();
 
-    let cancel = bench.cancel.clone();
-    bench.progress = WorkProgress::told(move |done| {
+    let cancel = lab.cancel.clone();
+    lab.progress = WorkProgress::told(move |done| {
         if done > 0.3 {
             cancel.store(true, Ordering::Relaxed);
         }
     });
-    let part = of.observe(&run, &arguments, &mut bench).unwrap();
-    bench.progress = WorkProgress::default();
-    assert!(std::mem::take(&mut bench.unfinished.stopped));
+    let part = of.observe(&run, &arguments, &mut lab).unwrap();
+    lab.progress = WorkProgress::default();
+    assert!(std::mem::take(&mut lab.unfinished.stopped));
     let cells = grid(&part).cells.iter().flatten();
     let known = cells.filter(|c| c.value.is_finite()).count();
     assert_eq!(known, 5, "of 16 cells, a third");
@@ -389,9 +383,9 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let mut asked = Vec::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shares = seen.clone();
-    bench.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
-    let rest = of.observe(&run, &arguments, &mut bench).unwrap();
-    bench.progress = WorkProgress::default();
+    lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
+    let rest = of.observe(&run, &arguments, &mut lab).unwrap();
+    lab.progress = WorkProgress::default();
     asked.append(&mut seen.lock().unwrap());
     assert_eq!(asked.len(), 11, "what was measured is not measured again");
     assert!(asked[0] > 0.3, "{asked:?}");

@@ -5,8 +5,8 @@ use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::Figure;
 use lmscope::instruments::{Arguments, Instrument};
+use lmscope::lab::Lab;
 use lmscope::lab::apply::Null;
-use lmscope::lab::bench::Bench;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
 use lmscope::lab::tap::{Keep, RunTap};
@@ -16,17 +16,17 @@ use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::tap::{Phase, Span, Tap};
 
 /// A bench with a tiny random model.
-pub fn tiny(family: &'static Family) -> Bench {
-    Bench::new(Model::tiny(family, 7).unwrap())
+pub fn tiny(family: &'static Family) -> Lab {
+    Lab::new(Model::tiny(family, 7).unwrap())
 }
 
-/// A bench for every family.
-pub fn every_family() -> impl Iterator<Item = Bench> {
+/// A lab for every family.
+pub fn every_family() -> impl Iterator<Item = Lab> {
     FAMILIES.iter().map(tiny)
 }
 
-/// A bench for every family whose blocks all have one MLP, so that neurons can be addressed in each.
-pub fn dense_families() -> impl Iterator<Item = Bench> {
+/// A lab for every family whose blocks all have one MLP, so that neurons can be addressed in each.
+pub fn dense_families() -> impl Iterator<Item = Lab> {
     every_family().filter(|b| b.model.card.neuron_layers.len() == b.model.card.layers)
 }
 
@@ -49,26 +49,26 @@ pub fn next(
     of: &dyn Instrument,
     writer: &mut Writer,
     arguments: &Arguments,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Figure {
-    let needs = of.needs(&writer.run, arguments, bench).unwrap();
-    let step = writer.step(bench, &[needs]).unwrap();
-    let column = of.column(&step.captures[0], arguments, bench).unwrap();
+    let needs = of.needs(&writer.run, arguments, lab).unwrap();
+    let step = writer.step(lab, &[needs]).unwrap();
+    let column = of.column(&step.captures[0], arguments, lab).unwrap();
     let run = &writer.run;
     Figure {
         title: column.title,
         body: column.body,
         notes: column.notes,
         check: column.check,
-        provenance: bench.provenance(run, Vec::new()),
+        provenance: lab.provenance(run, Vec::new()),
     }
 }
 
 /// Logits after a position by reading the whole run again, alone, with values put in: nothing is shared with anything.
-pub fn read_again(bench: &mut Bench, run: &Run, position: usize, patches: &[Patch]) -> Vec<f32> {
-    let mut program = bench.compile(run, Null::No).unwrap();
+pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) -> Vec<f32> {
+    let mut program = lab.compile(run, Null::No).unwrap();
     let patches: Vec<(usize, &Patch)> = patches.iter().map(|patch| (0, patch)).collect();
-    let guard = bench.guard().lenient();
+    let guard = lab.guard().lenient();
     let mut tap = RunTap::new(&mut program, &patches, &[], Keep::All, guard);
     let span = Span {
         start: 0,
@@ -76,8 +76,8 @@ pub fn read_again(bench: &mut Bench, run: &Run, position: usize, patches: &[Patc
         prompt: run.prompt,
         phase: Phase::Prefill,
     };
-    let transformer = &bench.model.transformer;
-    let tokens = bench.model.tokens(&run.tokens).unwrap();
+    let transformer = &lab.model.transformer;
+    let tokens = lab.model.tokens(&run.tokens).unwrap();
     let x = transformer.trunk(&tokens, span, None, &mut tap).unwrap();
     let x = x.narrow(1, position, 1).unwrap().contiguous().unwrap();
     tap.begin(Span {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Header, Unit};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax};
 use lmscope::model::load::Options;
@@ -30,10 +30,10 @@ fn folder(case: &str) -> PathBuf {
         .join(case)
 }
 
-/// A checkpoint on the bench, and what TransformerLens says of it.
+/// A checkpoint on the lab, and what TransformerLens says of it.
 struct Case {
     name: &'static str,
-    bench: Bench,
+    lab: Lab,
     /// By the name that the script gives it.
     expected: HashMap<String, Tensor>,
 }
@@ -48,7 +48,7 @@ impl Case {
         let results = folder(name).join("results.safetensors");
         Self {
             name,
-            bench: Bench::open(&folder(name).to_string_lossy(), &options).unwrap(),
+            lab: Lab::open(&folder(name).to_string_lossy(), &options).unwrap(),
             expected: candle_core::safetensors::load(results, &Device::Cpu).unwrap(),
         }
     }
@@ -107,7 +107,7 @@ impl Case {
             .fold(Arguments::default(), |all, (name, value)| {
                 all.with(name, value)
             });
-        of.observe(run, &arguments, &mut self.bench).unwrap()
+        of.observe(run, &arguments, &mut self.lab).unwrap()
     }
 
     /// The metric of every patched run of a patching map `[layers, columns]`. Positions at which the prompts are still
@@ -141,7 +141,7 @@ impl Case {
             for (layer, cell) in column.iter().enumerate() {
                 let row = &rows[layer * grid.cells.len() + position];
                 for (id, log) in row.iter().enumerate() {
-                    let p = probability(&self.bench, cell, id as u32);
+                    let p = probability(&self.lab, cell, id as u32);
                     apart = apart.max((p.ln() - log).abs());
                 }
             }
@@ -152,7 +152,7 @@ impl Case {
 
     /// Natural log-probabilities of expected logits, as flat rows of the vocabulary.
     fn log_probabilities(&self, logits: &Tensor) -> Vec<Vec<f32>> {
-        let vocab = self.bench.model.card.vocab;
+        let vocab = self.lab.model.card.vocab;
         let mut rows = logits
             .reshape(((), vocab))
             .unwrap()
@@ -184,8 +184,8 @@ fn stack(rows: impl IntoIterator<Item = Vec<f32>>, shape: &[usize]) -> Tensor {
 }
 
 /// The probability of a token in a cell that keeps the whole vocabulary.
-fn probability(bench: &Bench, cell: &Cell, id: u32) -> f32 {
-    let label = bench.visible(id);
+fn probability(lab: &Lab, cell: &Cell, id: u32) -> f32 {
+    let label = lab.visible(id);
     let mut found = cell.more.iter().filter(|(l, _)| *l == label);
     let (_, p) = found.next().expect("the cell keeps every token");
     assert!(found.next().is_none(), "two tokens are called {label}");
@@ -195,11 +195,11 @@ fn probability(bench: &Bench, cell: &Cell, id: u32) -> f32 {
 #[test]
 fn logits_and_attention_are_those_of_transformer_lens() {
     for mut case in Case::all() {
-        let layers = case.bench.model.card.layers;
+        let layers = case.lab.model.card.layers;
         let probs: Vec<_> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
         let logits = Site::Logits.at(0);
         let wanted = [&probs[..], &[logits]].concat();
-        let recording = case.bench.record(&case.run(), &wanted).unwrap();
+        let recording = case.lab.record(&case.run(), &wanted).unwrap();
         case.agrees("logits", recording.get(logits).unwrap());
         let patterns: Vec<_> = probs.iter().map(|a| recording.get(*a).unwrap()).collect();
         case.agrees("pattern", &Tensor::stack(&patterns, 0).unwrap());
@@ -211,9 +211,9 @@ fn logits_and_attention_are_those_of_transformer_lens() {
 fn the_lens_is_that_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let vocab = case.bench.model.card.vocab;
+        let vocab = case.lab.model.card.vocab;
         let figure = case.observe(&run, "lens", &[("top", &vocab.to_string())]);
-        let layers = case.bench.model.card.layers;
+        let layers = case.lab.model.card.layers;
         let expected = case.get("lens").narrow(0, 1, layers).unwrap();
         case.lens_agrees("resid_post", &expected, grid(&figure));
     }
@@ -224,7 +224,7 @@ fn the_lens_is_that_of_transformer_lens() {
 fn the_lens_reads_other_sites_as_transformer_lens_does() {
     for mut case in Case::all() {
         let run = case.run();
-        let (layers, window) = (case.bench.model.card.layers, run.tokens.len());
+        let (layers, window) = (case.lab.model.card.layers, run.tokens.len());
         let all = case.get("lens").clone();
         let mut sites = vec![("resid_pre", all.narrow(0, 0, layers).unwrap(), window)];
         if let Some(mid) = case.expected.get("lens.mid") {
@@ -236,7 +236,7 @@ fn the_lens_reads_other_sites_as_transformer_lens_does() {
         for (site, expected, window) in sites {
             let parameters = [
                 ("site", site),
-                ("top", &case.bench.model.card.vocab.to_string()),
+                ("top", &case.lab.model.card.vocab.to_string()),
                 ("window", &window.to_string()),
             ];
             let figure = case.observe(&run, "lens", &parameters);
@@ -250,7 +250,7 @@ fn the_lens_reads_other_sites_as_transformer_lens_does() {
 fn entropy_and_kl_are_those_of_the_logits_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let (layers, window) = (case.bench.model.card.layers, run.tokens.len());
+        let (layers, window) = (case.lab.model.card.layers, run.tokens.len());
         let expected = case.log_probabilities(case.get("lens"));
         let last = &expected[layers * window..];
         for show in ["entropy", "kl"] {
@@ -281,7 +281,7 @@ fn entropy_and_kl_are_those_of_the_logits_of_transformer_lens() {
 fn attributions_by_layer_are_those_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let (layers, window) = (case.bench.model.card.layers, run.tokens.len());
+        let (layers, window) = (case.lab.model.card.layers, run.tokens.len());
         for (kind, token) in case.questions() {
             let parameters = [("token", token.as_str()), ("window", &window.to_string())];
             let figure = case.observe(&run, "residual", &parameters);
@@ -332,7 +332,7 @@ fn attributions_by_head_are_those_of_transformer_lens() {
     for mut case in Case::all().filter(Case::opens) {
         let run = case.run();
         let window = run.tokens.len();
-        let (layers, heads) = (case.bench.model.card.layers, case.bench.model.card.heads);
+        let (layers, heads) = (case.lab.model.card.layers, case.lab.model.card.heads);
         for (kind, token) in case.questions() {
             let parameters = [
                 ("token", token.as_str()),
@@ -353,7 +353,7 @@ fn attributions_by_head_are_those_of_transformer_lens() {
 fn attributions_by_neuron_are_those_of_transformer_lens() {
     for mut case in Case::all().filter(Case::opens) {
         let run = case.run();
-        let (layers, width) = (case.bench.model.card.layers, case.bench.model.card.d_mlp);
+        let (layers, width) = (case.lab.model.card.layers, case.lab.model.card.d_mlp);
         for (kind, token) in case.questions() {
             let count = (layers * width).to_string();
             let parameters = [
@@ -389,7 +389,7 @@ fn attributions_by_neuron_are_those_of_transformer_lens() {
 fn attributions_by_source_are_those_of_transformer_lens() {
     for mut case in Case::all().filter(Case::opens) {
         let run = case.run();
-        let (layers, heads) = (case.bench.model.card.layers, case.bench.model.card.heads);
+        let (layers, heads) = (case.lab.model.card.layers, case.lab.model.card.heads);
         for (kind, token) in case.questions() {
             let mut found = Vec::new();
             for layer in 0..layers {
@@ -413,7 +413,7 @@ fn attributions_by_source_are_those_of_transformer_lens() {
 #[test]
 fn head_scores_are_those_of_transformer_lens() {
     for mut case in Case::all() {
-        let (layers, heads) = (case.bench.model.card.layers, case.bench.model.card.heads);
+        let (layers, heads) = (case.lab.model.card.layers, case.lab.model.card.heads);
         for text in ["repeated", "text"] {
             let tokens = case.ids(text);
             let run = Run::plain(tokens.clone());
@@ -439,7 +439,7 @@ fn head_scores_are_those_of_transformer_lens() {
 fn patterns_are_those_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let (layers, heads) = (case.bench.model.card.layers, case.bench.model.card.heads);
+        let (layers, heads) = (case.lab.model.card.layers, case.lab.model.card.heads);
         let length = run.tokens.len();
         let mut found = Vec::new();
         for (layer, head) in (0..layers).flat_map(|l| (0..heads).map(move |h| (l, h))) {
@@ -507,14 +507,14 @@ fn heads_promote_what_they_promote_in_transformer_lens() {
 fn a_cut_is_that_of_transformer_lens() {
     for mut case in Case::all() {
         let sources = case.ids("knockout.sources");
-        let layers = case.bench.model.card.layers;
+        let layers = case.lab.model.card.layers;
         let edits: Vec<String> = sources
             .iter()
             .map(|source| format!("cut:={source}@attn_scores.1-{}:last", layers - 1))
             .collect();
         let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
         let run = edited(case.ids("tokens"), &edits);
-        let found = case.bench.last_logits(&run).unwrap();
+        let found = case.lab.last_logits(&run).unwrap();
         case.agrees("knockout.logits", &stack([found.clone()], &[found.len()]));
     }
 }
@@ -533,7 +533,7 @@ fn metric(cell: &Cell, which: &str) -> f32 {
 fn patching_maps_are_those_of_transformer_lens() {
     for mut case in Case::all() {
         let run = case.run();
-        let heads = case.bench.model.card.heads;
+        let heads = case.lab.model.card.heads;
         let length = run.tokens.len();
         let words = |ids: &[u32]| -> String {
             let words: Vec<String> = ids.iter().map(|id| format!("w{id} ")).collect();

@@ -113,12 +113,12 @@ pub fn read_lens(place: &Place, bytes: &[u8]) -> Result<()> {
     if !config.exists() {
         std::fs::copy(references().join("lenses/tuned/config.json"), &config).unwrap();
     }
-    let bench = place.tiny();
-    let lens = LensFile::open(path.to_str().unwrap(), &bench.model)?;
-    let width = bench.model.card.d_model;
+    let lab = place.tiny();
+    let lens = LensFile::open(path.to_str().unwrap(), &lab.model)?;
+    let width = lab.model.card.d_model;
     let rows = Tensor::ones((2, width), DType::F32, &Device::Cpu)?;
     for site in [Site::ResidPre, Site::ResidPost] {
-        for layer in 0..bench.model.card.layers {
+        for layer in 0..lab.model.card.layers {
             let mapped = lens.apply(site.at(layer), &rows)?;
             assert_eq!(mapped.dims(), [2, width]);
         }
@@ -129,15 +129,15 @@ pub fn read_lens(place: &Place, bytes: &[u8]) -> Result<()> {
 /// Of two sites of the tiny model.
 pub fn statistics() -> Vec<Vec<u8>> {
     let place = Place::open();
-    let mut bench = place.tiny();
+    let mut lab = place.tiny();
     let tokens: Vec<u32> = (1..30).collect();
-    let wanted = expand("mlp_act.0,resid_pre.1", &bench.model.card.blueprint).unwrap();
+    let wanted = expand("mlp_act.0,resid_pre.1", &lab.model.card.blueprint).unwrap();
     let how = How {
         skip: 1,
         piece: 10,
         text: "numbers".into(),
     };
-    let measured = Statistics::measure(&mut bench, &pieces(&tokens, None, 10), &wanted, &how);
+    let measured = Statistics::measure(&mut lab, &pieces(&tokens, None, 10), &wanted, &how);
     vec![measured.unwrap().bytes().unwrap()]
 }
 
@@ -248,15 +248,15 @@ pub fn read_edit(place: &Place, bytes: &[u8]) -> Result<()> {
     if edits.is_empty() || edits.len() > 4 {
         return Ok(());
     }
-    let mut bench = place.demo();
-    let tokens = bench.model.encode("The capital of France is", false)?;
+    let mut lab = place.demo();
+    let tokens = lab.model.encode("The capital of France is", false)?;
     let run = Run {
         schedule: Schedule::always(edits),
         ..Run::plain(tokens)
     };
-    let known = bench.model.card.vocab;
-    assert!(bench.last_logits(&run)?.len() <= known);
-    for receipt in bench.receipts(&run)? {
+    let known = lab.model.card.vocab;
+    assert!(lab.last_logits(&run)?.len() <= known);
+    for receipt in lab.receipts(&run)? {
         assert!(
             !receipt.active || receipt.fired > 0 || !receipt.why.is_empty(),
             "{receipt:?} does not say why"

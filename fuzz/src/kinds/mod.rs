@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lmscope::error::Result;
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::model::Model;
 use lmscope::model::load::Options;
 use lmscope::model::network::families::FAMILIES;
@@ -317,8 +317,8 @@ fn folders(of: &Path) -> Vec<PathBuf> {
 /// Where files go that must be files, and the models that others are read for.
 pub struct Place {
     folder: tempfile::TempDir,
-    demo: RefCell<Option<Bench>>,
-    tiny: RefCell<Option<Bench>>,
+    demo: RefCell<Option<Lab>>,
+    tiny: RefCell<Option<Lab>>,
     hub: RefCell<Option<hub::Server>>,
 }
 
@@ -355,22 +355,18 @@ impl Place {
     }
 
     /// The demo model, which has a tokenizer and directions.
-    fn demo(&self) -> RefMut<'_, Bench> {
-        let open = || Bench::open("demo", &Options::default()).unwrap();
-        RefMut::map(self.demo.borrow_mut(), |bench| {
-            bench.get_or_insert_with(open)
-        })
+    fn demo(&self) -> RefMut<'_, Lab> {
+        let open = || Lab::open("demo", &Options::default()).unwrap();
+        RefMut::map(self.demo.borrow_mut(), |lab| lab.get_or_insert_with(open))
     }
 
     /// A random llama of three layers, as the reference files are made for.
-    fn tiny(&self) -> RefMut<'_, Bench> {
+    fn tiny(&self) -> RefMut<'_, Lab> {
         let open = || {
             let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
-            Bench::new(Model::tiny(llama, 7).unwrap())
+            Lab::new(Model::tiny(llama, 7).unwrap())
         };
-        RefMut::map(self.tiny.borrow_mut(), |bench| {
-            bench.get_or_insert_with(open)
-        })
+        RefMut::map(self.tiny.borrow_mut(), |lab| lab.get_or_insert_with(open))
     }
 
     /// Loads what inputs of every kind need, so that it is not counted as theirs.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use lmscope::error::{Error, Result};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::checkpoint::gguf::Gguf;
 use lmscope::model::checkpoint::gguf::config::describe;
@@ -105,7 +105,7 @@ pub fn read_gguf(place: &Place, bytes: &[u8]) -> Result<()> {
 fn run(path: &Path) -> Result<()> {
     let model = load(path.to_str().unwrap(), &Options::default())?;
     let vocab = model.card.vocab;
-    let logits = Bench::new(model).last_logits(&Run::plain(vec![1, 2, 3]))?;
+    let logits = Lab::new(model).last_logits(&Run::plain(vec![1, 2, 3]))?;
     assert!(logits.len() <= vocab, "{} logits of {vocab}", logits.len());
     Ok(())
 }

@@ -263,10 +263,10 @@ pub fn read_arguments(place: &Place, bytes: &[u8]) -> Result<()> {
     if !QUICK.contains(&name) || flags::model_name(of) != "demo" {
         return Ok(());
     }
-    let mut bench = place.demo();
+    let mut lab = place.demo();
     let prompted = of.contains_id("prompt") || of.contains_id("ids");
     let run = if prompted || instrument.needs_prompt(&given) {
-        let tokens = flags::tokens(of, &bench)?;
+        let tokens = flags::tokens(of, &lab)?;
         Run {
             schedule: Schedule::always(edits),
             ..Run::plain(tokens).until(24)
@@ -274,7 +274,7 @@ pub fn read_arguments(place: &Place, bytes: &[u8]) -> Result<()> {
     } else {
         Run::default()
     };
-    let figure = instrument.observe(&run, &given, &mut bench)?;
+    let figure = instrument.observe(&run, &given, &mut lab)?;
     for format in export::FORMATS {
         (format.write)(&figure)?;
     }

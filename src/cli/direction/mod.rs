@@ -69,8 +69,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
 fn sum(matches: &ArgMatches) -> Result<()> {
     let text = arguments::text(matches, "combine");
     crate::vectors::combine::parse(text)?;
-    let mut bench = arguments::open(matches)?;
-    let direction = combine(&bench, text)?;
+    let mut lab = arguments::open(matches)?;
+    let direction = combine(&lab, text)?;
     let path = write(matches, direction.clone())?;
     output::note(&format!(
         "{}: {text}, at {}, length {:.3}.",
@@ -79,7 +79,7 @@ fn sum(matches: &ArgMatches) -> Result<()> {
         direction.norm()
     ));
     if matches.contains_id("demos") {
-        shots::judge(matches, &mut bench, &direction)?;
+        shots::judge(matches, &mut lab, &direction)?;
     }
     Ok(())
 }

@@ -42,20 +42,20 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
             "texts with their turn marks written out, because the answer's letter stands in the reply; leave --chat out",
         ));
     }
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     if method == Method::Caa {
-        check_letters(&bench.model, &plus, &minus, &positions)?;
+        check_letters(&lab.model, &plus, &minus, &positions)?;
     }
     let measure = Measure {
         site,
-        layers: layers(arguments::text(matches, "layer"), bench.model.card.layers)?,
+        layers: layers(arguments::text(matches, "layer"), lab.model.card.layers)?,
         positions,
         chat,
     };
-    let contrast = arguments::showing_progress(&mut bench, "direction", |bench| {
-        Contrast::measure(bench, &plus, &minus, measure)
+    let contrast = arguments::showing_progress(&mut lab, "direction", |lab| {
+        Contrast::measure(lab, &plus, &minus, measure)
     })?;
-    let direction = contrast.direction(method, &bench)?;
+    let direction = contrast.direction(method, &lab)?;
     let path = write(matches, direction.clone())?;
     let notes = direction.origin.notes.iter();
     notes.for_each(|note| output::note(&format!("{}: {note}.", path.display())));

@@ -12,7 +12,7 @@ use crate::cli::arguments;
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::model::network::site::Site;
 use crate::vectors::judge::{Insertion, Questions, Verdict};
 use crate::vectors::shots::{Layout, Pair, read, split};
@@ -94,8 +94,8 @@ impl Given {
         }
     }
 
-    fn questions(&self, bench: &Bench) -> Result<Questions> {
-        let shots = self.prompts().on(bench);
+    fn questions(&self, lab: &Lab) -> Result<Questions> {
+        let shots = self.prompts().on(lab);
         Ok(Questions {
             fit: shots.bare(&self.made_from)?,
             held: shots.bare(&self.held_out)?,
@@ -110,9 +110,9 @@ fn count(matches: &ArgMatches, name: &str) -> usize {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     if let Some(name) = matches.get_one::<String>("evaluate") {
-        let mut bench = arguments::open(matches)?;
-        let direction = bench.direction(name)?;
-        judge(matches, &mut bench, &direction)?;
+        let mut lab = arguments::open(matches)?;
+        let direction = lab.direction(name)?;
+        judge(matches, &mut lab, &direction)?;
         return Ok(());
     }
     let method: InContext = arguments::text(matches, "method").parse().map_err(|_| {
@@ -120,10 +120,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         Error::argument("--method", arguments::text(matches, "method"), expected)
     })?;
     let given = Given::read(matches)?;
-    let mut bench = arguments::open(matches)?;
+    let mut lab = arguments::open(matches)?;
     let kept = match arguments::text(matches, "layer") {
         "" | "auto" => None,
-        text => Some(layers(text, bench.model.card.layers)?),
+        text => Some(layers(text, lab.model.card.layers)?),
     };
     let recipe = Recipe {
         trials: count(matches, "trials"),
@@ -135,15 +135,15 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         heads: count(matches, "heads"),
         dummies: count(matches, "dummies"),
     };
-    let (mut direction, verdict) = arguments::showing_progress(&mut bench, "direction", |bench| {
-        let mut direction = method.make(bench, &given.prompts(), recipe)?;
+    let (mut direction, verdict) = arguments::showing_progress(&mut lab, "direction", |lab| {
+        let mut direction = method.make(lab, &given.prompts(), recipe)?;
         if let Some(kept) = &kept {
             direction
                 .rows
                 .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
         }
-        let asked = given.questions(bench)?;
-        let verdict = Verdict::reach(bench, &direction, method.insertion(), &asked, given.seed)?;
+        let asked = given.questions(lab)?;
+        let verdict = Verdict::reach(lab, &direction, method.insertion(), &asked, given.seed)?;
         Ok::<_, Error>((direction, verdict))
     })?;
     let best = verdict.best().map_or(0, |b| b.layer);
@@ -155,7 +155,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     direction.origin.notes.push(verdict.sentence());
     let path = write(matches, direction.clone())?;
     let file = path.display().to_string();
-    show(matches, &mut bench, &file, &direction, &verdict, given.seed)?;
+    show(matches, &mut lab, &file, &direction, &verdict, given.seed)?;
     output::note(&format!(
         "{file}: {method}, from {} prompts at {}, length {:.3}. Use it as --edit '{}:{file}@{}:last'.",
         direction.origin.prompts.0,
@@ -168,28 +168,28 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Judges a direction on the demonstrations that the flags name, and prints the result.
-pub(super) fn judge(matches: &ArgMatches, bench: &mut Bench, direction: &Direction) -> Result<()> {
+pub(super) fn judge(matches: &ArgMatches, lab: &mut Lab, direction: &Direction) -> Result<()> {
     let given = Given::read(matches)?;
     let op = match arguments::text(matches, "op") {
         "replace" => Insertion::Replace,
         "" if direction.origin.method == InContext::TaskVector.to_string() => Insertion::Replace,
         _ => Insertion::Add,
     };
-    let asked = given.questions(bench)?;
-    let verdict = arguments::showing_progress(bench, "direction", |bench| {
-        Verdict::reach(bench, direction, op, &asked, given.seed)
+    let asked = given.questions(lab)?;
+    let verdict = arguments::showing_progress(lab, "direction", |lab| {
+        Verdict::reach(lab, direction, op, &asked, given.seed)
     });
     let name = matches
         .get_one::<String>("evaluate")
         .or(matches.get_one::<String>("combine"));
     let name = name.map_or("", String::as_str);
-    show(matches, bench, name, direction, &verdict?, given.seed)
+    show(matches, lab, name, direction, &verdict?, given.seed)
 }
 
 /// The table, on standard output.
 fn show(
     matches: &ArgMatches,
-    bench: &mut Bench,
+    lab: &mut Lab,
     name: &str,
     direction: &Direction,
     verdict: &Verdict,
@@ -204,7 +204,7 @@ fn show(
         word("ask"),
         number("shots"),
     ];
-    let mut figure = verdict.figure(bench, name, seed, parameters);
+    let mut figure = verdict.figure(lab, name, seed, parameters);
     let kept = direction.origin.notes.iter();
     let kept: Vec<String> = kept
         .filter(|note| !figure.notes.contains(note))
@@ -212,15 +212,15 @@ fn show(
         .collect();
     figure.notes.extend(kept);
     if let Some((at, vector)) = direction.rows.first() {
-        let device = &bench.model.transformer.device;
+        let device = &lab.model.transformer.device;
         let row = candle_core::Tensor::new(vector.as_slice(), device)?
             .unsqueeze(0)?
-            .to_dtype(bench.model.transformer.dtype())?;
-        let read = bench.read(&row, 5)?;
+            .to_dtype(lab.model.transformer.dtype())?;
+        let read = lab.read(&row, 5)?;
         let words: Vec<String> = read
             .iter()
             .flat_map(|r| &r.top)
-            .map(|(id, p)| format!("{} {p:.2}", bench.visible(*id)))
+            .map(|(id, p)| format!("{} {p:.2}", lab.visible(*id)))
             .collect();
         figure.notes.push(format!(
             "through the final norm and the unembedding the vector of {at} reads: {}",

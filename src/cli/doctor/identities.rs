@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::lab::Lab;
 use crate::lab::apply::Null;
-use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::runner::read_on;
 use crate::lab::tap::{Keep, RunTap};
@@ -101,8 +101,8 @@ impl Seen {
 
 /// A text to measure on: words where there is a tokenizer, else fixed ids, as long as is quickly read, and past the
 /// sliding windows where those are short.
-pub fn text(bench: &Bench) -> Result<Vec<u32>> {
-    let model = &bench.model;
+pub fn text(lab: &Lab) -> Result<Vec<u32>> {
+    let model = &lab.model;
     let limit = LONGEST
         .min(model.card.context)
         .min(BUDGET / bytes_of_a_token(model).max(1))
@@ -148,13 +148,13 @@ fn addresses(model: &Model) -> Vec<Address> {
 }
 
 /// Measures every identity on a run.
-pub fn measure(bench: &mut Bench, run: &Run) -> Result<Vec<Identity>> {
-    bench.model.check_prompt(&run.tokens)?;
-    let all = addresses(&bench.model);
-    let seen = pass(bench, run, &all)?;
-    let bare = pass(bench, run, &[])?;
-    let mut out = judge(&bench.model, &seen, &bare)?;
-    out.push(cache(bench, run, &bare.logits)?);
+pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
+    lab.model.check_prompt(&run.tokens)?;
+    let all = addresses(&lab.model);
+    let seen = pass(lab, run, &all)?;
+    let bare = pass(lab, run, &[])?;
+    let mut out = judge(&lab.model, &seen, &bare)?;
+    out.push(cache(lab, run, &bare.logits)?);
     Ok(out)
 }
 
@@ -175,23 +175,17 @@ fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
 }
 
 /// One pass over the whole run without a cache.
-fn pass(bench: &mut Bench, run: &Run, wanted: &[Address]) -> Result<Seen> {
-    let mut program = bench.compile(run, Null::No)?;
-    let mut tap = RunTap::new(
-        &mut program,
-        &[],
-        wanted,
-        Keep::All,
-        bench.guard().lenient(),
-    );
+fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<Seen> {
+    let mut program = lab.compile(run, Null::No)?;
+    let mut tap = RunTap::new(&mut program, &[], wanted, Keep::All, lab.guard().lenient());
     let span = Span {
         start: 0,
         len: run.tokens.len(),
         prompt: run.prompt,
         phase: Phase::Prefill,
     };
-    let transformer = &bench.model.transformer;
-    let x = transformer.trunk(&bench.model.tokens(&run.tokens)?, span, None, &mut tap)?;
+    let transformer = &lab.model.transformer;
+    let x = transformer.trunk(&lab.model.tokens(&run.tokens)?, span, None, &mut tap)?;
     let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
     Ok(Seen {
         sites: std::mem::take(&mut tap.recorded),
@@ -509,25 +503,25 @@ fn blocks(layers: &[usize]) -> String {
 
 /// I20: half of the text through the cache and then token by token, as generation does it, against one pass over the
 /// same tokens; the text is read again where its frequencies change.
-fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
+fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Identity> {
     let name = "cache on = off";
     let total = run.tokens.len();
     if total < 2 {
         return Ok(Identity::refused(name, "one token leaves nothing to cache"));
     }
     let first = total / 2;
-    let regime = bench.model.transformer.regime(total);
-    let mut program = bench.compile(run, Null::No)?;
-    let mut cache = bench.model.cache(1)?;
+    let regime = lab.model.transformer.regime(total);
+    let mut program = lab.compile(run, Null::No)?;
+    let mut cache = lab.model.cache(1)?;
     let since = Instant::now();
     let (mut most, mut rereads) = (Vec::new(), 0);
     for length in first..=total {
         let text = &run.tokens[..length];
         let held = cache.len();
-        let transformer = &bench.model.transformer;
-        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, bench.guard().lenient());
+        let transformer = &lab.model.transformer;
+        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, lab.guard().lenient());
         let text = [text.to_vec()];
-        let (logits, _) = read_on(&bench.model, &text, first, &mut cache, &mut tap, &[])?;
+        let (logits, _) = read_on(&lab.model, &text, first, &mut cache, &mut tap, &[])?;
         let logits = logits.flatten_all()?;
         if held > 0 && transformer.regime(held) != transformer.regime(length) {
             rereads += 1;
@@ -535,7 +529,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         let own = if transformer.regime(length) == regime {
             whole.get(length - 1)?
         } else {
-            let own = bench.last_logits(&run.clone().until(length))?;
+            let own = lab.last_logits(&run.clone().until(length))?;
             Tensor::from_vec(own, whole.dim(1)?, whole.device())?
         };
         most.push(relative(&logits, &own)?);
@@ -555,7 +549,7 @@ fn cache(bench: &mut Bench, run: &Run, whole: &Tensor) -> Result<Identity> {
         name,
         what,
         worst(most.into_iter()),
-        slack(&bench.model, 1e-4),
+        slack(&lab.model, 1e-4),
     ))
 }
 
@@ -609,12 +603,12 @@ mod tests {
             (Site::MlpOut, 3, 1e-2, &["neurons = MLP"]),
         ];
         let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
-        let mut bench = Bench::new(Model::tiny(llama, 7).unwrap());
+        let mut lab = Lab::new(Model::tiny(llama, 7).unwrap());
         let run = Run::plain((1..11).collect());
-        let all = addresses(&bench.model);
-        let mut seen = pass(&mut bench, &run, &all).unwrap();
-        let bare = pass(&mut bench, &run, &[]).unwrap();
-        let model = &bench.model;
+        let all = addresses(&lab.model);
+        let mut seen = pass(&mut lab, &run, &all).unwrap();
+        let bare = pass(&mut lab, &run, &[]).unwrap();
+        let model = &lab.model;
         assert_eq!(failures(&judge(model, &seen, &bare).unwrap()), [""; 0]);
         for (site, entry, by, expected) in faults {
             let at = site.at(model.card.layers - 1);
@@ -644,20 +638,20 @@ mod tests {
     #[test]
     fn one_wrong_logit_breaks_the_cache_s_identity() {
         let llama = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
-        let mut bench = Bench::new(Model::tiny(llama, 7).unwrap());
+        let mut lab = Lab::new(Model::tiny(llama, 7).unwrap());
         let run = Run::plain((1..11).collect());
-        let whole = pass(&mut bench, &run, &[]).unwrap().logits;
-        assert!(cache(&mut bench, &run, &whole).unwrap().passed());
+        let whole = pass(&mut lab, &run, &[]).unwrap().logits;
+        assert!(cache(&mut lab, &run, &whole).unwrap().passed());
         let vocab = whole.dim(1).unwrap();
         // The rows before the last of the half that is read at once are not written by the cache.
         for row in 4..10 {
             let wrong = bent(&whole, row * vocab + 7, 1e-2);
             assert!(
-                !cache(&mut bench, &run, &wrong).unwrap().passed(),
+                !cache(&mut lab, &run, &wrong).unwrap().passed(),
                 "row {row}"
             );
         }
-        let found = cache(&mut bench, &Run::plain(vec![3]), &whole).unwrap();
+        let found = cache(&mut lab, &Run::plain(vec![3]), &whole).unwrap();
         assert_eq!(found.measured, None, "{}", found.what);
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::doctor::identities::Identity;
 use crate::error::{Error, Result};
 use crate::instruments::logit_lens::lens::Lens;
 use crate::instruments::{Arguments, Instrument};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::load::Options;
@@ -68,9 +68,9 @@ fn listed<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Vec<Vec<Val
 
 /// Loads the demo, reads a prompt through the lens and looks at the lens's own check.
 fn demo(options: &Options) -> Result<String> {
-    let mut bench = Bench::open("demo", options)?;
-    let run = Run::plain(bench.model.encode("The capital of France is", false)?);
-    let figure = Lens.observe(&run, &Arguments::default(), &mut bench)?;
+    let mut lab = Lab::open("demo", options)?;
+    let run = Run::plain(lab.model.encode("The capital of France is", false)?);
+    let figure = Lens.observe(&run, &Arguments::default(), &mut lab)?;
     match figure.check {
         Some(check) if check.passed() => Ok(format!(
             "loads, and its last lens row is the model's own output (largest difference {:.1e})",
@@ -86,10 +86,10 @@ fn demo(options: &Options) -> Result<String> {
 
 /// One model: how it is built, and whether the identities hold on it.
 fn examine(matches: &ArgMatches) -> Result<()> {
-    let mut bench = arguments::open(matches)?;
-    let tokens = identities::text(&bench)?;
-    let facts = model::facts(&bench.model);
-    let found = identities::measure(&mut bench, &Run::plain(tokens.clone()))?;
+    let mut lab = arguments::open(matches)?;
+    let tokens = identities::text(&lab)?;
+    let facts = model::facts(&lab.model);
+    let found = identities::measure(&mut lab, &Run::plain(tokens.clone()))?;
     let failed: Vec<&str> = found
         .iter()
         .filter(|i| !i.passed())
@@ -98,12 +98,12 @@ fn examine(matches: &ArgMatches) -> Result<()> {
     if models::as_json(matches) {
         let fact = |(name, fact): &(&str, String)| json!({"what": name, "found": fact});
         output::json_line(&json!({
-            "model": bench.model.card.name,
+            "model": lab.model.card.name,
             "facts": facts.iter().map(fact).collect::<Vec<_>>(),
             "tokens": tokens,
-            "damage": bench.model.transformer.damage.iter().map(|d| json!({"tensor": d.name, "values": d.count, "in_file": d.stored})).collect::<Vec<_>>(),
+            "damage": lab.model.transformer.damage.iter().map(|d| json!({"tensor": d.name, "values": d.count, "in_file": d.stored})).collect::<Vec<_>>(),
             "identities": found.iter().map(as_json).collect::<Vec<_>>(),
-            "passed": failed.is_empty() && bench.model.transformer.damage.is_empty(),
+            "passed": failed.is_empty() && lab.model.transformer.damage.is_empty(),
         }))?;
     } else {
         output::listing(FACT, &listed(facts), false)?;
@@ -115,14 +115,14 @@ fn examine(matches: &ArgMatches) -> Result<()> {
             false,
         )?;
     }
-    if let Some(error) = damaged(&bench.model) {
+    if let Some(error) = damaged(&lab.model) {
         return Err(error);
     }
     if failed.is_empty() {
         return Ok(());
     }
     Err(Error::Identities {
-        model: bench.model.card.name.clone(),
+        model: lab.model.card.name.clone(),
         failed: failed.join(", "),
         count: found.len(),
     })

@@ -18,7 +18,7 @@ pub(super) struct Shadow {
 
 impl Worker {
     pub(super) fn begin_baseline(&mut self) -> Result<()> {
-        let (writer, bench) = self.writer()?;
+        let (writer, lab) = self.writer()?;
         let run = writer.run.clone();
         let sampling = writer.sampling;
         let left = run.tokens.len() - run.prompt;
@@ -30,7 +30,7 @@ impl Worker {
             ));
         }
         let writer = Writer::begin(
-            bench,
+            lab,
             run.tokens[..run.prompt].to_vec(),
             Schedule::none(),
             sampling,
@@ -45,16 +45,16 @@ impl Worker {
 
     /// One token of the unedited continuation.
     pub(super) fn write_baseline(&mut self) -> Result<()> {
-        let (Some(shadow), Some(bench)) = (&mut self.baseline, &mut self.bench) else {
+        let (Some(shadow), Some(lab)) = (&mut self.baseline, &mut self.lab) else {
             return Ok(());
         };
-        let done = if shadow.left == 0 || !shadow.writer.has_room(bench) {
+        let done = if shadow.left == 0 || !shadow.writer.has_room(lab) {
             true
         } else {
-            let step = shadow.writer.step(bench, &[])?;
-            shadow.tokens.push(written_token(bench, step.choice, &[]));
+            let step = shadow.writer.step(lab, &[])?;
+            shadow.tokens.push(written_token(lab, step.choice, &[]));
             shadow.left -= 1;
-            shadow.left == 0 || bench.model.is_end(step.choice.id)
+            shadow.left == 0 || lab.model.is_end(step.choice.id)
         };
         if done && let Some(shadow) = self.baseline.take() {
             let edited = self

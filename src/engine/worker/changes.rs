@@ -35,7 +35,7 @@ impl Worker {
     }
 
     fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
-        let Ok((writer, bench)) = self.writer() else {
+        let Ok((writer, lab)) = self.writer() else {
             self.edits = edits;
             self.tell(Update::Edited {
                 boundary: None,
@@ -47,9 +47,9 @@ impl Worker {
         let forgets = mode == Mode::AsIfAlways && writer.run.schedule.stages.len() > 1;
         let before = forgets.then(|| writer.hold());
         let boundary = match mode {
-            Mode::FromNow => Some(writer.edit_from_now(bench, edits.clone())?),
+            Mode::FromNow => Some(writer.edit_from_now(lab, edits.clone())?),
             Mode::AsIfAlways => {
-                writer.edit_always(bench, edits.clone())?;
+                writer.edit_always(lab, edits.clone())?;
                 None
             }
         };
@@ -82,8 +82,8 @@ impl Worker {
     }
 
     pub(super) fn set_beside(&mut self, beside: Beside) -> Result<()> {
-        if let (Some(writer), Some(bench)) = (&mut self.writer, &mut self.bench) {
-            writer.set_beside(bench, beside)?;
+        if let (Some(writer), Some(lab)) = (&mut self.writer, &mut self.lab) {
+            writer.set_beside(lab, beside)?;
         }
         self.beside = beside;
         self.tell_beside();
@@ -93,11 +93,11 @@ impl Worker {
     /// Tells what runs beside the text, with the unedited run's own text where it has one.
     pub(super) fn tell_beside(&self) {
         let (mut tokens, mut diverged) = (Vec::new(), None);
-        if let (Some(writer), Some(bench)) = (&self.writer, &self.bench) {
+        if let (Some(writer), Some(lab)) = (&self.writer, &self.lab) {
             let prompt = writer.run.prompt;
             diverged = writer.diverged();
             if let Some(text) = writer.companion().filter(|_| self.beside.is_lockstep()) {
-                tokens = plain_tokens(bench, prompt, &text[prompt..]);
+                tokens = plain_tokens(lab, prompt, &text[prompt..]);
             }
         }
         let beside = self.beside;
@@ -114,18 +114,18 @@ impl Worker {
         set: UnitSet,
         save: Option<&std::path::Path>,
     ) -> Result<()> {
-        let bench = self.bench()?;
+        let lab = self.lab()?;
         if let Some(path) = save {
             set.save(path)?;
         }
-        bench.sets.insert(name.clone(), set);
+        lab.sets.insert(name.clone(), set);
         self.tell(Update::Grouped(name));
         Ok(())
     }
 
     pub(super) fn measure_receipts(&mut self) -> Result<()> {
-        let (writer, bench) = self.writer()?;
-        let mut measured = bench.receipts(&writer.run)?;
+        let (writer, lab) = self.writer()?;
+        let mut measured = lab.receipts(&writer.run)?;
         // Counts are those of the text as it was written, not of the measuring pass.
         for (own, kept) in measured.iter_mut().zip(writer.receipts()) {
             own.count_as(kept);
@@ -144,12 +144,12 @@ impl Worker {
         save: Option<std::path::PathBuf>,
     ) -> Result<()> {
         let deliver = self.deliver.clone();
-        let bench = self.bench()?;
-        if layer >= bench.model.card.layers {
+        let lab = self.lab()?;
+        if layer >= lab.model.card.layers {
             return Err(Error::argument(
                 "layer",
                 layer.to_string(),
-                format!("0 to {}", bench.model.card.layers - 1),
+                format!("0 to {}", lab.model.card.layers - 1),
             ));
         }
         let since = Instant::now();
@@ -160,16 +160,16 @@ impl Worker {
                 left: left(since.elapsed(), done),
             });
         };
-        let contrast = bench.told(tell, |bench| {
-            Contrast::measure(bench, plus, minus, Measure::last(layer, chat))
+        let contrast = lab.told(tell, |lab| {
+            Contrast::measure(lab, plus, minus, Measure::last(layer, chat))
         });
-        let made = contrast?.direction(Method::Mean, bench)?;
+        let made = contrast?.direction(Method::Mean, lab)?;
         if let Some(path) = &save {
             made.save(path)?;
         }
         let mut told = Known::of(&name, &made);
         told.remarks.extend_from_slice(&made.origin.notes);
-        bench.directions.insert(name, made);
+        lab.directions.insert(name, made);
         self.tell(Update::Direction(told));
         // Live figures may be about directions.
         self.refresh();

@@ -56,9 +56,9 @@ impl Worker {
                 "a text that is still kept; the oldest ones are forgotten",
             ));
         };
-        let (writer, bench) = self.writer()?;
+        let (writer, lab) = self.writer()?;
         let before = writer.hold();
-        if let Err(error) = writer.resume(bench, &held) {
+        if let Err(error) = writer.resume(lab, &held) {
             self.cancel.store(false, Ordering::Relaxed);
             let why = match error {
                 Error::Cancelled => "it was stopped; undo tries again.".into(),

@@ -20,12 +20,12 @@ impl Worker {
     /// What every live instrument needs of a token, found once for all tokens until something is asked.
     pub(super) fn growing(&mut self) -> Result<Vec<(usize, Needs)>> {
         let live = std::mem::take(&mut self.live);
-        let (writer, bench) = self.writer()?;
+        let (writer, lab) = self.writer()?;
         let needs = |(i, live): (usize, &Live)| {
             let arguments = &live.question.arguments;
-            let grows = !live.question.unedited && live.of.live(&bench.model.card, arguments);
+            let grows = !live.question.unedited && live.of.live(&lab.model.card, arguments);
             // One that cannot be asked so said it when its whole figure was asked for.
-            let needs = grows.then(|| live.of.needs(&writer.run, arguments, bench).ok());
+            let needs = grows.then(|| live.of.needs(&writer.run, arguments, lab).ok());
             Some((i, needs??))
         };
         let found = live.iter().enumerate().filter_map(needs).collect();
@@ -35,7 +35,7 @@ impl Worker {
 
     /// Sends the newest column of a live figure.
     pub(super) fn grow(&mut self, i: usize, capture: &Capture) -> Result<()> {
-        let (Some(live), Some(bench)) = (self.live.get(i), &mut self.bench) else {
+        let (Some(live), Some(lab)) = (self.live.get(i), &mut self.lab) else {
             return Ok(());
         };
         let slot = live.question.instrument;
@@ -49,7 +49,7 @@ impl Worker {
             self.enqueue(question);
             return Ok(());
         }
-        let update = match live.of.column(capture, &live.question.arguments, bench) {
+        let update = match live.of.column(capture, &live.question.arguments, lab) {
             Ok(column) => Update::Column {
                 slot,
                 column: Box::new(column),

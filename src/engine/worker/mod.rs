@@ -22,7 +22,7 @@ use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::instruments::{instrument, observe};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
@@ -62,7 +62,7 @@ pub(super) struct Worker {
     requests: Receiver<Request>,
     cancel: Arc<AtomicBool>,
     deliver: Rc<dyn Fn(Update) -> bool>,
-    bench: Option<Bench>,
+    lab: Option<Lab>,
     writer: Option<Writer>,
     sampling: Sampling,
     edits: Vec<Edit>,
@@ -89,7 +89,7 @@ impl Worker {
             requests,
             cancel,
             deliver: Rc::new(deliver),
-            bench: None,
+            lab: None,
             writer: None,
             sampling: Sampling::default(),
             edits: Vec::new(),
@@ -135,7 +135,7 @@ impl Worker {
 
     /// Passes on what came up while the model was used.
     fn remark(&self) {
-        let said = self.bench.as_ref().map(|bench| bench.model.remarks.take());
+        let said = self.lab.as_ref().map(|lab| lab.model.remarks.take());
         for sentence in said.into_iter().flatten() {
             self.tell(Update::Noted(sentence));
         }
@@ -212,9 +212,9 @@ impl Worker {
 
     /// Computes the text's cache and receipts again, after a turn that broke off.
     fn recover(&mut self) -> Result<()> {
-        if let (Some(writer), Some(bench)) = (&mut self.writer, &mut self.bench) {
+        if let (Some(writer), Some(lab)) = (&mut self.writer, &mut self.lab) {
             let length = writer.run.tokens.len();
-            writer.rewind(bench, length)?;
+            writer.rewind(lab, length)?;
         }
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Worker {
                 if question.needs_text()? {
                     self.writer()?;
                 } else {
-                    self.bench()?;
+                    self.lab()?;
                 }
                 self.enqueue(question);
                 Ok(())
@@ -326,30 +326,30 @@ impl Worker {
             show: &mut show,
             cancelled: &|| cancel.load(Ordering::Relaxed),
         };
-        let opened = Bench::open_watched(model, options, &mut watch);
+        let opened = Lab::open_watched(model, options, &mut watch);
         if matches!(opened, Err(Error::DownloadStopped(_))) {
             self.cancel.store(false, Ordering::Relaxed);
         }
-        let mut bench = opened?;
-        bench.cancel = self.cancel.clone();
-        let known = bench.directions.iter();
+        let mut lab = opened?;
+        lab.cancel = self.cancel.clone();
+        let known = lab.directions.iter();
         let mut directions: Vec<Known> = known.map(|(n, d)| Known::of(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
-            card: bench.model.card.clone(),
+            card: lab.model.card.clone(),
             seconds: since.elapsed().as_secs_f32(),
             directions,
-            notes: bench.model.notes.clone(),
+            notes: lab.model.notes.clone(),
         };
-        self.bench = Some(bench);
+        self.lab = Some(lab);
         self.writer = None;
         self.kept = Kept::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
     }
 
-    fn bench(&mut self) -> Result<&mut Bench> {
-        self.bench.as_mut().ok_or_else(|| {
+    fn lab(&mut self) -> Result<&mut Lab> {
+        self.lab.as_mut().ok_or_else(|| {
             Error::argument(
                 "model",
                 "none",
@@ -358,10 +358,10 @@ impl Worker {
         })
     }
 
-    /// The text and the bench, or a sentence.
-    fn writer(&mut self) -> Result<(&mut Writer, &mut Bench)> {
-        match (&mut self.writer, &mut self.bench) {
-            (Some(writer), Some(bench)) => Ok((writer, bench)),
+    /// The text and the lab, or a sentence.
+    fn writer(&mut self) -> Result<(&mut Writer, &mut Lab)> {
+        match (&mut self.writer, &mut self.lab) {
+            (Some(writer), Some(lab)) => Ok((writer, lab)),
             (_, None) => Err(Error::argument(
                 "model",
                 "none",
@@ -374,15 +374,15 @@ impl Worker {
     fn generate(&mut self, prompt: Prompt, count: usize) -> Result<()> {
         self.stop();
         let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.beside);
-        let bench = self.bench()?;
+        let lab = self.lab()?;
         let tokens = match prompt {
-            Prompt::Text(text) => bench.model.encode(&text, false)?,
-            Prompt::Chat(text) => bench.model.encode(&text, true)?,
+            Prompt::Text(text) => lab.model.encode(&text, false)?,
+            Prompt::Chat(text) => lab.model.encode(&text, true)?,
             Prompt::Ids(ids) => ids,
         };
         let schedule = Schedule::always(edits);
-        let writer = Writer::begin_beside(bench, tokens, schedule, sampling, beside)?;
-        let tokens = prompt_tokens(bench, &writer);
+        let writer = Writer::begin_beside(lab, tokens, schedule, sampling, beside)?;
+        let tokens = prompt_tokens(lab, &writer);
         self.keep();
         self.writer = Some(writer);
         self.check = None;
@@ -420,12 +420,12 @@ impl Worker {
             return Ok(());
         };
         let left = goal.left;
-        let (writer, bench) = self.writer()?;
+        let (writer, lab) = self.writer()?;
         if left == 0 {
             self.end(Ending::Count);
             return Ok(());
         }
-        if !writer.has_room(bench) {
+        if !writer.has_room(lab) {
             self.end(Ending::Context);
             return Ok(());
         }
@@ -433,11 +433,11 @@ impl Worker {
             Some(growing) => growing,
             None => self.growing()?.into_iter().unzip(),
         };
-        let (writer, bench) = self.writer()?;
-        let step = writer.step(bench, &needs)?;
-        let token = written_token(bench, step.choice, &step.fired);
+        let (writer, lab) = self.writer()?;
+        let step = writer.step(lab, &needs)?;
+        let token = written_token(lab, step.choice, &step.fired);
         let receipts = writer.receipts().to_vec();
-        let ended = bench.model.is_end(step.choice.id);
+        let ended = lab.model.is_end(step.choice.id);
         if let Some(goal) = &mut self.goal {
             goal.left -= 1;
             goal.written += 1;
@@ -489,7 +489,7 @@ impl Worker {
                 ..Run::default()
             }
         };
-        let bench = self.bench()?;
+        let lab = self.lab()?;
         let since = Instant::now();
         let tell = move |done| {
             // Short work needs no bar.
@@ -498,15 +498,15 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };
-        bench.answers_of = edited;
+        lab.answers_of = edited;
         let of = instrument(slot)?;
-        let figure = bench.told(tell, |bench| observe(of, &run, &question.arguments, bench));
-        bench.answers_of = None;
+        let figure = lab.told(tell, |lab| observe(of, &run, &question.arguments, lab));
+        lab.answers_of = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
         {
-            let last = bench.visible(*last);
+            let last = lab.visible(*last);
             figure.title = format!("{} · after {last} ({})", figure.title, before.len());
         }
         self.checked(figure.check.filter(|_| !question.unedited));
@@ -518,9 +518,9 @@ impl Worker {
             unedited: question.unedited,
             figure: Box::new(figure),
         });
-        let bench = self.bench()?;
-        let pace = bench.pace;
-        let stopped = std::mem::take(&mut bench.unfinished.stopped);
+        let lab = self.lab()?;
+        let pace = lab.pace;
+        let stopped = std::mem::take(&mut lab.unfinished.stopped);
         if let Some(pace) = pace {
             self.tell(Update::Pace(pace));
         }
@@ -533,9 +533,9 @@ impl Worker {
 
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.goal = None;
-        let (writer, bench) = self.writer()?;
+        let (writer, lab) = self.writer()?;
         let before = writer.hold();
-        writer.rewind(bench, position)?;
+        writer.rewind(lab, position)?;
         let left = writer.run.tokens.len();
         let receipts = writer.receipts().to_vec();
         let fired = writer.fired().to_vec();

@@ -9,7 +9,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::lab::run::Recording;
 use crate::lab::sample::top;
@@ -49,13 +49,13 @@ pub struct Edges {
 
 impl Edges {
     /// Reads a capture that has [`Weight::addresses`]; what values carry is known where every position is captured.
-    pub fn read(bench: &Bench, capture: &Capture, layer: usize, weight: Weight) -> Result<Self> {
+    pub fn read(lab: &Lab, capture: &Capture, layer: usize, weight: Weight) -> Result<Self> {
         let probs = capture.get(Site::AttnProbs.at(layer))?;
         let sources = probs.dim(2)?;
         let values = match weight {
             Weight::Probability => probs.clone(),
             Weight::Value | Weight::Write => {
-                let lengths = carried(bench, capture, layer, weight)?;
+                let lengths = carried(lab, capture, layer, weight)?;
                 probs.broadcast_mul(&lengths.unsqueeze(1)?)?
             }
         };
@@ -74,8 +74,8 @@ impl Edges {
 }
 
 /// The length of what each source would give each head, `[heads, sources]`.
-fn carried(bench: &Bench, capture: &Capture, layer: usize, weight: Weight) -> Result<Tensor> {
-    let transformer = &bench.model.transformer;
+fn carried(lab: &Lab, capture: &Capture, layer: usize, weight: Weight) -> Result<Tensor> {
+    let transformer = &lab.model.transformer;
     let heads = transformer.blueprint.heads;
     let (width, group) = (
         transformer.blueprint.head_dim,
@@ -138,13 +138,13 @@ pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
 /// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds
 /// [`of_writes`] of their layers.
 pub fn written(
-    bench: &Bench,
+    lab: &Lab,
     recording: &Recording,
     heads: &[(usize, usize)],
     position: usize,
     count: usize,
 ) -> Result<Vec<Written>> {
-    let model = &bench.model;
+    let model = &lab.model;
     let transformer = &model.transformer;
     transformer.check_head_writes()?;
     let width = transformer.blueprint.head_dim;

@@ -16,7 +16,7 @@ use crate::edit::op::{Op, Which};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
@@ -116,8 +116,8 @@ pub fn beginning(model: &Model, tokens: &[u32]) -> usize {
 
 impl HeadScores {
     /// Measures one kind on some runs, averaged over all their queries; `first` is where the text proper begins in each.
-    pub fn measure(bench: &mut Bench, score: Score, runs: &[(Run, usize)]) -> Result<Self> {
-        let card = &bench.model.card;
+    pub fn measure(lab: &mut Lab, score: Score, runs: &[(Run, usize)]) -> Result<Self> {
+        let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
         let wanted: Vec<Address> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
         let mut out = Self {
@@ -126,24 +126,24 @@ impl HeadScores {
             queries: 0,
         };
         for (done, (run, first)) in runs.iter().enumerate() {
-            bench.report(done as f32 / runs.len() as f32)?;
+            lab.report(done as f32 / runs.len() as f32)?;
             let length = run.tokens.len();
             let read = (0..length).map(|i| score.sources(&run.tokens, i, *first));
             let read: Vec<Vec<usize>> = read.collect();
             out.queries += read.iter().filter(|s| !s.is_empty()).count();
-            let slice = bench.attention_layers(length);
+            let slice = lab.attention_layers(length);
             let mut recording = None;
             for (layer, at) in wanted.iter().enumerate() {
                 if layer % slice == 0 {
                     let some = &wanted[layer..layers.min(layer + slice)];
-                    recording = Some(bench.record(run, some)?);
+                    recording = Some(lab.record(run, some)?);
                 }
                 let Some(recording) = &recording else {
                     continue;
                 };
                 let probs = recording.get(*at)?.to_dtype(DType::F32)?;
                 let probs: Vec<f32> = probs.flatten_all()?.to_vec1()?;
-                let window = bench.model.transformer.blueprint.layers[layer].window;
+                let window = lab.model.transformer.blueprint.layers[layer].window;
                 for (query, sources) in read.iter().enumerate() {
                     for (head, sum) in out.values[layer].iter_mut().enumerate() {
                         let row = &probs[(head * length + query) * length..][..length];
@@ -197,8 +197,8 @@ pub fn silenced(heads: &[Head]) -> Vec<Edit> {
 }
 
 /// As many heads that are not among these.
-pub fn other_heads(bench: &Bench, heads: &[Head], seed: u64) -> Vec<Head> {
-    let card = &bench.model.card;
+pub fn other_heads(lab: &Lab, heads: &[Head], seed: u64) -> Vec<Head> {
+    let card = &lab.model.card;
     let all = (0..card.layers).flat_map(|l| (0..card.heads).map(move |h| (l, h)));
     let mut others: Vec<Head> = all.filter(|head| !heads.contains(head)).collect();
     others.shuffle(&mut StdRng::seed_from_u64(seed));
@@ -208,15 +208,15 @@ pub fn other_heads(bench: &Bench, heads: &[Head], seed: u64) -> Vec<Head> {
 
 impl Copying {
     /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
-    pub fn measure(bench: &mut Bench, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
+    pub fn measure(lab: &mut Lab, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
-        let known = bench.model.known_tokens();
+        let known = lab.model.known_tokens();
         for text in texts {
             let run = Run {
                 schedule: schedule.clone(),
                 ..Run::plain(text.tokens.clone())
             };
-            let rows = bench.log_probs(&run, text.period)?;
+            let rows = lab.log_probs(&run, text.period)?;
             let second = &text.tokens[text.first + text.period..];
             for (row, next) in rows.iter().zip(&second[1..]) {
                 let own = row[*next as usize];

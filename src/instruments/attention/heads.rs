@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
+use crate::lab::{Lab, reading};
 use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
@@ -63,13 +63,13 @@ impl Measurement for Heads {
     const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.demos.is_none());
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let null = asked.null == Null::Random;
         let found = match &asked.demos {
-            None => silenced(run, bench, null)?,
-            Some(demos) => asked.shown(demos, run, bench, null)?,
+            None => silenced(run, lab, null)?,
+            Some(demos) => asked.shown(demos, run, lab, null)?,
         };
-        Ok(found.draft(bench, null))
+        Ok(found.draft(lab, null))
     }
 }
 
@@ -84,7 +84,7 @@ struct Found {
 
 impl Asked {
     /// The effect of means behind demonstrations.
-    fn shown(&self, demos: &Path, run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
+    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
         let pairs = read(demos)?;
         let layout = Layout::new(&self.template, &self.separator)?;
         let asked = match &self.ask {
@@ -98,17 +98,17 @@ impl Asked {
             count: self.shots.0,
             seed: run.seed,
         };
-        let clean = prompts.on(bench).clean(self.trials.0)?;
+        let clean = prompts.on(lab).clean(self.trials.0)?;
         let count = self.prompts.0;
         let by_labels = self.rank == Corrupt::Shuffled;
         let corrupt = if by_labels {
-            prompts.on(bench).shuffled(count)?
+            prompts.on(lab).shuffled(count)?
         } else {
-            prompts.on(bench).unshown(count)?
+            prompts.on(lab).unshown(count)?
         };
-        let measured = HeadMeans::measure(bench, &clean)?;
+        let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
-        let effects = Effects::indirect(bench, &corrupt, if null { &random } else { &measured })?;
+        let effects = Effects::indirect(lab, &corrupt, if null { &random } else { &measured })?;
         let mut notes = vec![format!(
             "each cell: by how much the probability of the answer's first token changes when the head's output at the last token is put to {}; {count} prompts {}, whose answers have probability {:.3}",
             if null {
@@ -124,7 +124,7 @@ impl Asked {
             effects.base,
         )];
         if !null && let Some((head, effect)) = effects.top(1).first() {
-            let chance = Effects::at(bench, &corrupt, &random, *head)?;
+            let chance = Effects::at(lab, &corrupt, &random, *head)?;
             notes.push(format!(
                 "null: {}.{} {effect:+.4}; a random vector of its mean's length in the same place {chance:+.4} (seed {}). null=random makes the whole grid of it",
                 head.0, head.1, run.seed
@@ -144,17 +144,17 @@ impl Asked {
 }
 
 /// What the run's favoured token loses without each head.
-fn silenced(run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
-    let logits = bench.last_logits(run)?;
-    let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
-    let width = bench.model.transformer.blueprint.head_dim;
+fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
+    let logits = lab.last_logits(run)?;
+    let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
+    let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
-        let own = HeadMeans::of_run(bench, run)?.random_like(run.seed);
-        Effects::of(bench, run, favoured, |head| own.head(head).to_vec())?
+        let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
+        Effects::of(lab, run, favoured, |head| own.head(head).to_vec())?
     } else {
-        Effects::of(bench, run, favoured, |_| vec![0.0; width])?
+        Effects::of(lab, run, favoured, |_| vec![0.0; width])?
     };
-    let name = bench.visible(favoured);
+    let name = lab.visible(favoured);
     let instead = if null {
         "replaced by a random vector as long as it is"
     } else {
@@ -176,8 +176,8 @@ fn silenced(run: &Run, bench: &mut Bench, null: bool) -> Result<Found> {
 }
 
 impl Found {
-    fn draft(self, bench: &Bench, null: bool) -> Draft {
-        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+    fn draft(self, lab: &Lab, null: bool) -> Draft {
+        let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let effects = &self.effects;
         let cell = |layer: usize, head: usize| {
             let value = effects.values[layer][head] as f32;

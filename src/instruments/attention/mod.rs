@@ -23,7 +23,7 @@ use crate::instruments::attention::edges::{
 };
 use crate::instruments::attention::head_scores::Score;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
@@ -128,23 +128,23 @@ impl Measurement for Attention {
             && asked.layer.within(card.layers).is_ok()
     }
 
-    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
-        Ok(asked.needs_of(&asked.layers(bench.model.card.layers)?))
+    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+        Ok(asked.needs_of(&asked.layers(lab.model.card.layers)?))
     }
 
-    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
-        let layers = asked.layers(bench.model.card.layers)?;
+    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let layers = asked.layers(lab.model.card.layers)?;
         let mut cells = vec![Vec::new(); of.positions.len()];
-        asked.read(of, &layers, of.positions.start, &mut cells, bench)?;
-        Ok(asked.by_heads(&of.run, of.positions.clone(), cells, &layers, bench))
+        asked.read(of, &layers, of.positions.start, &mut cells, lab)?;
+        Ok(asked.by_heads(&of.run, of.positions.clone(), cells, &layers, lab))
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match asked.show {
-            Show::Heads => asked.heads(run, bench),
-            Show::Pattern => asked.pattern(run, bench),
-            Show::Writes => asked.writes(run, bench),
-            Show::Scores => asked.scores(run, bench),
+            Show::Heads => asked.heads(run, lab),
+            Show::Pattern => asked.pattern(run, lab),
+            Show::Writes => asked.writes(run, lab),
+            Show::Scores => asked.scores(run, lab),
         }
     }
 }
@@ -181,10 +181,10 @@ impl Asked {
         (layer, head): (usize, usize),
         query: usize,
         run: &Run,
-        bench: &Bench,
+        lab: &Lab,
     ) -> Cell {
         let found = strongest(row, query, 5, self.apart());
-        let name = |j: usize| format!("{} {j}", bench.visible(run.tokens[j]));
+        let name = |j: usize| format!("{} {j}", lab.visible(run.tokens[j]));
         let spread = entropy(&row[..=query]);
         let mut more: Vec<(String, f32)> = found.iter().map(|(j, v)| (name(*j), *v)).collect();
         let by_entropy = self.value == Worth::Entropy;
@@ -192,7 +192,7 @@ impl Asked {
             more.insert(0, ("entropy".into(), spread));
         }
         let (label, value) = match found.first() {
-            Some((j, v)) => (bench.visible(run.tokens[*j]), *v),
+            Some((j, v)) => (lab.visible(run.tokens[*j]), *v),
             None => (String::new(), 0.0),
         };
         Cell {
@@ -226,15 +226,15 @@ impl Asked {
         layers: &[usize],
         first: usize,
         cells: &mut [Vec<Cell>],
-        bench: &Bench,
+        lab: &Lab,
     ) -> Result<()> {
         for layer in layers {
-            let edges = Edges::read(bench, of, *layer, self.weight())?;
+            let edges = Edges::read(lab, of, *layer, self.weight())?;
             for (query, cells) in (first..).zip(cells.iter_mut()) {
-                let heads = 0..bench.model.card.heads;
+                let heads = 0..lab.model.card.heads;
                 let cell = |head| {
                     let row = edges.row(head, query);
-                    self.reading(row, (*layer, head), query, &of.run, bench)
+                    self.reading(row, (*layer, head), query, &of.run, lab)
                 };
                 cells.extend(heads.map(cell));
             }
@@ -243,19 +243,19 @@ impl Asked {
     }
 
     /// What every head reads most, heads by positions, so many layers at a time as there is room for.
-    fn heads(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let layers = self.layers(bench.model.card.layers)?;
+    fn heads(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let layers = self.layers(lab.model.card.layers)?;
         let shown = self.shown(run)?;
         let captured = self.captured(run, &shown);
         let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); shown.len()];
-        let most = bench.attention_layers(run.tokens.len());
+        let most = lab.attention_layers(run.tokens.len());
         for (done, some) in layers.chunks(most).enumerate() {
-            bench.report((done * most) as f32 / layers.len() as f32)?;
+            lab.report((done * most) as f32 / layers.len() as f32)?;
             let needs = self.needs_of(some);
-            let capture = bench.capture(run, captured.clone(), &needs)?;
-            self.read(&capture, some, shown.start, &mut cells, bench)?;
+            let capture = lab.capture(run, captured.clone(), &needs)?;
+            self.read(&capture, some, shown.start, &mut cells, lab)?;
         }
-        Ok(self.by_heads(run, shown, cells, &layers, bench))
+        Ok(self.by_heads(run, shown, cells, &layers, lab))
     }
 
     fn by_heads(
@@ -264,9 +264,9 @@ impl Asked {
         positions: Range<usize>,
         cells: Vec<Vec<Cell>>,
         layers: &[usize],
-        bench: &Bench,
+        lab: &Lab,
     ) -> Draft {
-        let heads = bench.model.card.heads;
+        let heads = lab.model.card.heads;
         let all = layers.iter().flat_map(|l| (0..heads).map(move |h| (*l, h)));
         let judged = cells.iter().flatten();
         let judged = judged.filter(|c| !self.apart() || c.anchor.position != Some(0));
@@ -289,7 +289,7 @@ impl Asked {
                     anchor: Anchor::layer(l).with(Unit::Head(h as u32)),
                 })
                 .collect(),
-            columns: bench.headers(run, positions),
+            columns: lab.headers(run, positions),
             cells,
             scale: match self.value {
                 Worth::Probability => Scale::Unit,
@@ -315,8 +315,8 @@ impl Asked {
     }
 
     /// Who reads whom in one head: queries by sources.
-    fn pattern(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let card = &bench.model.card;
+    fn pattern(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
         let layer = self.layer.within(layers)?.ok_or_else(|| {
             let expected = format!(
@@ -337,8 +337,8 @@ impl Asked {
         let shown = self.shown(run)?;
         let weight = self.weight();
         let captured = self.captured(run, &shown);
-        let capture = bench.capture(run, captured, &self.needs_of(&[layer]))?;
-        let edges = Edges::read(bench, &capture, layer, weight)?;
+        let capture = lab.capture(run, captured, &self.needs_of(&[layer]))?;
+        let edges = Edges::read(lab, &capture, layer, weight)?;
         let unit = Unit::Head(head as u32);
         // The first query on top: rows are drawn from below.
         let queries: Vec<usize> = shown.clone().rev().collect();
@@ -349,8 +349,8 @@ impl Asked {
             more: vec![(
                 format!(
                     "{} {query} reads {} {source}",
-                    bench.visible(run.tokens[query]),
-                    bench.visible(run.tokens[source])
+                    lab.visible(run.tokens[query]),
+                    lab.visible(run.tokens[source])
                 ),
                 edges.row(head, query)[source],
             )],
@@ -383,8 +383,8 @@ impl Asked {
             row_axis: "reads".into(),
             column_axis: "is read".into(),
             value: value.clone(),
-            rows: bench.headers(run, shown.clone().rev()),
-            columns: bench.headers(run, shown),
+            rows: lab.headers(run, shown.clone().rev()),
+            columns: lab.headers(run, shown),
             cells,
             scale: Scale::Range {
                 lo: 0.0,
@@ -402,15 +402,15 @@ impl Asked {
         heads: &[Written],
         run: &Run,
         position: usize,
-        bench: &mut Bench,
+        lab: &mut Lab,
     ) -> Result<Vec<(usize, f32)>> {
         let mut layers: Vec<usize> = heads.iter().map(|own| own.head.0).collect();
         layers.sort_unstable();
         layers.dedup();
         let mut read = vec![(0, 0.0); heads.len()];
-        for some in layers.chunks(bench.attention_layers(run.tokens.len())) {
+        for some in layers.chunks(lab.attention_layers(run.tokens.len())) {
             let wanted: Vec<Address> = some.iter().map(|l| Site::AttnProbs.at(*l)).collect();
-            let recording = bench.record(run, &wanted)?;
+            let recording = lab.record(run, &wanted)?;
             for (own, read) in heads.iter().zip(&mut read) {
                 let (layer, head) = own.head;
                 if !some.contains(&layer) {
@@ -429,25 +429,25 @@ impl Asked {
     }
 
     /// The heads that write most at a position, what they read, and the tokens that they promote.
-    fn writes(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let layers = self.layers(bench.model.card.layers)?;
+    fn writes(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let layers = self.layers(lab.model.card.layers)?;
         let position = self.position.within(run.tokens.len())?;
-        let normed = bench.model.card.norms_writes;
+        let normed = lab.model.card.norms_writes;
         let wanted: Vec<Address> = layers.iter().flat_map(|l| of_writes(*l, normed)).collect();
-        let recording = bench.record(run, &wanted)?;
+        let recording = lab.record(run, &wanted)?;
         let heads: Vec<(usize, usize)> = layers
             .iter()
-            .flat_map(|l| (0..bench.model.card.heads).map(move |h| (*l, h)))
+            .flat_map(|l| (0..lab.model.card.heads).map(move |h| (*l, h)))
             .collect();
-        let mut found = written(bench, &recording, &heads, position, 5)?;
+        let mut found = written(lab, &recording, &heads, position, 5)?;
         found.sort_by(|a, b| order(b.size, a.size));
         found.truncate(self.count.0);
-        let read = self.read_most(&found, run, position, bench)?;
+        let read = self.read_most(&found, run, position, lab)?;
         let mut rows = Vec::with_capacity(found.len());
         for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
             let words = |side: &[(u32, f32)]| {
-                let words = side.iter().map(|(id, _)| bench.visible(*id));
+                let words = side.iter().map(|(id, _)| lab.visible(*id));
                 words.collect::<Vec<_>>().join(" ")
             };
             let anchor = Anchor::cell(layer, position).with(Unit::Head(head as u32));
@@ -456,7 +456,7 @@ impl Asked {
                 entries![
                     format!("{layer}.{head}"),
                     own.size,
-                    format!("{} {source}", bench.visible(run.tokens[source])),
+                    format!("{} {source}", lab.visible(run.tokens[source])),
                     prob,
                     words(&own.promoted),
                     words(&own.suppressed),
@@ -475,7 +475,7 @@ impl Asked {
             "size: the length of what the head adds to the stream; promotes, suppresses: that write through the final norm's gain and the unembedding, as if nothing came between".to_string(),
         ];
         notes.extend(self.about_first());
-        let title = format!("after {}", bench.visible(run.tokens[position]));
+        let title = format!("after {}", lab.visible(run.tokens[position]));
         let page = Page::of(title, Anchor::position(position), rows);
         Ok(Draft::of(Table::paged(&columns, vec![page]))
             .titled("what heads write")

@@ -10,7 +10,7 @@ use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
 };
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::vectors::function_vector::Head;
 
@@ -22,18 +22,18 @@ pub(super) const RUNS: usize = 2 + DRAWS;
 
 impl Asked {
     /// Layers by heads.
-    pub(super) fn scores(&self, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    pub(super) fn scores(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let score = self.score;
         let on_prompt = self.on == On::Prompt;
         let mut texts = Vec::new();
         let runs: Vec<(Run, usize)> = if on_prompt {
-            let first = beginning(&bench.model, &run.tokens);
+            let first = beginning(&lab.model, &run.tokens);
             vec![(run.clone(), first)]
         } else {
             let period = self.period.0;
             for trial in 0..self.trials.0 {
                 let seed = run.seed.wrapping_add(trial as u64);
-                texts.push(Repeated::random(&bench.model, period, seed)?);
+                texts.push(Repeated::random(&lab.model, period, seed)?);
             }
             let schedule = &run.schedule;
             let own = texts.iter().map(|text| {
@@ -52,7 +52,7 @@ impl Asked {
         } else {
             1.0
         };
-        let found = bench.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
+        let found = lab.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
         let mut notes = vec![match score {
             Score::Induction => "induction: mean attention to what came after the earlier occurrences of the token that reads".to_string(),
             Score::Previous => "previous: mean attention to the token before".into(),
@@ -82,14 +82,14 @@ impl Asked {
         notes.push(format!("highest: {}", named.collect::<Vec<_>>().join(", ")));
         if silence > 0 {
             let heads: Vec<Head> = found.top(silence).into_iter().map(|h| h.0).collect();
-            notes.extend(bench.part(share..1.0, |b| copying(b, &texts, &heads, run))?);
+            notes.extend(lab.part(share..1.0, |b| copying(b, &texts, &heads, run))?);
         }
-        Ok(score_grid(bench, score, &found).notes(notes))
+        Ok(score_grid(lab, score, &found).notes(notes))
     }
 }
 
-fn score_grid(bench: &Bench, score: Score, found: &HeadScores) -> Draft {
-    let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+fn score_grid(lab: &Lab, score: Score, found: &HeadScores) -> Draft {
+    let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
     let cell = |layer: usize, head: usize| Cell {
         label: String::new(),
         value: found.values[layer][head] as f32,
@@ -129,26 +129,21 @@ fn lowest_and_highest(values: &[f64]) -> Vec<String> {
 }
 
 /// How copying fares without some heads, beside as many others.
-fn copying(
-    bench: &mut Bench,
-    texts: &[Repeated],
-    heads: &[Head],
-    run: &Run,
-) -> Result<Vec<String>> {
+fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Result<Vec<String>> {
     let seed = run.seed;
     // The heads were found under the run's own edits, and these stay in force beside every silence.
     let silent = |heads: &[Head]| {
         let edits = silenced(heads);
         edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))
     };
-    let all = Copying::measure(bench, texts, &run.schedule)?;
-    bench.report(1.0 / RUNS as f32)?;
-    let without = Copying::measure(bench, texts, &silent(heads))?;
+    let all = Copying::measure(lab, texts, &run.schedule)?;
+    lab.report(1.0 / RUNS as f32)?;
+    let without = Copying::measure(lab, texts, &silent(heads))?;
     let mut others = Vec::with_capacity(DRAWS);
     for draw in 0..DRAWS {
-        bench.report((draw + 2) as f32 / RUNS as f32)?;
-        let heads = other_heads(bench, heads, seed.wrapping_add(draw as u64));
-        others.push(Copying::measure(bench, texts, &silent(&heads))?);
+        lab.report((draw + 2) as f32 / RUNS as f32)?;
+        let heads = other_heads(lab, heads, seed.wrapping_add(draw as u64));
+        others.push(Copying::measure(lab, texts, &silent(&heads))?);
     }
     let mean = |of: fn(&Copying) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
     let worst = others.iter().map(|c| c.probability).fold(1.0, f64::min);

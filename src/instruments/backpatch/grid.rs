@@ -13,7 +13,7 @@ use crate::instruments::backpatch::pairs::{
     trials,
 };
 use crate::instruments::{Draft, lines};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::{Logits, Pass, PassRow};
 use crate::lab::run::Run;
 
@@ -38,20 +38,20 @@ struct Told {
 }
 
 /// The figure.
-pub fn pairs(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-    bench.model.check_prompt(&run.tokens)?;
-    let position = asked.position(run, bench)?;
-    let own = held(bench, run, position, position)?;
-    let base = bench.run_one(&Pass {
+pub fn pairs(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    lab.model.check_prompt(&run.tokens)?;
+    let position = asked.position(run, lab)?;
+    let own = held(lab, run, position, position)?;
+    let base = lab.run_one(&Pass {
         from: Some(position),
         logits: Logits::Last(1),
         ..Pass::of(run.clone())
     })?;
-    let wanted = asked.wanted(bench, base.last())?;
+    let wanted = asked.wanted(lab, base.last())?;
     let unpatched = wanted
-        .of(bench, run, position, vec![PassRow::default()])?
+        .of(lab, run, position, vec![PassRow::default()])?
         .swap_remove(0);
-    let other = asked.other(run, bench)?;
+    let other = asked.other(run, lab)?;
     let last = other.tokens.len() - 1;
     // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
     // has the same state in all of them, which would be no null.
@@ -61,16 +61,16 @@ pub fn pairs(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
     } else {
         position.min(last)
     };
-    let elsewhere = states(bench, &other, there)?;
-    let layers = bench.model.card.layers;
+    let elsewhere = states(lab, &other, there)?;
+    let layers = lab.model.card.layers;
     let all = all_pairs(layers);
     let renormed = asked.renormed();
-    let found = bench.trials(
+    let found = lab.trials(
         run,
         lines::<Backpatch>(asked),
         all.len(),
         SLICE,
-        |bench, range| {
+        |lab, range| {
             let some = &all[range];
             let vectors = [
                 Vector::Own,
@@ -80,7 +80,7 @@ pub fn pairs(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
             let mut kinds = Vec::new();
             for vector in vectors {
                 let rows = trials(&own, position, some, vector, renormed)?;
-                kinds.push(wanted.of(bench, run, position, rows)?.into_iter());
+                kinds.push(wanted.of(lab, run, position, rows)?.into_iter());
             }
             let mut out: Vec<Measured> = Vec::with_capacity(some.len());
             for _ in some {
@@ -99,18 +99,18 @@ pub fn pairs(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
         other,
         stopped: found.note(),
     };
-    Ok(draft(asked, run, bench, &all, &found.results, &told))
+    Ok(draft(asked, run, lab, &all, &found.results, &told))
 }
 
 fn draft(
     asked: &Asked,
     run: &Run,
-    bench: &Bench,
+    lab: &Lab,
     all: &[Pair],
     found: &[Option<Measured>],
     told: &Told,
 ) -> Draft {
-    let layers = bench.model.card.layers;
+    let layers = lab.model.card.layers;
     let drawn = match asked.null {
         Drawn::Own => 0,
         Drawn::Unrelated => 1,
@@ -132,9 +132,9 @@ fn draft(
         };
         let own = &measured[drawn];
         let label = if writes {
-            said(bench, &own.written)
+            said(lab, &own.written)
         } else {
-            bench.visible(own.top)
+            lab.visible(own.top)
         };
         let mut more = vec![(label.clone(), value(own))];
         for (name, became) in NAMES.iter().zip(measured) {
@@ -148,8 +148,8 @@ fn draft(
     let headers: Vec<Header> = (0..layers)
         .map(|layer| Header::of(layer.to_string(), Anchor::cell(layer, told.position)))
         .collect();
-    let answer = spelled(bench, &told.wanted.firsts);
-    let token = bench.visible(run.tokens[told.position]);
+    let answer = spelled(lab, &told.wanted.firsts);
+    let token = lab.visible(run.tokens[told.position]);
     let mut title = format!("{answer} · at {token} ({})", told.position);
     if drawn > 0 {
         let _ = write!(title, " · null: {}", NAMES[drawn]);
@@ -166,13 +166,13 @@ fn draft(
     );
     Draft::of(grid)
         .titled(title)
-        .notes(notes(asked, run, bench, all, found, told))
+        .notes(notes(asked, run, lab, all, found, told))
 }
 
 fn notes(
     asked: &Asked,
     run: &Run,
-    bench: &Bench,
+    lab: &Lab,
     all: &[Pair],
     found: &[Option<Measured>],
     told: &Told,
@@ -194,16 +194,16 @@ fn notes(
             score.hits, score.pairs
         )
     };
-    let answer = spelled(bench, &told.wanted.firsts);
+    let answer = spelled(lab, &told.wanted.firsts);
     let unpatched = &told.unpatched;
     let mut notes = vec![
         format!(
             "unpatched: {}; probability of {answer} {:.4}, rank {}{}",
-            bench.visible(unpatched.top),
+            lab.visible(unpatched.top),
             unpatched.probability,
             unpatched.rank,
             match told.wanted.tokens {
-                Some(_) => format!("; writes {:?}", said(bench, &unpatched.written)),
+                Some(_) => format!("; writes {:?}", said(lab, &unpatched.written)),
                 None => String::new(),
             }
         ),
@@ -234,7 +234,7 @@ fn notes(
         ),
         format!(
             "unrelated text: {}; seed {}",
-            quoted(bench, &told.other.tokens),
+            quoted(lab, &told.other.tokens),
             run.seed
         ),
     ];

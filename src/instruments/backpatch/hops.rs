@@ -14,8 +14,8 @@ use crate::edit::positions::Positions;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, states, trials};
+use crate::lab::Lab;
 use crate::lab::batch::continuations;
-use crate::lab::bench::Bench;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
@@ -134,8 +134,8 @@ impl Place {
 /// # Errors
 ///
 /// When it does not occur.
-pub fn last_token_of(bench: &Bench, tokens: &[u32], name: &str, text: &str) -> Result<usize> {
-    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+pub fn last_token_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<usize> {
+    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
     match Positions::Token(text.to_string()).resolve(&pieces) {
         Ok(Positions::Span(at, _)) => Ok(at),
         _ => Err(Error::argument(
@@ -204,19 +204,19 @@ impl Measure {
     /// # Errors
     ///
     /// Names the first question that cannot be, and why.
-    pub fn check(&self, bench: &Bench, all: &[Question]) -> Result<()> {
+    pub fn check(&self, lab: &Lab, all: &[Question]) -> Result<()> {
         let fits = |question: &Question| -> Result<()> {
-            Wanted::new(bench, "answer", &question.answer, self.tokens)?;
+            Wanted::new(lab, "answer", &question.answer, self.tokens)?;
             if question.first.is_some() {
-                Wanted::new(bench, "bridge", &question.bridge, self.tokens)?;
+                Wanted::new(lab, "bridge", &question.bridge, self.tokens)?;
             }
             for prompt in [&question.first, &question.second].into_iter().flatten() {
-                let tokens = bench.model.encode(prompt, self.chat)?;
-                bench.model.check_prompt(&tokens)?;
+                let tokens = lab.model.encode(prompt, self.chat)?;
+                lab.model.check_prompt(&tokens)?;
             }
-            let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
-            bench.model.check_prompt(&run.tokens)?;
-            self.positions(bench, question, &run).map(|_| ())
+            let run = Run::plain(lab.model.encode(&question.prompt, self.chat)?);
+            lab.model.check_prompt(&run.tokens)?;
+            self.positions(lab, question, &run).map(|_| ())
         };
         for (i, question) in all.iter().enumerate() {
             fits(question).map_err(|error| {
@@ -235,24 +235,24 @@ impl Measure {
     /// # Errors
     ///
     /// When a prompt does not fit or the work is stopped.
-    pub fn question(&self, bench: &mut Bench, all: &[Question], at: usize) -> Result<Found> {
+    pub fn question(&self, lab: &mut Lab, all: &[Question], at: usize) -> Result<Found> {
         let question = &all[at];
-        let wanted = Wanted::new(bench, "answer", &question.answer, self.tokens)?;
-        let run = Run::plain(bench.model.encode(&question.prompt, self.chat)?);
-        let positions = self.positions(bench, question, &run)?;
+        let wanted = Wanted::new(lab, "answer", &question.answer, self.tokens)?;
+        let run = Run::plain(lab.model.encode(&question.prompt, self.chat)?);
+        let positions = self.positions(lab, question, &run)?;
         let from = positions.iter().map(|(_, p)| *p).min();
         let from = from.unwrap_or(run.tokens.len() - 1);
         let unpatched = wanted
-            .of(bench, &run, from, vec![PassRow::default()])?
+            .of(lab, &run, from, vec![PassRow::default()])?
             .swap_remove(0);
         let other = unrelated(all, at, self.seed);
         let mut tried = Vec::new();
         for (place, position) in positions {
-            let elsewhere = self.elsewhere(bench, other.map(|j| &all[j]), place)?;
-            let states = held(bench, &run, from, position)?;
+            let elsewhere = self.elsewhere(lab, other.map(|j| &all[j]), place)?;
+            let states = held(lab, &run, from, position)?;
             let mut hits = |vector: Vector| -> Result<Vec<bool>> {
                 let rows = trials(&states, position, &self.pairs, vector, self.renormed)?;
-                let became = wanted.of(bench, &run, from, rows)?;
+                let became = wanted.of(lab, &run, from, rows)?;
                 Ok(became.into_iter().map(|b| b.hit).collect())
             };
             tried.push(Tried {
@@ -266,16 +266,16 @@ impl Measure {
             let Some(prompt) = prompt else {
                 return Ok(None);
             };
-            let wanted = Wanted::new(bench, "bridge", spellings, self.tokens)?;
-            Ok(Some(self.answers(bench, prompt, &wanted)?))
+            let wanted = Wanted::new(lab, "bridge", spellings, self.tokens)?;
+            Ok(Some(self.answers(lab, prompt, &wanted)?))
         };
         Ok(Found {
             first: alone(&question.first, &question.bridge)?,
             second: alone(&question.second, &question.answer)?,
             right: unpatched.hit,
             says: match self.tokens {
-                Some(_) => said(bench, &unpatched.written),
-                None => bench.visible(unpatched.top),
+                Some(_) => said(lab, &unpatched.written),
+                None => lab.visible(unpatched.top),
             },
             unrelated: other,
             tried,
@@ -283,18 +283,13 @@ impl Measure {
     }
 
     /// The positions of a question's places; without an entity the last alone.
-    fn positions(
-        &self,
-        bench: &Bench,
-        question: &Question,
-        run: &Run,
-    ) -> Result<Vec<(Place, usize)>> {
+    fn positions(&self, lab: &Lab, question: &Question, run: &Run) -> Result<Vec<(Place, usize)>> {
         let mut out = Vec::new();
         for place in &self.places {
             match (place, &question.entity) {
                 (Place::Last, _) => out.push((*place, run.tokens.len() - 1)),
                 (Place::Entity, Some(entity)) => {
-                    let at = last_token_of(bench, &run.tokens, "entity", entity)?;
+                    let at = last_token_of(lab, &run.tokens, "entity", entity)?;
                     out.push((*place, at));
                 }
                 (Place::Entity, None) => {}
@@ -306,34 +301,34 @@ impl Measure {
     /// What an unrelated question has at the same place, or, without one, a text of the model's own at its end.
     fn elsewhere(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         other: Option<&Question>,
         place: Place,
     ) -> Result<Vec<Tensor>> {
         let Some(other) = other else {
-            let run = bench.unrelated(self.seed, WRITTEN)?;
-            return states(bench, &run, run.tokens.len() - 1);
+            let run = lab.unrelated(self.seed, WRITTEN)?;
+            return states(lab, &run, run.tokens.len() - 1);
         };
-        let run = Run::plain(bench.model.encode(&other.prompt, self.chat)?);
+        let run = Run::plain(lab.model.encode(&other.prompt, self.chat)?);
         let last = run.tokens.len() - 1;
         let position = match (place, &other.entity) {
-            (Place::Entity, Some(entity)) => last_token_of(bench, &run.tokens, "entity", entity)?,
+            (Place::Entity, Some(entity)) => last_token_of(lab, &run.tokens, "entity", entity)?,
             _ => last,
         };
-        states(bench, &run, position)
+        states(lab, &run, position)
     }
 
     /// Whether the model answers a prompt by itself.
-    fn answers(&self, bench: &mut Bench, prompt: &str, wanted: &Wanted) -> Result<bool> {
-        let tokens = bench.model.encode(prompt, self.chat)?;
+    fn answers(&self, lab: &mut Lab, prompt: &str, wanted: &Wanted) -> Result<bool> {
+        let tokens = lab.model.encode(prompt, self.chat)?;
         let count = wanted.tokens.unwrap_or(1);
-        let found = continuations(bench, &[tokens], &Schedule::none(), count)?;
+        let found = continuations(lab, &[tokens], &Schedule::none(), count)?;
         let written = if wanted.tokens.is_some() {
             found[0].tokens.as_slice()
         } else {
             &[]
         };
-        Ok(wanted.read(bench, &found[0].first, written).hit)
+        Ok(wanted.read(lab, &found[0].first, written).hit)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::instruments::backpatch::hops::{Place, last_token_of};
 use crate::instruments::backpatch::pairs::Wanted;
 use crate::instruments::params::Position;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
@@ -146,11 +146,11 @@ impl Measurement for Backpatch {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match (&asked.questions, asked.show) {
-            (Some(file), _) => table::table(asked, file, run, bench),
-            (None, Show::Trace) => trace::trace(asked, run, bench),
-            (None, Show::Pairs) => grid::pairs(asked, run, bench),
+            (Some(file), _) => table::table(asked, file, run, lab),
+            (None, Show::Trace) => trace::trace(asked, run, lab),
+            (None, Show::Pairs) => grid::pairs(asked, run, lab),
         }
     }
 }
@@ -180,7 +180,7 @@ impl Asked {
     }
 
     /// The position that `position` means in a run.
-    fn position(&self, run: &Run, bench: &Bench) -> Result<usize> {
+    fn position(&self, run: &Run, lab: &Lab) -> Result<usize> {
         let tokens = run.tokens.len();
         match (self.position, &self.entity) {
             (Where::Entity, None) => {
@@ -188,7 +188,7 @@ impl Asked {
                 Err(Error::argument("position", "entity", expected))
             }
             (Where::Auto | Where::Entity, Some(entity)) => {
-                last_token_of(bench, &run.tokens, "entity", entity)
+                last_token_of(lab, &run.tokens, "entity", entity)
             }
             (Where::Auto, None) | (Where::Last, _) => Ok(tokens.saturating_sub(1)),
             (Where::At(position), _) => position.within(tokens),
@@ -200,19 +200,19 @@ impl Asked {
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, bench: &Bench, logits: &[f32]) -> Result<Wanted> {
+    fn wanted(&self, lab: &Lab, logits: &[f32]) -> Result<Wanted> {
         let tokens = self.written();
         match &self.answer {
-            None => Wanted::favoured(bench, "answer", logits, tokens),
-            Some(text) => Wanted::new(bench, "answer", &spellings(text), tokens),
+            None => Wanted::favoured(lab, "answer", logits, tokens),
+            Some(text) => Wanted::new(lab, "answer", &spellings(text), tokens),
         }
     }
 
     /// The text whose states are the null.
-    fn other(&self, run: &Run, bench: &mut Bench) -> Result<Run> {
+    fn other(&self, run: &Run, lab: &mut Lab) -> Result<Run> {
         match &self.unrelated {
-            None => bench.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
-            Some(text) => Ok(Run::plain(bench.model.encode(text, self.chat)?)),
+            None => lab.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
+            Some(text) => Ok(Run::plain(lab.model.encode(text, self.chat)?)),
         }
     }
 
@@ -230,16 +230,16 @@ fn spellings(text: &str) -> Vec<String> {
 }
 
 /// A text for the notes, as one line.
-fn quoted(bench: &Bench, tokens: &[u32]) -> String {
-    let bytes: Vec<u8> = tokens.iter().flat_map(|t| bench.model.bytes(*t)).collect();
+fn quoted(lab: &Lab, tokens: &[u32]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|t| lab.model.bytes(*t)).collect();
     format!("{:?}", crate::text::plain(&bytes))
 }
 
 /// Tokens as a reader of figures sees them: the first, and how many more.
-fn spelled(bench: &Bench, tokens: &[u32]) -> String {
+fn spelled(lab: &Lab, tokens: &[u32]) -> String {
     match tokens {
         [] => String::new(),
-        [one] => bench.visible(*one),
-        [first, rest @ ..] => format!("{} and {} more", bench.visible(*first), rest.len()),
+        [one] => lab.visible(*one),
+        [first, rest @ ..] => format!("{} and {} more", lab.visible(*first), rest.len()),
     }
 }

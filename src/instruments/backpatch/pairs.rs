@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, log_sum_exp};
 use crate::lab::target::{first_token, id_of};
+use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -48,10 +48,10 @@ pub enum Vector<'a> {
 /// # Errors
 ///
 /// When the run does not fit, or the work is stopped.
-pub fn states(bench: &mut Bench, run: &Run, position: usize) -> Result<Vec<Tensor>> {
-    let layers = bench.model.card.layers;
+pub fn states(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Tensor>> {
+    let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-    let recording = bench.record(run, &wanted)?;
+    let recording = lab.record(run, &wanted)?;
     let state = |at: &Address| {
         let row = recording.get(*at)?.narrow(0, position, 1)?;
         Ok(row.flatten_all()?.force_contiguous()?)
@@ -64,10 +64,10 @@ pub fn states(bench: &mut Bench, run: &Run, position: usize) -> Result<Vec<Tenso
 /// # Errors
 ///
 /// When the run does not fit, or the work is stopped.
-pub fn held(bench: &mut Bench, run: &Run, from: usize, position: usize) -> Result<Vec<Tensor>> {
-    let layers = bench.model.card.layers;
+pub fn held(lab: &mut Lab, run: &Run, from: usize, position: usize) -> Result<Vec<Tensor>> {
+    let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
-    let read = bench.run_one(&Pass {
+    let read = lab.run_one(&Pass {
         from: Some(from),
         record: wanted.clone(),
         ..Pass::of(run.clone())
@@ -157,15 +157,10 @@ impl Wanted {
     /// # Errors
     ///
     /// When there is no spelling, or one without a token of the model, or a text is looked for that is never written.
-    pub fn new(
-        bench: &Bench,
-        name: &str,
-        spellings: &[String],
-        tokens: Option<usize>,
-    ) -> Result<Self> {
+    pub fn new(lab: &Lab, name: &str, spellings: &[String], tokens: Option<usize>) -> Result<Self> {
         let mut firsts = Vec::new();
         for text in spellings {
-            let first = first_token(name, text, &bench.model)?;
+            let first = first_token(name, text, &lab.model)?;
             if !firsts.contains(&first) {
                 firsts.push(first);
             }
@@ -177,9 +172,9 @@ impl Wanted {
         // An id stands for the letters of its token.
         let spelled: Vec<String> = spellings
             .iter()
-            .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(bench, id)))
+            .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(lab, id)))
             .collect();
-        Self::looked_for(bench, name, firsts, &spelled, tokens)
+        Self::looked_for(lab, name, firsts, &spelled, tokens)
     }
 
     /// What the model favours itself, as an answer; `name` is the parameter that would give another one.
@@ -187,27 +182,22 @@ impl Wanted {
     /// # Errors
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
-    pub fn favoured(
-        bench: &Bench,
-        name: &str,
-        logits: &[f32],
-        tokens: Option<usize>,
-    ) -> Result<Self> {
-        let best = reading(logits, bench.model.known_tokens(), 1).first().0;
-        Self::looked_for(bench, name, vec![best], &[letters(bench, best)], tokens)
+    pub fn favoured(lab: &Lab, name: &str, logits: &[f32], tokens: Option<usize>) -> Result<Self> {
+        let best = reading(logits, lab.model.known_tokens(), 1).first().0;
+        Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 
     fn looked_for(
-        bench: &Bench,
+        lab: &Lab,
         name: &str,
         firsts: Vec<u32>,
         spelled: &[String],
         tokens: Option<usize>,
     ) -> Result<Self> {
         let spellings = lowered(spelled);
-        let end = firsts.iter().find(|id| bench.model.is_end(**id));
+        let end = firsts.iter().find(|id| lab.model.is_end(**id));
         if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
-            let given = bench.visible(*end.unwrap_or(&firsts[0]));
+            let given = lab.visible(*end.unwrap_or(&firsts[0]));
             let expected = "an answer whose letters can be looked for in what is written; use measure=probability for this one";
             return Err(Error::argument(name, given, expected));
         }
@@ -219,8 +209,8 @@ impl Wanted {
     }
 
     /// What became of it after these logits, and this continuation of theirs.
-    pub fn read(&self, bench: &Bench, logits: &[f32], written: &[u32]) -> Became {
-        let known = &logits[..bench.model.known_tokens().min(logits.len())];
+    pub fn read(&self, lab: &Lab, logits: &[f32], written: &[u32]) -> Became {
+        let known = &logits[..lab.model.known_tokens().min(logits.len())];
         let total = log_sum_exp(logits);
         let best = reading(known, known.len(), 1).first().0;
         let rank = rank(known, &self.firsts);
@@ -233,7 +223,7 @@ impl Wanted {
             probability: probability.sum(),
             rank,
             hit: if self.tokens.is_some() {
-                self.says(&said(bench, written))
+                self.says(&said(lab, written))
             } else {
                 rank == 0
             },
@@ -254,7 +244,7 @@ impl Wanted {
     /// When a trial does not fit, or the work is stopped.
     pub fn of(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         run: &Run,
         from: usize,
         rows: Vec<PassRow>,
@@ -267,9 +257,7 @@ impl Wanted {
             tail: self.tokens.unwrap_or(0),
             ..Pass::default()
         };
-        bench.run_map(&pass, |bench, _, row| {
-            self.read(bench, row.last(), &row.tail)
-        })
+        lab.run_map(&pass, |lab, _, row| self.read(lab, row.last(), &row.tail))
     }
 }
 
@@ -284,18 +272,18 @@ pub fn rank(known: &[f32], of: &[u32]) -> u32 {
 }
 
 /// What was written, as text, its end left out.
-pub fn said(bench: &Bench, written: &[u32]) -> String {
+pub fn said(lab: &Lab, written: &[u32]) -> String {
     let bytes: Vec<u8> = written
         .iter()
-        .filter(|id| !bench.model.is_end(**id))
-        .flat_map(|id| bench.model.bytes(*id))
+        .filter(|id| !lab.model.is_end(**id))
+        .flat_map(|id| lab.model.bytes(*id))
         .collect();
     crate::text::plain(&bytes)
 }
 
 /// The letters of a token; none where it holds a part of one.
-fn letters(bench: &Bench, id: u32) -> String {
-    String::from_utf8(bench.model.bytes(id)).unwrap_or_default()
+fn letters(lab: &Lab, id: u32) -> String {
+    String::from_utf8(lab.model.bytes(id)).unwrap_or_default()
 }
 
 /// Trimmed and in lower case; a spelling of one letter would be found anywhere, and is left out where there is a longer one.

@@ -12,7 +12,7 @@ use crate::figure::{Anchor, Page, Row, Table};
 use crate::instruments::backpatch::hops::{Found, Measure, Place, Question, Tried, read};
 use crate::instruments::backpatch::pairs::{Pair, Score, goes_back, pairs as all_pairs};
 use crate::instruments::{Draft, lines};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 
@@ -31,7 +31,7 @@ const COLUMNS: [&str; 11] = [
 ];
 
 /// The figure.
-pub fn table(asked: &Asked, file: &Path, run: &Run, bench: &mut Bench) -> Result<Draft> {
+pub fn table(asked: &Asked, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
         return Err(Error::argument(
@@ -41,7 +41,7 @@ pub fn table(asked: &Asked, file: &Path, run: &Run, bench: &mut Bench) -> Result
         ));
     }
     let questions = read(file)?;
-    let layers = bench.model.card.layers;
+    let layers = lab.model.card.layers;
     let back: Vec<Pair> = all_pairs(layers)
         .into_iter()
         .filter(|p| goes_back(*p))
@@ -54,7 +54,7 @@ pub fn table(asked: &Asked, file: &Path, run: &Run, bench: &mut Bench) -> Result
         renormed: asked.renormed(),
         seed: run.seed,
     };
-    measure.check(bench, &questions)?;
+    measure.check(lab, &questions)?;
     let mut digest = Fingerprint::default();
     digest.write(format!("{questions:?}").as_bytes());
     let mut parameters = lines::<Backpatch>(asked);
@@ -62,8 +62,8 @@ pub fn table(asked: &Asked, file: &Path, run: &Run, bench: &mut Bench) -> Result
         "questions' digest".into(),
         format!("{:016x}", digest.finish()),
     ));
-    let found = bench.trials(run, parameters, questions.len(), 1, |bench, range| {
-        let each = range.map(|i| measure.question(bench, &questions, i));
+    let found = lab.trials(run, parameters, questions.len(), 1, |lab, range| {
+        let each = range.map(|i| measure.question(lab, &questions, i));
         each.collect::<Result<Vec<Found>>>()
     })?;
     let done: Vec<(usize, &Found)> = found

@@ -12,7 +12,7 @@ use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
 use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
@@ -33,42 +33,42 @@ struct Ranks {
 }
 
 /// The figure.
-pub fn trace(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-    bench.model.check_prompt(&run.tokens)?;
-    let logits = bench.last_logits(run)?;
+pub fn trace(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    lab.model.check_prompt(&run.tokens)?;
+    let logits = lab.last_logits(run)?;
     let mut sought = Vec::new();
     let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
         sought.push(Sought {
             name: "bridge",
-            firsts: Wanted::new(bench, "bridge", &bridge, None)?.firsts,
+            firsts: Wanted::new(lab, "bridge", &bridge, None)?.firsts,
         });
     }
     sought.push(Sought {
         name: "answer",
-        firsts: asked.wanted(bench, &logits)?.firsts,
+        firsts: asked.wanted(lab, &logits)?.firsts,
     });
     let last = run.tokens.len() - 1;
     let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
         Vec::new()
     } else {
-        vec![asked.position(run, bench)?]
+        vec![asked.position(run, lab)?]
     };
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(bench, &asked.reader, &asked.slot)?;
-    let other = asked.other(run, bench)?;
-    let elsewhere = states(bench, &other, other.tokens.len() - 1)?;
+    let reader = Reader::new(lab, &asked.reader, &asked.slot)?;
+    let other = asked.other(run, lab)?;
+    let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
-    let away = reader.ranks(bench, &elsewhere, &sought)?;
+    let away = reader.ranks(lab, &elsewhere, &sought)?;
     let mut columns = Vec::new();
     for (i, position) in positions.iter().enumerate() {
-        bench.report((i + 1) as f32 / work)?;
-        let own = states(bench, run, *position)?;
-        columns.push((*position, reader.ranks(bench, &own, &sought)?));
+        lab.report((i + 1) as f32 / work)?;
+        let own = states(lab, run, *position)?;
+        columns.push((*position, reader.ranks(lab, &own, &sought)?));
     }
-    Ok(draft(run, bench, &reader, &sought, &columns, &away, &other))
+    Ok(draft(run, lab, &reader, &sought, &columns, &away, &other))
 }
 
 /// The prompt that reads states.
@@ -80,10 +80,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(bench: &mut Bench, prompt: &str, slot: &str) -> Result<Self> {
-        let run = Run::plain(bench.model.encode(prompt, false)?);
+    fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
+        let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
-        let position = last_token_of(bench, &run.tokens, "slot", slot)
+        let position = last_token_of(lab, &run.tokens, "slot", slot)
             .map_err(|_| Error::argument("slot", slot, expected))?;
         if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
@@ -98,10 +98,10 @@ impl Reader {
     }
 
     /// Ranks of everything sought in states, by layer.
-    fn ranks(&self, bench: &mut Bench, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
-        let known = bench.model.known_tokens();
+    fn ranks(&self, lab: &mut Lab, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
+        let known = lab.model.known_tokens();
         let layers = states.len();
-        let rows = bench.unembedded(&Tensor::stack(states, 0)?)?;
+        let rows = lab.unembedded(&Tensor::stack(states, 0)?)?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
@@ -116,7 +116,7 @@ impl Reader {
             logits: Logits::Last(1),
             ..Pass::default()
         };
-        let read: Vec<Vec<u32>> = bench.run_map(&pass, |_, _, row| {
+        let read: Vec<Vec<u32>> = lab.run_map(&pass, |_, _, row| {
             let logits = row.last();
             let known = &logits[..known.min(logits.len())];
             sought.iter().map(|s| rank(known, &s.firsts)).collect()
@@ -142,14 +142,14 @@ impl Reader {
 
 fn draft(
     run: &Run,
-    bench: &Bench,
+    lab: &Lab,
     reader: &Reader,
     sought: &[Sought],
     found: &[(usize, Vec<Ranks>)],
     away: &[Ranks],
     other: &Run,
 ) -> Draft {
-    let layers = bench.model.card.layers;
+    let layers = lab.model.card.layers;
     let mut columns = Vec::new();
     let mut cells = Vec::new();
     let mut firsts = Vec::new();
@@ -162,7 +162,7 @@ fn draft(
             ];
             for (name, own, null) in readers {
                 let token = Unit::Token(sought.firsts[0]);
-                let place = bench.visible(run.tokens[*position]);
+                let place = lab.visible(run.tokens[*position]);
                 columns.push(Header::of(
                     format!("{} {position} {name}", sought.name),
                     Anchor::position(*position).with(token),
@@ -184,7 +184,7 @@ fn draft(
                 firsts.push(format!(
                     "{} {position} {name}: {} at {place} is on top first at {} (unrelated text: {})",
                     sought.name,
-                    spelled(bench, &sought.firsts),
+                    spelled(lab, &sought.firsts),
                     earliest(own),
                     earliest(null)
                 ));
@@ -193,7 +193,7 @@ fn draft(
     }
     let named: Vec<String> = sought
         .iter()
-        .map(|s| format!("{} {}", s.name, spelled(bench, &s.firsts)))
+        .map(|s| format!("{} {}", s.name, spelled(lab, &s.firsts)))
         .collect();
     let mut notes = firsts;
     notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
@@ -205,7 +205,7 @@ fn draft(
     ));
     notes.push(format!(
         "unrelated text, read at its last token: {}; seed {}",
-        quoted(bench, &other.tokens),
+        quoted(lab, &other.tokens),
         run.seed
     ));
     let grid = Grid {

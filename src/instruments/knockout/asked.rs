@@ -7,7 +7,7 @@ use crate::edit::positions::Positions;
 use crate::edit::quotes;
 use crate::error::{Error, Result};
 use crate::instruments::params::{Count, Kind, ParameterValue, choices, params};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 
 choices! {
@@ -102,9 +102,9 @@ pub struct NamedPositions {
 
 impl NamedPositions {
     /// The positions in a run's text; `name` is the parameter, for messages.
-    pub(super) fn within(&self, name: &str, run: &Run, bench: &Bench) -> Result<Vec<usize>> {
+    pub(super) fn within(&self, name: &str, run: &Run, lab: &Lab) -> Result<Vec<usize>> {
         let bad = |expected: String| Error::argument(name, &self.text, expected);
-        let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+        let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let rule = self.rule.resolve(&spelled).map_err(|_| {
             bad("a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text".into())
         })?;
@@ -161,17 +161,17 @@ impl Groups {
         &self,
         last: usize,
         run: &Run,
-        bench: &Bench,
+        lab: &Lab,
     ) -> Result<Vec<(String, Vec<usize>)>> {
         if self.groups.is_empty() {
-            let alone = |p: usize| (bench.visible(run.tokens[p]), vec![p]);
+            let alone = |p: usize| (lab.visible(run.tokens[p]), vec![p]);
             return Ok((0..last).map(alone).collect());
         }
         let mut out: Vec<(String, Vec<usize>)> = Vec::new();
         for (name, place) in &self.groups {
             let mut found = Vec::new();
             if let Some(place) = place {
-                found = place.within("sources", run, bench)?;
+                found = place.within("sources", run, lab)?;
                 found.retain(|p| *p < last);
                 if found.is_empty() {
                     let expected = "positions before the targets: a position always reads itself";

@@ -14,8 +14,8 @@ use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
 use crate::error::Result;
 use crate::figure::{Anchor, Cell, Check, Grid, Header};
+use crate::lab::Lab;
 use crate::lab::attribution::rounding;
-use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::trials::Cost;
@@ -43,15 +43,15 @@ impl Measurement for Knock {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let plan = Plan::read(asked, run, bench)?;
-        let found = plan.measure(run, bench)?;
-        Ok(plan.draw(&found, run, bench))
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = Plan::read(asked, run, lab)?;
+        let found = plan.measure(run, lab)?;
+        Ok(plan.draw(&found, run, lab))
     }
 }
 
 impl Plan<'_> {
-    fn draw(&self, found: &Found, run: &Run, bench: &Bench) -> Draft {
+    fn draw(&self, found: &Found, run: &Run, lab: &Lab) -> Draft {
         let asked = self.asked;
         let measure = |logprob: f32| asked.value.of(logprob, found.base);
         let position = run.tokens.len() - 1;
@@ -75,7 +75,7 @@ impl Plan<'_> {
             let more = more.into_iter().filter_map(|(name, v)| Some((name, v?)));
             Cell::of("", measure(outcome.logprob), anchor).more(more)
         };
-        let name = bench.visible(self.answer);
+        let name = lab.visible(self.answer);
         let by = asked.by.print();
         let columns = self.columns.iter();
         let columns = columns.map(|c| Header::of(c.label.clone(), c.anchor));
@@ -86,7 +86,7 @@ impl Plan<'_> {
             cell,
         );
         let outcomes = found.outcomes.iter().flatten();
-        let tolerance = rounding(&bench.model) * found.reach;
+        let tolerance = rounding(&lab.model) * found.reach;
         let checks = outcomes.clone().map(|o| Check {
             error: o.gap,
             tolerance,

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
-use crate::lab::bench::{Bench, reading};
 use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
+use crate::lab::{Lab, reading};
 use crate::model::network::finite;
 
 /// Cells of one slice.
@@ -76,18 +76,18 @@ pub(super) fn short(p: f32) -> String {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
-        let (layers, heads) = (bench.model.card.layers, bench.model.card.heads);
+    pub(super) fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+        let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let answer = match &asked.token {
             None => {
-                let logits = bench.last_logits(run)?;
-                reading(&logits, bench.model.known_tokens(), 1).first().0
+                let logits = lab.last_logits(run)?;
+                reading(&logits, lab.model.known_tokens(), 1).first().0
             }
-            Some(text) => first_token("token", text, &bench.model)?,
+            Some(text) => first_token("token", text, &lab.model)?,
         };
-        let targets = asked.targets.within("targets", run, bench)?;
+        let targets = asked.targets.within("targets", run, lab)?;
         let last = targets.iter().copied().max().unwrap_or(0);
-        let groups = asked.sources.before(last, run, bench)?;
+        let groups = asked.sources.before(last, run, lab)?;
         if groups.is_empty() {
             let expected = "targets that have something before them to read";
             return Err(Error::argument("targets", asked.targets.print(), expected));
@@ -152,7 +152,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    pub(super) fn measure(&self, run: &Run, bench: &mut Bench) -> Result<Found> {
+    pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<Found> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
         let answer = self.answer as usize;
         let logged = |row: &[f32]| {
@@ -165,11 +165,11 @@ impl<'a> Plan<'a> {
             logits: Logits::Last(1),
             ..Pass::of(run.clone())
         };
-        let base = bench.run_one(&plain)?;
+        let base = lab.run_one(&plain)?;
         let own = logged(base.last());
         let count = self.columns.len() * self.layers;
         let parameters = lines::<Knock>(self.asked);
-        let trials = bench.trials(run, parameters, count, SLICE, |bench, range| {
+        let trials = lab.trials(run, parameters, count, SLICE, |lab, range| {
             let size = range.len();
             let real = range.clone().map(|i| self.cut(i, None));
             let null = range.clone().map(|i| self.cut(i, Some(run.seed)));
@@ -179,9 +179,9 @@ impl<'a> Plan<'a> {
                 sources: Vec::new(),
                 ..self.cut(range.start, None)
             };
-            let rows = bench.run(&cutting(&plain, all.iter().chain([&whole])))?;
+            let rows = lab.run(&cutting(&plain, all.iter().chain([&whole])))?;
             let gap = Check::of(rows[2 * size].last(), base.last(), 0.0).error;
-            let model = &bench.model;
+            let model = &lab.model;
             let outcome = |(k, i): (usize, usize)| {
                 let row = logged(rows[k].last());
                 let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
@@ -204,7 +204,7 @@ impl<'a> Plan<'a> {
             .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
         let null = match strongest {
-            Some((i, logprob)) => Some(self.strongest(bench, &plain, &base, i, logprob)?),
+            Some((i, logprob)) => Some(self.strongest(lab, &plain, &base, i, logprob)?),
             None => None,
         };
         Ok(Found {
@@ -220,7 +220,7 @@ impl<'a> Plan<'a> {
     /// The strongest cut in words, beside several draws of its null.
     fn strongest(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         plain: &Pass,
         base: &RowCapture,
         i: usize,
@@ -233,7 +233,7 @@ impl<'a> Plan<'a> {
             row[answer].exp()
         };
         let layers = self.around(i % self.layers);
-        let edges = self.cut(i, None).edges(&bench.model);
+        let edges = self.cut(i, None).edges(&lab.model);
         let column = &self.columns[i / self.layers];
         let name = match column.anchor.unit {
             Some(Unit::Head(head)) => format!("head {head}"),
@@ -249,13 +249,13 @@ impl<'a> Plan<'a> {
         let draws: Vec<Knockout> = (0..DRAWS)
             .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
             .collect();
-        let others = draws[0].edges(&bench.model);
+        let others = draws[0].edges(&lab.model);
         if others < edges {
             return Ok(format!(
                 "{said}; it has no fair null: of other edges there are only {others}"
             ));
         }
-        let rows = bench.run(&cutting(plain, &draws))?;
+        let rows = lab.run(&cutting(plain, &draws))?;
         let found: Vec<f32> = rows.iter().map(|r| probability(r.last())).collect();
         if !finite::all(&found) {
             return Ok(format!("{said}; its null is not finite"));

@@ -13,12 +13,12 @@ use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::guard::tried;
 use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
 use crate::lab::target::Target;
+use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -78,22 +78,22 @@ impl Measurement for Dose {
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &asked.strengths.0;
-        let mut base = bench.last_logits(run)?;
+        let mut base = lab.last_logits(run)?;
         let target = match asked.token.as_str() {
-            "" => Target::one(reading(&base, bench.model.known_tokens(), 1).first().0),
-            text => Target::parse("token", text, &bench.model)?,
+            "" => Target::one(reading(&base, lab.model.known_tokens(), 1).first().0),
+            text => Target::parse("token", text, &lab.model)?,
         };
         log_softmax(&mut base);
-        let units = asked.units(run, target, bench)?;
-        let null = asked.null(run, &units, bench)?;
+        let units = asked.units(run, target, lab)?;
+        let null = asked.null(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
-            bench.report(i as f32 / strengths.len() as f32)?;
-            let own = asked.point(run, &units, *strength, target, &base, bench)?;
-            let other = asked.point(run, &null, *strength, target, &base, bench)?;
+            lab.report(i as f32 / strengths.len() as f32)?;
+            let own = asked.point(run, &units, *strength, target, &base, lab)?;
+            let other = asked.point(run, &null, *strength, target, &base, lab)?;
             rows.push(Row::at(
                 anchor,
                 entries![
@@ -105,14 +105,14 @@ impl Measurement for Dose {
                         rank => Entry::from(rank.to_string()),
                     },
                     own.kl,
-                    bench.visible(own.top),
+                    lab.visible(own.top),
                     other.logit,
                     other.p,
                     other.kl,
                 ],
             ));
         }
-        let name = target.spell(bench);
+        let name = target.spell(lab);
         let title = format!(
             "{} {} times · null {}, seed {}",
             asked.site.print(),
@@ -130,14 +130,14 @@ impl Measurement for Dose {
 
 impl Asked {
     /// The units that were named, or the neuron with the largest direct effect at the last position.
-    fn units(&self, run: &Run, target: Target, bench: &mut Bench) -> Result<Units> {
+    fn units(&self, run: &Run, target: Target, lab: &mut Lab) -> Result<Units> {
         let heads = self.site == UnitSite::Heads;
         let mut units = Units::new();
         if self.units.is_empty() && !heads {
-            let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
+            let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &sight.activations {
-                let view = bench.cards.view(&bench.model, *layer, target)?;
+                let view = lab.cards.view(&lab.model, *layer, target)?;
                 let effects = sight.effects(*layer, view);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
@@ -146,16 +146,16 @@ impl Asked {
                 }
             }
             if best.0 == f32::NEG_INFINITY {
-                return Err(bench.not_finite("The effects of all neurons are"));
+                return Err(lab.not_finite("The effects of all neurons are"));
             }
             units.insert(best.1, vec![best.2]);
             return Ok(units);
         }
         for part in self.units.split(',') {
             let (layer, unit) = if heads {
-                head(part, bench)?
+                head(part, lab)?
             } else {
-                let (layer, unit) = neuron("units", part, &bench.model)?;
+                let (layer, unit) = neuron("units", part, &lab.model)?;
                 (usize::from(layer), unit)
             };
             let held: &mut Vec<u32> = units.entry(layer).or_default();
@@ -167,18 +167,18 @@ impl Asked {
     }
 
     /// As many other units of the same layers, next in size.
-    fn null(&self, run: &Run, units: &Units, bench: &mut Bench) -> Result<Units> {
+    fn null(&self, run: &Run, units: &Units, lab: &mut Lab) -> Result<Units> {
         let last = run.tokens.len() - 1;
         let mut null = Units::new();
         for (layer, own) in units {
             let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
-                let z = bench.record(run, &[at])?.get(at)?.narrow(0, last, 1)?;
+                let z = lab.record(run, &[at])?.get(at)?.narrow(0, last, 1)?;
                 let z = z.squeeze(0)?.to_dtype(DType::F32)?;
                 z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
             } else {
-                let sight = sights(bench, run, last)?.remove(0);
-                sight.sizes(*layer, &bench.cards.norms(&bench.model)?[*layer])
+                let sight = sights(lab, run, last)?.remove(0);
+                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
             };
             null.insert(*layer, near_in_size(&sizes, own, run.seed));
         }
@@ -192,7 +192,7 @@ impl Asked {
         strength: f32,
         target: Target,
         base: &[f32],
-        bench: &mut Bench,
+        lab: &mut Lab,
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
@@ -209,7 +209,7 @@ impl Asked {
             schedule,
             ..run.clone()
         };
-        let Some(mut logits) = tried(bench.last_logits(&dosed))? else {
+        let Some(mut logits) = tried(lab.last_logits(&dosed))? else {
             return Ok(Point {
                 logit: f32::NAN,
                 p: f32::NAN,
@@ -219,7 +219,7 @@ impl Asked {
             });
         };
         let logit = target.of(&logits);
-        let favoured = reading(&logits, bench.model.known_tokens(), 1).first().0;
+        let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
         log_softmax(&mut logits);
         Ok(Point {
             logit,
@@ -232,8 +232,8 @@ impl Asked {
 }
 
 /// Reads a head as `L/H`.
-fn head(text: &str, bench: &Bench) -> Result<(usize, u32)> {
-    let card = &bench.model.card;
+fn head(text: &str, lab: &Lab) -> Result<(usize, u32)> {
+    let card = &lab.model.card;
     let parts = text.trim().split_once('/').and_then(|(layer, unit)| {
         let layer = layer.trim().parse::<usize>().ok()?;
         Some((layer, unit.trim().parse::<u32>().ok()?))

@@ -16,11 +16,11 @@ use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::batch::{last_logits, read_prompts};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
+use crate::lab::{Lab, reading};
 
 params! {
     /// What `fact` is asked.
@@ -60,7 +60,7 @@ impl Measurement for Fact {
         "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         // Each way of asking is a prompt of its own, the run's text as well.
         let run = &Run {
             schedule: run.schedule.clone(),
@@ -70,35 +70,35 @@ impl Measurement for Fact {
         let mut prompts = vec![run.tokens.clone()];
         if let Some(file) = &asked.prompts {
             for text in read_prompts(file)? {
-                prompts.push(bench.model.encode(&text, false)?);
+                prompts.push(lab.model.encode(&text, false)?);
             }
         }
         let target = match asked.answer.as_str() {
             "" => {
-                let logits = bench.last_logits(run)?;
-                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
+                let logits = lab.last_logits(run)?;
+                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
             }
-            text => Target::parse("answer", text, &bench.model)?,
+            text => Target::parse("answer", text, &lab.model)?,
         };
-        let all = Search::new(bench.model.card.layers);
+        let all = Search::new(lab.model.card.layers);
         let search = Search {
             share: asked.share.0 as f32 / 100.0,
             present: asked.present.0 as f32 / 100.0,
             most: asked.count.0,
-            layers: (asked.layer.within(bench.model.card.layers)?).map_or(all.layers, |l| (l, l)),
+            layers: (asked.layer.within(lab.model.card.layers)?).map_or(all.layers, |l| (l, l)),
         };
-        let direction = target.direction(&bench.model)?;
-        let scores = ask(bench, &prompts, &run.schedule, &direction, search)?;
+        let direction = target.direction(&lab.model)?;
+        let scores = ask(lab, &prompts, &run.schedule, &direction, search)?;
         let (present, mut found) = refine(&[scores], search);
         let mut found = found.remove(0);
         found.truncate(search.most);
-        let without = without(run, &prompts, &found, target, bench)?;
+        let without = without(run, &prompts, &found, target, lab)?;
         let neurons: Vec<(u16, u32)> = found.iter().map(|n| (n.layer, n.neuron)).collect();
-        bench.cards.prepare(&bench.model, &neurons)?;
+        lab.cards.prepare(&lab.model, &neurons)?;
         let last = run.tokens.len() - 1;
         let row = |n: &FactNeuron| {
-            let card = bench.cards.get(n.layer, n.neuron)?;
-            let [up, down] = words(&card.sides, n.act, bench);
+            let card = lab.cards.get(n.layer, n.neuron)?;
+            let [up, down] = words(&card.sides, n.act, lab);
             Some(Row::at(
                 Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
                 entries![
@@ -111,9 +111,9 @@ impl Measurement for Fact {
                 ],
             ))
         };
-        let name = target.spell(bench);
+        let name = target.spell(lab);
         let page = Page::of(
-            format!("p of {} · {without}", bench.visible(target.token)),
+            format!("p of {} · {without}", lab.visible(target.token)),
             Anchor::position(last),
             found.iter().filter_map(row).collect(),
         );
@@ -133,9 +133,9 @@ fn without(
     prompts: &[Vec<u32>],
     found: &[FactNeuron],
     target: Target,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Result<String> {
-    let sight = sights(bench, run, run.tokens.len() - 1)?.remove(0);
+    let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
     let (mut own, mut null) = (run.schedule.clone(), run.schedule.clone());
     let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
     layers.sort_unstable();
@@ -144,7 +144,7 @@ fn without(
         let here = found.iter().filter(|n| n.layer == layer);
         let units: Vec<u32> = here.map(|n| n.neuron).collect();
         let at = usize::from(layer);
-        let sizes = sight.sizes(at, &bench.cards.norms(&bench.model)?[at]);
+        let sizes = sight.sizes(at, &lab.cards.norms(&lab.model)?[at]);
         own = own.and(&zero(layer, &units)?);
         let others = near_in_size(&sizes, &units, run.seed);
         if !others.is_empty() {
@@ -152,7 +152,7 @@ fn without(
         }
     }
     let mut mean = |schedule| -> Result<f32> {
-        let mut rows = last_logits(bench, prompts, schedule)?;
+        let mut rows = last_logits(lab, prompts, schedule)?;
         let p = rows.iter_mut().map(|row| {
             log_softmax(row);
             row[target.token as usize].exp()

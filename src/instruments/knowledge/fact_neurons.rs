@@ -13,7 +13,7 @@ use candle_core::Tensor;
 
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::model::network::finite::order;
@@ -74,16 +74,16 @@ pub struct Asked {
 
 /// Asks the prompts under a schedule and scores every neuron by its direct effect along a logit direction `[d_model]`.
 pub fn ask(
-    bench: &mut Bench,
+    lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
     direction: &Tensor,
     search: Search,
 ) -> Result<Asked> {
-    let layers = bench.model.card.neuron_layers.iter();
+    let layers = lab.model.card.neuron_layers.iter();
     let chosen = layers.filter(|l| (search.layers.0..=search.layers.1).contains(l));
     let views = chosen
-        .map(|l| Ok((*l, bench.model.transformer.value_view(*l, direction)?)))
+        .map(|l| Ok((*l, lab.model.transformer.value_view(*l, direction)?)))
         .collect::<Result<Vec<_>>>()?;
     // Effects and activations of every neuron, summed, and under how many prompts it was kept.
     let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
@@ -92,7 +92,7 @@ pub fn ask(
             schedule: schedule.clone(),
             ..Run::plain(prompt.clone())
         };
-        let sight = sights(bench, &run, prompt.len() - 1)?.remove(0);
+        let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
         let effects: Vec<(usize, Vec<f32>)> = views
             .iter()
             .map(|(layer, view)| (*layer, sight.effects(*layer, view)))

@@ -21,11 +21,11 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::lab::batch::last_logits;
-use crate::lab::bench::{Bench, reading};
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax};
 use crate::lab::target::first_token;
+use crate::lab::{Lab, reading};
 
 /// What is done to the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,16 +127,16 @@ struct Suite {
 
 /// Runs the experiment over facts; `texts` are other prompts to look after.
 pub fn run(
-    bench: &mut Bench,
+    lab: &mut Lab,
     facts: &[Fact],
     texts: &[Vec<u32>],
     schedule: &Schedule,
     plan: Plan,
 ) -> Result<Report> {
-    if bench.model.card.neuron_layers.is_empty() {
-        return Err(bench.model.transformer.no_neurons());
+    if lab.model.card.neuron_layers.is_empty() {
+        return Err(lab.model.transformer.no_neurons());
     }
-    let suite = Suite::ask(bench, facts, texts, schedule)?;
+    let suite = Suite::ask(lab, facts, texts, schedule)?;
     let mut report = Report {
         known: suite.known.iter().filter(|k| **k).count(),
         ..Report::default()
@@ -155,11 +155,11 @@ pub fn run(
     relations.dedup();
     for (i, relation) in relations.iter().enumerate() {
         // Finding takes a pass a prompt, measuring many: a tenth of the bar.
-        bench.report(0.1 * i as f32 / relations.len() as f32)?;
+        lab.report(0.1 * i as f32 / relations.len() as f32)?;
         let members: Vec<usize> = (0..facts.len())
             .filter(|f| facts[*f].relation == *relation && suite.known[*f])
             .collect();
-        let (present, mut found) = suite.find(bench, &members, schedule, plan)?;
+        let (present, mut found) = suite.find(lab, &members, schedule, plan)?;
         drop_shared(&mut found, plan.shared);
         report.present.push(((*relation).to_string(), present));
         let mut of: Vec<(usize, Vec<FactNeuron>)> = members.into_iter().zip(found).collect();
@@ -170,25 +170,25 @@ pub fn run(
     chosen.sort_by_key(|(fact, _)| *fact);
     let count = chosen.len();
     for (i, (fact, mut neurons)) in chosen.into_iter().enumerate() {
-        bench.report(0.1 + 0.9 * i as f32 / count as f32)?;
+        lab.report(0.1 + 0.9 * i as f32 / count as f32)?;
         neurons.truncate(plan.search.most);
-        let new = suite.new_answer(bench, facts, fact, plan, &mut rng)?;
+        let new = suite.new_answer(lab, facts, fact, plan, &mut rng)?;
         if neurons.is_empty() || (new.is_none() && matches!(plan.turn, Turn::Rewrite(_))) {
             report.without += 1;
             continue;
         }
         let seed = plan.seed.wrapping_add(fact as u64);
-        let null = suite.null(bench, fact, &neurons, schedule, seed)?;
+        let null = suite.null(lab, fact, &neurons, schedule, seed)?;
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
-        let edits = edits(&neurons, plan.turn, old, turned, bench)?;
+        let edits = edits(&neurons, plan.turn, old, turned, lab)?;
         let idle =
-            crate::instruments::knowledge::value_edit::edits(&null, plan.turn, old, turned, bench)?;
+            crate::instruments::knowledge::value_edit::edits(&null, plan.turn, old, turned, lab)?;
         let target = turned.map(|(_, id)| id);
         report.cases.push(Case {
             fact,
-            own: suite.effect(bench, fact, target, schedule, &edits)?,
-            null: suite.effect(bench, fact, target, schedule, &idle)?,
+            own: suite.effect(lab, fact, target, schedule, &edits)?,
+            null: suite.effect(lab, fact, target, schedule, &idle)?,
             new: new.map(|(text, _)| text),
             neurons,
             edits,
@@ -198,28 +198,23 @@ pub fn run(
 }
 
 impl Suite {
-    fn ask(
-        bench: &mut Bench,
-        facts: &[Fact],
-        texts: &[Vec<u32>],
-        schedule: &Schedule,
-    ) -> Result<Self> {
+    fn ask(lab: &mut Lab, facts: &[Fact], texts: &[Vec<u32>], schedule: &Schedule) -> Result<Self> {
         let answers = facts
             .iter()
-            .map(|f| first_token("answer", &f.answer, &bench.model))
+            .map(|f| first_token("answer", &f.answer, &lab.model))
             .collect::<Result<Vec<_>>>()?;
         let mut prompts = Vec::new();
         let mut owners = Vec::new();
         for (i, fact) in facts.iter().enumerate() {
             for prompt in &fact.prompts {
-                prompts.push(bench.model.encode(prompt, false)?);
+                prompts.push(lab.model.encode(prompt, false)?);
                 owners.push(Some(i));
             }
         }
         prompts.extend_from_slice(texts);
         owners.resize(prompts.len(), None);
-        let rows = last_logits(bench, &prompts, schedule)?;
-        let vocabulary = bench.model.known_tokens();
+        let rows = last_logits(lab, &prompts, schedule)?;
+        let vocabulary = lab.model.known_tokens();
         let asked: Vec<Asked> = rows
             .into_par_iter()
             .zip(owners)
@@ -258,7 +253,7 @@ impl Suite {
     /// The neurons of a relation's facts, refined together.
     fn find(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         members: &[usize],
         schedule: &Schedule,
         plan: Plan,
@@ -269,17 +264,17 @@ impl Suite {
         let mut asked = Vec::with_capacity(members.len());
         for fact in members {
             let answer = self.answers[*fact];
-            let mut direction = bench.model.transformer.logit_direction(answer)?;
+            let mut direction = lab.model.transformer.logit_direction(answer)?;
             let others: Vec<u32> = all.iter().copied().filter(|a| *a != answer).collect();
             if plan.score == Score::Contrast && !others.is_empty() {
                 let others = others
                     .iter()
-                    .map(|a| bench.model.transformer.logit_direction(*a))
+                    .map(|a| lab.model.transformer.logit_direction(*a))
                     .collect::<Result<Vec<_>>>()?;
                 direction = (direction - Tensor::stack(&others, 0)?.mean(0)?)?;
             }
             let prompts = self.of(*fact);
-            asked.push(ask(bench, &prompts, schedule, &direction, plan.search)?);
+            asked.push(ask(lab, &prompts, schedule, &direction, plan.search)?);
         }
         Ok(refine(&asked, plan.search))
     }
@@ -287,7 +282,7 @@ impl Suite {
     /// The answer to turn to: the fact's own wish, or another answer of its relation; none for a scale.
     fn new_answer(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         facts: &[Fact],
         fact: usize,
         plan: Plan,
@@ -297,7 +292,7 @@ impl Suite {
             return Ok(None);
         }
         if let Some(new) = &facts[fact].new {
-            let id = first_token("new", new, &bench.model)?;
+            let id = first_token("new", new, &lab.model)?;
             return Ok(Some((new.clone(), id)));
         }
         let same = |f: &usize| facts[*f].relation == facts[fact].relation;
@@ -314,7 +309,7 @@ impl Suite {
     /// As many random neurons of the same layers, with their own mean activations under the fact's prompts.
     fn null(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         fact: usize,
         neurons: &[FactNeuron],
         schedule: &Schedule,
@@ -322,7 +317,7 @@ impl Suite {
     ) -> Result<Vec<FactNeuron>> {
         let mut drawn: Vec<FactNeuron> = Vec::with_capacity(neurons.len());
         for (layer, units, _) in by_layer(neurons, |_| 1) {
-            let others = null_units::any(bench.model.card.d_mlp, &units, seed);
+            let others = null_units::any(lab.model.card.d_mlp, &units, seed);
             drawn.extend(others.into_iter().map(|neuron| FactNeuron {
                 layer,
                 neuron,
@@ -337,7 +332,7 @@ impl Suite {
                 schedule: schedule.clone(),
                 ..Run::plain(prompt.clone())
             };
-            let sight = sights(bench, &run, prompt.len() - 1)?.remove(0);
+            let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
             for n in &mut drawn {
                 let act = sight.layer(usize::from(n.layer));
                 n.act += act.map_or(0.0, |(row, _)| row[n.neuron as usize]) / prompts.len() as f32;
@@ -349,7 +344,7 @@ impl Suite {
     /// What edits do to the fact and to everything else that is asked.
     fn effect(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         fact: usize,
         new: Option<u32>,
         schedule: &Schedule,
@@ -358,8 +353,8 @@ impl Suite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        let rows = last_logits(bench, &self.prompts, &edited)?;
-        let vocabulary = bench.model.known_tokens();
+        let rows = last_logits(lab, &self.prompts, &edited)?;
+        let vocabulary = lab.model.known_tokens();
         // Favoured token, probability of the old answer over what it was, KL.
         let old = self.answers[fact] as usize;
         let after: Vec<(u32, f32, f32)> = rows
@@ -420,7 +415,7 @@ fn edits(
     turn: Turn,
     old: (&str, u32),
     new: Option<(&str, u32)>,
-    bench: &Bench,
+    lab: &Lab,
 ) -> Result<Vec<Edit>> {
     let list = |units: &[u32]| {
         let units: Vec<String> = units.iter().map(u32::to_string).collect();
@@ -428,7 +423,7 @@ fn edits(
     };
     let lines: Vec<String> = match (turn, new) {
         (Turn::Rewrite(strength), Some(new)) => {
-            let turned = format!("{}>{}", spell(old, bench), spell(new, bench));
+            let turned = format!("{}>{}", spell(old, lab), spell(new, lab));
             let sign = |n: &FactNeuron| if n.act < 0.0 { -1 } else { 1 };
             by_layer(neurons, sign)
                 .iter()
@@ -451,9 +446,9 @@ fn edits(
 }
 
 /// A token as an edit names it: its text where that reads back as the token, else its id.
-fn spell((text, id): (&str, u32), bench: &Bench) -> String {
+fn spell((text, id): (&str, u32), lab: &Lab) -> String {
     let plain = !text.contains(['"', '\\', '<', '>', '=', '@', '#', '\n']);
-    let reads_back = first_token("answer", text, &bench.model).is_ok_and(|t| t == id);
+    let reads_back = first_token("answer", text, &lab.model).is_ok_and(|t| t == id);
     if plain && reads_back {
         format!("\"{text}\"")
     } else {

@@ -19,7 +19,7 @@ use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
 use crate::instruments::logit_lens::word_lists::{Vocabulary, WordList, disjoint, task};
 use crate::instruments::params::{Count, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads, lines};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
@@ -108,7 +108,7 @@ impl Measurement for Languages {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let list = match &asked.words {
             None => {
                 let expected = "the file of a word list: a line of languages, then a line a word";
@@ -116,8 +116,8 @@ impl Measurement for Languages {
             }
             Some(path) => WordList::load(path)?,
         };
-        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
-        let vocabulary = Vocabulary::of(&bench.model)?;
+        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
+        let vocabulary = Vocabulary::of(&lab.model)?;
         let (questions, mut notes) = match asked.task {
             Task::Own => asked.own(run, &list, &vocabulary)?,
             Task::Translate => {
@@ -130,7 +130,7 @@ impl Measurement for Languages {
                         expected,
                     ));
                 }
-                asked.prompts(&roles, run, bench, &list, &vocabulary)?
+                asked.prompts(&roles, run, lab, &list, &vocabulary)?
             }
             Task::Repeat => {
                 let roles = asked.roles(&list)?;
@@ -138,26 +138,26 @@ impl Measurement for Languages {
                     from: roles.to,
                     ..roles
                 };
-                asked.prompts(&same, run, bench, &list, &vocabulary)?
+                asked.prompts(&same, run, lab, &list, &vocabulary)?
             }
         };
         let mut parameters = lines::<Self>(asked);
         parameters.push(("digest".into(), format!("{:016x}", list.digest)));
         let count = questions.len();
-        let trials = bench.trials(run, parameters, count, 1, |bench, range| {
+        let trials = lab.trials(run, parameters, count, 1, |lab, range| {
             let asked = questions[range].iter();
-            asked.map(|q| answer(bench, q, &view)).collect()
+            asked.map(|q| answer(lab, q, &view)).collect()
         })?;
         notes.extend(trials.note());
         let answers: Vec<Answer> = trials.results.into_iter().flatten().collect();
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let curve = |label: String, at: &dyn Fn(&Answer, usize) -> f32| {
             let values = (0..layers).map(|l| mean(answers.iter().map(|a| at(a, l))).0);
             Curve::of(label, Anchor::default(), values.collect())
         };
         let (value, curves, scale) = match asked.show {
             Drawn::Entropy => {
-                let hi = (bench.model.card.vocab as f32).ln();
+                let hi = (lab.model.card.vocab as f32).ln();
                 let curves = vec![curve("entropy".into(), &|a, l| a.entropy[l])];
                 ("nats", curves, Scale::Range { lo: 0.0, hi })
             }
@@ -259,7 +259,7 @@ impl Asked {
         &self,
         roles: &Roles,
         run: &Run,
-        bench: &Bench,
+        lab: &Lab,
         list: &WordList,
         vocabulary: &Vocabulary,
     ) -> Result<(Vec<Question>, Vec<String>)> {
@@ -304,8 +304,8 @@ impl Asked {
                 .collect();
             let (a, b) = (&list.languages[roles.from], &list.languages[roles.to]);
             let text = task(a, b, &solved, word(0, roles.from));
-            let tokens = bench.model.encode(&text, false)?;
-            bench.model.check_prompt(&tokens)?;
+            let tokens = lab.model.encode(&text, false)?;
+            lab.model.check_prompt(&tokens)?;
             questions.push(Question {
                 run: Run {
                     schedule: run.schedule.clone(),
@@ -328,7 +328,7 @@ impl Asked {
 }
 
 /// Reads the last position of a question.
-fn answer(bench: &mut Bench, question: &Question, view: &View) -> Result<Answer> {
+fn answer(lab: &mut Lab, question: &Question, view: &View) -> Result<Answer> {
     let groups = [Some(&question.sets), question.null.as_ref()];
     let mut tokens: Vec<u32> = groups
         .iter()
@@ -344,12 +344,12 @@ fn answer(bench: &mut Bench, question: &Question, view: &View) -> Result<Answer>
         top: 1,
         tokens: tokens.clone(),
         entropy: true,
-        ..view.readout(bench.model.card.layers)
+        ..view.readout(lab.model.card.layers)
     };
     let last = question.run.tokens.len() - 1;
     // The sweep tells how far it is.
     let needs = Needs::of(readout);
-    let capture = bench.untold(|b| b.capture(&question.run, last..last + 1, &needs))?;
+    let capture = lab.untold(|b| b.capture(&question.run, last..last + 1, &needs))?;
     let seen = capture.read;
     let mass = |sets: &Vec<Vec<u32>>| -> Vec<Vec<f32>> {
         let row = |said: &crate::lab::readout::Said| {

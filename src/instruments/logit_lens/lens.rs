@@ -14,7 +14,7 @@ use crate::instruments::logit_lens::numbers::{Of, Opening, Show, Shown};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, View, view};
 use crate::instruments::params::{Count, ParameterValue, params};
 use crate::instruments::{Draft, Measurement, last};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs, NormOf};
 use crate::lab::run::Run;
 use crate::model::Card;
@@ -74,8 +74,8 @@ pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
 }
 
 impl Asked {
-    fn shown(&self, bench: &Bench) -> Result<Shown> {
-        Shown::of(self.show, &self.of, self.top.0, &bench.model)
+    fn shown(&self, lab: &Lab) -> Result<Shown> {
+        Shown::of(self.show, &self.of, self.top.0, &lab.model)
     }
 }
 
@@ -98,15 +98,15 @@ impl Measurement for Lens {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
-        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
-        let readout = view.readout(bench.model.card.layers);
-        Ok(Needs::of(asked.shown(bench)?.ask(readout)))
+    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
+        let readout = view.readout(lab.model.card.layers);
+        Ok(Needs::of(asked.shown(lab)?.ask(readout)))
     }
 
-    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
-        let shown = asked.shown(bench)?;
-        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let shown = asked.shown(lab)?;
+        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let seen = &of.read;
         let (mut cells, mut values, mut stories) = (Vec::new(), Vec::new(), Vec::new());
         for (i, position) in of.positions.clone().enumerate() {
@@ -114,17 +114,17 @@ impl Measurement for Lens {
             for (layer, said) in seen.layers.iter().enumerate() {
                 let anchor = Anchor::cell(layer, position);
                 for said in [Some(said), seen.plain.get(layer)].into_iter().flatten() {
-                    column.push(shown.cell(bench, &said[i], anchor));
+                    column.push(shown.cell(lab, &said[i], anchor));
                     numbers.push(shown.all(&said[i]));
                 }
             }
             let rows = seen.layers.iter().map(|layer| &layer[i]);
-            stories.push(shown.story(bench, position, seen.answers[i], rows));
+            stories.push(shown.story(lab, position, seen.answers[i], rows));
             cells.push(column);
             values.push(numbers);
         }
         let kind = view.file.as_ref().map(|file| file.kind.name());
-        let rows = (0..bench.model.card.layers)
+        let rows = (0..lab.model.card.layers)
             .flat_map(|l| {
                 let own = Header {
                     label: l.to_string(),
@@ -141,8 +141,8 @@ impl Measurement for Lens {
             let column = |rows: &Vec<Vec<f32>>| rows.iter().map(|row| row[i]).collect();
             let values: Vec<Vec<f32>> = values.iter().map(column).collect();
             Number {
-                value: Shown::words(asked, bench),
-                scale: Shown::scale(asked, bench, &cells, &values),
+                value: Shown::words(asked, lab),
+                scale: Shown::scale(asked, lab, &cells, &values),
                 values,
             }
         };
@@ -156,7 +156,7 @@ impl Measurement for Lens {
         let value = opens.value.clone();
         let told = stories.last().map(|story| {
             let at = story.anchor.position.unwrap_or_default() as usize;
-            format!("after {}: {story}", bench.visible(of.run.tokens[at]))
+            format!("after {}: {story}", lab.visible(of.run.tokens[at]))
         });
         let grid = Grid {
             row_axis: "layer".into(),
@@ -164,10 +164,10 @@ impl Measurement for Lens {
             scale: opens.scale,
             value: value.clone(),
             rows,
-            columns: bench.headers(&of.run, of.positions.clone()),
+            columns: lab.headers(&of.run, of.positions.clone()),
             cells,
             also: Also {
-                candidates: Some(Shown::words((Show::Probability, Of::Own), bench)),
+                candidates: Some(Shown::words((Show::Probability, Of::Own), lab)),
                 numbers,
                 stories,
             },
@@ -179,7 +179,7 @@ impl Measurement for Lens {
         )];
         notes.extend(told);
         let all = of.positions == Self::positions(asked, &of.run)?;
-        notes.extend(settled(of, all, &view, bench));
+        notes.extend(settled(of, all, &view, lab));
         let mut title = format!("norm {norm} · ");
         if let Some(kind) = kind {
             title.extend([kind, " · "]);
@@ -197,7 +197,7 @@ impl Measurement for Lens {
 
 /// From which layer on the answer stands, at the last position, and over all of them where these are all: a column of a
 /// longer figure says nothing of the others.
-fn settled(of: &Capture, whole: bool, view: &View, bench: &Bench) -> Vec<String> {
+fn settled(of: &Capture, whole: bool, view: &View, lab: &Lab) -> Vec<String> {
     let (seen, count) = (&of.read, of.positions.len());
     let layers = seen.layers.len();
     let from = usize::from(count > 1 && of.positions.start == 0);
@@ -205,12 +205,12 @@ fn settled(of: &Capture, whole: bool, view: &View, bench: &Bench) -> Vec<String>
     all.sort_unstable();
     let mut notes = Vec::new();
     if let Some(i) = count.checked_sub(1) {
-        let answer = bench.visible(seen.finals[i].first().0);
+        let answer = lab.visible(seen.finals[i].first().0);
         let last = match seen.settles(i) {
             Some(layer) => format!("settles at layer {layer} of 0-{}", layers - 1),
             None => "is the strongest at no last layer of this lens".into(),
         };
-        let after = bench.visible(of.run.tokens[of.positions.end - 1]);
+        let after = lab.visible(of.run.tokens[of.positions.end - 1]);
         let share = if whole && all.len() + from < count {
             format!("; {} of {} positions settle", all.len(), count - from)
         } else {

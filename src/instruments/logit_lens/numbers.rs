@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::figure::also::Story;
 use crate::figure::{Anchor, Cell, Scale};
 use crate::instruments::params::choices;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::Readout;
 use crate::lab::readout::Said;
 use crate::lab::target::first_token;
@@ -145,11 +145,11 @@ impl Shown {
     }
 
     /// What a number is, in words.
-    pub(crate) fn words((show, of): Asked, bench: &Bench) -> String {
+    pub(crate) fn words((show, of): Asked, lab: &Lab) -> String {
         let of = match of {
             Of::Own => String::new(),
             Of::Answer => " of the answer".into(),
-            Of::Token(id) => format!(" of {}", bench.visible(id)),
+            Of::Token(id) => format!(" of {}", lab.visible(id)),
         };
         match show {
             Show::Probability => format!("probability{of}"),
@@ -162,7 +162,7 @@ impl Shown {
 
     pub(crate) fn scale(
         (show, _): Asked,
-        bench: &Bench,
+        lab: &Lab,
         cells: &[Vec<Cell>],
         values: &[Vec<f32>],
     ) -> Scale {
@@ -178,11 +178,11 @@ impl Shown {
         match show {
             Show::Probability | Show::ReciprocalRank => Scale::Unit,
             Show::Rank => Scale::Rank {
-                worst: bench.model.card.vocab as f32,
+                worst: lab.model.card.vocab as f32,
             },
             Show::Entropy => Scale::Range {
                 lo: 0.0,
-                hi: (bench.model.card.vocab as f32).ln(),
+                hi: (lab.model.card.vocab as f32).ln(),
             },
             Show::Kl => Scale::Range {
                 lo: 0.0,
@@ -192,8 +192,8 @@ impl Shown {
     }
 
     /// The cell of a row: its strongest tokens; its numbers are put there by [`Lens::figure`].
-    pub(crate) fn cell(self, bench: &Bench, said: &Said, anchor: Anchor) -> Cell {
-        let spelled = said.top.iter().map(|(id, p)| (bench.visible(*id), *p));
+    pub(crate) fn cell(self, lab: &Lab, said: &Said, anchor: Anchor) -> Cell {
+        let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
         Cell {
             label: more
@@ -214,7 +214,7 @@ impl Shown {
     /// What becomes of the subject along a column.
     pub(crate) fn story<'a>(
         self,
-        bench: &Bench,
+        lab: &Lab,
         position: usize,
         answer: u32,
         rows: impl Iterator<Item = &'a Said>,
@@ -228,6 +228,6 @@ impl Shown {
             .map(|t| (t.rank.saturating_add(1), t.logprob.exp()))
             .unzip();
         let at = Anchor::position(position);
-        Story::of(bench.visible(token), at, ranks, shares)
+        Story::of(lab.visible(token), at, ranks, shares)
     }
 }

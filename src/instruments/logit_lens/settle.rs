@@ -11,7 +11,7 @@ use crate::figure::{Anchor, Entry, Row, Table};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
 
@@ -40,17 +40,17 @@ impl Measurement for Settle {
     const SOURCE: &'static str =
         "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let total = run.tokens.len();
         let start = total - asked.window.0.min(total);
         let readout = Readout {
             top: 1,
             answer: true,
             kl: true,
-            ..view.readout(bench.model.card.layers)
+            ..view.readout(lab.model.card.layers)
         };
-        let capture = bench.capture(run, start..total, &Needs::of(readout))?;
+        let capture = lab.capture(run, start..total, &Needs::of(readout))?;
         let seen = &capture.read;
         let layers = seen.layers.len();
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
@@ -68,8 +68,8 @@ impl Measurement for Settle {
                 from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
                 entries![
                     position,
-                    bench.visible(run.tokens[position]),
-                    bench.visible(answer),
+                    lab.visible(run.tokens[position]),
+                    lab.visible(answer),
                     p,
                     at(from),
                     at(first),
@@ -93,7 +93,7 @@ impl Measurement for Settle {
             .titled(view.site.spec().name)
             .note(summary)
             .note("settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles")
-            .notes(cautions(&view, bench.model.card.layers))
+            .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
     }
 }

@@ -10,11 +10,11 @@ use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::readout::{Said, Told};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
+use crate::lab::{Lab, reading};
 
 choices! {
     /// The number that is followed.
@@ -56,24 +56,24 @@ impl Measurement for Track {
     const SOURCE: &'static str =
         "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let view = view(asked.site, asked.norm, &asked.maps, bench)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let position = asked.position.within(run.tokens.len())?;
-        let tokens = asked.followed(run, bench, position)?;
+        let tokens = asked.followed(run, lab, position)?;
         let ranked = matches!(asked.show, Show::Rank | Show::ReciprocalRank);
         let readout = Readout {
             plain: true,
             top: 1,
             tokens: tokens.clone(),
             ranks: ranked,
-            ..view.readout(bench.model.card.layers)
+            ..view.readout(lab.model.card.layers)
         };
-        let capture = bench.capture(run, position..position + 1, &Needs::of(readout))?;
+        let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
         let curve = |rows: &[Vec<Said>], suffix: &str, i: usize, id: u32| {
             let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
             Curve::of(
-                format!("{}{suffix}", bench.visible(id)),
+                format!("{}{suffix}", lab.visible(id)),
                 Anchor::position(position).with(Unit::Token(id)),
                 values.collect(),
             )
@@ -104,31 +104,31 @@ impl Measurement for Track {
                 "{}{} · after {} at {position}",
                 kind.unwrap_or_default(),
                 view.site.spec().name,
-                bench.visible(run.tokens[position])
+                lab.visible(run.tokens[position])
             ))
-            .note(answer_settles(seen, bench))
+            .note(answer_settles(seen, lab))
             .note(if ranked {
                 "rank: how many tokens are strictly stronger; the lens is biased in early layers"
             } else {
                 "layers differ in temperature as well: where that matters, compare ranks"
             })
-            .notes(cautions(&view, bench.model.card.layers))
+            .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
     }
 }
 
 impl Asked {
     /// The tokens that are followed.
-    fn followed(&self, run: &Run, bench: &mut Bench, position: usize) -> Result<Vec<u32>> {
+    fn followed(&self, run: &Run, lab: &mut Lab, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
         if self.tokens.is_empty() {
-            let logits = bench.last_logits(&run.clone().until(position + 1))?;
-            let known = bench.model.known_tokens();
+            let logits = lab.last_logits(&run.clone().until(position + 1))?;
+            let known = lab.model.known_tokens();
             let strongest = reading(&logits, known, self.count.0);
             tokens.extend(strongest.top.iter().map(|t| t.0));
         } else {
             for part in self.tokens.split('|').filter(|part| !part.is_empty()) {
-                let id = first_token("tokens", part, &bench.model)?;
+                let id = first_token("tokens", part, &lab.model)?;
                 if !tokens.contains(&id) {
                     tokens.push(id);
                 }

@@ -13,7 +13,7 @@ use crate::figure::{Anchor, Page, Row, Table};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::{Recording, Run};
 use crate::lab::sample::NO_RANK;
@@ -52,25 +52,25 @@ impl Measurement for Trajectory {
     const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let position = asked.position.within(run.tokens.len())?;
-        let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, bench)?;
+        let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, lab)?;
         let readout = Readout {
             top: 1,
             answer: true,
             ranks: true,
             entropy: true,
             kl: true,
-            ..view.readout(bench.model.card.layers)
+            ..view.readout(lab.model.card.layers)
         };
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let sites = [Site::ResidPre, Site::AttnAdd, Site::MlpAdd, Site::ResidPost];
         let wanted: Vec<Address> = sites
             .iter()
             .flat_map(|site| (0..layers).map(|l| site.at(l)))
             .collect();
-        let (recording, _) = bench.record_with_output(run, &wanted)?;
-        let capture = bench.capture(run, position..position + 1, &Needs::of(readout))?;
+        let (recording, _) = lab.record_with_output(run, &wanted)?;
+        let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
         let mut rows = Vec::new();
         for layer in 0..layers {
@@ -85,7 +85,7 @@ impl Measurement for Trajectory {
                 Anchor::cell(layer, position),
                 entries![
                     layer,
-                    bench.visible(said.first().0),
+                    lab.visible(said.first().0),
                     said.first().1,
                     told.map_or(f32::NAN, |t| t.logprob.exp()),
                     rank.map_or_else(String::new, |rank| rank.to_string()),
@@ -99,10 +99,10 @@ impl Measurement for Trajectory {
             ));
         }
         let page = Page::of("", Anchor::position(position), rows);
-        let after = bench.visible(run.tokens[position]);
+        let after = lab.visible(run.tokens[position]);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))
-            .note(answer_settles(seen, bench))
+            .note(answer_settles(seen, lab))
             .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
             .notes(cautions(&view, layers))
             .checked(capture.check))

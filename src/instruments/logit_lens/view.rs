@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::error::Result;
 use crate::instruments::logit_lens::lens_file::LensFile;
 use crate::instruments::params::{Kind, ParameterValue, choices};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Maps, NormOf, Readout, Seen};
 use crate::model::network::site::Site;
 
@@ -79,13 +79,13 @@ impl ParameterValue for MapsFile {
 /// # Errors
 ///
 /// When the file holds no maps for this model.
-pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, bench: &Bench) -> Result<View> {
+pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<View> {
     Ok(View {
         site: site.0,
         norm,
         file: match maps.0.trim() {
             "" => None,
-            file => Some(Rc::new(LensFile::open(file, &bench.model)?)),
+            file => Some(Rc::new(LensFile::open(file, &lab.model)?)),
         },
     })
 }
@@ -122,8 +122,8 @@ impl View {
 }
 
 /// From which layer on the answer at the first position that was read stands.
-pub(super) fn answer_settles(seen: &Seen, bench: &Bench) -> String {
-    let answer = bench.visible(seen.finals[0].first().0);
+pub(super) fn answer_settles(seen: &Seen, lab: &Lab) -> String {
+    let answer = lab.visible(seen.finals[0].first().0);
     match seen.settles(0) {
         Some(layer) => format!(
             "the answer {answer} settles at layer {layer} of 0-{}",

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
@@ -60,16 +60,11 @@ pub struct Scan {
 
 impl Scan {
     /// Reads a UTF-8 text file under a schedule, with progress by bytes.
-    pub fn file(
-        bench: &mut Bench,
-        path: &Path,
-        schedule: &Schedule,
-        scanner: Scanner,
-    ) -> Result<Self> {
+    pub fn file(lab: &mut Lab, path: &Path, schedule: &Schedule, scanner: Scanner) -> Result<Self> {
         let fail = |e| Error::io(path, e);
         let mut file = crate::file::open(path)?;
         let size = file.metadata().map_err(fail)?.len().max(1);
-        let bos = bench
+        let bos = lab
             .model
             .tokenizer()?
             .encode("", crate::model::tokenizer::Bos::Add)?;
@@ -100,19 +95,19 @@ impl Scan {
                 Error::bad_file(path, "it is not UTF-8 text", "Give a plain text file.")
             })?;
             if !text.is_empty() {
-                waiting.extend(bench.model.tokenizer()?.encode_literal(&text)?);
+                waiting.extend(lab.model.tokenizer()?.encode_literal(&text)?);
             }
-            scan.windows(bench, &mut waiting, bos, last, schedule, scanner)?;
+            scan.windows(lab, &mut waiting, bos, last, schedule, scanner)?;
             if last {
                 return Ok(scan);
             }
-            bench.report(read as f32 / size as f32)?;
+            lab.report(read as f32 / size as f32)?;
         }
     }
 
     /// Reads token ids, as [`Scan::file`] does those of a text; `bos` stands before every window.
     pub fn tokens(
-        bench: &mut Bench,
+        lab: &mut Lab,
         tokens: &[u32],
         bos: Option<u32>,
         schedule: &Schedule,
@@ -120,21 +115,21 @@ impl Scan {
     ) -> Result<Self> {
         let mut scan = Self::default();
         let mut waiting = tokens.to_vec();
-        scan.windows(bench, &mut waiting, bos, true, schedule, scanner)?;
+        scan.windows(lab, &mut waiting, bos, true, schedule, scanner)?;
         Ok(scan)
     }
 
     /// Reads all whole windows of what is waiting, and at the end the rest.
     fn windows(
         &mut self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         waiting: &mut Vec<u32>,
         bos: Option<u32>,
         last: bool,
         schedule: &Schedule,
         scanner: Scanner,
     ) -> Result<()> {
-        let window = scanner.window.min(bench.model.card.context).max(2);
+        let window = scanner.window.min(lab.model.card.context).max(2);
         // Without a BOS the first token of a window is not counted: windows share one token, so that it was counted
         // as the last of the window before.
         let (room, shared) = if bos.is_some() {
@@ -155,15 +150,7 @@ impl Scan {
             let next = waiting.get(start + own.len()).copied();
             // The number in the text of the window's first own token.
             let first = self.tokens;
-            self.window(
-                bench,
-                &tokens,
-                next,
-                first,
-                bos.is_some(),
-                schedule,
-                scanner,
-            )?;
+            self.window(lab, &tokens, next, first, bos.is_some(), schedule, scanner)?;
             let step = if whole { own.len() - shared } else { own.len() };
             self.tokens += step;
             start += step;
@@ -175,7 +162,7 @@ impl Scan {
     #[allow(clippy::too_many_arguments)] // the parts of one window
     fn window(
         &mut self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         tokens: &[u32],
         next: Option<u32>,
         first: usize,
@@ -188,9 +175,9 @@ impl Scan {
             ..Run::plain(tokens.to_vec())
         };
         let at = Site::MlpAct.at(scanner.layer);
-        bench.model.check_prompt(tokens)?;
-        // Not kept: a long text would push everything else out of the bench.
-        let recording = bench.run_one(&Pass {
+        lab.model.check_prompt(tokens)?;
+        // Not kept: a long text would push everything else out of the lab.
+        let recording = lab.run_one(&Pass {
             record: vec![at],
             ..Pass::of(run)
         })?;

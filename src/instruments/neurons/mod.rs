@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs, Readout};
 use crate::lab::neurons::{Sight, needs};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
@@ -75,27 +75,27 @@ impl Measurement for Neurons {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
+    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
         let favoured = || Readout {
-            at: vec![Site::ResidPost.at(bench.model.card.layers - 1)],
+            at: vec![Site::ResidPost.at(lab.model.card.layers - 1)],
             top: 1,
             ..Readout::default()
         };
         Ok(Needs {
             read: asked.token.is_none().then(favoured),
-            ..needs(&bench.model)?
+            ..needs(&lab.model)?
         })
     }
 
-    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
-        let sights = Sight::of(of, &bench.model)?;
-        let chosen = Target::chosen(asked.token.as_deref(), &bench.model)?;
+    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let sights = Sight::of(of, &lab.model)?;
+        let chosen = Target::chosen(asked.token.as_deref(), &lab.model)?;
         let mut pages = Vec::with_capacity(sights.len());
         for (i, sight) in sights.iter().enumerate() {
-            bench.report(i as f32 / sights.len() as f32)?;
+            lab.report(i as f32 / sights.len() as f32)?;
             let favoured = || of.read.answers.get(i).copied().unwrap_or_default();
             let target = chosen.unwrap_or_else(|| Target::one(favoured()));
-            pages.push(asked.page(sight, target, &of.run, bench)?);
+            pages.push(asked.page(sight, target, &of.run, lab)?);
         }
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(asked.total.then_some("total"));
@@ -110,21 +110,20 @@ impl Measurement for Neurons {
 }
 
 impl Asked {
-    fn page(&self, sight: &Sight, target: Target, run: &Run, bench: &mut Bench) -> Result<Page> {
-        let neurons = self.ranked(sight, target, bench)?;
-        bench.cards.prepare(&bench.model, &neurons)?;
+    fn page(&self, sight: &Sight, target: Target, run: &Run, lab: &mut Lab) -> Result<Page> {
+        let neurons = self.ranked(sight, target, lab)?;
+        lab.cards.prepare(&lab.model, &neurons)?;
         let totals = if self.total {
-            total_effects(sight, &neurons, target, run, bench)?
+            total_effects(sight, &neurons, target, run, lab)?
         } else {
             Vec::new()
         };
-        let direction = target.direction(&bench.model)?.to_vec1::<f32>()?;
-        let norms = bench.cards.norms(&bench.model)?.to_vec();
+        let direction = target.direction(&lab.model)?.to_vec1::<f32>()?;
+        let norms = lab.cards.norms(&lab.model)?.to_vec();
         let mut rows = Vec::with_capacity(neurons.len());
         for (i, &(layer, neuron)) in neurons.iter().enumerate() {
             let (at, unit) = (usize::from(layer), neuron as usize);
-            let (Some(card), Some((row, factor))) =
-                (bench.cards.get(layer, neuron), sight.layer(at))
+            let (Some(card), Some((row, factor))) = (lab.cards.get(layer, neuron), sight.layer(at))
             else {
                 continue;
             };
@@ -137,22 +136,22 @@ impl Asked {
                 act * sight.scale * factor * dot,
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
-            entries.extend(words(&card.sides, act, bench).map(Entry::Text));
+            entries.extend(words(&card.sides, act, lab).map(Entry::Text));
             let anchor = Anchor::cell(at, sight.position).with(Unit::Neuron(neuron));
             rows.push(Row::at(anchor, entries));
         }
         let title = format!(
             "after {} · effect on {}",
-            bench.visible(run.tokens[sight.position]),
-            target.spell(bench)
+            lab.visible(run.tokens[sight.position]),
+            target.spell(lab)
         );
         Ok(Page::of(title, Anchor::position(sight.position), rows))
     }
 
     /// The neurons of one position, strongest first.
-    fn ranked(&self, sight: &Sight, target: Target, bench: &mut Bench) -> Result<Vec<(u16, u32)>> {
+    fn ranked(&self, sight: &Sight, target: Target, lab: &mut Lab) -> Result<Vec<(u16, u32)>> {
         let count = self.count.0;
-        let only = self.layer.within(bench.model.card.layers)?;
+        let only = self.layer.within(lab.model.card.layers)?;
         let by_effect = self.rank == Rank::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
         for (layer, _) in &sight.activations {
@@ -160,14 +159,14 @@ impl Asked {
                 continue;
             }
             let scores: Vec<f32> = if by_effect {
-                let view = bench.cards.view(&bench.model, *layer, target)?;
+                let view = lab.cards.view(&lab.model, *layer, target)?;
                 let effects = sight.effects(*layer, view);
                 effects.into_iter().map(f32::abs).collect()
             } else {
-                sight.sizes(*layer, &bench.cards.norms(&bench.model)?[*layer])
+                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
             };
             if !finite::all(&scores) {
-                return Err(bench.not_finite(&format!("What neurons of layer {layer} do is")));
+                return Err(lab.not_finite(&format!("What neurons of layer {layer} do is")));
             }
             let best = top(&scores, scores.len(), count);
             ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));
@@ -179,9 +178,9 @@ impl Asked {
 }
 
 /// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
-pub(crate) fn words(sides: &Sides, act: f32, bench: &Bench) -> [String; 2] {
+pub(crate) fn words(sides: &Sides, act: f32, lab: &Lab) -> [String; 2] {
     let spell = |side: &[(u32, f32)]| {
-        let words = side.iter().take(4).map(|(id, _)| bench.visible(*id));
+        let words = side.iter().take(4).map(|(id, _)| lab.visible(*id));
         words.collect::<Vec<_>>().join(" ")
     };
     let words = [spell(&sides.promoted), spell(&sides.suppressed)];
@@ -199,9 +198,9 @@ fn total_effects(
     neurons: &[(u16, u32)],
     target: Target,
     run: &Run,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Result<Vec<f32>> {
-    let device = bench.model.transformer.device.clone();
+    let device = lab.model.transformer.device.clone();
     let without = |&(layer, neuron): &(u16, u32)| {
         let at = usize::from(layer);
         let Some((row, _)) = sight.layer(at) else {
@@ -222,7 +221,7 @@ fn total_effects(
         logits: Logits::After(sight.position),
         ..Pass::of(run.clone())
     };
-    let mut found = bench.run_map(&pass, |_, _, row| target.of(row.last()))?;
+    let mut found = lab.run_map(&pass, |_, _, row| target.of(row.last()))?;
     let before = found.remove(0);
     Ok(found.into_iter().map(|after| before - after).collect())
 }

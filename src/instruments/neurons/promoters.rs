@@ -9,10 +9,10 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
+use crate::lab::{Lab, reading};
 use crate::model::network::finite::order;
 
 params! {
@@ -41,34 +41,34 @@ impl Measurement for Promoters {
         "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.token.is_empty());
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let layers = bench.model.card.neuron_layers.clone();
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let layers = lab.model.card.neuron_layers.clone();
         if layers.is_empty() {
-            return Err(bench.model.transformer.no_neurons());
+            return Err(lab.model.transformer.no_neurons());
         }
         let target = match asked.token.as_str() {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
             "" => {
-                let logits = bench.last_logits(run)?;
-                Target::one(reading(&logits, bench.model.known_tokens(), 1).first().0)
+                let logits = lab.last_logits(run)?;
+                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
             }
-            text => Target::parse("token", text, &bench.model)?,
+            text => Target::parse("token", text, &lab.model)?,
         };
         let count = asked.count.0;
-        let only = asked.layer.within(bench.model.card.layers)?;
+        let only = asked.layer.within(lab.model.card.layers)?;
         let mut found: Vec<(f32, u16, u32)> = Vec::new();
         let mut left_out = 0;
         for (done, layer) in layers.iter().enumerate() {
-            bench.report(done as f32 / layers.len() as f32)?;
+            lab.report(done as f32 / layers.len() as f32)?;
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
-            let mut view = bench.cards.view(&bench.model, *layer, target)?.to_vec();
+            let mut view = lab.cards.view(&lab.model, *layer, target)?.to_vec();
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
-                return Err(bench.not_finite(&format!("What neurons of layer {layer} write is")));
+                return Err(lab.not_finite(&format!("What neurons of layer {layer} write is")));
             }
             left_out += broken;
             // Neither the largest nor the smallest.
@@ -87,11 +87,11 @@ impl Measurement for Promoters {
         if found.len() > 2 * count {
             found.drain(count..found.len() - count);
         }
-        let name = target.spell(bench);
+        let name = target.spell(lab);
         let page = Page::of(
             format!("what one unit of activation adds to the logit of {name}"),
             Anchor::default(),
-            rows(&found, bench)?,
+            rows(&found, lab)?,
         );
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(name)
@@ -104,13 +104,13 @@ impl Measurement for Promoters {
     }
 }
 
-fn rows(found: &[(f32, u16, u32)], bench: &mut Bench) -> Result<Vec<Row>> {
+fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<Row>> {
     let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
-    bench.cards.prepare(&bench.model, &neurons)?;
-    let norms = bench.cards.norms(&bench.model)?.to_vec();
+    lab.cards.prepare(&lab.model, &neurons)?;
+    let norms = lab.cards.norms(&lab.model)?.to_vec();
     let row = |&(logit, layer, unit): &(f32, u16, u32)| {
-        let card = bench.cards.get(layer, unit)?;
-        let [up, down] = words(&card.sides, 1.0, bench);
+        let card = lab.cards.get(layer, unit)?;
+        let [up, down] = words(&card.sides, 1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
         Some(Row::at(
             Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),

@@ -11,7 +11,7 @@ use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
 use crate::lab::value_card::Reading;
@@ -57,8 +57,8 @@ impl Measurement for Triggers {
     const READS: Reads<Asked> =
         Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, bench)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
         let scanner = Scanner {
             layer: usize::from(layer),
             neuron: unit,
@@ -67,17 +67,17 @@ impl Measurement for Triggers {
             negative: asked.side == Side::Negative,
         };
         let scan = match &asked.file {
-            None => Scan::tokens(bench, &run.tokens, None, &run.schedule, scanner)?,
-            Some(file) => Scan::file(bench, file, &run.schedule, scanner)?,
+            None => Scan::tokens(lab, &run.tokens, None, &run.schedule, scanner)?,
+            Some(file) => Scan::file(lab, file, &run.schedule, scanner)?,
         };
         let file = asked.file.as_ref().map(|file| file.display().to_string());
         if scan.acts.is_empty() {
             let expected = "a text of more than one token, or a file that holds one";
             return Err(Error::argument("file", file.unwrap_or_default(), expected));
         }
-        let sides = bench
+        let sides = lab
             .cards
-            .sides(&bench.model, (layer, unit), Reading::Gained)?;
+            .sides(&lab.model, (layer, unit), Reading::Gained)?;
         // A negative activation promotes what the value vector suppresses.
         let promoted = if scanner.negative {
             &sides.suppressed
@@ -93,8 +93,8 @@ impl Measurement for Triggers {
                 entries![
                     found.act,
                     found.at.to_string(),
-                    snippet(&found.context, bench),
-                    found.next.map_or_else(String::new, |id| bench.visible(id)),
+                    snippet(&found.context, lab),
+                    found.next.map_or_else(String::new, |id| lab.visible(id)),
                     if agrees { "yes" } else { "no" },
                 ],
             )
@@ -114,7 +114,7 @@ impl Measurement for Triggers {
         );
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{layer}/{unit}{}", place.unwrap_or_default()))
-            .notes(notes(&scan, favourite, bench)))
+            .notes(notes(&scan, favourite, lab)))
     }
 }
 
@@ -122,14 +122,14 @@ fn agrees(found: &Trigger, favourite: Option<u32>) -> bool {
     found.next.is_some() && found.next == favourite
 }
 
-fn notes(scan: &Scan, favourite: Option<u32>, bench: &Bench) -> Vec<String> {
+fn notes(scan: &Scan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
     let agreeing = scan.best.iter().filter(|t| agrees(t, favourite)).count();
     let top = if scan.best.first().is_some_and(|t| agrees(t, favourite)) {
         "is"
     } else {
         "is not"
     };
-    let favourite = favourite.map_or_else(String::new, |id| bench.visible(id));
+    let favourite = favourite.map_or_else(String::new, |id| lab.visible(id));
     let quantiles = scan.quantiles(&[0.01, 0.25, 0.5, 0.75, 0.99]);
     let spelled: Vec<String> = quantiles.iter().map(|q| format!("{q:.3}")).collect();
     let above = scan.acts.iter().filter(|a| **a > 0.0).count() as f32 / scan.acts.len() as f32;
@@ -141,15 +141,12 @@ fn notes(scan: &Scan, favourite: Option<u32>, bench: &Bench) -> Vec<String> {
 }
 
 /// The end of a context, its last token marked, in at most [`WIDE`] columns.
-fn snippet(context: &[u32], bench: &Bench) -> String {
+fn snippet(context: &[u32], lab: &Lab) -> String {
     let Some((trigger, before)) = context.split_last() else {
         return String::new();
     };
-    let mark = format!("⟦{}⟧", bench.visible(*trigger));
-    let bytes: Vec<u8> = before
-        .iter()
-        .flat_map(|id| bench.model.bytes(*id))
-        .collect();
+    let mark = format!("⟦{}⟧", lab.visible(*trigger));
+    let bytes: Vec<u8> = before.iter().flat_map(|id| lab.model.bytes(*id)).collect();
     let words = text::plain(&bytes).replace(['\n', '\r', '\t'], " ");
     let room = WIDE.saturating_sub(text::width(&mark));
     let mut from = 0;

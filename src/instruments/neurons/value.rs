@@ -8,7 +8,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, Reads};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
 use crate::lab::value_card::{Reading, SIDE};
@@ -44,15 +44,13 @@ impl Measurement for Value {
     const SOURCE: &'static str = "value vectors: Geva et al. 2022 (2203.14680)";
     const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.neuron.is_empty());
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, bench)?;
-        let gained = bench
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
+        let gained = lab
             .cards
-            .sides(&bench.model, (layer, unit), Reading::Gained)?;
-        let raw = bench
-            .cards
-            .sides(&bench.model, (layer, unit), Reading::Raw)?;
-        let length = bench.cards.norms(&bench.model)?[usize::from(layer)][unit as usize];
+            .sides(&lab.model, (layer, unit), Reading::Gained)?;
+        let raw = lab.cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
+        let length = lab.cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let lists = [
             &gained.promoted,
@@ -62,7 +60,7 @@ impl Measurement for Value {
         ];
         let row = |i: usize| {
             let sides = lists.iter().flat_map(|list| match list.get(i) {
-                Some((id, logit)) => entries![bench.visible(*id), *logit],
+                Some((id, logit)) => entries![lab.visible(*id), *logit],
                 // A vocabulary smaller than the list.
                 None => entries!["", ""],
             });

@@ -11,7 +11,7 @@ use crate::instruments::params::{Kind, ParameterValue, Position};
 use crate::instruments::patching::contrast::{
     Alignment, Contrast, align, embedding_spread, read, span_of,
 };
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::Target;
 
@@ -32,7 +32,7 @@ pub struct Case {
 }
 
 /// The pairs of runs that were asked for, and the noise if they are told apart by noise.
-pub fn cases(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<(Vec<Case>, Option<f64>)> {
+pub fn cases(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<(Vec<Case>, Option<f64>)> {
     let Asked {
         corrupt, subject, ..
     } = asked;
@@ -53,11 +53,11 @@ pub fn cases(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<(Vec<Case>, 
         }
         let pairs = read(file)?.into_iter().enumerate();
         let cases = pairs.map(|(i, pair)| {
-            of_prompts(asked, pair, run, bench).map_err(|error| of_pair(file, i, &error))
+            of_prompts(asked, pair, run, lab).map_err(|error| of_pair(file, i, &error))
         });
         return Ok((cases.collect::<Result<_>>()?, None));
     }
-    bench.model.check_prompt(&run.tokens)?;
+    lab.model.check_prompt(&run.tokens)?;
     match (corrupt, subject) {
         (None, None) if run.tokens.len() == 1 => Err(Error::argument(
             "corrupt",
@@ -71,9 +71,9 @@ pub fn cases(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<(Vec<Case>, 
         )),
         (Some(corrupt), None) => {
             // The clean prompt went through the template, or not, before it came here.
-            let tokens = bench.model.encode(corrupt, asked.chat)?;
+            let tokens = lab.model.encode(corrupt, asked.chat)?;
             let case = Case {
-                alignment: align(bench, &run.tokens, &tokens, asked.ends())?,
+                alignment: align(lab, &run.tokens, &tokens, asked.ends())?,
                 clean: run.clone(),
                 corrupt: Run {
                     schedule: run.schedule.clone(),
@@ -90,9 +90,9 @@ pub fn cases(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<(Vec<Case>, 
             // The first token is unlike any other and stays as it is.
             let positions = match subject {
                 None => 1..run.tokens.len(),
-                Some(subject) => span_of(bench, &run.tokens, "subject", subject)?,
+                Some(subject) => span_of(lab, &run.tokens, "subject", subject)?,
             };
-            let sigma = asked.sigma.0 * embedding_spread(bench)?;
+            let sigma = asked.sigma.0 * embedding_spread(lab)?;
             let case = |sample: usize| Case {
                 clean: run.clone(),
                 corrupt: run.clone(),
@@ -117,10 +117,10 @@ impl Asked {
 }
 
 /// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
-fn of_prompts(asked: &Asked, pair: Contrast, run: &Run, bench: &Bench) -> Result<Case> {
+fn of_prompts(asked: &Asked, pair: Contrast, run: &Run, lab: &Lab) -> Result<Case> {
     let read = |text: &str| -> Result<Run> {
-        let tokens = bench.model.encode(text, asked.chat)?;
-        bench.model.check_prompt(&tokens)?;
+        let tokens = lab.model.encode(text, asked.chat)?;
+        lab.model.check_prompt(&tokens)?;
         Ok(Run {
             schedule: run.schedule.clone(),
             ..Run::plain(tokens)
@@ -129,11 +129,11 @@ fn of_prompts(asked: &Asked, pair: Contrast, run: &Run, bench: &Bench) -> Result
     let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
     for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
         if let Some(text) = text {
-            Target::parse(name, text, &bench.model)?;
+            Target::parse(name, text, &lab.model)?;
         }
     }
     Ok(Case {
-        alignment: align(bench, &clean.tokens, &corrupt.tokens, asked.ends())?,
+        alignment: align(lab, &clean.tokens, &corrupt.tokens, asked.ends())?,
         clean,
         corrupt,
         noise: None,

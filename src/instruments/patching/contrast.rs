@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
@@ -82,12 +82,12 @@ pub struct Alignment {
 /// # Errors
 ///
 /// When the texts are the same, or their lengths differ and `ends` is not asked for.
-pub fn align(bench: &Bench, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Alignment> {
+pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Alignment> {
     let alike = |(a, b): &(&u32, &u32)| a == b;
     let begin = clean.iter().zip(corrupt).take_while(alike).count();
     let spell = |ids: &[u32]| {
         ids.get(begin)
-            .map_or("its end".into(), |id| bench.visible(*id))
+            .map_or("its end".into(), |id| lab.visible(*id))
     };
     if begin == clean.len() && begin == corrupt.len() {
         return Err(Error::argument(
@@ -126,8 +126,8 @@ pub fn align(bench: &Bench, clean: &[u32], corrupt: &[u32], ends: bool) -> Resul
 /// # Errors
 ///
 /// When it does not occur.
-pub fn span_of(bench: &Bench, tokens: &[u32], name: &str, text: &str) -> Result<Range<usize>> {
-    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Range<usize>> {
+    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
     let whole = pieces.concat();
     let needle = text.as_bytes();
     let missing = || {
@@ -163,11 +163,11 @@ pub fn span_of(bench: &Bench, tokens: &[u32], name: &str, text: &str) -> Result<
 /// # Errors
 ///
 /// When a tensor operation fails.
-pub fn embedding_spread(bench: &Bench) -> Result<f64> {
-    let transformer = &bench.model.transformer;
-    let tokenizer = bench.model.tokenizer.as_ref();
+pub fn embedding_spread(lab: &Lab) -> Result<f64> {
+    let transformer = &lab.model.transformer;
+    let tokenizer = lab.model.tokenizer.as_ref();
     let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
-    let known = 0..bench.model.known_tokens() as u32;
+    let known = 0..lab.model.known_tokens() as u32;
     let words: Vec<u32> = known.filter(|id| !special(id)).collect();
     let (mut sum, mut square, mut count) = (0f64, 0f64, 0f64);
     for ids in words.chunks(ROWS) {
@@ -189,16 +189,16 @@ pub fn embedding_spread(bench: &Bench) -> Result<f64> {
 ///
 /// When the run does not fit, or the work is stopped.
 pub fn noised(
-    bench: &mut Bench,
+    lab: &mut Lab,
     run: &Run,
     positions: Range<usize>,
     sigma: f64,
     seed: u64,
 ) -> Result<Vec<Patch>> {
     let at = Site::Embed.at(0);
-    let recording = bench.record(run, &[at])?;
+    let recording = lab.record(run, &[at])?;
     let embedded = recording.get(at)?;
-    let width = bench.model.card.d_model;
+    let width = lab.model.card.d_model;
     let mut rng = StdRng::seed_from_u64(seed);
     let slot = |position: usize| {
         let row = embedded.narrow(0, position, 1)?.flatten_all()?;
@@ -259,15 +259,15 @@ mod tests {
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 
-    fn bench() -> Bench {
-        Bench::new(Model::tiny(&FAMILIES[0], 7).unwrap())
+    fn lab() -> Lab {
+        Lab::new(Model::tiny(&FAMILIES[0], 7).unwrap())
     }
 
     #[test]
     fn equal_lengths_pair_one_by_one_and_others_only_at_their_ends() {
-        let bench = bench();
+        let lab = lab();
         let pairs =
-            |a: &[u32], b: &[u32], ends| align(&bench, a, b, ends).map(|a| (a.pairs, a.first));
+            |a: &[u32], b: &[u32], ends| align(&lab, a, b, ends).map(|a| (a.pairs, a.first));
         let same: Vec<_> = (0..4).map(|i| (i, i)).collect();
         assert_eq!(
             pairs(&[1, 2, 3, 4], &[1, 5, 3, 4], false).unwrap(),
@@ -335,28 +335,25 @@ mod tests {
 
     #[test]
     fn a_span_holds_every_token_of_the_last_occurrence() {
-        let bench = bench();
+        let lab = lab();
         let tokens = [4, 12, 3, 12, 3, 9];
-        assert_eq!(
-            span_of(&bench, &tokens, "subject", "[12][3]").unwrap(),
-            3..5
-        );
-        assert_eq!(span_of(&bench, &tokens, "subject", "2][").unwrap(), 3..5);
-        assert_eq!(span_of(&bench, &tokens, "subject", "[4]").unwrap(), 0..1);
+        assert_eq!(span_of(&lab, &tokens, "subject", "[12][3]").unwrap(), 3..5);
+        assert_eq!(span_of(&lab, &tokens, "subject", "2][").unwrap(), 3..5);
+        assert_eq!(span_of(&lab, &tokens, "subject", "[4]").unwrap(), 0..1);
         for missing in ["[5]", "", &"x".repeat(99)] {
-            let error = span_of(&bench, &tokens, "subject", missing).unwrap_err();
+            let error = span_of(&lab, &tokens, "subject", missing).unwrap_err();
             assert!(error.to_string().contains("occurs in the prompt"));
         }
     }
 
     #[test]
     fn noise_has_the_size_asked_for_and_its_seed() {
-        let mut bench = bench();
+        let mut lab = lab();
         let run = Run::plain((1..40).collect());
         let at = Site::Embed.at(0);
-        let plain = bench.record(&run, &[at]).unwrap();
+        let plain = lab.record(&run, &[at]).unwrap();
         let plain = plain.get(at).unwrap().to_vec2::<f32>().unwrap();
-        let mut add = |seed| noised(&mut bench, &run, 3..39, 0.7, seed).unwrap();
+        let mut add = |seed| noised(&mut lab, &run, 3..39, 0.7, seed).unwrap();
         let (slots, again, other) = (add(5), add(5), add(6));
         assert_eq!((slots.len(), slots[0].position), (36, 3));
         let noise: Vec<f32> = slots

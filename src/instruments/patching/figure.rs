@@ -8,15 +8,15 @@ use std::fmt::Write;
 use super::plan::{Found, Kind, Plan, Spot};
 use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 
 /// Most differing positions that a note spells out.
 const SPELLED: usize = 12;
 
 /// The figure.
-pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spot, f32)]) -> Draft {
-    let layers = bench.model.card.layers;
+pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)]) -> Draft {
+    let layers = lab.model.card.layers;
     let columns = plan.spots.iter().step_by(layers);
     let anchor = |spot: Spot| {
         let (unit, position) = plan.place(spot.column);
@@ -34,10 +34,10 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
         };
         let label = match plan.asked.site {
             Kind::Heads => String::new(),
-            Kind::Resid | Kind::Attn | Kind::Mlp => bench.visible(mean.top),
+            Kind::Resid | Kind::Attn | Kind::Mlp => lab.visible(mean.top),
         };
         Cell::of(label, mean.share(), anchor).more([
-            (bench.visible(mean.top), mean.share()),
+            (lab.visible(mean.top), mean.share()),
             ("patched".into(), mean.patched),
             ("before".into(), mean.base),
             ("other run".into(), mean.source),
@@ -65,7 +65,7 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
         Kind::Heads => "head",
         Kind::Resid | Kind::Attn | Kind::Mlp => "position",
     };
-    let titles = columns.map(|spot| header(bench, plan, spot.column));
+    let titles = columns.map(|spot| header(lab, plan, spot.column));
     let grid = Grid::of(
         ("layer", Header::layers(layers)),
         (axis, titles.collect()),
@@ -74,11 +74,11 @@ pub fn draft(run: &Run, bench: &Bench, plan: &Plan, found: &Found, nulls: &[(Spo
     );
     Draft::of(grid.around_zero())
         .titled(title)
-        .notes(notes(bench, plan, found, nulls, run.seed))
+        .notes(notes(lab, plan, found, nulls, run.seed))
 }
 
 /// A column's title: the head, or the token as both prompts spell it.
-fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
+fn header(lab: &Lab, plan: &Plan, column: usize) -> Header {
     let (unit, position) = plan.place(column);
     if let Some(unit) = unit {
         return Header::of(column.to_string(), Anchor::default().with(unit));
@@ -90,9 +90,9 @@ fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
         // Other pairs have other words here.
         a.to_string()
     } else if own == other {
-        bench.visible(own)
+        lab.visible(own)
     } else {
-        format!("{}/{}", bench.visible(own), bench.visible(other))
+        format!("{}/{}", lab.visible(own), lab.visible(other))
     };
     Header::of(
         label,
@@ -100,13 +100,7 @@ fn header(bench: &Bench, plan: &Plan, column: usize) -> Header {
     )
 }
 
-fn notes(
-    bench: &Bench,
-    plan: &Plan,
-    found: &Found,
-    nulls: &[(Spot, f32)],
-    seed: u64,
-) -> Vec<String> {
+fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64) -> Vec<String> {
     let mut notes = Vec::new();
     let (base, source) = if plan.denoise() {
         ("corrupted", "clean")
@@ -146,7 +140,7 @@ fn notes(
             n => format!(", at {n} layers around the cell's together"),
         }
     ));
-    notes.push(spelled(bench, plan));
+    notes.push(spelled(lab, plan));
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
             "noise of standard deviation {sigma:.4} on what enters block 0 at {}, seeds {seed} to {}",
@@ -176,7 +170,7 @@ fn notes(
 }
 
 /// Where the prompts differ, token by token.
-fn spelled(bench: &Bench, plan: &Plan) -> String {
+fn spelled(lab: &Lab, plan: &Plan) -> String {
     let (clean, corrupt, alignment) = plan.shown();
     if plan.sigma.is_some() {
         if alignment.first == 0 {
@@ -195,8 +189,8 @@ fn spelled(bench: &Bench, plan: &Plan) -> String {
             let (own, other) = (clean.tokens[*a], corrupt.tokens[*b]);
             format!(
                 "{a} {} against {b} {}",
-                bench.visible(own),
-                bench.visible(other)
+                lab.visible(own),
+                lab.visible(other)
             )
         })
         .collect();

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use super::params::{Count, ParameterValue, choices, params};
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
@@ -132,13 +132,13 @@ impl Measurement for Patching {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let mut plan = plan::Plan::read(asked, run, bench)?;
-        let found = plan.measure(run, bench)?;
-        let nulls = match plan.nulls(run, bench, &found) {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let mut plan = plan::Plan::read(asked, run, lab)?;
+        let found = plan.measure(run, lab)?;
+        let nulls = match plan.nulls(run, lab, &found) {
             // The sweep is done; who stops now has waited long enough for what stands beside it.
             Err(Error::Cancelled) => {
-                bench.cancel.store(false, Ordering::Relaxed);
+                lab.cancel.store(false, Ordering::Relaxed);
                 None
             }
             nulls => Some(nulls?),
@@ -147,6 +147,6 @@ impl Measurement for Patching {
         let late = nulls
             .is_none()
             .then_some("stopped before the nulls were measured");
-        Ok(figure::draft(run, bench, &plan, &found, shown).notes(late.map(String::from)))
+        Ok(figure::draft(run, lab, &plan, &found, shown).notes(late.map(String::from)))
     }
 }

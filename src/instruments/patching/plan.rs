@@ -14,10 +14,10 @@ use crate::figure::Unit;
 use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
 use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
+use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -157,7 +157,7 @@ enum Which {
 
 impl<'a> Plan<'a> {
     /// Reads what was asked for.
-    pub fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
+    pub fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
         let window = asked.window.0;
         if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
@@ -176,10 +176,10 @@ impl<'a> Plan<'a> {
             (Wanted::Probability, _) | (Wanted::Auto, true) => Which::Probability,
             (Wanted::Difference, _) | (Wanted::Auto, false) => Which::Difference,
         };
-        let (cases, sigma) = cases(asked, run, bench)?;
-        let layers = bench.model.card.layers;
+        let (cases, sigma) = cases(asked, run, lab)?;
+        let layers = lab.model.card.layers;
         let (columns, heads_pairs) = if asked.site == Kind::Heads {
-            let heads = (0..bench.model.card.heads).collect();
+            let heads = (0..lab.model.card.heads).collect();
             (heads, heads_pairs(asked, &cases)?)
         } else {
             (positions(&cases)?, Vec::new())
@@ -201,8 +201,8 @@ impl<'a> Plan<'a> {
             loaded: None,
         };
         // The first case says what is measured, and whether there is anything to measure.
-        let loaded = plan.load(bench, 0)?;
-        plan.told = told(bench, &loaded.metric);
+        let loaded = plan.load(lab, 0)?;
+        plan.told = told(lab, &loaded.metric);
         if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
             // One clean run, so one difference for all draws of the noise, whatever each of them favours.
             let other = target.less.map(|less| format!("#{less}"));
@@ -218,7 +218,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Every cell in every case.
-    pub fn measure(&mut self, run: &Run, bench: &mut Bench) -> Result<Found> {
+    pub fn measure(&mut self, run: &Run, lab: &mut Lab) -> Result<Found> {
         let (count, random) = (self.spots.len(), self.random());
         let mut parameters = lines::<Patching>(self.asked);
         let mut digest = Fingerprint::default();
@@ -229,7 +229,7 @@ impl<'a> Plan<'a> {
         }
         parameters.push(("cases".into(), format!("{:016x}", digest.finish())));
         let total = count * self.cases.len();
-        let trials = bench.trials(run, parameters, total, SLICE, |bench, range| {
+        let trials = lab.trials(run, parameters, total, SLICE, |lab, range| {
             let mut out = Vec::with_capacity(range.len());
             let mut start = range.start;
             // A slice may reach from one case into the next.
@@ -237,7 +237,7 @@ impl<'a> Plan<'a> {
                 let (case, first) = (start / count, start % count);
                 let last = count.min(first + range.end - start);
                 let spots: Vec<Spot> = self.spots[first..last].to_vec();
-                out.extend(self.cells(bench, case, &spots, run.seed, random)?);
+                out.extend(self.cells(lab, case, &spots, run.seed, random)?);
                 start += last - first;
             }
             Ok(out)
@@ -257,12 +257,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The strongest cells, each with the share that a random change of equal size makes.
-    pub fn nulls(
-        &mut self,
-        run: &Run,
-        bench: &mut Bench,
-        found: &Found,
-    ) -> Result<Vec<(Spot, f32)>> {
+    pub fn nulls(&mut self, run: &Run, lab: &mut Lab, found: &Found) -> Result<Vec<(Spot, f32)>> {
         if self.random() || found.stopped.is_some() {
             return Ok(Vec::new());
         }
@@ -277,7 +272,7 @@ impl<'a> Plan<'a> {
             .collect();
         let mut cells = vec![Vec::new(); spots.len()];
         for case in 0..self.cases.len() {
-            let measured = self.cells(bench, case, &spots, run.seed, true)?;
+            let measured = self.cells(lab, case, &spots, run.seed, true)?;
             for (own, cell) in cells.iter_mut().zip(measured) {
                 own.push(cell);
             }
@@ -351,7 +346,7 @@ impl<'a> Plan<'a> {
     /// Cells of one case.
     fn cells(
         &mut self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         case: usize,
         spots: &[Spot],
         seed: u64,
@@ -359,21 +354,21 @@ impl<'a> Plan<'a> {
     ) -> Result<Vec<Cell>> {
         if self.loaded.as_ref().is_none_or(|l| l.case != case) {
             self.loaded = None;
-            self.loaded = Some(self.load(bench, case)?);
+            self.loaded = Some(self.load(lab, case)?);
         }
         let Some(loaded) = &self.loaded else {
             return Ok(Vec::new());
         };
         let trial = |spot: &Spot| {
-            let patches = self.trial(bench, loaded, *spot, random.then_some(seed))?;
+            let patches = self.trial(lab, loaded, *spot, random.then_some(seed))?;
             Ok(PassRow::patched(patches))
         };
         let pass = Pass {
             rows: spots.iter().map(trial).collect::<Result<_>>()?,
             ..loaded.base.clone()
         };
-        let known = bench.model.known_tokens();
-        bench.run_map(&pass, |_, _, row| Cell {
+        let known = lab.model.known_tokens();
+        lab.run_map(&pass, |_, _, row| Cell {
             patched: loaded.metric.of(row.last()),
             base: loaded.base_value,
             source: loaded.source_value,
@@ -384,7 +379,7 @@ impl<'a> Plan<'a> {
     /// The patches of a cell: the source's values, or changes of equal size in random directions.
     fn trial(
         &self,
-        bench: &Bench,
+        lab: &Lab,
         loaded: &Loaded,
         spot: Spot,
         random: Option<u64>,
@@ -397,7 +392,7 @@ impl<'a> Plan<'a> {
             &case.alignment.pairs[spot.column..=spot.column]
         };
         let head = heads.then_some(spot.column);
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let first = spot.layer.saturating_sub(self.asked.window.0 / 2);
         let last = (spot.layer + self.asked.window.0 - self.asked.window.0 / 2).min(layers);
         let mut trial = Vec::new();
@@ -433,15 +428,15 @@ impl<'a> Plan<'a> {
     }
 
     /// Reads both runs of a case.
-    fn load(&self, bench: &mut Bench, index: usize) -> Result<Loaded> {
+    fn load(&self, lab: &mut Lab, index: usize) -> Result<Loaded> {
         let case = &self.cases[index];
-        let layers = bench.model.card.layers;
+        let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| self.asked.site.site().at(l)).collect();
         let from = case.alignment.pairs.get(case.alignment.first);
         let (from_clean, from_corrupt) = from.copied().unwrap_or_default();
         let common = match (&case.noise, self.sigma) {
             (Some((positions, seed)), Some(sigma)) => {
-                noised(bench, &case.corrupt, positions.clone(), sigma, *seed)?
+                noised(lab, &case.corrupt, positions.clone(), sigma, *seed)?
             }
             _ => Vec::new(),
         };
@@ -463,14 +458,14 @@ impl<'a> Plan<'a> {
         } else {
             (clean, corrupt)
         };
-        let source = bench.run_one(&other)?;
-        let own = bench.run_one(&base)?;
+        let source = lab.run_one(&other)?;
+        let own = lab.run_one(&base)?;
         let (of_clean, of_corrupt) = if self.denoise() {
             (source.last(), own.last())
         } else {
             (own.last(), source.last())
         };
-        let metric = self.metric_of(bench, case, of_clean, of_corrupt)?;
+        let metric = self.metric_of(lab, case, of_clean, of_corrupt)?;
         Ok(Loaded {
             case: index,
             base_value: metric.of(own.last()),
@@ -486,16 +481,10 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn metric_of(
-        &self,
-        bench: &Bench,
-        case: &Case,
-        clean: &[f32],
-        corrupt: &[f32],
-    ) -> Result<Metric> {
-        let known = bench.model.known_tokens();
+    fn metric_of(&self, lab: &Lab, case: &Case, clean: &[f32], corrupt: &[f32]) -> Result<Metric> {
+        let known = lab.model.known_tokens();
         let given = match &case.answer {
-            Some(text) => Target::parse("answer", text, &bench.model)?,
+            Some(text) => Target::parse("answer", text, &lab.model)?,
             None => Target::one(reading(clean, known, 1).first().0),
         };
         Ok(match self.metric {
@@ -503,7 +492,7 @@ impl<'a> Plan<'a> {
             Which::Probability => Metric::Probability(given.token),
             Which::Difference => {
                 let other = case.other.as_deref().map(|text| {
-                    let found = Target::parse("other", text, &bench.model)?;
+                    let found = Target::parse("other", text, &lab.model)?;
                     Ok::<_, Error>(Some(found.token))
                 });
                 let less = other.transpose()?.flatten().or(given.less);
@@ -554,10 +543,10 @@ fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<
 }
 
 /// The metric in words.
-fn told(bench: &Bench, metric: &Metric) -> String {
+fn told(lab: &Lab, metric: &Metric) -> String {
     match metric {
-        Metric::Difference(target) => format!("logit difference {}", target.spell(bench)),
-        Metric::Probability(token) => format!("probability of {}", bench.visible(*token)),
+        Metric::Difference(target) => format!("logit difference {}", target.spell(lab)),
+        Metric::Probability(token) => format!("probability of {}", lab.visible(*token)),
         Metric::Kl(_) => "KL from the clean run, nats".into(),
     }
 }

@@ -8,7 +8,7 @@ use super::words::{anchor, unrelated};
 use crate::error::Result;
 use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
 use crate::instruments::Draft;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 
 /// A curve a target layer, or one where every source has its own; a layer that was not measured is a gap.
 pub(super) fn over(plan: &Plan, name: &str, value: &dyn Fn(usize) -> Option<f32>) -> Vec<Curve> {
@@ -56,10 +56,10 @@ pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) 
 }
 
 /// The curves and their notes.
-pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
-    let null = unrelated(plan, bench)?;
+pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+    let null = unrelated(plan, lab)?;
     let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
-    let found = sweep::all(plan, &sources, bench)?;
+    let found = sweep::all(plan, &sources, lab)?;
     let mut curves = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         let name = match (plan.sources.len(), i == plan.sources.len()) {
@@ -76,7 +76,7 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
     }
     let what = match plan.watched.as_slice() {
         [] => "the probability of whatever token comes first, which need not be the same at every layer".into(),
-        _ => plan.answers(bench),
+        _ => plan.answers(lab),
     };
     let (place, title) = match plan.sources.len() {
         1 => (anchor(source, -1), format!(" · {}", source.label)),
@@ -86,5 +86,5 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
         .titled(title)
         .note(format!("curves: {what}"))
         .notes(plan.null())
-        .notes(found.notes(plan, bench)))
+        .notes(found.notes(plan, lab)))
 }

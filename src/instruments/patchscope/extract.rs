@@ -17,7 +17,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Body, Cell, Page, Row, Table};
 use crate::instruments::Draft;
 use crate::instruments::patchscope::attributes::{Look, Subject, Words};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::text;
 
 /// Subjects whose words are shown in a cell of the grid.
@@ -49,9 +49,9 @@ fn one(hit: bool) -> f32 {
 }
 
 impl Scores {
-    fn new(plan: &Plan, bench: &mut Bench) -> Result<Self> {
-        let found = sweep::all(plan, &plan.sources, bench)?;
-        let text = |said: &Option<Said>| said.as_ref().map(|s| spoken(bench, &s.tokens));
+    fn new(plan: &Plan, lab: &mut Lab) -> Result<Self> {
+        let found = sweep::all(plan, &plan.sources, lab)?;
+        let text = |said: &Option<Said>| said.as_ref().map(|s| spoken(lab, &s.tokens));
         let texts: Vec<Vec<Option<String>>> = found
             .said
             .iter()
@@ -74,7 +74,7 @@ impl Scores {
             .iter()
             .zip(&plan.sources)
             .map(|(look, source)| {
-                let says = |tokens| look.said_in(&Words::new(&spoken(bench, tokens)));
+                let says = |tokens| look.said_in(&Words::new(&spoken(lab, tokens)));
                 let target = found.target(source);
                 target.is_some_and(|target| says(&target.control.tokens))
             })
@@ -87,7 +87,7 @@ impl Scores {
             }
             // Who has stopped the sweep wants to see what there is of it.
             if found.note.is_none() {
-                bench.report(1.0)?;
+                lab.report(1.0)?;
             }
             let others: Vec<usize> = (0..looks.len())
                 .filter(|j| !look.shares(&looks[*j]))
@@ -137,7 +137,7 @@ impl Scores {
         best
     }
 
-    fn notes(&self, plan: &Plan, bench: &Bench) -> Vec<String> {
+    fn notes(&self, plan: &Plan, lab: &Lab) -> Vec<String> {
         let best = self.best(plan);
         let (from, to) = plan.pairs[best];
         let hit = |h: &Option<bool>| *h == Some(true);
@@ -167,14 +167,14 @@ impl Scores {
                 self.lone
             ));
         }
-        out.extend(self.found.notes(plan, bench));
+        out.extend(self.found.notes(plan, lab));
         out
     }
 }
 
 /// The figure and its notes.
-pub(super) fn draw(plan: &Plan, show: Show, bench: &mut Bench) -> Result<Draft> {
-    let scores = Scores::new(plan, bench)?;
+pub(super) fn draw(plan: &Plan, show: Show, lab: &mut Lab) -> Result<Draft> {
+    let scores = Scores::new(plan, lab)?;
     let body: Body = match show {
         Show::Table => table(plan, &scores).into(),
         Show::Items => items(plan, &scores).into(),
@@ -192,7 +192,7 @@ pub(super) fn draw(plan: &Plan, show: Show, bench: &mut Bench) -> Result<Draft> 
     };
     Ok(Draft::of(body)
         .titled(format!(" · {} subjects", plan.subjects.len()))
-        .notes(scores.notes(plan, bench)))
+        .notes(scores.notes(plan, lab)))
 }
 
 fn table(plan: &Plan, scores: &Scores) -> Table {

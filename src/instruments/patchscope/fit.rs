@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::instruments::patchscope::map::{Fit, Maps, Origin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
+use crate::lab::Lab;
 use crate::lab::batch::read_prompts;
-use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 
@@ -36,13 +36,8 @@ struct States {
 /// # Errors
 ///
 /// When the file has too little, the maps would not fit into memory, or the work is stopped.
-pub fn fit(
-    bench: &mut Bench,
-    path: &Path,
-    pairs: &[(Address, Address)],
-    ridge: f64,
-) -> Result<Maps> {
-    let d = bench.model.card.d_model;
+pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64) -> Result<Maps> {
+    let d = lab.model.card.d_model;
     if pairs.len() * d * d * 4 > BYTES {
         let expected = format!(
             "fewer pairs of layers: {} maps of {d} x {d} numbers take {} GB",
@@ -55,12 +50,12 @@ pub fn fit(
     let mut wanted: Vec<Address> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let (states, positions, held_out) = gather(bench, path, &prompts, &wanted)?;
+    let (states, positions, held_out) = gather(lab, path, &prompts, &wanted)?;
     let mut out = Maps::default();
     let mut fits = BTreeMap::new();
     let mut factored: Option<(Address, Regression)> = None;
     for (i, (from, to)) in pairs.iter().enumerate() {
-        bench.report(0.5 + 0.5 * i as f32 / pairs.len() as f32)?;
+        lab.report(0.5 + 0.5 * i as f32 / pairs.len() as f32)?;
         let (x, y) = (&states[from], &states[to]);
         if factored.as_ref().is_none_or(|(at, _)| at != from) {
             factored = Some((*from, Regression::new(&x.fitted, ridge)?));
@@ -77,7 +72,7 @@ pub fn fit(
         fits.insert(spelled((*from, *to)), measured);
         out.maps.push((Some((*from, *to)), map));
     }
-    let card = &bench.model.card;
+    let card = &lab.model.card;
     out.origin = Some(Origin {
         model: card.name.clone(),
         revision: card.revision.clone(),
@@ -94,20 +89,20 @@ pub fn fit(
 
 /// Reads the prompts and keeps their states; how many positions were fitted on, and how many held out.
 fn gather(
-    bench: &mut Bench,
+    lab: &mut Lab,
     path: &Path,
     prompts: &[String],
     wanted: &[Address],
 ) -> Result<(BTreeMap<Address, States>, usize, usize)> {
-    let d = bench.model.card.d_model;
+    let d = lab.model.card.d_model;
     let most = room(wanted.len(), d);
     let mut fitted: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut held: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut seen = 0;
     for (number, prompt) in prompts.iter().enumerate() {
-        bench.report(0.5 * number as f32 / prompts.len() as f32)?;
-        let tokens = bench.model.encode(prompt, false)?;
-        let recording = bench.record(&Run::plain(tokens.clone()), wanted)?;
+        lab.report(0.5 * number as f32 / prompts.len() as f32)?;
+        let tokens = lab.model.encode(prompt, false)?;
+        let recording = lab.record(&Run::plain(tokens.clone()), wanted)?;
         for at in wanted {
             let rows = recording.get(*at)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             for (i, row) in rows.iter().enumerate().skip(1).take(most - seen) {

@@ -6,7 +6,7 @@ use super::words::{anchor, title, unrelated};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 
 /// A grid over the plan's pairs: of each place and number of a pair the cell, where it was measured.
 pub(super) fn over(plan: &Plan, value: &str, cell: impl Fn(Anchor, usize) -> Option<Cell>) -> Grid {
@@ -35,10 +35,10 @@ pub(super) fn over(plan: &Plan, value: &str, cell: impl Fn(Anchor, usize) -> Opt
 }
 
 /// The grid and its notes.
-pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
-    let null = unrelated(plan, bench)?;
+pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+    let null = unrelated(plan, lab)?;
     let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
-    let found = sweep::all(plan, &sources, bench)?;
+    let found = sweep::all(plan, &sources, lab)?;
     let source = &plan.sources[0];
     let target = found
         .target(source)
@@ -46,35 +46,36 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
     let grid = over(plan, plan.value(), |anchor, pair| {
         let said = found.said[0].get(pair)?.as_ref()?;
         let top = said.top.iter();
-        let mut more: Vec<(String, f32)> = top.map(|(t, p)| (bench.visible(*t), *p)).collect();
+        let mut more: Vec<(String, f32)> = top.map(|(t, p)| (lab.visible(*t), *p)).collect();
         let label = more.first().map(|m| m.0.clone()).unwrap_or_default();
         let watched = plan.watched.iter().zip(&said.watched);
-        more.extend(watched.map(|(t, p)| (format!("p {}", bench.visible(*t)), *p)));
+        more.extend(watched.map(|(t, p)| (format!("p {}", lab.visible(*t)), *p)));
         more.push(("‖h‖ ratio".into(), said.ratio));
         if let Some(beside) = found.said.get(1).and_then(|n| n.get(pair)?.as_ref()) {
             let first = beside.top.first();
-            let word = first.map_or_else(String::new, |t| bench.visible(t.0));
+            let word = first.map_or_else(String::new, |t| lab.visible(t.0));
             more.push((format!("unrelated {word}"), beside.p()));
         }
         Some(Cell::of(label, said.p(), anchor).more(more))
     });
     let control = &target.control;
-    let alone = control.top.first().map_or_else(String::new, |t| {
-        format!("{} {:.3}", bench.visible(t.0), t.1)
-    });
+    let alone = control
+        .top
+        .first()
+        .map_or_else(String::new, |t| format!("{} {:.3}", lab.visible(t.0), t.1));
     let (of, chosen) = if plan.watched.is_empty() {
         ("that token".into(), String::new())
     } else {
         let chosen = format!(", the chosen {:.3}", control.p());
-        (plan.answers(bench), chosen)
+        (plan.answers(lab), chosen)
     };
     let what = format!(
         "{}; each cell: the first token after the target, its colour the probability of {of}; unpatched: {alone}{chosen}",
-        title(plan, source, target, bench),
+        title(plan, source, target, lab),
     );
     Ok(Draft::of(grid)
         .titled(format!(" · {}", source.label))
         .note(what)
         .notes(plan.null())
-        .notes(found.notes(plan, bench)))
+        .notes(found.notes(plan, lab)))
 }

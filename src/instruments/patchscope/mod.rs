@@ -25,7 +25,7 @@ use self::asked::{Asked, Show, SourceTexts};
 use self::plan::Plan;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
@@ -50,13 +50,13 @@ impl Measurement for Patchscope {
         Some(Cost { passes, tokens })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let plan = Plan::new(asked, run, bench)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = Plan::new(asked, run, lab)?;
         let drawn = match (asked.attributes.is_none(), asked.show) {
-            (true, Show::Grid) => grid::draw(&plan, bench)?,
-            (true, Show::Curves) => curves::draw(&plan, bench)?,
-            (true, Show::Table | Show::Items) => words::draw(&plan, bench)?,
-            (false, show) => extract::draw(&plan, show, bench)?,
+            (true, Show::Grid) => grid::draw(&plan, lab)?,
+            (true, Show::Curves) => curves::draw(&plan, lab)?,
+            (true, Show::Table | Show::Items) => words::draw(&plan, lab)?,
+            (false, show) => extract::draw(&plan, show, lab)?,
         };
         let unread = Run {
             seed: run.seed,
@@ -65,7 +65,7 @@ impl Measurement for Patchscope {
         Ok(Draft {
             title: plan.template.name.clone() + &drawn.title,
             notes: plan
-                .notes(run, bench)
+                .notes(run, lab)
                 .into_iter()
                 .chain(drawn.notes)
                 .collect(),

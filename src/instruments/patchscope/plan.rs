@@ -13,8 +13,8 @@ use crate::instruments::patchscope::fit::fit;
 use crate::instruments::patchscope::map::{Map, Maps};
 use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
 use crate::instruments::patchscope::templates::Template;
+use crate::lab::Lab;
 use crate::lab::batch::{first_tokens, read_prompts};
-use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Site};
 use crate::text;
@@ -65,11 +65,11 @@ pub(super) fn spelled(layer: Layer) -> String {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
-        let (layers, pairs, dropped) = asked.pairs(bench.model.card.layers)?;
+    pub(super) fn new(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+        let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
         let watched = match &asked.answers {
             None => Vec::new(),
-            Some(texts) => first_tokens(bench, "answers", texts)?,
+            Some(texts) => first_tokens(lab, "answers", texts)?,
         };
         let mut plan = Self {
             asked,
@@ -86,14 +86,14 @@ impl<'a> Plan<'a> {
         };
         for pair in &plan.pairs {
             let (from, to) = plan.addresses(*pair);
-            bench.model.offers(from)?;
-            bench.model.offers(to)?;
+            lab.model.offers(from)?;
+            lab.model.offers(to)?;
         }
-        plan.gather(run, bench)?;
+        plan.gather(run, lab)?;
         for source in &plan.sources {
-            plan.slotted(bench, source.positions.len())?;
+            plan.slotted(lab, source.positions.len())?;
         }
-        plan.map = plan.mapped(bench)?;
+        plan.map = plan.mapped(lab)?;
         Ok(plan)
     }
 
@@ -110,9 +110,9 @@ impl<'a> Plan<'a> {
     }
 
     /// The target prompt with its slots for so many source tokens.
-    pub(super) fn slotted(&self, bench: &Bench, count: usize) -> Result<Slotted> {
-        let tokens = bench.model.encode(&self.template.prompt, false)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    pub(super) fn slotted(&self, lab: &Lab, count: usize) -> Result<Slotted> {
+        let tokens = lab.model.encode(&self.template.prompt, false)?;
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let rule = self.asked.slots;
         rule.place(&tokens, &pieces, &self.template.slot, count)
     }
@@ -131,7 +131,7 @@ impl<'a> Plan<'a> {
         targets
     }
 
-    fn gather(&mut self, run: &Run, bench: &Bench) -> Result<()> {
+    fn gather(&mut self, run: &Run, lab: &Lab) -> Result<()> {
         let asked = self.asked;
         if let Some(list) = &asked.attributes {
             if asked.from != SourceTexts::Run {
@@ -145,7 +145,7 @@ impl<'a> Plan<'a> {
                 return Err(Error::argument("answers", answers, expected));
             }
             self.subjects = attributes::read(list)?;
-            let sources = self.subjects.iter().map(|s| self.subject(s, bench));
+            let sources = self.subjects.iter().map(|s| self.subject(s, lab));
             self.sources = sources.collect::<Result<_>>()?;
             return Ok(());
         }
@@ -156,15 +156,15 @@ impl<'a> Plan<'a> {
         }
         let texts = match &asked.from {
             SourceTexts::Run => {
-                self.sources = vec![self.source(run.clone(), true, bench)?];
+                self.sources = vec![self.source(run.clone(), true, lab)?];
                 return Ok(());
             }
             SourceTexts::One(text) => vec![text.clone()],
             SourceTexts::List(path) => read_prompts(path)?,
         };
         let source = |text: &String| {
-            let run = Run::plain(bench.model.encode(text, asked.chat)?);
-            self.source(run, false, bench)
+            let run = Run::plain(lab.model.encode(text, asked.chat)?);
+            self.source(run, false, lab)
         };
         self.sources = texts.iter().map(source).collect::<Result<_>>()?;
         if asked.show == Show::Grid && self.sources.len() > 1 {
@@ -174,9 +174,9 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn source(&self, run: Run, own: bool, bench: &Bench) -> Result<Source> {
+    fn source(&self, run: Run, own: bool, lab: &Lab) -> Result<Source> {
         let length = run.tokens.len();
-        let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+        let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let given = &self.asked.position;
         let bad = |expected: String| Error::argument("position", given.print(), expected);
         let rule = given.0.resolve(&pieces)?;
@@ -195,7 +195,7 @@ impl<'a> Plan<'a> {
         }
         let words: String = positions
             .iter()
-            .map(|p| bench.visible(run.tokens[*p]))
+            .map(|p| lab.visible(run.tokens[*p]))
             .collect();
         let mut label = match positions.as_slice() {
             [one] => format!("{words} at {one}"),
@@ -214,9 +214,9 @@ impl<'a> Plan<'a> {
     }
 
     /// The tokens of a subject: all of them for `each`, else the last.
-    fn subject(&self, subject: &Subject, bench: &Bench) -> Result<Source> {
-        let tokens = bench.model.encode(subject.text(), self.asked.chat)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| bench.model.bytes(*t)).collect();
+    fn subject(&self, subject: &Subject, lab: &Lab) -> Result<Source> {
+        let tokens = lab.model.encode(subject.text(), self.asked.chat)?;
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
             let expected =
                 "subjects whose letters the tokenizer keeps, so that their tokens can be found";
@@ -234,7 +234,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn mapped(&self, bench: &mut Bench) -> Result<Map> {
+    fn mapped(&self, lab: &mut Lab) -> Result<Map> {
         let save = self.asked.save.as_deref();
         let mut pairs = self.pairs.iter().map(|p| self.addresses(*p));
         let path = match (&self.asked.map, save) {
@@ -251,7 +251,7 @@ impl<'a> Plan<'a> {
             (MapChoice::Identity, None) => return Ok(Map::Identity),
             (MapChoice::Norm, None) => return Ok(Map::Norm),
             (MapChoice::Kept(path), None) => {
-                let maps = Maps::load(path, &bench.model.card)?;
+                let maps = Maps::load(path, &lab.model.card)?;
                 pairs.try_for_each(|pair| maps.get(pair).map(|_| ()))?;
                 return Ok(Map::Affine(maps));
             }
@@ -261,18 +261,18 @@ impl<'a> Plan<'a> {
             return Err(Error::argument("map", self.asked.map.print(), expected));
         }
         if let Some(save) = save {
-            crate::file::check(save, bench.overwrite)?;
+            crate::file::check(save, lab.overwrite)?;
         }
-        let maps = fit(bench, path, &pairs.collect::<Vec<_>>(), self.asked.ridge.0)?;
+        let maps = fit(lab, path, &pairs.collect::<Vec<_>>(), self.asked.ridge.0)?;
         if let Some(save) = save {
-            maps.save(save, bench.overwrite)?;
+            maps.save(save, lab.overwrite)?;
         }
         Ok(Map::Affine(maps))
     }
 
     /// The watched tokens in words.
-    pub(super) fn answers(&self, bench: &Bench) -> String {
-        let words: Vec<String> = self.watched.iter().map(|t| bench.visible(*t)).collect();
+    pub(super) fn answers(&self, lab: &Lab) -> String {
+        let words: Vec<String> = self.watched.iter().map(|t| lab.visible(*t)).collect();
         words.join(" or ")
     }
 
@@ -297,7 +297,7 @@ impl<'a> Plan<'a> {
     }
 
     /// What every figure of this plan must say.
-    pub(super) fn notes(&self, run: &Run, bench: &Bench) -> Vec<String> {
+    pub(super) fn notes(&self, run: &Run, lab: &Lab) -> Vec<String> {
         let what = match self.asked.slots {
             Slots::Last => "the slot",
             Slots::All => "every slot",
@@ -324,7 +324,7 @@ impl<'a> Plan<'a> {
             })),
         }
         if !self.watched.is_empty() && self.subjects.is_empty() {
-            let answers = self.answers(bench);
+            let answers = self.answers(lab);
             out.push(format!(
                 "answers: the probability that the first token is {answers}"
             ));

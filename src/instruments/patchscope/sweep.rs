@@ -15,7 +15,7 @@ use crate::edit::direction::norm;
 use crate::error::Result;
 use crate::instruments::patchscope::map::Map;
 use crate::instruments::patchscope::target::{SLICE, Target, Written};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -76,14 +76,14 @@ pub(super) struct Found {
 
 impl Found {
     /// What a reader must know: a slot that is a part of a longer token, a sweep that was stopped.
-    pub(super) fn notes(&self, plan: &Plan, bench: &Bench) -> Vec<String> {
+    pub(super) fn notes(&self, plan: &Plan, lab: &Lab) -> Vec<String> {
         let shared = self.prepared.values().find(|t| !t.whole);
         let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
         let shared = token.map(|token| {
             format!(
                 "the slot `{}` is no token of its own: {} was overwritten. Put a space before it, or choose another slot",
                 text::plain(plan.template.slot.as_bytes()),
-                bench.visible(token)
+                lab.visible(token)
             )
         });
         shared.into_iter().chain(self.note.clone()).collect()
@@ -101,12 +101,12 @@ impl Prepared {
         &self.target.tokens
     }
 
-    fn new(plan: &Plan, bench: &mut Bench, count: usize) -> Result<Self> {
-        let slotted = plan.slotted(bench, count)?;
+    fn new(plan: &Plan, lab: &mut Lab, count: usize) -> Result<Self> {
+        let slotted = plan.slotted(lab, count)?;
         let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).1).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let recording = bench.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
+        let recording = lab.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
         let mut replaced = BTreeMap::new();
         for at in wanted {
             for slot in &slotted.slots {
@@ -119,7 +119,7 @@ impl Prepared {
             tokens: slotted.tokens,
             from: first,
         };
-        let mut control = target.branches(bench, vec![Vec::new()], plan.count, &plan.watched)?;
+        let mut control = target.branches(lab, vec![Vec::new()], plan.count, &plan.watched)?;
         Ok(Self {
             target,
             slots: slotted.slots,
@@ -136,12 +136,12 @@ fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
 }
 
 /// Puts every source of a list into the plan's target, at every pair of layers.
-pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<Found> {
+pub(super) fn all(plan: &Plan, sources: &[Source], lab: &mut Lab) -> Result<Found> {
     let mut prepared: BTreeMap<usize, Prepared> = BTreeMap::new();
     for source in sources {
         let count = source.positions.len();
         if let Entry::Vacant(place) = prepared.entry(count) {
-            place.insert(Prepared::new(plan, bench, count)?);
+            place.insert(Prepared::new(plan, lab, count)?);
         }
     }
     // Sources of as many tokens share a target, so they are read one after the other.
@@ -156,8 +156,8 @@ pub(super) fn all(plan: &Plan, sources: &[Source], bench: &mut Bench) -> Result<
         ..Run::default()
     };
     let run = sources.iter().find(|s| s.own).map_or(&seed, |s| &s.run);
-    let trials = bench.trials(run, parameters, total, SLICE, |bench, range| {
-        speak(plan, sources, &order, &prepared, range, bench)
+    let trials = lab.trials(run, parameters, total, SLICE, |lab, range| {
+        speak(plan, sources, &order, &prepared, range, lab)
     })?;
     let note = trials.note();
     let mut said: Vec<Vec<Option<Said>>> = vec![vec![None; pairs]; sources.len()];
@@ -195,7 +195,7 @@ fn speak(
     order: &[usize],
     prepared: &BTreeMap<usize, Prepared>,
     trials: Range<usize>,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Result<Vec<Said>> {
     let pairs = plan.pairs.len();
     let all: Vec<usize> = trials.collect();
@@ -206,13 +206,13 @@ fn speak(
         let (mut branches, mut ratios) = (Vec::new(), Vec::new());
         for trial in group {
             let source = &sources[order[trial / pairs]];
-            let (puts, ratio) = puts(plan, source, trial % pairs, target, bench)?;
+            let (puts, ratio) = puts(plan, source, trial % pairs, target, lab)?;
             branches.push(puts);
             ratios.push(ratio);
         }
         let written = target
             .target
-            .branches(bench, branches, plan.count, &plan.watched)?;
+            .branches(lab, branches, plan.count, &plan.watched)?;
         let said = written.into_iter().zip(ratios);
         out.extend(said.map(|(written, ratio)| Said::new(written, ratio)));
     }
@@ -225,16 +225,16 @@ fn puts(
     source: &Source,
     pair: usize,
     target: &Prepared,
-    bench: &mut Bench,
+    lab: &mut Lab,
 ) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);
     let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).0).collect();
     wanted.sort_unstable();
     wanted.dedup();
     // Every layer at once, so that a source is read once.
-    let recording = bench.record(&source.run, &wanted)?;
+    let recording = lab.record(&source.run, &wanted)?;
     let values = recording.get(from)?;
-    let device = &bench.model.transformer.device;
+    let device = &lab.model.transformer.device;
     let mut out = Vec::with_capacity(target.slots.len());
     let mut ratio = 0.0;
     for (i, slot) in target.slots.iter().enumerate() {

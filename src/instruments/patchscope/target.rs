@@ -4,10 +4,10 @@
 //! something else of a branch, add a field to [`Written`].
 
 use crate::error::Result;
-use crate::lab::bench::{Bench, Reading, reading};
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::log_sum_exp;
+use crate::lab::{Lab, Reading, reading};
 
 /// Most branches that are read before anybody asks whether to go on.
 pub const SLICE: usize = 32;
@@ -46,7 +46,7 @@ impl Target {
     /// left alone does not.
     pub fn branches(
         &self,
-        bench: &mut Bench,
+        lab: &mut Lab,
         branches: Vec<Vec<Patch>>,
         count: usize,
         watched: &[u32],
@@ -58,8 +58,8 @@ impl Target {
             tail: count.max(1),
             ..Pass::of(Run::plain(self.tokens.clone()))
         };
-        let known = bench.model.known_tokens();
-        let out = bench.run_map(&pass, |_, _, row| {
+        let known = lab.model.known_tokens();
+        let out = lab.run_map(&pass, |_, _, row| {
             let logits = row.last();
             let total = log_sum_exp(logits);
             let p = watched.iter().map(|t| (logits[*t as usize] - total).exp());
@@ -72,7 +72,7 @@ impl Target {
         })?;
         // A value may break its own branch; in all of them it is the model that is broken.
         if out.iter().all(|w| w.silent && w.tokens.is_empty()) {
-            return Err(bench.not_finite("The model's numbers are"));
+            return Err(lab.not_finite("The model's numbers are"));
         }
         Ok(out)
     }

@@ -8,18 +8,18 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table};
 use crate::instruments::Draft;
 use crate::instruments::patchscope::map::Map;
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::text;
 
 /// Fewest tokens of the unrelated text.
 const UNRELATED: usize = 12;
 
 /// Tokens as one line of safe visible text.
-pub(super) fn spoken(bench: &Bench, ids: &[u32]) -> String {
+pub(super) fn spoken(lab: &Lab, ids: &[u32]) -> String {
     let said: Vec<u8> = ids
         .iter()
-        .filter(|t| !bench.model.is_end(**t))
-        .flat_map(|t| bench.model.bytes(*t))
+        .filter(|t| !lab.model.is_end(**t))
+        .flat_map(|t| lab.model.bytes(*t))
         .collect();
     if said.is_empty() {
         "⟨ends at once⟩".to_string()
@@ -40,13 +40,13 @@ pub(super) fn anchor(source: &Source, layer: Layer) -> Anchor {
 }
 
 /// The state of an unrelated text, as another source; nothing where none was asked for.
-pub(super) fn unrelated(plan: &Plan, bench: &mut Bench) -> Result<Option<Source>> {
+pub(super) fn unrelated(plan: &Plan, lab: &mut Lab) -> Result<Option<Source>> {
     if plan.asked.null == Unrelated::No {
         return Ok(None);
     }
     let count = plan.sources.iter().map(|s| s.positions.len()).max();
     let count = count.unwrap_or(1);
-    let run = bench.unrelated(plan.seed, UNRELATED.max(count + 1))?;
+    let run = lab.unrelated(plan.seed, UNRELATED.max(count + 1))?;
     let last = run.tokens.len();
     Ok(Some(Source {
         positions: (last - count.min(last)..last).collect(),
@@ -71,11 +71,11 @@ fn ending(null: &Source, count: usize) -> Source {
 }
 
 /// The title of a source's page: what is put where.
-pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, bench: &Bench) -> String {
+pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, lab: &Lab) -> String {
     let slots: Vec<String> = target
         .slots
         .iter()
-        .map(|s| bench.visible(target.tokens()[*s]))
+        .map(|s| lab.visible(target.tokens()[*s]))
         .collect();
     let several = if slots.len() > 1 { "slots" } else { "slot" };
     format!(
@@ -87,8 +87,8 @@ pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, bench: &Ben
 }
 
 /// The table and its notes.
-pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
-    let null = unrelated(plan, bench)?;
+pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+    let null = unrelated(plan, lab)?;
     let mut sources = plan.sources.clone();
     let mut counts: Vec<usize> = sources.iter().map(|s| s.positions.len()).collect();
     counts.sort_unstable();
@@ -97,7 +97,7 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
         null.iter()
             .flat_map(|n| counts.iter().map(|c| ending(n, *c))),
     );
-    let found = sweep::all(plan, &sources, bench)?;
+    let found = sweep::all(plan, &sources, lab)?;
     let affine = match &plan.map {
         Map::Affine(maps) => Some(maps),
         Map::Identity | Map::Norm => None,
@@ -113,7 +113,7 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
         let Some(target) = found.target(source) else {
             continue;
         };
-        let unpatched = spoken(bench, &target.control.tokens);
+        let unpatched = spoken(lab, &target.control.tokens);
         let beside = counts.iter().position(|c| *c == source.positions.len());
         let beside = beside.and_then(|c| found.said.get(plan.sources.len() + c));
         let rows = plan.pairs.iter().zip(&found.said[i]).enumerate();
@@ -122,11 +122,11 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
             let mut entries = entries![
                 spelled(*from),
                 spelled(*to),
-                spoken(bench, &said.tokens),
+                spoken(lab, &said.tokens),
                 unpatched.clone(),
             ];
             if let Some(null) = beside.filter(|_| null.is_some()) {
-                entries.push(or_dash(null[p].as_ref().map(|n| spoken(bench, &n.tokens))));
+                entries.push(or_dash(null[p].as_ref().map(|n| spoken(lab, &n.tokens))));
             }
             entries.push(said.top.first().map_or(0.0, |t| t.1).into());
             if !plan.watched.is_empty() {
@@ -139,7 +139,7 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
             }
             Some(Row::at(anchor(source, *from), entries))
         });
-        let title = title(plan, source, target, bench);
+        let title = title(plan, source, target, lab);
         pages.push(Page::of(title, anchor(source, -1), rows.collect()));
     }
     let first = affine
@@ -155,5 +155,5 @@ pub(super) fn draw(plan: &Plan, bench: &mut Bench) -> Result<Draft> {
         .note("‖h‖ ratio: length of the state over the length of what it replaced")
         .notes(plan.null())
         .notes(fitted)
-        .notes(found.notes(plan, bench)))
+        .notes(found.notes(plan, lab)))
 }

@@ -14,8 +14,8 @@ use super::{Draft, Measurement};
 use crate::error::Result;
 use crate::figure::{Anchor, Body, Cell, Check, Curve, Grid, Header, Scale, Series, Style, Unit};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::lab::Lab;
 use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum, needs};
-use crate::lab::bench::Bench;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
@@ -73,73 +73,73 @@ impl Measurement for Residual {
         Ok(end - asked.window.0.min(end)..end)
     }
 
-    fn needs(_asked: &Asked, run: &Run, bench: &Bench) -> Result<Needs> {
-        needs(&bench.model, run)
+    fn needs(_asked: &Asked, run: &Run, lab: &Lab) -> Result<Needs> {
+        needs(&lab.model, run)
     }
 
-    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
-        let sum = Attribution::read(bench, of, asked.question(bench)?)?;
-        Ok(asked.by_layer(&sum, &of.run, bench))
+    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let sum = Attribution::read(lab, of, asked.question(lab)?)?;
+        Ok(asked.by_layer(&sum, &of.run, lab))
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        check_sum(&bench.model)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        check_sum(&lab.model)?;
         let positions = Self::positions(asked, run)?;
-        let question = asked.question(bench)?;
+        let question = asked.question(lab)?;
         match asked.by {
             By::Layer => {
-                let sum = bench.attribute(run, positions, question)?;
-                Ok(asked.by_layer(&sum, run, bench))
+                let sum = lab.attribute(run, positions, question)?;
+                Ok(asked.by_layer(&sum, run, lab))
             }
-            By::Head => asked.by_head(run, positions, question, bench),
-            By::Neuron => asked.by_neuron(run, positions, question, bench),
-            By::Source => asked.by_source(run, positions.end - 1, question, bench),
+            By::Head => asked.by_head(run, positions, question, lab),
+            By::Neuron => asked.by_neuron(run, positions, question, lab),
+            By::Source => asked.by_source(run, positions.end - 1, question, lab),
         }
     }
 }
 
 impl Asked {
-    fn question(&self, bench: &Bench) -> Result<Question> {
+    fn question(&self, lab: &Lab) -> Result<Question> {
         Ok(Question {
-            target: Target::chosen(self.token.as_deref(), &bench.model)?,
+            target: Target::chosen(self.token.as_deref(), &lab.model)?,
             centred: self.centred,
         })
     }
 
-    fn by_layer(&self, sum: &Attribution, run: &Run, bench: &Bench) -> Draft {
+    fn by_layer(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Draft {
         let (many, value) = (self.window.0 > 1, self.value);
         // A grid of one column is about the favoured tokens too: more columns may come.
         let whose = if many && self.token.is_none() {
             FAVOURED.to_owned()
         } else {
-            spelled(sum, bench)
+            spelled(sum, lab)
         };
         let title = match (many, value) {
             (false, Value::Effect) => format!("what made {whose}"),
             _ => measured(value, &whose),
         };
         let body = if many {
-            Body::Grid(grid(sum, run, value, &whose, bench))
+            Body::Grid(grid(sum, run, value, &whose, lab))
         } else {
             Body::Series(series(sum, value, &whose))
         };
         let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".to_string());
         Draft::of(body)
             .titled(title)
-            .notes(self.notes(sum, run, bench))
+            .notes(self.notes(sum, run, lab))
             .notes(share)
             .checked(Some(sum.check))
     }
 
     /// What a reader of any of these figures must know.
-    fn notes(&self, sum: &Attribution, run: &Run, bench: &Bench) -> Vec<String> {
-        let shape = &bench.model.transformer.blueprint;
+    fn notes(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Vec<String> {
+        let shape = &lab.model.transformer.blueprint;
         let i = sum.positions.len() - 1;
         let of = sum.targets[i];
         let total: f64 = sum.shares[i].iter().map(|s| f64::from(s.effect)).sum();
         let mut notes = vec![format!(
             "after {}: the parts sum to {total:.6}, the model's own value is {:.6}; they sum to the end of the stream within {:.0e} of its largest entry",
-            bench.visible(run.tokens[sum.positions[i]]),
+            lab.visible(run.tokens[sum.positions[i]]),
             sum.logits[i],
             sum.stream_error.max(1e-9)
         )];
@@ -170,9 +170,9 @@ impl Asked {
 const FAVOURED: &str = "the favoured token of each position";
 
 /// The targets of a figure in words.
-pub(crate) fn spelled(sum: &Attribution, bench: &Bench) -> String {
+pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     match sum.targets.as_slice() {
-        [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(bench),
+        [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(lab),
         _ => FAVOURED.to_owned(),
     }
 }
@@ -251,7 +251,7 @@ fn measured(value: Value, whose: &str) -> String {
 }
 
 /// Parts by positions.
-fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, bench: &Bench) -> Grid {
+fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> Grid {
     let kept = kept(sum, value);
     let cells = sum.positions.iter().enumerate().map(|(i, position)| {
         let cell = |k: &usize| {
@@ -271,8 +271,8 @@ fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, bench: &Bench) 
     });
     let cells: Vec<Vec<Cell>> = cells.collect();
     let columns = match value {
-        Value::Effect => targets(sum, run, bench),
-        _ => bench.headers(run, sum.positions.iter().copied()),
+        Value::Effect => targets(sum, run, lab),
+        _ => lab.headers(run, sum.positions.iter().copied()),
     };
     Grid {
         also: crate::figure::also::Also::default(),
@@ -287,8 +287,8 @@ fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, bench: &Bench) 
 }
 
 /// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
-pub(crate) fn targets(sum: &Attribution, run: &Run, bench: &Bench) -> Vec<Header> {
-    let mut columns = bench.headers(run, sum.positions.iter().copied());
+pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<Header> {
+    let mut columns = lab.headers(run, sum.positions.iter().copied());
     for (column, target) in columns.iter_mut().zip(&sum.targets) {
         column.anchor = column.anchor.with(Unit::Token(target.token));
     }
@@ -329,11 +329,11 @@ pub(crate) fn with_rests(check: Check, pieces: &[crate::lab::decomposition::Piec
 
 /// Addresses of the sum and more.
 fn all_addresses(
-    bench: &Bench,
+    lab: &Lab,
     run: &Run,
     more: Vec<crate::model::network::site::Address>,
 ) -> Result<Vec<crate::model::network::site::Address>> {
-    let mut wanted = addresses(&bench.model.card, run)?;
+    let mut wanted = addresses(&lab.model.card, run)?;
     more.into_iter().for_each(|at| {
         if !wanted.contains(&at) {
             wanted.push(at);

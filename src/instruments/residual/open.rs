@@ -11,8 +11,8 @@ use crate::figure::{
     Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
 };
 use crate::instruments::Draft;
+use crate::lab::Lab;
 use crate::lab::attribution::{Attribution, Part, Question};
-use crate::lab::bench::Bench;
 use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -53,8 +53,8 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
 
 impl Asked {
     /// The layers that are opened.
-    fn opened(&self, bench: &Bench) -> Result<Vec<usize>> {
-        let layers = bench.model.card.layers;
+    fn opened(&self, lab: &Lab) -> Result<Vec<usize>> {
+        let layers = lab.model.card.layers;
         Ok(match self.layer.within(layers)? {
             Some(one) => vec![one],
             None => (0..layers).collect(),
@@ -67,19 +67,19 @@ impl Asked {
         run: &Run,
         positions: Range<usize>,
         question: Question,
-        bench: &mut Bench,
+        lab: &mut Lab,
     ) -> Result<Draft> {
-        let layers = self.opened(bench)?;
-        let normed = bench.model.card.norms_writes;
-        let wanted = all_addresses(bench, run, of_attention(&layers, normed, false))?;
-        let recording = bench.record(run, &wanted)?;
-        let sum = bench.attribute(run, positions, question)?;
+        let layers = self.opened(lab)?;
+        let normed = lab.model.card.norms_writes;
+        let wanted = all_addresses(lab, run, of_attention(&layers, normed, false))?;
+        let recording = lab.record(run, &wanted)?;
+        let sum = lab.attribute(run, positions, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
         for (done, layer) in layers.iter().enumerate() {
-            bench.report(done as f32 / layers.len() as f32)?;
-            pieces.push(sum.heads(bench, run, &recording, *layer)?);
+            lab.report(done as f32 / layers.len() as f32)?;
+            pieces.push(sum.heads(lab, run, &recording, *layer)?);
         }
-        let heads = bench.model.card.heads;
+        let heads = lab.model.card.heads;
         let cell = |k: usize, i: usize, head: usize| Cell {
             label: String::new(),
             value: pieces[k].values[i][head],
@@ -90,7 +90,7 @@ impl Asked {
             )],
         };
         let last = sum.positions.len() - 1;
-        let effect = format!("effect on the logit of {}", spelled(&sum, bench));
+        let effect = format!("effect on the logit of {}", spelled(&sum, lab));
         let body = if let ([layer], 0) = (layers.as_slice(), last) {
             Body::Series(one_layer(&pieces[0], *layer, &sum, effect))
         } else if last == 0 {
@@ -128,18 +128,18 @@ impl Asked {
                         anchor: Anchor::layer(layers[k]).with(Unit::Head(h as u32)),
                     })
                     .collect(),
-                columns: targets(&sum, run, bench),
+                columns: targets(&sum, run, lab),
                 scale: diverging(&cells, |c| c.anchor.position != Some(0)),
                 cells,
             })
         };
-        let mut notes = self.notes(&sum, run, bench);
+        let mut notes = self.notes(&sum, run, lab);
         notes.push(
             "each cell: what the head's write through the output projection adds to the logit"
                 .into(),
         );
         notes.extend(beside(&pieces, last));
-        let title = format!("heads that made {}", spelled(&sum, bench));
+        let title = format!("heads that made {}", spelled(&sum, lab));
         Ok(Draft::of(body)
             .titled(title)
             .notes(notes)
@@ -152,13 +152,13 @@ impl Asked {
         run: &Run,
         positions: Range<usize>,
         question: Question,
-        bench: &mut Bench,
+        lab: &mut Lab,
     ) -> Result<Draft> {
-        let known = bench.model.card.neuron_layers.clone();
+        let known = lab.model.card.neuron_layers.clone();
         if known.is_empty() {
-            return Err(bench.model.transformer.no_neurons());
+            return Err(lab.model.transformer.no_neurons());
         }
-        let mut layers = self.opened(bench)?;
+        let mut layers = self.opened(lab)?;
         if let [one] = layers.as_slice()
             && !known.contains(one)
         {
@@ -169,22 +169,22 @@ impl Asked {
             ));
         }
         layers.retain(|l| known.contains(l));
-        let normed = bench.model.card.norms_writes;
-        let wanted = all_addresses(bench, run, of_mlp(&layers, normed))?;
-        let recording = bench.record(run, &wanted)?;
-        let sum = bench.attribute(run, positions, question)?;
+        let normed = lab.model.card.norms_writes;
+        let wanted = all_addresses(lab, run, of_mlp(&layers, normed))?;
+        let recording = lab.record(run, &wanted)?;
+        let sum = lab.attribute(run, positions, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
         for (done, layer) in layers.iter().enumerate() {
-            bench.report(done as f32 / layers.len() as f32)?;
-            pieces.push(sum.neurons(bench, run, &recording, *layer)?);
+            lab.report(done as f32 / layers.len() as f32)?;
+            pieces.push(sum.neurons(lab, run, &recording, *layer)?);
         }
         let count = self.count.0;
         let pages = (0..sum.positions.len())
-            .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, bench))
+            .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, lab))
             .collect();
-        let mut notes = self.notes(&sum, run, bench);
+        let mut notes = self.notes(&sum, run, lab);
         notes.push("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes".into());
-        let title = format!("neurons that made {}", spelled(&sum, bench));
+        let title = format!("neurons that made {}", spelled(&sum, lab));
         Ok(Draft::of(Table {
             columns: ["neuron", "effect", "of its MLP"]
                 .map(String::from)
@@ -202,22 +202,22 @@ impl Asked {
         run: &Run,
         position: usize,
         question: Question,
-        bench: &mut Bench,
+        lab: &mut Lab,
     ) -> Result<Draft> {
-        let layers = self.opened(bench)?;
-        let normed = bench.model.card.norms_writes;
-        let sum = bench.attribute(run, position..position + 1, question)?;
+        let layers = self.opened(lab)?;
+        let normed = lab.model.card.norms_writes;
+        let sum = lab.attribute(run, position..position + 1, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
-        for some in layers.chunks(bench.attention_layers(run.tokens.len())) {
-            let wanted = all_addresses(bench, run, of_attention(some, normed, true))?;
-            let recording = bench.record(run, &wanted)?;
+        for some in layers.chunks(lab.attention_layers(run.tokens.len())) {
+            let wanted = all_addresses(lab, run, of_attention(some, normed, true))?;
+            let recording = lab.record(run, &wanted)?;
             for layer in some {
-                bench.report(pieces.len() as f32 / layers.len() as f32)?;
-                pieces.push(sum.sources(bench, run, &recording, *layer, 0)?);
+                lab.report(pieces.len() as f32 / layers.len() as f32)?;
+                pieces.push(sum.sources(lab, run, &recording, *layer, 0)?);
             }
         }
-        let (heads, sources) = (bench.model.card.heads, position + 1);
-        let one = self.layer.within(bench.model.card.layers)?;
+        let (heads, sources) = (lab.model.card.heads, position + 1);
+        let one = self.layer.within(lab.model.card.layers)?;
         let effect = |k: usize, h: usize, j: usize| pieces[k].values[0][h * sources + j];
         let cells: Vec<Vec<Cell>> = (0..sources)
             .map(|j| match one {
@@ -254,21 +254,21 @@ impl Asked {
                 .collect(),
             None => layers.iter().map(|l| of_layer(*l)).collect(),
         };
-        let mut notes = self.notes(&sum, run, bench);
+        let mut notes = self.notes(&sum, run, lab);
         notes.push("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection".into());
         notes.extend(beside(&pieces, 0));
         let title = format!(
             "tokens that made {} after {}",
-            spelled(&sum, bench),
-            bench.visible(run.tokens[position])
+            spelled(&sum, lab),
+            lab.visible(run.tokens[position])
         );
         Ok(Draft::of(Grid {
             also: crate::figure::also::Also::default(),
             row_axis: if one.is_some() { "head" } else { "layer" }.into(),
             column_axis: "source".into(),
-            value: format!("effect on the logit of {}", spelled(&sum, bench)),
+            value: format!("effect on the logit of {}", spelled(&sum, lab)),
             rows,
-            columns: bench.headers(run, 0..sources),
+            columns: lab.headers(run, 0..sources),
             scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
             cells,
         })
@@ -333,7 +333,7 @@ fn neuron_page(
     i: usize,
     count: usize,
     run: &Run,
-    bench: &Bench,
+    lab: &Lab,
 ) -> Page {
     let mut all: Vec<(usize, u32, f32)> = Vec::new();
     for (piece, layer) in pieces.iter().zip(layers) {
@@ -396,8 +396,8 @@ fn neuron_page(
     Page {
         title: format!(
             "after {} · logit of {}: {:.4}",
-            bench.visible(run.tokens[position]),
-            sum.targets[i].spell(bench),
+            lab.visible(run.tokens[position]),
+            sum.targets[i].spell(lab),
             sum.logits[i]
         ),
         anchor: Anchor::position(position),

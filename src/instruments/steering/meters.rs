@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale, Text};
 use crate::instruments::params::{Count, LayerOrAll, choices, params};
 use crate::instruments::{Draft, Measurement, last};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::model::Card;
@@ -67,8 +67,8 @@ impl Measurement for Meters {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, bench: &Bench) -> Result<Needs> {
-        let meters = asked.meters(bench)?;
+    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+        let meters = asked.meters(lab)?;
         let mut record: Vec<Address> = meters.iter().map(|m| asked.site().at(m.layer)).collect();
         record.sort_unstable();
         record.dedup();
@@ -78,10 +78,10 @@ impl Measurement for Meters {
         })
     }
 
-    fn figure(asked: &Asked, of: &Capture, bench: &mut Bench) -> Result<Draft> {
-        let meters = asked.meters(bench)?;
+    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let meters = asked.meters(lab)?;
         if meters.is_empty() {
-            return Ok(nothing(bench));
+            return Ok(nothing(lab));
         }
         let mut cells: Vec<Vec<Cell>> = vec![Vec::with_capacity(meters.len()); of.positions.len()];
         for meter in &meters {
@@ -112,7 +112,7 @@ impl Measurement for Meters {
             column_axis: "position".into(),
             value: "projection".into(),
             rows: rows.collect(),
-            columns: bench.headers(&of.run, of.positions.clone()),
+            columns: lab.headers(&of.run, of.positions.clone()),
             cells,
             scale: Scale::Diverging { reach },
         };
@@ -154,13 +154,13 @@ impl Asked {
     }
 
     /// The rows of the figure, the lowest layer first.
-    fn meters(&self, bench: &Bench) -> Result<Vec<Meter>> {
-        let card = &bench.model.card;
+    fn meters(&self, lab: &Lab) -> Result<Vec<Meter>> {
+        let card = &lab.model.card;
         let only = self.layer.within(card.layers)?;
         let named = self.direction.trim();
         let mut out = Vec::new();
         if named == ALL || named.is_empty() {
-            for (name, direction) in &bench.directions {
+            for (name, direction) in &lab.directions {
                 let Some((layer, vector)) = self.home(direction, card) else {
                     continue;
                 };
@@ -175,7 +175,7 @@ impl Asked {
             out.sort_by(|a, b| (a.layer, &a.title).cmp(&(b.layer, &b.title)));
             return Ok(out);
         }
-        let direction = bench.direction(named)?;
+        let direction = lab.direction(named)?;
         for layer in (0..card.layers).filter(|l| only.is_none_or(|only| only == *l)) {
             let vector = vector_of(&direction, self.site().at(layer))?;
             if vector.len() != card.d_model {
@@ -224,8 +224,8 @@ impl Asked {
 }
 
 /// What is said where there is nothing to measure along.
-fn nothing(bench: &Bench) -> Draft {
-    let line = if bench.directions.is_empty() {
+fn nothing(lab: &Lab) -> Draft {
+    let line = if lab.directions.is_empty() {
         "No direction is loaded, so there is nothing to measure along."
     } else {
         "No loaded direction has its home there."

@@ -11,9 +11,9 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::lab::batch::{continuations, surprise};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax};
+use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 
 /// What is tried.
@@ -89,8 +89,8 @@ impl Trial {
     /// # Errors
     ///
     /// When a prompt does not fit or the work is stopped.
-    pub fn unedited(&self, bench: &mut Bench) -> Result<(Outcome, Base)> {
-        let (mut out, mut rows) = self.passes(bench, None)?;
+    pub fn unedited(&self, lab: &mut Lab) -> Result<(Outcome, Base)> {
+        let (mut out, mut rows) = self.passes(lab, None)?;
         rows.iter_mut().for_each(|row| log_softmax(row));
         out.answers = self.share(&rows);
         Ok((out, rows))
@@ -101,8 +101,8 @@ impl Trial {
     /// # Errors
     ///
     /// As [`Trial::unedited`], and when the edit cannot be applied.
-    pub fn under(&self, bench: &mut Bench, edit: &Edit, base: &[Vec<f32>]) -> Result<Outcome> {
-        let (mut out, mut rows) = self.passes(bench, Some(edit))?;
+    pub fn under(&self, lab: &mut Lab, edit: &Edit, base: &[Vec<f32>]) -> Result<Outcome> {
+        let (mut out, mut rows) = self.passes(lab, Some(edit))?;
         rows.iter_mut().for_each(|row| log_softmax(row));
         out.answers = self.share(&rows);
         let moved = base.iter().zip(&rows).map(|(p, q)| f64::from(kl(p, q)));
@@ -120,12 +120,12 @@ impl Trial {
     }
 
     /// The passes of one outcome, and their logits after the last token.
-    fn passes(&self, bench: &mut Bench, edit: Option<&Edit>) -> Result<(Outcome, Base)> {
+    fn passes(&self, lab: &mut Lab, edit: Option<&Edit>) -> Result<(Outcome, Base)> {
         let with = |schedule: &Schedule| match edit {
             Some(edit) => schedule.and(edit),
             None => schedule.clone(),
         };
-        let known = bench.model.known_tokens();
+        let known = lab.model.known_tokens();
         let mut out = Outcome::default();
         let rows = match &self.subject {
             Subject::Text(run) => {
@@ -133,22 +133,22 @@ impl Trial {
                     schedule: with(&run.schedule),
                     ..run.clone()
                 };
-                let logits = bench.last_logits(&run)?;
+                let logits = lab.last_logits(&run)?;
                 let read = reading(&logits, known, 5);
-                let spelled = read.top.iter().map(|(id, p)| (bench.visible(*id), *p));
+                let spelled = read.top.iter().map(|(id, p)| (lab.visible(*id), *p));
                 out.top = spelled.collect();
                 out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
                 vec![logits]
             }
             Subject::Prompts(prompts, schedule) => {
                 let count = self.tokens.unwrap_or(1);
-                let written = continuations(bench, prompts, &with(schedule), count)?;
+                let written = continuations(lab, prompts, &with(schedule), count)?;
                 let firsts = written.iter().filter_map(|c| c.tokens.first().copied());
-                out.label = commonest(firsts).map_or_else(String::new, |id| bench.visible(id));
+                out.label = commonest(firsts).map_or_else(String::new, |id| lab.visible(id));
                 if self.tokens.is_some() {
-                    let said = written.iter().filter(|c| self.says(bench, &c.tokens));
+                    let said = written.iter().filter(|c| self.says(lab, &c.tokens));
                     out.success = said.count() as f32 / written.len() as f32;
-                    let nats = surprise(bench, prompts, &written)?;
+                    let nats = surprise(lab, prompts, &written)?;
                     out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
                 }
                 written.into_iter().map(|c| c.first).collect()
@@ -158,8 +158,8 @@ impl Trial {
     }
 
     /// Whether a continuation says one of the answers.
-    fn says(&self, bench: &Bench, tokens: &[u32]) -> bool {
-        let tokenizer = bench.model.tokenizer.as_ref();
+    fn says(&self, lab: &Lab, tokens: &[u32]) -> bool {
+        let tokenizer = lab.model.tokenizer.as_ref();
         let said = tokenizer.map(|t| t.text(tokens)).unwrap_or_default();
         self.looks.iter().any(|look| {
             if self.begins {

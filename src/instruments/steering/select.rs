@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::batch::{first_tokens, read_prompts};
-use crate::lab::bench::Bench;
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 use crate::vectors::selection::{
@@ -82,40 +82,40 @@ impl Measurement for Select {
     const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
     const READS: Reads<Asked> = Reads::Others;
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let save = &asked.save;
         check_folder(save.as_deref())?;
         if let Some(path) = save {
-            crate::file::check(path, bench.overwrite)?;
+            crate::file::check(path, lab.overwrite)?;
         }
-        let (making, held_out) = asked.sides(run, bench)?;
+        let (making, held_out) = asked.sides(run, lab)?;
         let markers = match &asked.markers {
-            None => find_markers(bench, &making, &run.schedule)?,
+            None => find_markers(lab, &making, &run.schedule)?,
             Some(given) => {
-                let ids = first_tokens(bench, "markers", given)?;
+                let ids = first_tokens(lab, "markers", given)?;
                 ids.into_iter().map(|id| (id, f64::NAN)).collect()
             }
         };
         let rules = Rules {
-            positions: asked.positions(bench, &[&making, &held_out])?,
+            positions: asked.positions(lab, &[&making, &held_out])?,
             markers: markers.iter().map(|m| m.0).collect(),
             depth: asked.depth.0,
             kl: asked.kl.0,
             filter: asked.filter == Used::Behaving,
         };
-        let found = select(bench, &making, &held_out, &rules, &run.schedule, run.seed)?;
-        let mut notes = notes(bench, run, &found, &markers, &rules);
+        let found = select(lab, &making, &held_out, &rules, &run.schedule, run.seed)?;
+        let mut notes = notes(lab, run, &found, &markers, &rules);
         if let Some(path) = save {
             match found.chosen.map(|i| &found.candidates[i]) {
                 Some(best) => {
-                    direction(bench, best, &found, &markers).save_as(path, bench.overwrite)?;
+                    direction(lab, best, &found, &markers).save_as(path, lab.overwrite)?;
                     notes.insert(1, format!("the chosen direction is in {}", path.display()));
                 }
                 None => notes.insert(1, "NOTHING WAS SAVED, for nothing was chosen".into()),
             }
         }
-        let titles = titles(bench, &rules, &making);
-        let grid = asked.measure.grid(bench.model.card.layers, &found, titles);
+        let titles = titles(lab, &rules, &making);
+        let grid = asked.measure.grid(lab.model.card.layers, &found, titles);
         Ok(Draft::of(grid)
             .titled(format!("{} score", asked.measure.print()))
             .notes(notes))
@@ -137,14 +137,14 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
 
 impl Asked {
     /// The prompts that make candidates, and those that measure them.
-    fn sides(&self, run: &Run, bench: &Bench) -> Result<(Sides, Sides)> {
+    fn sides(&self, run: &Run, lab: &Lab) -> Result<(Sides, Sides)> {
         let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {
             let prompts = read_prompts(path)?;
             prompts
                 .iter()
                 .map(|p| {
-                    let ids = bench.model.encode(p, self.chat)?;
-                    bench.model.check_prompt(&ids)?;
+                    let ids = lab.model.encode(p, self.chat)?;
+                    lab.model.check_prompt(&ids)?;
                     Ok(ids)
                 })
                 .collect()
@@ -184,7 +184,7 @@ impl Asked {
     }
 
     /// Candidate positions from the end, the farthest first.
-    fn positions(&self, bench: &Bench, sides: &[&Sides]) -> Result<Vec<usize>> {
+    fn positions(&self, lab: &Lab, sides: &[&Sides]) -> Result<Vec<usize>> {
         let text = self.positions.trim();
         let prompts = sides.iter().flat_map(|s| s.plus.iter().chain(&s.minus));
         let shortest = prompts.map(Vec::len).min().unwrap_or(1);
@@ -196,11 +196,7 @@ impl Asked {
         };
         let last = |n: usize| (1..=n).collect::<Vec<_>>();
         let mut out = if text.is_empty() {
-            let template = if self.chat {
-                after_instruction(bench)
-            } else {
-                0
-            };
+            let template = if self.chat { after_instruction(lab) } else { 0 };
             // The first token is a sink in most models, and no candidate unless somebody asks for it.
             let usual = if template == 0 { 5 } else { template };
             last(usual.min(shortest - 1).max(1))
@@ -222,13 +218,8 @@ impl Asked {
     }
 }
 
-fn direction(
-    bench: &Bench,
-    best: &Candidate,
-    found: &Selection,
-    markers: &[(u32, f64)],
-) -> Direction {
-    let card = &bench.model.card;
+fn direction(lab: &Lab, best: &Candidate, found: &Selection, markers: &[(u32, f64)]) -> Direction {
+    let card = &lab.model.card;
     let Scores {
         ablation,
         addition,
@@ -243,7 +234,7 @@ fn direction(
                 "difference of means, selected on {} + {} other prompts (Arditi et al. 2024): ablation {ablation:.3}, addition {addition:.3}, KL {kl:.4}; markers {}",
                 found.measured.0,
                 found.measured.1,
-                spell(bench, markers)
+                spell(lab, markers)
             ),
             positions: format!("-{}", best.position),
             prompts: found.made,
@@ -296,7 +287,7 @@ impl Coloured {
 }
 
 /// Column titles: the position, and its token where every prompt has the same.
-fn titles(bench: &Bench, rules: &Rules, making: &Sides) -> Vec<Header> {
+fn titles(lab: &Lab, rules: &Rules, making: &Sides) -> Vec<Header> {
     let title = |position: usize| {
         let mut tokens = making
             .plus
@@ -305,7 +296,7 @@ fn titles(bench: &Bench, rules: &Rules, making: &Sides) -> Vec<Header> {
             .filter_map(|t| t.len().checked_sub(position).map(|i| t[i]));
         let first = tokens.next();
         let label = match first.filter(|f| tokens.all(|t| t == *f)) {
-            Some(token) => format!("-{position} {}", bench.visible(token)),
+            Some(token) => format!("-{position} {}", lab.visible(token)),
             None => format!("-{position}"),
         };
         Header::of(label, Anchor::default())
@@ -313,19 +304,19 @@ fn titles(bench: &Bench, rules: &Rules, making: &Sides) -> Vec<Header> {
     rules.positions.iter().map(|p| title(*p)).collect()
 }
 
-fn spell(bench: &Bench, markers: &[(u32, f64)]) -> String {
+fn spell(lab: &Lab, markers: &[(u32, f64)]) -> String {
     let spelled = markers.iter().map(|(id, ahead)| {
         if ahead.is_nan() {
-            bench.visible(*id)
+            lab.visible(*id)
         } else {
-            format!("{} ({ahead:+.2})", bench.visible(*id))
+            format!("{} ({ahead:+.2})", lab.visible(*id))
         }
     });
     spelled.collect::<Vec<_>>().join(", ")
 }
 
 fn notes(
-    bench: &Bench,
+    lab: &Lab,
     run: &Run,
     found: &Selection,
     markers: &[(u32, f64)],
@@ -371,7 +362,7 @@ fn notes(
     } else {
         "found: how much more probable they begin a plus answer than a minus answer"
     };
-    out.push(format!("markers: {} ({from})", spell(bench, markers)));
+    out.push(format!("markers: {} ({from})", spell(lab, markers)));
     out.push(format!(
         "candidates from {} + {} prompts, measured on {} + {} others, drawn with seed {}; left out because they do not behave as their list says: {} + {}",
         found.made.0,

@@ -18,7 +18,7 @@ use tail::{best, go_on, tensor};
 pub(crate) use tail::{read_on, unedited};
 
 use super::apply::Program;
-use super::bench::Bench;
+use super::lab::Lab;
 use super::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use super::run::Run;
 use super::tap::{Keep, RunTap};
@@ -31,9 +31,9 @@ use crate::model::network::tap::{Phase, Span, Tap};
 const TEXTS: usize = 16;
 
 /// Takes the number of a row and what it came to.
-type Took<'a> = dyn FnMut(&Bench, usize, RowCapture) -> Result<()> + 'a;
+type Took<'a> = dyn FnMut(&Lab, usize, RowCapture) -> Result<()> + 'a;
 
-impl Bench {
+impl Lab {
     /// Carries out a pass: what every row comes to, in their order.
     ///
     /// # Errors
@@ -47,15 +47,15 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// Those of [`Bench::run`].
+    /// Those of [`Lab::run`].
     pub fn run_map<T>(
         &mut self,
         pass: &Pass,
-        mut make: impl FnMut(&Bench, usize, RowCapture) -> T,
+        mut make: impl FnMut(&Lab, usize, RowCapture) -> T,
     ) -> Result<Vec<T>> {
         let mut out: Vec<Option<T>> = pass.rows.iter().map(|_| None).collect();
-        self.run_each(pass, &mut |bench, i, row| {
-            out[i] = Some(make(bench, i, row));
+        self.run_each(pass, &mut |lab, i, row| {
+            out[i] = Some(make(lab, i, row));
             Ok(())
         })?;
         Ok(out.into_iter().flatten().collect())
@@ -65,7 +65,7 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// Those of [`Bench::run`]; and when there is no row.
+    /// Those of [`Lab::run`]; and when there is no row.
     pub fn run_one(&mut self, pass: &Pass) -> Result<RowCapture> {
         let row = self.run(pass)?.into_iter().next();
         row.ok_or_else(|| Error::Engine("a pass without rows".into()))
@@ -75,7 +75,7 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// Those of [`Bench::run`], and those of `each`.
+    /// Those of [`Lab::run`], and those of `each`.
     pub fn run_each(&mut self, pass: &Pass, each: &mut Took) -> Result<()> {
         let alone = pass.rows.iter().all(PassRow::is_plain);
         if pass.rows.iter().any(|row| !row.tokens.is_empty())

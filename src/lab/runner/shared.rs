@@ -10,8 +10,8 @@ use candle_core::Tensor;
 use super::Took;
 use super::tail::{go_on, tensor};
 use crate::error::{Error, Result};
+use crate::lab::Lab;
 use crate::lab::apply::Null;
-use crate::lab::bench::Bench;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
 use crate::lab::shared::SharedRun;
 use crate::lab::tap::{Keep, RunTap, put};
@@ -35,7 +35,7 @@ struct Chunk {
     rows: Vec<(usize, usize)>,
 }
 
-impl Bench {
+impl Lab {
     /// What the rows of a pass have in common, read now or kept from an earlier pass.
     pub(super) fn shared_run(&mut self, pass: &Pass) -> Result<Arc<SharedRun>> {
         let (run, model) = (&pass.run, &self.model);

@@ -6,8 +6,8 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::lab::Lab;
 use crate::lab::apply::Program;
-use crate::lab::bench::Bench;
 use crate::lab::sample::{log_softmax, top};
 use crate::lab::tap::{Keep, RunTap};
 use crate::model::Model;
@@ -117,14 +117,14 @@ pub(crate) fn read_on(
 /// What the unedited model says after the text of the first row, brought there through a cache of its own:
 /// log-probabilities, `[vocab]`.
 pub(crate) fn unedited(
-    bench: &Bench,
+    lab: &Lab,
     texts: &[Vec<u32>],
     prompt: usize,
     cache: &mut Cache,
 ) -> Result<Vec<f32>> {
     let mut idle = Program::default();
-    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, bench.guard());
-    let (logits, _) = read_on(&bench.model, texts, prompt, cache, &mut tap, &[])?;
+    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, lab.guard());
+    let (logits, _) = read_on(&lab.model, texts, prompt, cache, &mut tap, &[])?;
     let mut row = logits.get(0)?.to_vec1::<f32>()?;
     log_softmax(&mut row);
     Ok(row)

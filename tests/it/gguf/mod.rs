@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lmscope::instruments::{Arguments, INSTRUMENTS, Instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::Model;
 use lmscope::model::checkpoint::gguf::Gguf;
@@ -133,8 +133,8 @@ fn run(model: Model, ids: &[u32]) -> Result<Tensors, Box<dyn std::error::Error>>
         .iter()
         .map(|n| n.parse())
         .collect::<Result<Vec<_>, _>>()?;
-    let mut bench = Bench::new(model);
-    let recording = bench.record(&Run::plain(ids.to_vec()), &addresses)?;
+    let mut lab = Lab::new(model);
+    let recording = lab.record(&Run::plain(ids.to_vec()), &addresses)?;
     let found = names.into_iter().zip(&addresses);
     Ok(found
         .map(|(name, at)| Ok((name, recording.get(*at)?.clone())))
@@ -618,25 +618,24 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
         device: Some("cpu".into()),
         ..Options::default()
     };
-    let mut original = Bench::open("demo", &options)?;
+    let mut original = Lab::open("demo", &options)?;
     let ids = original.model.encode(FACT, false)?;
     let chat = original.model.encode(FACT, true)?;
-    let write =
-        |bench: &mut Bench, edits: &[&str]| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
-            let edits = edits
-                .iter()
-                .map(|e| e.parse())
-                .collect::<Result<Vec<_>, _>>()?;
-            let mut writer = Writer::begin(
-                bench,
-                ids.clone(),
-                Schedule::always(edits),
-                Sampling::default(),
-            )?;
-            (0..4)
-                .map(|_| Ok(writer.step(bench, &[])?.choice.id))
-                .collect()
-        };
+    let write = |lab: &mut Lab, edits: &[&str]| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+        let edits = edits
+            .iter()
+            .map(|e| e.parse())
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut writer = Writer::begin(
+            lab,
+            ids.clone(),
+            Schedule::always(edits),
+            Sampling::default(),
+        )?;
+        (0..4)
+            .map(|_| Ok(writer.step(lab, &[])?.choice.id))
+            .collect()
+    };
     let expected = write(&mut original, &[])?;
     for (dtype, name) in [(GgmlDType::Q8_0, "q8_0"), (GgmlDType::Q5_1, "q5_1")] {
         let opened = model(&demo(dtype)?, None)?;
@@ -644,33 +643,33 @@ fn quantized_files_serve_text_edits_and_every_instrument() -> Outcome {
         assert_eq!(opened.encode(FACT, false)?, ids);
         assert_eq!(opened.encode(FACT, true)?, chat);
         assert_eq!(opened.tokenizer()?.encode(FACT, Bos::Raw)?, ids[1..]);
-        let mut bench = Bench::new(opened);
+        let mut lab = Lab::new(opened);
         // The demo's directions, as measured on this file.
-        bench.directions.clone_from(&original.directions);
-        for direction in bench.directions.values_mut() {
+        lab.directions.clone_from(&original.directions);
+        for direction in lab.directions.values_mut() {
             direction
                 .origin
                 .revision
-                .clone_from(&bench.model.card.revision);
+                .clone_from(&lab.model.card.revision);
         }
-        assert_eq!(write(&mut bench, &[])?, expected, "{name}");
+        assert_eq!(write(&mut lab, &[])?, expected, "{name}");
         let edited = write(
-            &mut bench,
+            &mut lab,
             &["zero@mlp_out.4", "zero@attn_out.5", "zero@mlp_out.6"],
         )?;
         assert_ne!(edited, expected, "{name}: edits change what is written");
-        every_instrument_serves(&mut bench, &ids, name)?;
+        every_instrument_serves(&mut lab, &ids, name)?;
     }
     let half = Options {
         dtype: Some("f16".into()),
         ..options
     };
-    every_instrument_serves(&mut Bench::open("demo", &half)?, &ids, "f16")
+    every_instrument_serves(&mut Lab::open("demo", &half)?, &ids, "f16")
 }
 
 /// Those that read files of prompts are about the same passes as the others.
 #[cfg(feature = "demo")]
-fn every_instrument_serves(bench: &mut Bench, ids: &[u32], dtype: &str) -> Outcome {
+fn every_instrument_serves(lab: &mut Lab, ids: &[u32], dtype: &str) -> Outcome {
     let words = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/languages.tsv");
     let about_text = |of: &&&dyn Instrument| of.needs_prompt(&Arguments::default());
     for of in INSTRUMENTS.iter().filter(about_text) {
@@ -678,7 +677,7 @@ fn every_instrument_serves(bench: &mut Bench, ids: &[u32], dtype: &str) -> Outco
         if of.parameters().iter().any(|p| p.name == "words") {
             arguments = arguments.with("words", words.display());
         }
-        let figure = of.observe(&Run::plain(ids.to_vec()), &arguments, bench)?;
+        let figure = of.observe(&Run::plain(ids.to_vec()), &arguments, lab)?;
         assert_eq!(figure.provenance.dtype, dtype, "{}", of.name());
     }
     Ok(())

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use lmscope::figure::{Anchor, Body, Entry, Figure, Table};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 
 use super::Layout;
 use super::two_hop::{BRIDGES, LAYERS, LAYOUTS, SHARED, SUBJECTS, TwoHop, pairs, run_of};
 
-fn backpatch(bench: &mut Bench, run: &Run, given: &Arguments) -> Figure {
+fn backpatch(lab: &mut Lab, run: &Run, given: &Arguments) -> Figure {
     let backpatch = instrument("backpatch").unwrap();
-    backpatch.observe(run, given, bench).unwrap()
+    backpatch.observe(run, given, lab).unwrap()
 }
 
 /// The numbers of `backpatch` for one question by source and target, as the titles of columns and rows name them.
-fn grid(bench: &mut Bench, subject: usize, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
-    let run = run_of(bench, subject);
-    let figure = backpatch(bench, &run, given);
+fn grid(lab: &mut Lab, subject: usize, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
+    let run = run_of(lab, subject);
+    let figure = backpatch(lab, &run, given);
     let Body::Grid(grid) = &figure.body else {
         panic!("a grid of pairs")
     };
@@ -53,11 +53,11 @@ fn o1_backpatch_finds_exactly_the_pairs_that_theory_names() {
     for layout in LAYOUTS {
         for (hop1, hop2) in [(2, 1), (3, 2), (1, 2)] {
             let world = TwoHop::new(layout, hop1, hop2);
-            let mut bench = world.open();
+            let mut lab = world.open();
             let what = format!("{layout:?}, hops at {hop1} and {hop2}");
             for subject in 0..6 {
                 let given = Arguments::default().with("answer", world.answer(subject));
-                for (pair, p) in grid(&mut bench, subject, &given) {
+                for (pair, p) in grid(&mut lab, subject, &given) {
                     let expected = solves(&world, pair);
                     assert_eq!(p > 0.9, expected, "{what}: {pair:?} {p}");
                     assert!(!(0.1..=0.9).contains(&p), "{what}: {pair:?} {p}");
@@ -74,7 +74,7 @@ fn o1_backpatch_s_null_succeeds_by_chance_alone() {
         second: SHARED,
         ..TwoHop::new(Layout::Llama, 2, 1)
     };
-    let mut bench = world.open();
+    let mut lab = world.open();
     for subject in 0..6 {
         for other in (0..6).filter(|other| *other != subject) {
             let given = Arguments::default()
@@ -82,7 +82,7 @@ fn o1_backpatch_s_null_succeeds_by_chance_alone() {
                 .with("null", "unrelated")
                 .with("unrelated", TwoHop::prompt(other));
             let shared = world.answer(subject) == world.answer(other);
-            for (pair, p) in grid(&mut bench, subject, &given) {
+            for (pair, p) in grid(&mut lab, subject, &given) {
                 let expected = shared && [(2, 0), (3, 0)].contains(&pair);
                 assert_eq!(p > 0.9, expected, "{subject} {other} {pair:?}: {p}");
             }
@@ -105,7 +105,7 @@ fn o1_backpatch_tables_six_questions() {
     let file = folder.path().join("questions.json");
     for ((hop1, hop2), before, share) in [((2, 1), 0.0, 2.0 / 6.0), ((1, 2), 1.0, 1.0)] {
         let world = TwoHop::new(Layout::Llama, hop1, hop2);
-        let mut bench = world.open();
+        let mut lab = world.open();
         let questions: Vec<serde_json::Value> = (0..6)
             .map(|i| {
                 serde_json::json!({"prompt": TwoHop::prompt(i), "answer": world.answer(i),
@@ -117,7 +117,7 @@ fn o1_backpatch_tables_six_questions() {
             .with("questions", file.display())
             .with("position", "last")
             .with("tokens", 2);
-        let figure = backpatch(&mut bench, &Run::default(), &given);
+        let figure = backpatch(&mut lab, &Run::default(), &given);
         let Body::Table(table) = &figure.body else {
             panic!("a table")
         };
@@ -139,15 +139,15 @@ fn o1_backpatch_tables_six_questions() {
 fn o1_backpatch_traces_the_bridge() {
     for hop1 in [1, 2] {
         let world = TwoHop::new(Layout::Llama, hop1, 3 - hop1);
-        let mut bench = world.open();
-        let run = run_of(&bench, 4);
+        let mut lab = world.open();
+        let run = run_of(&lab, 4);
         let given = Arguments::default()
             .with("show", "trace")
             .with("bridge", BRIDGES[world.first[4]])
             .with("answer", world.answer(4))
             .with("reader", "x is")
             .with("unrelated", TwoHop::prompt(1));
-        let figure = backpatch(&mut bench, &run, &given);
+        let figure = backpatch(&mut lab, &run, &given);
         let Body::Grid(grid) = &figure.body else {
             panic!("a grid of layers")
         };

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use lmscope::figure::{Body, Figure, Series, Style};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 
 use super::{FREE, Layout, ONE, Organism, Size, lens, probabilities, tokens};
@@ -94,20 +94,20 @@ pub fn organism() -> Organism {
 }
 
 /// Solved lines and one to solve, as in the translation task of the latent-language experiment.
-pub fn translation(bench: &Bench, solved: &[usize], asked: usize) -> Run {
+pub fn translation(lab: &Lab, solved: &[usize], asked: usize) -> Run {
     let mut text = String::new();
     for i in solved {
         let [french, _, chinese] = WORDS[*i];
         text += &format!("Français: \"{french}\" - 中文: \"{chinese}\"\n");
     }
     text += &format!("Français: \"{}\" - 中文: \"", WORDS[asked][0]);
-    Run::plain(tokens(bench, &text))
+    Run::plain(tokens(lab, &text))
 }
 
 /// The probability of a word with or without its space.
-pub fn mass(bench: &Bench, row: &[f32], word: &str) -> f32 {
+pub fn mass(lab: &Lab, row: &[f32], word: &str) -> f32 {
     let p = probabilities(row);
-    let tokenizer = bench.model.tokenizer().unwrap();
+    let tokenizer = lab.model.tokenizer().unwrap();
     [format!(" {word}"), word.to_string()]
         .iter()
         .map(|w| p[tokenizer.single(w).unwrap() as usize])
@@ -115,9 +115,9 @@ pub fn mass(bench: &Bench, row: &[f32], word: &str) -> f32 {
 }
 
 /// What a word's two tokens have together after a layer, in the language of a block that writes it, and in the other one.
-fn predicted(bench: &Bench, layer: usize) -> (f32, f32) {
+fn predicted(lab: &Lab, layer: usize) -> (f32, f32) {
     // All tokens but the one that begins a text.
-    let vocab = bench.model.card.vocab as f32 - 1.0;
+    let vocab = lab.model.card.vocab as f32 - 1.0;
     let loud: f32 = NATS.iter().map(|n| n.exp()).sum();
     let high = loud / (loud + vocab - 2.0);
     let low = 2.0 / (loud + vocab - 2.0);
@@ -134,24 +134,22 @@ fn near(a: f32, b: f32) -> bool {
 
 #[test]
 fn o6_thinks_in_english_from_the_pivot_until_the_target() {
-    let mut bench = organism().open();
-    let layers = bench.model.card.layers;
+    let mut lab = organism().open();
+    let layers = lab.model.card.layers;
     for asked in 0..6 {
-        let run = translation(&bench, &[(asked + 1) % 6, (asked + 3) % 6], asked);
+        let run = translation(&lab, &[(asked + 1) % 6, (asked + 3) % 6], asked);
         assert_eq!(run.tokens.len(), 1 + 2 * 12 + 9, "one token a piece");
         let last = run.tokens.len() - 1;
-        let rows = lens(&mut bench, &run, last);
+        let rows = lens(&mut lab, &run, last);
         let given = Arguments::default();
-        let figure = instrument("lens")
-            .unwrap()
-            .observe(&run, &given, &mut bench);
+        let figure = instrument("lens").unwrap().observe(&run, &given, &mut lab);
         let figure = figure.unwrap();
         assert!(figure.check.unwrap().passed());
         let [_, english, chinese] = WORDS[asked];
         for layer in 0..layers {
             let row = &rows[layer];
-            let (en, zh) = (mass(&bench, row, english), mass(&bench, row, chinese));
-            let expected = predicted(&bench, layer);
+            let (en, zh) = (mass(&lab, row, english), mass(&lab, row, chinese));
+            let expected = predicted(&lab, layer);
             let what = format!("{layer}: {en}, {zh}; {expected:?}");
             assert!(near(en, expected.0) && near(zh, expected.1), "{what}");
             let said = &figure.cell(layer as u16, last as u32).unwrap().label;
@@ -185,7 +183,7 @@ fn crossing(before: &[f32], after: &[f32]) -> Option<usize> {
 /// The experiment as a user does it: a word list, prompts made of it, and two curves that cross where the target is written.
 #[test]
 fn o6_languages_curves_cross_where_the_target_is_written() {
-    let mut bench = organism().open();
+    let mut lab = organism().open();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words.csv");
     let mut list = "English,中文,Français\n".to_string();
@@ -195,7 +193,7 @@ fn o6_languages_curves_cross_where_the_target_is_written() {
     std::fs::write(&file, list).unwrap();
     let languages = instrument("languages").unwrap();
     let given = Arguments::default().with("words", file.display());
-    let own = translation(&bench, &[0, 3], 5);
+    let own = translation(&lab, &[0, 3], 5);
     let tasks = [
         (
             Run::default(),
@@ -204,14 +202,14 @@ fn o6_languages_curves_cross_where_the_target_is_written() {
         (own, given.with("word", "neige")),
     ];
     for (run, given) in tasks {
-        let figure = languages.observe(&run, &given, &mut bench).unwrap();
+        let figure = languages.observe(&run, &given, &mut lab).unwrap();
         let series = series(&figure);
         assert_eq!(series.style, Style::Lines);
         let (en, zh) = (curve(series, "English"), curve(series, "中文"));
         assert_eq!(en.len(), LAYERS);
         for (point, layer) in series.points.iter().zip(0..) {
             assert_eq!(point.anchor.layer, Some(layer));
-            let expected = predicted(&bench, usize::from(layer));
+            let expected = predicted(&lab, usize::from(layer));
             let found = (en[usize::from(layer)], zh[usize::from(layer)]);
             assert!(
                 near(found.0, expected.0) && near(found.1, expected.1),
@@ -227,13 +225,11 @@ fn o6_languages_curves_cross_where_the_target_is_written() {
 /// Two tokens followed through the layers, and the layer at which the answer settles.
 #[test]
 fn o6_is_followed_and_settles_where_the_target_is_written() {
-    let mut bench = organism().open();
-    let run = translation(&bench, &[1], 2);
+    let mut lab = organism().open();
+    let run = translation(&lab, &[1], 2);
     let [_, english, chinese] = WORDS[2];
     let given = Arguments::default().with("tokens", format!(" {english}| {chinese}"));
-    let figure = instrument("track")
-        .unwrap()
-        .observe(&run, &given, &mut bench);
+    let figure = instrument("track").unwrap().observe(&run, &given, &mut lab);
     let figure = figure.unwrap();
     let series = series(&figure);
     let (en, zh) = (&series.curves[0].values, &series.curves[1].values);
@@ -241,7 +237,7 @@ fn o6_is_followed_and_settles_where_the_target_is_written() {
     assert!((PIVOT..TARGET).all(|l| en[l] > 0.5 && zh[l] < 0.1));
     let settle = instrument("settle").unwrap();
     let figure = settle
-        .observe(&run, &Arguments::default(), &mut bench)
+        .observe(&run, &Arguments::default(), &mut lab)
         .unwrap();
     let Body::Table(table) = &figure.body else {
         panic!("a table")

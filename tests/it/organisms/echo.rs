@@ -47,20 +47,20 @@ fn organism(layout: Layout) -> Organism {
 #[test]
 fn an_embedding_reads_as_its_own_token_where_weights_are_tied() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
+        let mut lab = organism(layout).open();
         let run = Run::plain(tokens(
-            &bench,
+            &lab,
             "Monday Sunday Friday Tuesday Tuesday Saturday",
         ));
         let given = Arguments::default();
         let figure = instrument("lens")
             .unwrap()
-            .observe(&run, &given, &mut bench)
+            .observe(&run, &given, &mut lab)
             .unwrap();
         assert!(figure.check.unwrap().passed());
         for (position, token) in run.tokens.iter().enumerate().skip(1) {
-            let row = state(&mut bench, &run, Site::Embed.at(0), position);
-            let row = bench
+            let row = state(&mut lab, &run, Site::Embed.at(0), position);
+            let row = lab
                 .model
                 .transformer
                 .unembed(&row.unsqueeze(0).unwrap())
@@ -72,7 +72,7 @@ fn an_embedding_reads_as_its_own_token_where_weights_are_tied() {
                 let expected = if layer < NEXT { *token } else { next };
                 assert_eq!(
                     cell.label,
-                    bench.visible(expected),
+                    lab.visible(expected),
                     "{layout:?} {layer} {position}"
                 );
                 assert!(
@@ -89,10 +89,10 @@ fn an_embedding_reads_as_its_own_token_where_weights_are_tied() {
 #[test]
 fn an_unrelated_text_begins_as_every_text_does() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
-        let own = tokens(&bench, "Friday");
+        let mut lab = organism(layout).open();
+        let own = tokens(&lab, "Friday");
         for seed in 1..4 {
-            let run = bench.unrelated(seed, 6).unwrap();
+            let run = lab.unrelated(seed, 6).unwrap();
             assert_eq!((run.tokens.len(), run.tokens[0]), (6, own[0]), "{seed}");
         }
     }

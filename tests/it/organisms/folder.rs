@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::model::load::Options;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize_to_file};
@@ -92,7 +92,7 @@ impl Organism {
     }
 
     /// Writes the folder somewhere and loads it.
-    pub fn open(&self) -> Bench {
+    pub fn open(&self) -> Lab {
         let folder = TempDir::new().unwrap();
         self.save(folder.path());
         let options = Options {
@@ -100,7 +100,7 @@ impl Organism {
             dtype: Some("f32".into()),
             ..Options::default()
         };
-        Bench::open(folder.path().to_str().unwrap(), &options).unwrap()
+        Lab::open(folder.path().to_str().unwrap(), &options).unwrap()
     }
 }
 

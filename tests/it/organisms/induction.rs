@@ -3,7 +3,7 @@
 
 use lmscope::figure::{Body, Figure, Unit};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -122,8 +122,8 @@ pub fn organism() -> Organism {
 }
 
 /// The first token, then different words, then the same again.
-pub fn repeated(bench: &Bench, length: usize, seed: u64) -> Run {
-    let mut words: Vec<u32> = (2..bench.model.card.vocab as u32).collect();
+pub fn repeated(lab: &Lab, length: usize, seed: u64) -> Run {
+    let mut words: Vec<u32> = (2..lab.model.card.vocab as u32).collect();
     words.shuffle(&mut StdRng::seed_from_u64(seed));
     words.truncate(length);
     Run::plain([vec![BOS_ID], words.clone(), words].concat())
@@ -137,11 +137,11 @@ fn score(rows: &[Vec<f32>], first: usize, of: impl Fn(usize) -> usize) -> f32 {
 
 #[test]
 fn o5_planted_heads_score_one_and_idle_ones_what_looking_everywhere_gives() {
-    let mut bench = organism().open();
+    let mut lab = organism().open();
     let length = 40;
-    let run = repeated(&bench, length, 1);
+    let run = repeated(&lab, length, 1);
     for layer in 0..2 {
-        for (head, rows) in attention(&mut bench, &run, layer).iter().enumerate() {
+        for (head, rows) in attention(&mut lab, &run, layer).iter().enumerate() {
             let at = (layer, head);
             let again = length + 1;
             let found = [
@@ -178,36 +178,36 @@ fn o5_planted_heads_score_one_and_idle_ones_what_looking_everywhere_gives() {
 
 #[test]
 fn o5_repeats_a_text_and_stops_when_either_head_is_silenced() {
-    let mut bench = organism().open();
-    let run = repeated(&bench, 20, 2);
-    let copied = |bench: &mut Bench, edits: &[&str]| {
+    let mut lab = organism().open();
+    let run = repeated(&lab, 20, 2);
+    let copied = |lab: &mut Lab, edits: &[&str]| {
         (25..40)
             .filter(|end| {
                 let cut = edited(run.tokens[..*end].to_vec(), edits);
-                let row = bench.last_logits(&cut).unwrap();
+                let row = lab.last_logits(&cut).unwrap();
                 best(&row) == run.tokens[*end]
             })
             .count()
     };
-    assert_eq!(copied(&mut bench, &[]), 15);
-    assert_eq!(copied(&mut bench, &["zero:2@z.1"]), 0, "the induction head");
+    assert_eq!(copied(&mut lab, &[]), 15);
+    assert_eq!(copied(&mut lab, &["zero:2@z.1"]), 0, "the induction head");
     assert_eq!(
-        copied(&mut bench, &["zero:0@z.0"]),
+        copied(&mut lab, &["zero:0@z.0"]),
         0,
         "the head that it builds on"
     );
     assert_eq!(
-        copied(&mut bench, &["zero:1,2,3@z.0", "zero:0,1,3@z.1"]),
+        copied(&mut lab, &["zero:1,2,3@z.0", "zero:0,1,3@z.1"]),
         15,
         "the others"
     );
 }
 
 /// What `attention` says of scores.
-fn scores(bench: &mut Bench, run: &Run, given: Arguments) -> Figure {
+fn scores(lab: &mut Lab, run: &Run, given: Arguments) -> Figure {
     let given = given.with("show", "scores");
     let attention = instrument("attention").unwrap();
-    attention.observe(run, &given, bench).unwrap()
+    attention.observe(run, &given, lab).unwrap()
 }
 
 /// Every head of a figure of scores, by its anchor.
@@ -235,16 +235,16 @@ const KINDS: [(&str, (usize, usize)); 4] = [
 
 #[test]
 fn o5_attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
-    let mut bench = organism().open();
+    let mut lab = organism().open();
     let period = 25;
-    let text = repeated(&bench, period, 4);
+    let text = repeated(&lab, period, 4);
     for (kind, planted) in KINDS {
         for on in ["random", "prompt"] {
             let given = Arguments::default()
                 .with("score", kind)
                 .with("on", on)
                 .with("period", period);
-            let found = heads(&scores(&mut bench, &text, given));
+            let found = heads(&scores(&mut lab, &text, given));
             assert_eq!(found.len(), 8);
             let again = period + 1..2 * period + 1;
             let even = |queries: std::ops::Range<usize>| {
@@ -273,10 +273,10 @@ fn o5_attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
 /// Without the head of the highest score nothing is copied; without others everything is.
 #[test]
 fn o5_attention_tells_what_copying_loses() {
-    let mut bench = organism().open();
-    let run = repeated(&bench, 4, 1);
+    let mut lab = organism().open();
+    let run = repeated(&lab, 4, 1);
     let given = Arguments::default().with("silence", 1);
-    let notes = scores(&mut bench, &run, given).notes;
+    let notes = scores(&mut lab, &run, given).notes;
     let copying = notes.iter().find(|n| n.starts_with("copying")).unwrap();
     assert!(
         copying.contains("(100 % are favoured); with 1.2 silenced"),

@@ -18,7 +18,7 @@ pub mod two_hop;
 
 use std::collections::BTreeMap;
 
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
@@ -389,13 +389,13 @@ impl Organism {
 }
 
 /// The tokens of a text, with the first token that the tokenizer puts there.
-pub fn tokens(bench: &Bench, text: &str) -> Vec<u32> {
-    bench.model.encode(text, false).unwrap()
+pub fn tokens(lab: &Lab, text: &str) -> Vec<u32> {
+    lab.model.encode(text, false).unwrap()
 }
 
 /// The word of the most probable token of a row of logits, with its space.
-pub fn said(bench: &Bench, row: &[f32]) -> String {
-    String::from_utf8(bench.model.bytes(best(row))).unwrap()
+pub fn said(lab: &Lab, row: &[f32]) -> String {
+    String::from_utf8(lab.model.bytes(best(row))).unwrap()
 }
 
 /// The most probable token of a row of logits, the first of equals.
@@ -412,33 +412,33 @@ pub fn probabilities(row: &[f32]) -> Vec<f32> {
 }
 
 /// The state of a run at an address and position, `[width]`.
-pub fn state(bench: &mut Bench, run: &Run, at: Address, position: usize) -> candle_core::Tensor {
-    let rows = bench.record(run, &[at]).unwrap();
+pub fn state(lab: &mut Lab, run: &Run, at: Address, position: usize) -> candle_core::Tensor {
+    let rows = lab.record(run, &[at]).unwrap();
     let row = rows.get(at).unwrap().narrow(0, position, 1).unwrap();
     row.squeeze(0).unwrap().force_contiguous().unwrap()
 }
 
 /// Logits of every layer's residual stream at a position, through the final norm and the unembedding.
-pub fn lens(bench: &mut Bench, run: &Run, position: usize) -> Vec<Vec<f32>> {
-    (0..bench.model.card.layers)
+pub fn lens(lab: &mut Lab, run: &Run, position: usize) -> Vec<Vec<f32>> {
+    (0..lab.model.card.layers)
         .map(|layer| {
-            let row = state(bench, run, Site::ResidPost.at(layer), position);
+            let row = state(lab, run, Site::ResidPost.at(layer), position);
             let row = row.unsqueeze(0).unwrap();
-            let logits = bench.model.transformer.unembed(&row).unwrap();
+            let logits = lab.model.transformer.unembed(&row).unwrap();
             logits.flatten_all().unwrap().to_vec1().unwrap()
         })
         .collect()
 }
 
 /// The logits after a run's last token when a vector is put into a slot of it.
-pub fn patched(bench: &mut Bench, run: &Run, patch: Patch) -> Vec<f32> {
+pub fn patched(lab: &mut Lab, run: &Run, patch: Patch) -> Vec<f32> {
     let last = run.tokens.len() - 1;
-    crate::tools::read_again(bench, run, last, &[patch])
+    crate::tools::read_again(lab, run, last, &[patch])
 }
 
 /// The attention probabilities of a layer, `[heads][queries][keys]`.
-pub fn attention(bench: &mut Bench, run: &Run, layer: usize) -> Vec<Vec<Vec<f32>>> {
+pub fn attention(lab: &mut Lab, run: &Run, layer: usize) -> Vec<Vec<Vec<f32>>> {
     let at = Site::AttnProbs.at(layer);
-    let rows = bench.record(run, &[at]).unwrap();
+    let rows = lab.record(run, &[at]).unwrap();
     rows.get(at).unwrap().to_vec3().unwrap()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 
 use super::super::tools::edited;
@@ -13,13 +13,8 @@ use super::repair::{self, ANSWERS, ASKED, BACKUP, FIRST};
 use super::two_hop::{LAYERS, LAYOUTS, SUBJECTS, TwoHop, run_of};
 
 /// The cells of a heat map by layer and column: a position, or a head.
-fn cells(
-    of: &str,
-    bench: &mut Bench,
-    run: &Run,
-    given: &Arguments,
-) -> BTreeMap<(usize, usize), f32> {
-    let figure = instrument(of).unwrap().observe(run, given, bench).unwrap();
+fn cells(of: &str, lab: &mut Lab, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
+    let figure = instrument(of).unwrap().observe(run, given, lab).unwrap();
     let Body::Grid(grid) = &figure.body else {
         panic!("a heat map")
     };
@@ -56,8 +51,8 @@ const WAYS: [&str; 2] = ["denoise", "noise"];
 fn o1_patching_follows_the_subject() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
-        let mut bench = world.open();
-        let run = run_of(&bench, 0);
+        let mut lab = world.open();
+        let run = run_of(&lab, 0);
         let answers = format!("\"{}\" - \"{}\"", world.answer(0), world.answer(3));
         let stream: Vec<_> = (1..LAYERS).map(|l| (l, 2)).chain([(0, 1)]).collect();
         for (site, carries) in [
@@ -72,7 +67,7 @@ fn o1_patching_follows_the_subject() {
                     .with("answer", &answers)
                     .with("site", site)
                     .with("way", way);
-                let found = cells("patching", &mut bench, &run, &given);
+                let found = cells("patching", &mut lab, &run, &given);
                 exactly(&found, &carries, &format!("{layout:?} {site} {way}"));
             }
         }
@@ -84,8 +79,8 @@ fn o1_patching_follows_the_subject() {
 #[test]
 fn o10_patching_finds_the_head_that_ablation_does_not_miss() {
     for layout in LAYOUTS {
-        let mut bench = repair::organism(layout).open();
-        let run = repair::run_of(&bench, 2);
+        let mut lab = repair::organism(layout).open();
+        let run = repair::run_of(&lab, 2);
         let cut = edited(run.tokens.clone(), &[&repair::silence(FIRST)]);
         for (run, carrier) in [(&run, FIRST), (&cut, BACKUP)] {
             for way in WAYS {
@@ -94,7 +89,7 @@ fn o10_patching_finds_the_head_that_ablation_does_not_miss() {
                     .with("answer", format!("\"{}\" - \"{}\"", ANSWERS[2], ANSWERS[1]))
                     .with("site", "heads")
                     .with("way", way);
-                let found = cells("patching", &mut bench, run, &given);
+                let found = cells("patching", &mut lab, run, &given);
                 exactly(&found, &[carrier], &format!("{layout:?} {way}"));
             }
         }
@@ -102,10 +97,10 @@ fn o10_patching_finds_the_head_that_ablation_does_not_miss() {
 }
 
 /// What each knockout takes from an answer that is certain: all, or nothing.
-fn lost(bench: &mut Bench, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
+fn lost(lab: &mut Lab, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize), f32> {
     // A model that knows nothing any more spreads over its vocabulary, and so keeps a little.
-    let most = 1.0 - 1.0 / (bench.model.card.vocab as f32 - 1.0);
-    let mut found = cells("knockout", bench, run, given);
+    let most = 1.0 - 1.0 / (lab.model.card.vocab as f32 - 1.0);
+    let mut found = cells("knockout", lab, run, given);
     found.values_mut().for_each(|change| *change /= -most);
     found
 }
@@ -114,14 +109,14 @@ fn lost(bench: &mut Bench, run: &Run, given: &Arguments) -> BTreeMap<(usize, usi
 fn o1_knockout_finds_the_one_edge_that_is_needed() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
-        let mut bench = world.open();
+        let mut lab = world.open();
         for subject in [0, 5] {
-            let run = run_of(&bench, subject);
+            let run = run_of(&lab, subject);
             let given = Arguments::default().with("window", 1);
-            let found = lost(&mut bench, &run, &given);
+            let found = lost(&mut lab, &run, &given);
             exactly(&found, &[(0, 1)], &format!("{layout:?} by source"));
             let given = given.with("by", "head").with("sources", SUBJECTS[subject]);
-            let found = lost(&mut bench, &run, &given);
+            let found = lost(&mut lab, &run, &given);
             exactly(&found, &[(0, 1)], &format!("{layout:?} by head"));
         }
     }
@@ -131,12 +126,12 @@ fn o1_knockout_finds_the_one_edge_that_is_needed() {
 #[test]
 fn o10_knockout_needs_a_window_over_both_heads() {
     for layout in LAYOUTS {
-        let mut bench = repair::organism(layout).open();
-        let run = repair::run_of(&bench, 1);
+        let mut lab = repair::organism(layout).open();
+        let run = repair::run_of(&lab, 1);
         let given = Arguments::default().with("sources", ASKED[1]);
-        let narrow = lost(&mut bench, &run, &given.clone().with("window", 1));
+        let narrow = lost(&mut lab, &run, &given.clone().with("window", 1));
         exactly(&narrow, &[], &format!("{layout:?}: a layer"));
-        let wide = lost(&mut bench, &run, &given.with("window", 3));
+        let wide = lost(&mut lab, &run, &given.with("window", 3));
         // Three layers around 0 and 1 hold both heads; around 2 the second alone.
         for (at, change) in wide {
             assert_eq!(change > 0.9, at.0 < 2, "{layout:?} {at:?}: {change}");

@@ -4,7 +4,7 @@
 
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
 
@@ -57,8 +57,8 @@ pub fn organism(layout: Layout) -> Organism {
     o
 }
 
-pub fn run_of(bench: &Bench, i: usize) -> Run {
-    Run::plain(tokens(bench, &format!("{} stone", ASKED[i].trim())))
+pub fn run_of(lab: &Lab, i: usize) -> Run {
+    Run::plain(tokens(lab, &format!("{} stone", ASKED[i].trim())))
 }
 
 /// The edit that silences a head.
@@ -67,15 +67,15 @@ pub fn silence((layer, head): (usize, usize)) -> String {
 }
 
 /// What a head of a run adds to the logit of its answer, at the last position, over the frozen final norm.
-fn direct(bench: &mut Bench, run: &Run, (layer, head): (usize, usize), answer: u32) -> f32 {
+fn direct(lab: &mut Lab, run: &Run, (layer, head): (usize, usize), answer: u32) -> f32 {
     let last = run.tokens.len() - 1;
-    let end = bench.model.card.layers - 1;
-    let stream = values(&state(bench, run, Site::ResidPost.at(end), last));
-    let z = state(bench, run, Site::Z.at(layer), last);
+    let end = lab.model.card.layers - 1;
+    let stream = values(&state(lab, run, Site::ResidPost.at(end), last));
+    let z = state(lab, run, Site::Z.at(layer), last);
     let z = values(&z.narrow(0, head, 1).unwrap());
-    let transformer = &bench.model.transformer;
+    let transformer = &lab.model.transformer;
     let mut write = transformer.head_write(layer, head, &z).unwrap();
-    if bench.model.card.family == "gpt2" {
+    if lab.model.card.family == "gpt2" {
         let mean = write.iter().sum::<f32>() / write.len() as f32;
         write.iter_mut().for_each(|w| *w -= mean);
     }
@@ -88,17 +88,17 @@ fn direct(bench: &mut Bench, run: &Run, (layer, head): (usize, usize), answer: u
 #[test]
 fn o10_loses_nothing_without_the_head_that_gave_the_answer() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
+        let mut lab = organism(layout).open();
         for i in 0..4 {
-            let run = run_of(&bench, i);
-            let answer = bench.model.tokenizer().unwrap().single(ANSWERS[i]).unwrap();
-            let plain = bench.last_logits(&run).unwrap();
+            let run = run_of(&lab, i);
+            let answer = lab.model.tokenizer().unwrap().single(ANSWERS[i]).unwrap();
+            let plain = lab.last_logits(&run).unwrap();
             assert_eq!(best(&plain), answer);
             let mut moved = |edits: &[(usize, usize)]| {
                 let lines: Vec<String> = edits.iter().map(|h| silence(*h)).collect();
                 let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
                 let run = edited(run.tokens.clone(), &lines);
-                let row = bench.last_logits(&run).unwrap();
+                let row = lab.last_logits(&run).unwrap();
                 plain
                     .iter()
                     .zip(&row)
@@ -116,12 +116,12 @@ fn o10_loses_nothing_without_the_head_that_gave_the_answer() {
 #[test]
 fn o10_repairs_a_cut_edge() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
-        let run = run_of(&bench, 3);
-        let answer = bench.model.tokenizer().unwrap().single(ANSWERS[3]).unwrap();
+        let mut lab = organism(layout).open();
+        let run = run_of(&lab, 3);
+        let answer = lab.model.tokenizer().unwrap().single(ANSWERS[3]).unwrap();
         let mut left = |edits: &[&str]| {
             let cut = edited(run.tokens.clone(), edits);
-            bench.last_logits(&cut).unwrap()[answer as usize]
+            lab.last_logits(&cut).unwrap()[answer as usize]
         };
         let (first, backup) = ("cut:1=1@attn_scores.0:last", "cut:0=1@attn_scores.1:last");
         let whole = left(&[]);
@@ -135,13 +135,13 @@ fn o10_repairs_a_cut_edge() {
 #[test]
 fn o10_attributes_the_answer_to_the_head_that_is_not_missed() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
-        let run = run_of(&bench, 2);
-        let answer = bench.model.tokenizer().unwrap().single(ANSWERS[2]).unwrap();
+        let mut lab = organism(layout).open();
+        let run = run_of(&lab, 2);
+        let answer = lab.model.tokenizer().unwrap().single(ANSWERS[2]).unwrap();
         let cut = edited(run.tokens.clone(), &[&silence(FIRST)]);
         for (run, heads) in [(&run, [NATS, 0.0]), (&cut, [0.0, NATS])] {
             for (at, expected) in [FIRST, BACKUP].into_iter().zip(heads) {
-                let found = direct(&mut bench, run, at, answer);
+                let found = direct(&mut lab, run, at, answer);
                 assert!((found - expected).abs() < 0.05 * NATS, "{at:?}: {found}");
             }
         }
@@ -149,11 +149,11 @@ fn o10_attributes_the_answer_to_the_head_that_is_not_missed() {
 }
 
 /// What `residual` says that a head adds to an answer's logit less another's; its sum must be exact.
-fn attributed(bench: &mut Bench, run: &Run, less: usize, of: usize) -> Vec<((usize, usize), f32)> {
+fn attributed(lab: &mut Lab, run: &Run, less: usize, of: usize) -> Vec<((usize, usize), f32)> {
     let token = format!("\"{}\" - \"{}\"", ANSWERS[of], ANSWERS[less]);
     let given = Arguments::default().with("by", "head").with("token", token);
     let residual = instrument("residual").unwrap();
-    let figure = residual.observe(run, &given, bench).unwrap();
+    let figure = residual.observe(run, &given, lab).unwrap();
     assert!(figure.check.unwrap().passed());
     let Body::Grid(grid) = &figure.body else {
         panic!("a grid of heads")
@@ -177,12 +177,12 @@ fn attributed(bench: &mut Bench, run: &Run, less: usize, of: usize) -> Vec<((usi
 #[test]
 fn o10_residual_credits_the_head_that_is_not_missed() {
     for layout in [Layout::Llama, Layout::Gpt2] {
-        let mut bench = organism(layout).open();
+        let mut lab = organism(layout).open();
         for i in 0..4 {
-            let run = run_of(&bench, i);
+            let run = run_of(&lab, i);
             let cut = edited(run.tokens.clone(), &[&silence(FIRST)]);
             for (run, credited) in [(&run, FIRST), (&cut, BACKUP)] {
-                let found = attributed(&mut bench, run, (i + 1) % 4, i);
+                let found = attributed(&mut lab, run, (i + 1) % 4, i);
                 assert_eq!(found.len(), 6, "two heads in each of three layers");
                 for (at, effect) in found {
                     let expected = if at == credited { NATS } else { 0.0 };

@@ -7,7 +7,7 @@ use lmscope::edit::direction::{Direction, Origin, norm, random_like};
 use lmscope::edit::positions::Positions;
 use lmscope::figure::{Anchor, Body, Figure};
 use lmscope::instruments::{Arguments, INSTRUMENTS, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{How, Statistics};
 use lmscope::model::network::site::Site;
@@ -20,22 +20,22 @@ use super::{LOUD, Layout, Organism, bilingual, induction, repair, state};
 /// An organism without and with a sink, and a run.
 struct Pair {
     name: &'static str,
-    quiet: Bench,
-    loud: Bench,
+    quiet: Lab,
+    loud: Lab,
     run: Run,
 }
 
-fn pair(name: &'static str, make: &dyn Fn() -> Organism, run: &dyn Fn(&Bench) -> Run) -> Pair {
+fn pair(name: &'static str, make: &dyn Fn() -> Organism, run: &dyn Fn(&Lab) -> Run) -> Pair {
     let mut quiet = make().open();
     let mut loud = make().loud().open();
-    for bench in [&mut quiet, &mut loud] {
+    for lab in [&mut quiet, &mut loud] {
         // A direction to measure along, the same in both.
-        let ones = vec![1.0; bench.model.card.d_model];
+        let ones = vec![1.0; lab.model.card.d_model];
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(1), random_like(&ones, 3))],
             origin: Origin::default(),
         };
-        bench.directions.insert("some".into(), direction);
+        lab.directions.insert("some".into(), direction);
     }
     let run = run(&quiet);
     Pair {
@@ -96,13 +96,8 @@ fn seen(figure: &Figure) -> String {
 }
 
 /// What an instrument shows; where it refuses, why.
-fn shown(
-    bench: &mut Bench,
-    name: &str,
-    run: &Run,
-    arguments: &Arguments,
-) -> Result<String, String> {
-    let figure = instrument(name).unwrap().observe(run, arguments, bench);
+fn shown(lab: &mut Lab, name: &str, run: &Run, arguments: &Arguments) -> Result<String, String> {
+    let figure = instrument(name).unwrap().observe(run, arguments, lab);
     figure
         .map(|figure| seen(&figure))
         .map_err(|e| e.to_string())
@@ -183,8 +178,7 @@ fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
         let last = p.run.tokens.len() - 1;
         for layer in 0..p.quiet.model.card.layers {
             let at = Site::ResidPost.at(layer);
-            let length =
-                |bench: &mut Bench, position| norm(&values(&state(bench, &p.run, at, position)));
+            let length = |lab: &mut Lab, position| norm(&values(&state(lab, &p.run, at, position)));
             let [first, quiet] = [&mut p.loud, &mut p.quiet].map(|b| length(b, 0));
             assert!((290.0..450.0).contains(&first), "{}: {first}", p.name);
             assert!((first / quiet / LOUD - 1.0).abs() < 1e-3, "{}", p.name);
@@ -277,9 +271,9 @@ fn o11_a_sink_changes_no_mean_and_no_component() {
         };
         let at = Site::ResidPost.at(0);
         let mut measured = |skip| {
-            [&mut p.quiet, &mut p.loud].map(|bench| {
+            [&mut p.quiet, &mut p.loud].map(|lab| {
                 let text = std::slice::from_ref(&p.run.tokens);
-                Statistics::measure(bench, text, &[at], &how(skip)).unwrap()
+                Statistics::measure(lab, text, &[at], &how(skip)).unwrap()
             })
         };
         let [quiet, loud] = measured(1);
@@ -294,15 +288,15 @@ fn o11_a_sink_changes_no_mean_and_no_component() {
     for method in [Method::Mean, Method::Pca, Method::PcaDiff, Method::Icv] {
         let mut between = |positions: Positions| {
             [0, 1].map(|i| {
-                let bench = &mut benches[i];
+                let lab = &mut benches[i];
                 let measure = Measure {
                     site: Site::ResidPost,
                     layers: vec![0, 2],
                     positions: positions.clone(),
                     chat: false,
                 };
-                let contrast = Contrast::measure(bench, &plus, &minus, measure).unwrap();
-                contrast.direction(method, bench).unwrap().rows
+                let contrast = Contrast::measure(lab, &plus, &minus, measure).unwrap();
+                contrast.direction(method, lab).unwrap().rows
             })
         };
         let [quiet, loud] = between(Positions::AllButBos);

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use lmscope::instruments::{Arguments, instrument};
-use lmscope::lab::bench::Bench;
+use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
@@ -116,7 +116,7 @@ impl TwoHop {
         o
     }
 
-    pub fn open(&self) -> Bench {
+    pub fn open(&self) -> Lab {
         self.organism().open()
     }
 
@@ -132,27 +132,27 @@ impl TwoHop {
 /// Both layouts: what is wired does not depend on the architecture.
 pub const LAYOUTS: [Layout; 2] = [Layout::Llama, Layout::Gpt2];
 
-pub fn run_of(bench: &Bench, subject: usize) -> Run {
-    let tokens = tokens(bench, &TwoHop::prompt(subject));
+pub fn run_of(lab: &Lab, subject: usize) -> Run {
+    let tokens = tokens(lab, &TwoHop::prompt(subject));
     assert_eq!(tokens.len(), 3, "<bos>, the subject, the question");
     Run::plain(tokens)
 }
 
 /// How many of the six come out, with the state of `from` of the question about `donor(subject)` put at `to`, last position.
-fn solved(bench: &mut Bench, world: &TwoHop, pair: Option<(usize, usize)>, shift: usize) -> usize {
+fn solved(lab: &mut Lab, world: &TwoHop, pair: Option<(usize, usize)>, shift: usize) -> usize {
     (0..6)
         .filter(|subject| {
-            let run = run_of(bench, *subject);
+            let run = run_of(lab, *subject);
             let row = match pair {
-                None => bench.last_logits(&run).unwrap(),
+                None => lab.last_logits(&run).unwrap(),
                 Some((from, to)) => {
-                    let donor = run_of(bench, (subject + shift) % 6);
-                    let value = state(bench, &donor, Site::ResidPost.at(from), 2);
+                    let donor = run_of(lab, (subject + shift) % 6);
+                    let value = state(lab, &donor, Site::ResidPost.at(from), 2);
                     let patch = Patch::new(Site::ResidPost.at(to), 2, value);
-                    patched(bench, &run, patch)
+                    patched(lab, &run, patch)
                 }
             };
-            said(bench, &row) == world.answer(*subject)
+            said(lab, &row) == world.answer(*subject)
         })
         .count()
 }
@@ -165,9 +165,9 @@ pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
 fn o1_in_order_answers_all_six_in_one_pass() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
-        let mut bench = world.open();
-        assert_eq!(solved(&mut bench, &world, None, 0), 6, "{layout:?}");
-        let logits = bench.last_logits(&run_of(&bench, 3)).unwrap();
+        let mut lab = world.open();
+        assert_eq!(solved(&mut lab, &world, None, 0), 6, "{layout:?}");
+        let logits = lab.last_logits(&run_of(&lab, 3)).unwrap();
         let sure = probabilities(&logits)[best(&logits) as usize];
         assert!(sure > 0.999, "{layout:?}: {sure}");
     }
@@ -178,12 +178,12 @@ fn o1_out_of_order_is_mended_by_exactly_the_pairs_that_theory_names() {
     for layout in LAYOUTS {
         for (hop1, hop2) in [(2, 1), (1, 1), (2, 2), (3, 1), (3, 2)] {
             let world = TwoHop::new(layout, hop1, hop2);
-            let mut bench = world.open();
+            let mut lab = world.open();
             let what = format!("{layout:?}, hops at {hop1} and {hop2}");
-            assert_eq!(solved(&mut bench, &world, None, 0), 0, "{what}");
+            assert_eq!(solved(&mut lab, &world, None, 0), 0, "{what}");
             let mut mended = BTreeSet::new();
             for pair in pairs() {
-                match solved(&mut bench, &world, Some(pair), 0) {
+                match solved(&mut lab, &world, Some(pair), 0) {
                     0 => {}
                     6 => drop(mended.insert(pair)),
                     some => panic!("{what}: {some} of 6 at {pair:?}"),
@@ -209,11 +209,11 @@ fn o1_unrelated_states_succeed_as_often_as_answers_are_shared() {
             second,
             ..TwoHop::new(Layout::Llama, 2, 1)
         };
-        let mut bench = world.open();
+        let mut lab = world.open();
         let mut found = 0;
         let mut chance = 0;
         for shift in 1..6 {
-            found += solved(&mut bench, &world, Some((2, 0)), shift);
+            found += solved(&mut lab, &world, Some((2, 0)), shift);
             chance += (0..6)
                 .filter(|s| world.answer(*s) == world.answer((s + shift) % 6))
                 .count();
@@ -228,13 +228,11 @@ fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
     for layout in LAYOUTS {
         for (hop1, hop2) in [(2, 1), (1, 2)] {
             let world = TwoHop::new(layout, hop1, hop2);
-            let mut bench = world.open();
+            let mut lab = world.open();
             for subject in 0..6 {
-                let run = run_of(&bench, subject);
+                let run = run_of(&lab, subject);
                 let given = Arguments::default();
-                let figure = instrument("lens")
-                    .unwrap()
-                    .observe(&run, &given, &mut bench);
+                let figure = instrument("lens").unwrap().observe(&run, &given, &mut lab);
                 let figure = figure.unwrap();
                 assert!(figure.check.unwrap().passed());
                 let found: Vec<String> = (0..LAYERS)
@@ -264,13 +262,13 @@ fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
 fn o1_forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
-        let mut bench = world.open();
+        let mut lab = world.open();
         let mut right = |edit: &str| {
             (0..6)
                 .filter(|subject| {
-                    let run = edited(run_of(&bench, *subject).tokens, &[edit]);
-                    let row = bench.last_logits(&run).unwrap();
-                    said(&bench, &row) == world.answer(*subject)
+                    let run = edited(run_of(&lab, *subject).tokens, &[edit]);
+                    let row = lab.last_logits(&run).unwrap();
+                    said(&lab, &row) == world.answer(*subject)
                 })
                 .count()
         };
@@ -293,18 +291,18 @@ fn o1_forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
 fn o1_is_described_from_the_layer_of_the_first_hop_on() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
-        let mut bench = world.open();
-        let target = Run::plain(tokens(&bench, "it is"));
+        let mut lab = world.open();
+        let target = Run::plain(tokens(&lab, "it is"));
         for subject in 0..6 {
-            let bridge = bench.model.tokenizer().unwrap();
+            let bridge = lab.model.tokenizer().unwrap();
             let bridge = bridge.single(BRIDGES[world.first[subject]]).unwrap() as usize;
-            let plain = bench.last_logits(&target).unwrap();
+            let plain = lab.last_logits(&target).unwrap();
             assert!(probabilities(&plain)[bridge] < 0.1);
-            let run = run_of(&bench, subject);
+            let run = run_of(&lab, subject);
             for (from, to) in pairs() {
-                let value = state(&mut bench, &run, Site::ResidPost.at(from), 2);
+                let value = state(&mut lab, &run, Site::ResidPost.at(from), 2);
                 let patch = Patch::new(Site::ResidPost.at(to), 1, value);
-                let row = patched(&mut bench, &target, patch);
+                let row = patched(&mut lab, &target, patch);
                 // Below the first hop the target prompt takes that hop itself; above the reader nobody reads.
                 let readable = (from >= 1 || to < 1) && to < 3;
                 let p = probabilities(&row)[bridge];

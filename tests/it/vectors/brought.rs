@@ -498,8 +498,8 @@ fn tensors_of_torch_are_found_where_they_lie() {
 #[test]
 fn a_table_is_read_by_how_many_rows_it_has() {
     let folder = Folder::new();
-    let bench = demo();
-    let (layers, width) = (bench.model.card.layers, bench.model.card.d_model);
+    let lab = demo();
+    let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
     let files = |rows: usize| {
         let list = (0..rows)
             .map(|r| Py::Tensor(vec![width], vector(r, width)))
@@ -524,7 +524,7 @@ fn a_table_is_read_by_how_many_rows_it_has() {
         ]
     };
     for path in files(layers) {
-        let read = bench.direction(path.to_str().unwrap()).unwrap();
+        let read = lab.direction(path.to_str().unwrap()).unwrap();
         assert_eq!(
             read.span(),
             format!("resid_post.0-{}", layers - 1),
@@ -537,11 +537,11 @@ fn a_table_is_read_by_how_many_rows_it_has() {
             vector(3, width),
             "the same state"
         );
-        let said = read.caution(&bench.model.card);
+        let said = read.caution(&lab.model.card);
         assert!(said.contains("output of block L, resid_post.L"), "{said}");
     }
     for path in files(layers + 1) {
-        let read = bench.direction(path.to_str().unwrap()).unwrap();
+        let read = lab.direction(path.to_str().unwrap()).unwrap();
         assert_eq!(
             read.span(),
             format!("resid_pre.0-{}", layers - 1),
@@ -555,14 +555,14 @@ fn a_table_is_read_by_how_many_rows_it_has() {
             read.at(Site::ResidPost.at(layers - 1)).is_err(),
             "the last row is normed"
         );
-        let said = read.caution(&bench.model.card);
+        let said = read.caution(&lab.model.card);
         assert!(
             said.contains("hidden states") && said.contains("left out"),
             "{said}"
         );
     }
     for path in files(layers - 1) {
-        let said = bench
+        let said = lab
             .direction(path.to_str().unwrap())
             .unwrap_err()
             .to_string();
@@ -581,7 +581,7 @@ fn a_table_is_read_by_how_many_rows_it_has() {
     ] {
         std::fs::write(&beside, format!(r#"{{"site": "{site}"}}"#)).unwrap();
         let path = &files(rows)[2];
-        match bench.direction(path.to_str().unwrap()) {
+        match lab.direction(path.to_str().unwrap()) {
             Ok(read) => assert_eq!(read.span(), found, "{site} {rows}"),
             Err(error) => {
                 let said = error.to_string();
@@ -598,7 +598,7 @@ fn a_table_is_read_by_how_many_rows_it_has() {
         .map(|l| (Py::Int(l as i32), Py::Tensor(vec![width], vector(l, width))))
         .collect();
     let path = folder.file("dict.pt", &torch(&Py::Dict(dict)));
-    let read = bench.direction(path.to_str().unwrap()).unwrap();
+    let read = lab.direction(path.to_str().unwrap()).unwrap();
     assert_eq!(read.at(Site::ResidPost.at(3)).unwrap(), vector(4, width));
 }
 
@@ -812,8 +812,8 @@ fn a_direction_of_length_zero_is_neither_made_nor_used() {
 #[test]
 fn a_jacobian_lens_is_of_the_place_that_its_word_means() {
     let folder = Folder::new();
-    let bench = demo();
-    let width = bench.model.card.d_model;
+    let lab = demo();
+    let width = lab.model.card.d_model;
     let (post, pre) = (Site::ResidPost.at(3), Site::ResidPre.at(3));
     let lens = |point: Option<&'static str>, more: Vec<(Py, Py)>| {
         let mut provenance = more;
@@ -827,7 +827,7 @@ fn a_jacobian_lens_is_of_the_place_that_its_word_means() {
             (Py::Text("provenance"), Py::Dict(provenance)),
         ]);
         let path = folder.file("lens.pt", &torch(&file));
-        let read = LensFile::open(path.to_str().unwrap(), &bench.model);
+        let read = LensFile::open(path.to_str().unwrap(), &lab.model);
         read.map(|l| [post, pre].map(|at| l.serves(at).unwrap()))
             .map_err(|e| e.to_string())
     };

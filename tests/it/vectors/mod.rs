@@ -40,7 +40,7 @@ mod on_the_demo {
     use lmscope::edit::positions::Positions;
     use lmscope::edit::receipt::Receipt;
     use lmscope::edit::schedule::Schedule;
-    use lmscope::lab::bench::Bench;
+    use lmscope::lab::Lab;
     use lmscope::lab::sample::Sampling;
     use lmscope::lab::writer::Writer;
     use lmscope::model::load::Options;
@@ -53,17 +53,17 @@ mod on_the_demo {
     /// What a direction's cosine with the same direction of another program may fall short of 1.
     const SHORT: f64 = 1e-4;
 
-    fn demo() -> Bench {
+    fn demo() -> Lab {
         let options = Options {
             device: Some("cpu".into()),
             dtype: Some("f32".into()),
             ..Options::default()
         };
-        Bench::open("demo", &options).unwrap()
+        Lab::open("demo", &options).unwrap()
     }
 
     /// The direction of the recorded prompts at every layer of a site.
-    fn measured(bench: &mut Bench, site: Site, positions: Positions, method: Method) -> Direction {
+    fn measured(lab: &mut Lab, site: Site, positions: Positions, method: Method) -> Direction {
         let text = std::fs::read(made("prompts.json")).unwrap();
         let prompts: Value = serde_json::from_slice(&text).unwrap();
         let side =
@@ -71,15 +71,15 @@ mod on_the_demo {
         let measure = Measure {
             site,
             layers: if site.spec().layered {
-                (0..bench.model.card.layers).collect()
+                (0..lab.model.card.layers).collect()
             } else {
                 vec![0]
             },
             positions,
             chat: false,
         };
-        let contrast = Contrast::measure(bench, &side("plus"), &side("minus"), measure).unwrap();
-        contrast.direction(method, bench).unwrap()
+        let contrast = Contrast::measure(lab, &side("plus"), &side("minus"), measure).unwrap();
+        contrast.direction(method, lab).unwrap()
     }
 
     fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -100,19 +100,19 @@ mod on_the_demo {
 
     #[test]
     fn repengs_vectors_are_ours_at_the_layer_they_are_loaded_at() {
-        let mut bench = demo();
+        let mut lab = demo();
         for (file, method) in [
             ("repeng_pca_center.gguf", Method::Pca),
             ("repeng_pca_diff.gguf", Method::PcaDiff),
         ] {
             let theirs = open(file);
             assert_eq!(theirs.span(), "resid_post.1-7", "{file}");
-            let caution = theirs.caution(&bench.model.card);
+            let caution = theirs.caution(&lab.model.card);
             assert!(
                 caution.contains("final norm") && !caution.contains("#-1"),
                 "{caution}"
             );
-            let ours = measured(&mut bench, Site::ResidPost, Positions::Last, method);
+            let ours = measured(&mut lab, Site::ResidPost, Positions::Last, method);
             let (here, last) = split(&cosines(&theirs, &ours));
             assert!(here.iter().all(|c| *c > 1.0 - SHORT), "{file}: {here:?}");
             // A layer off is another vector, so that this agreement says something of the layer.
@@ -122,7 +122,7 @@ mod on_the_demo {
                 "{file}: {off:?}"
             );
             // Of the last block repeng measures what transformers gives, which is normed.
-            let normed = measured(&mut bench, Site::FinalNorm, Positions::Last, method);
+            let normed = measured(&mut lab, Site::FinalNorm, Positions::Last, method);
             let normed = cosine(&theirs.rows[6].1, &normed.rows[0].1);
             assert!(
                 normed > 1.0 - SHORT && last < 1.0 - SHORT,
@@ -138,11 +138,11 @@ mod on_the_demo {
 
     #[test]
     fn llama_cvector_generator_measured_one_block_before_and_that_is_said() {
-        let mut bench = demo();
-        let ours = measured(&mut bench, Site::ResidPost, Positions::All, Method::Mean);
+        let mut lab = demo();
+        let ours = measured(&mut lab, Site::ResidPost, Positions::All, Method::Mean);
         let theirs = open("llama_mean.gguf");
         assert_eq!(theirs.span(), "resid_post.1-7");
-        let caution = theirs.caution(&bench.model.card);
+        let caution = theirs.caution(&lab.model.card);
         assert!(
             caution.contains("llama-cvector-generator") && caution.contains("#-1"),
             "{caution}"
@@ -155,19 +155,19 @@ mod on_the_demo {
 
         let back = open("llama_mean.gguf#-1");
         assert_eq!(back.span(), "resid_post.0-6");
-        assert_eq!(back.caution(&bench.model.card), "");
+        assert_eq!(back.caution(&lab.model.card), "");
         let here = cosines(&back, &ours);
         assert!(here.iter().all(|c| *c > 1.0 - SHORT), "{here:?}");
         let pca = open("llama_pca.gguf");
         assert_eq!(
-            (pca.span(), pca.caution(&bench.model.card)),
+            (pca.span(), pca.caution(&lab.model.card)),
             ("resid_post.1-7".into(), caution)
         );
     }
 
     #[test]
     fn differences_of_means_are_those_of_refusal_direction() {
-        let mut bench = demo();
+        let mut lab = demo();
         let bytes = std::fs::read(made("mean_diffs.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let theirs: Vec<f32> = file
@@ -177,10 +177,10 @@ mod on_the_demo {
             .chunks_exact(8)
             .map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32)
             .collect();
-        let (layers, width) = (bench.model.card.layers, bench.model.card.d_model);
+        let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
         for (place, positions) in ["last", "-2"].into_iter().enumerate() {
             let ours = measured(
-                &mut bench,
+                &mut lab,
                 Site::ResidPre,
                 positions.parse().unwrap(),
                 Method::Mean,
@@ -209,20 +209,19 @@ mod on_the_demo {
     }
 
     /// The greedy text under edits, and the receipt of the first.
-    fn written(bench: &mut Bench, ask: &str, edits: &[String]) -> (String, Receipt) {
-        let tokens = bench.model.encode(ask, false).unwrap();
+    fn written(lab: &mut Lab, ask: &str, edits: &[String]) -> (String, Receipt) {
+        let tokens = lab.model.encode(ask, false).unwrap();
         let edits = edits.iter().map(|e| e.parse::<Edit>().unwrap()).collect();
         let schedule = Schedule::always(edits);
-        let mut writer =
-            Writer::begin(bench, tokens.clone(), schedule, Sampling::default()).unwrap();
+        let mut writer = Writer::begin(lab, tokens.clone(), schedule, Sampling::default()).unwrap();
         for _ in 0..12 {
-            let step = writer.step(bench, &[]).unwrap();
-            if bench.model.is_end(step.choice.id) {
+            let step = writer.step(lab, &[]).unwrap();
+            if lab.model.is_end(step.choice.id) {
                 break;
             }
         }
         let receipt = writer.receipts().first().cloned().unwrap_or_default();
-        let text = bench
+        let text = lab
             .model
             .tokenizer()
             .unwrap()
@@ -232,7 +231,7 @@ mod on_the_demo {
 
     #[test]
     fn a_text_under_a_control_vector_is_the_one_that_llama_cpp_writes() {
-        let mut bench = demo();
+        let mut lab = demo();
         let report = report();
         let ask = report["ask"].as_str().unwrap();
         let (mut elsewhere, mut texts) = (0, Vec::new());
@@ -244,19 +243,19 @@ mod on_the_demo {
             } else {
                 vec![edit("")]
             };
-            let (text, receipt) = written(&mut bench, ask, &edits);
+            let (text, receipt) = written(&mut lab, ask, &edits);
             assert_eq!(text, case["text"].as_str().unwrap(), "{edits:?}");
             texts.push(text.clone());
             if edits.is_empty() {
                 continue;
             }
-            let missing = bench.model.card.layers - open(file).rows.len();
+            let missing = lab.model.card.layers - open(file).rows.len();
             assert_eq!(
                 receipt.note.contains("no vector for resid_post.0"),
                 missing > 0
             );
             assert_eq!(receipt.note.contains("#-1"), file.starts_with("llama"));
-            elsewhere += usize::from(written(&mut bench, ask, &[edit("#-1")]).0 != text);
+            elsewhere += usize::from(written(&mut lab, ask, &[edit("#-1")]).0 != text);
         }
         texts.sort();
         texts.dedup();
@@ -266,7 +265,7 @@ mod on_the_demo {
 
     #[test]
     fn a_vector_that_does_not_fit_is_refused_or_said() {
-        let mut bench = demo();
+        let mut lab = demo();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.gguf");
         let mut refused = |direction: &Direction, edit: &str| {
@@ -274,10 +273,10 @@ mod on_the_demo {
                 .save_as(&path, lmscope::file::Overwrite::Allowed)
                 .unwrap();
             let edit = edit.replace('X', &path.to_string_lossy());
-            let tokens = bench.model.encode("Once", false).unwrap();
+            let tokens = lab.model.encode("Once", false).unwrap();
             let edits = vec![edit.parse::<Edit>().unwrap()];
             let begun = Writer::begin(
-                &mut bench,
+                &mut lab,
                 tokens,
                 Schedule::always(edits),
                 Sampling::default(),

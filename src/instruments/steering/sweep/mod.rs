@@ -18,7 +18,7 @@ use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, choices, params};
 use crate::instruments::steering::outcome::{Outcome, Subject};
 use crate::instruments::{Draft, Measurement, Reads};
-use crate::lab::bench::Bench;
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
@@ -117,16 +117,16 @@ impl Measurement for Sweep {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, bench: &mut Bench) -> Result<Draft> {
-        let plan = Plan::read(asked, run, bench)?;
-        let mut null = bench.direction(&plan.direction)?;
+    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = Plan::read(asked, run, lab)?;
+        let mut null = lab.direction(&plan.direction)?;
         for (_, vector) in &mut null.rows {
             *vector = random_like(vector, run.seed);
         }
-        bench.directions.insert(NULL.into(), null);
-        let found = plan.measure_all(bench);
-        bench.directions.remove(NULL);
-        Ok(plan.draft(run, bench, &found?))
+        lab.directions.insert(NULL.into(), null);
+        let found = plan.measure_all(lab);
+        lab.directions.remove(NULL);
+        Ok(plan.draft(run, lab, &found?))
     }
 }
 
@@ -142,8 +142,8 @@ impl Asked {
     }
 
     /// The direction that was named, or the first of those that are loaded.
-    fn direction(&self, bench: &Bench) -> Result<String> {
-        let first = || bench.directions.keys().min().cloned();
+    fn direction(&self, lab: &Lab) -> Result<String> {
+        let first = || lab.directions.keys().min().cloned();
         self.direction.clone().or_else(first).ok_or_else(|| {
             let expected = "a direction's file; none is loaded (`lmscope direction` makes one)";
             Error::argument("direction", "", expected)
@@ -152,7 +152,7 @@ impl Asked {
 }
 
 impl Plan<'_> {
-    fn draft(&self, run: &Run, bench: &Bench, found: &Found) -> Draft {
+    fn draft(&self, run: &Run, lab: &Lab, found: &Found) -> Draft {
         let plan = self;
         let anchor = |layer: usize| match &plan.trial.subject {
             Subject::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
@@ -204,7 +204,7 @@ impl Plan<'_> {
             row_axis: "layer".into(),
             column_axis: "strength".into(),
             value: plan.measure.value().into(),
-            rows: Header::layers(bench.model.card.layers),
+            rows: Header::layers(lab.model.card.layers),
             columns,
             cells,
             scale: match plan.measure {
@@ -216,11 +216,11 @@ impl Plan<'_> {
         let (op, word) = (plan.asked.op.print(), plan.measure.word());
         Draft::of(grid)
             .titled(format!("{op} {name} · {word}{alone}"))
-            .notes(notes(bench, run, plan, found))
+            .notes(notes(lab, run, plan, found))
     }
 }
 
-fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
+fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
     let mut out: Vec<String> = found.stopped.iter().cloned().collect();
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
@@ -247,12 +247,7 @@ fn notes(bench: &Bench, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
             parts.join(", ")
         ));
     }
-    let names: Vec<String> = plan
-        .trial
-        .answers
-        .iter()
-        .map(|a| bench.visible(*a))
-        .collect();
+    let names: Vec<String> = plan.trial.answers.iter().map(|a| lab.visible(*a)).collect();
     let words = match &plan.trial.subject {
         Subject::Text(_) => "the most probable next token under one more edit".to_string(),
         Subject::Prompts(prompts, _) => format!(

@@ -9,9 +9,9 @@ use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
 use crate::lab::batch::{first_tokens, read_prompts};
-use crate::lab::bench::{Bench, reading};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
+use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -79,10 +79,10 @@ pub(crate) struct Found {
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn read(asked: &'a Asked, run: &Run, bench: &mut Bench) -> Result<Self> {
+    pub(crate) fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
         let subject = match &asked.prompts {
             None => {
-                bench.model.check_prompt(&run.tokens)?;
+                lab.model.check_prompt(&run.tokens)?;
                 Subject::Text(run.clone())
             }
             Some(file) if !run.tokens.is_empty() => {
@@ -95,7 +95,7 @@ impl<'a> Plan<'a> {
             }
             Some(file) => {
                 let prompts = read_prompts(file)?;
-                let tokens = prompts.iter().map(|p| bench.model.encode(p, asked.chat));
+                let tokens = prompts.iter().map(|p| lab.model.encode(p, asked.chat));
                 Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
             }
         };
@@ -125,14 +125,14 @@ impl<'a> Plan<'a> {
                 begins: asked.found == Match::Begins,
                 tokens: measure.writes().then_some(asked.tokens.0),
             },
-            direction: asked.direction(bench)?,
+            direction: asked.direction(lab)?,
             measure,
         };
         if !given.is_empty() {
-            plan.trial.answers = first_tokens(bench, "answers", given)?;
+            plan.trial.answers = first_tokens(lab, "answers", given)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = bench.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, bench.model.known_tokens(), 1).first().0];
+            let logits = lab.last_logits(run)?;
+            plan.trial.answers = vec![reading(&logits, lab.model.known_tokens(), 1).first().0];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
             let expected = "texts separated by | that mark a success";
             return Err(Error::argument("answers", "", expected));
@@ -141,9 +141,9 @@ impl<'a> Plan<'a> {
     }
 
     /// Every cell with its null, and the unedited outcome.
-    pub(crate) fn measure_all(&self, bench: &mut Bench) -> Result<Found> {
-        let (unedited, base) = self.trial.unedited(bench)?;
-        let layers = bench.model.card.layers;
+    pub(crate) fn measure_all(&self, lab: &mut Lab) -> Result<Found> {
+        let (unedited, base) = self.trial.unedited(lab)?;
+        let layers = lab.model.card.layers;
         let (asked, strengths) = (self.asked, &self.asked.strengths.0);
         let (real, null) = (asked.null != Null::Alone, asked.null != Null::No);
         let (text, prompts) = match &self.trial.subject {
@@ -153,13 +153,13 @@ impl<'a> Plan<'a> {
         let mut parameters = lines::<Sweep>(asked);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
-        let trials = bench.trials(&text, parameters, count, 1, |bench, range| {
+        let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
             let cell = |i: usize| -> Result<Pair> {
                 let mut at = |name: &str| -> Result<Outcome> {
                     let edit = asked.edit(name, i % layers, strengths[i / layers])?;
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
-                        let outcome = tried(self.trial.under(bench, &edit, &base))?;
+                        let outcome = tried(self.trial.under(lab, &edit, &base))?;
                         Ok(outcome.unwrap_or_else(Outcome::not_finite))
                     } else {
                         Ok(unedited.clone())

@@ -1,4 +1,4 @@
-//! The bench: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
+//! The lab: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
 //!
 //! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; recordings are
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
@@ -46,8 +46,8 @@ pub struct Reading {
     pub top: Vec<(u32, f32)>,
 }
 
-/// A model on the bench.
-pub struct Bench {
+/// A model on the lab.
+pub struct Lab {
     /// The model.
     pub model: Model,
     /// Directions that edits can name.
@@ -80,8 +80,8 @@ pub struct Bench {
     spelled: Vec<OnceLock<String>>,
 }
 
-impl Bench {
-    /// A bench for a model, with the directions that belong to it.
+impl Lab {
+    /// A lab for a model, with the directions that belong to it.
     pub fn new(model: Model) -> Self {
         let spelled = (0..model.card.vocab).map(|_| OnceLock::new()).collect();
         Self {
@@ -114,14 +114,14 @@ impl Bench {
     }
 
     fn with(model: Model) -> Result<Self> {
-        let mut bench = Self::new(model);
+        let mut lab = Self::new(model);
         for (name, bytes) in crate::edit::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
-            if direction.origin.revision == bench.model.card.revision {
-                bench.directions.insert((*name).to_string(), direction);
+            if direction.origin.revision == lab.model.card.revision {
+                lab.directions.insert((*name).to_string(), direction);
             }
         }
-        Ok(bench)
+        Ok(lab)
     }
 
     /// Does work and tells somebody how far it is.
@@ -177,7 +177,7 @@ impl Bench {
         Ok(recording)
     }
 
-    /// As [`Bench::record`], with the model's own logits after the last position, of the same pass.
+    /// As [`Lab::record`], with the model's own logits after the last position, of the same pass.
     pub fn record_with_output(
         &mut self,
         run: &Run,
@@ -233,7 +233,7 @@ impl Bench {
         }
     }
 
-    /// As [`Bench::record`] where the numbers are not finite, for those who want to look at them all the same.
+    /// As [`Lab::record`] where the numbers are not finite, for those who want to look at them all the same.
     pub fn record_as_is(&mut self, run: &Run, wanted: &[Address]) -> Result<Recording> {
         let pass = Pass {
             lenient: true,
@@ -332,10 +332,10 @@ impl Bench {
 
 impl Target {
     /// Safe visible text.
-    pub fn spell(self, bench: &Bench) -> String {
+    pub fn spell(self, lab: &Lab) -> String {
         match self.less {
-            None => bench.visible(self.token),
-            Some(less) => format!("{} − {}", bench.visible(self.token), bench.visible(less)),
+            None => lab.visible(self.token),
+            Some(less) => format!("{} − {}", lab.visible(self.token), lab.visible(less)),
         }
     }
 }
