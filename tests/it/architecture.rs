@@ -388,8 +388,8 @@ const CALLERS: &[(&str, &[&str])] = &[
         "unembed",
         &[
             "cli/doctor/identities",
-            "instruments/logit_lens/reading",
             "lab/bench",
+            "lab/unembed",
         ],
     ),
 ];
