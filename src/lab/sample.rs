@@ -33,11 +33,14 @@ impl Default for Sampling {
     }
 }
 
+/// Logits over a smaller temperature leave the range of f32; the strongest token is chosen there, which is the limit.
+const COLDEST: f64 = 1e-20;
+
 impl Sampling {
     /// Draws a token for `position` from logits `[vocab]`, f32.
     pub fn choose(&self, logits: &Tensor, position: usize) -> Result<u32> {
         let temperature = self.temperature;
-        let kind = match (temperature > 0.0, self.top_k, self.top_p < 1.0) {
+        let kind = match (temperature > COLDEST, self.top_k, self.top_p < 1.0) {
             (false, _, _) => Kind::ArgMax,
             (true, 0, false) => Kind::All { temperature },
             (true, 0, true) => Kind::TopP {
@@ -273,5 +276,17 @@ mod tests {
             "positions draw differently"
         );
         assert_eq!(Sampling::default().choose(&logits, 5).unwrap(), 2);
+    }
+
+    #[test]
+    fn the_smallest_temperature_chooses_the_strongest() {
+        let logits = Tensor::new(&[0.0f32, 0.1, 0.2, 0.1], &Device::Cpu).unwrap();
+        for temperature in [1e-6, 1e-19, 1e-40, f64::MIN_POSITIVE] {
+            let cold = Sampling {
+                temperature,
+                ..Sampling::default()
+            };
+            assert_eq!(cold.choose(&logits, 3).unwrap(), 2, "{temperature:e}");
+        }
     }
 }

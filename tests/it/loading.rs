@@ -313,6 +313,19 @@ fn what_is_not_read_is_said_once() {
         notes.len() == 1 && notes[0].contains("they disagree: `rope_scaling` is used"),
         "{notes:?}"
     );
+    // The same in other words is no disagreement.
+    let before = (
+        made.config["rope_scaling"].clone(),
+        made.config["rope_theta"].clone(),
+    );
+    made.config["rope_scaling"] = json!({"type": "linear", "factor": 2});
+    made.config["rope_theta"] = json!(55);
+    made.config["rope_parameters"] =
+        json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 55.0});
+    assert_eq!(made.read().1, Vec::<String>::new());
+    made.config["rope_parameters"]["factor"] = json!(3.0);
+    assert!(made.read().1[0].contains("they disagree"));
+    (made.config["rope_scaling"], made.config["rope_theta"]) = before;
     made.config["rope_parameters"] = Value::Null;
     let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "acme/base-1b"});
     made.file("adapter_config.json", adapter.to_string());

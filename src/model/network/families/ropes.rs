@@ -247,6 +247,17 @@ fn refusal(what: String) -> Error {
     }
 }
 
+/// Whether two dictionaries say the same: numbers by value, the kind under its older key or its newer.
+fn alike(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let own = |d: &Map<String, Value>| {
+        let rows = d.iter().filter(|(key, _)| *key != "type");
+        let number = |v: &Value| v.as_f64().map_or_else(|| v.clone(), Value::from);
+        rows.map(|(key, value)| (key.clone(), number(value)))
+            .collect::<Map<_, _>>()
+    };
+    own(a) == own(b)
+}
+
 /// What of a configuration's rope is not used, in sentences.
 pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -273,7 +284,7 @@ pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
         } else {
             standardised(parameters.clone(), config, keys)
         };
-        if alone.is_ok_and(|alone| alone.0 != used) {
+        if alone.is_ok_and(|alone| !alike(&alone.0, &used)) {
             out.push(format!(
                 "config.json holds `rope_scaling` and `rope_parameters`, and they disagree: `rope_scaling` is used, as transformers does: {}.",
                 words(&used)
