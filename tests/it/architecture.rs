@@ -521,3 +521,14 @@ fn one_file_writes_into_buffers() {
         }
     }
 }
+
+#[test]
+fn the_files_that_the_walks_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let named: Vec<&str> = text.split('`').filter(|w| w.starts_with("src/")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for path in named {
+        assert!(root.join(path).exists(), "{path} is gone");
+    }
+}
