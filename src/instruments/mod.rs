@@ -9,7 +9,7 @@
 //! ```text
 //! params! {
 //!     /// What `settle` is asked.
-//!     pub struct Asked {
+//!     pub struct SettleParams {
 //!         /// how many of the last positions to read
 //!         window: Count<1, 4096> = "64",
 //!     }
@@ -18,12 +18,12 @@
 //! pub struct Settle;
 //!
 //! impl Measurement for Settle {
-//!     type Params = Asked;
+//!     type Params = SettleParams;
 //!     const NAME: &'static str = "settle";
 //!     const ABOUT: &'static str = "At which layer each answer settles";
 //!     const SOURCE: &'static str = "Schuster et al. 2022 (2207.07061)";
 //!
-//!     fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+//!     fn measure(asked: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
 //!         let rows = ...;
 //!         Ok(Draft::of(Table::of(COLUMNS, rows)).note("what a reader must know"))
 //!     }

@@ -203,7 +203,7 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
 /// ```text
 /// params! {
 ///     /// What `settle` is asked.
-///     pub struct Asked {
+///     pub struct SettleParams {
 ///         /// how many of the last positions to read
 ///         window: Count<1, 4096> = "64",
 ///         /// a file of held-out prompts
@@ -552,7 +552,7 @@ mod tests {
 
     params! {
         /// What a test is asked.
-        pub struct Asked {
+        pub struct SettleParams {
             /// how many
             count: Count<1, 9> = "4",
             /// which colour
@@ -567,7 +567,7 @@ mod tests {
         }
     }
 
-    fn asked(given: &[(&str, &str)]) -> Result<Arc<Asked>> {
+    fn asked(given: &[(&str, &str)]) -> Result<Arc<SettleParams>> {
         let none = Arguments::default();
         let all = given.iter().fold(none, |all, (n, v)| all.with(n, v));
         all.params("test")
@@ -575,17 +575,20 @@ mod tests {
 
     #[test]
     fn a_field_is_a_row_and_what_is_given_prints_as_it_was_read() {
-        let names: Vec<&str> = Asked::ROWS.iter().map(|row| row.name).collect();
+        let names: Vec<&str> = SettleParams::ROWS.iter().map(|row| row.name).collect();
         assert_eq!(
             names,
             [
                 "count", "colour", "held-out", "position", "layer", "between"
             ]
         );
-        assert_eq!(Asked::ROWS[0].about, "how many");
-        assert_eq!(Asked::ROWS[0].kind, Kind::Count { lo: 1, hi: 9 });
-        assert_eq!(Asked::ROWS[1].kind, Kind::Choice(&["red", "deep_blue"]));
-        assert_eq!(Asked::ROWS[3].default, "-1");
+        assert_eq!(SettleParams::ROWS[0].about, "how many");
+        assert_eq!(SettleParams::ROWS[0].kind, Kind::Count { lo: 1, hi: 9 });
+        assert_eq!(
+            SettleParams::ROWS[1].kind,
+            Kind::Choice(&["red", "deep_blue"])
+        );
+        assert_eq!(SettleParams::ROWS[3].default, "-1");
         let defaults = asked(&[]).unwrap();
         assert_eq!(defaults.count, Count(4));
         assert_eq!(defaults.print(), ["4", "deep_blue", "", "-1", "all", "\n"]);
@@ -625,11 +628,17 @@ mod tests {
     #[test]
     fn arguments_that_were_read_are_not_read_again_until_they_change() {
         let given = Arguments::default().with("count", 7);
-        let read = given.read::<Asked>("test").unwrap();
+        let read = given.read::<SettleParams>("test").unwrap();
         assert_eq!(read, given);
-        let first = read.params::<Asked>("test").unwrap();
-        assert!(Arc::ptr_eq(&first, &read.params::<Asked>("test").unwrap()));
-        let other = read.with("count", 8).params::<Asked>("test").unwrap();
+        let first = read.params::<SettleParams>("test").unwrap();
+        assert!(Arc::ptr_eq(
+            &first,
+            &read.params::<SettleParams>("test").unwrap()
+        ));
+        let other = read
+            .with("count", 8)
+            .params::<SettleParams>("test")
+            .unwrap();
         assert_eq!((first.count, other.count), (Count(7), Count(8)));
     }
 }

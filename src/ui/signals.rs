@@ -143,18 +143,18 @@ pub fn has_shell() -> bool {
 /// Read from `/proc`: in a container the group or session of an ancestor may be one that has no id inside, and is 0
 /// there, which [`rustix::process::getsid`] takes for impossible.
 #[derive(Debug)]
-struct Family {
+struct Kin {
     parent: Option<Pid>,
     group: i32,
     session: i32,
 }
 
-fn family(pid: Pid) -> Option<Family> {
+fn family(pid: Pid) -> Option<Kin> {
     let line = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name stands in brackets and may hold anything.
     let mut rest = line.rsplit_once(')')?.1.split_whitespace().skip(1);
     let mut next = || rest.next()?.parse::<i32>().ok();
-    Some(Family {
+    Some(Kin {
         parent: Pid::from_raw(next()?),
         group: next()?,
         session: next()?,

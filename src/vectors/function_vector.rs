@@ -181,14 +181,7 @@ impl Effects {
 
     /// The heads with the largest effects, strongest first; equal ones in the order of layers and heads.
     pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
-        let rows = self.values.iter().enumerate();
-        let mut all: Vec<(Head, f64)> = rows
-            .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
-            .collect();
-        all.retain(|(_, v)| v.is_finite());
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
-        all.truncate(count);
-        all
+        highest(&self.values, count)
     }
 }
 
@@ -263,4 +256,16 @@ pub fn assemble(model: &Model, means: &HeadMeans, heads: &[Head]) -> Result<Vec<
             .for_each(|(s, v)| *s += f64::from(v));
     }
     Ok(sum.into_iter().map(|v| v as f32).collect())
+}
+
+/// The heads with the highest finite values, by layer and head, highest first; equal ones in the order of layers and heads.
+pub fn highest(values: &[Vec<f64>], count: usize) -> Vec<(Head, f64)> {
+    let rows = values.iter().enumerate();
+    let mut all: Vec<(Head, f64)> = rows
+        .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
+        .collect();
+    all.retain(|(_, v)| v.is_finite());
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    all.truncate(count);
+    all
 }

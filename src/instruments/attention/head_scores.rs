@@ -21,7 +21,7 @@ use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 use crate::model::tokenizer::Tokenizer;
-use crate::vectors::function_vector::Head;
+use crate::vectors::function_vector::{Head, highest};
 
 /// A kind of reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,14 +163,7 @@ impl HeadScores {
 
     /// The heads with the highest scores, highest first; equal ones in the order of layers and heads.
     pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
-        let rows = self.values.iter().enumerate();
-        let mut all: Vec<(Head, f64)> = rows
-            .flat_map(|(layer, row)| row.iter().enumerate().map(move |(h, v)| ((layer, h), *v)))
-            .collect();
-        all.retain(|(_, v)| v.is_finite());
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
-        all.truncate(count);
-        all
+        highest(&self.values, count)
     }
 }
 

@@ -30,7 +30,7 @@ choices! {
 
 params! {
     /// What `heads` is asked.
-    pub struct Asked {
+    pub struct HeadsParams {
         /// a file of demonstrations, input and output with a tab between; without one, what silencing each head costs the run's own favoured token
         demos: Option<PathBuf>,
         /// how a demonstration looks
@@ -56,14 +56,14 @@ params! {
 pub struct Heads;
 
 impl Measurement for Heads {
-    type Params = Asked;
+    type Params = HeadsParams;
     const NAME: &'static str = "heads";
     const ABOUT: &'static str = "What every attention head does for an answer: put to its mean behind demonstrations of a task, or silenced in the run";
     const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.demos.is_none());
+    const READS: Reads<HeadsParams> = Reads::TextWhere(|asked| asked.demos.is_none());
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let null = asked.null == Null::Random;
         let found = match &asked.demos {
             None => silenced(run, lab, null)?,
@@ -82,7 +82,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Asked {
+impl HeadsParams {
     /// The effect of means behind demonstrations.
     fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
         let pairs = read(demos)?;

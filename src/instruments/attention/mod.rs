@@ -62,7 +62,7 @@ choices! {
 
 params! {
     /// What `attention` is asked.
-    pub struct Asked {
+    pub struct AttentionParams {
         /// heads: what each head reads most at each position; pattern: who reads whom in one head; writes: the tokens that heads' writes promote; scores: what kind of reader each head is
         show: Show = "heads",
         /// the layer, or all
@@ -96,14 +96,14 @@ params! {
 pub struct Attention;
 
 impl Measurement for Attention {
-    type Params = Asked;
+    type Params = AttentionParams;
     const NAME: &'static str = "attention";
     const ABOUT: &'static str = "What attention heads read and write, and which of them copy: patterns, strongest sources, induction scores";
     const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
-    const READS: Reads<Asked> =
+    const READS: Reads<AttentionParams> =
         Reads::TextWhere(|asked| asked.show != Show::Scores || asked.on == On::Prompt);
 
-    fn cost(asked: &Asked, tokens: usize, _card: &Card) -> Option<Cost> {
+    fn cost(asked: &AttentionParams, tokens: usize, _card: &Card) -> Option<Cost> {
         if asked.show != Show::Scores {
             return None;
         }
@@ -121,25 +121,25 @@ impl Measurement for Attention {
         })
     }
 
-    fn live(asked: &Asked, card: &Card) -> bool {
+    fn live(asked: &AttentionParams, card: &Card) -> bool {
         asked.show == Show::Heads
             && asked.position == Position(-1)
             && asked.weight() == Weight::Probability
             && asked.layer.within(card.layers).is_ok()
     }
 
-    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(asked: &AttentionParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         Ok(asked.needs_of(&asked.layers(lab.model.card.layers)?))
     }
 
-    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(asked: &AttentionParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let layers = asked.layers(lab.model.card.layers)?;
         let mut cells = vec![Vec::new(); of.positions.len()];
         asked.read(of, &layers, of.positions.start, &mut cells, lab)?;
         Ok(asked.by_heads(&of.run, of.positions.clone(), cells, &layers, lab))
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &AttentionParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match asked.show {
             Show::Heads => asked.heads(run, lab),
             Show::Pattern => asked.pattern(run, lab),
@@ -149,7 +149,7 @@ impl Measurement for Attention {
     }
 }
 
-impl Asked {
+impl AttentionParams {
     fn layers(&self, layers: usize) -> Result<Vec<usize>> {
         let one = self.layer.within(layers)?;
         Ok(one.map_or_else(|| (0..layers).collect(), |layer| vec![layer]))

@@ -3,7 +3,7 @@
 //! Invariant: beside a score stands what a head that reads evenly would have, and beside silenced heads as many
 //! others. To add a control, add a line to [`copying`].
 
-use super::{Asked, On};
+use super::{AttentionParams, On};
 use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
 use crate::instruments::Draft;
@@ -20,7 +20,7 @@ const DRAWS: usize = 8;
 /// How often copying is measured: with all heads, without the highest, and without others.
 pub(super) const RUNS: usize = 2 + DRAWS;
 
-impl Asked {
+impl AttentionParams {
     /// Layers by heads.
     pub(super) fn scores(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let score = self.score;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::{Asked, Backpatch, Drawn, quoted, spelled};
+use super::{Backpatch, BackpatchParams, Drawn, quoted, spelled};
 use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::backpatch::pairs::{
@@ -38,7 +38,7 @@ struct Told {
 }
 
 /// The figure.
-pub fn pairs(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
     let position = asked.position(run, lab)?;
     let own = held(lab, run, position, position)?;
@@ -103,7 +103,7 @@ pub fn pairs(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
 }
 
 fn draft(
-    asked: &Asked,
+    asked: &BackpatchParams,
     run: &Run,
     lab: &Lab,
     all: &[Pair],
@@ -170,7 +170,7 @@ fn draft(
 }
 
 fn notes(
-    asked: &Asked,
+    asked: &BackpatchParams,
     run: &Run,
     lab: &Lab,
     all: &[Pair],

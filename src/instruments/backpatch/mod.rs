@@ -87,7 +87,7 @@ impl ParameterValue for Where {
 
 params! {
     /// What `backpatch` is asked.
-    pub struct Asked {
+    pub struct BackpatchParams {
         /// pairs: the grid of source and target layers; trace: at which layer the bridge and the answer can be read; a file of questions gives a table
         show: Show = "pairs",
         /// the answer looked for, with the space it begins with, spellings separated by |; by default what the run favours now
@@ -123,14 +123,14 @@ params! {
 pub struct Backpatch;
 
 impl Measurement for Backpatch {
-    type Params = Asked;
+    type Params = BackpatchParams;
     const NAME: &'static str = "backpatch";
     const ABOUT: &'static str = "Whether an answer comes when a later layer's state is put back into an earlier one, for every pair of layers";
     const SOURCE: &'static str = "back-patching: Biran et al. 2024 (2406.12775)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.questions.is_none());
+    const READS: Reads<BackpatchParams> = Reads::TextWhere(|asked| asked.questions.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &BackpatchParams, tokens: usize, card: &Card) -> Option<Cost> {
         // How many questions there are is not known before they are read, and the trace is short.
         if asked.questions.is_some() || asked.show == Show::Trace {
             return None;
@@ -146,7 +146,7 @@ impl Measurement for Backpatch {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match (&asked.questions, asked.show) {
             (Some(file), _) => table::table(asked, file, run, lab),
             (None, Show::Trace) => trace::trace(asked, run, lab),
@@ -155,7 +155,7 @@ impl Measurement for Backpatch {
     }
 }
 
-impl Asked {
+impl BackpatchParams {
     /// How many tokens are written for every trial; none where the next token is enough.
     fn written(&self) -> Option<usize> {
         let written = match self.measure {

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{Asked, Backpatch};
+use super::{Backpatch, BackpatchParams};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table};
@@ -31,7 +31,7 @@ const COLUMNS: [&str; 11] = [
 ];
 
 /// The figure.
-pub fn table(asked: &Asked, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
         return Err(Error::argument(

@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 
-use super::{Asked, Where, quoted, spelled, spellings};
+use super::{BackpatchParams, Where, quoted, spelled, spellings};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
 use crate::instruments::Draft;
@@ -33,7 +33,7 @@ struct Ranks {
 }
 
 /// The figure.
-pub fn trace(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
     let logits = lab.last_logits(run)?;
     let mut sought = Vec::new();

@@ -42,7 +42,7 @@ impl AnswerChange {
 
 params! {
     /// What `knockout` is asked.
-    pub struct Asked {
+    pub struct KnockoutParams {
         /// the answer: a text (its first token) or #ID; by default what the model favours
         token: Option<String>,
         /// what cannot be read, in groups: `subject=Marco Silva; rest`, each a text of the prompt, a position rule or `rest` (everything else but position 0); by default every token by itself

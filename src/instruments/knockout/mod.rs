@@ -7,7 +7,7 @@
 pub mod asked;
 mod plan;
 
-use self::asked::{Asked, By};
+use self::asked::{By, KnockoutParams};
 use self::plan::{Found, Plan, short};
 use super::params::ParameterValue;
 use super::{Draft, Measurement};
@@ -25,13 +25,13 @@ use crate::model::Card;
 pub struct Knock;
 
 impl Measurement for Knock {
-    type Params = Asked;
+    type Params = KnockoutParams;
     const NAME: &'static str = "knockout";
     const ABOUT: &'static str = "What becomes of an answer when some tokens cannot read some others, in a window of layers at a time";
     const SOURCE: &'static str = "attention knockout: Geva et al. 2023 (2304.14767)";
     const READS_END: bool = true;
 
-    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &KnockoutParams, tokens: usize, card: &Card) -> Option<Cost> {
         let columns = match asked.by {
             By::Head => card.heads,
             By::Source => asked.sources.count(tokens),
@@ -43,7 +43,7 @@ impl Measurement for Knock {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let plan = Plan::read(asked, run, lab)?;
         let found = plan.measure(run, lab)?;
         Ok(plan.draw(&found, run, lab))

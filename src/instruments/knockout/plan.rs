@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Knock;
-use super::asked::{Asked, By};
+use super::asked::{By, KnockoutParams};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::lines;
@@ -34,7 +34,7 @@ pub(super) struct Column {
 
 /// What is to be measured.
 pub(super) struct Plan<'a> {
-    pub(super) asked: &'a Asked,
+    pub(super) asked: &'a KnockoutParams,
     pub(super) answer: u32,
     pub(super) targets: Vec<usize>,
     pub(super) columns: Vec<Column>,
@@ -76,7 +76,7 @@ pub(super) fn short(p: f32) -> String {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+    pub(super) fn read(asked: &'a KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let answer = match &asked.token {
             None => {

@@ -30,7 +30,7 @@ choices! {
 
 params! {
     /// What `dose` is asked.
-    pub struct Asked {
+    pub struct DoseParams {
         /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
         units: String,
         /// mlp_act: the units are neurons; z: they are heads
@@ -71,14 +71,14 @@ struct Point {
 pub struct Dose;
 
 impl Measurement for Dose {
-    type Params = Asked;
+    type Params = DoseParams;
     const NAME: &'static str = "dose";
     const ABOUT: &'static str =
         "What neurons or heads do to the next token when they are turned off, down, up or around";
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &asked.strengths.0;
         let mut base = lab.last_logits(run)?;
         let target = match asked.token.as_str() {
@@ -128,7 +128,7 @@ impl Measurement for Dose {
     }
 }
 
-impl Asked {
+impl DoseParams {
     /// The units that were named, or the neuron with the largest direct effect at the last position.
     fn units(&self, run: &Run, target: Target, lab: &mut Lab) -> Result<Units> {
         let heads = self.site == UnitSite::Heads;

@@ -24,7 +24,7 @@ use crate::lab::{Lab, reading};
 
 params! {
     /// What `fact` is asked.
-    pub struct Asked {
+    pub struct FactParams {
         /// the answer: a text (its first token) or #ID; "A" - "B" scores by the difference; by default what the run favours
         answer: String,
         /// a file with other ways of asking, one a line, besides the run's own
@@ -53,14 +53,14 @@ const COLUMNS: &[&str] = &[
 pub struct Fact;
 
 impl Measurement for Fact {
-    type Params = Asked;
+    type Params = FactParams;
     const NAME: &'static str = "fact";
     const ABOUT: &'static str = "The neurons that carry a fact over several ways of asking, and what is left of it without them";
     const SOURCE: &'static str =
         "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &FactParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         // Each way of asking is a prompt of its own, the run's text as well.
         let run = &Run {
             schedule: run.schedule.clone(),

@@ -5,7 +5,7 @@
 //! paraphrases, moving that threshold by 5 points until a fact has 2 to 5 on average. The paper's rule "under three
 //! paraphrases at least" is left out: two are often all there are. The score is the direct effect on the answer's logit at
 //! the last position ([`crate::lab::neurons`]). Invariant: the same prompts and edits give the same neurons in the same order.
-//! To score otherwise (integrated gradients), make [`Asked`] from other numbers; refining stays.
+//! To score otherwise (integrated gradients), make [`FactScores`] from other numbers; refining stays.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -65,7 +65,7 @@ pub struct FactNeuron {
 
 /// One fact, asked in several ways.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct FactScores {
     /// Under how many prompts.
     pub count: usize,
     /// Neurons that were large under at least one of them.
@@ -79,7 +79,7 @@ pub fn ask(
     schedule: &Schedule,
     direction: &Tensor,
     search: Search,
-) -> Result<Asked> {
+) -> Result<FactScores> {
     let layers = lab.model.card.neuron_layers.iter();
     let chosen = layers.filter(|l| (search.layers.0..=search.layers.1).contains(l));
     let views = chosen
@@ -125,13 +125,13 @@ pub fn ask(
         })
         .collect();
     candidates.sort_by(|a, b| order(b.effect, a.effect));
-    Ok(Asked {
+    Ok(FactScores {
         count: prompts.len(),
         candidates,
     })
 }
 
-impl Asked {
+impl FactScores {
     /// The neurons that were large under at least `present` of the prompts, strongest first.
     pub fn present(&self, present: f32) -> impl Iterator<Item = &FactNeuron> {
         // 0.7 of 10 prompts is 7, whatever 0.7 is in binary.
@@ -142,7 +142,7 @@ impl Asked {
 
 /// Refines the facts of one relation together; returns the threshold that was reached, and each fact's neurons,
 /// strongest first and not yet bounded by [`Search::most`].
-pub fn refine(facts: &[Asked], search: Search) -> (f32, Vec<Vec<FactNeuron>>) {
+pub fn refine(facts: &[FactScores], search: Search) -> (f32, Vec<Vec<FactNeuron>>) {
     let average = |present: f32| {
         let found: usize = facts.iter().map(|f| f.present(present).count()).sum();
         found as f32 / facts.len().max(1) as f32
@@ -160,7 +160,7 @@ pub fn refine(facts: &[Asked], search: Search) -> (f32, Vec<Vec<FactNeuron>>) {
         }
         present = next;
     }
-    let of = |fact: &Asked| fact.present(present).copied().collect();
+    let of = |fact: &FactScores| fact.present(present).copied().collect();
     (present, facts.iter().map(of).collect())
 }
 
@@ -181,7 +181,7 @@ pub fn drop_shared(facts: &mut [Vec<FactNeuron>], share: f32) {
 mod tests {
     use super::*;
 
-    fn asked(prompts: &[usize]) -> Asked {
+    fn asked(prompts: &[usize]) -> FactScores {
         let candidate = |(i, prompts): (usize, &usize)| FactNeuron {
             layer: 0,
             neuron: i as u32,
@@ -189,7 +189,7 @@ mod tests {
             act: 1.0,
             prompts: *prompts,
         };
-        Asked {
+        FactScores {
             count: 20,
             candidates: prompts.iter().enumerate().map(candidate).collect(),
         }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn neurons_of_the_whole_relation_are_dropped() {
         let search = Search::new(1);
-        let facts: Vec<Asked> = (0..20)
+        let facts: Vec<FactScores> = (0..20)
             .map(|i| asked(if i < 3 { &[20, 20, 20] } else { &[20, 1, 20] }))
             .collect();
         let (_, mut found) = refine(&facts, search);

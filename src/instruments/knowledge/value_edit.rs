@@ -110,7 +110,7 @@ pub struct Report {
 }
 
 /// A prompt of the suite: its tokens and what it says unedited.
-struct Asked {
+struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
     favoured: u32,
@@ -120,7 +120,7 @@ struct Asked {
 /// Everything that is asked before and after.
 struct Suite {
     prompts: Vec<Vec<u32>>,
-    asked: Vec<Asked>,
+    asked: Vec<ValueEditRequest>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
@@ -215,13 +215,13 @@ impl Suite {
         owners.resize(prompts.len(), None);
         let rows = last_logits(lab, &prompts, schedule)?;
         let vocabulary = lab.model.known_tokens();
-        let asked: Vec<Asked> = rows
+        let asked: Vec<ValueEditRequest> = rows
             .into_par_iter()
             .zip(owners)
             .map(|(mut row, fact)| {
                 let favoured = reading(&row, vocabulary, 1).first().0;
                 log_softmax(&mut row);
-                Asked {
+                ValueEditRequest {
                     fact,
                     favoured,
                     log_probs: row,

@@ -2,7 +2,7 @@
 //!
 //! Reads the last position of a prompt at every layer and adds up the probability of all tokens that the answer may begin
 //! with in each language of a word list. The prompts are the run's own, or translations and repetitions made of the list
-//! itself, whose curves are means. To ask in another way, add a variant of [`Task`] and its arm in `Asked::prompts`.
+//! itself, whose curves are means. To ask in another way, add a variant of [`Task`] and its arm in `LanguagesParams::prompts`.
 //! Source: Wendler et al. 2402.10588.
 
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ choices! {
 
 params! {
     /// What `languages` is asked.
-    pub struct Asked {
+    pub struct LanguagesParams {
         /// a word list: a line of language names, then a line a word, commas or tabs between
         words: Option<PathBuf>,
         /// prompt: the run's own text; translate, repeat: texts made of the list
@@ -90,14 +90,14 @@ struct Roles {
 pub struct Languages;
 
 impl Measurement for Languages {
-    type Params = Asked;
+    type Params = LanguagesParams;
     const NAME: &'static str = "languages";
     const ABOUT: &'static str = "The language of thought: probability of an answer's words in each language, over the layers";
     const SOURCE: &'static str = "latent language: Wendler et al. 2024 (2402.10588)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.task == Task::Own);
+    const READS: Reads<LanguagesParams> = Reads::TextWhere(|asked| asked.task == Task::Own);
     const READS_END: bool = true;
 
-    fn cost(asked: &Asked, tokens: usize, _card: &Card) -> Option<Cost> {
+    fn cost(asked: &LanguagesParams, tokens: usize, _card: &Card) -> Option<Cost> {
         Some(match asked.task {
             Task::Own => Cost { passes: 1, tokens },
             Task::Translate | Task::Repeat => Cost {
@@ -108,7 +108,7 @@ impl Measurement for Languages {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &LanguagesParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let list = match &asked.words {
             None => {
                 let expected = "the file of a word list: a line of languages, then a line a word";
@@ -185,7 +185,7 @@ impl Measurement for Languages {
     }
 }
 
-impl Asked {
+impl LanguagesParams {
     /// The run's own text, and the answer or all words.
     fn own(
         &self,

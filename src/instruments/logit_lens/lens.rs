@@ -22,7 +22,7 @@ use crate::model::network::site::Site;
 
 params! {
     /// What `lens` is asked.
-    pub struct Asked {
+    pub struct LensParams {
         /// how many tokens to keep in every cell
         top: Count<1, 50> = "5",
         /// how many of the last positions to read
@@ -73,20 +73,20 @@ pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
     notes
 }
 
-impl Asked {
+impl LensParams {
     fn shown(&self, lab: &Lab) -> Result<Shown> {
         Shown::of(self.show, &self.of, self.top.0, &lab.model)
     }
 }
 
 impl Measurement for Lens {
-    type Params = Asked;
+    type Params = LensParams;
     const NAME: &'static str = "lens";
     const ABOUT: &'static str = "What every layer would have said: the residual stream read through the final norm and the unembedding";
     const SOURCE: &'static str = "logit lens: nostalgebraist 2020; Kao et al. 2020 (2001.09309)";
     const STEADY: bool = true;
 
-    fn live(asked: &Asked, _card: &Card) -> bool {
+    fn live(asked: &LensParams, _card: &Card) -> bool {
         // States that ride along in the model's own product have their own norm and go through no map; and not every
         // model has a state between attention and MLP.
         asked.norm == NormOf::Own
@@ -94,17 +94,17 @@ impl Measurement for Lens {
             && asked.site.0 != Site::ResidMid
     }
 
-    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+    fn positions(asked: &LensParams, run: &Run) -> Result<Range<usize>> {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(asked: &LensParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let readout = view.readout(lab.model.card.layers);
         Ok(Needs::of(asked.shown(lab)?.ask(readout)))
     }
 
-    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(asked: &LensParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let shown = asked.shown(lab)?;
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let seen = &of.read;

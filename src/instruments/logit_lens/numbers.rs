@@ -52,13 +52,13 @@ pub(crate) enum Of {
 }
 
 /// A number of a cell.
-pub(crate) type Asked = (Show, Of);
+pub(crate) type CellNumber = (Show, Of);
 
 /// What is shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shown {
     /// The number that the figure opens with.
-    pub(crate) first: Asked,
+    pub(crate) first: CellNumber,
     /// Whose ranks are told: the answer's, or one token's.
     pub(crate) subject: Of,
     pub(crate) top: usize,
@@ -90,7 +90,7 @@ impl Shown {
     }
 
     /// Every number of a cell, in the order in which one key goes through them.
-    pub(crate) fn numbers(self) -> Vec<Asked> {
+    pub(crate) fn numbers(self) -> Vec<CellNumber> {
         let mut all = vec![
             (Show::Rank, self.subject),
             (Show::Probability, self.subject),
@@ -106,7 +106,7 @@ impl Shown {
 
     /// Where the number that the figure opens with stands among them; entropy and KL are nobody's.
     pub(crate) fn opens(self) -> usize {
-        let same = |asked: &Asked| {
+        let same = |asked: &CellNumber| {
             asked.0 == self.first.0
                 && (asked.1 == self.first.1 || matches!(asked.0, Show::Entropy | Show::Kl))
         };
@@ -131,7 +131,7 @@ impl Shown {
     }
 
     /// A number of a row. Ranks count from 1.
-    pub(crate) fn number((show, of): Asked, said: &Said) -> f32 {
+    pub(crate) fn number((show, of): CellNumber, said: &Said) -> f32 {
         let told = said.tokens.first();
         let rank = told.map(|t| t.rank() + 1.0);
         match (show, of) {
@@ -145,7 +145,7 @@ impl Shown {
     }
 
     /// What a number is, in words.
-    pub(crate) fn words((show, of): Asked, lab: &Lab) -> String {
+    pub(crate) fn words((show, of): CellNumber, lab: &Lab) -> String {
         let of = match of {
             Of::Own => String::new(),
             Of::Answer => " of the answer".into(),
@@ -161,7 +161,7 @@ impl Shown {
     }
 
     pub(crate) fn scale(
-        (show, _): Asked,
+        (show, _): CellNumber,
         lab: &Lab,
         cells: &[Vec<Cell>],
         values: &[Vec<f32>],
@@ -207,7 +207,7 @@ impl Shown {
 
     /// All numbers of a row.
     pub(crate) fn all(self, said: &Said) -> Vec<f32> {
-        let number = |asked: &Asked| Self::number(*asked, said);
+        let number = |asked: &CellNumber| Self::number(*asked, said);
         self.numbers().iter().map(number).collect()
     }
 

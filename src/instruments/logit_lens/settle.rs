@@ -17,7 +17,7 @@ use crate::lab::run::Run;
 
 params! {
     /// What `settle` is asked.
-    pub struct Asked {
+    pub struct SettleParams {
         /// how many of the last positions to read
         window: Count<1, 4096> = "64",
         site: ReadSite,
@@ -34,13 +34,13 @@ const COLUMNS: &[&str] = &[
 pub struct Settle;
 
 impl Measurement for Settle {
-    type Params = Asked;
+    type Params = SettleParams;
     const NAME: &'static str = "settle";
     const ABOUT: &'static str = "At which layer each answer settles: from there on every layer's strongest token is the model's own";
     const SOURCE: &'static str =
         "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let total = run.tokens.len();
         let start = total - asked.window.0.min(total);

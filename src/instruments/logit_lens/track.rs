@@ -28,7 +28,7 @@ choices! {
 
 params! {
     /// What `track` is asked.
-    pub struct Asked {
+    pub struct TrackParams {
         /// the tokens to follow, with | between: texts (the first token of each, spaces count) or #ID; by default the strongest of the output
         tokens: String,
         /// how many of the output's strongest tokens are followed when none are named
@@ -50,13 +50,13 @@ const MOST: usize = 12;
 pub struct Track;
 
 impl Measurement for Track {
-    type Params = Asked;
+    type Params = TrackParams;
     const NAME: &'static str = "track";
     const ABOUT: &'static str = "Tokens followed through the layers: the probability or rank that every layer would have given them";
     const SOURCE: &'static str =
         "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &TrackParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let position = asked.position.within(run.tokens.len())?;
         let tokens = asked.followed(run, lab, position)?;
@@ -117,7 +117,7 @@ impl Measurement for Track {
     }
 }
 
-impl Asked {
+impl TrackParams {
     /// The tokens that are followed.
     fn followed(&self, run: &Run, lab: &mut Lab, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();

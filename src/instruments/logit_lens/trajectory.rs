@@ -21,7 +21,7 @@ use crate::model::network::site::{Address, Site};
 
 params! {
     /// What `trajectory` is asked.
-    pub struct Asked {
+    pub struct TrajectoryParams {
         /// the position that is read; negative counts from the end
         position: Position,
         norm: NormOf,
@@ -47,12 +47,12 @@ const COLUMNS: &[&str] = &[
 pub struct Trajectory;
 
 impl Measurement for Trajectory {
-    type Params = Asked;
+    type Params = TrajectoryParams;
     const NAME: &'static str = "trajectory";
     const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let position = asked.position.within(run.tokens.len())?;
         let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, lab)?;
         let readout = Readout {

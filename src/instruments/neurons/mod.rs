@@ -39,7 +39,7 @@ choices! {
 
 params! {
     /// What `neurons` is asked.
-    pub struct Asked {
+    pub struct NeuronsParams {
         /// how many neurons to list at every position
         count: Count<1, 200> = "12",
         /// size: |activation| times the value vector's length; effect: on the logit of the token
@@ -59,7 +59,7 @@ params! {
 pub struct Neurons;
 
 impl Measurement for Neurons {
-    type Params = Asked;
+    type Params = NeuronsParams;
     const NAME: &'static str = "neurons";
     const ABOUT: &'static str =
         "The neurons that wrote most at each position, and the tokens their value vectors promote";
@@ -67,15 +67,15 @@ impl Measurement for Neurons {
         "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const STEADY: bool = true;
 
-    fn live(asked: &Asked, card: &Card) -> bool {
+    fn live(asked: &NeuronsParams, card: &Card) -> bool {
         !card.neuron_layers.is_empty() && !asked.total
     }
 
-    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+    fn positions(asked: &NeuronsParams, run: &Run) -> Result<Range<usize>> {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(asked: &NeuronsParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         let favoured = || Readout {
             at: vec![Site::ResidPost.at(lab.model.card.layers - 1)],
             top: 1,
@@ -87,7 +87,7 @@ impl Measurement for Neurons {
         })
     }
 
-    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(asked: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let sights = Sight::of(of, &lab.model)?;
         let chosen = Target::chosen(asked.token.as_deref(), &lab.model)?;
         let mut pages = Vec::with_capacity(sights.len());
@@ -109,7 +109,7 @@ impl Measurement for Neurons {
     }
 }
 
-impl Asked {
+impl NeuronsParams {
     fn page(&self, sight: &Sight, target: Target, run: &Run, lab: &mut Lab) -> Result<Page> {
         let neurons = self.ranked(sight, target, lab)?;
         lab.cards.prepare(&lab.model, &neurons)?;

@@ -17,7 +17,7 @@ use crate::model::network::finite::order;
 
 params! {
     /// What `promoters` is asked.
-    pub struct Asked {
+    pub struct PromotersParams {
         /// the token: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one
         token: String,
         /// how many neurons on each side
@@ -33,15 +33,15 @@ const COLUMNS: &[&str] = &["neuron", "logit", "length", "promotes", "suppresses"
 pub struct Promoters;
 
 impl Measurement for Promoters {
-    type Params = Asked;
+    type Params = PromotersParams;
     const NAME: &'static str = "promoters";
     const ABOUT: &'static str =
         "The value vectors of all layers that promote a token most, and those that suppress it";
     const SOURCE: &'static str =
         "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.token.is_empty());
+    const READS: Reads<PromotersParams> = Reads::TextWhere(|asked| asked.token.is_empty());
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &PromotersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let layers = lab.model.card.neuron_layers.clone();
         if layers.is_empty() {
             return Err(lab.model.transformer.no_neurons());

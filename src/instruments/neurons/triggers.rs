@@ -24,7 +24,7 @@ choices! {
 
 params! {
     /// What `triggers` is asked.
-    pub struct Asked {
+    pub struct TriggersParams {
         /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
         neuron: String,
         /// a text file, read from beginning to end whatever its size; by default the run's own text
@@ -50,14 +50,14 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 pub struct Triggers;
 
 impl Measurement for Triggers {
-    type Params = Asked;
+    type Params = TriggersParams;
     const NAME: &'static str = "triggers";
     const ABOUT: &'static str = "What triggers a neuron: the places of a text file where it is most active, and whether its value agrees";
     const SOURCE: &'static str = "trigger prefixes: Geva et al. 2021 (2012.14913)";
-    const READS: Reads<Asked> =
+    const READS: Reads<TriggersParams> =
         Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &TriggersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
         let scanner = Scanner {
             layer: usize::from(layer),

@@ -15,7 +15,7 @@ use crate::lab::value_card::{Reading, SIDE};
 
 params! {
     /// What `value` is asked.
-    pub struct Asked {
+    pub struct ValueParams {
         /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
         neuron: String,
         /// how many tokens on each side
@@ -38,13 +38,13 @@ const COLUMNS: &[&str] = &[
 pub struct Value;
 
 impl Measurement for Value {
-    type Params = Asked;
+    type Params = ValueParams;
     const NAME: &'static str = "value";
     const ABOUT: &'static str = "The tokens that one neuron's value vector promotes and suppresses, through the final norm's gain and raw";
     const SOURCE: &'static str = "value vectors: Geva et al. 2022 (2203.14680)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.neuron.is_empty());
+    const READS: Reads<ValueParams> = Reads::TextWhere(|asked| asked.neuron.is_empty());
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &ValueParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
         let gained = lab
             .cards

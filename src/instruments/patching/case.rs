@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{Asked, Pairing};
+use super::{Pairing, PatchingParams};
 use crate::error::{Error, Result};
 use crate::instruments::params::{Kind, ParameterValue, Position};
 use crate::instruments::patching::contrast::{
@@ -32,8 +32,8 @@ pub struct Case {
 }
 
 /// The pairs of runs that were asked for, and the noise if they are told apart by noise.
-pub fn cases(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<(Vec<Case>, Option<f64>)> {
-    let Asked {
+pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Case>, Option<f64>)> {
+    let PatchingParams {
         corrupt, subject, ..
     } = asked;
     if let Some(file) = &asked.pairs {
@@ -109,7 +109,7 @@ pub fn cases(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<(Vec<Case>, Opti
     }
 }
 
-impl Asked {
+impl PatchingParams {
     /// Whether prompts of unequal length are paired from their ends.
     fn ends(&self) -> bool {
         self.align == Pairing::Ends
@@ -117,7 +117,7 @@ impl Asked {
 }
 
 /// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
-fn of_prompts(asked: &Asked, pair: Contrast, run: &Run, lab: &Lab) -> Result<Case> {
+fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> Result<Case> {
     let read = |text: &str| -> Result<Run> {
         let tokens = lab.model.encode(text, asked.chat)?;
         lab.model.check_prompt(&tokens)?;
@@ -232,7 +232,7 @@ impl HeadsAt {
 }
 
 /// The pairs of positions that heads are patched at in every case; refused where a case has none.
-pub fn heads_pairs(asked: &Asked, cases: &[Case]) -> Result<Vec<Vec<(usize, usize)>>> {
+pub fn heads_pairs(asked: &PatchingParams, cases: &[Case]) -> Result<Vec<Vec<(usize, usize)>>> {
     let found = |(i, case)| {
         let pairs = asked.positions.pairs(case);
         pairs.map_err(|error| match &asked.pairs {

@@ -65,7 +65,7 @@ impl ParameterValue for Deviations {
 
 params! {
     /// What `patching` is asked.
-    pub struct Asked {
+    pub struct PatchingParams {
         /// the corrupted prompt, beside the run's own, which is the clean one; without one, the subject is noised
         corrupt: Option<String>,
         /// the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt; by default everything after the first token
@@ -97,7 +97,7 @@ params! {
     }
 }
 
-impl Asked {
+impl PatchingParams {
     /// Whether the corrupted run is the clean one with noise.
     fn noised(&self) -> bool {
         self.pairs.is_none() && self.corrupt.is_none()
@@ -108,14 +108,14 @@ impl Asked {
 pub struct Patching;
 
 impl Measurement for Patching {
-    type Params = Asked;
+    type Params = PatchingParams;
     const NAME: &'static str = "patching";
     const ABOUT: &'static str = "Which states carry what a clean prompt says and a corrupted one does not, by layer and position or by head";
     const SOURCE: &'static str = "activation patching, causal tracing: Meng et al. 2022 (2202.05262), Zhang and Nanda 2023 (2309.16042)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.pairs.is_none());
+    const READS: Reads<PatchingParams> = Reads::TextWhere(|asked| asked.pairs.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &PatchingParams, tokens: usize, card: &Card) -> Option<Cost> {
         // How many pairs there are is not known before they are read.
         if asked.pairs.is_some() {
             return None;
@@ -132,7 +132,7 @@ impl Measurement for Patching {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let mut plan = plan::Plan::read(asked, run, lab)?;
         let found = plan.measure(run, lab)?;
         let nulls = match plan.nulls(run, lab, &found) {

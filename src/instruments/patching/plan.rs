@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
-use super::{Asked, Control, Patching, Wanted, Way};
+use super::{Control, Patching, PatchingParams, Wanted, Way};
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::figure::Unit;
@@ -134,7 +134,7 @@ pub struct Found {
 /// What is patched where.
 pub struct Plan<'a> {
     /// What was asked.
-    pub asked: &'a Asked,
+    pub asked: &'a PatchingParams,
     /// The cells, column after column, layers rising.
     pub spots: Vec<Spot>,
     /// The standard deviation of the noise, where there is any.
@@ -157,7 +157,7 @@ enum Which {
 
 impl<'a> Plan<'a> {
     /// Reads what was asked for.
-    pub fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+    pub fn read(asked: &'a PatchingParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let window = asked.window.0;
         if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";

@@ -1,7 +1,7 @@
 //! What a Patchscope can be asked: its parameters and the values that only they have.
 //!
 //! Invariant: what can be told without a model is told here; how many layers it has comes in with `within`. To add a parameter,
-//! add a field to [`Asked`].
+//! add a field to [`PatchscopeParams`].
 
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ impl StateSite {
 
 params! {
     /// What `patchscope` is asked.
-    pub struct Asked {
+    pub struct PatchscopeParams {
         /// the target prompt: a built-in one, or yours from the library or from templates.toml in the config folder
         template: TemplateName = "description",
         /// source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding
@@ -106,7 +106,7 @@ params! {
     }
 }
 
-impl Asked {
+impl PatchscopeParams {
     /// Whether the run's own states are read.
     pub(super) fn of_the_run(&self) -> bool {
         self.from == SourceTexts::Run && self.attributes.is_none()

@@ -21,7 +21,7 @@ pub mod target;
 pub mod templates;
 mod words;
 
-use self::asked::{Asked, Show, SourceTexts};
+use self::asked::{PatchscopeParams, Show, SourceTexts};
 use self::plan::Plan;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
@@ -34,14 +34,14 @@ use crate::model::Card;
 pub struct Patchscope;
 
 impl Measurement for Patchscope {
-    type Params = Asked;
+    type Params = PatchscopeParams;
     const NAME: &'static str = "patchscope";
     const ABOUT: &'static str = "What a hidden state means when another prompt reads it, for one source layer or all of them";
     const SOURCE: &'static str = "Patchscopes: Ghandeharioun et al. 2024 (2401.06102)";
-    const READS: Reads<Asked> = Reads::TextWhere(Asked::of_the_run);
+    const READS: Reads<PatchscopeParams> = Reads::TextWhere(PatchscopeParams::of_the_run);
     const READS_CELL: bool = true;
 
-    fn cost(asked: &Asked, _tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<Cost> {
         // How many sources a file holds is not known before it is read.
         if matches!(asked.from, SourceTexts::List(_)) || asked.attributes.is_some() {
             return None;
@@ -50,7 +50,7 @@ impl Measurement for Patchscope {
         Some(Cost { passes, tokens })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let plan = Plan::new(asked, run, lab)?;
         let drawn = match (asked.attributes.is_none(), asked.show) {
             (true, Show::Grid) => grid::draw(&plan, lab)?,

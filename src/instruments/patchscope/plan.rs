@@ -3,7 +3,7 @@
 //! Invariant: everything that was asked is checked here, so that a sweep never stops on it after its first passes.
 
 use super::Patchscope;
-use super::asked::{Asked, Layer, LayerPair, MapChoice, Show, SourceTexts, Unrelated};
+use super::asked::{Layer, LayerPair, MapChoice, PatchscopeParams, Show, SourceTexts, Unrelated};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
@@ -33,7 +33,7 @@ pub(super) struct Source {
 
 /// The whole plan.
 pub(super) struct Plan<'a> {
-    pub(super) asked: &'a Asked,
+    pub(super) asked: &'a PatchscopeParams,
     pub(super) template: Template,
     /// Source layers.
     pub(super) layers: Vec<Layer>,
@@ -65,7 +65,7 @@ pub(super) fn spelled(layer: Layer) -> String {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+    pub(super) fn new(asked: &'a PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
         let watched = match &asked.answers {
             None => Vec::new(),

@@ -33,7 +33,7 @@ choices! {
 
 params! {
     /// What `residual` is asked.
-    pub struct Asked {
+    pub struct ResidualParams {
         /// whose logit is taken apart: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
         token: Option<String>,
         /// layer: every write; head, neuron: what writes are made of; source: the tokens that attention read
@@ -57,32 +57,32 @@ params! {
 pub struct Residual;
 
 impl Measurement for Residual {
-    type Params = Asked;
+    type Params = ResidualParams;
     const NAME: &'static str = "residual";
     const ABOUT: &'static str = "Where a logit came from: the residual stream as a sum of writes, opened to heads, neurons and source tokens";
     const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)";
     // What an edit of the stream moves is a row of its own.
     const ROWS_FOLLOW_EDITS: bool = true;
 
-    fn live(asked: &Asked, card: &Card) -> bool {
+    fn live(asked: &ResidualParams, card: &Card) -> bool {
         asked.by == By::Layer && asked.position == Position(-1) && !card.norms_stream
     }
 
-    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+    fn positions(asked: &ResidualParams, run: &Run) -> Result<Range<usize>> {
         let end = asked.position.within(run.tokens.len())? + 1;
         Ok(end - asked.window.0.min(end)..end)
     }
 
-    fn needs(_asked: &Asked, run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(_asked: &ResidualParams, run: &Run, lab: &Lab) -> Result<Needs> {
         needs(&lab.model, run)
     }
 
-    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(asked: &ResidualParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let sum = Attribution::read(lab, of, asked.question(lab)?)?;
         Ok(asked.by_layer(&sum, &of.run, lab))
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &ResidualParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         check_sum(&lab.model)?;
         let positions = Self::positions(asked, run)?;
         let question = asked.question(lab)?;
@@ -98,7 +98,7 @@ impl Measurement for Residual {
     }
 }
 
-impl Asked {
+impl ResidualParams {
     fn question(&self, lab: &Lab) -> Result<Question> {
         Ok(Question {
             target: Target::chosen(self.token.as_deref(), &lab.model)?,

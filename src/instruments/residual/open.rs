@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Asked, all_addresses, spelled, targets, with_rests};
+use super::{ResidualParams, all_addresses, spelled, targets, with_rests};
 use crate::error::{Error, Result};
 use crate::figure::{
     Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
@@ -51,7 +51,7 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
     (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
 }
 
-impl Asked {
+impl ResidualParams {
     /// The layers that are opened.
     fn opened(&self, lab: &Lab) -> Result<Vec<usize>> {
         let layers = lab.model.card.layers;

@@ -26,7 +26,7 @@ choices! {
 
 params! {
     /// What `meters` is asked.
-    pub struct Asked {
+    pub struct MetersParams {
         /// a loaded direction's name or a file, a row a layer; or all that are loaded, a row each at its home layer
         direction: String = "all",
         /// where in the block the stream is read
@@ -53,21 +53,21 @@ struct Meter {
 }
 
 impl Measurement for Meters {
-    type Params = Asked;
+    type Params = MetersParams;
     const NAME: &'static str = "meters";
     const ABOUT: &'static str =
         "How far every token's residual stream lies along each loaded direction";
     const SOURCE: &'static str = "projections on a direction: Arditi et al. 2024 (2406.11717)";
 
-    fn live(asked: &Asked, card: &Card) -> bool {
+    fn live(asked: &MetersParams, card: &Card) -> bool {
         asked.layer.within(card.layers).is_ok()
     }
 
-    fn positions(asked: &Asked, run: &Run) -> Result<Range<usize>> {
+    fn positions(asked: &MetersParams, run: &Run) -> Result<Range<usize>> {
         Ok(last(asked.window.0, run))
     }
 
-    fn needs(asked: &Asked, _run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(asked: &MetersParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         let meters = asked.meters(lab)?;
         let mut record: Vec<Address> = meters.iter().map(|m| asked.site().at(m.layer)).collect();
         record.sort_unstable();
@@ -78,7 +78,7 @@ impl Measurement for Meters {
         })
     }
 
-    fn figure(asked: &Asked, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(asked: &MetersParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let meters = asked.meters(lab)?;
         if meters.is_empty() {
             return Ok(nothing(lab));
@@ -145,7 +145,7 @@ fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
     }
 }
 
-impl Asked {
+impl MetersParams {
     fn site(&self) -> Site {
         match self.site {
             At::Pre => Site::ResidPre,

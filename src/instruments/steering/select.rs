@@ -35,7 +35,7 @@ choices! {
 
 params! {
     /// What `select` is asked.
-    pub struct Asked {
+    pub struct SelectParams {
         /// a file of prompts that show the behaviour, one a line
         plus: Option<PathBuf>,
         /// a file of prompts that do not
@@ -75,14 +75,14 @@ const POSITIONS: usize = 64;
 pub struct Select;
 
 impl Measurement for Select {
-    type Params = Asked;
+    type Params = SelectParams;
     const NAME: &'static str = "select";
     const ABOUT: &'static str =
         "Which layer and position give the direction that switches a behaviour off and on";
     const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
-    const READS: Reads<Asked> = Reads::Others;
+    const READS: Reads<SelectParams> = Reads::Others;
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &SelectParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let save = &asked.save;
         check_folder(save.as_deref())?;
         if let Some(path) = save {
@@ -135,7 +135,7 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
     }
 }
 
-impl Asked {
+impl SelectParams {
     /// The prompts that make candidates, and those that measure them.
     fn sides(&self, run: &Run, lab: &Lab) -> Result<(Sides, Sides)> {
         let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {

@@ -58,7 +58,7 @@ choices! {
 
 params! {
     /// What `sweep` is asked.
-    pub struct Asked {
+    pub struct SweepParams {
         /// a loaded direction's name, or a file; by default the first that is loaded
         direction: Option<String>,
         /// the operation at every cell
@@ -94,14 +94,14 @@ const NULL: &str = "sweep's null";
 pub struct Sweep;
 
 impl Measurement for Sweep {
-    type Params = Asked;
+    type Params = SweepParams;
     const NAME: &'static str = "sweep";
     const ABOUT: &'static str = "What a direction does at every layer and at several strengths: to the next token, or to a list of prompts";
     const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
-    const READS: Reads<Asked> = Reads::TextWhere(|asked| asked.prompts.is_none());
+    const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &Asked, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<Cost> {
         // How long a list's prompts are is not known before they are read.
         if asked.prompts.is_some() {
             return None;
@@ -117,7 +117,7 @@ impl Measurement for Sweep {
         })
     }
 
-    fn measure(asked: &Asked, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(asked: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let plan = Plan::read(asked, run, lab)?;
         let mut null = lab.direction(&plan.direction)?;
         for (_, vector) in &mut null.rows {
@@ -130,7 +130,7 @@ impl Measurement for Sweep {
     }
 }
 
-impl Asked {
+impl SweepParams {
     fn edit(&self, direction: &str, layer: usize, strength: f32) -> Result<Edit> {
         format!(
             "{}:{direction}@{}.{layer}:{}*{strength}",

@@ -3,7 +3,7 @@
 //! Invariant: a cell and its null are one trial, measured together or not at all. To measure something else of every cell,
 //! add a variant of [`Measure`] and a field of [`Outcome`].
 
-use super::{Asked, Colour, Match, NULL, Null, Sweep};
+use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
@@ -64,7 +64,7 @@ impl Measure {
 
 /// A sweep, read from its parameters.
 pub(crate) struct Plan<'a> {
-    pub(crate) asked: &'a Asked,
+    pub(crate) asked: &'a SweepParams,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
     pub(crate) measure: Measure,
@@ -79,7 +79,7 @@ pub(crate) struct Found {
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn read(asked: &'a Asked, run: &Run, lab: &mut Lab) -> Result<Self> {
+    pub(crate) fn read(asked: &'a SweepParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let subject = match &asked.prompts {
             None => {
                 lab.model.check_prompt(&run.tokens)?;
