@@ -13,8 +13,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::capture::{Capture, Needs};
 use super::guard::not_finite;
-use super::lab::{Lab, reading};
+use super::lab::Lab;
 use super::run::Run;
+use super::sample::{NO_TOKEN, top};
 use super::target::Target;
 use crate::edit::op::Op;
 use crate::error::{Error, Result};
@@ -307,7 +308,7 @@ fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<T
                     "What the unembedding makes of the stream is",
                 ));
             }
-            let favoured = || Target::one(reading(&row, known, 1).first().0);
+            let favoured = || Target::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
             let target = question.target.unwrap_or_else(favoured);
             let mean = if question.centred && target.less.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64

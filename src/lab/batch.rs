@@ -5,96 +5,59 @@
 
 use std::path::Path;
 
+use super::capture::{After, Capture, Output};
 use super::lab::Lab;
-use super::pass::{Logits, Pass, RowCapture};
+use super::pass::Pass;
+use super::readout::Said;
 use super::run::Run;
 use super::target::first_token;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 
-/// What a prompt goes on with, greedily.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Continuation {
-    /// Logits after the prompt, `[vocab]`.
-    pub first: Vec<f32>,
-    /// The tokens that follow, an end token included.
-    pub tokens: Vec<u32>,
-}
-
-/// The model's own logits after the last token of every prompt, `[prompts][vocab]`.
+/// The model's own output after the last token of every prompt.
 ///
 /// # Errors
 ///
 /// When a prompt does not fit, an edit cannot be applied, or the work was stopped.
-pub fn last_logits(
+pub fn last_of(
     lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
-) -> Result<Vec<Vec<f32>>> {
-    let read = lab.run(&Pass {
-        logits: Logits::Last(1),
-        ..Pass::texts(under(schedule), prompts.iter().cloned())
-    })?;
-    let last = |mut row: RowCapture| row.logits.pop().unwrap_or_default();
+    output: &Output,
+) -> Result<Vec<Said>> {
+    let read = lab.run(&Pass::prompts(prompts, schedule, output.clone()))?;
+    let last = |mut row: Capture| row.output.pop().unwrap_or_default();
     Ok(read.into_iter().map(last).collect())
-}
-
-/// Continues every prompt greedily by at most `count` tokens (one at least), in the order of the prompts.
-///
-/// # Errors
-///
-/// As [`last_logits`].
-pub fn continuations(
-    lab: &mut Lab,
-    prompts: &[Vec<u32>],
-    schedule: &Schedule,
-    count: usize,
-) -> Result<Vec<Continuation>> {
-    let read = lab.run(&Pass {
-        logits: Logits::Last(1),
-        tail: count.max(1),
-        ..Pass::texts(under(schedule), prompts.iter().cloned())
-    })?;
-    let continuation = |mut row: RowCapture| Continuation {
-        first: row.logits.pop().unwrap_or_default(),
-        tokens: row.tail,
-    };
-    Ok(read.into_iter().map(continuation).collect())
-}
-
-/// Nothing yet, under a schedule.
-fn under(schedule: &Schedule) -> Run {
-    Run {
-        schedule: schedule.clone(),
-        ..Run::plain(Vec::new())
-    }
 }
 
 /// How surprising each prompt's continuation is to the unedited model: mean negative log-likelihood a token, nats.
 ///
 /// # Errors
 ///
-/// As [`last_logits`].
-pub fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[Continuation]) -> Result<Vec<f64>> {
+/// As [`last_of`].
+pub fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[&[u32]]) -> Result<Vec<f64>> {
     // The last token of a text is predicted and not read.
-    let texts: Vec<Vec<u32>> = prompts
-        .iter()
-        .zip(written)
-        .map(|(prompt, c)| [prompt.as_slice(), &c.tokens[..c.tokens.len() - 1]].concat())
-        .collect();
-    let most = written.iter().map(|c| c.tokens.len()).max().unwrap_or(0);
+    let texts = prompts.iter().zip(written);
+    let texts = texts.map(|(prompt, tail)| [prompt, &tail[..tail.len() - 1]].concat());
+    let output = Output {
+        after: After::Last(written.iter().map(|tail| tail.len()).max().unwrap_or(0)),
+        each: written.iter().map(|tail| tail.to_vec()).collect(),
+        ..Output::default()
+    };
     let pass = Pass {
-        logits: Logits::Last(most),
+        output,
         ..Pass::texts(Run::default(), texts)
     };
-    lab.run_map(&pass, |_, i, row| {
-        let tokens = &written[i].tokens;
-        let rows = row.log_probs();
-        let own = &rows[rows.len() - tokens.len()..];
-        let pairs = own.iter().zip(tokens);
-        let total: f64 = pairs.map(|(row, t)| -f64::from(row[*t as usize])).sum();
-        total / tokens.len() as f64
-    })
+    let nats = |row: Capture| {
+        let own: Vec<_> = row
+            .output
+            .into_iter()
+            .flat_map(|said| said.tokens)
+            .collect();
+        let total: f64 = own.iter().map(|told| -f64::from(told.logprob)).sum();
+        total / own.len() as f64
+    };
+    Ok(lab.run(&pass)?.into_iter().map(nats).collect())
 }
 
 /// The prompts of a file: one a line, empty lines left out.

@@ -1,6 +1,6 @@
 //! The lab: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
 //!
-//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; recordings are
+//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; captures are
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
 
 use std::collections::HashMap;
@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
+use super::capture::{After, Capture, Output};
 use super::guard::{Guard, not_finite};
-use super::pass::{Logits, Pass};
+use super::pass::Pass;
 use super::progress::WorkProgress;
-use super::run::{Recording, Run};
-use super::sample::{NO_TOKEN, log_sum_exp, top};
+use super::readout::{Ask, Said, read};
+use super::run::Run;
+use super::sample::NO_TOKEN;
 use super::shared::SharedRun;
 use super::target::Target;
 use super::unfinished::Unfinished;
@@ -35,16 +36,6 @@ use crate::text;
 
 /// Bytes of recordings that are kept, unless told otherwise.
 const BUDGET: usize = 512 << 20;
-
-/// Rows that go through the unembedding at once.
-const CHUNK: usize = 64;
-
-/// One row of logits, read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    /// The strongest tokens and their probabilities.
-    pub top: Vec<(u32, f32)>,
-}
 
 /// A model on the lab.
 pub struct Lab {
@@ -73,7 +64,7 @@ pub struct Lab {
     pub budget: usize,
     /// The text of the null, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
-    kept: Vec<(u64, Arc<Recording>)>,
+    captures: Vec<(u64, Arc<Capture>)>,
     /// Runs that passes go on from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
     /// Tokens as safe visible text, filled as they are asked for.
@@ -98,7 +89,7 @@ impl Lab {
             pace: None,
             cards: ValueCards::default(),
             budget: BUDGET,
-            kept: Vec::new(),
+            captures: Vec::new(),
             shared_runs: Vec::new(),
         }
     }
@@ -161,46 +152,43 @@ impl Lab {
 
     /// Runs the tokens in one pass and keeps the values at `wanted`, all positions.
     /// Sites after the last block cost an unembedding of every position.
-    pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Recording>> {
-        self.model.check_prompt(&run.tokens)?;
-        wanted.iter().try_for_each(|a| self.model.offers(*a))?;
-        let key = self.key(run);
-        if let Some((_, held)) = self.kept.iter().find(|(k, r)| *k == key && r.holds(wanted)) {
-            return Ok(held.clone());
-        }
-        let since = std::time::Instant::now();
-        let read = self.run_one(&recorded(run, wanted))?;
-        let recording = Arc::new(read.recording(false));
-        let seconds = since.elapsed().as_secs_f32();
-        self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
-        self.keep(key, recording.clone());
-        Ok(recording)
+    pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
+        self.kept(run, wanted, false)
     }
 
     /// As [`Lab::record`], with the model's own logits after the last position, of the same pass.
-    pub fn record_with_output(
-        &mut self,
-        run: &Run,
-        wanted: &[Address],
-    ) -> Result<(Arc<Recording>, Vec<f32>)> {
+    pub fn record_with_output(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
+        self.kept(run, wanted, true)
+    }
+
+    fn kept(&mut self, run: &Run, wanted: &[Address], output: bool) -> Result<Arc<Capture>> {
         self.model.check_prompt(&run.tokens)?;
         wanted.iter().try_for_each(|a| self.model.offers(*a))?;
         let key = self.key(run);
-        let held = self.kept.iter().find_map(|(k, r)| {
-            let output = r.output.clone().filter(|_| *k == key && r.holds(wanted))?;
-            Some((r.clone(), output))
-        });
-        if let Some(held) = held {
-            return Ok(held);
+        let serves = |(k, held): &&(u64, Arc<Capture>)| {
+            *k == key && held.holds(wanted) && (!output || !held.output.is_empty())
+        };
+        if let Some((_, held)) = self.captures.iter().find(serves) {
+            return Ok(held.clone());
         }
-        let read = self.run_one(&Pass {
-            logits: Logits::Last(1),
-            ..recorded(run, wanted)
-        })?;
-        let recording = Arc::new(read.recording(true));
-        self.keep(key, recording.clone());
-        let output = recording.output.clone().unwrap_or_default();
-        Ok((recording, output))
+        let since = std::time::Instant::now();
+        let after = if output {
+            After::Last(1)
+        } else {
+            After::Nothing
+        };
+        let capture = Arc::new(self.run_one(&Pass {
+            record: wanted.to_vec(),
+            ..Pass::after(run.clone(), Output::whole(after))
+        })?);
+        let seconds = since.elapsed().as_secs_f32();
+        self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
+        self.captures.push((key, capture.clone()));
+        let bytes = |all: &[(u64, Arc<Capture>)]| all.iter().map(|(_, c)| c.bytes()).sum::<usize>();
+        while self.captures.len() > 1 && bytes(&self.captures) > self.budget {
+            self.captures.remove(0);
+        }
+        Ok(capture)
     }
 
     /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does
@@ -224,64 +212,30 @@ impl Lab {
         digest.finish()
     }
 
-    fn keep(&mut self, key: u64, recording: Arc<Recording>) {
-        self.kept.push((key, recording));
-        while self.kept.len() > 1
-            && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > self.budget
-        {
-            self.kept.remove(0);
-        }
+    /// What a run says after its last token.
+    pub fn last(&mut self, run: &Run, output: Output) -> Result<Said> {
+        let capture = self.run_one(&Pass::after(run.clone(), output))?;
+        Ok(capture.last().clone())
     }
 
-    /// As [`Lab::record`] where the numbers are not finite, for those who want to look at them all the same.
-    pub fn record_as_is(&mut self, run: &Run, wanted: &[Address]) -> Result<Recording> {
-        let pass = Pass {
-            lenient: true,
-            ..recorded(run, wanted)
-        };
-        Ok(self.run_one(&pass)?.recording(false))
+    /// The token that a run favours.
+    pub fn favoured(&mut self, run: &Run) -> Result<u32> {
+        Ok(self.last(run, Output::top(1))?.first().0)
     }
 
     /// The model's own logits after the last position of a run: `[vocab]`.
     pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
-        let mut read = self.run_one(&Pass {
-            logits: Logits::Last(1),
-            ..Pass::of(run.clone())
-        })?;
-        Ok(read.logits.pop().unwrap_or_default())
+        Ok(self.last(run, Output::whole(After::Last(1)))?.logits)
     }
 
-    /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
-    pub fn log_probs(&mut self, run: &Run, window: usize) -> Result<Vec<Vec<f32>>> {
-        let read = self.run_one(&Pass {
-            logits: Logits::Last(window),
-            ..Pass::of(run.clone())
-        })?;
-        Ok(read.log_probs())
-    }
-
-    /// The strongest `k` tokens of each residual row `[n, d_model]`, through final norm and unembedding.
-    pub fn read(&mut self, rows: &Tensor, k: usize) -> Result<Vec<Reading>> {
-        let count = rows.dim(0)?;
-        let known = self.model.known_tokens();
-        let mut out = Vec::with_capacity(count);
-        let mut start = 0;
-        while start < count {
-            self.report(start as f32 / count as f32)?;
-            let size = CHUNK.min(count - start);
-            let logits = self.unembedded(&rows.narrow(0, start, size)?)?;
-            out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
-            if out.iter().any(|read| read.top.is_empty()) {
-                return Err(self.not_finite("What the unembedding makes of the stream is"));
-            }
-            start += size;
+    /// What residual rows `[n, d_model]` say, through final norm and unembedding.
+    pub fn read(&mut self, rows: &Tensor, ask: &Ask) -> Result<Vec<Said>> {
+        let rows = self.model.transformer.prepared(rows, None)?;
+        let out = read(&self.model, &rows, ask, &mut |done| self.report(done))?;
+        if out.iter().all(Said::is_finite) {
+            return Ok(out);
         }
-        Ok(out)
-    }
-
-    /// What final norm and unembedding make of residual rows `[n, d_model]`: logits `[n][vocab]`.
-    pub fn unembedded(&self, rows: &Tensor) -> Result<Vec<Vec<f32>>> {
-        Ok(self.model.transformer.unembed(rows)?.to_vec2()?)
+        Err(self.not_finite("What the unembedding makes of the stream is"))
     }
 
     /// The guard of a pass.
@@ -337,31 +291,5 @@ impl Target {
             None => lab.visible(self.token),
             Some(less) => format!("{} − {}", lab.visible(self.token), lab.visible(less)),
         }
-    }
-}
-
-/// A run of which every position is recorded.
-fn recorded(run: &Run, wanted: &[Address]) -> Pass {
-    Pass {
-        record: wanted.to_vec(),
-        ..Pass::of(run.clone())
-    }
-}
-
-impl Reading {
-    /// The strongest token and its probability, [`NO_TOKEN`] and not-a-number where the row is no distribution.
-    pub fn first(&self) -> (u32, f32) {
-        self.top.first().copied().unwrap_or((NO_TOKEN, f32::NAN))
-    }
-}
-
-/// Softmax statistics and the strongest tokens of one row of logits.
-pub fn reading(row: &[f32], known: usize, k: usize) -> Reading {
-    let total = log_sum_exp(row);
-    Reading {
-        top: top(row, known, k)
-            .into_iter()
-            .map(|(id, z)| (id, (z - total).exp()))
-            .collect(),
     }
 }

@@ -37,4 +37,4 @@ pub mod value_card;
 pub(crate) mod watch;
 pub mod writer;
 
-pub use self::lab::{Lab, Reading, reading};
+pub use self::lab::Lab;

@@ -3,18 +3,16 @@
 //!
 //! Invariant: a row's answer depends on its own text, patches and knockout alone, to the rounding of wider products. To
 //! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
-//! it, add a field to [`Pass`] and one to [`RowCapture`].
+//! it, add a field to [`Pass`] and one to [`super::capture::Capture`].
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
-use super::run::{Recording, Run};
-use super::sample::log_softmax;
+use super::capture::Output;
+use super::run::Run;
 use crate::edit::positions::Positions;
-use crate::edit::receipt::Receipt;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::network::site::{Address, Axis, Site};
@@ -186,18 +184,6 @@ impl PassRow {
     }
 }
 
-/// After which positions the model's own logits are wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Logits {
-    /// After none.
-    #[default]
-    None,
-    /// After the last so many.
-    Last(usize),
-    /// After this one.
-    After(usize),
-}
-
 /// What is read, and what is wanted of it.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
@@ -217,8 +203,8 @@ pub struct Pass {
     pub rows: Vec<PassRow>,
     /// Addresses that are recorded of plain rows, from position `from` on.
     pub record: Vec<Address>,
-    /// Which logits are wanted.
-    pub logits: Logits,
+    /// What is wanted of the model's own output.
+    pub output: Output,
     /// By how many tokens every row is continued greedily, an end token included.
     pub tail: usize,
 }
@@ -233,6 +219,26 @@ impl Pass {
         }
     }
 
+    /// A run alone, and what its last token is followed by.
+    pub fn after(run: Run, output: Output) -> Self {
+        Self {
+            output,
+            ..Self::of(run)
+        }
+    }
+
+    /// Prompts side by side under a schedule.
+    pub fn prompts(prompts: &[Vec<u32>], schedule: &Schedule, output: Output) -> Self {
+        let run = Run {
+            schedule: schedule.clone(),
+            ..Run::plain(Vec::new())
+        };
+        Self {
+            output,
+            ..Self::texts(run, prompts.iter().cloned())
+        }
+    }
+
     /// Texts of their own under the same edits.
     pub fn texts(run: Run, texts: impl IntoIterator<Item = Vec<u32>>) -> Self {
         let row = |tokens| PassRow {
@@ -244,54 +250,5 @@ impl Pass {
             rows: texts.into_iter().map(row).collect(),
             ..Self::default()
         }
-    }
-}
-
-/// What a row of a pass comes to.
-#[derive(Clone, Debug, Default)]
-pub struct RowCapture {
-    /// The model's own logits after each position that was asked for, `[positions][vocab]`.
-    pub logits: Vec<Vec<f32>>,
-    /// What was recorded, without the batch dimension.
-    pub recorded: HashMap<Address, Tensor>,
-    /// What the edits did, in a plain row.
-    pub receipts: Vec<Receipt>,
-    /// What the row was continued with.
-    pub tail: Vec<u32>,
-    /// Whether the continuation broke off because its numbers were not finite any more.
-    pub silent: bool,
-}
-
-impl RowCapture {
-    /// Logits after the last position that was asked for, `[vocab]`; empty where none was.
-    pub fn last(&self) -> &[f32] {
-        self.logits.last().map_or(&[], Vec::as_slice)
-    }
-
-    /// Natural log-probabilities after each position that was asked for, `[positions][vocab]`.
-    pub fn log_probs(mut self) -> Vec<Vec<f32>> {
-        self.logits.par_iter_mut().for_each(|row| log_softmax(row));
-        self.logits
-    }
-
-    /// As a recording, with its logits where they are those after the last position.
-    pub(super) fn recording(mut self, with_output: bool) -> Recording {
-        Recording {
-            output: self.logits.pop().filter(|_| with_output),
-            tensors: self.recorded,
-            receipts: self.receipts,
-        }
-    }
-
-    /// A recorded value.
-    ///
-    /// # Errors
-    ///
-    /// When it was not asked for.
-    pub fn get(&self, at: Address) -> Result<&Tensor> {
-        self.recorded.get(&at).ok_or_else(|| Error::Refused {
-            address: at.to_string(),
-            why: "it was not recorded. Ask for it before the run.".into(),
-        })
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct SharedRun {
     pub(crate) end: usize,
     /// Whether what comes before a change may be shared.
     pub(crate) shares: bool,
-    /// The run's own logits after the position that is read, `[vocab]`.
-    pub(crate) logits: Vec<f32>,
+    /// The run's own logits after the position that is read, `[1, vocab]`.
+    pub(crate) logits: Tensor,
     /// What its edits did.
     pub(crate) receipts: Vec<Receipt>,
 }

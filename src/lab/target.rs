@@ -5,6 +5,7 @@
 
 use candle_core::Tensor;
 
+use super::readout::Said;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -54,6 +55,17 @@ impl Target {
             None => of(self.token)?,
             Some(less) => (of(self.token)? - of(less)?)?,
         })
+    }
+
+    /// Its tokens, for who reads them.
+    pub fn tokens(self) -> Vec<u32> {
+        std::iter::once(self.token).chain(self.less).collect()
+    }
+
+    /// Its logit where its tokens were read.
+    pub fn logit(self, said: &Said) -> f32 {
+        let at = |token: u32| said.token(token).logit;
+        at(self.token) - self.less.map_or(0.0, at)
     }
 
     /// Its value in a row of logits, or of log-probabilities.

@@ -238,8 +238,8 @@ impl Writer {
     /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
     fn probe(&mut self, lab: &Lab, cache: &mut Cache) -> Result<()> {
         let text = [self.run.tokens.clone()];
-        let row = unedited(lab, &text, self.run.prompt, cache)?;
-        self.program.hear(self.run.tokens.len() - 1, &row);
+        let said = unedited(lab, &text, self.run.prompt, &self.program.asked(), cache)?;
+        self.program.hear(self.run.tokens.len() - 1, &said);
         Ok(())
     }
 
@@ -390,9 +390,6 @@ impl Writer {
             capture.receipts = self.program.receipts().to_vec();
             if needs.before {
                 capture.before.push(before.cloned());
-            }
-            if needs.output {
-                capture.output = Some(self.output()?);
             }
             if let Some(readout) = &needs.read {
                 let row = |at: Address| {

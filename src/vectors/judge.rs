@@ -7,15 +7,15 @@
 
 use candle_core::{DType, Tensor};
 
-use super::function_vector::probability;
 use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::Output;
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::top;
 use crate::model::Fingerprint;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
@@ -42,11 +42,11 @@ impl Score {
         self.probability / self.of.max(1) as f64
     }
 
-    fn count(&mut self, logits: &[f32], answer: u32, known: usize) {
-        let best = top(logits, known, 1).first().map(|t| t.0);
-        self.right += usize::from(best == Some(answer));
+    /// Counts what was said where the answer was asked about.
+    fn count(&mut self, said: &Said, answer: u32) {
+        self.right += usize::from(said.first().0 == answer);
         self.of += 1;
-        self.probability += probability(logits, answer);
+        self.probability += said.share();
     }
 }
 
@@ -143,7 +143,6 @@ impl Verdict {
             bare: Score::default(),
             answered: Score::default(),
         };
-        let known = lab.model.known_tokens();
         let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
         for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
@@ -153,8 +152,10 @@ impl Verdict {
             let own = Pass {
                 from: Some(position),
                 record: wanted.clone(),
-                logits: Logits::Last(1),
-                ..Pass::of(Run::plain(ask.tokens.clone()))
+                ..Pass::after(
+                    Run::plain(ask.tokens.clone()),
+                    Output::tokens(&[ask.answer]),
+                )
             };
             let read = lab.run_one(&own)?;
             let put = |at: &Address, vector: &[f32]| -> Result<PassRow> {
@@ -173,7 +174,7 @@ impl Verdict {
                 .map(|(at, vector)| put(at, vector))
                 .collect::<Result<_>>()?;
             if held.is_some() {
-                out.bare.count(read.last(), ask.answer, known);
+                out.bare.count(read.last(), ask.answer);
                 for (at, vector) in wanted.iter().zip(&vectors) {
                     let mut hash = Fingerprint::default();
                     [seed, u64::from(at.layer), number as u64]
@@ -182,7 +183,11 @@ impl Verdict {
                     rows.push(put(at, &random_like(vector, hash.finish()))?);
                 }
             }
-            let rows = lab.run(&Pass { rows, ..own })?;
+            let rows = lab.run(&Pass {
+                rows,
+                record: Vec::new(),
+                ..own
+            })?;
             let (with, random) = rows.split_at(layers.len());
             for (score, row) in out.layers.iter_mut().zip(with) {
                 let side = if held.is_some() {
@@ -190,16 +195,17 @@ impl Verdict {
                 } else {
                     &mut score.fit
                 };
-                side.count(row.last(), ask.answer, known);
+                side.count(row.last(), ask.answer);
             }
             for (score, row) in out.layers.iter_mut().zip(random) {
-                score.random.count(row.last(), ask.answer, known);
+                score.random.count(row.last(), ask.answer);
             }
         }
         for (number, ask) in asked.answered.iter().enumerate() {
             lab.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
-            let logits = lab.last_logits(&Run::plain(ask.tokens.clone()))?;
-            out.answered.count(&logits, ask.answer, known);
+            let run = Run::plain(ask.tokens.clone());
+            let said = lab.last(&run, Output::tokens(&[ask.answer]))?;
+            out.answered.count(&said, ask.answer);
         }
         Ok(out)
     }

@@ -15,9 +15,11 @@ use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::batch;
+use crate::lab::batch::last_of;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::model::network::finite::order;
@@ -170,6 +172,15 @@ pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
         .sum()
 }
 
+/// The scores are sums over the vocabulary in f64, so rows are read whole.
+fn whole() -> Output {
+    Output::whole(After::Last(1))
+}
+
+fn mean_behaviour(rows: &[Said], markers: &[u32]) -> f64 {
+    average(rows.iter().map(|said| behaviour(&said.logits, markers)))
+}
+
 fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
@@ -185,9 +196,9 @@ pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for mut logits in batch::last_logits(lab, prompts, schedule)? {
-            log_softmax(&mut logits);
-            for (ahead, log) in ahead.iter_mut().zip(&logits) {
+        for mut said in last_of(lab, prompts, schedule, &whole())? {
+            log_softmax(&mut said.logits);
+            for (ahead, log) in ahead.iter_mut().zip(&said.logits) {
                 *ahead += share * f64::from(*log).exp();
             }
         }
@@ -317,10 +328,10 @@ fn behaving(
     left_out: &mut (usize, usize),
 ) -> Result<Sides> {
     let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
-        let logits = batch::last_logits(lab, prompts, schedule)?;
-        let pairs = prompts.iter().zip(&logits);
+        let said = last_of(lab, prompts, schedule, &whole())?;
+        let pairs = prompts.iter().zip(&said);
         Ok(pairs
-            .filter(|(_, z)| sign * behaviour(z, &rules.markers) > 0.0)
+            .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
             .map(|(p, _)| p.clone())
             .collect())
     };
@@ -391,15 +402,15 @@ struct Gauge<'a> {
     held_out: Sides,
     markers: Vec<u32>,
     schedule: Schedule,
-    base: Vec<Vec<f32>>,
+    base: Vec<Said>,
     unedited: (f64, f64),
 }
 
 impl<'a> Gauge<'a> {
     fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
-        let plus = batch::last_logits(lab, &held_out.plus, schedule)?;
-        let base = batch::last_logits(lab, &held_out.minus, schedule)?;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, &rules.markers)));
+        let plus = last_of(lab, &held_out.plus, schedule, &whole())?;
+        let base = last_of(lab, &held_out.minus, schedule, &whole())?;
+        let score = |rows: &[Said]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
             lab,
@@ -443,15 +454,15 @@ impl<'a> Gauge<'a> {
         let ablated = with(format!("project_out:{CANDIDATE}@writes"))?;
         let added = with(format!("add:{CANDIDATE}@{at}"))?;
         let markers = &self.markers;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
-        let plus = batch::last_logits(self.lab, &self.held_out.plus, &ablated)?;
-        let moved = batch::last_logits(self.lab, &self.held_out.minus, &ablated)?;
-        let brought = batch::last_logits(self.lab, &self.held_out.minus, &added)?;
+        let score = |rows: &[Said]| mean_behaviour(rows, markers);
+        let plus = last_of(self.lab, &self.held_out.plus, &ablated, &whole())?;
+        let moved = last_of(self.lab, &self.held_out.minus, &ablated, &whole())?;
+        let brought = last_of(self.lab, &self.held_out.minus, &added, &whole())?;
         let pairs = self.base.iter().zip(&moved);
         Ok(Scores {
             ablation: score(&plus),
             addition: score(&brought),
-            kl: average(pairs.map(|(p, q)| divergence(p, q))),
+            kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
         })
     }
 }

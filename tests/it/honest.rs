@@ -11,6 +11,8 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
 use lmscope::lab::Lab;
+use lmscope::lab::capture::{After, Output};
+use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl};
 use lmscope::lab::writer::{Beside, Held, Writer};
@@ -392,8 +394,10 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = lab.log_probs(&run.unedited(), 17).unwrap();
-        let moved = lab.log_probs(&run, 17).unwrap();
+        let whole = Output::whole(After::Last(17));
+        let plain = Pass::after(run.unedited(), whole.clone());
+        let plain = lab.run_one(&plain).unwrap().log_probs();
+        let moved = lab.run_one(&Pass::after(run, whole)).unwrap().log_probs();
         for choice in choices {
             let before = choice.position - 1;
             let expected = kl(&plain[before], &moved[before]);

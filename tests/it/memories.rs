@@ -17,7 +17,8 @@ use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::neurons::contexts::{Scan, Scanner};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::batch::last_logits;
+use lmscope::lab::batch::last_of;
+use lmscope::lab::capture::{After, Output};
 use lmscope::lab::neurons::sights;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -352,14 +353,15 @@ fn prompts_side_by_side_are_read_as_alone() {
             .enumerate()
             .map(|(i, n)| prompt(*n).iter().map(|t| (t + i as u32) % 59).collect())
             .collect();
-        let together = last_logits(&mut lab, &prompts, &schedule).unwrap();
+        let whole = Output::whole(After::Last(1));
+        let together = last_of(&mut lab, &prompts, &schedule, &whole).unwrap();
         for (tokens, row) in prompts.iter().zip(together) {
             let run = Run {
                 schedule: schedule.clone(),
                 ..Run::plain(tokens.clone())
             };
             let alone = lab.last_logits(&run).unwrap();
-            let far = alone.iter().zip(&row).map(|(a, b)| (a - b).abs());
+            let far = alone.iter().zip(&row.logits).map(|(a, b)| (a - b).abs());
             assert!(far.fold(0.0, f32::max) < 1e-4, "{}", lab.model.card.name);
         }
     }

@@ -11,7 +11,6 @@ use candle_core::{DType, Tensor};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
-use crate::lab::run::Recording;
 use crate::lab::sample::top;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::site::{Address, Site};
@@ -139,7 +138,7 @@ pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
 /// [`of_writes`] of their layers.
 pub fn written(
     lab: &Lab,
-    recording: &Recording,
+    recording: &Capture,
     heads: &[(usize, usize)],
     position: usize,
     count: usize,

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
 use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
@@ -145,8 +145,7 @@ impl HeadsParams {
 
 /// What the run's favoured token loses without each head.
 fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
-    let logits = lab.last_logits(run)?;
-    let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
+    let favoured = lab.favoured(run)?;
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);

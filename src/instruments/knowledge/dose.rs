@@ -5,6 +5,7 @@
 //! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
@@ -13,12 +14,13 @@ use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
+use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
-use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
+use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -80,20 +82,24 @@ impl Measurement for Dose {
 
     fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &asked.strengths.0;
-        let mut base = lab.last_logits(run)?;
+        let base = lab.last(run, Output::whole(After::Last(1)))?;
         let target = match asked.token.as_str() {
-            "" => Target::one(reading(&base, lab.model.known_tokens(), 1).first().0),
+            "" => Target::one(base.first().0),
             text => Target::parse("token", text, &lab.model)?,
         };
-        log_softmax(&mut base);
+        let output = Output {
+            ranks: true,
+            kl: Some(Arc::new(vec![vec![base]])),
+            ..Output::tokens(&target.tokens())
+        };
         let units = asked.units(run, target, lab)?;
         let null = asked.null(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
             lab.report(i as f32 / strengths.len() as f32)?;
-            let own = asked.point(run, &units, *strength, target, &base, lab)?;
-            let other = asked.point(run, &null, *strength, target, &base, lab)?;
+            let own = asked.point(run, &units, *strength, target, &output, lab)?;
+            let other = asked.point(run, &null, *strength, target, &output, lab)?;
             rows.push(Row::at(
                 anchor,
                 entries![
@@ -191,7 +197,7 @@ impl DoseParams {
         units: &Units,
         strength: f32,
         target: Target,
-        base: &[f32],
+        output: &Output,
         lab: &mut Lab,
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
@@ -209,7 +215,7 @@ impl DoseParams {
             schedule,
             ..run.clone()
         };
-        let Some(mut logits) = tried(lab.last_logits(&dosed))? else {
+        let Some(said) = tried(lab.last(&dosed, output.clone()))? else {
             return Ok(Point {
                 logit: f32::NAN,
                 p: f32::NAN,
@@ -218,15 +224,13 @@ impl DoseParams {
                 top: NO_TOKEN,
             });
         };
-        let logit = target.of(&logits);
-        let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
-        log_softmax(&mut logits);
+        let told = said.token(target.token);
         Ok(Point {
-            logit,
-            p: logits[target.token as usize].exp(),
-            rank: rank(&logits, target.token),
-            kl: kl(base, &logits),
-            top: favoured,
+            logit: target.logit(&said),
+            p: told.logprob.exp(),
+            rank: told.rank,
+            kl: said.kl,
+            top: said.first().0,
         })
     }
 }

@@ -15,12 +15,12 @@ use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refin
 use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::batch::{last_logits, read_prompts};
+use crate::lab::Lab;
+use crate::lab::batch::{last_of, read_prompts};
+use crate::lab::capture::Output;
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 
 params! {
     /// What `fact` is asked.
@@ -74,10 +74,7 @@ impl Measurement for Fact {
             }
         }
         let target = match asked.answer.as_str() {
-            "" => {
-                let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
-            }
+            "" => Target::one(lab.favoured(run)?),
             text => Target::parse("answer", text, &lab.model)?,
         };
         let all = Search::new(lab.model.card.layers);
@@ -152,11 +149,10 @@ fn without(
         }
     }
     let mut mean = |schedule| -> Result<f32> {
-        let mut rows = last_logits(lab, prompts, schedule)?;
-        let p = rows.iter_mut().map(|row| {
-            log_softmax(row);
-            row[target.token as usize].exp()
-        });
+        let rows = last_of(lab, prompts, schedule, &Output::tokens(&[target.token]))?;
+        let p = rows
+            .iter()
+            .map(|said| said.token(target.token).logprob.exp());
         Ok(p.sum::<f32>() / prompts.len() as f32)
     };
     Ok(format!(

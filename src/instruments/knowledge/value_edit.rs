@@ -8,11 +8,12 @@
 //! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
 //! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`Turn`].
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use rayon::prelude::*;
 
 use super::control_units as null_units;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
@@ -20,12 +21,13 @@ use super::facts::Fact;
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::lab::batch::last_logits;
+use crate::lab::Lab;
+use crate::lab::batch::last_of;
+use crate::lab::capture::{After, Output};
 use crate::lab::neurons::sights;
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax};
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 
 /// What is done to the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,13 +116,14 @@ struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
     favoured: u32,
-    log_probs: Vec<f32>,
 }
 
 /// Everything that is asked before and after.
 struct Suite {
     prompts: Vec<Vec<u32>>,
     asked: Vec<ValueEditRequest>,
+    /// What each prompt says unedited, whole.
+    unedited: Arc<Vec<Vec<Said>>>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
@@ -213,19 +216,16 @@ impl Suite {
         }
         prompts.extend_from_slice(texts);
         owners.resize(prompts.len(), None);
-        let rows = last_logits(lab, &prompts, schedule)?;
-        let vocabulary = lab.model.known_tokens();
-        let asked: Vec<ValueEditRequest> = rows
-            .into_par_iter()
-            .zip(owners)
-            .map(|(mut row, fact)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                ValueEditRequest {
-                    fact,
-                    favoured,
-                    log_probs: row,
-                }
+        let output = Output {
+            tokens: answers.clone(),
+            ..Output::whole(After::Last(1))
+        };
+        let said = last_of(lab, &prompts, schedule, &output)?;
+        let of = said.iter().zip(owners);
+        let asked: Vec<ValueEditRequest> = of
+            .map(|(said, fact)| ValueEditRequest {
+                fact,
+                favoured: said.first().0,
             })
             .collect();
         let mut known = vec![true; facts.len()];
@@ -237,6 +237,7 @@ impl Suite {
         Ok(Self {
             prompts,
             asked,
+            unedited: Arc::new(said.into_iter().map(|said| vec![said]).collect()),
             answers,
             known,
         })
@@ -353,18 +354,19 @@ impl Suite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        let rows = last_logits(lab, &self.prompts, &edited)?;
-        let vocabulary = lab.model.known_tokens();
         // Favoured token, probability of the old answer over what it was, KL.
-        let old = self.answers[fact] as usize;
+        let old = self.answers[fact];
+        let output = Output {
+            kl: Some(self.unedited.clone()),
+            ..Output::tokens(&[old])
+        };
+        let rows = last_of(lab, &self.prompts, &edited, &output)?;
         let after: Vec<(u32, f32, f32)> = rows
-            .into_par_iter()
-            .zip(&self.asked)
-            .map(|(mut row, before)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                let kept = (row[old] - before.log_probs[old]).exp();
-                (favoured, kept, kl(&before.log_probs, &row))
+            .iter()
+            .zip(self.unedited.iter().flatten())
+            .map(|(said, before)| {
+                let kept = (said.token(old).logprob - before.token(old).logprob).exp();
+                (said.first().0, kept, said.kl)
             })
             .collect();
         let both = || self.asked.iter().zip(&after);

@@ -20,9 +20,9 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::lab::Lab;
-use crate::lab::capture::{Capture, Needs, Readout};
+use crate::lab::capture::{After, Capture, Needs, Output, Readout};
 use crate::lab::neurons::{Sight, needs};
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
@@ -218,10 +218,14 @@ fn total_effects(
         rows: own
             .chain(neurons.iter().map(without))
             .collect::<Result<_>>()?,
-        logits: Logits::After(sight.position),
+        output: Output {
+            after: After::Each(sight.position..sight.position + 1),
+            ..Output::tokens(&target.tokens())
+        },
         ..Pass::of(run.clone())
     };
-    let mut found = lab.run_map(&pass, |_, _, row| target.of(row.last()))?;
-    let before = found.remove(0);
-    Ok(found.into_iter().map(|after| before - after).collect())
+    let found = lab.run(&pass)?;
+    let logits = found.iter().map(|row| target.logit(row.last()));
+    let before = target.logit(found[0].last());
+    Ok(logits.skip(1).map(|after| before - after).collect())
 }

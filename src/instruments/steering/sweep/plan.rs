@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
+use crate::lab::Lab;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -131,8 +131,7 @@ impl<'a> Plan<'a> {
         if !given.is_empty() {
             plan.trial.answers = first_tokens(lab, "answers", given)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = lab.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, lab.model.known_tokens(), 1).first().0];
+            plan.trial.answers = vec![lab.favoured(run)?];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
             let expected = "texts separated by | that mark a success";
             return Err(Error::argument("answers", "", expected));
