@@ -125,11 +125,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let beside = beside(matches);
     let since = Instant::now();
     let begun = Run {
-        prompt: tokens.len(),
-        tokens: tokens.clone(),
         schedule: schedule.clone(),
         seed: sampling.seed,
-        rest: Vec::new(),
+        ..Run::plain(tokens.clone())
     };
     let writer = Writer::begin_beside(&mut lab, tokens, schedule, sampling, beside);
     let mut writer = match writer {

@@ -184,8 +184,7 @@ pub struct Seen {
     pub plain: Vec<Vec<Said>>,
     /// The last block's stream with its own norm, by position.
     pub finals: Vec<Said>,
-    /// What is called the answer at each position: the model's own strongest token, or that of another run
-    /// ([`super::lab::Lab::answers_of`]).
+    /// What is called the answer at each position: the model's own strongest token, or that of another run ([`Run::answers`]).
     pub answers: Vec<u32>,
 }
 

@@ -3,8 +3,10 @@
 //! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; captures are
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
 
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -12,17 +14,15 @@ use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
 use super::guard::{Guard, not_finite};
-use super::pass::Pass;
-use super::progress::WorkProgress;
+use super::pass::{Pass, SharedRun};
+use super::progress::{Unfinished, WorkProgress};
 use super::readout::{Ask, Said, read};
 use super::run::Run;
 use super::sample::NO_TOKEN;
-use super::shared::SharedRun;
 use super::target::Target;
-use super::unfinished::Unfinished;
-use super::value_card::ValueCards;
 use crate::edit::Edit;
 use crate::edit::direction::Direction;
+use crate::edit::schedule::Schedule;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Header, Provenance};
@@ -47,9 +47,6 @@ pub struct Lab {
     pub sets: HashMap<String, UnitSet>,
     /// Raised to stop what runs, within a layer.
     pub cancel: Arc<AtomicBool>,
-    /// The run whose own strongest tokens are "the answer", where it is not the run that is read: a difference of two runs
-    /// is of one token in both.
-    pub answers_of: Option<Run>,
     /// How far the work is, and who is told.
     pub progress: WorkProgress,
     /// Whether files that an instrument saves may take the place of others.
@@ -58,13 +55,13 @@ pub struct Lab {
     pub unfinished: Unfinished,
     /// Positions a second of the latest whole pass; none before the first one.
     pub pace: Option<f32>,
-    /// Value cards.
-    pub cards: ValueCards,
     /// Bytes of recordings that are kept, and of attention that is recorded at once.
     pub budget: usize,
     /// The text of the null, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     captures: Vec<(u64, Arc<Capture>)>,
+    /// What instruments derive from the weights, one value a type.
+    derived: HashMap<TypeId, Rc<dyn Any>>,
     /// Runs that passes go on from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
     /// Tokens as safe visible text, filled as they are asked for.
@@ -82,12 +79,11 @@ impl Lab {
             sets: HashMap::new(),
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
-            answers_of: None,
             progress: WorkProgress::default(),
             overwrite: Overwrite::Never,
             unfinished: Unfinished::default(),
             pace: None,
-            cards: ValueCards::default(),
+            derived: HashMap::new(),
             budget: BUDGET,
             captures: Vec::new(),
             shared_runs: Vec::new(),
@@ -113,6 +109,13 @@ impl Lab {
             }
         }
         Ok(lab)
+    }
+
+    /// What an instrument derives from the weights alone and keeps from one figure to the next: one value a type.
+    pub fn derived<T: Default + 'static>(&mut self) -> Rc<T> {
+        let entry = self.derived.entry(TypeId::of::<T>());
+        let held = entry.or_insert_with(|| Rc::new(T::default())).clone();
+        held.downcast().unwrap_or_default()
     }
 
     /// Does work and tells somebody how far it is.
@@ -216,6 +219,18 @@ impl Lab {
     pub fn last(&mut self, run: &Run, output: Output) -> Result<Said> {
         let capture = self.run_one(&Pass::after(run.clone(), output))?;
         Ok(capture.last().clone())
+    }
+
+    /// What prompts side by side say after their last tokens, under a schedule.
+    pub fn last_of(
+        &mut self,
+        prompts: &[Vec<u32>],
+        schedule: &Schedule,
+        output: Output,
+    ) -> Result<Vec<Said>> {
+        let read = self.run(&Pass::prompts(prompts, schedule, output))?;
+        let last = |mut row: Capture| row.output.pop().unwrap_or_default();
+        Ok(read.into_iter().map(last).collect())
     }
 
     /// The token that a run favours.

@@ -1,20 +1,24 @@
 //! A pass as a value: what is read, what differs between its rows, and what is wanted of each. Plain data;
-//! `lab/runner` carries it out.
+//! `lab/runner` carries it out, and keeps what rows share: the text read once, with what lies before and below what they change.
 //!
 //! Invariant: a row's answer depends on its own text, patches and knockout alone, to the rounding of wider products. To
 //! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
 //! it, add a field to [`Pass`] and one to [`super::capture::Capture`].
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::apply::Program;
 use super::capture::Output;
 use super::run::Run;
 use crate::edit::positions::Positions;
+use crate::edit::receipt::Receipt;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Axis, Site};
 
 /// A value that is put elsewhere: it overwrites an address at a position of one row, after the edits there.
@@ -250,5 +254,53 @@ impl Pass {
             rows: texts.into_iter().map(row).collect(),
             ..Self::default()
         }
+    }
+}
+
+/// A run that was read once, for the passes that go on from it: what lies before and below what they change.
+pub(crate) struct SharedRun {
+    /// What was read: the run under its edits, see `Lab::key`.
+    pub(crate) key: u64,
+    /// Seed of random edits.
+    pub(crate) random: Option<u64>,
+    /// What every row has put in.
+    pub(crate) common: Vec<Patch>,
+    /// As compiled: every pass works on a copy, so that no row sees what another measured.
+    pub(crate) program: Program,
+    pub(crate) cache: Cache,
+    /// What enters every block, and what leaves the last: `[1, end - from, d_model]`.
+    pub(crate) streams: Vec<Tensor>,
+    /// What was recorded of it, from the first position on.
+    pub(crate) values: HashMap<Address, Tensor>,
+    /// The first position that rows may change.
+    pub(crate) from: usize,
+    /// The position after which logits are read.
+    pub(crate) read: usize,
+    /// Positions that passes cover.
+    pub(crate) end: usize,
+    /// Whether what comes before a change may be shared.
+    pub(crate) shares: bool,
+    /// The run's own logits after the position that is read, `[1, vocab]`.
+    pub(crate) logits: Tensor,
+    /// What its edits did.
+    pub(crate) receipts: Vec<Receipt>,
+}
+
+impl SharedRun {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let tensors = self.streams.iter().chain(self.values.values());
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        self.cache.bytes() + tensors.map(size).sum::<usize>()
+    }
+
+    /// A value of its first reading, from its first position on.
+    pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
+        let stream = match at.site {
+            Site::Embed => self.streams.first(),
+            Site::ResidPost => self.streams.get(usize::from(at.layer) + 1),
+            _ => None,
+        };
+        self.values.get(&at).or(stream)
     }
 }

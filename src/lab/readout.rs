@@ -294,7 +294,7 @@ fn divergence(other: &Said, row: &[f32], total: f64) -> f32 {
     // What has no probability counts nothing; what is not a number is kept.
     let parts = logs.filter_map(|(p, q)| {
         let share = p.exp();
-        (share != 0.0 || q.is_nan()).then(|| share * (p - q))
+        (share != 0.0 || q.is_nan()).then_some(share * (p - q))
     });
     let kl: f64 = parts.sum();
     (if kl < 0.0 { 0.0 } else { kl }) as f32

@@ -3,6 +3,8 @@
 //! Invariant: two runs of one digest flow alike. To make a run depend on something else, add a field and write it into
 //! [`Run::digest`].
 
+use std::sync::Arc;
+
 use crate::edit::schedule::Schedule;
 use crate::model::Fingerprint;
 
@@ -20,6 +22,9 @@ pub struct Run {
     pub schedule: Schedule,
     /// The seed of anything random.
     pub seed: u64,
+    /// The run whose own strongest tokens are called the answers, where it is not this one: a difference of two runs is of one
+    /// token in both. What flows does not depend on it.
+    pub answers: Option<Arc<Run>>,
 }
 
 impl Run {
@@ -31,6 +36,7 @@ impl Run {
             rest: Vec::new(),
             schedule: Schedule::none(),
             seed: 1,
+            answers: None,
         }
     }
 

@@ -102,6 +102,25 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     Ok(first)
 }
 
+/// First tokens of texts separated by `|`, each once, as [`first_token`] reads them; `name` is the parameter, for messages.
+///
+/// # Errors
+///
+/// When there is no text, or one without a token that the model has.
+pub fn first_tokens(name: &str, texts: &str, model: &Model) -> Result<Vec<u32>> {
+    let mut out = Vec::new();
+    for text in texts.split('|').filter(|t| !t.is_empty()) {
+        let first = first_token(name, text, model)?;
+        if !out.contains(&first) {
+            out.push(first);
+        }
+    }
+    if out.is_empty() {
+        return Err(Error::argument(name, texts, "texts separated by |"));
+    }
+    Ok(out)
+}
+
 /// The id that a text names as `#17`, whether or not there is such a token.
 pub fn id_of(text: &str) -> Option<u32> {
     text.trim().strip_prefix('#').and_then(|n| n.parse().ok())

@@ -68,7 +68,7 @@ impl Lab {
             capture.receipts.clone_from(&whole.receipts);
             if let Some(readout) = &needs.read {
                 capture.check = check(self, run, whole.get(last)?, whole.logits())?;
-                capture.read = self.states(&whole, &positions, readout)?;
+                capture.read = self.states(&whole, run.answers.as_deref(), &positions, readout)?;
             }
             for at in &needs.record {
                 let axis = usize::from(at.site.spec().axis == Axis::Positions);
@@ -85,16 +85,14 @@ impl Lab {
     fn states(
         &mut self,
         recording: &Capture,
+        answers: Option<&Run>,
         positions: &Range<usize>,
         readout: &Readout,
     ) -> Result<Seen> {
-        let other = match self.answers_of.clone() {
-            Some(other) if readout.answer => {
-                let at = Site::ResidPost.at(self.model.card.layers - 1);
-                Some(self.record_with_output(&other, &[at])?)
-            }
-            _ => None,
-        };
+        let at = Site::ResidPost.at(self.model.card.layers - 1);
+        let other = answers.filter(|_| readout.answer);
+        let other = other.map(|run| self.record_with_output(run, &[at]));
+        let other = other.transpose()?;
         let mut seen = Seen::of(readout);
         let total = positions.len().max(1);
         let most = ROWS / readout.at.len().max(1);

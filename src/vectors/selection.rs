@@ -15,7 +15,6 @@ use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::batch::last_of;
 use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
@@ -196,7 +195,7 @@ pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for mut said in last_of(lab, prompts, schedule, &whole())? {
+        for mut said in lab.last_of(prompts, schedule, whole())? {
             log_softmax(&mut said.logits);
             for (ahead, log) in ahead.iter_mut().zip(&said.logits) {
                 *ahead += share * f64::from(*log).exp();
@@ -328,7 +327,7 @@ fn behaving(
     left_out: &mut (usize, usize),
 ) -> Result<Sides> {
     let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
-        let said = last_of(lab, prompts, schedule, &whole())?;
+        let said = lab.last_of(prompts, schedule, whole())?;
         let pairs = prompts.iter().zip(&said);
         Ok(pairs
             .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
@@ -408,8 +407,8 @@ struct Gauge<'a> {
 
 impl<'a> Gauge<'a> {
     fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
-        let plus = last_of(lab, &held_out.plus, schedule, &whole())?;
-        let base = last_of(lab, &held_out.minus, schedule, &whole())?;
+        let plus = lab.last_of(&held_out.plus, schedule, whole())?;
+        let base = lab.last_of(&held_out.minus, schedule, whole())?;
         let score = |rows: &[Said]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
@@ -455,9 +454,9 @@ impl<'a> Gauge<'a> {
         let added = with(format!("add:{CANDIDATE}@{at}"))?;
         let markers = &self.markers;
         let score = |rows: &[Said]| mean_behaviour(rows, markers);
-        let plus = last_of(self.lab, &self.held_out.plus, &ablated, &whole())?;
-        let moved = last_of(self.lab, &self.held_out.minus, &ablated, &whole())?;
-        let brought = last_of(self.lab, &self.held_out.minus, &added, &whole())?;
+        let plus = self.lab.last_of(&self.held_out.plus, &ablated, whole())?;
+        let moved = self.lab.last_of(&self.held_out.minus, &ablated, whole())?;
+        let brought = self.lab.last_of(&self.held_out.minus, &added, whole())?;
         let pairs = self.base.iter().zip(&moved);
         Ok(Scores {
             ablation: score(&plus),

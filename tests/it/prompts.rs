@@ -12,7 +12,6 @@ use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::apply::Null;
-use lmscope::lab::batch::last_of;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
@@ -80,10 +79,8 @@ fn prompts_of_one_length_meet_their_own_edits() {
         let schedule = schedule(&[line]);
         let whole = Output::whole(After::Last(1));
         let rows = |lab: &mut Lab, prompts: &[Vec<u32>]| {
-            let said = last_of(lab, prompts, &schedule, &whole)
-                .unwrap()
-                .into_iter();
-            said.map(|said| said.logits).collect::<Vec<_>>()
+            let said = lab.last_of(prompts, &schedule, whole.clone()).unwrap();
+            said.into_iter().map(|said| said.logits).collect::<Vec<_>>()
         };
         let together = rows(&mut lab, &own);
         for (tokens, row) in own.iter().zip(&together) {

@@ -131,7 +131,7 @@ pub struct Written {
 
 /// What must be recorded to read writes of a layer.
 pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
-    crate::lab::decomposition::of_attention(&[layer], norms_writes, false)
+    crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
 /// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds

@@ -12,12 +12,13 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
+use crate::instruments::neurons::sight::{neuron, sights};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
-use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::Target;
@@ -143,8 +144,9 @@ impl DoseParams {
             let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &sight.activations {
-                let view = lab.cards.view(&lab.model, *layer, target)?;
-                let effects = sight.effects(*layer, view);
+                let cards = ValueCards::on(lab);
+                let effects =
+                    sight.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -184,7 +186,8 @@ impl DoseParams {
                 z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
             } else {
                 let sight = sights(lab, run, last)?.remove(0);
-                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
+                let cards = ValueCards::on(lab);
+                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             null.insert(*layer, near_in_size(&sizes, own, run.seed));
         }

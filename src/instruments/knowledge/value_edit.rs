@@ -21,10 +21,9 @@ use super::facts::Fact;
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::instruments::neurons::sight::sights;
 use crate::lab::Lab;
-use crate::lab::batch::last_of;
 use crate::lab::capture::{After, Output};
-use crate::lab::neurons::sights;
 use crate::lab::readout::Said;
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
@@ -220,7 +219,7 @@ impl Suite {
             tokens: answers.clone(),
             ..Output::whole(After::Last(1))
         };
-        let said = last_of(lab, &prompts, schedule, &output)?;
+        let said = lab.last_of(&prompts, schedule, output)?;
         let of = said.iter().zip(owners);
         let asked: Vec<ValueEditRequest> = of
             .map(|(said, fact)| ValueEditRequest {
@@ -360,7 +359,7 @@ impl Suite {
             kl: Some(self.unedited.clone()),
             ..Output::tokens(&[old])
         };
-        let rows = last_of(lab, &self.prompts, &edited, &output)?;
+        let rows = lab.last_of(&self.prompts, &edited, output)?;
         let after: Vec<(u32, f32, f32)> = rows
             .iter()
             .zip(self.unedited.iter().flatten())

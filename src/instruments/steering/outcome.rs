@@ -12,8 +12,7 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::lab::Lab;
-use crate::lab::batch::surprise;
-use crate::lab::capture::{After, Output};
+use crate::lab::capture::{After, Capture, Output};
 use crate::lab::pass::Pass;
 use crate::lab::readout::Said;
 use crate::lab::run::Run;
@@ -179,6 +178,32 @@ impl Trial {
             }
         })
     }
+}
+
+/// How surprising each prompt's continuation is to the unedited model: mean negative log-likelihood a token, nats.
+fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[&[u32]]) -> Result<Vec<f64>> {
+    // The last token of a text is predicted and not read.
+    let texts = prompts.iter().zip(written);
+    let texts = texts.map(|(prompt, tail)| [prompt, &tail[..tail.len() - 1]].concat());
+    let output = Output {
+        after: After::Last(written.iter().map(|tail| tail.len()).max().unwrap_or(0)),
+        each: written.iter().map(|tail| tail.to_vec()).collect(),
+        ..Output::default()
+    };
+    let pass = Pass {
+        output,
+        ..Pass::texts(Run::default(), texts)
+    };
+    let nats = |row: Capture| {
+        let own: Vec<_> = row
+            .output
+            .into_iter()
+            .flat_map(|said| said.tokens)
+            .collect();
+        let total: f64 = own.iter().map(|told| -f64::from(told.logprob)).sum();
+        total / own.len() as f64
+    };
+    Ok(lab.run(&pass)?.into_iter().map(nats).collect())
 }
 
 /// The token that occurs most, the smallest of several.

@@ -8,10 +8,10 @@
 use candle_core::{DType, Tensor};
 
 use super::attribution::{Attribution, Part, edited, host, rounding};
-use super::capture::Capture;
-use super::lab::Lab;
-use super::run::Run;
 use crate::error::Result;
+use crate::lab::Lab;
+use crate::lab::capture::Capture;
+use crate::lab::run::Run;
 use crate::model::network::heads::Constants;
 use crate::model::network::site::{Address, Site};
 

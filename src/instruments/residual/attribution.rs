@@ -11,15 +11,15 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::capture::{Capture, Needs};
-use super::guard::not_finite;
-use super::lab::Lab;
-use super::run::Run;
-use super::sample::{NO_TOKEN, top};
-use super::target::Target;
 use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::Check;
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Needs};
+use crate::lab::guard::not_finite;
+use crate::lab::run::Run;
+use crate::lab::sample::{NO_TOKEN, top};
+use crate::lab::target::Target;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::finite;
 use crate::model::network::linear::Precision;
