@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::read::compare;
 use crate::error::{Error, Result};
 
 const TABLE: &str = include_str!("defaults.json");
@@ -171,17 +172,12 @@ pub(crate) fn short(value: &Value) -> String {
 /// A configuration with what its class fills in; of a multimodal one the text part, which is tied as the whole says.
 pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
     let wrapper = class(model_type)?;
-    let no_object = || Error::Config {
-        what: "it is no JSON object".into(),
-        next: "Compare config.json with the one on the hub.".into(),
-    };
-    if !wrapper.knows("text_config") {
-        let mut filled = config.as_object().ok_or_else(no_object)?.clone();
-        wrapper.fill(&mut filled)?;
-        return Ok(Value::Object(filled));
-    }
-    let mut whole = config.as_object().ok_or_else(no_object)?.clone();
+    let whole = config.as_object().cloned();
+    let mut whole = whole.ok_or_else(|| compare("it is no JSON object".into()))?;
     wrapper.fill(&mut whole)?;
+    if !wrapper.knows("text_config") {
+        return Ok(Value::Object(whole));
+    }
     let mut text = match whole.get("text_config") {
         Some(Value::Object(text)) => text.clone(),
         _ => Map::new(),

@@ -102,7 +102,7 @@ pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
     let Ok(class) = dialect::class(family.name) else {
         return out;
     };
-    let unknown: Vec<String> = text
+    let unknown: Vec<&String> = text
         .as_object()
         .into_iter()
         .flatten()
@@ -115,18 +115,18 @@ pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
                 || means_nothing(value)
                 || says_what_holds(key, value, text))
         })
-        .map(|(key, _)| format!("`{}`", crate::text::plain(key.as_bytes())))
+        .map(|(key, _)| key)
         .collect();
     if !unknown.is_empty() {
+        let keys = crate::text::quoted(&unknown, LISTED);
+        let are = if unknown.len() == 1 {
+            "it is"
+        } else {
+            "they are"
+        };
         out.push(format!(
-            "config.json sets {}, which {} does not know: {} not used, as in transformers.",
-            listed(&unknown),
-            family.name,
-            if unknown.len() == 1 {
-                "it is"
-            } else {
-                "they are"
-            }
+            "config.json sets {keys}, which {} does not know: {are} not used, as in transformers.",
+            family.name
         ));
     }
     out
@@ -162,14 +162,5 @@ fn says_what_holds(key: &str, value: &Value, config: &Value) -> bool {
             .as_array()
             .is_some_and(|kinds| kinds.iter().all(|k| k == "full_attention")),
         _ => false,
-    }
-}
-
-/// The first few names of a list.
-pub fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(LISTED)].join(", ");
-    match names.len().saturating_sub(LISTED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
