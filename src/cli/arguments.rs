@@ -215,7 +215,7 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
         };
     };
     within("--threads", *count)?;
-    let refuse = |expected: &str| Error::argument("--threads", count.to_string(), expected);
+    let refuse = |expected: &str| Error::argument("--threads", count, expected);
     rayon::ThreadPoolBuilder::new()
         .num_threads(*count)
         .build_global()

@@ -251,18 +251,10 @@ pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
         |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
     let (temperature, top_p) = (number("temperature", 0.0), number("top-p", 1.0));
     if !(temperature.is_finite() && temperature >= 0.0) {
-        return Err(Error::argument(
-            "--temperature",
-            temperature.to_string(),
-            "0 or more",
-        ));
+        return Err(Error::argument("--temperature", temperature, "0 or more"));
     }
     if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::argument(
-            "--top-p",
-            top_p.to_string(),
-            "more than 0, at most 1",
-        ));
+        return Err(Error::argument("--top-p", top_p, "more than 0, at most 1"));
     }
     Ok(Sampling {
         temperature,

@@ -141,7 +141,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
         let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
-        return Err(Error::argument("-o", path.display().to_string(), expected));
+        return Err(Error::argument("-o", path.display(), expected));
     }
     let ending = path
         .and_then(|p| p.extension())
@@ -166,7 +166,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     } else {
         return Err(Error::argument(
             "--edit",
-            edits[0].to_string(),
+            &edits[0],
             "a prompt beside it that it can act on; without one nothing of the user's runs",
         ));
     };

@@ -42,10 +42,7 @@ fn all(lines: &[String]) -> Vec<String> {
 }
 
 fn header(Header { label, anchor }: &Header) -> Header {
-    Header {
-        label: one(label),
-        anchor: *anchor,
-    }
+    Header::of(one(label), *anchor)
 }
 
 fn clean_grid(grid: &Grid) -> Grid {

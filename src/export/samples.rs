@@ -81,16 +81,10 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         column_axis: "position".into(),
         value: "probability".into(),
         rows: (0..layers)
-            .map(|l| Header {
-                label: l.to_string(),
-                anchor: Anchor::layer(l),
-            })
+            .map(|l| Header::of(l.to_string(), Anchor::layer(l)))
             .collect(),
         columns: (0..positions)
-            .map(|p| Header {
-                label: WORDS[p % 12].into(),
-                anchor: Anchor::position(p),
-            })
+            .map(|p| Header::of(WORDS[p % 12].into(), Anchor::position(p)))
             .collect(),
         cells: (0..positions)
             .map(|p| (0..layers).map(|l| cell(p, l)).collect())
@@ -152,10 +146,7 @@ pub fn curves() -> Figure {
         axis: "layer".into(),
         value: "probability".into(),
         points: (0..6)
-            .map(|l| Header {
-                label: l.to_string(),
-                anchor: Anchor::layer(l),
-            })
+            .map(|l| Header::of(l.to_string(), Anchor::layer(l)))
             .collect(),
         curves: vec![
             curve("␣Paris", 7, &[0.01, 0.02, 0.05, 0.4, 0.7, 0.94]),
@@ -168,9 +159,8 @@ pub fn curves() -> Figure {
 
 /// A sum of four parts, one of which takes away.
 pub fn waterfall() -> Figure {
-    let point = |label: &str, layer: Option<usize>| Header {
-        label: label.into(),
-        anchor: layer.map_or(Anchor::default(), Anchor::layer),
+    let point = |label: &str, layer: Option<usize>| {
+        Header::of(label.into(), layer.map_or(Anchor::default(), Anchor::layer))
     };
     figure(Body::Series(Series {
         axis: "write".into(),

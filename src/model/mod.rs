@@ -224,7 +224,7 @@ impl Model {
             }),
             _ => Err(Error::argument(
                 "ids",
-                bad.to_string(),
+                bad,
                 format!("token ids below {rows}"),
             )),
         }

@@ -338,7 +338,7 @@ pub fn check_letters(
             let shown: Vec<String> = a.iter().map(|t| text::visible(&model.bytes(*t))).collect();
             return Err(Error::argument(
                 "positions",
-                positions.to_string(),
+                positions,
                 format!(
                     "one token that is the answer's letter; in pair {} it is `{}` on both sides. End the texts in the letter, or count from the end: -2 for texts that end in `(A)`",
                     number + 1,
@@ -367,7 +367,7 @@ fn vectors(
     if covered.is_empty() {
         return Err(Error::argument(
             "positions",
-            measure.positions.to_string(),
+            &measure.positions,
             format!("positions that a prompt of {} tokens has", run.tokens.len()),
         ));
     }

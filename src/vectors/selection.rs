@@ -357,10 +357,7 @@ fn means(
             ));
         }
         lab.report(0.0)?;
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(tokens.clone())
-        };
+        let run = Run::plain(tokens.clone()).under(schedule);
         let recording = lab.run_one(&Pass {
             record: wanted.clone(),
             ..Pass::of(run)

@@ -312,7 +312,7 @@ impl Shots<'_> {
         if count > of {
             return Err(Error::argument(
                 "shots",
-                self.count.to_string(),
+                self.count,
                 format!(
                     "fewer, or more demonstrations: {count} have to be drawn, and {of} of {} can be",
                     self.pairs.len()
@@ -341,7 +341,7 @@ fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
     if before.iter().all(|label| *label == before[0]) {
         return Err(Error::argument(
             "shots",
-            before.len().to_string(),
+            before.len(),
             "enough for two different labels, which is what shuffling needs",
         ));
     }

@@ -183,7 +183,7 @@ impl Wanted {
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
     pub fn favoured(lab: &Lab, name: &str, logits: &[f32], tokens: Option<usize>) -> Result<Self> {
-        let best = reading(logits, lab.model.known_tokens(), 1).first().0;
+        let best = lab.top_token(logits);
         Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 

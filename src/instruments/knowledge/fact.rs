@@ -20,7 +20,7 @@ use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
+use crate::lab::Lab;
 
 params! {
     /// What `fact` is asked.
@@ -76,7 +76,7 @@ impl Measurement for Fact {
         let target = match asked.answer.as_str() {
             "" => {
                 let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
+                Target::one(lab.top_token(&logits))
             }
             text => Target::parse("answer", text, &lab.model)?,
         };

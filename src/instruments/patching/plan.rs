@@ -161,7 +161,7 @@ impl<'a> Plan<'a> {
         let window = asked.window.0;
         if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
-            return Err(Error::argument("window", window.to_string(), expected));
+            return Err(Error::argument("window", window, expected));
         }
         if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
             let expected = "all for this site, whose grid has every position; others are for heads";

@@ -504,10 +504,7 @@ mod tests {
     #[test]
     fn parts_are_positions_only_where_the_columns_are() {
         let titles = |place: fn(usize) -> usize| -> Vec<Header> {
-            let title = |i| Header {
-                label: String::new(),
-                anchor: Anchor::position(place(i)),
-            };
+            let title = |i| Header::of(String::new(), Anchor::position(place(i)));
             (0..8).map(title).collect()
         };
         let part = |titles: &[Header]| {
