@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::lab::Lab;
 use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
 use crate::lab::run::Run;
 use crate::lab::sample::{log_probs, rank};
 use crate::lab::target::first_token;
-use crate::lab::Lab;
 use crate::model::network::finite;
 
 /// Cells of one slice.

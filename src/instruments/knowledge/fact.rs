@@ -15,12 +15,12 @@ use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refin
 use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
+use crate::lab::Lab;
 use crate::lab::batch::{last_logits, read_prompts};
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
-use crate::lab::Lab;
 
 params! {
     /// What `fact` is asked.

@@ -9,10 +9,10 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
-use crate::lab::Lab;
 use crate::model::network::finite::order;
 
 params! {

@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
+use crate::lab::Lab;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
-use crate::lab::Lab;
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.

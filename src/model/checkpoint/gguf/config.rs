@@ -446,9 +446,12 @@ impl Meta<'_> {
 }
 
 fn layer_types(layers: usize, slides: impl Fn(usize) -> bool) -> Value {
-    let kind = |i| match slides(i) {
-        true => "sliding_attention",
-        false => "full_attention",
+    let kind = |i| {
+        if slides(i) {
+            "sliding_attention"
+        } else {
+            "full_attention"
+        }
     };
     (0..layers).map(kind).collect::<Vec<_>>().into()
 }
