@@ -384,4 +384,13 @@ impl Fingerprint {
     pub fn finish(self) -> u64 {
         self.0
     }
+
+    /// The hash of numbers, for example a seed and what is drawn with it.
+    pub fn of(numbers: impl IntoIterator<Item = u64>) -> u64 {
+        let mut hash = Self::default();
+        numbers
+            .into_iter()
+            .for_each(|n| hash.write(&n.to_le_bytes()));
+        hash.finish()
+    }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::names;
 use super::read::compare;
 use crate::error::{Error, Result};
 
@@ -69,35 +70,12 @@ impl Kind {
 }
 
 /// Keys of which nothing here depends: of training, of ids that the tokenizer and generation_config.json say better.
-const IRRELEVANT: &[&str] = &[
-    "attention_dropout",
-    "attn_pdrop",
-    "bos_token_id",
-    "classifier_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embedding_dropout",
-    "eos_token_id",
-    "hidden_dropout",
-    "init_std",
-    "initializer_range",
-    "is_decoder",
-    "layerdrop",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "reorder_and_upcast_attn",
-    "resid_pdrop",
-    "residual_dropout",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "use_cache",
-];
+const IRRELEVANT: &str = "
+    attention_dropout attn_pdrop bos_token_id classifier_dropout dropout embd_pdrop embedding_dropout eos_token_id
+    hidden_dropout init_std initializer_range is_decoder layerdrop output_router_logits pad_token_id pretraining_tp
+    reorder_and_upcast_attn resid_pdrop residual_dropout router_aux_loss_coef router_jitter_noise
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_cache
+";
 
 /// Keys that a class lets be null and that its model cannot do without.
 const NEVER_NULL: &[&str] = &["layer_norm_eps", "logit_scale"];
@@ -138,7 +116,7 @@ impl Class {
             };
             let never = value.is_null() && NEVER_NULL.contains(&key.as_str());
             let fits = !never && known.types.iter().any(|kind| kind.takes(value));
-            if fits || IRRELEVANT.contains(&key.as_str()) {
+            if fits || names(IRRELEVANT, key) {
                 continue;
             }
             let kinds = known

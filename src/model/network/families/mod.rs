@@ -319,44 +319,38 @@ pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<R
     Rope::read(&rope, most, head_dim)
 }
 
+/// Kinds of models that write no text, and every `model_type` of each.
+const OTHERS: &[(&str, &str)] = &[
+    (
+        "an encoder: it reads both ways and writes no text",
+        "bert roberta xlm-roberta distilbert albert electra deberta deberta-v2 mpnet modernbert nomic_bert new \
+        camembert ernie eurobert neobert longformer big_bird",
+    ),
+    (
+        "an encoder with a decoder, and only decoders are served",
+        "t5 mt5 umt5 t5gemma longt5 switch_transformers bart mbart marian pegasus m2m_100 blenderbot led fsmt \
+        nllb-moe",
+    ),
+    (
+        "a model of sound",
+        "whisper wav2vec2 hubert seamless_m4t speecht5 musicgen encodec",
+    ),
+    (
+        "a model of images",
+        "vit clip siglip siglip_vision_model dinov2 convnext swin detr sam blip segformer",
+    ),
+];
+
 /// What a `model_type` is that no family serves, where it writes no text.
 fn other_kind(model_type: &str) -> Option<&'static str> {
-    match model_type {
-        "bert" | "roberta" | "xlm-roberta" | "distilbert" | "albert" | "electra" | "deberta"
-        | "deberta-v2" | "mpnet" | "modernbert" | "nomic_bert" | "new" | "camembert" | "ernie"
-        | "eurobert" | "neobert" | "longformer" | "big_bird" => {
-            Some("an encoder: it reads both ways and writes no text")
-        }
-        "t5"
-        | "mt5"
-        | "umt5"
-        | "t5gemma"
-        | "longt5"
-        | "switch_transformers"
-        | "bart"
-        | "mbart"
-        | "marian"
-        | "pegasus"
-        | "m2m_100"
-        | "blenderbot"
-        | "led"
-        | "fsmt"
-        | "nllb-moe" => Some("an encoder with a decoder, and only decoders are served"),
-        "whisper" | "wav2vec2" | "hubert" | "seamless_m4t" | "speecht5" | "musicgen"
-        | "encodec" => Some("a model of sound"),
-        "vit"
-        | "clip"
-        | "siglip"
-        | "siglip_vision_model"
-        | "dinov2"
-        | "convnext"
-        | "swin"
-        | "detr"
-        | "sam"
-        | "blip"
-        | "segformer" => Some("a model of images"),
-        _ => None,
-    }
+    let mut rows = OTHERS.iter();
+    rows.find(|(_, types)| names(types, model_type))
+        .map(|(kind, _)| *kind)
+}
+
+/// Whether a name is one of a list with blanks between.
+pub(crate) fn names(list: &str, name: &str) -> bool {
+    list.split_whitespace().any(|own| own == name)
 }
 
 #[cfg(test)]
