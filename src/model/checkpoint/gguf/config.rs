@@ -224,7 +224,11 @@ impl Meta<'_> {
         // A scale of zero is none.
         let scale = |key, default| self.number(key).filter(|x| *x != 0.0).unwrap_or(default);
         Ok(match self.architecture.model_type {
-            "llama" | "qwen3" => json!({"hidden_act": "silu"}),
+            "olmo2" if window.is_some() => {
+                let what = "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served";
+                return Err(self.wrong(what));
+            }
+            "llama" | "qwen3" | "olmo2" => json!({"hidden_act": "silu"}),
             "smollm3" => json!({
                 "hidden_act": "silu",
                 // Every fourth layer has no rope; the format has no key for it.
@@ -315,11 +319,6 @@ impl Meta<'_> {
                 "hidden_act": "silu",
                 "clip_qkv": self.number("attention.clamp_kqv").filter(|c| *c > 0.0),
             }),
-            "olmo2" if window.is_some() => {
-                let what = "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served";
-                return Err(self.wrong(what));
-            }
-            "olmo2" => json!({"hidden_act": "silu"}),
             "starcoder2" => json!({
                 "hidden_act": "gelu_pytorch_tanh",
                 "use_bias": self.has("blk.0.attn_q.bias"),
