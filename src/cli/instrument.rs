@@ -58,19 +58,12 @@ pub fn build(of: &'static dyn Instrument) -> Command {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf));
+    let format = Arg::new("format").long("format").value_parser(formats);
+    let written = "Writes the figure to a file instead of standard output";
+    let output = arguments::value("output", "FILE", written).short('o');
     command
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_parser(formats)
-                .help("How the figure is written [default: by the ending of FILE, or text]"),
-        )
-        .arg(output.help("Writes the figure to a file instead of standard output"))
+        .arg(format.help("How the figure is written [default: by the ending of FILE, or text]"))
+        .arg(output.value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
@@ -79,11 +72,8 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
         .long(flag(of, parameter))
         .help_heading("Parameters")
         .help(parameter.about);
-    let arg = if parameter.default.is_empty() {
-        arg
-    } else {
-        arg.default_value(parameter.default)
-    };
+    let default = Some(parameter.default).filter(|default| !default.is_empty());
+    let arg = arg.default_value(default);
     match parameter.kind {
         Kind::Count { lo, hi } => {
             arg.value_name("N")
@@ -147,12 +137,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         .and_then(|p| p.extension())
         .and_then(|e| e.to_str())
         .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
-    let named = matches
-        .get_one::<String>("format")
-        .map(String::as_str)
-        .or(ending)
-        .unwrap_or(FORMATS[0].name);
-    let format = export::format_named(named)?;
+    let named = matches.get_one::<String>("format").map(String::as_str);
+    let format = export::format_named(named.or(ending).unwrap_or(FORMATS[0].name))?;
 
     let mut lab = arguments::open(matches)?;
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
