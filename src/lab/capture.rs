@@ -11,11 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::readout::{Against, Ask, Said, Tokens};
 use super::run::Run;
-use super::sample::log_softmax;
 use crate::edit::receipt::Receipt;
 use crate::error::{Error, Result};
 use crate::figure::Check;
@@ -261,15 +259,6 @@ impl Capture {
     /// The whole row of logits there, `[vocab]`; empty where it was not asked for.
     pub fn logits(&self) -> &[f32] {
         &self.last().logits
-    }
-
-    /// Natural log-probabilities after each position whose row was read whole, `[positions][vocab]`.
-    pub fn log_probs(self) -> Vec<Vec<f32>> {
-        let rows = self.output.into_par_iter().map(|mut said| {
-            log_softmax(&mut said.logits);
-            said.logits
-        });
-        rows.collect()
     }
 
     /// Whether every address was recorded.

@@ -233,10 +233,7 @@ impl Pass {
 
     /// Prompts side by side under a schedule.
     pub fn prompts(prompts: &[Vec<u32>], schedule: &Schedule, output: Output) -> Self {
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(Vec::new())
-        };
+        let run = Run::plain(Vec::new()).under(schedule);
         Self {
             output,
             ..Self::texts(run, prompts.iter().cloned())

@@ -17,7 +17,7 @@ use super::lab::Lab;
 use super::readout::{Said, on_cpu, tolerance};
 use super::run::Run;
 use super::runner::{read_on, unedited};
-use super::sample::{Sampling, kl, log_softmax, rank};
+use super::sample::{Sampling, kl, log_probs, rank};
 use super::tap::{Keep, RunTap};
 use super::unembed::{drawn, from_logits};
 use crate::edit::Edit;
@@ -313,12 +313,7 @@ impl Writer {
     /// Chooses the next token of both runs.
     fn choose(&self) -> Result<(Choice, u32)> {
         let position = self.run.tokens.len();
-        let log_probs = |logits: &Tensor| -> Result<Vec<f32>> {
-            let mut row = logits.to_vec1::<f32>()?;
-            log_softmax(&mut row);
-            Ok(row)
-        };
-        let own = log_probs(&self.logits)?;
+        let own = log_probs(&self.logits.to_vec1::<f32>()?);
         let wanted = self.sampling.choose(&self.logits, position)?;
         let Some(companion) = &self.companion else {
             let (logprob, rank) = (own[wanted as usize], rank(&own, wanted));
@@ -335,7 +330,7 @@ impl Writer {
                 wanted,
             ));
         };
-        let base = log_probs(&companion.logits)?;
+        let base = log_probs(&companion.logits.to_vec1::<f32>()?);
         let unedited = if self.beside.is_lockstep() && companion.ended.is_none() {
             self.sampling.choose(&companion.logits, position)?
         } else {

@@ -14,7 +14,7 @@ use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
-use lmscope::lab::sample::{Sampling, kl};
+use lmscope::lab::sample::{Sampling, kl, log_probs};
 use lmscope::lab::writer::{Beside, Held, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
@@ -396,11 +396,19 @@ fn lockstep_is_two_runs() {
         };
         let whole = Output::whole(After::Last(17));
         let plain = Pass::after(run.unedited(), whole.clone());
-        let plain = lab.run_one(&plain).unwrap().log_probs();
-        let moved = lab.run_one(&Pass::after(run, whole)).unwrap().log_probs();
+        let mut rows = |pass: &Pass| {
+            let read = lab.run_one(pass).unwrap().output;
+            let rows = read.iter().map(|said| log_probs(&said.logits));
+            rows.collect::<Vec<_>>()
+        };
+        let plain = rows(&plain);
+        let moved = rows(&Pass::after(run, whole));
         for choice in choices {
             let before = choice.position - 1;
-            let expected = kl(&plain[before], &moved[before]);
+            let expected = kl(
+                &log_probs(&plain[before].logits),
+                &log_probs(&moved[before].logits),
+            );
             let found = choice.kl.unwrap();
             assert!(
                 (found - expected).abs() < 1e-4 * expected.max(1.0),

@@ -97,7 +97,7 @@ impl Repeated {
         if period > most || period < 2 {
             return Err(Error::argument(
                 "period",
-                period.to_string(),
+                period,
                 format!("2 to {most} tokens, so that two copies fit into the context"),
             ));
         }
@@ -206,10 +206,7 @@ impl Copying {
     pub fn measure(lab: &mut Lab, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
         for text in texts {
-            let run = Run {
-                schedule: schedule.clone(),
-                ..Run::plain(text.tokens.clone())
-            };
+            let run = Run::plain(text.tokens.clone()).under(schedule);
             let end = text.tokens.len() - 1;
             let output = Output {
                 after: After::Each(text.first + text.period..end),

@@ -16,6 +16,7 @@ use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, sta
 use crate::lab::Lab;
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
+use crate::model::Fingerprint;
 
 /// One spelling or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -329,10 +330,8 @@ impl Measure {
 
 /// A question whose answer and bridge are other ones, drawn by the seed.
 fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
-    let mut hash = crate::model::Fingerprint::default();
-    hash.write(&seed.to_le_bytes());
-    hash.write(&(at as u64).to_le_bytes());
-    let start = (hash.finish() % all.len() as u64) as usize;
+    let start = Fingerprint::of([seed, at as u64]) % all.len() as u64;
+    let start = start as usize;
     let shares = |a: &[String], b: &[String]| {
         a.iter()
             .any(|x| b.iter().any(|y| x.trim().eq_ignore_ascii_case(y.trim())))

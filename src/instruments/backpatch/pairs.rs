@@ -97,11 +97,8 @@ pub fn trials(
             Vector::Random(seed) => {
                 let own = &own[*source];
                 let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                let mut hash = Fingerprint::default();
-                for part in [seed, *source as u64, *target as u64] {
-                    hash.write(&part.to_le_bytes());
-                }
-                let drawn = random_like(&numbers, hash.finish());
+                let seed = Fingerprint::of([seed, *source as u64, *target as u64]);
+                let drawn = random_like(&numbers, seed);
                 Tensor::new(drawn.as_slice(), own.device())?.to_dtype(own.dtype())?
             }
         };

@@ -88,11 +88,7 @@ impl<'a> Plan<'a> {
             }
             Some(file) if !run.tokens.is_empty() => {
                 let expected = "either a prompt or a file of prompts, not both";
-                return Err(Error::argument(
-                    "prompts",
-                    file.display().to_string(),
-                    expected,
-                ));
+                return Err(Error::argument("prompts", file.display(), expected));
             }
             Some(file) => {
                 let prompts = read_prompts(file)?;
