@@ -34,7 +34,9 @@ use crate::model::network::site::Address;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
-/// Bytes of recordings that are kept, unless told otherwise.
+/// The memory of the lab beside the model, unless told otherwise. It is one number, so that a machine that runs the model runs
+/// every instrument: captures and shared runs are kept within it ([`Lab::make_room`]), and what a pass lays out at once takes
+/// half of it ([`Lab::room`]). Larger batches are no faster by then.
 const BUDGET: usize = 512 << 20;
 
 /// A model on the lab.
@@ -55,7 +57,7 @@ pub struct Lab {
     pub unfinished: Unfinished,
     /// Positions a second of the latest whole pass; none before the first one.
     pub pace: Option<f32>,
-    /// Bytes of recordings that are kept, and of attention that is recorded at once.
+    /// Bytes that are kept of past passes, and twice those that a pass may lay out at once.
     pub budget: usize,
     /// The text of the null, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
@@ -187,11 +189,25 @@ impl Lab {
         let seconds = since.elapsed().as_secs_f32();
         self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.captures.push((key, capture.clone()));
-        let bytes = |all: &[(u64, Arc<Capture>)]| all.iter().map(|(_, c)| c.bytes()).sum::<usize>();
-        while self.captures.len() > 1 && bytes(&self.captures) > self.budget {
+        self.make_room();
+        Ok(capture)
+    }
+
+    /// Lets the oldest of what is kept go until it fits; the newest of each kind stays.
+    pub(crate) fn make_room(&mut self) {
+        let captures = |lab: &Self| lab.captures.iter().map(|(_, c)| c.bytes()).sum::<usize>();
+        let shared = |lab: &Self| lab.shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
+        while self.shared_runs.len() > 1 && captures(self) + shared(self) > self.budget {
+            self.shared_runs.remove(0);
+        }
+        while self.captures.len() > 1 && captures(self) + shared(self) > self.budget {
             self.captures.remove(0);
         }
-        Ok(capture)
+    }
+
+    /// How many things of so many bytes a pass may lay out at once, at least one.
+    pub(crate) fn room(&self, bytes: usize) -> usize {
+        (self.budget / 2 / bytes.max(1)).max(1)
     }
 
     /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does

@@ -275,8 +275,6 @@ pub(crate) struct SharedRun {
     pub(crate) read: usize,
     /// Positions that passes cover.
     pub(crate) end: usize,
-    /// Whether what comes before a change may be shared.
-    pub(crate) shares: bool,
     /// The run's own logits after the position that is read, `[1, vocab]`.
     pub(crate) logits: Tensor,
     /// What its edits did.

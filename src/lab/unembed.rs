@@ -22,11 +22,8 @@ use crate::lab::readout::{Against, Ask, Said, Tokens, read, read_rows, tolerance
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Axis, Site};
 
-/// Rows that go through the unembedding together.
+/// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
 const ROWS: usize = 1536;
-
-/// Bytes of whole rows of logits that are held at a time, where some must be.
-const HELD: usize = 256 << 20;
 
 /// How many of the strongest tokens are kept of the distribution that a token was drawn from.
 const BEFORE: usize = 5;
@@ -97,7 +94,7 @@ impl Lab {
         let total = positions.len().max(1);
         let most = ROWS / readout.at.len().max(1);
         let most = if readout.kl {
-            most.min(HELD / (4 * self.model.card.vocab))
+            most.min(self.room(4 * self.model.card.vocab))
         } else {
             most
         };

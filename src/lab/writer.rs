@@ -111,8 +111,7 @@ pub struct Held {
     diverged: Option<usize>,
 }
 
-/// A growing text. A clone shares its caches, so that of two only one may be written on.
-#[derive(Clone)]
+/// A growing text.
 pub struct Writer {
     /// Tokens, prompt and schedule.
     pub run: Run,
@@ -200,10 +199,23 @@ impl Writer {
         })
     }
 
+    /// As it stands. It shares the caches, so that of the two only one may be written on.
+    fn copy(&self) -> Self {
+        Self {
+            run: self.run.clone(),
+            cache: self.cache.clone(),
+            program: self.program.clone(),
+            companion: self.companion.clone(),
+            scout: self.scout.clone(),
+            logits: self.logits.clone(),
+            ..*self
+        }
+    }
+
     /// Makes a change, or leaves everything as it was: what reads the text again reads it into a new cache, so that the
     /// one before it is whole.
     fn attempt<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let before = self.clone();
+        let before = self.copy();
         let changed = change(self);
         if changed.is_err() {
             *self = before;
@@ -315,20 +327,16 @@ impl Writer {
         let position = self.run.tokens.len();
         let own = log_probs(&self.logits.to_vec1::<f32>()?);
         let wanted = self.sampling.choose(&self.logits, position)?;
+        let choice = |id: u32, kl: Option<f32>, other: Option<Other>| Choice {
+            position,
+            id,
+            logprob: own[id as usize],
+            rank: rank(&own, id),
+            kl,
+            other,
+        };
         let Some(companion) = &self.companion else {
-            let (logprob, rank) = (own[wanted as usize], rank(&own, wanted));
-            let (id, kl, other) = (wanted, None, None);
-            return Ok((
-                Choice {
-                    position,
-                    id,
-                    logprob,
-                    rank,
-                    kl,
-                    other,
-                },
-                wanted,
-            ));
+            return Ok((choice(wanted, None, None), wanted));
         };
         let base = log_probs(&companion.logits.to_vec1::<f32>()?);
         let unedited = if self.beside.is_lockstep() && companion.ended.is_none() {
@@ -336,39 +344,17 @@ impl Writer {
         } else {
             wanted
         };
+        let other = |id: u32, of: &[f32]| {
+            let logprob = of[id as usize];
+            Some(Other { id, logprob })
+        };
         let (id, other) = match self.beside {
             Beside::Nothing | Beside::SameText => (wanted, None),
             Beside::OwnText if companion.ended.is_some() => (wanted, None),
-            Beside::OwnText => {
-                let logprob = base[unedited as usize];
-                (
-                    wanted,
-                    Some(Other {
-                        id: unedited,
-                        logprob,
-                    }),
-                )
-            }
-            Beside::Forced => {
-                let logprob = own[wanted as usize];
-                (
-                    unedited,
-                    Some(Other {
-                        id: wanted,
-                        logprob,
-                    }),
-                )
-            }
+            Beside::OwnText => (wanted, other(unedited, &base)),
+            Beside::Forced => (unedited, other(wanted, &own)),
         };
-        let choice = Choice {
-            position,
-            id,
-            logprob: own[id as usize],
-            rank: rank(&own, id),
-            kl: Some(kl(&base, &own)),
-            other,
-        };
-        Ok((choice, unedited))
+        Ok((choice(id, Some(kl(&base, &own)), other), unedited))
     }
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.

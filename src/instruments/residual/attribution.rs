@@ -26,9 +26,6 @@ use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
-/// Rows that go through the unembedding at once.
-const CHUNK: usize = 64;
-
 /// What rounding of f32 may cost a product, relative to the lengths of what is multiplied.
 const EXACT: f32 = 1e-6;
 
@@ -215,7 +212,7 @@ impl Attribution {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
-        let (targets, logits) = own_logits(model, last, question)?;
+        let (targets, logits) = own_logits(lab, last, question)?;
         let (directions, constants) = directions(model, last, &targets, question)?;
         let parts = summands(model, capture)?;
         let width = model.card.d_model;
@@ -292,11 +289,13 @@ pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
 
 /// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
 /// where none is given.
-fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+fn own_logits(lab: &Lab, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+    let model = &lab.model;
     let (count, known) = (last.dim(0)?, model.known_tokens());
     let (mut targets, mut logits) = (Vec::new(), Vec::new());
-    for start in (0..count).step_by(CHUNK) {
-        let rows = last.narrow(0, start, CHUNK.min(count - start))?;
+    let most = lab.room(4 * model.card.vocab);
+    for start in (0..count).step_by(most) {
+        let rows = last.narrow(0, start, most.min(count - start))?;
         for row in model
             .transformer
             .uncapped(&rows.contiguous()?)?

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use shared::{BYTES, null};
+use shared::{bytes, null};
 use tail::{best, go_on, tensor};
 pub(crate) use tail::{read_on, unedited};
 
@@ -29,13 +29,9 @@ use super::pass::{Pass, PassRow, Patch};
 use super::readout::{Said, read_logits};
 use super::run::Run;
 use super::tap::{Keep, RunTap};
-use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::{Phase, Span, Tap};
-
-/// Most texts of their own in one pass.
-const TEXTS: usize = 16;
 
 /// Rows by their number and what they came to, in the order in which they were read.
 type Rows = Vec<(usize, Capture)>;
@@ -47,13 +43,12 @@ impl Lab {
     ///
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
-        let alone = pass.rows.iter().all(PassRow::is_plain);
         let mut out = Rows::with_capacity(pass.rows.len());
-        if pass.rows.iter().any(|row| !row.tokens.is_empty())
-            || (alone && pass.common.is_empty() && pass.from.is_none())
-        {
-            let texts: Vec<&[u32]> = pass.rows.iter().map(|row| text(pass, row)).collect();
-            for group in groups(&texts, &pass.run.schedule) {
+        let own_texts = pass.rows.iter().any(|row| !row.tokens.is_empty());
+        let alone = pass.rows.iter().all(PassRow::is_plain);
+        let alone = alone && pass.common.is_empty() && pass.from.is_none();
+        if own_texts || alone || conditional(&pass.run) {
+            for group in self.groups(pass, own_texts) {
                 self.together(pass, &group, &mut out)?;
             }
         } else {
@@ -72,6 +67,25 @@ impl Lab {
     pub fn run_one(&mut self, pass: &Pass) -> Result<Capture> {
         let row = self.run(pass)?.into_iter().next();
         row.ok_or_else(|| Error::Engine("a pass without rows".into()))
+    }
+
+    /// Rows that are read whole together: texts of one length, as many as there is room for; one by one where the edits depend
+    /// on the tokens of a prompt.
+    fn groups(&self, pass: &Pass, own_texts: bool) -> Vec<Vec<usize>> {
+        let length = |row: usize| text(pass, &pass.rows[row]).len();
+        let mut order: Vec<usize> = (0..pass.rows.len()).collect();
+        order.sort_by_key(|i| length(*i));
+        let mut out = Vec::new();
+        for alike in order.chunk_by(|a, b| length(*a) == length(*b)) {
+            let tokens = length(alike[0]);
+            let most = if own_texts && pass.run.schedule.reads_prompt() {
+                1
+            } else {
+                self.room(bytes(&self.model, tokens, tokens, pass.tail > 1))
+            };
+            out.extend(alike.chunks(most).map(<[usize]>::to_vec));
+        }
+        out
     }
 
     /// Reads texts of one length in one pass.
@@ -100,11 +114,18 @@ impl Lab {
                 patches.push((i, patch));
             }
         }
-        let trials = pass.lenient || !rows.iter().all(|row| row.is_plain());
-        let guard = self.guard().lenient_if(trials);
+        let trials = !rows.iter().all(|row| row.is_plain());
+        let guard = self.guard().lenient_if(pass.lenient || trials);
         // The last token that is chosen need not be read.
         let count = pass.tail.min(model.card.context - length + 1);
         let mut cache = (count > 1).then(|| model.cache(rows.len())).transpose()?;
+        if trials && program.asks_probability() && count > 1 {
+            // The unedited model would have to read along with every row.
+            return Err(Error::Refused {
+                address: "when p(...)".into(),
+                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
+            });
+        }
         // The unedited model reads along where a condition asks what it says.
         let mut beside = (program.asks_probability() && count > 1)
             .then(|| model.cache(rows.len()))
@@ -117,7 +138,9 @@ impl Lab {
         };
         let knockouts = rows.iter().enumerate();
         let knockouts = knockouts.filter_map(|(i, row)| Some((i, row.knockout.as_ref()?)));
-        let mut tap = RunTap::new(&mut program, &patches, &pass.record, Keep::All, guard)
+        let from = pass.from.filter(|_| rows[0].tokens.is_empty()).unwrap_or(0);
+        let keep = Keep::From(from);
+        let mut tap = RunTap::new(&mut program, &patches, &pass.record, keep, guard)
             .cutting(knockouts.collect());
         let transformer = &model.transformer;
         let tokens = tensor(model, &texts, 0)?;
@@ -153,7 +176,7 @@ impl Lab {
             }
         } else {
             // So many positions at a time as there is room for the logits of all rows.
-            let most = (BYTES / (4 * rows.len() * model.card.vocab)).max(1);
+            let most = self.room(4 * rows.len() * model.card.vocab);
             for start in (first..first + wanted).step_by(most) {
                 let len = most.min(first + wanted - start);
                 // Edits after the last block see these positions and no others.
@@ -184,7 +207,7 @@ impl Lab {
                 recorded: own,
                 receipts: tap.program.receipts().to_vec(),
                 output,
-                ..Capture::of(Arc::new(run), 0..length)
+                ..Capture::of(Arc::new(run), from..length)
             });
         }
         let firsts: Vec<Option<u32>> = out.iter().map(|row| best(row.last())).collect();
@@ -230,20 +253,8 @@ fn text<'a>(pass: &'a Pass, row: &'a PassRow) -> &'a [u32] {
     }
 }
 
-/// Indices of texts that may be read together: of equal length, a few at a time; one by one where the edits depend on the
-/// tokens of a prompt.
-fn groups(texts: &[&[u32]], schedule: &Schedule) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..texts.len()).collect();
-    order.sort_by_key(|i| texts[*i].len());
-    let most = if schedule.reads_prompt() { 1 } else { TEXTS };
-    let mut out: Vec<Vec<usize>> = Vec::new();
-    for i in order {
-        match out.last_mut() {
-            Some(group) if group.len() < most && texts[group[0]].len() == texts[i].len() => {
-                group.push(i);
-            }
-            _ => out.push(vec![i]),
-        }
-    }
-    out
+/// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.
+fn conditional(run: &Run) -> bool {
+    let mut edits = run.schedule.spans().flat_map(|(_, edits)| edits);
+    edits.any(|edit| edit.active() && edit.when.is_some())
 }

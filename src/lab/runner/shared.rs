@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Rows;
-use super::tail::{best, go_on, tensor};
+use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Null;
@@ -22,15 +22,6 @@ use crate::model::Model;
 use crate::model::network::cache::{Cache, Own};
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{Phase, Span, Tap};
-
-/// Most rows of one pass.
-const ROWS: usize = 256;
-
-/// Bytes that the values of one pass may take, roughly.
-pub(super) const BYTES: usize = 256 << 20;
-
-/// Shared runs that are kept, unless they are larger than what else is kept.
-const SHARED_RUNS: usize = 2;
 
 /// Rows that are read in one pass: the position from which on, and their first blocks and indices, lowest block first.
 struct Chunk {
@@ -83,13 +74,7 @@ impl Lab {
         }
         let shared = Arc::new(self.read_shared(pass, key, from, read, end)?);
         self.shared_runs.push(shared.clone());
-        let large =
-            |shared_runs: &[Arc<SharedRun>]| shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
-        while self.shared_runs.len() > SHARED_RUNS
-            || (self.shared_runs.len() > 1 && large(&self.shared_runs) > self.budget)
-        {
-            self.shared_runs.remove(0);
-        }
+        self.make_room();
         Ok(shared)
     }
 
@@ -128,10 +113,6 @@ impl Lab {
         let mut values = std::mem::take(&mut tap.recorded);
         let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
         own.settle()?;
-        let conditional = run.schedule.spans().any(|(_, edits)| {
-            let mut edits = edits.iter();
-            edits.any(|edit| edit.active() && edit.when.is_some())
-        });
         Ok(SharedRun {
             key,
             random: pass.random,
@@ -143,7 +124,6 @@ impl Lab {
             from,
             read,
             end,
-            shares: !conditional,
             logits: logits.force_contiguous()?,
             receipts: own.receipts().to_vec(),
         })
@@ -161,13 +141,6 @@ impl Lab {
         if count > 0 && shared.read + 1 != length {
             let expected = format!("{}, the last, where texts are to go on", length - 1);
             return Err(Error::argument("read", shared.read.to_string(), expected));
-        }
-        if count > 1 && shared.program.asks_probability() {
-            // The unedited model would have to read along with every row.
-            return Err(Error::Refused {
-                address: "when p(...)".into(),
-                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
-            });
         }
         let (plain, chunks) = self.chunks(pass, shared, count > 1)?;
         let run = Arc::new(pass.run.clone());
@@ -241,16 +214,15 @@ impl Lab {
                     let expected = format!("positions {} to {}", shared.from, shared.end - 1);
                     return Err(Error::argument("targets", from.to_string(), expected));
                 }
-                Some(from) if shared.shares => order.push((from, row.entry(layers), index)),
-                Some(_) => order.push((0, 0, index)),
+                Some(from) => order.push((from, row.entry(layers), index)),
             }
         }
         order.sort_unstable();
         let mut out = Vec::new();
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let from = group[0].0;
-            let kept = kept || !shared.shares;
-            for rows in group.chunks(most(model, shared.end - from, shared.end, kept)) {
+            let each = bytes(model, shared.end - from, shared.end, kept);
+            for rows in group.chunks(self.room(each)) {
                 let rows = rows.iter().map(|(_, entry, index)| (*entry, *index));
                 out.push(Chunk {
                     from,
@@ -283,7 +255,7 @@ impl Lab {
             .flat_map(|(row, (entry, index))| {
                 all(row, *index).filter(move |(_, patch)| {
                     let own = patch.entry(layers);
-                    !shared.shares || own > *entry || (own == *entry && !patch.at_the_door())
+                    own > *entry || (own == *entry && !patch.at_the_door())
                 })
             })
             .collect();
@@ -297,28 +269,11 @@ impl Lab {
         let keep = Keep::From(shared.from);
         let mut tap = RunTap::new(&mut program, &later, &pass.record, keep, guard).cutting(cuts());
         let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
-        let (logits, mut cache) = if shared.shares {
-            let own = if count > 1 { Own::Kept } else { Own::Passing };
-            let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
-            if count > 1 {
-                cache.complete(chunk.rows.len(), &shared.cache)?;
-            }
-            (logits, cache)
-        } else {
-            let span = Span {
-                start: 0,
-                len: shared.end,
-                prompt: pass.run.prompt,
-                phase: Phase::Prefill,
-            };
-            let read: Vec<Vec<u32>> = texts.iter().map(|t| t[..shared.end].to_vec()).collect();
-            let mut cache = model.cache(texts.len())?;
-            let tokens = tensor(model, &read, 0)?;
-            let x = model
-                .transformer
-                .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-            (after(model, &x, span, shared.read, &mut tap)?, cache)
-        };
+        let own = if count > 1 { Own::Kept } else { Own::Passing };
+        let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+        if count > 1 {
+            cache.complete(chunk.rows.len(), &shared.cache)?;
+        }
         let values = std::mem::take(&mut tap.recorded);
         let said = read_logits(&logits, model.known_tokens(), |row| {
             pass.output.ask(chunk.rows[row].1, 0)
@@ -369,7 +324,7 @@ fn recorded(
     values: &HashMap<Address, Tensor>,
     i: usize,
 ) -> Result<HashMap<Address, Tensor>> {
-    let before = chunk.from.saturating_sub(shared.from);
+    let before = chunk.from - shared.from;
     let span = Span {
         start: shared.from,
         len: shared.end - shared.from,
@@ -488,8 +443,8 @@ fn alike(a: &[Patch], b: &[Patch]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(one)
 }
 
-/// How many rows of so many tokens, which see `end` positions, fit into the bytes of a pass.
-fn most(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
+/// The bytes of a row of so many tokens, which see `end` positions, while a pass goes through, roughly.
+pub(super) fn bytes(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
     let b = &model.transformer.blueprint;
     let width = b.heads * b.head_dim;
     let mut floats = tokens * (8 * b.d_model + 3 * b.d_mlp + 4 * width + 3 * b.heads * end);
@@ -497,5 +452,5 @@ fn most(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
     if kept {
         floats += 2 * b.layers.len() * b.kv_heads * b.head_dim * (tokens + 16);
     }
-    (BYTES / (4 * floats)).clamp(1, ROWS)
+    4 * floats
 }
