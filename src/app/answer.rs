@@ -93,8 +93,8 @@ impl App {
                 // What was written before it was forced was the edited run's own choice.
                 let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
                 let chosen = written.map(|t| {
-                    let other = Some(t).filter(forced).and_then(beside::rival);
-                    other.unwrap_or_else(|| beside::plain(t))
+                    let other = Some(t).filter(forced).and_then(|t| t.other.as_deref());
+                    other.cloned().unwrap_or_else(|| beside::plain(t))
                 });
                 Baseline::live(chosen, diverged)
             }

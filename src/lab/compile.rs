@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::apply::{Act, Null, Program};
 use super::lab::Lab;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Placed, prepare};
 use super::run::Run;
 use super::shelf::Shelf;
 use super::watch::{Watch, Watched};
@@ -74,7 +74,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 let Some(ready) = prepare(&resolved, at, shelf, null)? else {
                     continue;
                 };
-                let Prepared {
+                let Placed {
                     at: place,
                     change,
                     note,

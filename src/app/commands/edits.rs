@@ -3,6 +3,8 @@
 //! Invariant: every change of edits goes through [`App::edit`], which sends them to the engine and can be undone.
 //! To add a command, add a row.
 
+use std::any::Any;
+
 use super::{Command, Context, Outcome, Why, has_model};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect, palette};
@@ -251,24 +253,23 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let known = app.directions.iter().find(|d| d.name == edit.direction());
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());
-    let name = edit.op.spec().name;
-    let (op, place, strength) = if let Op::Add(direction) = edit.op {
-        (Op::ProjectOut(direction), Place::Writes, 1.0)
-    } else if let Op::ProjectOut(direction) = edit.op {
-        (Op::AddUnitNorm(direction), place, 0.5)
-    } else if let Op::AddUnitNorm(direction) = edit.op {
-        (Op::AddRenorm(direction), place, strength)
-    } else if let Op::AddRenorm(direction)
-    | Op::Icv(direction)
-    | Op::ScaleAlong(direction)
-    | Op::Replace(direction) = edit.op
-    {
-        (Op::Add(direction), place, strength)
-    } else {
+    let argument: &dyn Any = edit.op.argument();
+    let Some(direction) = argument.downcast_ref::<DirectionName>() else {
+        let name = edit.op.spec().name;
         return Err(Why(format!(
             "no other operation takes what {name} takes; e writes an edit"
         )));
     };
+    let turns: [(fn(DirectionName) -> Op, Place, f32); 4] = [
+        (Op::Add, place.clone(), strength),
+        (Op::ProjectOut, Place::Writes, 1.0),
+        (Op::AddUnitNorm, place.clone(), 0.5),
+        (Op::AddRenorm, place, strength),
+    ];
+    let mut turns = turns.map(|(op, place, strength)| (op(direction.clone()), place, strength));
+    let now = turns.iter().position(|(op, ..)| *op == edit.op);
+    turns.rotate_left(now.map_or(0, |now| (now + 1) % 4));
+    let [(op, place, strength), ..] = turns;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
             (edit.op, edit.place, edit.strength) = (op, place, strength);

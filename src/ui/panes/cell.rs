@@ -126,6 +126,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
         ]));
     }
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
+        let p = other.logprob.map_or(f32::NAN, f32::exp);
         let name = match text.beside(position) {
             Beside::Forced => "edited run's choice ",
             Beside::Nothing | Beside::SameText | Beside::OwnText => "unedited ",
@@ -133,7 +134,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             canvas.span(name, Role::Muted),
             canvas.span(text::visible(&other.bytes), Role::Title),
-            canvas.span(format!("  p {}", number(other.logprob.exp())), Role::Muted),
+            canvas.span(format!("  p {}", number(p)), Role::Muted),
         ]));
     }
     lines
