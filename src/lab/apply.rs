@@ -38,6 +38,8 @@ pub(crate) struct Tally {
     relative: f64,
     /// Whether a pass broke off because of it.
     broken: bool,
+    /// What to know of it, each once.
+    remarks: Vec<String>,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
     pub(crate) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
@@ -138,6 +140,15 @@ impl Program {
         });
         self.tallies.push(Tally::default());
         self.receipts.len() - 1
+    }
+
+    /// Adds a caution to a receipt, once.
+    pub(crate) fn remark(&mut self, receipt: usize, words: String) {
+        let held = &mut self.tallies[receipt].remarks;
+        if !words.is_empty() && !held.contains(&words) {
+            held.push(words);
+            self.receipts[receipt].note = held.join("; ");
+        }
     }
 
     /// Lets edits act on the first rows of a batch alone.

@@ -61,7 +61,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 *sources = sources.resolve(&pieces)?;
             }
             let (places, caution) = places(edit, shelf)?;
-            program.receipts[receipt].remark(&caution);
+            program.remark(receipt, caution);
             let watched = watch(&resolved, &places, shelf)?;
             let watch = watched.map(|watch| {
                 program.watches.push(watch);
@@ -80,7 +80,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                     note,
                 } = ready;
                 shelf.lab.model.offers(place)?;
-                program.receipts[receipt].remark(&note);
+                program.remark(receipt, note);
                 if place != at {
                     program.remembered.insert(at, None);
                 }
