@@ -108,7 +108,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         )
     };
     let mut left = vec![span(
-        format!(" {}", text::plain(app.named.as_bytes())),
+        format!(" {}", text::plain(app.settings.model.as_bytes())),
         Role::Title,
     )];
     if let Some(model) = &app.model {
@@ -280,7 +280,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     let mut out = Vec::new();
     let reading = app
         .reading()
-        .filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+        .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
     if let Some(reading) = reading {
         let layer = reading
             .anchor
@@ -292,10 +292,13 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             .position
             .map_or(app.cursor.position, |p| p as usize);
         out.push(span(
-            format!(" {}{layer} @ {position} ", app.slot),
+            format!(" {}{layer} @ {position} ", app.layout.figure),
             Role::Muted,
         ));
-        let older = app.shown.get(app.slot).is_some_and(|s| s.stale.is_some());
+        let older = app
+            .shown
+            .get(app.layout.figure)
+            .is_some_and(|s| s.stale.is_some());
         let token = if older && !reading.column.is_empty() {
             reading.column.clone()
         } else {
@@ -345,7 +348,10 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 .anchor
                 .layer
                 .map_or_else(String::new, |l| format!(" layer {l}"));
-            out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+            out.push(span(
+                format!("  │ {}{layer}: ", app.layout.figure),
+                Role::Faint,
+            ));
             for (label, value) in reading.more {
                 out.push(span(format!("{label} "), Role::Text));
                 out.push(span(format!("{}  ", number(value)), Role::Muted));

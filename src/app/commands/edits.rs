@@ -5,9 +5,9 @@
 
 use std::any::Any;
 
-use super::{Command, Context, Outcome, Why, has_model};
+use super::{Command, Context, Outcome, Why, has_model, needs};
 use crate::app::mark::{self, Mark};
-use crate::app::{App, Effect, palette};
+use crate::app::{App, Effect};
 use crate::edit::grammar::understood;
 use crate::edit::op::{DirectionName, Op, UnitsMean, Which};
 use crate::edit::{Edit, Place};
@@ -18,6 +18,7 @@ pub(super) const ROWS: &[Command] = &[
     Command::new("toggle", &["1", "2", "3", "4", "5", "6", "7", "8", "9"], toggle)
         .about("switches the edit with that number on or off, even between two tokens")
         .takes("N")
+        .numbered(toggle_number)
         .hint("edit on/off")
         .when(has_edits),
     Command::new("toggle-selected", &["Space", "Enter"], toggle_selected)
@@ -67,28 +68,25 @@ pub(super) const ROWS: &[Command] = &[
 ];
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit; e writes one, s steers at the cursor",
+    )
 }
 
 fn has_direction(app: &App) -> Result<(), Why> {
-    if app.history.current().is_some_and(|e| e.op.directed()) {
-        Ok(())
-    } else {
-        Err("the selected edit has no direction".into())
-    }
+    needs(
+        app.history.current().is_some_and(|e| e.op.directed()),
+        "the selected edit has no direction",
+    )
 }
 
 fn has_directions(app: &App) -> Result<(), Why> {
     has_model(app)?;
-    if app.directions.is_empty() {
-        Err("this model has no direction yet; :direction makes one".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.directions.is_empty(),
+        "this model has no direction yet; :direction makes one",
+    )
 }
 
 /// What x acts on: everything that is marked, else the cell under the cursor.
@@ -107,11 +105,13 @@ fn has_target(app: &App) -> Result<(), Why> {
 }
 
 fn toggle(app: &mut App, text: &str) -> Outcome {
+    let number = text.trim().parse();
+    let number = number.map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
+    toggle_number(app, number)
+}
+
+fn toggle_number(app: &mut App, number: usize) -> Outcome {
     let count = app.history.edits().len();
-    let number: usize = text
-        .trim()
-        .parse()
-        .map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Why(format!("there is no edit {number}; there are {count}")));
     };
@@ -119,22 +119,24 @@ fn toggle(app: &mut App, text: &str) -> Outcome {
     toggle_selected(app, "")
 }
 
-fn toggle_selected(app: &mut App, _: &str) -> Outcome {
+/// Changes the selected edit.
+fn selected(app: &mut App, with: impl FnOnce(&mut Edit)) -> Outcome {
     let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
-            edit.on = !edit.on;
+            with(edit);
         }
     }))
 }
 
+fn toggle_selected(app: &mut App, _: &str) -> Outcome {
+    selected(app, |edit| edit.on = !edit.on)
+}
+
 fn strengthen(app: &mut App, by: f32) -> Outcome {
-    let index = app.history.selected;
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
-        }
-    }))
+    selected(app, |edit| {
+        edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
+    })
 }
 
 fn strength(app: &mut App, text: &str) -> Outcome {
@@ -144,12 +146,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
         .ok()
         .filter(|v: &f32| v.is_finite())
         .ok_or_else(|| Why(format!("`{text}` is no number")))?;
-    let index = app.history.selected;
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            edit.strength = value;
-        }
-    }))
+    selected(app, |edit| edit.strength = value)
 }
 
 /// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
@@ -196,16 +193,9 @@ fn steer(app: &mut App, text: &str) -> Outcome {
     let name = match (text.trim(), app.directions.as_slice()) {
         ("", [only]) => only.name.clone(),
         ("", many) => {
-            let item = |known: &Known| palette::Item {
-                name: known.name.clone(),
-                about: known.about(),
-                keys: String::new(),
-                line: format!("steer {}", known.name),
-                wants: false,
-            };
-            let items = many.iter().map(item).collect();
+            let item = |known: &Known| (known.name.clone(), known.about());
             let title = format!("steer at layer {} with", app.here().0);
-            app.open_listing(palette::Purpose::Picker, &title, items);
+            app.open_picker("steer", &title, many.iter().map(item).collect());
             return Ok(vec![]);
         }
         (name, many) => {
@@ -245,7 +235,6 @@ fn edit(app: &mut App, text: &str) -> Outcome {
 
 /// The next operation that works with the same direction.
 fn operation(app: &mut App, _: &str) -> Outcome {
-    let index = app.history.selected;
     let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());
     };
@@ -270,11 +259,9 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let now = turns.iter().position(|(op, ..)| *op == edit.op);
     turns.rotate_left(now.map_or(0, |now| (now + 1) % 4));
     let [(op, place, strength), ..] = turns;
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            (edit.op, edit.place, edit.strength) = (op, place, strength);
-        }
-    }))
+    selected(app, |edit| {
+        (edit.op, edit.place, edit.strength) = (op, place, strength);
+    })
 }
 
 fn delete(app: &mut App, _: &str) -> Outcome {

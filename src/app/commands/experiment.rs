@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Command, Outcome, Why};
+use super::{Command, Outcome, Why, needs};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
@@ -58,29 +58,26 @@ pub(super) const ROWS: &[Command] = &[
 ];
 
 fn settled(app: &App) -> Result<(), Why> {
-    if app.restoring() {
-        Err("a text is being brought back; wait for it".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.restoring(),
+        "a text is being brought back; wait for it",
+    )
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Back) {
-        Ok(())
-    } else {
-        Err("there is no change to take back".into())
-    }
+    needs(
+        app.history.can(Way::Back),
+        "there is no change to take back",
+    )
 }
 
 fn can_redo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Forth) {
-        Ok(())
-    } else {
-        Err("there is no undone change to bring back".into())
-    }
+    needs(
+        app.history.can(Way::Forth),
+        "there is no undone change to bring back",
+    )
 }
 
 fn unit(app: &App) -> Result<Mark, Why> {
@@ -94,19 +91,17 @@ fn has_unit(app: &App) -> Result<(), Why> {
 }
 
 fn has_marks(app: &App) -> Result<(), Why> {
-    if app.history.marks().is_empty() {
-        Err("nothing is marked; a marks the neuron under the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.marks().is_empty(),
+        "nothing is marked; a marks the neuron under the cursor",
+    )
 }
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit to save; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit to save; e writes one, s steers at the cursor",
+    )
 }
 
 fn mode(app: &mut App, _: &str) -> Outcome {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Outcome, Why, has_figure, has_text};
+use super::{Command, Outcome, Why, has_figure, has_text, needs};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect, Held, Overlay};
@@ -25,7 +25,7 @@ pub(super) const ROWS: &[Command] = &[
         .about("reads the states of all layers at the cursor's position with another prompt")
         .hint("sweep")
         .when(has_text),
-    Command::new("question", &["o"], |app, _| open_form(app, app.slot))
+    Command::new("question", &["o"], |app, _| open_form(app, app.layout.figure))
         .about("sets the parameters of the figure and asks again")
         .hint("parameters"),
     Command::new("number", &["#"], number)
@@ -86,34 +86,30 @@ pub(super) const ROWS: &[Command] = &[
 
 fn not_following(app: &App) -> Result<(), Why> {
     has_text(app)?;
-    if app.cursor.follow {
-        Err("it follows the newest token already".into())
-    } else {
-        Ok(())
-    }
+    needs(!app.cursor.follow, "it follows the newest token already")
 }
 
 fn has_numbers(app: &App) -> Result<(), Why> {
     has_figure(app)?;
-    match app.figure(app.slot).map(|f| &f.body) {
+    match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
         _ => Err(Why(format!(
             "the {} figure has one number a cell; o sets its parameters",
-            app.slot
+            app.layout.figure
         ))),
     }
 }
 
 fn number(app: &mut App, _: &str) -> Outcome {
     has_numbers(app)?;
-    let next = match app.figure(app.slot).map(|f| &f.body) {
+    let next = match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) => {
             let numbers = grid.also.numbers.len().max(1);
             grid.turned().map_or(0, |at| (at + 1) % numbers)
         }
         _ => 0,
     };
-    app.with(app.slot, |shown| {
+    app.with(app.layout.figure, |shown| {
         shown.number = Some(next);
         shown.turn();
     });
@@ -122,11 +118,11 @@ fn number(app: &mut App, _: &str) -> Outcome {
 
 /// The window that reaches the cursor, where a figure of the text's last positions ends after it.
 fn window(app: &App) -> Option<usize> {
-    let Held::Outside(first, _) = app.held(app.slot) else {
+    let Held::Outside(first, _) = app.held(app.layout.figure) else {
         return None;
     };
-    let has =
-        instrument(app.slot).is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
+    let has = instrument(app.layout.figure)
+        .is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
     let back = app.transcript.tokens.len() - app.cursor.position;
     // A few more, so that a step to the left is inside too.
     (has && app.cursor.position < first).then(|| (back + 8).min(app.transcript.tokens.len()))
@@ -137,7 +133,7 @@ fn can_widen(app: &App) -> Result<(), Why> {
     window(app).map(|_| ()).ok_or_else(|| {
         Why(format!(
             "the {} figure holds the cursor's position, or has no window",
-            app.slot
+            app.layout.figure
         ))
     })
 }
@@ -145,11 +141,11 @@ fn can_widen(app: &App) -> Result<(), Why> {
 fn widen(app: &mut App, _: &str) -> Outcome {
     can_widen(app)?;
     let wide = window(app).unwrap_or(1);
-    let slot = app.slot;
+    let slot = app.layout.figure;
     let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
     let arguments = arguments.unwrap_or_default().with("window", wide);
     let arguments = instrument(slot)?.read(&arguments)?;
-    let focus = app.focus;
+    let focus = app.layout.focus;
     let effects = app.question(slot, arguments);
     app.set_focus(focus);
     Ok(effects)
@@ -158,7 +154,7 @@ fn widen(app: &mut App, _: &str) -> Outcome {
 fn turn(app: &mut App, by: usize) -> Outcome {
     let at = INSTRUMENTS
         .iter()
-        .position(|i| i.name() == app.slot)
+        .position(|i| i.name() == app.layout.figure)
         .unwrap_or(0);
     let next = INSTRUMENTS[(at + by) % INSTRUMENTS.len()].name();
     app.set_focus(Pane::Figure(next));
@@ -206,8 +202,8 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
 fn difference(app: &mut App, _: &str) -> Outcome {
     if app
         .shown
-        .get(app.slot)
-        .is_some_and(|s| !s.about_text(app.slot))
+        .get(app.layout.figure)
+        .is_some_and(|s| !s.about_text(app.layout.figure))
     {
         return Err(
             "this figure is about texts of its own, which no edit of this one touches".into(),
@@ -222,11 +218,11 @@ fn difference(app: &mut App, _: &str) -> Outcome {
 }
 
 fn copy(app: &mut App, _: &str) -> Outcome {
-    let text = match app.focus {
+    let text = match app.layout.focus {
         Pane::Figure(_) | Pane::Cell => app.reading().map(|r| r.label),
         Pane::Transcript | Pane::Edits => None,
     };
-    let text = match (text, app.focus, app.history.current()) {
+    let text = match (text, app.layout.focus, app.history.current()) {
         (_, Pane::Edits, Some(edit)) => edit.to_string(),
         (Some(label), _, _) => label,
         (None, _, _) => app
@@ -240,7 +236,10 @@ fn copy(app: &mut App, _: &str) -> Outcome {
 }
 
 fn copy_figure(app: &mut App, _: &str) -> Outcome {
-    let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
+    let figure = app
+        .figure(app.layout.figure)
+        .cloned()
+        .ok_or("there is no figure")?;
     Ok(vec![Effect::Copy(tabbed(&figure))])
 }
 
@@ -294,18 +293,21 @@ fn tabbed(figure: &Figure) -> String {
 }
 
 fn export(app: &mut App, text: &str) -> Outcome {
-    let known = app.formats.join(", ");
+    let known = app.settings.formats.join(", ");
     let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
         Why(format!(
             "write :export FORMAT FILE, with a format out of {known}"
         ))
     })?;
-    if !app.formats.iter().any(|f| f == format) {
+    if !app.settings.formats.iter().any(|f| f == format) {
         return Err(Why(format!(
             "there is no format `{format}`; there are {known}"
         )));
     }
-    let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
+    let figure = app
+        .figure(app.layout.figure)
+        .cloned()
+        .ok_or("there is no figure")?;
     Ok(vec![Effect::Export {
         format: format.to_string(),
         path: PathBuf::from(path.trim()),

@@ -86,7 +86,7 @@ fn back(app: &mut App, _: &str) -> Outcome {
     } else if app.show_presets && !app.transcript.tokens.is_empty() {
         app.show_presets = false;
     } else {
-        app.zoom = crate::app::layout::Zoom::Normal;
+        app.layout.zoom = crate::app::layout::Zoom::Normal;
     }
     Ok(vec![])
 }

@@ -3,7 +3,6 @@
 //! Invariant: none of them asks the engine for anything. To add a command, add a row.
 
 use super::{Command, Outcome, Why, has_text};
-use crate::app::palette::{Item, Purpose};
 use crate::app::{App, Density};
 
 pub(super) const ROWS: &[Command] = &[
@@ -30,14 +29,17 @@ pub(super) const ROWS: &[Command] = &[
 
 fn pane(app: &mut App, by: i64) -> Outcome {
     let order = app.panes();
-    let at = order.iter().position(|p| *p == app.focus).unwrap_or(0) as i64;
+    let at = order
+        .iter()
+        .position(|p| *p == app.layout.focus)
+        .unwrap_or(0) as i64;
     let next = order[(at + by).rem_euclid(order.len() as i64) as usize];
     app.set_focus(next);
     Ok(vec![])
 }
 
 fn zoom(app: &mut App, _: &str) -> Outcome {
-    app.zoom = app.zoom.next();
+    app.layout.zoom = app.layout.zoom.next();
     Ok(vec![])
 }
 
@@ -59,28 +61,16 @@ fn flip(app: &mut App, _: &str) -> Outcome {
 fn theme(app: &mut App, text: &str) -> Outcome {
     let name = text.trim();
     if name.is_empty() {
-        let item = |(name, about): &(String, String)| Item {
-            name: name.clone(),
-            about: about.clone(),
-            keys: String::new(),
-            line: format!("theme {name}"),
-            wants: false,
-        };
-        let items = app.themes.iter().map(item).collect();
-        app.open_listing(Purpose::Theme, "theme", items);
+        app.open_themes();
         return Ok(vec![]);
     }
-    if !app.themes.iter().any(|t| t.0 == name) {
-        let known = app
-            .themes
-            .iter()
-            .map(|t| t.0.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
+    if !app.settings.themes.iter().any(|t| t.0 == name) {
+        let known: Vec<&str> = app.settings.themes.iter().map(|t| t.0.as_str()).collect();
+        let known = known.join(", ");
         return Err(Why(format!(
             "there is no theme `{name}`; there are {known}"
         )));
     }
-    app.theme = name.to_string();
+    app.settings.theme = name.to_string();
     Ok(vec![])
 }

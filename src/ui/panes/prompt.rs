@@ -26,7 +26,7 @@ pub fn rows(app: &App, inner: Rect) -> u16 {
 /// Draws the prompt with its title.
 pub fn draw(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
-    let label = if app.chat {
+    let label = if app.settings.chat {
         " write · CHAT (one user turn through the template) · Tab: raw "
     } else {
         " write · RAW (text as it is) · Tab: chat "

@@ -170,7 +170,7 @@ fn draw_line(
         );
         let mut shown = piece.text.clone();
         if here {
-            let role = if app.focus == Pane::Transcript {
+            let role = if app.layout.focus == Pane::Transcript {
                 Role::Cursor
             } else {
                 Role::Selection

@@ -49,7 +49,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     let app = canvas.app;
-    let focused = app.focus == Pane::Transcript && app.overlay.is_none();
+    let focused = app.layout.focus == Pane::Transcript && app.overlay.is_none();
     let title = canvas.span(
         if app.choosing() {
             " ready prompts "
@@ -60,7 +60,7 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     );
     let mut left = vec![title];
     if app.writing {
-        let mode = if app.chat {
+        let mode = if app.settings.chat {
             "writing · chat "
         } else {
             "writing · raw "
