@@ -103,6 +103,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
     let Some((frame, totals)) = sum else {
         return Err(Error::argument("combine", text, "at least one direction"));
     };
+    let card = &lab.model.card;
     let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
     let sizes = frame
         .rows
@@ -122,16 +123,18 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
             .map(|((at, _), total)| (*at, total.into_iter().map(|v| v as f32).collect()))
             .collect(),
         origin: Origin {
+            model: card.name.clone(),
+            family: card.family.into(),
+            revision: card.revision.clone(),
+            method: format!("sum: {text}"),
+            positions: frame.origin.positions.clone(),
             prompts: frame.origin.prompts,
             dtype: frame.origin.dtype.clone(),
             anywhere: frame.origin.anywhere,
             cautions,
             notes,
-            ..Origin::on(
-                &lab.model.card,
-                format!("sum: {text}"),
-                frame.origin.positions,
-            )
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Origin::default()
         },
     })
 }

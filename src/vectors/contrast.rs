@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::str::FromStr;
 
 use candle_core::DType;
 
@@ -37,7 +38,21 @@ pub enum Method {
     Caa,
 }
 
+/// Methods by name.
+const METHODS: [(&str, Method); 5] = [
+    ("mean", Method::Mean),
+    ("pca", Method::Pca),
+    ("pca-diff", Method::PcaDiff),
+    ("icv", Method::Icv),
+    ("caa", Method::Caa),
+];
+
 impl Method {
+    /// Every name, for flags.
+    pub fn names() -> [&'static str; 5] {
+        METHODS.map(|(name, _)| name)
+    }
+
     /// Where it is measured unless somebody says otherwise.
     pub fn site(self) -> Site {
         match self {
@@ -61,6 +76,17 @@ impl fmt::Display for Method {
             Self::Icv => "in-context vector (mean difference plus first component over all layers)",
             Self::Caa => "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
         })
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let found = METHODS.iter().find(|(name, _)| *name == s);
+        found
+            .map(|(_, method)| *method)
+            .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
     }
 }
 
@@ -219,16 +245,23 @@ impl Contrast {
         if !nothing.is_empty() {
             notes.push(format!("left out as both sides are alike there: {nothing}"));
         }
-        let positions = match &self.measure.positions {
-            Positions::Last => "last prompt token".into(),
-            other => other.to_string(),
-        };
+        let card = &lab.model.card;
         Ok(Direction {
             rows,
             origin: Origin {
+                model: card.name.clone(),
+                family: card.family.into(),
+                revision: card.revision.clone(),
+                method: method.to_string(),
+                positions: match self.measure.positions {
+                    Positions::Last => "last prompt token".into(),
+                    ref other => other.to_string(),
+                },
                 prompts: (a, b),
+                dtype: card.dtype.into(),
                 notes,
-                ..Origin::on(&lab.model.card, method.to_string(), positions)
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
             },
         })
     }

@@ -6,12 +6,13 @@
 //! To add a method on demonstrations, add a variant of [`InContext`] and its arm in [`InContext::make`].
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::function_vector::{Effects, Head, HeadMeans, assemble, at_the_end, value};
 use super::judge::Insertion;
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Site};
@@ -27,6 +28,13 @@ pub enum InContext {
     /// The sum of what the heads write that matter most; added (Todd et al. 2024).
     FunctionVector,
 }
+
+/// Methods by name.
+const METHODS: [(&str, InContext); 3] = [
+    ("layer-average", InContext::LayerAverage),
+    ("task-vector", InContext::TaskVector),
+    ("function-vector", InContext::FunctionVector),
+];
 
 /// Prompts that do not show the task, in which heads are put to their means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +77,11 @@ impl Default for Recipe {
 }
 
 impl InContext {
+    /// Every name, for flags.
+    pub fn names() -> [&'static str; 3] {
+        METHODS.map(|(name, _)| name)
+    }
+
     /// How its vectors are put in.
     pub fn insertion(self) -> Insertion {
         match self {
@@ -128,17 +141,21 @@ impl InContext {
                 (vec![vector; lab.model.card.layers], asks.len())
             }
         };
+        let card = &lab.model.card;
         let rows = vectors.into_iter().enumerate();
         Ok(Direction {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
             origin: Origin {
+                model: card.name.clone(),
+                family: card.family.into(),
+                revision: card.revision.clone(),
+                method: self.to_string(),
+                positions: "last prompt token".into(),
                 prompts: (prompts, 0),
+                dtype: card.dtype.into(),
                 notes,
-                ..Origin::on(
-                    &lab.model.card,
-                    self.to_string(),
-                    "last prompt token".into(),
-                )
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..Origin::default()
             },
         })
     }
@@ -151,6 +168,17 @@ impl fmt::Display for InContext {
             Self::TaskVector => "task vector (Hendel et al. 2023)",
             Self::FunctionVector => "function vector (Todd et al. 2024)",
         })
+    }
+}
+
+impl FromStr for InContext {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let found = METHODS.iter().find(|(name, _)| *name == s);
+        found
+            .map(|(_, method)| *method)
+            .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 
-use super::{Command, Context, Outcome, Why, has_model, needs};
+use super::{Context, Outcome, Why, has_model, needs};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
 use crate::edit::grammar::understood;
@@ -14,58 +14,19 @@ use crate::edit::{Edit, Place};
 use crate::engine::Known;
 use crate::model::network::site::Site;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("toggle", &["1", "2", "3", "4", "5", "6", "7", "8", "9"], toggle)
-        .about("switches the edit with that number on or off, even between two tokens")
-        .takes("N")
-        .numbered(toggle_number)
-        .hint("edit on/off")
-        .when(has_edits),
-    Command::new("toggle-selected", &["Space", "Enter"], toggle_selected)
-        .about("switches the selected edit on or off")
-        .within(Context::Edits)
-        .hint("on/off")
-        .when(has_edits),
-    Command::new("stronger", &[">"], |app, _| strengthen(app, 0.25))
-        .about("raises the strength of the selected edit by a quarter")
-        .hint("stronger")
-        .when(has_edits),
-    Command::new("weaker", &["<"], |app, _| strengthen(app, -0.25))
-        .about("lowers the strength of the selected edit by a quarter")
-        .hint("weaker")
-        .when(has_edits),
-    Command::new("strength", &[], strength)
-        .about("sets the strength of the selected edit")
-        .takes("NUMBER")
-        .when(has_edits),
-    Command::new("ablate", &["x"], |app, _| ablate(app, Op::Zero))
-        .about("sets the neuron or head under the cursor to zero, or everything that is marked")
-        .hint("ablate")
-        .when(has_target),
-    Command::new("ablate-mean", &["X"], |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))))
-        .about("sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt")
-        .when(has_target),
-    Command::new("steer", &["s"], steer)
-        .about("adds a direction at the cursor's layer")
-        .takes("[DIRECTION]")
-        .hint("steer")
-        .when(has_directions),
-    Command::new("edit", &["e"], edit)
-        .about("writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]")
-        .takes("EDIT")
-        .hint("new edit")
-        .when(has_model),
-    Command::new("operation", &["O"], operation)
-        .about("turns the selected edit's operation: add, project out, add to the local norm")
-        .within(Context::Edits)
-        .hint("operation")
-        .when(has_direction),
-    Command::new("delete", &["d", "Delete"], delete)
-        .about("removes the selected edit")
-        .within(Context::Edits)
-        .hint("delete")
-        .when(has_edits),
-];
+rows! {
+    "toggle" ["1" "2" "3" "4" "5" "6" "7" "8" "9"] toggle, "switches the edit with that number on or off, even between two tokens", takes "N", numbered toggle_number, hint "edit on/off", when has_edits;
+    "toggle-selected" ["Space" "Enter"] toggle_selected, "switches the selected edit on or off", within Context::Edits, hint "on/off", when has_edits;
+    "stronger" [">"] |app, _| strengthen(app, 0.25), "raises the strength of the selected edit by a quarter", hint "stronger", when has_edits;
+    "weaker" ["<"] |app, _| strengthen(app, -0.25), "lowers the strength of the selected edit by a quarter", hint "weaker", when has_edits;
+    "strength" [] strength, "sets the strength of the selected edit", takes "NUMBER", when has_edits;
+    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "sets the neuron or head under the cursor to zero, or everything that is marked", hint "ablate", when has_target;
+    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt", when has_target;
+    "steer" ["s"] steer, "adds a direction at the cursor's layer", takes "[DIRECTION]", hint "steer", when has_directions;
+    "edit" ["e"] edit, "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", takes "EDIT", hint "new edit", when has_model;
+    "operation" ["O"] operation, "turns the selected edit's operation: add, project out, add to the local norm", within Context::Edits, hint "operation", when has_direction;
+    "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
+}
 
 fn has_edits(app: &App) -> Result<(), Why> {
     needs(

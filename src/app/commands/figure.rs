@@ -4,85 +4,37 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Outcome, Why, has_figure, has_text, needs};
+use super::{Outcome, Why, has_figure, has_text, needs};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
 use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("next-figure", &["f"], |app, _| turn(app, 1))
-        .about("turns to the next instrument")
-        .hint("figure"),
-    Command::new("previous-figure", &["F"], |app, _| turn(app, INSTRUMENTS.len() - 1))
-        .about("turns to the instrument before"),
-    Command::new("patchscope", &["p"], patchscope)
-        .about("reads the state under the cursor with another prompt: asks which, then runs it")
-        .hint("patchscope")
-        .when(has_text),
-    Command::new("sweep", &["P"], sweep)
-        .about("reads the states of all layers at the cursor's position with another prompt")
-        .hint("sweep")
-        .when(has_text),
-    Command::new("question", &["o"], |app, _| open_form(app, app.layout.figure))
-        .about("sets the parameters of the figure and asks again")
-        .hint("parameters"),
-    Command::new("number", &["#"], number)
-        .about("shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy")
-        .hint("number")
-        .when(has_numbers),
-    Command::new("widen", &["w"], widen)
-        .about("measures the figure as far back as the cursor, where its window ends before")
-        .hint("measure here")
-        .when(can_widen),
-    Command::new("notes", &["N"], |app, _| {
-        app.overlay = Some(Overlay::Notes { scroll: 0 });
-        Ok(vec![])
-    })
-    .about("shows all notes of the figure: what it is of, its controls, its limits")
-    .hint("notes")
-    .when(has_figure),
-    Command::new("difference", &["D"], difference)
-        .about("shows the figure less that of the unedited run")
-        .hint("difference")
-        .when(has_figure),
-    Command::new("show", &[], show)
-        .about("turns to an instrument: lens, neurons, patchscope")
-        .takes("INSTRUMENT"),
-    Command::new("copy", &["y"], copy)
-        .about("copies the token or cell under the cursor")
-        .when(has_text),
-    Command::new("copy-figure", &["Y"], copy_figure)
-        .about("copies the figure as a table for a sheet")
-        .when(has_figure),
-    Command::new("export", &[], export)
-        .about("writes the figure to a file, with what it was measured on")
-        .takes("FORMAT FILE")
-        .when(has_figure),
-    Command::new("left", &["h", "Left"], |app, _| Ok(app.go(Step::Left)))
-        .about("moves one position back"),
-    Command::new("right", &["l", "Right"], |app, _| Ok(app.go(Step::Right)))
-        .about("moves one position on"),
-    Command::new("up", &["k", "Up"], |app, _| Ok(app.go(Step::Up)))
-        .about("moves up: a layer, a row, a line"),
-    Command::new("down", &["j", "Down"], |app, _| Ok(app.go(Step::Down)))
-        .about("moves down: a layer, a row, a line"),
-    Command::new("page-up", &["PgUp", "ctrl-u"], |app, _| Ok(app.go(Step::PageUp)))
-        .about("moves half a page up"),
-    Command::new("page-down", &["PgDn", "ctrl-d"], |app, _| Ok(app.go(Step::PageDown)))
-        .about("moves half a page down"),
-    Command::new("first", &["Home", "g g"], |app, _| Ok(app.go(Step::First)))
-        .about("moves to the first position"),
-    Command::new("last", &["End", "G"], |app, _| Ok(app.go(Step::Last)))
-        .about("moves to the newest token and follows it")
-        .hint("follow")
-        .when(not_following),
-    Command::new("goto", &[], goto)
-        .about("moves to a position")
-        .takes("POSITION")
-        .when(has_text),
-];
+rows! {
+    "next-figure" ["f"] |app, _| turn(app, 1), "turns to the next instrument", hint "figure";
+    "previous-figure" ["F"] |app, _| turn(app, INSTRUMENTS.len() - 1), "turns to the instrument before";
+    "patchscope" ["p"] patchscope, "reads the state under the cursor with another prompt: asks which, then runs it", hint "patchscope", when has_text;
+    "sweep" ["P"] sweep, "reads the states of all layers at the cursor's position with another prompt", hint "sweep", when has_text;
+    "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and asks again", hint "parameters";
+    "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
+    "widen" ["w"] widen, "measures the figure as far back as the cursor, where its window ends before", hint "measure here", when can_widen;
+    "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it is of, its controls, its limits", hint "notes", when has_figure;
+    "difference" ["D"] difference, "shows the figure less that of the unedited run", hint "difference", when has_figure;
+    "show" [] show, "turns to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
+    "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a sheet", when has_figure;
+    "export" [] export, "writes the figure to a file, with what it was measured on", takes "FORMAT FILE", when has_figure;
+    "left" ["h" "Left"] |app, _| Ok(app.go(Step::Left)), "moves one position back";
+    "right" ["l" "Right"] |app, _| Ok(app.go(Step::Right)), "moves one position on";
+    "up" ["k" "Up"] |app, _| Ok(app.go(Step::Up)), "moves up: a layer, a row, a line";
+    "down" ["j" "Down"] |app, _| Ok(app.go(Step::Down)), "moves down: a layer, a row, a line";
+    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.go(Step::PageUp)), "moves half a page up";
+    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.go(Step::PageDown)), "moves half a page down";
+    "first" ["Home" "g g"] |app, _| Ok(app.go(Step::First)), "moves to the first position";
+    "last" ["End" "G"] |app, _| Ok(app.go(Step::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
+    "goto" [] goto, "moves to a position", takes "POSITION", when has_text;
+}
 
 fn not_following(app: &App) -> Result<(), Why> {
     has_text(app)?;

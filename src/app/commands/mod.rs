@@ -5,6 +5,15 @@
 //! To add a command, add a row to one of the files here.
 #![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
+/// The rows of a topic: name, keys, what runs, a sentence, and what else there is to say of it.
+macro_rules! rows {
+    ($($name:literal [$($key:literal)*] $run:expr, $about:literal $(, $part:ident $value:expr)*;)*) => {
+        pub(super) const ROWS: &[super::Command] = &[
+            $(super::Command::new($name, &[$($key),*], $run, $about)$(.$part($value))*),*
+        ];
+    };
+}
+
 mod directions;
 mod edits;
 mod experiment;
@@ -126,10 +135,11 @@ impl Command {
         name: &'static str,
         keys: &'static [&'static str],
         run: fn(&mut App, &str) -> Outcome,
+        about: &'static str,
     ) -> Self {
         Self {
             name,
-            about: "",
+            about,
             keys,
             context: Context::Anywhere,
             arguments: "",
@@ -139,11 +149,6 @@ impl Command {
             enabled: always,
             run,
         }
-    }
-
-    const fn about(mut self, about: &'static str) -> Self {
-        self.about = about;
-        self
     }
 
     const fn within(mut self, context: Context) -> Self {

@@ -2,68 +2,27 @@
 //!
 //! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, has_model, has_text, needs};
+use super::{Context, Outcome, Why, has_model, has_text, needs};
 use crate::app::App;
 use crate::engine::Request;
 use crate::lab::sample::Sampling;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("run", &["Enter"], run_preset)
-        .about("runs the selected ready prompt; under a text, writes more tokens")
-        .within(Context::Transcript)
-        .hint("run")
-        .when(can_run),
-    Command::new("write", &["i"], write)
-        .about("write a prompt of your own (ctrl-j starts a new line)")
-        .hint("write")
-        .when(can_load),
-    Command::new("stop", &[], |app, _| Ok(app.stop()))
-        .about("stops writing")
-        .when(busy),
-    Command::new("continue", &["c"], go_on)
-        .about("writes more tokens")
-        .hint("continue")
-        .when(can_go_on),
-    Command::new("rewind", &["r"], rewind)
-        .about("forgets everything from the cursor on and writes on from there")
-        .hint("rewind")
-        .when(has_text),
-    Command::new("again", &["R"], again)
-        .about("runs the same prompt once more from its beginning, under the edits as they are")
-        .hint("again")
-        .when(has_last),
-    Command::new("new", &["n"], new)
-        .about("shows the ready prompts")
-        .hint("prompts")
-        .when(not_choosing),
-    Command::new("compare", &["b"], compare)
-        .about("shows the unedited run of the same seed beside this one, or hides it")
-        .hint("compare")
-        .when(has_text),
-    Command::new("chat", &["C"], chat)
-        .about("switches between raw text and one turn of chat for what you write")
-        .when(has_chat),
-    Command::new("temperature", &["t"], temperature)
-        .about("how freely tokens are drawn; 0 takes the most probable one")
-        .takes("NUMBER")
-        .now(|app| app.history.sampling().temperature.to_string()),
-    Command::new("seed", &["T"], seed)
-        .about("the seed of the draw")
-        .takes("NUMBER")
-        .now(|app| app.history.sampling().seed.to_string()),
-    Command::new("top-p", &[], top_p)
-        .about("keeps the smallest set of tokens with this much probability; 1 keeps all")
-        .takes("NUMBER")
-        .now(|app| app.history.sampling().top_p.to_string()),
-    Command::new("top-k", &[], top_k)
-        .about("keeps so many tokens; 0 keeps all")
-        .takes("NUMBER")
-        .now(|app| app.history.sampling().top_k.to_string()),
-    Command::new("count", &[], count)
-        .about("how many tokens are written at most")
-        .takes("NUMBER")
-        .now(|app| app.settings.count.to_string()),
-];
+rows! {
+    "run" ["Enter"] run_preset, "runs the selected ready prompt; under a text, writes more tokens", within Context::Transcript, hint "run", when can_run;
+    "write" ["i"] write, "write a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
+    "stop" [] |app, _| Ok(app.stop()), "stops writing", when busy;
+    "continue" ["c"] |app, _| Ok(app.go_on()), "writes more tokens", hint "continue", when can_go_on;
+    "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "forgets everything from the cursor on and writes on from there", hint "rewind", when has_text;
+    "again" ["R"] again, "runs the same prompt once more from its beginning, under the edits as they are", hint "again", when has_last;
+    "new" ["n"] new, "shows the ready prompts", hint "prompts", when not_choosing;
+    "compare" ["b"] compare, "shows the unedited run of the same seed beside this one, or hides it", hint "compare", when has_text;
+    "chat" ["C"] chat, "switches between raw text and one turn of chat for what you write", when has_chat;
+    "temperature" ["t"] temperature, "how freely tokens are drawn; 0 takes the most probable one", takes "NUMBER", now |app| app.history.sampling().temperature.to_string();
+    "seed" ["T"] seed, "the seed of the draw", takes "NUMBER", now |app| app.history.sampling().seed.to_string();
+    "top-p" [] top_p, "keeps the smallest set of tokens with this much probability; 1 keeps all", takes "NUMBER", now |app| app.history.sampling().top_p.to_string();
+    "top-k" [] top_k, "keeps so many tokens; 0 keeps all", takes "NUMBER", now |app| app.history.sampling().top_k.to_string();
+    "count" [] count, "how many tokens are written at most", takes "NUMBER", now |app| app.settings.count.to_string();
+}
 
 fn can_run(app: &App) -> Result<(), Why> {
     if app.choosing() {
@@ -137,14 +96,6 @@ fn write(app: &mut App, _: &str) -> Outcome {
     app.writing = true;
     app.set_focus(crate::app::layout::Pane::Transcript);
     Ok(vec![])
-}
-
-fn go_on(app: &mut App, _: &str) -> Outcome {
-    Ok(app.go_on())
-}
-
-fn rewind(app: &mut App, _: &str) -> Outcome {
-    Ok(app.rewind(app.cursor.position.max(1)))
 }
 
 fn again(app: &mut App, _: &str) -> Outcome {

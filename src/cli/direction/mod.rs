@@ -7,6 +7,7 @@ mod prompts;
 mod shots;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
@@ -34,11 +35,12 @@ fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
         arguments::value(name, "FILE", help).value_parser(value_parser!(PathBuf))
     };
+    let methods = Method::names().into_iter().chain(InContext::names());
     let command = arguments::model(command)
         .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
         .arg(file("minus", "Prompts that do not, one a line").required_unless_present_any(OTHERWISE))
         .arg(arguments::value("layer", "LAYERS", "Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("method", "METHOD", "mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average").value_parser(one_of(METHODS)))
+        .arg(arguments::value("method", "METHOD", "mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<Making>())))
         .arg(arguments::value("site", "SITE", "Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
         .arg(arguments::value("positions", "POSITIONS", "Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
@@ -57,26 +59,13 @@ enum Making {
     Demos(InContext),
 }
 
-/// Methods by name.
-const METHODS: &[(&str, Making)] = &[
-    ("mean", Making::Lists(Method::Mean)),
-    ("pca", Making::Lists(Method::Pca)),
-    ("pca-diff", Making::Lists(Method::PcaDiff)),
-    ("icv", Making::Lists(Method::Icv)),
-    ("caa", Making::Lists(Method::Caa)),
-    ("layer-average", Making::Demos(InContext::LayerAverage)),
-    ("task-vector", Making::Demos(InContext::TaskVector)),
-    ("function-vector", Making::Demos(InContext::FunctionVector)),
-];
+impl FromStr for Making {
+    type Err = Error;
 
-/// A value that has one of these names.
-fn one_of<T: Copy + Send + Sync + 'static>(
-    values: &'static [(&str, T)],
-) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).try_map(|given| {
-        let found = values.iter().find(|(name, _)| *name == given);
-        found.map(|(_, value)| *value).ok_or("no such name")
-    })
+    fn from_str(name: &str) -> Result<Self> {
+        let lists = name.parse().map(Self::Lists);
+        lists.or_else(|_| name.parse().map(Self::Demos))
+    }
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -112,12 +101,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Refuses a method that the rest of the command line does not go with; says which do.
-fn other_method(matches: &ArgMatches, fits: fn(&Making) -> bool, next: &str) -> Error {
+fn other_method(matches: &ArgMatches, fitting: &[&str], next: &str) -> Error {
     let given = matches.get_raw("method").into_iter().flatten().next();
     let given = given.map_or_else(String::new, |g| g.to_string_lossy().into_owned());
-    let names = METHODS.iter().filter(|(_, making)| fits(making));
-    let names: Vec<&str> = names.map(|(name, _)| *name).collect();
-    let expected = format!("one of {}, {next}", names.join(", "));
+    let expected = format!("one of {}, {next}", fitting.join(", "));
     Error::argument("--method", given, expected)
 }
 

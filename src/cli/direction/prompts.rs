@@ -26,11 +26,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         Some(Making::Lists(method)) => *method,
         Some(Making::Demos(_)) => {
             let next = "or --demos FILE beside it";
-            return Err(other_method(
-                matches,
-                |m| matches!(m, Making::Lists(_)),
-                next,
-            ));
+            return Err(other_method(matches, &Method::names(), next));
         }
     };
     let site = matches

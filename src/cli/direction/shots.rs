@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
 
-use super::{Making, arguments, layers, one_of, other_method, output, write};
+use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
@@ -38,13 +39,13 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(count("shots", "10", "Demonstrations before a query"))
         .arg(count("trials", "100", "Prompts that means are taken over: function-vector, layer-average"))
         .arg(count("shuffled", "25", "Prompts that heads are ranked on: function-vector"))
-        .arg(text("rank", "PROMPTS", "On which prompts heads are ranked: shuffled, whose demonstrations have permuted labels; asked, without any, for tasks that permuted labels do not hide").value_parser(one_of(&[("shuffled", Rank::Shuffled), ("asked", Rank::Asked)])).default_value("shuffled"))
+        .arg(text("rank", "PROMPTS", "On which prompts heads are ranked: shuffled, whose demonstrations have permuted labels; asked, without any, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new(["shuffled", "asked"]).map(|p| if p == "asked" { Rank::Asked } else { Rank::Shuffled })).default_value("shuffled"))
         .arg(count("heads", "10", "Heads in the sum: function-vector"))
         .arg(count("dummies", "2", "Queries behind one set of demonstrations that the state is averaged over: task-vector"))
         .arg(text("held-out", "SHARE", "The share of the pairs that no vector is made from and no layer chosen on").default_value("0.3").value_parser(value_parser!(f32)))
         .arg(arguments::value("seed", "N", "Seed of everything that is drawn").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1"))
         .arg(text("evaluate", "NAME", "Judges a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
-        .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(one_of(&[("add", Insertion::Add), ("replace", Insertion::Replace)])))
+        .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(PossibleValuesParser::new(["add", "replace"]).map(|p| if p == "add" { Insertion::Add } else { Insertion::Replace })))
 }
 
 /// What the flags say about demonstrations.
@@ -111,8 +112,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let method = match matches.get_one("method") {
         Some(Making::Demos(method)) => *method,
         Some(Making::Lists(_)) | None => {
-            let fits = |m: &Making| matches!(m, Making::Demos(_));
-            return Err(other_method(matches, fits, "for --demos"));
+            let next = "for --demos";
+            return Err(other_method(matches, &InContext::names(), next));
         }
     };
     let given = Given::read(matches)?;

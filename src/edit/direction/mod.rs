@@ -142,22 +142,6 @@ fn one() -> f32 {
     1.0
 }
 
-impl Origin {
-    /// Of what was measured on a model by a method, at these positions.
-    pub fn on(card: &Card, method: String, positions: String) -> Self {
-        Self {
-            model: card.name.clone(),
-            family: card.family.into(),
-            revision: card.revision.clone(),
-            method,
-            positions,
-            dtype: card.dtype.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..Self::default()
-        }
-    }
-}
-
 impl Default for Origin {
     fn default() -> Self {
         Self {

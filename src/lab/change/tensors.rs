@@ -31,51 +31,33 @@ impl Making {
     }
 }
 
+/// Arithmetic on tensors in the making.
+macro_rules! operators {
+    ($($operator:ident $name:ident($other:ty) |$own:ident, $by:ident| $make:expr;)*) => {
+        $(impl $operator<$other> for Making {
+            type Output = Self;
+
+            fn $name(self, $by: $other) -> Self {
+                let $own = self;
+                $make
+            }
+        })*
+    };
+}
+
+operators! {
+    Add add(f64) |own, number| own.then(|t| t + number);
+    Mul mul(f64) |own, number| own.then(|t| t * number);
+    Sub sub(Self) |own, other| own.with(&other, Tensor::broadcast_sub);
+    Mul mul(Self) |own, other| own.with(&other, Tensor::broadcast_mul);
+    Div div(Self) |own, other| own.with(&other, Tensor::broadcast_div);
+}
+
 impl Neg for Making {
     type Output = Self;
 
     fn neg(self) -> Self {
-        self.then(Tensor::neg)
-    }
-}
-
-impl Add<f64> for Making {
-    type Output = Self;
-
-    fn add(self, number: f64) -> Self {
-        self.then(|t| t + number)
-    }
-}
-
-impl Mul<f64> for Making {
-    type Output = Self;
-
-    fn mul(self, number: f64) -> Self {
-        self.then(|t| t * number)
-    }
-}
-
-impl Sub for Making {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        self.with(&other, Tensor::broadcast_sub)
-    }
-}
-
-impl Mul for Making {
-    type Output = Self;
-
-    fn mul(self, other: Self) -> Self {
-        self.with(&other, Tensor::broadcast_mul)
-    }
-}
-
-impl Div for Making {
-    type Output = Self;
-
-    fn div(self, other: Self) -> Self {
-        self.with(&other, Tensor::broadcast_div)
+        self * -1.0
     }
 }
 
