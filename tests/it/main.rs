@@ -23,6 +23,7 @@ mod backpatch;
 mod cli;
 mod demo;
 mod doctor;
+mod documented;
 mod engine;
 mod experiment;
 mod finite;
