@@ -1,7 +1,7 @@
 //! README and docs: every command that stands in them runs, and prints what the page says.
 //!
 //! Invariants: every line of an `sh` block is a command of `lmscope`, which runs here, or begins with one of [`OTHERS`]. The commands
-//! of a page run in their order, in a folder that the page has for itself, in which `demo` is that of the repository. A `text` block
+//! of a page run in their order, in a folder that the page has for itself, in which `demo` and `docs` are those of the repository. A `text` block
 //! behind an `sh` block is what its commands print, shortened: each of its lines is one that was printed, `...` stands for what was
 //! left out (a line, or the rest of one), and numbers with a point may differ by rounding. Commands on SmolLM2 run where
 //! `LMSCOPE_REAL_MODEL` names it (`.ci/nightly real`). To document a command, write it down; where what is printed has changed,
@@ -205,7 +205,9 @@ fn nearest(said: &str, printed: &str) -> Option<String> {
 fn faults(page: &Path, real: bool, model: &str, compares: bool) -> Vec<String> {
     let text = std::fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(root().join("demo"), folder.path().join("demo")).unwrap();
+    for part in ["demo", "docs"] {
+        std::os::unix::fs::symlink(root().join(part), folder.path().join(part)).unwrap();
+    }
     let name = page.strip_prefix(root()).unwrap().display();
     let renew = std::env::var("INSTA_UPDATE").is_ok_and(|v| v == "always");
     let mut page_now = text.clone();

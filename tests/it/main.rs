@@ -17,6 +17,7 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod absent_keys;
+mod adding;
 mod architecture;
 mod attention;
 mod backpatch;

@@ -161,12 +161,21 @@ fn tables() -> Vec<(&'static str, String)> {
         .map(|f| vec![code(f.name), f.differs.into(), cases_of(f).join(", ")]);
     let sites = SITES.iter().map(|s| {
         let layer = if s.layered { ".L" } else { "" };
-        vec![code(&format!("{}{layer}", s.name)), code(s.shape), s.about.into()]
+        vec![
+            code(&format!("{}{layer}", s.name)),
+            code(s.shape),
+            s.about.into(),
+        ]
     });
     let keys = commands().map(|c| {
         let name = format!("{} {}", c.name, c.arguments);
         let keys = codes(c.keys).replace("`|`", "`\\|`");
-        vec![keys, code(name.trim()), c.context.name().into(), c.about.into()]
+        vec![
+            keys,
+            code(name.trim()),
+            c.context.name().into(),
+            c.about.into(),
+        ]
     });
     let panes = PANES.iter().map(|p| row(&[p.name, p.about]));
     let themes = Theme::all().into_iter().map(|t| {
@@ -186,17 +195,51 @@ fn tables() -> Vec<(&'static str, String)> {
         vec![f.name.into(), codes(&ends), f.about.into()]
     });
     vec![
-        ("instruments", table(&["instrument", "what it shows", "source"], instruments)),
-        ("subcommands", table(&["command", "what it does"], subcommands)),
-        ("operations", table(&["operation", "what it does", "for example"], operations)),
+        (
+            "instruments",
+            table(&["instrument", "what it shows", "source"], instruments),
+        ),
+        (
+            "subcommands",
+            table(&["command", "what it does"], subcommands),
+        ),
+        (
+            "operations",
+            table(&["operation", "what it does", "for example"], operations),
+        ),
         ("sites", table(&["site", "shape", "what it is"], sites)),
-        ("keys", table(&["keys", "command", "where", "what it does"], keys)),
+        (
+            "keys",
+            table(&["keys", "command", "where", "what it does"], keys),
+        ),
         ("panes", table(&["pane", "what it shows"], panes)),
         ("themes", table(&["theme", "title", "background"], themes)),
-        ("families", table(&["family", "what differs from Llama", "cases of `cargo test parity`"], families)),
-        ("formats", table(&["format", "extension", "what it is for"], formats)),
-        ("directions", table(&["format", "extensions", "what its layers mean"], directions)),
-        ("parameters", INSTRUMENTS.iter().map(|i| parameters(*i)).collect()),
+        (
+            "families",
+            table(
+                &[
+                    "family",
+                    "what differs from Llama",
+                    "cases of `cargo test parity`",
+                ],
+                families,
+            ),
+        ),
+        (
+            "formats",
+            table(&["format", "extension", "what it is for"], formats),
+        ),
+        (
+            "directions",
+            table(
+                &["format", "extensions", "what its layers mean"],
+                directions,
+            ),
+        ),
+        (
+            "parameters",
+            INSTRUMENTS.iter().map(|i| parameters(*i)).collect(),
+        ),
     ]
 }
 
@@ -209,7 +252,10 @@ fn written(page: &str) -> String {
             .split_once(&begin)
             .unwrap_or_else(|| panic!("docs/reference.md has no line `{}`", begin.trim()));
         let (_, after) = rest.split_once("<!-- end -->").unwrap();
-        page = format!("{before}{begin}\n{}\n\n<!-- end -->{after}", table.trim_end());
+        page = format!(
+            "{before}{begin}\n{}\n\n<!-- end -->{after}",
+            table.trim_end()
+        );
     }
     page
 }
@@ -269,11 +315,15 @@ fn the_ids_that_tests_carry_are_explained() {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("registry.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("registry.rs")
+            {
                 carried.extend(ids(&std::fs::read_to_string(path).unwrap()));
             }
         }
     }
     assert!(carried.len() > 10, "{carried:?}");
-    assert_eq!(carried, explained, "the ids in tests, and those of docs/methods.md");
+    assert_eq!(
+        carried, explained,
+        "the ids in tests, and those of docs/methods.md"
+    );
 }
