@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Command, Outcome, Why};
+use super::{Outcome, Why, needs};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
@@ -15,72 +15,40 @@ use crate::engine::{Mode, Request};
 use crate::lab::writer::Beside;
 use crate::model::network::site::Site;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("undo", &["u"], |app, _| Ok(app.step(Way::Back)))
-        .about("takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced")
-        .hint("undo")
-        .when(can_undo),
-    Command::new("redo", &["ctrl-r"], |app, _| Ok(app.step(Way::Forth)))
-        .about("brings back what was undone")
-        .hint("redo")
-        .when(can_redo),
-    Command::new("mode", &["m"], mode)
-        .about("whether a change of edits holds from now on, or as if it always had")
-        .hint("mode"),
-    Command::new("mark", &["a"], mark)
-        .about("marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked")
-        .hint("mark")
-        .when(has_unit),
-    Command::new("unmark", &["A"], unmark)
-        .about("takes every mark away")
-        .hint("unmark all")
-        .when(has_marks),
-    Command::new("group", &[], group)
-        .about("keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well")
-        .takes("NAME")
-        .when(has_marks),
-    Command::new("lockstep", &["B"], lockstep)
-        .about("lets the unedited run go on beside this one, token by token, from the same seed")
-        .hint("lockstep")
-        .when(super::has_model),
-    Command::new("force", &["="], force)
-        .about("gives this run the tokens that the unedited one chooses, so that KL compares like with like")
-        .hint("force")
-        .when(super::has_model),
-    Command::new("save-edits", &[], save)
-        .about("writes the edits, on and off, and the mode to a TOML file")
-        .takes("FILE")
-        .when(has_edits),
-    Command::new("load-edits", &[], load)
-        .about("puts the edits and the mode of a TOML file in the place of these")
-        .takes("FILE")
-        .when(super::has_model),
-];
+rows! {
+    "undo" ["u"] |app, _| Ok(app.step(Way::Back)), "takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced", hint "undo", when can_undo;
+    "redo" ["ctrl-r"] |app, _| Ok(app.step(Way::Forth)), "brings back what was undone", hint "redo", when can_redo;
+    "mode" ["m"] mode, "whether a change of edits holds from now on, or as if it always had", hint "mode";
+    "mark" ["a"] mark, "marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked", hint "mark", when has_unit;
+    "unmark" ["A"] unmark, "takes every mark away", hint "unmark all", when has_marks;
+    "group" [] group, "keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well", takes "NAME", when has_marks;
+    "lockstep" ["B"] lockstep, "lets the unedited run go on beside this one, token by token, from the same seed", hint "lockstep", when super::has_model;
+    "force" ["="] force, "gives this run the tokens that the unedited one chooses, so that KL compares like with like", hint "force", when super::has_model;
+    "save-edits" [] save, "writes the edits, on and off, and the mode to a TOML file", takes "FILE", when has_edits;
+    "load-edits" [] load, "puts the edits and the mode of a TOML file in the place of these", takes "FILE", when super::has_model;
+}
 
 fn settled(app: &App) -> Result<(), Why> {
-    if app.restoring() {
-        Err("a text is being brought back; wait for it".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.restoring(),
+        "a text is being brought back; wait for it",
+    )
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Back) {
-        Ok(())
-    } else {
-        Err("there is no change to take back".into())
-    }
+    needs(
+        app.history.can(Way::Back),
+        "there is no change to take back",
+    )
 }
 
 fn can_redo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Forth) {
-        Ok(())
-    } else {
-        Err("there is no undone change to bring back".into())
-    }
+    needs(
+        app.history.can(Way::Forth),
+        "there is no undone change to bring back",
+    )
 }
 
 fn unit(app: &App) -> Result<Mark, Why> {
@@ -94,19 +62,17 @@ fn has_unit(app: &App) -> Result<(), Why> {
 }
 
 fn has_marks(app: &App) -> Result<(), Why> {
-    if app.history.marks().is_empty() {
-        Err("nothing is marked; a marks the neuron under the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.marks().is_empty(),
+        "nothing is marked; a marks the neuron under the cursor",
+    )
 }
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit to save; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit to save; e writes one, s steers at the cursor",
+    )
 }
 
 fn mode(app: &mut App, _: &str) -> Outcome {
