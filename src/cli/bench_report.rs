@@ -124,29 +124,29 @@ impl Report {
                 "process start to first token",
                 format!("{:.0} ms", self.first_token_ms),
             ),
-            ("writing, bare", format!("{:.1} tokens/s", self.bare)),
+            ("generating, plain", format!("{:.1} tokens/s", self.bare)),
             (
-                "writing, live",
+                "generating, live",
                 format!(
                     "{:.1} tokens/s with {}",
                     self.live,
                     self.instruments.join(", ")
                 ),
             ),
-            ("live / bare", format!("{:.2}", self.ratio)),
+            ("live / plain", format!("{:.2}", self.ratio)),
             (
-                "writing, edited",
+                "generating, edited",
                 format!(
-                    "{:.1} tokens/s under {} edits, {:.2} of bare",
+                    "{:.1} tokens/s under {} edits, {:.2} of plain",
                     self.edited,
                     self.edits.len(),
                     self.edited_ratio
                 ),
             ),
             (
-                "writing, edited and unedited",
+                "generating, edited and unedited",
                 format!(
-                    "{:.1} tokens/s side by side, {:.2} of bare",
+                    "{:.1} tokens/s side by side, {:.2} of plain",
                     self.accompanied, self.accompanied_ratio
                 ),
             ),

@@ -25,7 +25,7 @@ use crate::text;
 /// The row.
 pub const GENERATE: Subcommand = Subcommand {
     name: "generate",
-    about: "Writes a continuation of a prompt, under edits if you like",
+    about: "Generates a continuation of a prompt, with or without edits",
     arguments: build,
     run,
 };
@@ -33,19 +33,19 @@ pub const GENERATE: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
     let command = command
-        .arg(super::switch("lockstep", "Lets the unedited model write its own text beside, from the same seed: KL, and where they diverge"))
-        .arg(super::switch("forced", "Lockstep in which the edited run is given the unedited run's tokens, so that KL compares like with like"))
-        .arg(super::switch("alone", "Runs nothing beside the edited text: faster, and no KL a token").conflicts_with_all(["lockstep", "forced"]));
+        .arg(super::switch("lockstep", "Also generates with the unedited model, in lockstep and from the same seed: KL divergence for each token, and where the texts diverge"))
+        .arg(super::switch("forced", "Like lockstep, but the edited run is given the unedited run's tokens, so that KL always compares the same text"))
+        .arg(super::switch("alone", "Does not run the unedited model: faster, but no KL for each token").conflicts_with_all(["lockstep", "forced"]));
     let command = command.arg(super::switch(
         "safe",
-        "Makes the text safe to show in a pipe as well, as it is on a terminal; a pipe gets the model's bytes otherwise",
+        "Escapes control characters in a pipe as well, as on a terminal; by default a pipe gets the model's raw bytes",
     ));
     sampling_arguments(command).arg(
         Arg::new("format")
             .long("format")
             .value_parser(["text", "jsonl"])
             .default_value("text")
-            .help("text, or jsonl: a line a token and a summary"),
+            .help("text, or jsonl: one line for each token and a summary"),
     )
 }
 
@@ -53,13 +53,13 @@ fn build(command: Command) -> Command {
 pub fn sampling_arguments(command: Command) -> Command {
     command
         .arg(
-            arguments::value("count", "N", "Most tokens to write")
+            arguments::value("count", "N", "Maximum tokens to generate")
                 .short('n')
                 .value_parser(value_parser!(usize))
                 .default_value("64"),
         )
         .arg(
-            arguments::value("temperature", "T", "0 takes the most probable token")
+            arguments::value("temperature", "T", "0 always takes the most probable token")
                 .value_parser(value_parser!(f64))
                 .default_value("0"),
         )
@@ -67,15 +67,19 @@ pub fn sampling_arguments(command: Command) -> Command {
             arguments::value(
                 "top-p",
                 "P",
-                "Keeps the smallest set of tokens with this much probability",
+                "Top-p sampling: keeps the smallest set of tokens with this much probability",
             )
             .value_parser(value_parser!(f64))
             .default_value("1"),
         )
         .arg(
-            arguments::value("top-k", "K", "Keeps so many tokens; 0 keeps all")
-                .value_parser(value_parser!(usize))
-                .default_value("0"),
+            arguments::value(
+                "top-k",
+                "K",
+                "Top-k sampling: keeps this many tokens; 0 keeps all",
+            )
+            .value_parser(value_parser!(usize))
+            .default_value("0"),
         )
 }
 
@@ -170,8 +174,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
         (unedited(&lab, &writer), matches!(shape, Shape::Lines))
     {
         let parted = diverged.map_or_else(
-            || "they did not part".into(),
-            |position| format!("they part at position {position}"),
+            || "they did not diverge".into(),
+            |position| format!("they diverge at position {position}"),
         );
         let text = crate::text::plain(text.as_bytes());
         output::note(&format!("unedited, from the same seed ({parted}):{text}"));

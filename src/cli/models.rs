@@ -22,7 +22,7 @@ use crate::text;
 /// The row.
 pub const MODELS: Subcommand = Subcommand {
     name: "models",
-    about: "Lists the demo and the models of the hub cache",
+    about: "Lists the demo and the models in the hub cache",
     arguments: build,
     run,
 };
@@ -48,7 +48,7 @@ pub fn format(command: Command) -> Command {
             .long("format")
             .value_parser(["text", "json"])
             .default_value("text")
-            .help("A table for people, or JSON"),
+            .help("A table to read, or JSON"),
     )
 }
 
@@ -158,7 +158,7 @@ fn family(folder: &Path) -> String {
     match family_of(&config) {
         Ok(family) => family.name.to_string(),
         Err(_) => format!(
-            "{} (not served)",
+            "{} (not supported)",
             config
                 .get("model_type")
                 .and_then(Value::as_str)

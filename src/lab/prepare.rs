@@ -157,7 +157,7 @@ pub(crate) fn prepare(
         Op::Cut(CutEdges(_, sources)) => {
             if edit.strength > 1.0 {
                 return Err(refused(
-                    "a cut takes away at most everything: use a strength up to 1".into(),
+                    "a cut removes at most all of the attention: use a strength up to 1".into(),
                 ));
             }
             note = "its size is the share of attention that moved elsewhere".into();

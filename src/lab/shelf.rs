@@ -146,7 +146,7 @@ impl<'a> Shelf<'a> {
         tokens
             .first()
             .copied()
-            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
+            .ok_or_else(|| Error::argument("token", text, "a text that has at least one token"))
     }
 }
 
@@ -173,9 +173,9 @@ pub(crate) fn find(
         let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
         known.sort_unstable();
         let known = if known.is_empty() {
-            "none is loaded".to_string()
+            "no direction is loaded".to_string()
         } else {
-            format!("loaded are {}", known.join(", "))
+            format!("loaded: {}", known.join(", "))
         };
         let expected = format!("a file, or a loaded direction ({known})");
         return Err(Error::argument("direction", name, expected));
@@ -208,9 +208,9 @@ impl Lab {
                 let mut known: Vec<&str> = self.sets.keys().map(String::as_str).collect();
                 known.sort_unstable();
                 let known = if known.is_empty() {
-                    "none is kept".to_string()
+                    "no unit set is kept".to_string()
                 } else {
-                    format!("kept are {}", known.join(", "))
+                    format!("kept: {}", known.join(", "))
                 };
                 let expected = format!("a file, or a kept unit set ({known})");
                 return Err(Error::argument("unit set", name, expected));

@@ -71,7 +71,7 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mean => "difference of means",
-            Self::Pca => "PCA of pairs, each centred on its middle (repeng pca_center)",
+            Self::Pca => "PCA of pairs, each centred on its midpoint (repeng pca_center)",
             Self::PcaDiff => "PCA of centred differences (repeng pca_diff)",
             Self::Icv => "in-context vector (mean difference plus first component over all layers)",
             Self::Caa => "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
@@ -147,7 +147,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{} and {}, the same on both sides", plus.len(), minus.len()),
-                "two lists that differ: between equal ones there is no direction",
+                "two lists that differ: equal lists have no direction between them",
             ));
         }
         let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
@@ -179,7 +179,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}"),
-                "lists of equal length, prompt by prompt in pairs, for this method",
+                "lists of equal length, because this method pairs the prompts",
             ));
         }
         let layers = self.plus.iter().zip(&self.minus);
@@ -220,7 +220,7 @@ impl Contrast {
         let mut notes = Vec::new();
         if self.shared > 0 {
             notes.push(format!(
-                "{} of the prompts are on both sides, and say nothing of what tells them apart",
+                "{} of the prompts are in both lists, and do not help to tell the lists apart",
                 self.shared
             ));
         }
@@ -239,11 +239,13 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}, alike at {nothing}"),
-                "prompts whose states differ there beyond rounding: a direction between these has length zero. Measure at another layer or position, or choose other prompts",
+                "prompts whose states differ there by more than rounding: a direction between these is zero. Measure at another layer or position, or choose other prompts",
             ));
         }
         if !nothing.is_empty() {
-            notes.push(format!("left out as both sides are alike there: {nothing}"));
+            notes.push(format!(
+                "left out because both lists are equal there: {nothing}"
+            ));
         }
         let card = &lab.model.card;
         Ok(Direction {

@@ -14,12 +14,12 @@ use crate::model::network::site::Site;
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("toggle", &["1", "2", "3", "4", "5", "6", "7", "8", "9"], toggle)
-        .about("switches the edit with that number on or off, even between two tokens")
+        .about("turns the edit with that number on or off, even between two tokens")
         .takes("N")
         .hint("edit on/off")
         .when(has_edits),
     Command::new("toggle-selected", &["Space", "Enter"], toggle_selected)
-        .about("switches the selected edit on or off")
+        .about("turns the selected edit on or off")
         .within(Context::Edits)
         .hint("on/off")
         .when(has_edits),
@@ -36,14 +36,14 @@ pub(super) const ROWS: &[Command] = &[
         .takes("NUMBER")
         .when(has_edits),
     Command::new("ablate", &["x"], |app, _| ablate(app, Op::Zero))
-        .about("sets the neuron or head under the cursor to zero, or everything that is marked")
+        .about("ablates the neuron or head under the cursor, or everything marked: sets it to zero")
         .hint("ablate")
         .when(has_target),
     Command::new("ablate-mean", &["X"], |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))))
-        .about("sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt")
+        .about("mean-ablates the neuron or head under the cursor, or everything marked: sets it to its mean over the prompt")
         .when(has_target),
     Command::new("steer", &["s"], steer)
-        .about("adds a direction at the cursor's layer")
+        .about("steers: adds a direction at the cursor's layer")
         .takes("[DIRECTION]")
         .hint("steer")
         .when(has_directions),
@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Command] = &[
         .hint("new edit")
         .when(has_model),
     Command::new("operation", &["O"], operation)
-        .about("turns the selected edit's operation: add, project out, add to the local norm")
+        .about("changes the selected edit's operation: add, project out, add in units of the local norm")
         .within(Context::Edits)
         .hint("operation")
         .when(has_direction),
@@ -95,9 +95,9 @@ fn targets(app: &App) -> Result<Vec<Mark>, Why> {
         return Ok(app.history.marks().to_vec());
     }
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
-    Mark::of(anchor)
-        .map(|m| vec![m])
-        .ok_or_else(|| "x needs a neuron or a head under the cursor; f turns to the neurons".into())
+    Mark::of(anchor).map(|m| vec![m]).ok_or_else(|| {
+        "x needs a neuron or a head under the cursor; f switches to the neurons".into()
+    })
 }
 
 fn has_target(app: &App) -> Result<(), Why> {
@@ -109,7 +109,7 @@ fn toggle(app: &mut App, text: &str) -> Outcome {
     let number: usize = text
         .trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
+        .map_err(|_| Why(format!("`{text}` is not the number of an edit")))?;
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Why(format!("there is no edit {number}; there are {count}")));
     };
@@ -141,7 +141,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
         .parse()
         .ok()
         .filter(|v: &f32| v.is_finite())
-        .ok_or_else(|| Why(format!("`{text}` is no number")))?;
+        .ok_or_else(|| Why(format!("`{text}` is not a number")))?;
     let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {

@@ -13,51 +13,51 @@ use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("next-figure", &["f"], |app, _| turn(app, 1))
-        .about("turns to the next instrument")
+        .about("switches to the next instrument")
         .hint("figure"),
     Command::new("previous-figure", &["F"], |app, _| turn(app, INSTRUMENTS.len() - 1))
-        .about("turns to the instrument before"),
+        .about("switches to the instrument before"),
     Command::new("patchscope", &["p"], patchscope)
-        .about("reads the state under the cursor with another prompt: asks which, then runs it")
+        .about("Patchscope: reads the state under the cursor with another prompt; shows the parameters first")
         .hint("patchscope")
         .when(has_text),
     Command::new("sweep", &["P"], sweep)
-        .about("reads the states of all layers at the cursor's position with another prompt")
+        .about("Patchscope of all layers at the cursor's position")
         .hint("sweep")
         .when(has_text),
     Command::new("question", &["o"], |app, _| open_form(app, app.slot))
-        .about("sets the parameters of the figure and asks again")
+        .about("sets the parameters of the figure and measures again")
         .hint("parameters"),
     Command::new("number", &["#"], number)
         .about("shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy")
         .hint("number")
         .when(has_numbers),
     Command::new("widen", &["w"], widen)
-        .about("measures the figure as far back as the cursor, where its window ends before")
+        .about("measures the figure back to the cursor, if its window ends before")
         .hint("measure here")
         .when(can_widen),
     Command::new("notes", &["N"], |app, _| {
         app.overlay = Some(Overlay::Notes { scroll: 0 });
         Ok(vec![])
     })
-    .about("shows all notes of the figure: what it is of, its controls, its limits")
+    .about("shows all notes of the figure: what it shows, its controls and its limits")
     .hint("notes")
     .when(has_figure),
     Command::new("difference", &["D"], difference)
-        .about("shows the figure less that of the unedited run")
+        .about("shows the figure minus that of the unedited run")
         .hint("difference")
         .when(has_figure),
     Command::new("show", &[], show)
-        .about("turns to an instrument: lens, neurons, patchscope")
+        .about("switches to an instrument: lens, neurons, patchscope")
         .takes("INSTRUMENT"),
     Command::new("copy", &["y"], copy)
         .about("copies the token or cell under the cursor")
         .when(has_text),
     Command::new("copy-figure", &["Y"], copy_figure)
-        .about("copies the figure as a table for a sheet")
+        .about("copies the figure as a table for a spreadsheet")
         .when(has_figure),
     Command::new("export", &[], export)
-        .about("writes the figure to a file, with what it was measured on")
+        .about("writes the figure to a file, with its provenance (model, tokens, edits, parameters)")
         .takes("FORMAT FILE")
         .when(has_figure),
     Command::new("left", &["h", "Left"], |app, _| Ok(app.go(Step::Left)))
@@ -98,7 +98,7 @@ fn has_numbers(app: &App) -> Result<(), Why> {
     match app.figure(app.slot).map(|f| &f.body) {
         Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
         _ => Err(Why(format!(
-            "the {} figure has one number a cell; o sets its parameters",
+            "the {} figure has one number a cell; o opens its parameters",
             app.slot
         ))),
     }
@@ -136,7 +136,7 @@ fn can_widen(app: &App) -> Result<(), Why> {
     has_figure(app)?;
     window(app).map(|_| ()).ok_or_else(|| {
         Why(format!(
-            "the {} figure holds the cursor's position, or has no window",
+            "the {} figure covers the cursor's position, or has no window",
             app.slot
         ))
     })
@@ -210,7 +210,7 @@ fn difference(app: &mut App, _: &str) -> Outcome {
         .is_some_and(|s| !s.about_text(app.slot))
     {
         return Err(
-            "this figure is about texts of its own, which no edit of this one touches".into(),
+            "this figure is about texts of its own, to which the edits do not apply".into(),
         );
     }
     app.difference = !app.difference;
@@ -297,7 +297,7 @@ fn export(app: &mut App, text: &str) -> Outcome {
     let known = app.formats.join(", ");
     let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
         Why(format!(
-            "write :export FORMAT FILE, with a format out of {known}"
+            "write :export FORMAT FILE, with one of the formats {known}"
         ))
     })?;
     if !app.formats.iter().any(|f| f == format) {
@@ -317,7 +317,7 @@ fn goto(app: &mut App, text: &str) -> Outcome {
     let position: usize = text
         .trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is no position")))?;
+        .map_err(|_| Why(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
     app.cursor.rest = false;

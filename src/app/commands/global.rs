@@ -10,30 +10,30 @@ use crate::engine::Request;
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("help", &["?", "F1"], help)
-        .about("shows what can be done here; Enter does it")
+        .about("shows what can be done here; Enter runs the selected command")
         .hint("help"),
     Command::new("palette", &[":", "ctrl-p"], palette).about("opens the palette: type a command"),
     Command::new("load", &["L"], |app, _| Ok(app.load()))
-        .about("tries once more to load the model; a download goes on where it stopped")
+        .about("tries again to load the model; a download continues where it stopped")
         .hint("load")
         .when(lacks_model),
     Command::new("quit", &["q"], |app, _| Ok(app.quit()))
-        .about("leaves the program; the session is kept")
+        .about("quits; the session is kept")
         .hint("quit"),
     Command::new("back", &["Esc"], back)
         .about("goes back one level: dismisses a notice, leaves a comparison"),
     Command::new("interrupt", &["ctrl-c"], |app, _| Ok(app.interrupt()))
-        .about("stops writing, then clears what you write, then (twice) leaves")
+        .about("stops generating, then clears what you write, then (twice) quits")
         .within(Context::Always),
     Command::new("suspend", &["ctrl-z"], |_, _| Ok(vec![Effect::Suspend]))
-        .about("hands the terminal back to the shell; fg returns")
+        .about("suspends lmscope and returns to the shell; fg resumes")
         .within(Context::Always),
     Command::new("redraw", &["ctrl-l"], |_, _| Ok(vec![Effect::Redraw]))
-        .about("paints the whole screen again")
+        .about("redraws the whole screen")
         .within(Context::Always),
-    Command::new("notices", &[], notices).about("shows everything that was said"),
+    Command::new("notices", &[], notices).about("shows all notices so far"),
     Command::new("model", &[], model)
-        .about("says what the loaded model is")
+        .about("describes the loaded model")
         .when(has_model),
     Command::new("shot", &[], shot)
         .about("writes the screen as an SVG picture")
@@ -42,7 +42,7 @@ pub(super) const ROWS: &[Command] = &[
         .about("writes the session so far to a file, one request a line")
         .takes("FILE"),
     Command::new("panic", &[], panic)
-        .about("makes the engine fail on purpose, to see that the model survives")
+        .about("makes the engine fail on purpose, to test that the model survives")
         .takes("[screen]"),
 ];
 

@@ -9,27 +9,27 @@ use crate::lab::sample::Sampling;
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("run", &["Enter"], run_preset)
-        .about("runs the selected ready prompt; under a text, writes more tokens")
+        .about("runs the selected ready prompt; with a text, generates more tokens")
         .within(Context::Transcript)
         .hint("run")
         .when(can_run),
     Command::new("write", &["i"], write)
-        .about("write a prompt of your own (ctrl-j starts a new line)")
+        .about("starts a prompt of your own (ctrl-j starts a new line)")
         .hint("write")
         .when(can_load),
     Command::new("stop", &[], |app, _| Ok(app.stop()))
-        .about("stops writing")
+        .about("stops generating")
         .when(busy),
     Command::new("continue", &["c"], go_on)
-        .about("writes more tokens")
+        .about("generates more tokens")
         .hint("continue")
         .when(can_go_on),
     Command::new("rewind", &["r"], rewind)
-        .about("forgets everything from the cursor on and writes on from there")
+        .about("removes the text from the cursor on and generates again from there")
         .hint("rewind")
         .when(has_text),
     Command::new("again", &["R"], again)
-        .about("runs the same prompt once more from its beginning, under the edits as they are")
+        .about("runs the same prompt again from its beginning, under the current edits")
         .hint("again")
         .when(has_last),
     Command::new("new", &["n"], new)
@@ -37,26 +37,26 @@ pub(super) const ROWS: &[Command] = &[
         .hint("prompts")
         .when(not_choosing),
     Command::new("compare", &["b"], compare)
-        .about("shows the unedited run of the same seed beside this one, or hides it")
+        .about("shows or hides the unedited run of the same seed next to this one")
         .hint("compare")
         .when(has_text),
     Command::new("chat", &["C"], chat)
-        .about("switches between raw text and one turn of chat for what you write")
+        .about("switches between raw text and one chat turn for what you write")
         .when(has_chat),
     Command::new("temperature", &["t"], temperature)
-        .about("how freely tokens are drawn; 0 takes the most probable one")
+        .about("sets the sampling temperature; 0 takes the most probable token")
         .takes("NUMBER"),
     Command::new("seed", &["T"], seed)
-        .about("the seed of the draw")
+        .about("sets the random seed")
         .takes("NUMBER"),
     Command::new("top-p", &[], top_p)
-        .about("keeps the smallest set of tokens with this much probability; 1 keeps all")
+        .about("sets top-p: sampling keeps the smallest set of tokens with this much probability; 1 keeps all")
         .takes("NUMBER"),
     Command::new("top-k", &[], top_k)
-        .about("keeps so many tokens; 0 keeps all")
+        .about("sets top-k: sampling keeps this many tokens; 0 keeps all")
         .takes("NUMBER"),
     Command::new("count", &[], count)
-        .about("how many tokens are written at most")
+        .about("sets how many tokens are generated at most")
         .takes("NUMBER"),
 ];
 
@@ -83,7 +83,7 @@ fn choosing(app: &App) -> Result<(), Why> {
 /// A model is there, or on its way.
 fn can_load(app: &App) -> Result<(), Why> {
     if app.model.is_none() && app.loading.is_none() {
-        return Err("no model is loaded; L tries once more, q leaves".into());
+        return Err("no model is loaded; L tries again, q quits".into());
     }
     Ok(())
 }
@@ -100,14 +100,14 @@ fn busy(app: &App) -> Result<(), Why> {
     if app.transcript.busy() {
         Ok(())
     } else {
-        Err("nothing is being written".into())
+        Err("nothing is being generated".into())
     }
 }
 
 fn can_go_on(app: &App) -> Result<(), Why> {
     has_text(app)?;
     if app.transcript.busy() {
-        Err("it is writing already; ctrl-c stops it".into())
+        Err("it is generating already; ctrl-c stops it".into())
     } else {
         Ok(())
     }
@@ -117,7 +117,7 @@ fn has_last(app: &App) -> Result<(), Why> {
     if app.last.is_some() {
         Ok(())
     } else {
-        Err("nothing was run yet".into())
+        Err("nothing has been run yet".into())
     }
 }
 
@@ -126,7 +126,7 @@ fn has_chat(app: &App) -> Result<(), Why> {
     if app.chat_possible() {
         Ok(())
     } else {
-        Err("this model has no chat template; prompts go in as raw text".into())
+        Err("this model has no chat template; prompts are raw text".into())
     }
 }
 
@@ -158,7 +158,7 @@ fn rewind(app: &mut App, _: &str) -> Outcome {
 }
 
 fn again(app: &mut App, _: &str) -> Outcome {
-    let (text, chat) = app.last.clone().ok_or("nothing was run yet")?;
+    let (text, chat) = app.last.clone().ok_or("nothing has been run yet")?;
     Ok(app.start(text, chat))
 }
 
@@ -182,7 +182,7 @@ fn chat(app: &mut App, _: &str) -> Outcome {
     app.inform(if app.chat {
         "prompts go through the chat template"
     } else {
-        "prompts go in as raw text"
+        "prompts are raw text"
     });
     Ok(vec![])
 }
@@ -250,6 +250,6 @@ fn top_k(app: &mut App, text: &str) -> Outcome {
 fn count(app: &mut App, text: &str) -> Outcome {
     let count: usize = parse(text, "a whole number, 1 or more")?;
     app.count = count.max(1);
-    app.inform(format!("at most {} tokens are written", app.count));
+    app.inform(format!("at most {} tokens are generated", app.count));
     Ok(vec![])
 }

@@ -8,23 +8,23 @@ use crate::app::{App, Density};
 
 pub(super) const ROWS: &[Command] = &[
     Command::new("next-pane", &["Tab"], |app, _| pane(app, 1))
-        .about("goes to the next pane")
+        .about("switches to the next pane")
         .hint("pane"),
     Command::new("previous-pane", &["S-Tab"], |app, _| pane(app, -1))
-        .about("goes to the pane before"),
+        .about("switches to the pane before"),
     Command::new("zoom", &["z"], zoom)
-        .about("gives the focused pane more room: wide, full, normal")
+        .about("changes the size of the focused pane: wide, full, normal")
         .hint("zoom"),
     Command::new("tint", &["v"], tint)
-        .about("tints tokens by surprise")
+        .about("colours tokens by surprisal (how unexpected each was)")
         .when(has_text),
     Command::new("more", &["+"], |app, _| density(app, app.density.more()))
-        .about("says more in every cell"),
+        .about("shows more in every cell"),
     Command::new("less", &["-"], |app, _| density(app, app.density.less()))
-        .about("says less in every cell, so that more fit"),
-    Command::new("flip", &[], flip).about("turns grids over: first layer on top"),
+        .about("shows less in every cell, so that more cells fit"),
+    Command::new("flip", &[], flip).about("flips grids: first layer on top"),
     Command::new("theme", &[], theme)
-        .about("chooses the colours, showing them at once")
+        .about("chooses a colour theme, with a preview")
         .takes("[NAME]"),
 ];
 

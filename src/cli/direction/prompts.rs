@@ -24,7 +24,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         "" => Method::Mean,
         name => name.parse().map_err(|_| {
             let expected = format!(
-                "one of {}, or --demos FILE beside it",
+                "one of {}, or --demos FILE with it",
                 Method::names().join(", ")
             );
             Error::argument("--method", name, expected)
@@ -39,7 +39,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         return Err(Error::argument(
             "--chat",
             "true",
-            "texts with their turn marks written out, because the answer's letter stands in the reply; leave --chat out",
+            "texts with their turn marks written out, because the answer's letter is in the reply; leave --chat out",
         ));
     }
     let mut lab = arguments::open(matches)?;
@@ -80,7 +80,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         }
     };
     output::note(&format!(
-        "{file}: {method}, from {} and {} prompts at {}, length {:.3}. Use it as {usage}.",
+        "{file}: {method}, from {} and {} prompts at {}, norm {:.3}. Use it as {usage}.",
         plus.len(),
         minus.len(),
         direction.span(),
@@ -100,7 +100,7 @@ fn lines(path: &Path) -> Result<Vec<String>> {
     if prompts.is_empty() {
         return Err(Error::bad_file(
             path,
-            "it holds no prompt",
+            "it holds no prompts",
             "Write one prompt a line.",
         ));
     }

@@ -93,7 +93,7 @@ impl Seen {
     fn get(&self, at: Address) -> Result<Tensor> {
         let held = self.sites.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
-            why: "the pass did not visit it. Please report this.".into(),
+            why: "the forward pass did not visit it. Please report this.".into(),
         })?;
         Ok(held.squeeze(0)?.to_dtype(DType::F32)?)
     }
@@ -239,7 +239,7 @@ fn relative(found: &Tensor, whole: &Tensor) -> Result<f32> {
 fn finite(seen: &Seen) -> Result<Identity> {
     let logits = values(&seen.logits)?;
     let broken = logits.iter().filter(|v| !v.is_finite()).count();
-    let what = format!("logits that are no finite number, of {}", logits.len());
+    let what = format!("logits that are not finite, of {}", logits.len());
     Ok(Identity::new("finite", what, broken as f32, 0.0))
 }
 
@@ -292,7 +292,8 @@ fn live_lens(model: &Model, seen: &Seen) -> Result<Identity> {
 fn parts(model: &Model, seen: &Seen) -> Result<Identity> {
     let name = "parts = stream";
     if model.transformer.blueprint.arrangement == Arrangement::NormedStream {
-        let why = "the stream itself is normed after every write, so it is no sum of writes";
+        let why =
+            "the stream is normalized after every component, so it is not a sum of their outputs";
         return Ok(Identity::refused(name, why));
     }
     let mut sum = seen.get(Site::Embed.at(0))?;
@@ -303,7 +304,7 @@ fn parts(model: &Model, seen: &Seen) -> Result<Identity> {
         differences.push(relative(&sum, &seen.get(Site::ResidPost.at(layer))?)?);
     }
     let what = format!(
-        "the embedding and every write against resid_post, {} blocks, relative",
+        "embedding and all component outputs against resid_post, {} blocks, relative",
         model.card.layers
     );
     Ok(Identity::new(
@@ -322,7 +323,7 @@ fn captures(seen: &Seen, bare: &Seen) -> Result<Identity> {
         .iter()
         .zip(&bare)
         .filter(|(a, b)| a.to_bits() != b.to_bits());
-    let what = format!("logits with other bits when {count} sites are recorded");
+    let what = format!("logits that differ in any bit when {count} sites are recorded");
     Ok(Identity::new(
         "captures change nothing",
         what,
@@ -339,7 +340,7 @@ fn rows(model: &Model, seen: &Seen) -> Result<Identity> {
         most.push(worst(sums.iter().map(|s| (s - 1.0).abs())));
     }
     let what = format!(
-        "sums of probabilities against one, {} layers of {} heads",
+        "sums of attention probabilities against one, {} layers of {} heads",
         model.card.layers, model.card.heads
     );
     Ok(Identity::new(
@@ -453,7 +454,7 @@ fn heads(model: &Model, seen: &Seen) -> Result<Identity> {
         most.push(relative(&sum, &seen.get(Site::AttnOut.at(layer))?)?);
     }
     let what = format!(
-        "every head's write against attn_out, {}, relative",
+        "sum of all head outputs against attn_out, {}, relative",
         blocks(&layers)
     );
     Ok(Identity::new(
@@ -482,7 +483,7 @@ fn neurons(model: &Model, seen: &Seen) -> Result<Identity> {
         return Ok(Identity::refused(name, why));
     }
     let what = format!(
-        "neurons' writes against mlp_out, {}, relative",
+        "sum of all neuron outputs against mlp_out, {}, relative",
         blocks(&layers)
     );
     Ok(Identity::new(
@@ -542,7 +543,7 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Identity> {
         n => format!(", read again {n} times for other rotary frequencies"),
     };
     let what = format!(
-        "{first} tokens and then {} one by one against one pass{again}, relative",
+        "{first} tokens and then {} one by one, against one pass{again}, relative",
         most.len() - 1
     );
     Ok(Identity::new(

@@ -52,7 +52,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
             format!("x {}, soft-cap {}", round(b.score_scale), or_none(b.score_cap)),
         ),
         ("embedding", format!("x {}", round(b.embed_scale))),
-        ("writes", format!("x {}", round(b.residual_scale))),
+        ("added outputs", format!("x {}", round(b.residual_scale))),
         (
             "logits",
             format!("x {}, soft-cap {}", round(b.logit_scale), or_none(b.logit_cap)),
@@ -84,7 +84,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
         ("device", card.device.clone()),
         (
             "attention",
-            "scores, mask and softmax one after the other, in f32; the same kernel whether or not anybody looks".into(),
+            "scores, mask and softmax step by step, in f32; the same computation with and without recording".into(),
         ),
         ("memory", memory(model)),
         ("fingerprint", card.revision.clone()),

@@ -46,9 +46,11 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
         words.push(format!("their biases add {bias:+.4}"));
     }
     if moved.abs() > 0.0 {
-        words.push(format!("edits of the writes themselves {moved:+.4}"));
+        words.push(format!(
+            "edits of the component outputs themselves {moved:+.4}"
+        ));
     }
-    (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
+    (!words.is_empty()).then(|| format!("besides these, {}", words.join(", ")))
 }
 
 impl ResidualParams {
@@ -85,12 +87,12 @@ impl ResidualParams {
             value: pieces[k].values[i][head],
             anchor: Anchor::cell(layers[k], sum.positions[i]).with(Unit::Head(head as u32)),
             more: vec![(
-                format!("all of attention {}", layers[k]),
+                format!("all heads of layer {}", layers[k]),
                 sum.effect(i, Part::Attention(layers[k])),
             )],
         };
         let last = sum.positions.len() - 1;
-        let effect = format!("effect on the logit of {}", spelled(&sum, lab));
+        let effect = format!("direct effect on the logit of {}", spelled(&sum, lab));
         let body = if let ([layer], 0) = (layers.as_slice(), last) {
             Body::Series(one_layer(&pieces[0], *layer, &sum, effect))
         } else if last == 0 {
@@ -135,11 +137,11 @@ impl ResidualParams {
         };
         let mut notes = self.notes(&sum, run, lab);
         notes.push(
-            "each cell: what the head's write through the output projection adds to the logit"
+            "each cell: what the head's output, after the output projection, adds to the logit"
                 .into(),
         );
         notes.extend(beside(&pieces, last));
-        let title = format!("heads that made {}", spelled(&sum, lab));
+        let title = format!("logit of {}, by head", spelled(&sum, lab));
         Ok(Draft::of(body)
             .titled(title)
             .notes(notes)
@@ -183,8 +185,8 @@ impl ResidualParams {
             .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, lab))
             .collect();
         let mut notes = self.notes(&sum, run, lab);
-        notes.push("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes".into());
-        let title = format!("neurons that made {}", spelled(&sum, lab));
+        notes.push("effect: direct effect, activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed neurons sum to the MLP outputs".into());
+        let title = format!("logit of {}, by neuron", spelled(&sum, lab));
         Ok(Draft::of(Table {
             columns: ["neuron", "effect", "of its MLP"]
                 .map(String::from)
@@ -255,10 +257,10 @@ impl ResidualParams {
             None => layers.iter().map(|l| of_layer(*l)).collect(),
         };
         let mut notes = self.notes(&sum, run, lab);
-        notes.push("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection".into());
+        notes.push("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection".into());
         notes.extend(beside(&pieces, 0));
         let title = format!(
-            "tokens that made {} after {}",
+            "logit of {} by source token, after {}",
             spelled(&sum, lab),
             lab.visible(run.tokens[position])
         );
@@ -266,7 +268,7 @@ impl ResidualParams {
             also: crate::figure::also::Also::default(),
             row_axis: if one.is_some() { "head" } else { "layer" }.into(),
             column_axis: "source".into(),
-            value: format!("effect on the logit of {}", spelled(&sum, lab)),
+            value: format!("direct effect on the logit of {}", spelled(&sum, lab)),
             rows,
             columns: lab.headers(run, 0..sources),
             scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
@@ -391,7 +393,7 @@ fn neuron_page(
         .map(|p| f64::from(p.rest[i]))
         .sum();
     if moved.abs() > 0.0 {
-        line("edits of the writes", moved);
+        line("edits of outputs", moved);
     }
     Page {
         title: format!(

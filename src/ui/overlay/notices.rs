@@ -44,7 +44,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         );
     }
     if lines.is_empty() {
-        lines.push(("Nothing was said yet.".into(), Role::Muted));
+        lines.push(("No notices yet.".into(), Role::Muted));
     }
     let high = usize::from(inner.height);
     let last = lines

@@ -176,7 +176,7 @@ fn receipt(
     }
     if receipt.idle() && waiting {
         return one(
-            "from the next token on: c goes on, R starts anew",
+            "from the next token on: c continues, R starts again",
             Role::Muted,
         );
     }
@@ -205,7 +205,7 @@ fn receipt(
             format!(
                 " KL {}{}{}",
                 number(kl),
-                null("null", receipt.null),
+                null("control", receipt.null),
                 null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
             )
         },

@@ -148,7 +148,7 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));
     }
     if shown.failed.is_some() && shown.figure.is_some() {
-        spans.push(canvas.span(" failed, this is the one before ", Role::Error));
+        spans.push(canvas.span(" failed; this is the previous one ", Role::Error));
     }
     if let Some(figure) = app.figure(slot) {
         let title = figure
@@ -184,16 +184,15 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
         (Some(why), _) => (
             why.clone(),
-            "o sets other parameters and asks again.".to_string(),
+            "o opens its parameters; Enter measures again.".to_string(),
         ),
         (None, true) if app.loading.is_some() => {
             ("The model is being loaded.".into(), String::new())
         }
         (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
-        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => {
+            (format!("{about}."), "o opens its parameters.".to_string())
+        }
         (None, true) => (
             format!("{about}."),
             "Nothing to look at yet: choose a ready prompt with Enter, or write one with i."
@@ -204,12 +203,10 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
         }
         (None, false) if instrument(slot).is_ok_and(Instrument::reads_cell) => (
             format!("{about}."),
-            "p reads the cell under the cursor, P the states of all layers there.".to_string(),
+            "p reads the state under the cursor with a Patchscope, P those of all layers there."
+                .to_string(),
         ),
-        (None, false) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (None, false) => (format!("{about}."), "o opens its parameters.".to_string()),
     };
     let role = if shown.failed.is_some() {
         Role::Error

@@ -98,7 +98,7 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                     if !slot_name(slot) {
                         reader.warn(
                             value.span().start,
-                            &format!("`{slot}` is no palette slot; there are base00 to base0F"),
+                            &format!("`{slot}` is not a palette slot; there are base00 to base0F"),
                         );
                     } else if let Some(color) = reader.color(word, value.span().start) {
                         reader.palette.push((slot.to_owned(), color));
@@ -255,7 +255,7 @@ impl Reader<'_> {
                 .filter(|color| !matches!(color, Color::Rgb(..)))
         };
         if color.is_none() {
-            self.warn(at, &format!("`{word}` is no colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
+            self.warn(at, &format!("`{word}` is not a colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
         }
         color
     }

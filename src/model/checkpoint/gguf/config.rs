@@ -82,7 +82,7 @@ impl Meta<'_> {
                 Ok(usize::try_from(*first).ok())
             }
             _ => Err(self.wrong(format!(
-                "`{key}` differs between layers, which no family here serves"
+                "`{key}` differs between layers, which no family here supports"
             ))),
         }
     }
@@ -91,7 +91,7 @@ impl Meta<'_> {
         match self.count(name)? {
             Some(n) if n > 0 => Ok(n),
             _ => Err(self.wrong(format!(
-                "`{}` is missing or no positive number",
+                "`{}` is missing or not a positive number",
                 self.key(name)
             ))),
         }
@@ -141,7 +141,7 @@ impl Meta<'_> {
             && value != head_dim
         {
             return Err(self.wrong(format!(
-                "values are {value} wide and keys {head_dim}, which no family here serves"
+                "values are {value} wide and keys {head_dim}, which no family here supports"
             )));
         }
         if head_dim == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
@@ -157,7 +157,7 @@ impl Meta<'_> {
             return Err(self.wrong("it has no tensor `token_embd.weight`"));
         };
         if self.flag("attention.causal") == Some(false) {
-            return Err(self.wrong("its attention looks both ways; it does not write text"));
+            return Err(self.wrong("its attention is bidirectional; it does not generate text"));
         }
         Ok(Shape {
             layers,
@@ -356,7 +356,7 @@ impl Meta<'_> {
                 put("hidden_act", "silu".into());
                 if window.is_some() {
                     return Err(self.wrong(
-                        "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served",
+                        "it is an OLMo 3 (OLMo 2 with sliding windows), which is not supported",
                     ));
                 }
             }
@@ -383,7 +383,7 @@ impl Meta<'_> {
                     scale("attention.scale").unwrap_or(plain).into(),
                 );
                 if self.flag("rope.scaling.finetuned") == Some(false) {
-                    return Err(self.wrong("it is a Granite without rope, which is not served"));
+                    return Err(self.wrong("it is a Granite without rope, which is not supported"));
                 }
             }
             "cohere" => {
@@ -423,7 +423,7 @@ impl Meta<'_> {
         match self.count(key)? {
             None | Some(0 | 1) => Ok(()),
             Some(n) => Err(self.wrong(format!(
-                "`{}` is {n}, and only softmax (1) is served",
+                "`{}` is {n}, and only softmax (1) is supported",
                 self.key(key)
             ))),
         }
@@ -468,7 +468,7 @@ impl Meta<'_> {
                 for (key, plain) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
                     let key = format!("rope.scaling.{key}");
                     if self.number(&key).is_some_and(|x| (x - plain).abs() > 1e-9) {
-                        return Err(self.wrong(format!("`{}` is not served", self.key(&key))));
+                        return Err(self.wrong(format!("`{}` is not supported", self.key(&key))));
                     }
                 }
                 let mut scaling = json!({"rope_type": "yarn", "factor": factor});
@@ -495,7 +495,7 @@ impl Meta<'_> {
                 self.key("rope.scaling.factor")
             ))),
             (Some(other), _) => {
-                Err(self.wrong(format!("its rope scaling `{other}` is not served")))
+                Err(self.wrong(format!("its rope scaling `{other}` is not supported")))
             }
         }
     }

@@ -231,7 +231,7 @@ pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
             Error::bad_file(
                 gguf.path(),
                 format!(
-                    "its architecture `{name}` is not served ({} are)",
+                    "its architecture `{name}` is not supported ({} are)",
                     known.join(", ")
                 ),
                 next,

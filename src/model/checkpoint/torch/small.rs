@@ -31,7 +31,7 @@ const VALUES: usize = 200_000;
 /// The floating-point tensors of a small file, f64 ones too: the file itself, or those of dicts and lists in it, named by the
 /// way to them: `vectors.calm`, `4`, `[2]`.
 pub fn values(path: &Path) -> Result<Vec<Loose>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let bad = |what: String| Error::bad_file(path, what, "Save it again with `torch.save`.");
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad)?;
     let mut found = Vec::new();
@@ -63,7 +63,7 @@ pub fn values(path: &Path) -> Result<Vec<Loose>> {
 
 /// Names and shapes of the tensors of a file, as [`values`] has them, without their numbers.
 pub fn shapes(path: &Path) -> Result<Vec<Loose>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let bad = |what: String| Error::bad_file(path, what, "Save it again with `torch.save`.");
     let map = map_file(path)?;
     let (_, pickle) = unpickled(&map).map_err(bad)?;
     let found = loose(&pickle).map_err(bad)?.into_iter();
@@ -134,7 +134,7 @@ pub struct Capping {
 
 /// Reads a file of capping experiments; none where it is another file.
 pub fn capping(path: &Path) -> Result<Option<Capping>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let bad = |what: String| Error::bad_file(path, what, "Save it again with `torch.save`.");
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad)?;
     let field = |at: Ref, wanted: &str| {
@@ -201,7 +201,7 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
 
 /// The numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
 pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let bad = |what: String| Error::bad_file(path, what, "Save it again with `torch.save`.");
     let map = map_file(path)?;
     let pickle = unpickled(&map).map_err(bad)?.1;
     let mut found = BTreeMap::new();

@@ -172,7 +172,7 @@ pub(crate) fn short(value: &Value) -> String {
 pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
     let wrapper = class(model_type)?;
     let no_object = || Error::Config {
-        what: "it is no JSON object".into(),
+        what: "it is not a JSON object".into(),
         next: "Compare config.json with the one on the hub.".into(),
     };
     if !wrapper.knows("text_config") {

@@ -217,7 +217,7 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
     if let Some(kind) = other_kind(found) {
         return Err(Error::Config {
             what: format!("model_type `{found}` is {kind}"),
-            next: "Give a model that writes text.".into(),
+            next: "Give a model that generates text.".into(),
         });
     }
     FAMILIES
@@ -242,7 +242,7 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
     if Reader(config).flag_or("is_encoder_decoder", false) {
         return Err(Error::Config {
             what: "`is_encoder_decoder` is true".into(),
-            next: "Give a model that only decodes.".into(),
+            next: "Give a decoder-only model.".into(),
         });
     }
     let model_type = config.get("model_type").and_then(Value::as_str);
@@ -286,7 +286,7 @@ fn refuse_quantized(config: &Value) -> Result<()> {
     {
         return Err(Error::Config {
             what: format!(
-                "the weights are quantized for MLX ({} bits), which is not served",
+                "the weights are quantized for MLX ({} bits), which is not supported",
                 scheme.get("bits").and_then(Value::as_u64).unwrap_or(4)
             ),
             next: next(),
@@ -318,7 +318,7 @@ fn refuse_quantized(config: &Value) -> Result<()> {
     }
     Err(Error::Config {
         what: format!(
-            "the weights are quantized by `{}`, which is not served",
+            "the weights are quantized by `{}`, which is not supported",
             method.unwrap_or("an unnamed method")
         ),
         next: next(),
@@ -338,7 +338,7 @@ fn other_kind(model_type: &str) -> Option<&'static str> {
         "bert" | "roberta" | "xlm-roberta" | "distilbert" | "albert" | "electra" | "deberta"
         | "deberta-v2" | "mpnet" | "modernbert" | "nomic_bert" | "new" | "camembert" | "ernie"
         | "eurobert" | "neobert" | "longformer" | "big_bird" => {
-            Some("an encoder: it reads both ways and writes no text")
+            Some("an encoder: its attention is bidirectional, and it does not generate text")
         }
         "t5"
         | "mt5"
@@ -354,9 +354,9 @@ fn other_kind(model_type: &str) -> Option<&'static str> {
         | "blenderbot"
         | "led"
         | "fsmt"
-        | "nllb-moe" => Some("an encoder with a decoder, and only decoders are served"),
+        | "nllb-moe" => Some("an encoder with a decoder, but only decoders are supported"),
         "whisper" | "wav2vec2" | "hubert" | "seamless_m4t" | "speecht5" | "musicgen"
-        | "encodec" => Some("a model of sound"),
+        | "encodec" => Some("an audio model"),
         "vit"
         | "clip"
         | "siglip"
@@ -367,7 +367,7 @@ fn other_kind(model_type: &str) -> Option<&'static str> {
         | "detr"
         | "sam"
         | "blip"
-        | "segformer" => Some("a model of images"),
+        | "segformer" => Some("an image model"),
         _ => None,
     }
 }

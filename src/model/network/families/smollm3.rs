@@ -32,7 +32,7 @@ fn read(config: &Value) -> Result<Blueprint> {
             .and_then(|l| l.iter().map(|v| v.as_u64().map(|n| n != 0)).collect())
             .filter(|l: &Vec<bool>| l.len() == layers)
             .ok_or_else(|| Error::Config {
-                what: format!("`no_rope_layers` is no list of {layers} zeros and ones"),
+                what: format!("`no_rope_layers` is not a list of {layers} zeros and ones"),
                 next: "Compare config.json with the one on the hub.".into(),
             })?,
     };
