@@ -907,5 +907,5 @@ fn a_lockstep_is_told_in_lines_and_in_words() {
     let (forced, _) = tokens(&[&edit[..], &["--forced"]].concat());
     assert_eq!(ids(&forced), ids(&plain));
     let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
-    assert!(said.contains("they part at position"), "{said}");
+    assert!(said.contains("they diverge at position"), "{said}");
 }

@@ -32,7 +32,7 @@ fn ranked(from: usize, to: usize) -> Figure {
         number("probability of the answer", Scale::Unit, |l| 0.1 * l as f32),
         number("probability", Scale::Unit, |l| 0.11 * l as f32),
         number(
-            "KL from the output (nats)",
+            "KL divergence from the output (nats)",
             Scale::Range { lo: 0.0, hi: 9.0 },
             |l| 7.0 - l as f32,
         ),
@@ -105,7 +105,7 @@ fn one_key_goes_through_the_numbers_and_asks_nothing() {
             "rank of the answer",
             "probability of the answer",
             "probability",
-            "KL from the output (nats)",
+            "KL divergence from the output (nats)",
             "entropy (nats)",
             "rank of the answer"
         ]
