@@ -63,19 +63,12 @@ pub fn build(of: &'static dyn Instrument) -> Command {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf));
+    let format = Arg::new("format").long("format").value_parser(formats);
+    let written = "Writes the figure to a file instead of standard output";
+    let output = arguments::value("output", "FILE", written).short('o');
     command
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_parser(formats)
-                .help("Output format of the figure [default: by the ending of FILE, else text]"),
-        )
-        .arg(output.help("Writes the figure to a file instead of standard output"))
+        .arg(format.help("Output format of the figure [default: by the ending of FILE, else text]"))
+        .arg(output.value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
@@ -85,11 +78,8 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
         .aliases(parameter.older.iter().map(|name| spelled(of, name)))
         .help_heading("Parameters")
         .help(parameter.about);
-    let arg = if parameter.default.is_empty() {
-        arg
-    } else {
-        arg.default_value(parameter.default)
-    };
+    let default = Some(parameter.default).filter(|default| !default.is_empty());
+    let arg = arg.default_value(default);
     match parameter.kind {
         Kind::Count { lo, hi } => {
             arg.value_name("N")
@@ -151,18 +141,14 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
         let expected = "a file name for the figure that ends in a format; directions are written by `lmscope direction` and `lmscope select --save`";
-        return Err(Error::argument("-o", path.display().to_string(), expected));
+        return Err(Error::argument("-o", path.display(), expected));
     }
     let ending = path
         .and_then(|p| p.extension())
         .and_then(|e| e.to_str())
         .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
-    let named = matches
-        .get_one::<String>("format")
-        .map(String::as_str)
-        .or(ending)
-        .unwrap_or(FORMATS[0].name);
-    let format = export::format_named(named)?;
+    let named = matches.get_one::<String>("format").map(String::as_str);
+    let format = export::format_named(named.or(ending).unwrap_or(FORMATS[0].name))?;
 
     let mut lab = arguments::open(matches)?;
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
@@ -176,7 +162,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     } else {
         return Err(Error::argument(
             "--edit",
-            edits[0].to_string(),
+            &edits[0],
             "a prompt that it can act on; without one, the edit has no effect here",
         ));
     };
