@@ -153,8 +153,8 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
             let figure = observe(&mut lab, &run, &arguments);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
             assert!(pairs(grid(&figure), |c| number(c, "unrelated") > 0.5).is_empty());
-            assert!(figure.notes[1].contains("2 of 6 pairs (33 %; oracle, any pair: yes)"));
-            assert!(figure.notes[1].contains("0 of 6 pairs (0 %; oracle, any pair: no)"));
+            assert!(figure.notes[1].contains("2 of 6 pairs (33 %; at least one pair: yes)"));
+            assert!(figure.notes[1].contains("0 of 6 pairs (0 %; at least one pair: no)"));
             let written = arguments
                 .clone()
                 .with("measure", "success")
@@ -222,7 +222,7 @@ fn t59_an_unrelated_state_is_right_by_chance_only() {
                 .with("control", "unrelated");
             let run = run_of(&lab, subject);
             let figure = observe(&mut lab, &run, &arguments);
-            assert!(figure.title.ends_with("null: unrelated"));
+            assert!(figure.title.ends_with("control: unrelated"));
             let hits = pairs(grid(&figure), |c| c.value > 0.5);
             assert!(
                 hits.is_empty() || hits == BTreeSet::from([(2, 0), (3, 0)]),

@@ -769,7 +769,7 @@ fn models_of_the_cache_are_listed_and_those_of_unknown_families_marked() {
     );
     assert!(
         out.lines()
-            .any(|l| l.starts_with("b/strange") && l.contains("mamba (not served)")),
+            .any(|l| l.starts_with("b/strange") && l.contains("mamba (not supported)")),
         "{out}"
     );
     let code = lmscope(&["generate", "a/known", "--ids", "1", "-n", "1"])

@@ -600,14 +600,14 @@ fn what_does_not_fit_is_said_before_anything_runs() {
     let few = few.display().to_string();
     for (name, value, why) in [
         ("layer", "8", "layers from 0 to 7"),
-        ("target", "same+8", "an offset"),
+        ("target", "same+8", "a target layer from -1 to 7"),
         ("target", "seme", "layers such as 3"),
         ("position", "9", "a position from 0 to 3"),
         ("position", "1..3", "placeholders=each"),
         ("position", "here", "token:"),
         ("placeholder", "Z", "occurs in the target prompt"),
         ("template", "worlds", "world, echo"),
-        ("library", &bad, "the slot `x` of `a`"),
+        ("library", &bad, "the placeholder `x` of `a`"),
         ("map", "linear", "identity, norm"),
         ("map", &few, "positions"),
         ("save", "m.safetensors", "only maps that are fitted"),

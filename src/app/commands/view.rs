@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Command] = &[
         .about("shows less in every cell, so that more cells fit"),
     Command::new("flip", &[], flip).about("flips grids: first layer on top"),
     Command::new("theme", &[], theme)
-        .about("chooses a colour theme, with a preview")
+        .about("chooses the theme (colours), with a preview")
         .takes("[NAME]"),
 ];
 

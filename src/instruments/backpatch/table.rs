@@ -230,7 +230,7 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
         "{} pairs of {layers} layers, source above target; a success: {}; shares are from 0 to 1; the best single pair is chosen after the fact as well",
         measure.pairs.len(),
         match measure.tokens {
-            Some(count) => format!("a spelling of the answer occurs in the {count} generated tokens, in any case"),
+            Some(count) => format!("a spelling of the answer occurs in the {count} generated tokens, whatever the case"),
             None => "the answer's first token is the top prediction".into(),
         }
     ));

@@ -196,7 +196,9 @@ fn receipt(
         ),
     };
     let (fired, relative) = (receipt.fired, number(receipt.relative));
-    let said = format!("fired {fired}× Δh/h {relative}{kl}");
+    // A narrow pane has room for the numbers alone.
+    let word = if width >= 60 { "fired " } else { "" };
+    let said = format!("{word}{fired}× Δh/h {relative}{kl}");
     let spans = vec![canvas.span(said, Role::Muted)];
     let notes = match receipt.note.as_str() {
         "" => Vec::new(),

@@ -74,7 +74,7 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
         }
         (Activity::Idle, Some(ending)) if !app.choosing() => {
             let why = match ending {
-                Ending::Count => "token limit reached, c continues",
+                Ending::Count => "limit reached, c continues",
                 Ending::EndToken => "the model ended",
                 Ending::Context => "context full",
                 Ending::Stopped => "stopped, c continues",
