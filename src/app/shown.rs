@@ -172,7 +172,7 @@ impl App {
     /// edge of a figure that ends before the cursor, or the cursor's own in the text.
     pub fn here(&self) -> (usize, usize) {
         let own = (self.cursor.layer, self.cursor.position);
-        let cell = match self.focus {
+        let cell = match self.layout.focus {
             Pane::Transcript | Pane::Edits => None,
             Pane::Figure(_) | Pane::Cell => self.reading(),
         };
@@ -184,7 +184,7 @@ impl App {
 
     /// What the chosen figure says at the cursor.
     pub fn reading(&self) -> Option<Reading> {
-        self.reading_of(self.slot)
+        self.reading_of(self.layout.figure)
     }
 
     /// The beginning of what the text was asked.

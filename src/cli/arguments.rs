@@ -275,6 +275,15 @@ pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
         .collect()
 }
 
+/// The first and the last of the layers that `3` or `2-5` means, in a model that has so many.
+pub fn layers(flag: &str, given: &str, count: usize, expected: String) -> Result<(usize, usize)> {
+    let (first, last) = given.split_once('-').unwrap_or((given, given));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last && last < count => Ok((first, last)),
+        _ => Err(Error::argument(flag, given, expected)),
+    }
+}
+
 /// The seed.
 pub fn seed(matches: &ArgMatches) -> u64 {
     matches.get_one::<u64>("seed").copied().unwrap_or(1)

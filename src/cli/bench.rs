@@ -11,9 +11,10 @@ use clap::{ArgMatches, Command, value_parser};
 
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
-use crate::edit::Edit;
 use crate::edit::direction::{Direction, Origin, random_like};
+use crate::edit::op::{DirectionName, DirectionWithin, Op, UnitsTo, Which};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS, Instrument};
 use crate::lab::Lab;
@@ -251,22 +252,30 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
         origin: Origin::default(),
     };
     lab.directions.insert(DIRECTION.into(), direction);
-    let neurons = lab.model.card.neuron_layers.first().copied();
-    let site = neurons.map_or("mlp_out.0".to_string(), |l| format!("mlp_act.{l}"));
-    let layer = |i: usize| i * (layers - 1) / 9;
-    let lines = [
-        format!("add:{DIRECTION}@resid_pre.{}*0.01", layer(1)),
-        format!("add:{DIRECTION}@resid_pre.{}*-0.01", layer(3)),
-        format!("add:{DIRECTION}@resid_post.{}*0.01", layer(5)),
-        format!("add_unit_norm:{DIRECTION}@resid_post.{}*0.01", layer(7)),
-        format!("project_out:{DIRECTION}@resid_pre.{}", layer(2)),
-        format!("project_out:{DIRECTION}@attn_out.{}", layer(4)),
-        format!("clamp_along:{DIRECTION}=-1..1@mlp_out.{}", layer(6)),
-        format!("scale:0@z.{}*0.9", layer(8)),
-        format!("zero:1,2,3@{site}"),
-        format!("set:4,5=0.1@{site}"),
+    let name = || DirectionName(DIRECTION.into());
+    let neurons = lab.model.card.neuron_layers.first();
+    let neurons = neurons.map_or(Site::MlpOut.at(0), |l| Site::MlpAct.at(*l));
+    let at = |site: Site, i: usize| site.at(i * (layers - 1) / 9);
+    let heads = Op::Scale(Which::List(vec![0]));
+    let bounded = Op::ClampAlong(DirectionWithin(DIRECTION.into(), -1.0, 1.0));
+    let set = Op::Set(UnitsTo(Which::List(vec![4, 5]), 0.1));
+    let edits = [
+        (Op::Add(name()), at(Site::ResidPre, 1), 0.01),
+        (Op::Add(name()), at(Site::ResidPre, 3), -0.01),
+        (Op::Add(name()), at(Site::ResidPost, 5), 0.01),
+        (Op::AddUnitNorm(name()), at(Site::ResidPost, 7), 0.01),
+        (Op::ProjectOut(name()), at(Site::ResidPre, 2), 1.0),
+        (Op::ProjectOut(name()), at(Site::AttnOut, 4), 1.0),
+        (bounded, at(Site::MlpOut, 6), 1.0),
+        (heads, at(Site::Z, 8), 0.9),
+        (Op::Zero(Which::List(vec![1, 2, 3])), neurons, 1.0),
+        (set, neurons, 1.0),
     ];
-    lines.iter().filter_map(|line| line.parse().ok()).collect()
+    let edit = |(op, at, strength)| Edit {
+        strength,
+        ..Edit::new(op, Place::At(at))
+    };
+    edits.map(edit).into()
 }
 
 /// The name of the direction of [`ten_edits`].

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::edit::Edit;
 use crate::edit::preset::Preset;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search};
 use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
@@ -123,14 +123,8 @@ fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
     let range = match matches.get_one::<String>("layers") {
         None => all.layers,
         Some(given) => {
-            let (a, b) = given.split_once('-').unwrap_or((given, given));
-            match (a.trim().parse::<usize>(), b.trim().parse::<usize>()) {
-                (Ok(a), Ok(b)) if a <= b && b < layers => (a, b),
-                _ => {
-                    let expected = format!("a layer from 0 to {}, or A-B", layers - 1);
-                    return Err(Error::argument("--layers", given, expected));
-                }
-            }
+            let expected = format!("a layer from 0 to {}, or A-B", layers - 1);
+            arguments::layers("--layers", given, layers, expected)?
         }
     };
     Ok(Plan {

@@ -1,10 +1,11 @@
 //! Operations: what an edit may do to the value at its address, each with what it works with.
 //!
 //! Invariant: an operation carries its own argument, so that an illegal pair cannot be written; names, help, grammar, the
-//! sites it acts on and the neutral strength are read off its row. To add an operation, add a row to `operations!` below and
-//! its formula, where the compiler then asks for it: an arm in `prepare` (`lab/prepare.rs`), which makes a `Change` of it;
-//! where no `Change` computes it yet, a variant and its arms in `lab/change/`. To add a kind of argument, add an `argument!` below.
+//! sites it acts on and the neutral strength are read off its row, and what it works with is looked up by what its argument
+//! mentions. To add an operation, add a row to `operations!` below and its formula to `lab/change/mod.rs`, where the compiler then asks
+//! for it. To add a kind of argument, add an `argument!` below.
 
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
@@ -114,7 +115,7 @@ operations! {
 }
 
 /// What an operation works with. It prints as it is read; what prints as nothing is left out, with its colon.
-pub trait Argument: fmt::Display {
+pub trait Argument: fmt::Display + Any {
     /// Reads it; says what is missing.
     fn of(typed: ArgumentText<'_>) -> Result<Self, String>
     where
@@ -135,6 +136,8 @@ pub struct Mentions<'a> {
     pub statistics: Option<&'a str>,
     /// Another text, on which values are taken.
     pub text: Option<&'a str>,
+    /// The value that units are set to.
+    pub value: Option<f32>,
     /// Whether values are means over the prompt.
     pub prompt_mean: bool,
     /// Positions that cannot be read, in heads.
@@ -378,7 +381,7 @@ argument! {
         let (units, value) = typed.split("a value", "17=3.5")?;
         Ok(Self(units.text.parse()?, number(value.text)?))
     },
-    |own| Mentions::units(&own.0)
+    |own| Mentions { value: Some(own.1), ..Mentions::units(&own.0) }
 }
 
 argument! {

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::apply::{Act, Null, Program};
 use super::lab::Lab;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Placed, prepare};
 use super::run::Run;
 use super::shelf::Shelf;
 use super::watch::{Watch, Watched};
@@ -61,7 +61,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 *sources = sources.resolve(&pieces)?;
             }
             let (places, caution) = places(edit, shelf)?;
-            program.receipts[receipt].remark(&caution);
+            program.remark(receipt, caution);
             let watched = watch(&resolved, &places, shelf)?;
             let watch = watched.map(|watch| {
                 program.watches.push(watch);
@@ -74,13 +74,13 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 let Some(ready) = prepare(&resolved, at, shelf, null)? else {
                     continue;
                 };
-                let Prepared {
+                let Placed {
                     at: place,
                     change,
                     note,
                 } = ready;
                 shelf.lab.model.offers(place)?;
-                program.receipts[receipt].remark(&note);
+                program.remark(receipt, note);
                 if place != at {
                     program.remembered.insert(at, None);
                 }

@@ -116,7 +116,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     };
     parts.extend(rate.map(|rate| (format!("{rate:.0} tok/s"), Role::Muted)));
     let dot = if unicode { " · " } else { " | " };
-    let name = format!(" {}", text::plain(app.named.as_bytes()));
+    let name = format!(" {}", text::plain(app.settings.model.as_bytes()));
     let mut left = vec![span(name, Role::Title)];
     for (part, role) in parts {
         left.extend([span(dot.into(), Role::Faint), span(part, role)]);
@@ -230,7 +230,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     let mut out = Vec::new();
     let reading = app
         .reading()
-        .filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+        .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
     let layer = |anchor: Anchor| {
         let layer = anchor.layer;
         layer.map_or_else(String::new, |l| format!(" layer {l}"))
@@ -240,9 +240,12 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         let layer = layer(reading.anchor);
         let position = reading.anchor.position;
         let position = position.map_or(app.cursor.position, |p| p as usize);
-        let place = format!(" {}{layer} @ {position} ", app.slot);
+        let place = format!(" {}{layer} @ {position} ", app.layout.figure);
         out.push(span(place, Role::Muted));
-        let older = app.shown.get(app.slot).is_some_and(|s| s.stale.is_some());
+        let older = app
+            .shown
+            .get(app.layout.figure)
+            .is_some_and(|s| s.stale.is_some());
         let token = if older && !reading.column.is_empty() {
             reading.column.clone()
         } else {
@@ -281,7 +284,10 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
         {
             let layer = layer(reading.anchor);
-            out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+            out.push(span(
+                format!("  │ {}{layer}: ", app.layout.figure),
+                Role::Faint,
+            ));
             for (label, value) in reading.more {
                 out.push(span(format!("{label} "), Role::Text));
                 out.push(span(format!("{}  ", number(value)), Role::Muted));

@@ -245,7 +245,7 @@ fn an_edit_that_is_off_ages_nothing_and_an_undone_one_leaves_no_line() {
     let stale = |app: &App| app.shown["patchscope"].stale;
     // A strength of an edit that is off.
     press(&mut app, "Tab Tab Tab");
-    while !matches!(app.focus, lmscope::app::layout::Pane::Edits) {
+    while !matches!(app.layout.focus, lmscope::app::layout::Pane::Edits) {
         press(&mut app, "Tab");
     }
     press(&mut app, ">");

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Command, Outcome, Why};
+use super::{Outcome, Why, needs};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
@@ -15,72 +15,37 @@ use crate::engine::{Mode, Request};
 use crate::lab::writer::Beside;
 use crate::model::network::site::Site;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("undo", &["u"], |app, _| Ok(app.step(Way::Back)))
-        .about("undoes the last change: of edits, mode, sampling, marks, or a text that was shortened or replaced")
-        .hint("undo")
-        .when(can_undo),
-    Command::new("redo", &["ctrl-r"], |app, _| Ok(app.step(Way::Forth)))
-        .about("redoes what was undone")
-        .hint("redo")
-        .when(can_redo),
-    Command::new("mode", &["m"], mode)
-        .about("changes when edits apply: from the next token on, or to the whole text, as if they had always been on")
-        .hint("mode"),
-    Command::new("mark", &["a"], mark)
-        .about("marks the neuron or head under the cursor, or unmarks it; x acts on all that are marked")
-        .hint("mark")
-        .when(has_unit),
-    Command::new("unmark", &["A"], unmark)
-        .about("removes all marks")
-        .hint("unmark all")
-        .when(has_marks),
-    Command::new("group", &[], group)
-        .about("keeps the marked units as a unit set under a name that edits can use: {NAME}; a name with .toml also writes a file")
-        .takes("NAME")
-        .when(has_marks),
-    Command::new("lockstep", &["B"], lockstep)
-        .about("generates with the unedited model as well, token by token, from the same seed")
-        .hint("lockstep")
-        .when(super::has_model),
-    Command::new("force", &["="], force)
-        .about("gives this run the tokens that the unedited run chooses, so that KL always compares the same text")
-        .hint("force")
-        .when(super::has_model),
-    Command::new("save-edits", &[], save)
-        .about("saves the edits, on and off, and the mode to a TOML file")
-        .takes("FILE")
-        .when(has_edits),
-    Command::new("load-edits", &[], load)
-        .about("loads edits and mode from a TOML file, in place of the current ones")
-        .takes("FILE")
-        .when(super::has_model),
-];
+rows! {
+    "undo" ["u"] |app, _| Ok(app.step(Way::Back)), "undoes the last change: of edits, mode, sampling, marks, or a text that was shortened or replaced", hint "undo", when can_undo;
+    "redo" ["ctrl-r"] |app, _| Ok(app.step(Way::Forth)), "redoes what was undone", hint "redo", when can_redo;
+    "mode" ["m"] mode, "changes when edits apply: from the next token on, or to the whole text, as if they had always been on", hint "mode";
+    "mark" ["a"] mark, "marks the neuron or head under the cursor, or unmarks it; x acts on all that are marked", hint "mark", when has_unit;
+    "unmark" ["A"] unmark, "removes all marks", hint "unmark all", when has_marks;
+    "group" [] group, "keeps the marked units as a unit set under a name that edits can use: {NAME}; a name with .toml also writes a file", takes "NAME", when has_marks;
+    "lockstep" ["B"] lockstep, "generates with the unedited model as well, token by token, from the same seed", hint "lockstep", when super::has_model;
+    "force" ["="] force, "gives this run the tokens that the unedited run chooses, so that KL always compares the same text", hint "force", when super::has_model;
+    "save-edits" [] save, "saves the edits, on and off, and the mode to a TOML file", takes "FILE", when has_edits;
+    "load-edits" [] load, "loads edits and mode from a TOML file, in place of the current ones", takes "FILE", when super::has_model;
+}
 
 fn settled(app: &App) -> Result<(), Why> {
-    if app.restoring() {
-        Err("a text is being restored; wait for it".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.restoring(),
+        "a text is being restored; wait for it",
+    )
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Back) {
-        Ok(())
-    } else {
-        Err("there is no change to undo".into())
-    }
+    needs(app.history.can(Way::Back), "there is no change to undo")
 }
 
 fn can_redo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Forth) {
-        Ok(())
-    } else {
-        Err("there is no undone change to redo".into())
-    }
+    needs(
+        app.history.can(Way::Forth),
+        "there is no undone change to redo",
+    )
 }
 
 fn unit(app: &App) -> Result<Mark, Why> {
@@ -95,19 +60,17 @@ fn has_unit(app: &App) -> Result<(), Why> {
 }
 
 fn has_marks(app: &App) -> Result<(), Why> {
-    if app.history.marks().is_empty() {
-        Err("nothing is marked; a marks the neuron under the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.marks().is_empty(),
+        "nothing is marked; a marks the neuron under the cursor",
+    )
 }
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit to save; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit to save; e writes one, s steers at the cursor",
+    )
 }
 
 fn mode(app: &mut App, _: &str) -> Outcome {

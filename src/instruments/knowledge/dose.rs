@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::edit::op::{Op, Which};
 use crate::edit::positions::Positions;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
@@ -127,6 +129,15 @@ impl Measurement for Dose {
     }
 }
 
+impl UnitSite {
+    fn of(self) -> Site {
+        match self {
+            Self::Neurons => Site::MlpAct,
+            Self::Heads => Site::Z,
+        }
+    }
+}
+
 impl DoseParams {
     /// The units that were named, or the neuron with the largest direct effect at the last position.
     fn units(&self, run: &Run, target: Target, lab: &mut Lab) -> Result<Units> {
@@ -195,14 +206,12 @@ impl DoseParams {
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
-            let units: Vec<String> = units.iter().map(u32::to_string).collect();
-            let edit = format!(
-                "scale:{}@{}.{layer}:{}*{strength}",
-                units.join(","),
-                self.site.print(),
-                self.positions
-            );
-            schedule = schedule.and(&edit.parse()?);
+            let op = Op::Scale(Which::List(units.clone()));
+            schedule = schedule.and(&Edit {
+                positions: self.positions.clone(),
+                strength,
+                ..Edit::new(op, Place::At(self.site.of().at(*layer)))
+            });
         }
         let dosed = Run {
             schedule,

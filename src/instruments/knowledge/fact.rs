@@ -7,6 +7,8 @@
 
 use std::path::PathBuf;
 
+use crate::edit::op::{Op, Which};
+use crate::edit::{Edit, Place};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
@@ -21,6 +23,7 @@ use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
+use crate::model::network::site::Site;
 
 params! {
     /// What `fact` is asked.
@@ -145,10 +148,10 @@ fn without(
         let units: Vec<u32> = here.map(|n| n.neuron).collect();
         let at = usize::from(layer);
         let sizes = sight.sizes(at, &lab.cards.norms(&lab.model)?[at]);
-        own = own.and(&zero(layer, &units)?);
         let others = near_in_size(&sizes, &units, run.seed);
+        own = own.and(&zero(at, units));
         if !others.is_empty() {
-            null = null.and(&zero(layer, &others)?);
+            null = null.and(&zero(at, others));
         }
     }
     let mut mean = |schedule| -> Result<f32> {
@@ -167,7 +170,7 @@ fn without(
     ))
 }
 
-fn zero(layer: u16, units: &[u32]) -> Result<crate::edit::Edit> {
-    let units: Vec<String> = units.iter().map(u32::to_string).collect();
-    format!("zero:{}@mlp_act.{layer}", units.join(",")).parse()
+fn zero(layer: usize, units: Vec<u32>) -> Edit {
+    let at = Site::MlpAct.at(layer);
+    Edit::new(Op::Zero(Which::List(units)), Place::At(at))
 }

@@ -209,7 +209,7 @@ fn mark(canvas: &Canvas, style: Style, position: usize, own: bool) -> Style {
             .add_modifier(Modifier::UNDERLINED | Modifier::BOLD);
     }
     if position == app.cursor.position {
-        let role = if own && app.focus == Pane::Transcript {
+        let role = if own && app.layout.focus == Pane::Transcript {
             Role::Cursor
         } else {
             Role::Selection

@@ -94,7 +94,7 @@ fn head(
     let app = canvas.app;
     let selected = index == app.history.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
-    let role = match (selected && app.focus == Pane::Edits, edit.on, idle) {
+    let role = match (selected && app.layout.focus == Pane::Edits, edit.on, idle) {
         (true, _, _) => Role::Selection,
         (false, true, true) => Role::Error,
         (false, true, false) => Role::Edited,

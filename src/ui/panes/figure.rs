@@ -61,7 +61,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let view = View {
         cursor: Some(anchor),
         spot: spot.map(|s| (s.column, s.row)),
-        focused: app.focus == pane && app.overlay.is_none(),
+        focused: app.layout.focus == pane && app.overlay.is_none(),
         density: app.density,
         stale: shown.stale.is_some(),
         flip: app.flip,
@@ -118,7 +118,8 @@ fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) ->
 
 /// Why the difference that is asked for is not shown.
 fn refused<'a>(canvas: &Canvas, shown: &'a Shown, slot: Slot) -> Option<&'a str> {
-    let asked = canvas.app.difference && shown.difference.is_none() && canvas.app.slot == slot;
+    let asked =
+        canvas.app.difference && shown.difference.is_none() && canvas.app.layout.figure == slot;
     let why = shown.refused.as_deref().or(shown.failed.as_deref());
     why.filter(|_| asked)
 }
@@ -141,7 +142,7 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     }
     if refused(canvas, shown, slot).is_some() {
         spans.push(canvas.span(" no Δ ", Role::Warning));
-    } else if app.difference && shown.difference.is_none() && app.slot == slot {
+    } else if app.difference && shown.difference.is_none() && app.layout.figure == slot {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));
     }
     if shown.failed.is_some() && shown.figure.is_some() {

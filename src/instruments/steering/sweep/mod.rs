@@ -10,9 +10,10 @@ mod plan;
 
 use std::path::PathBuf;
 
-use crate::edit::Edit;
 use crate::edit::direction::random_like;
+use crate::edit::op::{DirectionName, Op};
 use crate::edit::positions::Positions;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, choices, params};
@@ -22,6 +23,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
+use crate::model::network::site::Site;
 use crate::text;
 use plan::{Found, Measure, Plan};
 
@@ -131,14 +133,26 @@ impl Measurement for Sweep {
 }
 
 impl SweepParams {
-    fn edit(&self, direction: &str, layer: usize, strength: f32) -> Result<Edit> {
-        format!(
-            "{}:{direction}@{}.{layer}:{}*{strength}",
-            self.op.print(),
-            self.site.print(),
-            self.positions,
-        )
-        .parse()
+    fn edit(&self, direction: &str, layer: usize, strength: f32) -> Edit {
+        let name = DirectionName(direction.into());
+        let op = match self.op {
+            Steer::Add => Op::Add(name),
+            Steer::AddUnitNorm => Op::AddUnitNorm(name),
+            Steer::AddRenorm => Op::AddRenorm(name),
+            Steer::ScaleAlong => Op::ScaleAlong(name),
+            Steer::ProjectOut => Op::ProjectOut(name),
+        };
+        let site = match self.site {
+            SteerSite::ResidPre => Site::ResidPre,
+            SteerSite::ResidPost => Site::ResidPost,
+            SteerSite::AttnOut => Site::AttnOut,
+            SteerSite::MlpOut => Site::MlpOut,
+        };
+        Edit {
+            positions: self.positions.clone(),
+            strength,
+            ..Edit::new(op, Place::At(site.at(layer)))
+        }
     }
 
     /// The direction that was named, or the first of those that are loaded.

@@ -152,7 +152,7 @@ impl<'a> Plan<'a> {
         let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
             let cell = |i: usize| -> Result<Pair> {
                 let mut at = |name: &str| -> Result<Outcome> {
-                    let edit = asked.edit(name, i % layers, strengths[i / layers])?;
+                    let edit = asked.edit(name, i % layers, strengths[i / layers]);
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
                         let outcome = tried(self.trial.under(lab, &edit, &base))?;
