@@ -297,12 +297,12 @@ impl Error {
     /// Describes a parameter that does not fit.
     pub fn argument(
         name: impl Into<String>,
-        given: impl Into<String>,
+        given: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
         Self::BadArgument {
             name: name.into(),
-            given: given.into(),
+            given: given.to_string(),
             expected: expected.into(),
         }
     }

@@ -23,24 +23,10 @@ use crate::model::load::Options;
 use crate::text;
 
 /// Names that an instrument's parameter cannot take as its flag.
+#[rustfmt::skip]
 pub const RESERVED: &[&str] = &[
-    "prompt",
-    "ids",
-    "chat",
-    "edit",
-    "preset",
-    "seed",
-    "format",
-    "output",
-    "force",
-    "dtype",
-    "device",
-    "context",
-    "threads",
-    "log-level",
-    "model",
-    "help",
-    "version",
+    "prompt", "ids", "chat", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
+    "threads", "log-level", "model", "help", "version",
 ];
 
 /// A flag `--NAME VALUE`.
@@ -50,6 +36,16 @@ pub fn value(
     help: impl IntoResettable<StyledStr>,
 ) -> Arg {
     Arg::new(name).long(name).value_name(value_name).help(help)
+}
+
+/// A flag whose value is one of a few words, the first where it is not given.
+pub fn one_of<const N: usize>(
+    name: &'static str,
+    words: [&'static str; N],
+    help: &'static str,
+) -> Arg {
+    let flag = Arg::new(name).long(name).help(help);
+    flag.value_parser(words).default_value(words[0])
 }
 
 /// How a model is loaded.
@@ -91,6 +87,7 @@ pub fn model(command: Command) -> Command {
 
 /// What a run starts from: exactly one of `-p` and `--ids`.
 pub fn prompt(command: Command) -> Command {
+    let start = ArgGroup::new("start").args(["prompt", "ids"]);
     command
         .arg(
             value(
@@ -110,11 +107,7 @@ pub fn prompt(command: Command) -> Command {
             "chat",
             "Wraps the prompt as one user turn of the chat template",
         ))
-        .group(
-            ArgGroup::new("start")
-                .args(["prompt", "ids"])
-                .required(true),
-        )
+        .group(start.required(true))
 }
 
 /// Edits and the seed of anything random.
@@ -132,10 +125,8 @@ pub fn preset() -> Arg {
 
 /// The flag of consent, for every subcommand that writes a file.
 pub fn force() -> Arg {
-    super::switch(
-        "force",
-        "Replaces the file to write where one of that name is there",
-    )
+    let help = "Replaces the file to write where one of that name is there";
+    super::switch("force", help)
 }
 
 /// Whether files may be replaced.
@@ -158,11 +149,8 @@ pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
 /// The preset files, in their order; none for a subcommand that takes none.
 pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, Preset)>> {
     let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
-    files
-        .into_iter()
-        .flatten()
-        .map(|path| Ok((path.clone(), Preset::load(path)?)))
-        .collect()
+    let load = |path: &PathBuf| Ok((path.clone(), Preset::load(path)?));
+    files.into_iter().flatten().map(load).collect()
 }
 
 /// A text argument, or empty.
@@ -215,15 +203,11 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
         };
     };
     within("--threads", *count)?;
-    let refuse = |expected: &str| Error::argument("--threads", count.to_string(), expected);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(*count)
-        .build_global()
-        .map_err(|e| {
-            refuse(&format!(
-                "a number of threads that the system can start ({e})"
-            ))
-        })
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(*count);
+    pool.build_global().map_err(|e| {
+        let expected = format!("a number of threads that the system can start ({e})");
+        Error::argument("--threads", count, expected)
+    })
 }
 
 /// Loads the model, and downloads it first where it must; Ctrl-C stops the download, and the model's work from then on.
@@ -259,12 +243,8 @@ pub fn tokens(matches: &ArgMatches, lab: &Lab) -> Result<Vec<u32>> {
 
 fn parse_ids(list: &str) -> Result<Vec<u32>> {
     let parts = list.split(',').map(str::trim).filter(|p| !p.is_empty());
-    parts
-        .map(|p| {
-            p.parse()
-                .map_err(|_| Error::argument("--ids", p, "token ids such as 1,2,3"))
-        })
-        .collect()
+    let refuse = |part: &str| Error::argument("--ids", part, "token ids such as 1,2,3");
+    parts.map(|p| p.parse().map_err(|_| refuse(p))).collect()
 }
 
 /// The edits of the presets that are on, and those of the flags, parsed before anything is loaded.
@@ -308,16 +288,19 @@ pub fn seed(matches: &ArgMatches) -> u64 {
 /// A run over the prompt under the edits.
 pub fn run(matches: &ArgMatches, lab: &Lab, edits: Vec<Edit>) -> Result<Run> {
     let tokens = tokens(matches, lab)?;
-    let schedule = if edits.is_empty() {
-        Schedule::none()
-    } else {
-        Schedule::always(resolved(edits, lab)?)
-    };
     Ok(Run {
-        schedule,
+        schedule: schedule(edits, lab)?,
         seed: seed(matches),
         ..Run::plain(tokens)
     })
+}
+
+/// Edits from the first position on, as they are on this model.
+pub fn schedule(edits: Vec<Edit>, lab: &Lab) -> Result<Schedule> {
+    if edits.is_empty() {
+        return Ok(Schedule::none());
+    }
+    Ok(Schedule::always(resolved(edits, lab)?))
 }
 
 /// Edits as they are on this model; where a name of TransformerLens became one of ours, that is said.

@@ -128,13 +128,8 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
     let since = Instant::now();
     let mut child = process.spawn().map_err(fail)?;
     let (mut loaded, mut first) = (None, None);
-    for line in child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .into_iter()
-        .flat_map(BufReader::lines)
-    {
+    let said = child.stdout.take().map(BufReader::new).into_iter();
+    for line in said.flat_map(BufReader::lines) {
         let at = since.elapsed().as_secs_f64() * 1e3;
         match line.map_err(fail)?.as_str() {
             LOADED => loaded = Some(at),
@@ -154,11 +149,7 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
 }
 
 fn measure(matches: &ArgMatches) -> Result<Report> {
-    let count = matches
-        .get_one::<usize>("count")
-        .copied()
-        .unwrap_or(96)
-        .max(1);
+    let count = matches.get_one::<usize>("count").map_or(96, |n| *n.max(&1));
     output_status("starting fresh processes");
     let mut lab = arguments::open(matches)?;
     let (load_ms, first_token_ms) = outside(matches)?;
@@ -206,22 +197,14 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     };
     let ratios = [of_bare(&full), of_bare(&edited), of_bare(&accompanied)];
     let rounds = bare.len();
-    let long: Vec<u32> = prompt
-        .iter()
-        .copied()
-        .cycle()
-        .take(PREFILL.min(card.context))
-        .collect();
+    let long = prompt.iter().copied().cycle();
+    let long: Vec<u32> = long.take(PREFILL.min(card.context)).collect();
     let mut reads = Vec::new();
     for _ in 0..rounds {
-        let since = Instant::now();
-        Writer::begin(
-            &mut lab,
-            long.clone(),
-            Schedule::none(),
-            Sampling::default(),
-        )?;
-        reads.push(long.len() as f64 / since.elapsed().as_secs_f64());
+        let (long, since) = (long.clone(), Instant::now());
+        let count = long.len() as f64;
+        Writer::begin(&mut lab, long, Schedule::none(), Sampling::default())?;
+        reads.push(count / since.elapsed().as_secs_f64());
     }
     Ok(Report {
         card,

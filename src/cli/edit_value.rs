@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::edit::Edit;
 use crate::edit::preset::Preset;
-use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::instruments::knowledge::fact_neurons::Search;
+use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search};
 use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
 use crate::instruments::knowledge::value_edit;
@@ -79,11 +78,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             texts.push(lab.model.encode(line, false)?);
         }
     }
-    let schedule = if edits.is_empty() {
-        Schedule::none()
-    } else {
-        Schedule::always(arguments::resolved(edits, &lab)?)
-    };
+    let schedule = arguments::schedule(edits, &lab)?;
     let report = arguments::showing_progress(&mut lab, "edit-value", |lab| {
         value_edit::run(lab, &list, &texts, &schedule, plan)
     })?;
@@ -100,20 +95,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         table(&report, &list)?;
     }
+    let without = match report.without {
+        0 => String::new(),
+        n => format!("; for {n} no neuron or no other answer was left (--shared, --share)"),
+    };
     output::note(&format!(
-        "{} of {} facts are answered in every wording; {} were edited, seed {}{}.",
+        "{} of {} facts are answered in every wording; {} were edited, seed {}{without}.",
         report.known,
         list.len(),
         report.cases.len(),
         plan.seed,
-        if report.without > 0 {
-            format!(
-                "; for {} no neuron or no other answer was left (--shared, --share)",
-                report.without
-            )
-        } else {
-            String::new()
-        }
     ));
     output::note(CAUTION);
     Ok(())
@@ -168,14 +159,9 @@ fn table(report: &Report, list: &[Fact]) -> Result<()> {
         groups.clear();
     }
     for relation in groups.iter().copied().map(Some).chain([None]) {
-        let cases: Vec<Case> = report
-            .cases
-            .iter()
-            .filter(|c| relation.is_none_or(|r| list[c.fact].relation == r))
-            .cloned()
-            .collect();
+        let belongs = |c: &&Case| relation.is_none_or(|r| list[c.fact].relation == r);
         let part = Report {
-            cases,
+            cases: report.cases.iter().filter(belongs).cloned().collect(),
             ..Report::default()
         };
         let found: usize = part.cases.iter().map(|c| c.neurons.len()).sum();
@@ -185,12 +171,8 @@ fn table(report: &Report, list: &[Fact]) -> Result<()> {
         if count == 0 {
             continue;
         }
-        rows.push(row(
-            name,
-            format!("{mean:.1} found"),
-            count,
-            part.mean(|c| c.own),
-        ));
+        let found = format!("{mean:.1} found");
+        rows.push(row(name, found, count, part.mean(|c| c.own)));
         rows.push(row("", "random".into(), count, part.mean(|c| c.null)));
     }
     output::listing(COLUMNS, &rows, false)
@@ -223,11 +205,8 @@ fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
         })
     };
     let case = |c: &Case| {
-        let neurons: Vec<Value> = c
-            .neurons
-            .iter()
-            .map(|n| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts}))
-            .collect();
+        let neuron = |n: &FactNeuron| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts});
+        let neurons: Vec<Value> = c.neurons.iter().map(neuron).collect();
         let edits: Vec<String> = c.edits.iter().map(ToString::to_string).collect();
         json!({
             "relation": list[c.fact].relation, "prompt": list[c.fact].prompts[0],

@@ -58,19 +58,12 @@ pub fn build(of: &'static dyn Instrument) -> Command {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf));
+    let format = Arg::new("format").long("format").value_parser(formats);
+    let written = "Writes the figure to a file instead of standard output";
+    let output = arguments::value("output", "FILE", written).short('o');
     command
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_parser(formats)
-                .help("How the figure is written [default: by the ending of FILE, or text]"),
-        )
-        .arg(output.help("Writes the figure to a file instead of standard output"))
+        .arg(format.help("How the figure is written [default: by the ending of FILE, or text]"))
+        .arg(output.value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
@@ -79,11 +72,8 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
         .long(flag(of, parameter))
         .help_heading("Parameters")
         .help(parameter.about);
-    let arg = if parameter.default.is_empty() {
-        arg
-    } else {
-        arg.default_value(parameter.default)
-    };
+    let default = Some(parameter.default).filter(|default| !default.is_empty());
+    let arg = arg.default_value(default);
     match parameter.kind {
         Kind::Count { lo, hi } => {
             arg.value_name("N")
@@ -141,18 +131,14 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
         let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
-        return Err(Error::argument("-o", path.display().to_string(), expected));
+        return Err(Error::argument("-o", path.display(), expected));
     }
     let ending = path
         .and_then(|p| p.extension())
         .and_then(|e| e.to_str())
         .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
-    let named = matches
-        .get_one::<String>("format")
-        .map(String::as_str)
-        .or(ending)
-        .unwrap_or(FORMATS[0].name);
-    let format = export::format_named(named)?;
+    let named = matches.get_one::<String>("format").map(String::as_str);
+    let format = export::format_named(named.or(ending).unwrap_or(FORMATS[0].name))?;
 
     let mut lab = arguments::open(matches)?;
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
@@ -166,7 +152,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     } else {
         return Err(Error::argument(
             "--edit",
-            edits[0].to_string(),
+            &edits[0],
             "a prompt beside it that it can act on; without one nothing of the user's runs",
         ));
     };

@@ -56,7 +56,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         Some(n) if (2..=context).contains(n) => *n,
         Some(n) => {
             let expected = format!("2 to {context} tokens");
-            return Err(Error::argument("--piece", n.to_string(), expected));
+            return Err(Error::argument("--piece", n, expected));
         }
     };
     let name = source

@@ -92,32 +92,25 @@ struct Entry {
 }
 
 fn tokens(run: &Run) -> Entry {
-    let bytes = run
-        .tokens
-        .iter()
-        .flat_map(|t| i64::from(*t).to_le_bytes())
-        .collect();
+    let bytes = run.tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes());
     Entry {
         name: "tokens".into(),
         dtype: Dtype::I64,
         shape: vec![run.tokens.len()],
-        bytes,
+        bytes: bytes.collect(),
     }
 }
 
 fn tensor(name: String, value: &Tensor) -> Result<Entry> {
-    let bytes = value
+    let values = value
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1::<f32>()?
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+        .to_vec1::<f32>()?;
     Ok(Entry {
         name,
         dtype: Dtype::F32,
         shape: value.dims().to_vec(),
-        bytes,
+        bytes: values.iter().flat_map(|x| x.to_le_bytes()).collect(),
     })
 }
 
@@ -133,15 +126,11 @@ fn metadata(
         ("sites".to_string(), sites.to_string()),
     ];
     let spell = |json: serde_json::Result<String>| json.map_err(|e| Error::Engine(e.to_string()));
+    let provenance = spell(serde_json::to_string(&lab.provenance(run, parameters)))?;
+    let receipts = spell(serde_json::to_string(receipts))?;
     Ok(HashMap::from([
-        (
-            "lmscope.provenance".to_string(),
-            spell(serde_json::to_string(&lab.provenance(run, parameters)))?,
-        ),
-        (
-            "lmscope.receipts".to_string(),
-            spell(serde_json::to_string(receipts))?,
-        ),
+        ("lmscope.provenance".to_string(), provenance),
+        ("lmscope.receipts".to_string(), receipts),
     ]))
 }
 

@@ -174,15 +174,17 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
                 reach = reach.max(value.abs());
             }
         }
-        number.scale = Scale::Diverging {
-            reach: reach.max(1e-6),
-        };
+        number.scale = around_zero(reach);
         out.also.numbers.push(number);
     }
-    out.scale = Scale::Diverging {
-        reach: reach.max(1e-6),
-    };
+    out.scale = around_zero(reach);
     Ok(out)
+}
+
+fn around_zero(reach: f32) -> Scale {
+    Scale::Diverging {
+        reach: reach.max(1e-6),
+    }
 }
 
 /// How numbers of a kind are subtracted.
@@ -252,10 +254,7 @@ fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
 fn of_series(a: &Series, b: &Series) -> Result<Series> {
     agree(&a.value, &b.value)?;
     let titles = |series: &Series| -> Vec<Header> {
-        let title = |curve: &Curve| Header {
-            label: curve.label.clone(),
-            anchor: curve.anchor,
-        };
+        let title = |curve: &Curve| Header::of(&curve.label, curve.anchor);
         series.curves.iter().map(title).collect()
     };
     let curves = pair(&titles(a), &titles(b))?;
@@ -275,8 +274,6 @@ fn of_series(a: &Series, b: &Series) -> Result<Series> {
         let before = base.and_then(|base| base.total);
         curve.total = curve.total.zip(before).map(|(now, before)| now - before);
     }
-    out.scale = Scale::Diverging {
-        reach: reach.max(1e-6),
-    };
+    out.scale = around_zero(reach);
     Ok(out)
 }

@@ -44,18 +44,16 @@ impl Anchor {
     /// A layer at a position.
     pub fn cell(layer: usize, position: usize) -> Self {
         Self {
-            layer: Some(layer as u16),
             position: Some(position as u32),
-            unit: None,
+            ..Self::layer(layer)
         }
     }
 
     /// A position alone.
     pub fn position(position: usize) -> Self {
         Self {
-            layer: None,
             position: Some(position as u32),
-            unit: None,
+            ..Self::default()
         }
     }
 
@@ -63,9 +61,13 @@ impl Anchor {
     pub fn layer(layer: usize) -> Self {
         Self {
             layer: Some(layer as u16),
-            position: None,
-            unit: None,
+            ..Self::default()
         }
+    }
+
+    /// A head of a layer.
+    pub fn head(layer: usize, head: usize) -> Self {
+        Self::layer(layer).with(Unit::Head(head as u32))
     }
 
     /// The same place with a unit.

@@ -402,7 +402,7 @@ pub fn observe(
 
 /// Every instrument.
 pub const INSTRUMENTS: &[&dyn Instrument] = &[
-    &crate::instruments::logit_lens::lens::Lens,
+    &logit_lens::lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
@@ -433,11 +433,7 @@ pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {
         .copied()
         .find(|i| i.name() == name)
         .ok_or_else(|| {
-            let known = INSTRUMENTS
-                .iter()
-                .map(|i| i.name())
-                .collect::<Vec<_>>()
-                .join(", ");
-            Error::argument("instrument", name, format!("one of {known}"))
+            let known: Vec<&str> = INSTRUMENTS.iter().map(|i| i.name()).collect();
+            Error::argument("instrument", name, format!("one of {}", known.join(", ")))
         })
 }

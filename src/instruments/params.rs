@@ -145,13 +145,11 @@ impl Arguments {
     /// The parameters `P`: what was read from them, or, where nobody has, what they are read as now.
     pub(super) fn params<P: Params>(&self, instrument: &str) -> Result<Arc<P>> {
         let read = self.read.clone().and_then(|read| read.downcast().ok());
-        read.map_or_else(
-            || {
-                self.fit(P::ROWS, instrument)?;
-                P::parse(self).map(Arc::new)
-            },
-            Ok,
-        )
+        if let Some(read) = read {
+            return Ok(read);
+        }
+        self.fit(P::ROWS, instrument)?;
+        P::parse(self).map(Arc::new)
     }
 
     /// Refuses names that the instrument does not have, and choices it does not offer.
@@ -328,7 +326,7 @@ impl LayerOrAll {
             None => Ok(self.0),
             Some(layer) => {
                 let expected = format!("`all` or a layer from 0 to {}", layers - 1);
-                Err(Error::argument("layer", layer.to_string(), expected))
+                Err(Error::argument("layer", layer, expected))
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::edit::Edit;
 use crate::edit::direction::Direction;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Header, Provenance};
+use crate::figure::{Header, Provenance};
 use crate::file::Overwrite;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
@@ -304,12 +304,20 @@ impl Lab {
         held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
     }
 
+    /// Tokens alone, as safe visible text with blanks between.
+    pub fn visibles(&self, ids: impl IntoIterator<Item = u32>) -> String {
+        let words: Vec<String> = ids.into_iter().map(|id| self.visible(id)).collect();
+        words.join(" ")
+    }
+
+    /// The top prediction of a row of logits; [`NO_TOKEN`] where the row is no distribution.
+    pub fn top_token(&self, logits: &[f32]) -> u32 {
+        reading(logits, self.model.known_tokens(), 1).first().0
+    }
+
     /// The titles of positions: their tokens.
     pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<Header> {
-        let header = |p: usize| Header {
-            label: self.visible(run.tokens[p]),
-            anchor: Anchor::position(p),
-        };
+        let header = |p: usize| Header::token(self.visible(run.tokens[p]), p);
         positions.into_iter().map(header).collect()
     }
 

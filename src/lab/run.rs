@@ -41,6 +41,15 @@ impl Run {
         }
     }
 
+    /// The same under edits.
+    #[must_use]
+    pub fn under(self, schedule: &Schedule) -> Self {
+        Self {
+            schedule: schedule.clone(),
+            ..self
+        }
+    }
+
     /// Its first so many tokens, at least one where it has any, under the edits of the whole.
     #[must_use]
     pub fn until(mut self, tokens: usize) -> Self {

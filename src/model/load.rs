@@ -384,7 +384,7 @@ fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
         Some(n) if (1..=allowed).contains(&n) => Ok(n),
         Some(n) => Err(Error::argument(
             "--context",
-            n.to_string(),
+            n,
             format!("1 to {allowed}, what the model was made for"),
         )),
     }

@@ -11,7 +11,8 @@ use super::function_vector::probability;
 use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Figure, Row, Table};
 use crate::lab::Lab;
 use crate::lab::pass::{Logits, Pass, PassRow, Patch};
 use crate::lab::run::Run;
@@ -62,7 +63,7 @@ pub struct Questions {
 }
 
 /// One layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerScore {
     /// The block whose output was changed.
     pub layer: usize,
@@ -129,17 +130,13 @@ impl Verdict {
                 format!("{width}, the width of this model"),
             ));
         }
+        let unscored = |layer: &usize| LayerScore {
+            layer: *layer,
+            ..LayerScore::default()
+        };
         let mut out = Self {
             insertion,
-            layers: layers
-                .iter()
-                .map(|layer| LayerScore {
-                    layer: *layer,
-                    fit: Score::default(),
-                    held: Score::default(),
-                    random: Score::default(),
-                })
-                .collect(),
+            layers: layers.iter().map(unscored).collect(),
             bare: Score::default(),
             answered: Score::default(),
         };
@@ -175,11 +172,8 @@ impl Verdict {
             if held.is_some() {
                 out.bare.count(read.last(), ask.answer, known);
                 for (at, vector) in wanted.iter().zip(&vectors) {
-                    let mut hash = Fingerprint::default();
-                    [seed, u64::from(at.layer), number as u64]
-                        .iter()
-                        .for_each(|n| hash.write(&n.to_le_bytes()));
-                    rows.push(put(at, &random_like(vector, hash.finish()))?);
+                    let seed = Fingerprint::of([seed, u64::from(at.layer), number as u64]);
+                    rows.push(put(at, &random_like(vector, seed))?);
                 }
             }
             let rows = lab.run(&Pass { rows, ..own })?;
@@ -244,17 +238,17 @@ impl Verdict {
         seed: u64,
         parameters: Vec<(String, String)>,
     ) -> Figure {
-        let rows = self.layers.iter().map(|score| Row {
-            anchor: Anchor::layer(score.layer),
-            entries: vec![
-                Entry::Text(score.layer.to_string()),
-                Entry::Number(score.fit.accuracy() as f32),
-                Entry::Number(score.held.accuracy() as f32),
-                Entry::Number(score.random.accuracy() as f32),
-                Entry::Number(score.held.mean() as f32),
-                Entry::Number(score.random.mean() as f32),
-            ],
-        });
+        let row = |score: &LayerScore| {
+            let entries = entries![
+                score.layer,
+                score.fit.accuracy() as f32,
+                score.held.accuracy() as f32,
+                score.random.accuracy() as f32,
+                score.held.mean() as f32,
+                score.random.mean() as f32,
+            ];
+            Row::at(Anchor::layer(score.layer), entries)
+        };
         let columns = [
             "layer",
             "chosen on",
@@ -269,14 +263,7 @@ impl Verdict {
         };
         Figure {
             title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.insertion.name()),
-            body: Body::Table(Table {
-                columns: columns.map(String::from).to_vec(),
-                pages: vec![Page {
-                    title: String::new(),
-                    anchor: Anchor::default(),
-                    rows: rows.collect(),
-                }],
-            }),
+            body: Table::of(&columns, self.layers.iter().map(row).collect()).into(),
             notes: vec![
                 self.sentence(),
                 "right: the most probable next token is the first token of the answer; random: a vector of the same length, another one for every query".into(),

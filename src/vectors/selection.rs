@@ -10,6 +10,7 @@
 
 use candle_core::DType;
 
+use super::function_vector::add;
 use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
 use crate::edit::op::{DirectionName, Op};
 use crate::edit::schedule::Schedule;
@@ -20,7 +21,7 @@ use crate::lab::batch;
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
+use crate::lab::sample::log_probs;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
@@ -160,11 +161,7 @@ pub fn behaviour(logits: &[f32], markers: &[u32]) -> f64 {
 
 /// `Σ p·(log(p + 1e-6) − log(q + 1e-6))` in f64, from logits: the reference code's KL, which an unlikely token cannot blow up.
 pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
-    let shares = |logits: &[f32]| {
-        let mut logs = logits.to_vec();
-        log_softmax(&mut logs);
-        logs.into_iter().map(|l| f64::from(l).exp())
-    };
+    let shares = |logits: &[f32]| log_probs(logits).into_iter().map(|l| f64::from(l).exp());
     shares(base)
         .zip(shares(edited))
         .map(|(p, q)| p * ((p + 1e-6).ln() - (q + 1e-6).ln()))
@@ -186,10 +183,9 @@ pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for mut logits in batch::last_logits(lab, prompts, schedule)? {
-            log_softmax(&mut logits);
-            for (ahead, log) in ahead.iter_mut().zip(&logits) {
-                *ahead += share * f64::from(*log).exp();
+        for logits in batch::last_logits(lab, prompts, schedule)? {
+            for (ahead, log) in ahead.iter_mut().zip(log_probs(&logits)) {
+                *ahead += share * f64::from(log).exp();
             }
         }
     }
@@ -358,10 +354,7 @@ fn means(
             ));
         }
         lab.report(0.0)?;
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(tokens.clone())
-        };
+        let run = Run::plain(tokens.clone()).under(schedule);
         let recording = lab.run_one(&Pass {
             record: wanted.clone(),
             ..Pass::of(run)
@@ -371,18 +364,13 @@ fn means(
             for (i, position) in rules.positions.iter().enumerate() {
                 let row = rows.narrow(0, tokens.len() - position, 1)?;
                 let row = row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                let sum = &mut sums[i][layer];
-                sum.iter_mut()
-                    .zip(row)
-                    .for_each(|(s, v)| *s += f64::from(v));
+                add(&mut sums[i][layer], &row);
             }
         }
     }
     let share = 1.0 / prompts.len().max(1) as f64;
-    sums.iter_mut()
-        .flatten()
-        .flatten()
-        .for_each(|s| *s *= share);
+    let all = sums.iter_mut().flatten().flatten();
+    all.for_each(|s| *s *= share);
     Ok(sums)
 }
 

@@ -208,28 +208,26 @@ pub struct Shots<'a> {
 impl Shots<'_> {
     /// Prompts with true labels, each with a query of its own (Todd et al. 2024, 2310.15213).
     pub fn clean(&self, prompts: usize) -> Result<Vec<Ask>> {
-        let mut rng = self.rng("clean");
-        (0..prompts)
-            .map(|_| {
-                let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
-                let shown = self.examples(&mut rng, query, false)?;
-                self.ask(&shown, query)
-            })
-            .collect()
+        self.drawn(prompts, "clean", false)
+    }
+
+    fn drawn(&self, prompts: usize, purpose: &str, shuffled: bool) -> Result<Vec<Ask>> {
+        let mut rng = self.rng(purpose);
+        let one = |_| {
+            let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
+            let mut shown = self.examples(&mut rng, query, shuffled)?;
+            if shuffled {
+                permute(&mut rng, &mut shown)?;
+            }
+            self.ask(&shown, query)
+        };
+        (0..prompts).map(one).collect()
     }
 
     /// Prompts whose labels are permuted among the examples: they say what inputs and labels look like, and not how they
     /// belong together (the corrupted prompts of Todd et al. 2024). No example has the query's own label.
     pub fn shuffled(&self, prompts: usize) -> Result<Vec<Ask>> {
-        let mut rng = self.rng("shuffled");
-        (0..prompts)
-            .map(|_| {
-                let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
-                let mut shown = self.examples(&mut rng, query, true)?;
-                permute(&mut rng, &mut shown)?;
-                self.ask(&shown, query)
-            })
-            .collect()
+        self.drawn(prompts, "shuffled", true)
     }
 
     /// One set of examples with several queries that do not matter (Hendel et al. 2023, 2310.15916).
@@ -310,14 +308,11 @@ impl Shots<'_> {
 
     fn draw(&self, rng: &mut StdRng, count: usize, of: usize) -> Result<Vec<usize>> {
         if count > of {
-            return Err(Error::argument(
-                "shots",
-                self.count.to_string(),
-                format!(
-                    "fewer, or more demonstrations: {count} have to be drawn, and {of} of {} can be",
-                    self.pairs.len()
-                ),
-            ));
+            let all = self.pairs.len();
+            let expected = format!(
+                "fewer, or more demonstrations: {count} have to be drawn, and {of} of {all} can be"
+            );
+            return Err(Error::argument("shots", self.count, expected));
         }
         Ok(index::sample(rng, of, count).into_vec())
     }
@@ -341,7 +336,7 @@ fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
     if before.iter().all(|label| *label == before[0]) {
         return Err(Error::argument(
             "shots",
-            before.len().to_string(),
+            before.len(),
             "enough for two different labels, which is what shuffling needs",
         ));
     }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::function_vector::{Effects, Head, HeadMeans, assemble, at_the_end, value};
+use super::function_vector::{Effects, Head, HeadMeans, add, assemble, at_the_end, mean, value};
 use super::judge::Insertion;
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
@@ -30,10 +30,22 @@ pub enum InContext {
 }
 
 /// Methods by name.
-const METHODS: [(&str, InContext); 3] = [
-    ("layer-average", InContext::LayerAverage),
-    ("task-vector", InContext::TaskVector),
-    ("function-vector", InContext::FunctionVector),
+const METHODS: [(&str, InContext, &str); 3] = [
+    (
+        "layer-average",
+        InContext::LayerAverage,
+        "layer average (Todd et al. 2024)",
+    ),
+    (
+        "task-vector",
+        InContext::TaskVector,
+        "task vector (Hendel et al. 2023)",
+    ),
+    (
+        "function-vector",
+        InContext::FunctionVector,
+        "function vector (Todd et al. 2024)",
+    ),
 ];
 
 /// Prompts that do not show the task, in which heads are put to their means.
@@ -79,7 +91,7 @@ impl Default for Recipe {
 impl InContext {
     /// Every name, for flags.
     pub fn names() -> [&'static str; 3] {
-        METHODS.map(|(name, _)| name)
+        METHODS.map(|(name, ..)| name)
     }
 
     /// How its vectors are put in.
@@ -141,21 +153,15 @@ impl InContext {
                 (vec![vector; lab.model.card.layers], asks.len())
             }
         };
-        let card = &lab.model.card;
         let rows = vectors.into_iter().enumerate();
         Ok(Direction {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
             origin: Origin {
-                model: card.name.clone(),
-                family: card.family.into(),
-                revision: card.revision.clone(),
                 method: self.to_string(),
                 positions: "last prompt token".into(),
                 prompts: (prompts, 0),
-                dtype: card.dtype.into(),
                 notes,
-                version: env!("CARGO_PKG_VERSION").into(),
-                ..Origin::default()
+                ..Origin::of(&lab.model.card)
             },
         })
     }
@@ -163,11 +169,8 @@ impl InContext {
 
 impl fmt::Display for InContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LayerAverage => "layer average (Todd et al. 2024)",
-            Self::TaskVector => "task vector (Hendel et al. 2023)",
-            Self::FunctionVector => "function vector (Todd et al. 2024)",
-        })
+        let row = METHODS.iter().find(|(_, method, _)| method == self);
+        f.write_str(row.map_or("", |row| row.2))
     }
 }
 
@@ -175,9 +178,8 @@ impl FromStr for InContext {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let found = METHODS.iter().find(|(name, _)| *name == s);
-        found
-            .map(|(_, method)| *method)
+        let row = METHODS.iter().find(|(name, ..)| *name == s);
+        row.map(|row| row.1)
             .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
     }
 }
@@ -229,13 +231,9 @@ pub fn states(lab: &mut Lab, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
         lab.report(done as f32 / asks.len() as f32)?;
         let read = at_the_end(lab, &Run::plain(ask.tokens.clone()), &wanted)?;
         for (sum, at) in sums.iter_mut().zip(&wanted) {
-            let values = value(&read, *at)?;
-            sum.iter_mut()
-                .zip(values)
-                .for_each(|(s, v)| *s += f64::from(v));
+            add(sum, &value(&read, *at)?);
         }
     }
-    let count = asks.len().max(1) as f64;
-    let mean = |sum: Vec<f64>| sum.into_iter().map(|s| (s / count) as f32).collect();
+    let mean = |sum: Vec<f64>| mean(&sum, asks.len());
     Ok(sums.into_iter().map(mean).collect())
 }

@@ -142,6 +142,20 @@ fn one() -> f32 {
     1.0
 }
 
+impl Origin {
+    /// Of what is made with a model, now.
+    pub fn of(card: &Card) -> Self {
+        Self {
+            model: card.name.clone(),
+            family: card.family.into(),
+            revision: card.revision.clone(),
+            dtype: card.dtype.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Origin {
     fn default() -> Self {
         Self {

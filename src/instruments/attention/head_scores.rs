@@ -95,7 +95,7 @@ impl Repeated {
         if period > most || period < 2 {
             return Err(Error::argument(
                 "period",
-                period.to_string(),
+                period,
                 format!("2 to {most} tokens, so that two copies fit into the context"),
             ));
         }
@@ -205,10 +205,7 @@ impl Copying {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
         let known = lab.model.known_tokens();
         for text in texts {
-            let run = Run {
-                schedule: schedule.clone(),
-                ..Run::plain(text.tokens.clone())
-            };
+            let run = Run::plain(text.tokens.clone()).under(schedule);
             let rows = lab.log_probs(&run, text.period)?;
             let second = &text.tokens[text.first + text.period..];
             for (row, next) in rows.iter().zip(&second[1..]) {

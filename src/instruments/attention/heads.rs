@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
 use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
@@ -100,26 +100,19 @@ impl HeadsParams {
         };
         let clean = prompts.on(lab).clean(self.trials.0)?;
         let count = self.prompts.0;
-        let by_labels = self.rank == Corrupt::Shuffled;
-        let corrupt = if by_labels {
-            prompts.on(lab).shuffled(count)?
-        } else {
-            prompts.on(lab).unshown(count)?
+        let (corrupt, how) = match self.rank {
+            Corrupt::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
+            Corrupt::Unshown => (prompts.on(lab).unshown(count)?, "without demonstrations"),
         };
         let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
         let effects = Effects::indirect(lab, &corrupt, if null { &random } else { &measured })?;
         let mut notes = vec![format!(
-            "each cell: by how much the probability of the answer's first token changes when the head's output at the last token is put to {}; {count} prompts {}, whose answers have probability {:.3}",
+            "each cell: by how much the probability of the answer's first token changes when the head's output at the last token is put to {}; {count} prompts {how}, whose answers have probability {:.3}",
             if null {
                 "a random vector as long as its mean"
             } else {
                 "its mean over prompts that show the task"
-            },
-            if by_labels {
-                "with permuted labels"
-            } else {
-                "without demonstrations"
             },
             effects.base,
         )];
@@ -146,7 +139,7 @@ impl HeadsParams {
 /// What the run's favoured token loses without each head.
 fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
     let logits = lab.last_logits(run)?;
-    let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
+    let favoured = lab.top_token(&logits);
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
@@ -189,12 +182,8 @@ impl Found {
             Cell::of("", value, at.with(Unit::Head(head as u32)))
                 .more([("before", base), ("after", base + value)])
         };
-        let title = |h: usize| {
-            let anchor = Anchor::default().with(Unit::Head(h as u32));
-            Header::of(h.to_string(), anchor)
-        };
         let rows = ("layer", Header::layers(layers));
-        let columns = ("head", (0..heads).map(title).collect());
+        let columns = ("head", Header::heads(heads));
         let grid = Grid::of(rows, columns, self.value, cell).around_zero();
         let of = if null {
             " · null: random vectors of the same lengths"

@@ -195,12 +195,9 @@ impl AttentionParams {
             Some((j, v)) => (lab.visible(run.tokens[*j]), *v),
             None => (String::new(), 0.0),
         };
-        Cell {
-            label,
-            value: if by_entropy { spread } else { value },
-            anchor: Anchor::cell(layer, query).with(Unit::Head(head as u32)),
-            more,
-        }
+        let value = if by_entropy { spread } else { value };
+        let anchor = Anchor::cell(layer, query).with(Unit::Head(head as u32));
+        Cell::of(label, value, anchor).more(more)
     }
 
     fn needs_of(&self, layers: &[usize]) -> Needs {
@@ -267,45 +264,27 @@ impl AttentionParams {
         lab: &Lab,
     ) -> Draft {
         let heads = lab.model.card.heads;
-        let all = layers.iter().flat_map(|l| (0..heads).map(move |h| (*l, h)));
+        let rows = layers
+            .iter()
+            .flat_map(|l| (0..heads).map(move |h| Header::head(*l, h)));
         let judged = cells.iter().flatten();
         let judged = judged.filter(|c| !self.apart() || c.anchor.position != Some(0));
         let hi = judged.map(|c| c.value).fold(0f32, f32::max);
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "head".into(),
-            column_axis: "position".into(),
-            value: match self.value {
-                Worth::Entropy => "entropy of what is read, nats".into(),
-                Worth::Probability => "probability of the strongest source".into(),
-                Worth::Value | Worth::Write => format!(
-                    "probability times the length of the {}, at the strongest source",
-                    self.value.print()
-                ),
-            },
-            rows: all
-                .map(|(l, h)| Header {
-                    label: format!("{l}.{h}"),
-                    anchor: Anchor::layer(l).with(Unit::Head(h as u32)),
-                })
-                .collect(),
-            columns: lab.headers(run, positions),
-            cells,
-            scale: match self.value {
-                Worth::Probability => Scale::Unit,
-                Worth::Value | Worth::Write | Worth::Entropy => Scale::Range {
-                    lo: 0.0,
-                    hi: hi.max(1e-6),
-                },
-            },
+        let word = self.value.print();
+        let (value, scale) = match self.value {
+            Worth::Entropy => ("entropy of what is read, nats".into(), Scale::up_to(hi)),
+            Worth::Probability => ("probability of the strongest source".into(), Scale::Unit),
+            Worth::Value | Worth::Write => (
+                format!("probability times the length of the {word}, at the strongest source"),
+                Scale::up_to(hi),
+            ),
         };
-        let mut notes = vec![
-            "each cell: the token that the head reads most when the position is read".to_string(),
-        ];
-        notes.extend(self.about_first());
-        Draft::of(grid)
-            .titled(format!("what heads read · {}", self.value.print()))
-            .notes(notes)
+        let columns = ("position", lab.headers(run, positions));
+        let grid: Grid = Grid::filled(("head", rows.collect()), columns, value, cells);
+        Draft::of(grid.scaled(scale))
+            .titled(format!("what heads read · {word}"))
+            .note("each cell: the token that the head reads most when the position is read")
+            .notes(self.about_first())
     }
 
     fn about_first(&self) -> Option<String> {
@@ -328,7 +307,7 @@ impl AttentionParams {
         let head = self.head.0;
         if head >= heads {
             let expected = format!("a head from 0 to {}", heads - 1);
-            return Err(Error::argument("head", head.to_string(), expected));
+            return Err(Error::argument("head", head, expected));
         }
         if self.value == Worth::Entropy {
             let expected = "probability, value or write: an edge has no entropy";
@@ -339,61 +318,30 @@ impl AttentionParams {
         let captured = self.captured(run, &shown);
         let capture = lab.capture(run, captured, &self.needs_of(&[layer]))?;
         let edges = Edges::read(lab, &capture, layer, weight)?;
-        let unit = Unit::Head(head as u32);
-        // The first query on top: rows are drawn from below.
-        let queries: Vec<usize> = shown.clone().rev().collect();
-        let cell = |query: usize, source: usize| Cell {
-            label: String::new(),
-            value: edges.row(head, query)[source],
-            anchor: Anchor::cell(layer, query).with(unit),
-            more: vec![(
-                format!(
-                    "{} {query} reads {} {source}",
-                    lab.visible(run.tokens[query]),
-                    lab.visible(run.tokens[source])
-                ),
-                edges.row(head, query)[source],
-            )],
+        let cell = |row: usize, column: usize| {
+            let (query, source) = (shown.end - 1 - row, shown.start + column);
+            let weight = edges.row(head, query)[source];
+            let [reader, read] = [query, source].map(|p| lab.visible(run.tokens[p]));
+            let anchor = Anchor::cell(layer, query).with(Unit::Head(head as u32));
+            Cell::of("", weight, anchor)
+                .more([(format!("{reader} {query} reads {read} {source}"), weight)])
         };
-        let cells: Vec<Vec<Cell>> = shown
-            .clone()
-            .map(|source| queries.iter().map(|query| cell(*query, source)).collect())
-            .collect();
-        let apart = self.apart();
-        let judged = shown
-            .clone()
-            .flat_map(|q| shown.clone().map(move |s| (q, s)));
-        let judged = judged.filter(|(_, source)| !apart || *source > 0);
-        let hi = judged
-            .map(|(q, s)| edges.row(head, q)[s])
-            .fold(0f32, f32::max);
-        let mut notes = vec![
-            "each row: a position that reads; each column: a position that is read; masked edges are 0".to_string(),
-        ];
-        if shown.start > 0 {
-            notes.push(format!(
-                "positions before {} are left out, so rows do not sum to 1 here",
-                shown.start
-            ));
-        }
-        notes.extend(self.about_first());
         let value = self.value.print();
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "reads".into(),
-            column_axis: "is read".into(),
-            value: value.clone(),
-            rows: lab.headers(run, shown.clone().rev()),
-            columns: lab.headers(run, shown),
-            cells,
-            scale: Scale::Range {
-                lo: 0.0,
-                hi: hi.max(1e-6),
-            },
-        };
-        Ok(Draft::of(grid)
+        // The first query on top: rows are drawn from below.
+        let rows = ("reads", lab.headers(run, shown.clone().rev()));
+        let columns = ("is read", lab.headers(run, shown.clone()));
+        let grid = Grid::of(rows, columns, &value, cell);
+        let apart = usize::from(self.apart() && shown.start == 0);
+        let judged = grid.cells.iter().skip(apart).flatten();
+        let hi = judged.map(|c| c.value).fold(0f32, f32::max);
+        let first = shown.start;
+        let left_out =
+            format!("positions before {first} are left out, so rows do not sum to 1 here");
+        Ok(Draft::of(grid.scaled(Scale::up_to(hi)))
             .titled(format!("head {layer}.{head} · {value}"))
-            .notes(notes))
+            .note("each row: a position that reads; each column: a position that is read; masked edges are 0")
+            .notes((first > 0).then_some(left_out))
+            .notes(self.about_first()))
     }
 
     /// What each of some heads reads most at a position, and how much of its attention that is.
@@ -446,10 +394,7 @@ impl AttentionParams {
         let mut rows = Vec::with_capacity(found.len());
         for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
-            let words = |side: &[(u32, f32)]| {
-                let words = side.iter().map(|(id, _)| lab.visible(*id));
-                words.collect::<Vec<_>>().join(" ")
-            };
+            let words = |side: &[(u32, f32)]| lab.visibles(side.iter().map(|(id, _)| *id));
             let anchor = Anchor::cell(layer, position).with(Unit::Head(head as u32));
             rows.push(Row::at(
                 anchor,
@@ -471,14 +416,11 @@ impl AttentionParams {
             "promotes",
             "suppresses",
         ];
-        let mut notes = vec![
-            "size: the length of what the head adds to the stream; promotes, suppresses: that write through the final norm's gain and the unembedding, as if nothing came between".to_string(),
-        ];
-        notes.extend(self.about_first());
         let title = format!("after {}", lab.visible(run.tokens[position]));
         let page = Page::of(title, Anchor::position(position), rows);
         Ok(Draft::of(Table::paged(&columns, vec![page]))
             .titled("what heads write")
-            .notes(notes))
+            .note("size: the length of what the head adds to the stream; promotes, suppresses: that write through the final norm's gain and the unembedding, as if nothing came between")
+            .notes(self.about_first()))
     }
 }

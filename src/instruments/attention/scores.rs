@@ -5,7 +5,7 @@
 
 use super::{AttentionParams, On};
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
@@ -37,10 +37,7 @@ impl AttentionParams {
             }
             let schedule = &run.schedule;
             let own = texts.iter().map(|text| {
-                let own = Run {
-                    schedule: schedule.clone(),
-                    ..Run::plain(text.tokens.clone())
-                };
+                let own = Run::plain(text.tokens.clone()).under(schedule);
                 (own, text.first)
             });
             own.collect()
@@ -90,33 +87,16 @@ impl AttentionParams {
 
 fn score_grid(lab: &Lab, score: Score, found: &HeadScores) -> Draft {
     let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
-    let cell = |layer: usize, head: usize| Cell {
-        label: String::new(),
-        value: found.values[layer][head] as f32,
-        anchor: Anchor::layer(layer).with(Unit::Head(head as u32)),
-        more: vec![
-            (score.word().into(), found.values[layer][head] as f32),
-            ("evenly".into(), found.even[layer] as f32),
-        ],
+    let word = score.word();
+    let cell = |layer: usize, head: usize| {
+        let value = found.values[layer][head] as f32;
+        let evenly = found.even[layer] as f32;
+        Cell::of("", value, Anchor::head(layer, head)).more([(word, value), ("evenly", evenly)])
     };
-    let grid = Grid {
-        also: crate::figure::also::Also::default(),
-        row_axis: "layer".into(),
-        column_axis: "head".into(),
-        value: format!("{} score", score.word()),
-        rows: Header::layers(layers),
-        columns: (0..heads)
-            .map(|h| Header {
-                label: h.to_string(),
-                anchor: Anchor::default().with(Unit::Head(h as u32)),
-            })
-            .collect(),
-        cells: (0..heads)
-            .map(|h| (0..layers).map(|l| cell(l, h)).collect())
-            .collect(),
-        scale: Scale::Unit,
-    };
-    Draft::of(grid).titled(format!("{} score of every head", score.word()))
+    let (rows, columns) = (Header::layers(layers), Header::heads(heads));
+    let value = format!("{word} score");
+    let grid = Grid::of(("layer", rows), ("head", columns), value, cell);
+    Draft::of(grid).titled(format!("{word} score of every head"))
 }
 
 /// The ends of some numbers; one where they are alike.

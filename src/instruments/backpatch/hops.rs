@@ -18,6 +18,7 @@ use crate::lab::Lab;
 use crate::lab::batch::continuations;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
+use crate::model::Fingerprint;
 
 /// One spelling or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -334,10 +335,8 @@ impl Measure {
 
 /// A question whose answer and bridge are other ones, drawn by the seed.
 fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
-    let mut hash = crate::model::Fingerprint::default();
-    hash.write(&seed.to_le_bytes());
-    hash.write(&(at as u64).to_le_bytes());
-    let start = (hash.finish() % all.len() as u64) as usize;
+    let start = Fingerprint::of([seed, at as u64]) % all.len() as u64;
+    let start = start as usize;
     let shares = |a: &[String], b: &[String]| {
         a.iter()
             .any(|x| b.iter().any(|y| x.trim().eq_ignore_ascii_case(y.trim())))

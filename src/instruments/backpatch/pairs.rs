@@ -95,11 +95,8 @@ pub fn trials(
             Vector::Random(seed) => {
                 let own = &own[*source];
                 let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                let mut hash = Fingerprint::default();
-                for part in [seed, *source as u64, *target as u64] {
-                    hash.write(&part.to_le_bytes());
-                }
-                let drawn = random_like(&numbers, hash.finish());
+                let seed = Fingerprint::of([seed, *source as u64, *target as u64]);
+                let drawn = random_like(&numbers, seed);
                 Tensor::new(drawn.as_slice(), own.device())?.to_dtype(own.dtype())?
             }
         };
@@ -183,7 +180,7 @@ impl Wanted {
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
     pub fn favoured(lab: &Lab, name: &str, logits: &[f32], tokens: Option<usize>) -> Result<Self> {
-        let best = reading(logits, lab.model.known_tokens(), 1).first().0;
+        let best = lab.top_token(logits);
         Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::{BackpatchParams, Where, quoted, spelled, spellings};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
@@ -89,10 +89,9 @@ impl Reader {
             let expected = "a text after the reader's first token, whose state is unlike any other";
             return Err(Error::argument("slot", slot, expected));
         }
-        let slot = position;
         Ok(Self {
             run,
-            slot,
+            slot: position,
             prompt: prompt.to_string(),
         })
     }
@@ -121,20 +120,17 @@ impl Reader {
             let known = &logits[..known.min(logits.len())];
             sought.iter().map(|s| rank(known, &s.firsts)).collect()
         })?;
+        let best = |source: usize, k: usize| {
+            let ranks = (0..layers).map(|target| read[target * layers + source][k]);
+            ranks.min().unwrap_or(0)
+        };
         let of = |k: usize| Ranks {
             lens: rows
                 .iter()
                 .map(|row| rank(&row[..known.min(row.len())], &sought[k].firsts))
                 .collect(),
             same: (0..layers).map(|l| read[l * layers + l][k]).collect(),
-            best: (0..layers)
-                .map(|s| {
-                    (0..layers)
-                        .map(|t| read[t * layers + s][k])
-                        .min()
-                        .unwrap_or(0)
-                })
-                .collect(),
+            best: (0..layers).map(|s| best(s, k)).collect(),
         };
         Ok((0..sought.len()).map(of).collect())
     }
@@ -167,14 +163,11 @@ fn draft(
                     format!("{} {position} {name}", sought.name),
                     Anchor::position(*position).with(token),
                 ));
-                let cell = |layer: usize| Cell {
-                    label: own[layer].to_string(),
-                    value: reciprocal(own[layer]),
-                    anchor: Anchor::cell(layer, *position).with(token),
-                    more: vec![
-                        ("rank".into(), own[layer] as f32),
-                        ("rank, unrelated text".into(), null[layer] as f32),
-                    ],
+                let cell = |layer: usize| {
+                    let (rank, away) = (own[layer], null[layer] as f32);
+                    let anchor = Anchor::cell(layer, *position).with(token);
+                    Cell::of(rank.to_string(), 1.0 / (rank as f32 + 1.0), anchor)
+                        .more([("rank", rank as f32), ("rank, unrelated text", away)])
                 };
                 cells.push((0..layers).map(cell).collect());
                 let earliest = |ranks: &[u32]| match ranks.iter().position(|r| *r == 0) {
@@ -208,21 +201,9 @@ fn draft(
         quoted(lab, &other.tokens),
         run.seed
     ));
-    let grid = Grid {
-        row_axis: "layer".into(),
-        column_axis: "what is read, where and how".into(),
-        value: "reciprocal rank".into(),
-        rows: Header::layers(layers),
-        columns,
-        cells,
-        scale: Scale::Unit,
-        ..Grid::default()
-    };
-    Draft::of(grid)
+    let columns = ("what is read, where and how", columns);
+    let rows = ("layer", Header::layers(layers));
+    Draft::of(Grid::filled(rows, columns, "reciprocal rank", cells))
         .titled(format!("trace of {}", named.join(" and ")))
         .notes(notes)
-}
-
-fn reciprocal(rank: u32) -> f32 {
-    1.0 / (rank as f32 + 1.0)
 }

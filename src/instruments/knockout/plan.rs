@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::figure::{Anchor, Check, Unit};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::lab::Lab;
 use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
 use crate::lab::run::Run;
-use crate::lab::sample::{log_softmax, rank};
+use crate::lab::sample::{log_probs, rank};
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite;
 
 /// Cells of one slice.
@@ -81,7 +81,7 @@ impl<'a> Plan<'a> {
         let answer = match &asked.token {
             None => {
                 let logits = lab.last_logits(run)?;
-                reading(&logits, lab.model.known_tokens(), 1).first().0
+                lab.top_token(&logits)
             }
             Some(text) => first_token("token", text, &lab.model)?,
         };
@@ -155,18 +155,13 @@ impl<'a> Plan<'a> {
     pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<Found> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
         let answer = self.answer as usize;
-        let logged = |row: &[f32]| {
-            let mut row = row.to_vec();
-            log_softmax(&mut row);
-            row
-        };
         let plain = Pass {
             from: Some(first),
             logits: Logits::Last(1),
             ..Pass::of(run.clone())
         };
         let base = lab.run_one(&plain)?;
-        let own = logged(base.last());
+        let own = log_probs(base.last());
         let count = self.columns.len() * self.layers;
         let parameters = lines::<Knock>(self.asked);
         let trials = lab.trials(run, parameters, count, SLICE, |lab, range| {
@@ -183,12 +178,12 @@ impl<'a> Plan<'a> {
             let gap = Check::of(rows[2 * size].last(), base.last(), 0.0).error;
             let model = &lab.model;
             let outcome = |(k, i): (usize, usize)| {
-                let row = logged(rows[k].last());
+                let row = log_probs(rows[k].last());
                 let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
                 Outcome {
                     logprob: row[answer],
                     rank: rank(&row, self.answer),
-                    null: fair.then(|| logged(rows[size + k].last())[answer]),
+                    null: fair.then(|| log_probs(rows[size + k].last())[answer]),
                     gap,
                 }
             };
@@ -227,11 +222,7 @@ impl<'a> Plan<'a> {
         logprob: f32,
     ) -> Result<String> {
         let (answer, run) = (self.answer as usize, &plain.run);
-        let probability = |row: &[f32]| {
-            let mut row = row.to_vec();
-            log_softmax(&mut row);
-            row[answer].exp()
-        };
+        let probability = |row: &[f32]| log_probs(row)[answer].exp();
         let layers = self.around(i % self.layers);
         let edges = self.cut(i, None).edges(&lab.model);
         let column = &self.columns[i / self.layers];

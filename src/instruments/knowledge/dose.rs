@@ -15,12 +15,12 @@ use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
+use crate::lab::Lab;
 use crate::lab::guard::tried;
 use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -84,7 +84,7 @@ impl Measurement for Dose {
         let strengths = &asked.strengths.0;
         let mut base = lab.last_logits(run)?;
         let target = match asked.token.as_str() {
-            "" => Target::one(reading(&base, lab.model.known_tokens(), 1).first().0),
+            "" => Target::one(lab.top_token(&base)),
             text => Target::parse("token", text, &lab.model)?,
         };
         log_softmax(&mut base);
@@ -228,7 +228,7 @@ impl DoseParams {
             });
         };
         let logit = target.of(&logits);
-        let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
+        let favoured = lab.top_token(&logits);
         log_softmax(&mut logits);
         Ok(Point {
             logit,

@@ -17,12 +17,12 @@ use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refin
 use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
+use crate::lab::Lab;
 use crate::lab::batch::{last_logits, read_prompts};
 use crate::lab::neurons::sights;
 use crate::lab::run::Run;
 use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::site::Site;
 
 params! {
@@ -79,7 +79,7 @@ impl Measurement for Fact {
         let target = match asked.answer.as_str() {
             "" => {
                 let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
+                Target::one(lab.top_token(&logits))
             }
             text => Target::parse("answer", text, &lab.model)?,
         };

@@ -88,10 +88,7 @@ pub fn ask(
     // Effects and activations of every neuron, summed, and under how many prompts it was kept.
     let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
     for prompt in prompts {
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(prompt.clone())
-        };
+        let run = Run::plain(prompt.clone()).under(schedule);
         let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
         let effects: Vec<(usize, Vec<f32>)> = views
             .iter()

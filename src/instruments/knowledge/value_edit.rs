@@ -184,8 +184,7 @@ pub fn run(
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
         let edits = edits(&neurons, plan.turn, old, turned, lab);
-        let idle =
-            crate::instruments::knowledge::value_edit::edits(&null, plan.turn, old, turned, lab);
+        let idle = self::edits(&null, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
         report.cases.push(Case {
             fact,
@@ -330,10 +329,7 @@ impl Suite {
         }
         let prompts = self.of(fact);
         for prompt in &prompts {
-            let run = Run {
-                schedule: schedule.clone(),
-                ..Run::plain(prompt.clone())
-            };
+            let run = Run::plain(prompt.clone()).under(schedule);
             let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
             for n in &mut drawn {
                 let act = sight.layer(usize::from(n.layer));

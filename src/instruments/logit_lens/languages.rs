@@ -159,7 +159,7 @@ impl Measurement for Languages {
             Drawn::Entropy => {
                 let hi = (lab.model.card.vocab as f32).ln();
                 let curves = vec![curve("entropy".into(), &|a, l| a.entropy[l])];
-                ("nats", curves, Scale::Range { lo: 0.0, hi })
+                ("nats", curves, Scale::up_to(hi))
             }
             Drawn::Mass => {
                 notes.extend(doubts(&list, &answers));
@@ -170,13 +170,10 @@ impl Measurement for Languages {
                 ("probability", named.collect(), Scale::Unit)
             }
         };
+        let points = Header::layers(layers);
         Ok(Draft::of(Series {
-            axis: "layer".into(),
-            value: value.into(),
-            points: Header::layers(layers),
-            curves,
             scale,
-            style: Style::Lines,
+            ..Series::of("layer", value, points, curves, Style::Lines)
         })
         .titled(format!("{} · {}", asked.task.print(), asked.show.print()))
         .notes(notes)

@@ -126,14 +126,8 @@ impl Measurement for Lens {
         let kind = view.file.as_ref().map(|file| file.kind.name());
         let rows = (0..lab.model.card.layers)
             .flat_map(|l| {
-                let own = Header {
-                    label: l.to_string(),
-                    anchor: Anchor::layer(l),
-                };
-                let plain = kind.map(|_| Header {
-                    label: format!("{l} plain"),
-                    anchor: Anchor::layer(l),
-                });
+                let own = Header::of(l.to_string(), Anchor::layer(l));
+                let plain = kind.map(|_| Header::of(format!("{l} plain"), Anchor::layer(l)));
                 std::iter::once(own).chain(plain)
             })
             .collect();

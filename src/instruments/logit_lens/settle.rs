@@ -10,7 +10,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Row, Table};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
-use crate::instruments::{Draft, Measurement};
+use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
@@ -43,18 +43,19 @@ impl Measurement for Settle {
     fn measure(asked: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let total = run.tokens.len();
-        let start = total - asked.window.0.min(total);
+        let shown = last(asked.window.0, run);
+        let start = shown.start;
         let readout = Readout {
             top: 1,
             answer: true,
             kl: true,
             ..view.readout(lab.model.card.layers)
         };
-        let capture = lab.capture(run, start..total, &Needs::of(readout))?;
+        let capture = lab.capture(run, shown.clone(), &Needs::of(readout))?;
         let seen = &capture.read;
         let layers = seen.layers.len();
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
-        for (i, position) in (start..total).enumerate() {
+        for (i, position) in shown.enumerate() {
             let (answer, p) = seen.finals[i].first();
             let from = seen.settles(i);
             // The first position often is a sink, and says nothing of the others.

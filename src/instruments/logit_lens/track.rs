@@ -88,18 +88,14 @@ impl Measurement for Track {
             })
             .collect();
         let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
-        let series = Series {
-            axis: "layer".into(),
-            value: match asked.show {
-                Show::Logprob => "log-probability (nats)".into(),
-                show => show.print().replace('_', " "),
-            },
-            points: Header::layers(seen.layers.len()),
-            scale: asked.show.scale(&curves),
-            curves,
-            style: Style::Lines,
+        let value = match asked.show {
+            Show::Logprob => "log-probability (nats)".into(),
+            show => show.print().replace('_', " "),
         };
-        Ok(Draft::of(series)
+        let points = Header::layers(seen.layers.len());
+        let scale = asked.show.scale(&curves);
+        let series = Series::of("layer", &value, points, curves, Style::Lines);
+        Ok(Draft::of(Series { scale, ..series })
             .titled(format!(
                 "{}{} · after {} at {position}",
                 kind.unwrap_or_default(),
@@ -159,10 +155,7 @@ impl Show {
                 lo: values().filter(|v| v.is_finite()).fold(-1.0, f32::min),
                 hi: 0.0,
             },
-            Self::Rank => Scale::Range {
-                lo: 0.0,
-                hi: values().fold(1.0, f32::max),
-            },
+            Self::Rank => Scale::up_to(values().fold(1.0, f32::max)),
             Self::Probability | Self::ReciprocalRank => Scale::Unit,
         }
     }

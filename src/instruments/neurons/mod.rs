@@ -179,17 +179,12 @@ impl NeuronsParams {
 
 /// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
 pub(crate) fn words(sides: &Sides, act: f32, lab: &Lab) -> [String; 2] {
-    let spell = |side: &[(u32, f32)]| {
-        let words = side.iter().take(4).map(|(id, _)| lab.visible(*id));
-        words.collect::<Vec<_>>().join(" ")
-    };
-    let words = [spell(&sides.promoted), spell(&sides.suppressed)];
+    let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
+    let mut words = [spell(&sides.promoted), spell(&sides.suppressed)];
     if act < 0.0 {
-        let [up, down] = words;
-        [down, up]
-    } else {
-        words
+        words.reverse();
     }
+    words
 }
 
 /// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.

@@ -9,10 +9,10 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::order;
 
 params! {
@@ -52,7 +52,7 @@ impl Measurement for Promoters {
             }
             "" => {
                 let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
+                Target::one(lab.top_token(&logits))
             }
             text => Target::parse("token", text, &lab.model)?,
         };

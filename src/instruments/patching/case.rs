@@ -39,11 +39,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
     if let Some(file) = &asked.pairs {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
-            return Err(Error::argument(
-                "pairs",
-                file.display().to_string(),
-                expected,
-            ));
+            return Err(Error::argument("pairs", file.display(), expected));
         }
         for (name, given) in [("corrupt", corrupt), ("subject", subject)] {
             if let Some(given) = given {
@@ -121,10 +117,7 @@ fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> R
     let read = |text: &str| -> Result<Run> {
         let tokens = lab.model.encode(text, asked.chat)?;
         lab.model.check_prompt(&tokens)?;
-        Ok(Run {
-            schedule: run.schedule.clone(),
-            ..Run::plain(tokens)
-        })
+        Ok(Run::plain(tokens).under(&run.schedule))
     };
     let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
     for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::pass::Patch;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
+use crate::lab::sample::{kl, log_probs, log_sum_exp, top};
 use crate::lab::target::Target;
 use crate::model::network::site::Site;
 use crate::model::normal::normals;
@@ -42,19 +42,13 @@ impl Metric {
         match self {
             Self::Difference(target) => target.of(logits),
             Self::Probability(token) => (logits[*token as usize] - log_sum_exp(logits)).exp(),
-            Self::Kl(clean) => {
-                let mut row = logits.to_vec();
-                log_softmax(&mut row);
-                kl(clean, &row)
-            }
+            Self::Kl(clean) => kl(clean, &log_probs(logits)),
         }
     }
 
     /// KL from a clean run with these logits.
     pub fn from_clean(logits: &[f32]) -> Self {
-        let mut row = logits.to_vec();
-        log_softmax(&mut row);
-        Self::Kl(row)
+        Self::Kl(log_probs(logits))
     }
 }
 

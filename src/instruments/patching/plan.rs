@@ -161,7 +161,7 @@ impl<'a> Plan<'a> {
         let window = asked.window.0;
         if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
-            return Err(Error::argument("window", window.to_string(), expected));
+            return Err(Error::argument("window", window, expected));
         }
         if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
             let expected = "all for this site, whose grid has every position; others are for heads";
@@ -410,12 +410,8 @@ impl<'a> Plan<'a> {
                     Some(seed) => {
                         let here = loaded.base.from.unwrap_or_default();
                         let own = held(&loaded.own, at, base - here, head)?;
-                        astray(
-                            &own,
-                            &value,
-                            seed,
-                            &[layer, spot.column, *clean, loaded.case],
-                        )?
+                        let place = [layer, spot.column, *clean, loaded.case];
+                        astray(&own, &value, seed, &place)?
                     }
                 };
                 trial.push(Patch {
@@ -534,10 +530,8 @@ fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<
     let read = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1::<f32>();
     let (own, other) = (read(base)?, read(source)?);
     let change: Vec<f32> = own.iter().zip(&other).map(|(a, b)| b - a).collect();
-    let mut hash = Fingerprint::default();
-    hash.write(&seed.to_le_bytes());
-    place.iter().for_each(|p| hash.write(&p.to_le_bytes()));
-    let drawn = random_like(&change, hash.finish());
+    let place = place.iter().map(|p| *p as u64);
+    let drawn = random_like(&change, Fingerprint::of([seed].into_iter().chain(place)));
     let moved: Vec<f32> = own.iter().zip(drawn).map(|(a, d)| a + d).collect();
     Ok(Tensor::new(moved.as_slice(), base.device())?.to_dtype(base.dtype())?)
 }

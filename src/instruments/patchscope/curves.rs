@@ -45,13 +45,10 @@ pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) 
         };
         Header::of(spelled(*layer), anchor)
     };
+    let points = plan.layers.iter().map(point).collect();
     Series {
-        axis: "source layer".into(),
-        value: value.into(),
-        points: plan.layers.iter().map(point).collect(),
-        curves,
         scale: Scale::Unit,
-        style: Style::Lines,
+        ..Series::of("source layer", value, points, curves, Style::Lines)
     }
 }
 

@@ -44,7 +44,7 @@ pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64)
             pairs.len(),
             (pairs.len() * d * d * 4) >> 30
         );
-        return Err(Error::argument("layer", pairs.len().to_string(), expected));
+        return Err(Error::argument("layer", pairs.len(), expected));
     }
     let prompts = read_prompts(path)?;
     let mut wanted: Vec<Address> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();

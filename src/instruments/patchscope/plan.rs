@@ -124,6 +124,19 @@ impl<'a> Plan<'a> {
     }
 
     /// Target layers, rising.
+    /// Where states are taken from, or put: one of the addresses of every pair, each once.
+    pub(super) fn wanted(&self, side: fn((Address, Address)) -> Address) -> Vec<Address> {
+        let mut wanted: Vec<Address> = self
+            .pairs
+            .iter()
+            .map(|p| side(self.addresses(*p)))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
+    }
+
+    /// The target layers, each once.
     pub(super) fn targets(&self) -> Vec<Layer> {
         let mut targets: Vec<Layer> = self.pairs.iter().map(|p| p.1).collect();
         targets.sort_unstable();
@@ -242,11 +255,7 @@ impl<'a> Plan<'a> {
             (MapChoice::Identity | MapChoice::Norm | MapChoice::Kept(_), Some(save)) => {
                 let expected =
                     "nothing to keep: only maps that are fitted on a text file (`map`) are saved";
-                return Err(Error::argument(
-                    "save",
-                    save.display().to_string(),
-                    expected,
-                ));
+                return Err(Error::argument("save", save.display(), expected));
             }
             (MapChoice::Identity, None) => return Ok(Map::Identity),
             (MapChoice::Norm, None) => return Ok(Map::Norm),

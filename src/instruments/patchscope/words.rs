@@ -72,18 +72,14 @@ fn ending(null: &Source, count: usize) -> Source {
 
 /// The title of a source's page: what is put where.
 pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, lab: &Lab) -> String {
-    let slots: Vec<String> = target
-        .slots
-        .iter()
-        .map(|s| lab.visible(target.tokens()[*s]))
-        .collect();
-    let several = if slots.len() > 1 { "slots" } else { "slot" };
-    format!(
-        "{} → {several} {} of: {}",
-        source.label,
-        slots.join(" "),
-        text::plain(plan.template.prompt.as_bytes()).replace('\n', "⏎")
-    )
+    let several = if target.slots.len() > 1 {
+        "slots"
+    } else {
+        "slot"
+    };
+    let slots = lab.visibles(target.slots.iter().map(|s| target.tokens()[*s]));
+    let prompt = text::line(&plan.template.prompt);
+    format!("{} → {several} {slots} of: {prompt}", source.label)
 }
 
 /// The table and its notes.

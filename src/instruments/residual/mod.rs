@@ -118,10 +118,10 @@ impl ResidualParams {
             (false, Value::Effect) => format!("what made {whose}"),
             _ => measured(value, &whose),
         };
-        let body = if many {
-            Body::Grid(grid(sum, run, value, &whose, lab))
+        let body: Body = if many {
+            grid(sum, run, value, &whose, lab).into()
         } else {
-            Body::Series(series(sum, value, &whose))
+            series(sum, value, &whose).into()
         };
         let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".to_string());
         Draft::of(body)
@@ -192,34 +192,26 @@ fn series(sum: &Attribution, value: Value, whose: &str) -> Series {
         .iter()
         .map(|k| pick(&sum.shares[0][*k], value))
         .collect();
-    let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    let scale = scale(values.iter().copied(), value);
     let adds = value == Value::Effect;
+    let curve = Curve {
+        total: adds.then(|| sum.logits[0]),
+        ..Curve::of(value.print(), Anchor::position(sum.positions[0]), values)
+    };
+    // Only the layer: a live figure that named a position here would grow instead of being replaced.
+    let points = kept.iter().map(|k| header(sum.parts[*k])).collect();
+    let style = if adds { Style::Waterfall } else { Style::Bars };
     Series {
-        axis: "write".into(),
-        value: measured(value, whose),
-        // Only the layer: a live figure that named a position here would grow instead of being replaced.
-        points: kept.iter().map(|k| header(sum.parts[*k])).collect(),
-        curves: vec![Curve {
-            label: value.print(),
-            anchor: Anchor::position(sum.positions[0]),
-            values,
-            total: adds.then(|| sum.logits[0]),
-        }],
-        scale: match value {
-            Value::Size => Scale::Range { lo: 0.0, hi: reach },
-            Value::Share => Scale::Unit,
-            Value::Cosine => Scale::Diverging { reach: 1.0 },
-            Value::Effect => Scale::Diverging { reach },
-        },
-        style: if adds { Style::Waterfall } else { Style::Bars },
+        scale,
+        ..Series::of("write", &measured(value, whose), points, vec![curve], style)
     }
 }
 
 fn header(part: Part) -> Header {
-    Header {
-        label: part.name(),
-        anchor: part.layer().map_or_else(Anchor::default, Anchor::layer),
-    }
+    Header::of(
+        part.name(),
+        part.layer().map_or_else(Anchor::default, Anchor::layer),
+    )
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
@@ -253,37 +245,32 @@ fn measured(value: Value, whose: &str) -> String {
 /// Parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> Grid {
     let kept = kept(sum, value);
-    let cells = sum.positions.iter().enumerate().map(|(i, position)| {
-        let cell = |k: &usize| {
-            let share = &sum.shares[i][*k];
-            Cell {
-                label: String::new(),
-                value: pick(share, value),
-                anchor: anchor(sum.parts[*k], *position),
-                more: vec![
-                    ("effect".into(), share.effect),
-                    ("size".into(), share.size),
-                    ("cosine".into(), share.cosine),
-                ],
-            }
-        };
-        kept.iter().map(cell).collect::<Vec<_>>()
-    });
-    let cells: Vec<Vec<Cell>> = cells.collect();
+    let cell = |row: usize, i: usize| {
+        let (part, share) = (sum.parts[kept[row]], &sum.shares[i][kept[row]]);
+        Cell::of("", pick(share, value), anchor(part, sum.positions[i])).more([
+            ("effect", share.effect),
+            ("size", share.size),
+            ("cosine", share.cosine),
+        ])
+    };
     let columns = match value {
         Value::Effect => targets(sum, run, lab),
         _ => lab.headers(run, sum.positions.iter().copied()),
     };
-    Grid {
-        also: crate::figure::also::Also::default(),
-        row_axis: "write".into(),
-        column_axis: "position".into(),
-        value: measured(value, whose),
-        rows: kept.iter().map(|k| header(sum.parts[*k])).collect(),
-        columns,
-        scale: scale(&sum.positions, &cells, value),
-        cells,
-    }
+    let rows = kept.iter().map(|k| header(sum.parts[*k])).collect();
+    let grid = Grid::of(
+        ("write", rows),
+        ("position", columns),
+        measured(value, whose),
+        cell,
+    );
+    let columns = sum.positions.iter().zip(&grid.cells);
+    let judged = columns.filter(|(p, _)| sum.positions.len() == 1 || **p > 0);
+    let scale = scale(
+        judged.flat_map(|(_, column)| column.iter().map(|c| c.value)),
+        value,
+    );
+    grid.scaled(scale)
 }
 
 /// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
@@ -296,13 +283,10 @@ pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<Header> {
 }
 
 /// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.
-fn scale(positions: &[usize], cells: &[Vec<Cell>], value: Value) -> Scale {
-    let columns = positions.iter().zip(cells);
-    let judged = columns.filter(|(p, _)| positions.len() == 1 || **p > 0);
-    let values = judged.flat_map(|(_, column)| column.iter().map(|c| c.value));
-    let reach = values.fold(0f32, |most, v| most.max(v.abs())).max(1e-6);
+fn scale(values: impl Iterator<Item = f32>, value: Value) -> Scale {
+    let reach = values.fold(1e-6, |most: f32, v| most.max(v.abs()));
     match value {
-        Value::Size => Scale::Range { lo: 0.0, hi: reach },
+        Value::Size => Scale::up_to(reach),
         Value::Share => Scale::Unit,
         Value::Cosine => Scale::Diverging { reach: 1.0 },
         Value::Effect => Scale::Diverging { reach },

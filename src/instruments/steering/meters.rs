@@ -106,17 +106,10 @@ impl Measurement for Meters {
         let rows = meters
             .into_iter()
             .map(|m| Header::of(m.title, Anchor::layer(m.layer)));
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "meter".into(),
-            column_axis: "position".into(),
-            value: "projection".into(),
-            rows: rows.collect(),
-            columns: lab.headers(&of.run, of.positions.clone()),
-            cells,
-            scale: Scale::Diverging { reach },
-        };
-        Ok(Draft::of(grid)
+        let columns = lab.headers(&of.run, of.positions.clone());
+        let (rows, columns) = (("meter", rows.collect()), ("position", columns));
+        let grid = Grid::filled(rows, columns, "projection", cells);
+        Ok(Draft::of(grid.scaled(Scale::Diverging { reach }))
             .titled(format!("{what} · {}", asked.site().spec().name))
             .note("each cell: the component of the residual stream along a unit direction; its sign is the direction's")
             .note("the first position, an attention sink in most models, takes no part in the colour scale"))
@@ -126,23 +119,17 @@ impl Measurement for Meters {
 /// The cell of a meter over one row of the stream; sums in f64.
 fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum()
+        let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        products.sum()
     };
     let projection = dot(row, &meter.along);
     let length = dot(row, row).sqrt();
-    Cell {
-        label: String::new(),
-        value: projection as f32,
-        anchor: Anchor::cell(meter.layer, position),
-        more: vec![
-            ("projection".into(), projection as f32),
-            ("cosine".into(), (projection / (length + 1e-12)) as f32),
-            ("‖h‖".into(), length as f32),
-        ],
-    }
+    let (value, anchor) = (projection as f32, Anchor::cell(meter.layer, position));
+    Cell::of("", value, anchor).more([
+        ("projection", value),
+        ("cosine", (projection / (length + 1e-12)) as f32),
+        ("‖h‖", length as f32),
+    ])
 }
 
 impl MetersParams {
@@ -230,11 +217,9 @@ fn nothing(lab: &Lab) -> Draft {
     } else {
         "No loaded direction has its home there."
     };
-    let lines = vec![
-        line.to_string(),
-        "`lmscope direction` and `lmscope select` make directions; o names one, by its file."
-            .to_string(),
-    ];
+    let next =
+        "`lmscope direction` and `lmscope select` make directions; o names one, by its file.";
+    let lines = [line, next].map(String::from).to_vec();
     Draft::of(Text { lines })
 }
 

@@ -129,7 +129,7 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
         None => Ok(()),
         Some(folder) => Err(Error::argument(
             "save",
-            folder.display().to_string(),
+            folder.display(),
             "a file in a folder that is there",
         )),
     }
@@ -274,13 +274,10 @@ impl Coloured {
         let rows = ("layer", Header::layers(layers));
         let grid = Grid::of(rows, ("position", columns), value, cell).around_zero();
         match self {
-            Self::Kl => Grid {
-                scale: Scale::Range {
-                    lo: 0.0,
-                    hi: grid.reach(),
-                },
-                ..grid
-            },
+            Self::Kl => {
+                let hi = grid.reach();
+                grid.scaled(Scale::up_to(hi))
+            }
             Self::Ablation | Self::Addition => grid,
         }
     }

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use strsim::levenshtein;
+
 use super::blueprint::{Blueprint, MlpKind};
 use super::names::{Meaning, Rule, SPELLINGS, Spelling};
 use super::site::{Address, SITES, Site, SiteSpec, check_layer};
@@ -329,11 +331,8 @@ pub fn expand(patterns: &str, blueprint: &Blueprint) -> Result<Vec<Address>> {
 
 /// Finds a site by its bare name.
 pub fn site_named(name: &str) -> Result<Site> {
-    SITES
-        .iter()
-        .find(|s| s.name == name)
-        .map(|s| s.site)
-        .ok_or_else(|| unknown(name))
+    let found = SITES.iter().find(|s| s.name == name);
+    found.map(|s| s.site).ok_or_else(|| unknown(name))
 }
 
 /// The error for a text that names nothing: what is wrong with it where that can be told, else the nearest name.
@@ -347,19 +346,14 @@ pub fn unknown(given: &str) -> Error {
     let lower = given.to_lowercase();
     let foreign = lower.starts_with("blocks.") || lower.contains("hook_");
     let near = if foreign {
-        let layer = lower
-            .split('.')
-            .nth(1)
-            .filter(|l| Layers::read(l).is_some());
-        SPELLINGS
-            .iter()
-            .map(|s| s.name.replace("{}", layer.unwrap_or("0")))
-            .map(|name| (distance(&lower, &name), name))
-            .min()
+        let layer = lower.split('.').nth(1);
+        let layer = layer.filter(|l| Layers::read(l).is_some()).unwrap_or("0");
+        let names = SPELLINGS.iter().map(|s| s.name.replace("{}", layer));
+        names.map(|n| (levenshtein(&lower, &n), n)).min()
     } else {
         let base = lower.split('.').next().unwrap_or(given);
         let names = SITES.iter().map(|s| s.name);
-        names.map(|n| (distance(base, n), n.to_string())).min()
+        names.map(|n| (levenshtein(base, n), n.to_string())).min()
     };
     let near = near.filter(|(d, n)| *d <= n.len().div_ceil(2));
     Error::UnknownSite {
@@ -425,34 +419,12 @@ fn module_path(given: &str) -> Option<String> {
         return Some("hidden_states[0] of transformers is embed, hidden_states[i] is resid_post.(i-1), and the last one is final_norm. Write that.".into());
     }
     let path = given.strip_prefix("model.").unwrap_or(given);
-    let inside = [
-        "layers.",
-        "transformer.h.",
-        "h.",
-        "gpt_neox.layers.",
-        "decoder.layers.",
-    ];
-    let rest = inside.iter().find_map(|p| path.strip_prefix(p))?;
+    let inside = "layers. transformer.h. h. gpt_neox.layers. decoder.layers.";
+    let rest = inside.split(' ').find_map(|p| path.strip_prefix(p))?;
     let layer = rest.split('.').next()?.parse::<u16>().ok()?;
     Some(format!(
         "it looks like the path of a module, which has an input and an output. Write the site: what enters block {layer} is resid_pre.{layer}, what leaves it is resid_post.{layer}; `lmscope sites` lists the others."
     ))
-}
-
-/// Levenshtein distance, for "did you mean".
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut previous = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = previous + usize::from(ca != *cb);
-            previous = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(previous + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use ratatui::text::{Line, Span};
 use super::ink;
 use super::panes::put;
 use super::theme::{Role, Theme};
+use crate::app::notice::Notice;
 use crate::app::palette::{Listing, Purpose, span};
 use crate::app::{App, Overlay};
 
@@ -69,7 +70,7 @@ fn said(
     buf: &mut Buffer,
 ) {
     for (y, (text, role)) in (area.y..area.bottom()).zip(lines) {
-        let line = Line::from(Span::styled(text, theme.style(role)));
+        let line = Line::styled(text, theme.style(role));
         put(buf, area.x, y, area.width, &line);
     }
 }
@@ -89,6 +90,15 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     items(list, name_width, theme, below(inner, 1), buf);
 }
 
+/// What a notice says, and how often it was said.
+pub(super) fn repeated(notice: &Notice) -> String {
+    let text = crate::text::plain(notice.text.as_bytes());
+    match notice.times {
+        0 | 1 => text,
+        times => format!("{text} (x{times})"),
+    }
+}
+
 /// An area without its first lines.
 fn below(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
@@ -101,13 +111,8 @@ fn below(area: Rect, lines: u16) -> Rect {
 
 /// Draws what is typed, with its cursor.
 fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let used = put(
-        buf,
-        area.x,
-        area.y,
-        area.width,
-        &Line::from(Span::styled(sign.to_string(), theme.style(Role::Key))),
-    );
+    let line = Line::styled(sign, theme.style(Role::Key));
+    let used = put(buf, area.x, area.y, area.width, &line);
     let rest = Rect {
         x: area.x + used,
         width: area.width.saturating_sub(used),

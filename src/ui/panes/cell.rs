@@ -4,7 +4,7 @@
 
 use ratatui::text::{Line, Span};
 
-use super::{Canvas, fold};
+use super::{Canvas, fold, role_of};
 use crate::app::Shown;
 use crate::app::cursor::{Reading, number, scaled};
 use crate::app::layout::Pane;
@@ -62,14 +62,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     };
     let mut first = vec![
         canvas.span("token ", Role::Muted),
-        canvas.span(
-            text::visible(&token.bytes),
-            if token.special {
-                Role::Special
-            } else {
-                Role::Title
-            },
-        ),
+        canvas.span(text::visible(&token.bytes), role_of(token)),
         canvas.span(
             format!("  {}  id {}", text::exact(&token.bytes), token.id),
             Role::Muted,
@@ -242,12 +235,8 @@ fn candidates(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'sta
         let role = if i == 0 { Role::Title } else { Role::Text };
         let mut spans = vec![canvas.span(text::fit(label, longest), role), Span::raw(" ")];
         if let Some((_, ends)) = &reading.axis {
-            let role = if along(*ends, *value).1 {
-                Role::Warning
-            } else {
-                Role::Bar
-            };
-            let share = along(*ends, *value).0;
+            let (share, negative) = along(*ends, *value);
+            let role = if negative { Role::Warning } else { Role::Bar };
             spans.push(canvas.span(bar::bar(share, columns, canvas.theme.glyphs), role));
         }
         spans.push(canvas.span(format!(" {:>7}", number(*value)), Role::Muted));

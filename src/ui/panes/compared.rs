@@ -161,14 +161,8 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                     let Some(shown) = baseline.text.pieces.get(index).cloned() else {
                         break;
                     };
-                    x = piece(
-                        canvas,
-                        (x, y, x.max(body.right())),
-                        &shown,
-                        &baseline.text,
-                        index,
-                        t.prompt,
-                    );
+                    let end = (x, y, x.max(body.right()));
+                    x = piece(canvas, end, &shown, &baseline.text, index, t.prompt);
                 }
             }
         }
@@ -191,13 +185,8 @@ fn piece(
     };
     let position = index + offset;
     let own = offset == 0;
-    let style = style_of(
-        canvas.theme,
-        app,
-        token,
-        position < app.transcript.prompt,
-        own,
-    );
+    let given = position < app.transcript.prompt;
+    let style = style_of(canvas.theme, app, token, given, own);
     let mut shown = shown.replace('\n', "⏎");
     let style = mark(canvas, style, position, own);
     if position == app.cursor.position && shown.is_empty() {

@@ -3,9 +3,9 @@
 //! Invariant: it knows figures, not instruments; a figure that is older than the edits is dimmed and says so.
 //! To show a new instrument, add it to `INSTRUMENTS`; nothing here changes.
 
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
-use super::{Canvas, fold};
+use super::Canvas;
 use crate::app::cursor;
 use crate::app::layout::Pane;
 use crate::app::{Held, Shown, Working};
@@ -133,11 +133,8 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
             let left = left.map_or_else(String::new, |left| {
                 format!("· {} left ", text::duration(left))
             });
-            format!(
-                " {} {:>3.0} % {left}",
-                bar::bar(done, 8, canvas.theme.glyphs),
-                done * 100.0
-            )
+            let bar = bar::bar(done, 8, canvas.theme.glyphs);
+            format!(" {bar} {:>3.0} % {left}", done * 100.0)
         } else {
             " asked … ".to_string()
         };
@@ -157,14 +154,12 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
             .strip_prefix(slot)
             .map_or(figure.title.as_str(), |t| t.trim_start_matches([' ', '·']));
         if !title.is_empty() {
-            spans.push(canvas.span(
-                format!(" {title} "),
-                if app.difference {
-                    Role::Warning
-                } else {
-                    Role::Muted
-                },
-            ));
+            let role = if app.difference {
+                Role::Warning
+            } else {
+                Role::Muted
+            };
+            spans.push(canvas.span(format!(" {title} "), role));
         }
     }
     Line::from(spans)
@@ -182,46 +177,31 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     if let Some(progress) = download {
         return super::download::lines(canvas, progress, width);
     }
+    let own = instrument(slot);
+    let reads_prompt = own.as_ref().is_ok_and(|i| i.needs_prompt(&shown.arguments));
+    let about = format!("{about}.");
+    let parameters = "o sets its parameters and asks.";
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
-        (Some(why), _) => (
-            why.clone(),
-            "o sets other parameters and asks again.".to_string(),
-        ),
-        (None, true) if app.loading.is_some() => {
-            ("The model is being loaded.".into(), String::new())
-        }
-        (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
-        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (Some(why), _) => (why.clone(), "o sets other parameters and asks again."),
+        (None, true) if app.loading.is_some() => ("The model is being loaded.".into(), ""),
+        (None, true) if app.model.is_none() => ("No model is loaded.".into(), ""),
+        (None, true) if !reads_prompt => (about, parameters),
         (None, true) => (
-            format!("{about}."),
-            "Nothing to look at yet: choose a ready prompt with Enter, or write one with i."
-                .to_string(),
+            about,
+            "Nothing to look at yet: choose a ready prompt with Enter, or write one with i.",
         ),
-        (None, false) if live || shown.working.is_some() => {
-            (format!("{about}."), "It is being measured.".to_string())
-        }
-        (None, false) if instrument(slot).is_ok_and(Instrument::reads_cell) => (
-            format!("{about}."),
-            "p reads the cell under the cursor, P the states of all layers there.".to_string(),
+        (None, false) if live || shown.working.is_some() => (about, "It is being measured."),
+        (None, false) if own.is_ok_and(Instrument::reads_cell) => (
+            about,
+            "p reads the cell under the cursor, P the states of all layers there.",
         ),
-        (None, false) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (None, false) => (about, parameters),
     };
-    let role = if shown.failed.is_some() {
-        Role::Error
-    } else {
-        Role::Muted
+    let role = match shown.failed {
+        Some(_) => Role::Error,
+        None => Role::Muted,
     };
     let mut lines = canvas.folded(&fact, width, role);
-    lines.extend(
-        fold(&action, width)
-            .into_iter()
-            .map(|l| Line::from(vec![Span::raw(""), canvas.span(l, Role::Accent)])),
-    );
+    lines.extend(canvas.folded(action, width, Role::Accent));
     lines
 }

@@ -23,7 +23,7 @@ use ratatui::text::{Line, Span};
 
 use crate::app::App;
 use crate::app::layout::Pane;
-use crate::engine::Slot;
+use crate::engine::{Slot, Token};
 use crate::text;
 use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -97,6 +97,15 @@ pub const PANES: &[Row] = &[
 pub fn draw(pane: Pane, canvas: &mut Canvas) {
     if let Some(row) = PANES.iter().find(|row| (row.draws)(pane)) {
         (row.draw)(canvas, pane);
+    }
+}
+
+/// How a token that is named is drawn.
+pub(super) fn role_of(token: &Token) -> Role {
+    if token.special {
+        Role::Special
+    } else {
+        Role::Title
     }
 }
 

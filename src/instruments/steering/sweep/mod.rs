@@ -173,15 +173,11 @@ impl Plan<'_> {
             Subject::Prompts(..) => Anchor::layer(layer),
         };
         let column = |outcomes: &[Outcome], nulls: &[Outcome]| -> Vec<Cell> {
-            let cells = outcomes.iter().enumerate();
-            cells
-                .map(|(layer, own)| Cell {
-                    label: own.label.clone(),
-                    value: plan.measure.of(own),
-                    anchor: anchor(layer),
-                    more: plan.numbers(own, nulls.get(layer)),
-                })
-                .collect()
+            let cell = |(layer, own): (usize, &Outcome)| {
+                Cell::of(&own.label, plan.measure.of(own), anchor(layer))
+                    .more(plan.numbers(own, nulls.get(layer)))
+            };
+            outcomes.iter().enumerate().map(cell).collect()
         };
         let (mut columns, mut cells) = (Vec::new(), Vec::new());
         for (i, strength) in plan.asked.strengths.0.iter().enumerate() {
@@ -214,21 +210,14 @@ impl Plan<'_> {
             String::new()
         };
         let name = text::visible(plan.direction.as_bytes());
-        let grid = Grid {
-            row_axis: "layer".into(),
-            column_axis: "strength".into(),
-            value: plan.measure.value().into(),
-            rows: Header::layers(lab.model.card.layers),
-            columns,
-            cells,
-            scale: match plan.measure {
-                Measure::Answers | Measure::Success => Scale::Unit,
-                Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
-            },
-            ..Grid::default()
+        let (rows, columns) = (Header::layers(lab.model.card.layers), ("strength", columns));
+        let grid = Grid::filled(("layer", rows), columns, plan.measure.value(), cells);
+        let scale = match plan.measure {
+            Measure::Answers | Measure::Success => Scale::Unit,
+            Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
         };
         let (op, word) = (plan.asked.op.print(), plan.measure.word());
-        Draft::of(grid)
+        Draft::of(grid.scaled(scale))
             .titled(format!("{op} {name} · {word}{alone}"))
             .notes(notes(lab, run, plan, found))
     }

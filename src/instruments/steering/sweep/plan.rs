@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
+use crate::lab::Lab;
 use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -87,11 +87,7 @@ impl<'a> Plan<'a> {
             }
             Some(file) if !run.tokens.is_empty() => {
                 let expected = "either a prompt or a file of prompts, not both";
-                return Err(Error::argument(
-                    "prompts",
-                    file.display().to_string(),
-                    expected,
-                ));
+                return Err(Error::argument("prompts", file.display(), expected));
             }
             Some(file) => {
                 let prompts = read_prompts(file)?;
@@ -132,7 +128,7 @@ impl<'a> Plan<'a> {
             plan.trial.answers = first_tokens(lab, "answers", given)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
             let logits = lab.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, lab.model.known_tokens(), 1).first().0];
+            plan.trial.answers = vec![lab.top_token(&logits)];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
             let expected = "texts separated by | that mark a success";
             return Err(Error::argument("answers", "", expected));
