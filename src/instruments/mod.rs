@@ -30,7 +30,7 @@
 //! }
 //! ```
 //!
-//! Its flags, form, title and provenance follow; README's table of instruments wants its line. Kinds of parameters are in
+//! Its flags, form, title and provenance follow; the table in docs/reference.md is written anew as its test says. Kinds of parameters are in
 //! [`params`], shapes of figures in [`crate::figure`].
 
 pub mod attention;

@@ -90,6 +90,14 @@ impl Stage<'_> {
             || app.baseline_asked
             || app.history.restoring()
             || app.shown.values().any(|s| s.working.is_some())
+            || self.differing()
+    }
+
+    /// Whether the difference of the figure that is looked at was asked for and has not come.
+    fn differing(&self) -> bool {
+        let app = &self.app;
+        let shown = app.shown.get(app.slot).filter(|_| app.difference);
+        shown.is_some_and(|s| s.difference.is_none() && s.refused.is_none() && s.failed.is_none())
     }
 
     /// Takes in updates until nothing is going on any more.

@@ -273,10 +273,8 @@ fn a_head_that_can_read_only_one_token_scores_one() {
         (2..length).map(|i| f64::from(own[1][i][i])).sum::<f64>() / (length - 2) as f64;
     assert!((found.values[3][1] - (1.0 - itself)).abs() < 1e-6);
 }
-
-/// T60.
 #[test]
-fn t60_a_cut_hides_what_it_says_and_nothing_else() {
+fn a_cut_hides_what_it_says_and_nothing_else() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let text = prompt(LENGTH);

@@ -138,7 +138,7 @@ fn every_cell_is_the_whole_run_with_that_state_put_in() {
 }
 
 #[test]
-fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
+fn is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let world = TwoHop::new(layout, 2, 1);
         let mut lab = world.open();
@@ -206,7 +206,7 @@ fn t58_o1_is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
 
 /// What another question's state brings is its own answer: right as often as answers are shared.
 #[test]
-fn t59_an_unrelated_state_is_right_by_chance_only() {
+fn an_unrelated_state_is_right_by_chance_only() {
     let world = TwoHop {
         second: SHARED,
         ..TwoHop::new(Layout::Llama, 2, 1)

@@ -870,7 +870,7 @@ fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
 }
 
 #[test]
-fn t2_zeroing_every_neuron_leaves_the_bias_alone() {
+fn zeroing_every_neuron_leaves_the_bias_alone() {
     for mut lab in dense_families() {
         let at = Site::MlpOut.at(0);
         let out = lab

@@ -79,9 +79,9 @@ fn close(a: f32, b: f32, tolerance: f32, what: &str) {
     );
 }
 
-/// T42: the strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
+/// The strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
 #[test]
-fn t42_a_grid_is_every_cell_by_itself() {
+fn a_grid_is_every_cell_by_itself() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let layers = lab.model.card.layers;
@@ -260,9 +260,9 @@ fn a_large_vocabulary_opens_with_ranks() {
     ranks_are_those_of_whole_rows(&mut lab, &Run::plain(tokens));
 }
 
-/// T41 and I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
+/// I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
 #[test]
-fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
+fn the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
     for lab in every_family() {
         let transformer = &lab.model.transformer;
         if transformer.head.bias.is_some() {
@@ -292,9 +292,9 @@ fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
     }
 }
 
-/// T38 with the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
+/// With the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
 #[test]
-fn t38_the_last_row_is_the_model() {
+fn the_last_row_is_the_model() {
     for mut lab in every_family() {
         let run = Run::plain(prompt(9));
         let own = lab.last_logits(&run).unwrap();
@@ -310,9 +310,9 @@ fn t38_the_last_row_is_the_model() {
     }
 }
 
-/// T43: the cap keeps ranks and changes probabilities.
+/// The cap keeps ranks and changes probabilities.
 #[test]
-fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
+fn a_soft_cap_keeps_ranks_and_changes_probabilities() {
     let capped = FAMILIES
         .iter()
         .map(tiny)

@@ -1,4 +1,4 @@
-//! Activation patching: T69 on every family, every cell against the whole run patched by hand, and on the demo the heads that
+//! Activation patching: on every family, every cell against the whole run patched by hand, and on the demo the heads that
 //! it finds for the indirect object are those whose ablation breaks the task.
 
 use candle_core::Tensor;
@@ -182,9 +182,9 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
     }
 }
 
-/// T69: patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
+/// Patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
 #[test]
-fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
+fn everything_is_the_clean_run_and_nothing_the_corrupted_one() {
     for mut lab in every_family() {
         let layers = lab.model.card.layers;
         let clean = Run::plain(prompt(12));

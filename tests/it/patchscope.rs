@@ -65,7 +65,7 @@ fn places(lab: &Lab, layer: usize) -> Vec<Address> {
 }
 
 #[test]
-fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
+fn a_state_put_where_it_was_taken_changes_no_bit() {
     for mut lab in every_family() {
         let tokens = prompt(7);
         // Read in the same steps as the branches read it, so that nothing but the value differs.
@@ -116,7 +116,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
 }
 
 #[test]
-fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
+fn a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
     for mut lab in every_family() {
         let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let target: Vec<u32> = prompt(12)[5..].to_vec();
@@ -138,7 +138,7 @@ fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
 }
 
 #[test]
-fn t53_a_tokens_own_embedding_is_that_token() {
+fn a_tokens_own_embedding_is_that_token() {
     for mut lab in every_family() {
         let target = prompt(6);
         let mut other = target.clone();
@@ -161,7 +161,7 @@ fn t53_a_tokens_own_embedding_is_that_token() {
 }
 
 #[test]
-fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
+fn a_wired_description_names_the_bridge_from_its_layer_on() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         for hop1 in [0, 1, 2] {
             let world = TwoHop::new(layout, hop1, 3);
@@ -196,7 +196,7 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
 
 /// Exactly once a request: in the pass that reads the slot, in its row alone; and a value without a slot is an error.
 #[test]
-fn t55_a_value_acts_once_in_its_own_branch() {
+fn a_value_acts_once_in_its_own_branch() {
     for mut lab in every_family() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);

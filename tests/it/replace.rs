@@ -114,7 +114,7 @@ const EDITS: &[&[&str]] = &[
 ];
 
 #[test]
-fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
+fn a_trial_is_the_whole_run_with_the_same_values_put_in() {
     // Longer than every window and than the original length of the dynamic rotations.
     for mut lab in every_family() {
         for length in [1, 11, 40] {
@@ -155,7 +155,7 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
 }
 
 #[test]
-fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
+fn logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
     for mut lab in every_family() {
         let length = 30;
         let run = Run::plain(prompt(length));
@@ -235,7 +235,7 @@ fn a_head_is_replaced_alone() {
 }
 
 #[test]
-fn t56_a_state_put_back_where_it_was_changes_nothing() {
+fn a_state_put_back_where_it_was_changes_nothing() {
     for mut lab in every_family() {
         let (layers, length) = (lab.model.card.layers, 30);
         for edits in EDITS {

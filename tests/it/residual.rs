@@ -77,7 +77,7 @@ fn sum(whole: &Attribution, i: usize) -> f64 {
 }
 
 #[test]
-fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
+fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -118,7 +118,7 @@ fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
 
 /// Every part by the formula, in f64, from the weights themselves: nothing of the code under test but the recording.
 #[test]
-fn t35_every_part_is_what_the_formula_says() {
+fn every_part_is_what_the_formula_says() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -195,7 +195,7 @@ fn t35_every_part_is_what_the_formula_says() {
 }
 
 #[test]
-fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
+fn heads_and_the_tokens_they_read_sum_to_attention() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -267,7 +267,7 @@ fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
 }
 
 #[test]
-fn t37_neurons_sum_to_their_mlp() {
+fn neurons_sum_to_their_mlp() {
     for mut lab in dense_families() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));

@@ -173,7 +173,7 @@ fn same(quiet: &str, loud: &str, what: &str) {
 }
 
 #[test]
-fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
+fn is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
     for mut p in pairs() {
         let last = p.run.tokens.len() - 1;
         for layer in 0..p.quiet.model.card.layers {
@@ -194,7 +194,7 @@ fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
 }
 
 #[test]
-fn o11_a_sink_changes_no_figure_of_any_instrument() {
+fn a_sink_changes_no_figure_of_any_instrument() {
     for mut p in pairs() {
         for known in INSTRUMENTS {
             let name = known.name();
@@ -212,7 +212,7 @@ fn o11_a_sink_changes_no_figure_of_any_instrument() {
 }
 
 #[test]
-fn o11_a_sink_changes_no_description() {
+fn a_sink_changes_no_description() {
     let world = TwoHop::new(Layout::Llama, 1, 2);
     let mut quiet = world.organism().open();
     let mut loud = world.organism().loud().open();
@@ -228,7 +228,7 @@ fn o11_a_sink_changes_no_description() {
 }
 
 #[test]
-fn o11_a_sink_changes_nothing_of_what_noise_does() {
+fn a_sink_changes_nothing_of_what_noise_does() {
     for mut p in pairs() {
         let subject = p.quiet.model.bytes(p.run.tokens[1]);
         let subject = String::from_utf8(subject).unwrap();
@@ -245,7 +245,7 @@ fn o11_a_sink_changes_nothing_of_what_noise_does() {
 
 /// A subject under noise: its size comes of the embeddings, and what only begins a text is no word.
 #[test]
-fn o11_a_sink_changes_no_patching() {
+fn a_sink_changes_no_patching() {
     let world = TwoHop::new(Layout::Llama, 1, 2);
     let mut quiet = world.organism().open();
     let mut loud = world.organism().loud().open();
@@ -262,7 +262,7 @@ fn o11_a_sink_changes_no_patching() {
 
 /// Means over a text and directions between prompts of different lengths, which the first token would carry away.
 #[test]
-fn o11_a_sink_changes_no_mean_and_no_component() {
+fn a_sink_changes_no_mean_and_no_component() {
     for mut p in pairs() {
         let how = |skip| How {
             skip,
