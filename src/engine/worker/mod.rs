@@ -353,7 +353,7 @@ impl Worker {
             Error::argument(
                 "model",
                 "none",
-                "a model that is loaded; wait for it, or start with one that exists",
+                "a loaded model; wait until it is loaded, or start with one that exists",
             )
         })
     }
@@ -365,7 +365,7 @@ impl Worker {
             (_, None) => Err(Error::argument(
                 "model",
                 "none",
-                "a model that is loaded; wait for it, or start with one that exists",
+                "a loaded model; wait until it is loaded, or start with one that exists",
             )),
             (None, _) => Err(Error::EmptyPrompt),
         }
@@ -469,16 +469,16 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
-        let mut edited = None;
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
             let run = writer.run.clone();
             let run = run.until(question.until.unwrap_or(usize::MAX));
             if question.unedited {
                 // What is taken from the edited figure is about the same tokens.
-                let unedited = run.unedited();
-                edited = Some(run);
-                unedited
+                Run {
+                    answers: Some(Arc::new(run.clone())),
+                    ..run.unedited()
+                }
             } else {
                 run
             }
@@ -498,10 +498,8 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };
-        lab.answers_of = edited;
         let of = instrument(slot)?;
         let figure = lab.told(tell, |lab| observe(of, &run, &question.arguments, lab));
-        lab.answers_of = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
