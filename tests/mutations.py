@@ -134,7 +134,7 @@ FAULTS = [
     ("meters::a_live", "src/instruments/steering/meters.rs", "cells.push(cell(meter, row, position));", "cells.push(cell(meter, &row[1..], position));"),
     ("meters::a_live", "src/figure/column.rs", "                grid.scale = grid.scale.around(more.scale);\n", ""),
     ("selection::t11", "src/vectors/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
-    ("selection::t11", "src/vectors/selection.rs", 'format!("add:{CANDIDATE}@{at}")', 'format!("add:{CANDIDATE}@{at}*2")'),
+    ("selection::t11", "src/vectors/selection.rs", "let added = with(Op::Add, Place::At(at));", "let added = with(Op::ProjectOut, Place::At(at));"),
     ("selection::t11", "src/vectors/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
     ("sweep::every", "src/lab/capture.rs", "let at = list.len().checked_sub(back + 1);", "let at = list.len().checked_sub(back + 2);"),
     ("sweep::the_best", "src/instruments/steering/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),

@@ -426,7 +426,7 @@ impl Program {
                 reasons.next_back().unwrap_or_default()
             } else if tally.relative == 0.0 {
                 format!(
-                    "it acted {} times and found nothing to change: the values were already so",
+                    "it acted {} times and changed nothing: the activations already had these values",
                     tally.fired
                 )
             } else {

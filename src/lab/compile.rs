@@ -120,7 +120,7 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
             // What an overlay changes comes later than the neurons it is addressed by.
             if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
                 return Err(refused(format!(
-                    "its condition looks at {at}, which the pass reaches only after {early}. Look at an earlier address."
+                    "its condition reads {at}, which the forward pass reaches only after {early}. Use an earlier address."
                 )));
             }
             let vector = shelf.direction(name, *at)?;
@@ -170,7 +170,7 @@ fn places(edit: &Edit, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
     }
     if !missing.is_empty() {
         let missing = missing.join(", ");
-        cautions.push(format!("no vector for {missing}, left as it is"));
+        cautions.push(format!("no vector for {missing}, which stays unedited"));
     }
     Ok((held, cautions.join("; ")))
 }

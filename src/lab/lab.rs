@@ -266,7 +266,7 @@ impl Lab {
         if out.iter().all(Said::is_finite) {
             return Ok(out);
         }
-        Err(self.not_finite("What the unembedding makes of the stream is"))
+        Err(self.not_finite("The logits of the residual stream are"))
     }
 
     /// The guard of a pass.

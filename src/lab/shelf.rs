@@ -146,7 +146,7 @@ impl<'a> Shelf<'a> {
         tokens
             .first()
             .copied()
-            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
+            .ok_or_else(|| Error::argument("token", text, "a text that has at least one token"))
     }
 }
 

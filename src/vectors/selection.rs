@@ -264,10 +264,10 @@ pub fn select(
             return Err(Error::argument(
                 list,
                 format!(
-                    "no prompt is left ({} plus and {} minus did not behave as their list says)",
+                    "no prompt is left (on {} plus and {} minus prompts the model does not behave as their list says)",
                     left_out.0, left_out.1
                 ),
-                "two prompts or more that do; other markers, or filter=no, may help",
+                "two prompts or more on which it does; other markers, or filter=no, may help",
             ));
         }
     }

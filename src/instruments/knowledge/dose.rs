@@ -36,13 +36,13 @@ choices! {
 params! {
     /// What `dose` is asked.
     pub struct DoseParams {
-        /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
+        /// the units as LAYER/UNIT, several with commas, such as 5/17,6/3; by default the neuron with the largest direct effect
         units: String,
         /// mlp_act: the units are neurons; z: they are heads
         site: UnitSite = "mlp_act",
-        /// what the units are multiplied by, a row each
+        /// the factors that the units are multiplied by, one row each: 0 ablates, above 1 amplifies, -1 flips the sign
         strengths: Strengths = "-1,0,0.5,1,2,4",
-        /// the answer: a text (its first token) or #ID; "A" - "B" for a difference of logits; by default what the run favours
+        /// the answer: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the run's top prediction
         token: String,
         positions: Positions,
     }
@@ -55,9 +55,9 @@ const COLUMNS: &[&str] = &[
     "rank",
     "KL",
     "top",
-    "null logit",
-    "null p",
-    "null KL",
+    "control logit",
+    "control p",
+    "control KL",
 ];
 
 /// Units by layer.
@@ -78,8 +78,7 @@ pub struct Dose;
 impl Measurement for Dose {
     type Params = DoseParams;
     const NAME: &'static str = "dose";
-    const ABOUT: &'static str =
-        "What neurons or heads do to the next token when they are turned off, down, up or around";
+    const ABOUT: &'static str = "Neurons or heads multiplied by several factors (0 ablates, above 1 amplifies, -1 flips the sign), and the effect on the next token";
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
@@ -123,7 +122,7 @@ impl Measurement for Dose {
         }
         let name = target.spell(lab);
         let title = format!(
-            "{} {} times · null {}, seed {}",
+            "{} {} multiplied · control {}, seed {}",
             asked.site.print(),
             spell(&units),
             spell(&null),
@@ -132,8 +131,8 @@ impl Measurement for Dose {
         let page = Page::of(title, anchor, rows);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{} on {name}", spell(&units)))
-            .note(format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"))
-            .note("null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+            .note(format!("logit, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
+            .note("control: as many other units of the same layers, each drawn (by the seed) among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
     }
 }
 
@@ -165,7 +164,7 @@ impl DoseParams {
                 }
             }
             if best.0 == f32::NEG_INFINITY {
-                return Err(lab.not_finite("The effects of all neurons are"));
+                return Err(lab.not_finite("The direct effects of all neurons are"));
             }
             units.insert(best.1, vec![best.2]);
             return Ok(units);

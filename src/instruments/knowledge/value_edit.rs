@@ -149,7 +149,7 @@ pub fn run(
         return Err(Error::argument(
             "--fact",
             format!("{} facts", facts.len()),
-            "facts that the model answers: it gives the first token of the answer for none of them in all wordings (does the answer begin with a space?)",
+            "facts that the model knows: it predicts the first token of the answer in all wordings of none of them (does the answer begin with a space?)",
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
