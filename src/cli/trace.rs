@@ -23,7 +23,7 @@ use crate::text;
 /// The row.
 pub const TRACE: Subcommand = Subcommand {
     name: "trace",
-    about: "Keeps the activations of a prompt in a safetensors file",
+    about: "Saves the activations of a prompt to a safetensors file",
     arguments: build,
     run,
 };
@@ -46,7 +46,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         if let Ok(Pattern::Foreign(name)) = text.parse() {
             let site = name.on(&lab.model.card.blueprint)?;
             let ours = written(site, name.layers);
-            output::note(&format!("{name} is {ours} on this model."));
+            output::note(&format!("{name} means {ours} on this model."));
         }
     }
     let run = arguments::run(matches, &lab, edits)?;

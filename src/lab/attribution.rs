@@ -177,7 +177,7 @@ pub fn check_sum(model: &Model) -> Result<()> {
     }
     Err(Error::Refused {
         address: "resid_post.*".into(),
-        why: "the stream itself is normed after every write, so it is no sum of writes and nothing has a direct effect of its own. Use the lens, or patching.".into(),
+        why: "this family normalizes the stream after every component, so the stream is not a sum of component outputs and nothing has a direct effect. Use the lens, or patching.".into(),
     })
 }
 
@@ -304,7 +304,7 @@ fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<T
             if !finite::distribution(&row) {
                 return Err(not_finite(
                     &model.transformer,
-                    "What the unembedding makes of the stream is",
+                    "The logits of the residual stream are",
                 ));
             }
             let favoured = || Target::one(reading(&row, known, 1).first().0);

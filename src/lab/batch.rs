@@ -109,7 +109,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     if prompts.is_empty() {
         return Err(Error::bad_file(
             path,
-            "it holds no prompt",
+            "it holds no prompts",
             "Write one prompt a line.",
         ));
     }

@@ -272,7 +272,7 @@ impl Lab {
             let logits = self.unembedded(&rows.narrow(0, start, size)?)?;
             out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
             if out.iter().any(|read| read.top.is_empty()) {
-                return Err(self.not_finite("What the unembedding makes of the stream is"));
+                return Err(self.not_finite("The logits of the residual stream are"));
             }
             start += size;
         }

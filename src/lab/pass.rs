@@ -71,7 +71,7 @@ impl Patch {
         let axis = self.at.site.spec().axis;
         if axis == Axis::Positions {
             return refused(
-                "its values run over positions, so no vector of a position fits. Use z.".into(),
+                "its values run over positions, so a vector of one position cannot be patched there. Use z.".into(),
             );
         }
         if !positions.contains(&self.position) {

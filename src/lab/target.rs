@@ -83,7 +83,7 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     // A tokenizer may have been given words after the model was trained.
     if (first as usize) >= known {
         let expected = format!(
-            "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has and the model, of {known} tokens, has not"
+            "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has but the model, with {known} tokens, does not"
         );
         return Err(Error::argument(name, text, expected));
     }

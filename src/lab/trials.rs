@@ -84,7 +84,7 @@ impl<T> Trials<T> {
     pub fn note(&self) -> Option<String> {
         self.stopped().then(|| {
             format!(
-                "stopped after {} of {} trials; asked again, it goes on from there",
+                "stopped after {} of {} trials; the same request continues from there",
                 self.done(),
                 self.results.len()
             )

@@ -128,7 +128,7 @@ impl ValueCards {
         let (mut gained, mut logits) = read(model, &[neuron], reading)?;
         let sound = logits.iter().chain(&gained).all(|row| finite::all(row));
         if !sound {
-            let place = format!("What neuron {}/{} writes is", neuron.0, neuron.1);
+            let place = format!("The value vector of neuron {}/{} is", neuron.0, neuron.1);
             return Err(not_finite(&model.transformer, &place));
         }
         let sides = sides(logits.remove(0), model.known_tokens());

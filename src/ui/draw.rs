@@ -67,7 +67,10 @@ fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
     );
     let mut lines = fold(&words, usize::from(screen.width));
     if app.transcript.busy() {
-        lines.push(format!("writing, {} tokens", app.transcript.tokens.len()));
+        lines.push(format!(
+            "generating, {} tokens",
+            app.transcript.tokens.len()
+        ));
     }
     lines.push("q quits".into());
     for (line, y) in lines.iter().zip(screen.y..screen.bottom()) {
@@ -113,7 +116,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     };
     parts.extend(rate.map(|rate| (format!("{rate:.0} tok/s"), Role::Muted)));
     let dot = if unicode { " · " } else { " | " };
-    let name = format!(" {}", text::plain(app.named.as_bytes()));
+    let name = format!(" {}", text::plain(app.settings.model.as_bytes()));
     let mut left = vec![span(name, Role::Title)];
     for (part, role) in parts {
         left.extend([span(dot.into(), Role::Faint), span(part, role)]);
@@ -220,14 +223,14 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 " The model is being downloaded; prompts can be chosen already."
             }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
-            (None, None) => " No model is loaded. L tries once more, q leaves.",
+            (None, None) => " No model is loaded. L tries again, q quits.",
         };
         return vec![span(first.into(), Role::Muted)];
     };
     let mut out = Vec::new();
     let reading = app
         .reading()
-        .filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+        .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
     let layer = |anchor: Anchor| {
         let layer = anchor.layer;
         layer.map_or_else(String::new, |l| format!(" layer {l}"))
@@ -237,9 +240,12 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         let layer = layer(reading.anchor);
         let position = reading.anchor.position;
         let position = position.map_or(app.cursor.position, |p| p as usize);
-        let place = format!(" {}{layer} @ {position} ", app.slot);
+        let place = format!(" {}{layer} @ {position} ", app.layout.figure);
         out.push(span(place, Role::Muted));
-        let older = app.shown.get(app.slot).is_some_and(|s| s.stale.is_some());
+        let older = app
+            .shown
+            .get(app.layout.figure)
+            .is_some_and(|s| s.stale.is_some());
         let token = if older && !reading.column.is_empty() {
             reading.column.clone()
         } else {
@@ -278,7 +284,10 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
         {
             let layer = layer(reading.anchor);
-            out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+            out.push(span(
+                format!("  │ {}{layer}: ", app.layout.figure),
+                Role::Faint,
+            ));
             for (label, value) in reading.more {
                 out.push(span(format!("{label} "), Role::Text));
                 out.push(span(format!("{}  ", number(value)), Role::Muted));

@@ -216,10 +216,10 @@ impl Verdict {
         let behind = if self.answered.of == 0 {
             String::new()
         } else {
-            format!(", behind examples {:.2}", self.answered.accuracy())
+            format!(", with demonstrations {:.2}", self.answered.accuracy())
         };
         format!(
-            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without it {:.2}, with random vectors of its length {:.2}{behind}",
+            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without the vector {:.2}, control: random vectors of its norm {:.2}{behind}",
             best.layer,
             best.fit.of,
             best.fit.accuracy(),
@@ -266,7 +266,7 @@ impl Verdict {
             body: Table::of(&columns, self.layers.iter().map(row).collect()).into(),
             notes: vec![
                 self.sentence(),
-                "right: the most probable next token is the first token of the answer; random: a vector of the same length, another one for every query".into(),
+                "accuracy: how often the top prediction is the first token of the answer; chosen on: the pairs that chose the layer; random: the control, a vector of the same norm, a new one for every query".into(),
             ],
             check: None,
             provenance: lab.provenance(&run, parameters),
@@ -289,7 +289,7 @@ fn layers_of(direction: &Direction, layers: usize) -> Result<Vec<usize>> {
         return Err(Error::Refused {
             address: "resid_post.*".into(),
             why: format!(
-                "the direction was measured at {}. Judge one with a single vector, or with vectors of block outputs.",
+                "the direction was measured at {}. Evaluate one with a single vector, or with vectors of block outputs.",
                 direction.places()
             ),
         });

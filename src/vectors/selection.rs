@@ -11,9 +11,10 @@
 use candle_core::DType;
 
 use super::function_vector::add;
-use crate::edit::Edit;
 use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
+use crate::edit::op::{DirectionName, Op};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::batch;
@@ -253,10 +254,10 @@ pub fn select(
             return Err(Error::argument(
                 list,
                 format!(
-                    "no prompt is left ({} plus and {} minus did not behave as their list says)",
+                    "no prompt is left (on {} plus and {} minus prompts the model does not behave as their list says)",
                     left_out.0, left_out.1
                 ),
-                "two prompts or more that do; other markers, or filter=no, may help",
+                "two prompts or more on which it does; other markers, or filter=no, may help",
             ));
         }
     }
@@ -426,10 +427,12 @@ impl<'a> Gauge<'a> {
     }
 
     fn measure(&mut self, at: Address) -> Result<Scores> {
-        let with =
-            |edit: String| -> Result<Schedule> { Ok(self.schedule.and(&edit.parse::<Edit>()?)) };
-        let ablated = with(format!("project_out:{CANDIDATE}@writes"))?;
-        let added = with(format!("add:{CANDIDATE}@{at}"))?;
+        let with = |op: fn(DirectionName) -> Op, place| {
+            let op = op(DirectionName(CANDIDATE.into()));
+            self.schedule.and(&Edit::new(op, place))
+        };
+        let ablated = with(Op::ProjectOut, Place::Writes);
+        let added = with(Op::Add, Place::At(at));
         let markers = &self.markers;
         let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
         let plus = batch::last_logits(self.lab, &self.held_out.plus, &ablated)?;

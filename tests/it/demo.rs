@@ -421,7 +421,7 @@ fn the_sweep_tells_a_vector_from_chance() {
     let mut grid = |null: &str, measure: &str| {
         let arguments = arguments
             .clone()
-            .with("null", null)
+            .with("control", null)
             .with("measure", measure);
         let figure = instrument("sweep")
             .unwrap()

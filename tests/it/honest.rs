@@ -190,8 +190,8 @@ fn no_edit_is_silent() {
             "add:mood@resid_pre.4 when mood@resid_pre.4>1000",
             "never held",
         ),
-        ("zero:{late}@mlp_act.0-3", "no unit at its layers"),
-        ("clamp_along:mood=-1000..1000@resid_pre.4", "already so"),
+        ("zero:{late}@mlp_act.0-3", "no units at its layers"),
+        ("clamp_along:mood=-1000..1000@resid_pre.4", "already had"),
     ] {
         let found = receipts(&mut lab, &edited(tokens.clone(), &[edit]));
         assert!(found[0].idle(), "{edit}");
@@ -213,7 +213,7 @@ fn no_edit_is_silent() {
         ),
         (
             "add:mood@resid_pre.2 when nothing@resid_pre.2>1",
-            "loaded are",
+            "loaded: ",
         ),
         (
             "mean:1=missing.safetensors@mlp_act.0",
@@ -337,7 +337,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
             assert!((mean - receipt.kl.unwrap()).abs() < 1e-6);
             assert!(
                 receipt.positions[..2].iter().all(|p| p.1 == 0.0),
-                "nothing before it"
+                "no prediction before it"
             );
             assert!(receipt.elsewhere.is_some() && receipt.null.is_some() && receipt.seed == 1);
         }

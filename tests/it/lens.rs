@@ -589,9 +589,10 @@ fn what_settles_nowhere_is_said() {
         let settles = last(&output) == last(&writes);
         let note = &writes.notes[2];
         assert!(note.starts_with("after "), "{name}: {:?}", writes.notes);
-        let said = note.contains("settles at layer");
+        let said = note.contains("converges at layer");
         assert_eq!(said, settles, "{name}: {note}");
-        let nothing = "the strongest at no last layer of this lens; 0 of 1 positions settle";
+        let nothing =
+            "not the top prediction of this lens at the last layer; 0 of 1 positions converge";
         assert_eq!(note.contains(nothing), !settles, "{name}: {note}");
         nowhere += usize::from(!settles);
     }

@@ -434,7 +434,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
             panic!("a table")
         };
         let title = &table.pages[0].title;
-        let (own, null) = title.split_once(" · null ").unwrap();
+        let (own, null) = title.split_once(" · control ").unwrap();
         assert!(own.contains(&units) && null.contains("seed 1"), "{title}");
         let null = null.split(',').next().unwrap().to_string();
         assert!(!units.split(',').any(|u| u == null), "{title}");

@@ -338,7 +338,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
             let said = figure
                 .notes
                 .iter()
-                .any(|n| n.contains("edits of the writes"));
+                .any(|n| n.contains("edits of the component outputs"));
             assert_eq!(said, heads.rest[LENGTH - 1].abs() > 0.0, "{name} {by}");
         }
         // Live figures record other sites and come to the same sum.
@@ -439,7 +439,10 @@ fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
             .observe(&run, &arguments, &mut lab)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("no sum of writes"), "{by}: {error}");
+        assert!(
+            error.contains("not a sum of component outputs"),
+            "{by}: {error}"
+        );
     }
     // Nor is it offered at every new token.
     let residual = instrument("residual").unwrap();

@@ -353,7 +353,7 @@ impl Worker {
             Error::argument(
                 "model",
                 "none",
-                "a model that is loaded; wait for it, or start with one that exists",
+                "a loaded model; wait until it is loaded, or start with one that exists",
             )
         })
     }
@@ -365,7 +365,7 @@ impl Worker {
             (_, None) => Err(Error::argument(
                 "model",
                 "none",
-                "a model that is loaded; wait for it, or start with one that exists",
+                "a loaded model; wait until it is loaded, or start with one that exists",
             )),
             (None, _) => Err(Error::EmptyPrompt),
         }

@@ -73,7 +73,7 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
     };
     let lines: Vec<Line> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if lines.is_empty() {
-        return Err(fail("it holds no question".into()));
+        return Err(fail("it holds no questions".into()));
     }
     let list = |given: Option<Spellings>| match given {
         None => Vec::new(),

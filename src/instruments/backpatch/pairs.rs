@@ -163,7 +163,7 @@ impl Wanted {
             }
         }
         if firsts.is_empty() {
-            let expected = "at least one text, several separated by |";
+            let expected = "at least one text; several are separated by |";
             return Err(Error::argument(name, "", expected));
         }
         // An id stands for the letters of its token.
@@ -195,7 +195,7 @@ impl Wanted {
         let end = firsts.iter().find(|id| lab.model.is_end(**id));
         if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
             let given = lab.visible(*end.unwrap_or(&firsts[0]));
-            let expected = "an answer whose letters can be looked for in what is written; use measure=probability for this one";
+            let expected = "an answer with letters that can be searched for in the generated text; use measure=probability for this one";
             return Err(Error::argument(name, given, expected));
         }
         Ok(Self {

@@ -57,7 +57,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(lab, &asked.reader, &asked.slot)?;
+    let reader = Reader::new(lab, &asked.reader, &asked.placeholder)?;
     let other = asked.other(run, lab)?;
     let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
@@ -83,11 +83,11 @@ impl Reader {
     fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
-        let position = last_token_of(lab, &run.tokens, "slot", slot)
-            .map_err(|_| Error::argument("slot", slot, expected))?;
+        let position = last_token_of(lab, &run.tokens, "placeholder", slot)
+            .map_err(|_| Error::argument("placeholder", slot, expected))?;
         if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
-            return Err(Error::argument("slot", slot, expected));
+            return Err(Error::argument("placeholder", slot, expected));
         }
         Ok(Self {
             run,
@@ -167,7 +167,7 @@ fn draft(
                     let (rank, away) = (own[layer], null[layer] as f32);
                     let anchor = Anchor::cell(layer, *position).with(token);
                     Cell::of(rank.to_string(), 1.0 / (rank as f32 + 1.0), anchor)
-                        .more([("rank", rank as f32), ("rank, unrelated text", away)])
+                        .more([("rank", rank as f32), ("rank, control", away)])
                 };
                 cells.push((0..layers).map(cell).collect());
                 let earliest = |ranks: &[u32]| match ranks.iter().position(|r| *r == 0) {
@@ -175,7 +175,7 @@ fn draft(
                     None => "no layer".to_string(),
                 };
                 firsts.push(format!(
-                    "{} {position} {name}: {} at {place} is on top first at {} (unrelated text: {})",
+                    "{} {position} {name}: {} at {place} is the top prediction first at {} (control: {})",
                     sought.name,
                     spelled(lab, &sought.firsts),
                     earliest(own),
@@ -189,7 +189,7 @@ fn draft(
         .map(|s| format!("{} {}", s.name, spelled(lab, &s.firsts)))
         .collect();
     let mut notes = firsts;
-    notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
+    notes.push("each cell: the rank of the first token (0 is the top prediction), coloured by 1 / (rank + 1); columns: which entity, at which position, and how it is read: lens (logit lens), scope (Patchscope into the same layer) or oracle (Patchscope into whichever target layer reads it best; its control had as many tries)".into());
     notes.push(format!(
         "patchscope: the state overwrites position {} of the {} of {:?}",
         reader.slot,
@@ -197,11 +197,11 @@ fn draft(
         reader.prompt
     ));
     notes.push(format!(
-        "unrelated text, read at its last token: {}; seed {}",
+        "control: the last token of an unrelated text, {}; seed {}",
         quoted(lab, &other.tokens),
         run.seed
     ));
-    let columns = ("what is read, where and how", columns);
+    let columns = ("entity, position, reading", columns);
     let rows = ("layer", Header::layers(layers));
     Draft::of(Grid::filled(rows, columns, "reciprocal rank", cells))
         .titled(format!("trace of {}", named.join(" and ")))

@@ -89,12 +89,12 @@ impl<'a> Plan<'a> {
         let last = targets.iter().copied().max().unwrap_or(0);
         let groups = asked.sources.before(last, run, lab)?;
         if groups.is_empty() {
-            let expected = "targets that have something before them to read";
+            let expected = "targets that have at least one position before them";
             return Err(Error::argument("targets", asked.targets.print(), expected));
         }
         let only = asked.heads.within(heads)?;
         if asked.by == By::Head && !only.is_empty() {
-            let expected = "nothing with by=head, where every head is a column; by=source cuts only these heads";
+            let expected = "nothing with by=head, where every head is a column; by=source knocks out only these heads";
             return Err(Error::argument("heads", asked.heads.print(), expected));
         }
         let columns = match asked.by {
@@ -231,7 +231,7 @@ impl<'a> Plan<'a> {
             _ => column.label.clone(),
         };
         let said = format!(
-            "strongest: `{name}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
+            "strongest: `{name}` knocked out in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
             short(probability(base.last())),
@@ -243,16 +243,18 @@ impl<'a> Plan<'a> {
         let others = draws[0].edges(&lab.model);
         if others < edges {
             return Ok(format!(
-                "{said}; it has no fair null: of other edges there are only {others}"
+                "{said}; no control: there are only {others} other edges"
             ));
         }
         let rows = lab.run(&cutting(plain, &draws))?;
         let found: Vec<f32> = rows.iter().map(|r| probability(r.last())).collect();
         if !finite::all(&found) {
-            return Ok(format!("{said}; its null is not finite"));
+            return Ok(format!(
+                "{said}; its control is not finite (NaN or infinity)"
+            ));
         }
         Ok(format!(
-            "{said}; null: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
+            "{said}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
             short(found.iter().sum::<f32>() / found.len() as f32),
             short(found.iter().copied().fold(1.0, f32::min)),
             short(found.iter().copied().fold(0.0, f32::max)),

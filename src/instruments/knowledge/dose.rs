@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::edit::op::{Op, Which};
 use crate::edit::positions::Positions;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
@@ -31,13 +33,13 @@ choices! {
 params! {
     /// What `dose` is asked.
     pub struct DoseParams {
-        /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
+        /// the units as LAYER/UNIT, several with commas, such as 5/17,6/3; by default the neuron with the largest direct effect
         units: String,
         /// mlp_act: the units are neurons; z: they are heads
         site: UnitSite = "mlp_act",
-        /// what the units are multiplied by, a row each
+        /// the factors that the units are multiplied by, one row each: 0 ablates, above 1 amplifies, -1 flips the sign
         strengths: Strengths = "-1,0,0.5,1,2,4",
-        /// the answer: a text (its first token) or #ID; "A" - "B" for a difference of logits; by default what the run favours
+        /// the answer: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the run's top prediction
         token: String,
         positions: Positions,
     }
@@ -50,9 +52,9 @@ const COLUMNS: &[&str] = &[
     "rank",
     "KL",
     "top",
-    "null logit",
-    "null p",
-    "null KL",
+    "control logit",
+    "control p",
+    "control KL",
 ];
 
 /// Units by layer.
@@ -73,8 +75,7 @@ pub struct Dose;
 impl Measurement for Dose {
     type Params = DoseParams;
     const NAME: &'static str = "dose";
-    const ABOUT: &'static str =
-        "What neurons or heads do to the next token when they are turned off, down, up or around";
+    const ABOUT: &'static str = "Neurons or heads multiplied by several factors (0 ablates, above 1 amplifies, -1 flips the sign), and the effect on the next token";
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
@@ -114,7 +115,7 @@ impl Measurement for Dose {
         }
         let name = target.spell(lab);
         let title = format!(
-            "{} {} times · null {}, seed {}",
+            "{} {} multiplied · control {}, seed {}",
             asked.site.print(),
             spell(&units),
             spell(&null),
@@ -123,8 +124,17 @@ impl Measurement for Dose {
         let page = Page::of(title, anchor, rows);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{} on {name}", spell(&units)))
-            .note(format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"))
-            .note("null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+            .note(format!("logit, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
+            .note("control: as many other units of the same layers, each drawn (by the seed) among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+    }
+}
+
+impl UnitSite {
+    fn of(self) -> Site {
+        match self {
+            Self::Neurons => Site::MlpAct,
+            Self::Heads => Site::Z,
+        }
     }
 }
 
@@ -146,7 +156,7 @@ impl DoseParams {
                 }
             }
             if best.0 == f32::NEG_INFINITY {
-                return Err(lab.not_finite("The effects of all neurons are"));
+                return Err(lab.not_finite("The direct effects of all neurons are"));
             }
             units.insert(best.1, vec![best.2]);
             return Ok(units);
@@ -196,14 +206,12 @@ impl DoseParams {
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
-            let units: Vec<String> = units.iter().map(u32::to_string).collect();
-            let edit = format!(
-                "scale:{}@{}.{layer}:{}*{strength}",
-                units.join(","),
-                self.site.print(),
-                self.positions
-            );
-            schedule = schedule.and(&edit.parse()?);
+            let op = Op::Scale(Which::List(units.clone()));
+            schedule = schedule.and(&Edit {
+                positions: self.positions.clone(),
+                strength,
+                ..Edit::new(op, Place::At(self.site.of().at(*layer)))
+            });
         }
         let dosed = Run {
             schedule,

@@ -17,8 +17,9 @@ use rayon::prelude::*;
 use super::control_units as null_units;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
 use super::facts::Fact;
-use crate::edit::Edit;
+use crate::edit::op::{Op, UnitsTurn, Which};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::batch::last_logits;
 use crate::lab::neurons::sights;
@@ -26,6 +27,7 @@ use crate::lab::run::Run;
 use crate::lab::sample::{kl, log_softmax};
 use crate::lab::target::first_token;
 use crate::lab::{Lab, reading};
+use crate::model::network::site::Site;
 
 /// What is done to the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,7 +147,7 @@ pub fn run(
         return Err(Error::argument(
             "--fact",
             format!("{} facts", facts.len()),
-            "facts that the model answers: it gives the first token of the answer for none of them in all wordings (does the answer begin with a space?)",
+            "facts that the model knows: it predicts the first token of the answer in all wordings of none of them (does the answer begin with a space?)",
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
@@ -181,8 +183,8 @@ pub fn run(
         let null = suite.null(lab, fact, &neurons, schedule, seed)?;
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
-        let edits = edits(&neurons, plan.turn, old, turned, lab)?;
-        let idle = self::edits(&null, plan.turn, old, turned, lab)?;
+        let edits = edits(&neurons, plan.turn, old, turned, lab);
+        let idle = self::edits(&null, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
         report.cases.push(Case {
             fact,
@@ -412,33 +414,29 @@ fn edits(
     old: (&str, u32),
     new: Option<(&str, u32)>,
     lab: &Lab,
-) -> Result<Vec<Edit>> {
-    let list = |units: &[u32]| {
-        let units: Vec<String> = units.iter().map(u32::to_string).collect();
-        units.join(",")
+) -> Vec<Edit> {
+    let edit = |layer: u16, op, strength| Edit {
+        strength,
+        ..Edit::new(op, Place::At(Site::MlpAct.at(usize::from(layer))))
     };
-    let lines: Vec<String> = match (turn, new) {
+    match (turn, new) {
         (Turn::Rewrite(strength), Some(new)) => {
-            let turned = format!("{}>{}", spell(old, lab), spell(new, lab));
+            let (old, new) = (spell(old, lab), spell(new, lab));
             let sign = |n: &FactNeuron| if n.act < 0.0 { -1 } else { 1 };
-            by_layer(neurons, sign)
-                .iter()
-                .map(|(layer, units, sign)| {
-                    let strength = f32::from(*sign) * strength;
-                    format!(
-                        "rewrite:{}={turned}@mlp_act.{layer}*{strength}",
-                        list(units)
-                    )
-                })
-                .collect()
+            let each = by_layer(neurons, sign).into_iter();
+            let rewrite = |(layer, units, sign)| {
+                let turn = UnitsTurn(Which::List(units), old.clone(), new.clone());
+                edit(layer, Op::Rewrite(turn), f32::from(sign) * strength)
+            };
+            each.map(rewrite).collect()
         }
         (Turn::Rewrite(_), None) => Vec::new(),
-        (Turn::Scale(factor), _) => by_layer(neurons, |_| 1)
-            .iter()
-            .map(|(layer, units, _)| format!("scale:{}@mlp_act.{layer}*{factor}", list(units)))
-            .collect(),
-    };
-    lines.iter().map(|line| line.parse()).collect()
+        (Turn::Scale(factor), _) => {
+            let each = by_layer(neurons, |_| 1).into_iter();
+            let scale = |(layer, units, _)| edit(layer, Op::Scale(Which::List(units)), factor);
+            each.map(scale).collect()
+        }
+    }
 }
 
 /// A token as an edit names it: its text where that reads back as the token, else its id.
@@ -446,7 +444,7 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
     let plain = !text.contains(['"', '\\', '<', '>', '=', '@', '#', '\n']);
     let reads_back = first_token("answer", text, &lab.model).is_ok_and(|t| t == id);
     if plain && reads_back {
-        format!("\"{text}\"")
+        text.into()
     } else {
         format!("#{id}")
     }

@@ -22,7 +22,7 @@ use crate::model::network::site::{Address, Site};
 params! {
     /// What `trajectory` is asked.
     pub struct TrajectoryParams {
-        /// the position that is read; negative counts from the end
+        /// the position that is read; negative numbers count from the end
         position: Position,
         norm: NormOf,
         maps: MapsFile,
@@ -49,7 +49,7 @@ pub struct Trajectory;
 impl Measurement for Trajectory {
     type Params = TrajectoryParams;
     const NAME: &'static str = "trajectory";
-    const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
+    const ABOUT: &'static str = "One position through the layers: entropy and KL divergence of the logit lens, rank of the answer, norm of the residual stream, and how far each block turns it";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
     fn measure(asked: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
@@ -103,7 +103,7 @@ impl Measurement for Trajectory {
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))
             .note(answer_settles(seen, lab))
-            .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
+            .note("rank of the answer: how many tokens have a higher logit; entropy, and KL divergence KL(output ‖ layer), in nats; turn: cosine of the residual stream before and after the block")
             .notes(cautions(&view, layers))
             .checked(capture.check))
     }

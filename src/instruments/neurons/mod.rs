@@ -42,15 +42,15 @@ params! {
     pub struct NeuronsParams {
         /// how many neurons to list at every position
         count: Count<1, 200> = "12",
-        /// size: |activation| times the value vector's length; effect: on the logit of the token
+        /// size: |activation| times the norm of the value vector; effect: direct effect on the logit of the token
         rank: Rank = "size",
         /// one layer, or all
         layer: LayerOrAll = "all",
         /// how many of the last positions to read
         window: Count<1, 256> = "16",
-        /// the token whose logit effects are on: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
+        /// the token for direct effects: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
-        /// yes: beside the direct effect the total one, from running again without the neuron (not live)
+        /// yes: adds the total effect, measured by ablating each neuron (set to 0) and running again (not live)
         total: bool,
     }
 }
@@ -61,8 +61,7 @@ pub struct Neurons;
 impl Measurement for Neurons {
     type Params = NeuronsParams;
     const NAME: &'static str = "neurons";
-    const ABOUT: &'static str =
-        "The neurons that wrote most at each position, and the tokens their value vectors promote";
+    const ABOUT: &'static str = "The neurons with the largest outputs at each position, and the tokens that their value vectors (output weights) promote";
     const SOURCE: &'static str =
         "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const STEADY: bool = true;
@@ -100,11 +99,11 @@ impl Measurement for Neurons {
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(asked.total.then_some("total"));
         columns.extend(["promotes", "suppresses"]);
-        let total = "total is what the logit loses when the neuron is 0 at that position and the rest runs again; it holds what later layers make of the write, and what they make up for";
+        let total = "total: total effect, the drop of the logit when the neuron is set to 0 at that position and the later layers run again; unlike the direct effect it includes what later layers make of the output, and how they compensate";
         Ok(Draft::of(Table::paged(&columns, pages))
             .titled(format!("by {}", asked.rank.print()))
-            .note("size is |act|·‖v‖; effect is the direct effect on the token's logit (before a soft-cap), before any later layer reacts")
-            .note("tokens are those the write promotes and suppresses at the sign of its activation")
+            .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on the token's logit (before a soft-cap), without the reaction of later layers")
+            .note("promotes, suppresses: tokens, by direct logit attribution of the value vector times the sign of the activation")
             .notes(asked.total.then(|| total.to_string())))
     }
 }
@@ -141,7 +140,7 @@ impl NeuronsParams {
             rows.push(Row::at(anchor, entries));
         }
         let title = format!(
-            "after {} · effect on {}",
+            "after {} · direct effect on {}",
             lab.visible(run.tokens[sight.position]),
             target.spell(lab)
         );
@@ -166,7 +165,7 @@ impl NeuronsParams {
                 sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
             };
             if !finite::all(&scores) {
-                return Err(lab.not_finite(&format!("What neurons of layer {layer} do is")));
+                return Err(lab.not_finite(&format!("The output of neurons of layer {layer} is")));
             }
             let best = top(&scores, scores.len(), count);
             ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));

@@ -18,9 +18,9 @@ use crate::model::network::finite::order;
 params! {
     /// What `promoters` is asked.
     pub struct PromotersParams {
-        /// the token: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one
+        /// the token: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction
         token: String,
-        /// how many neurons on each side
+        /// how many neurons to list on each side
         count: Count<1, 200> = "12",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -35,8 +35,7 @@ pub struct Promoters;
 impl Measurement for Promoters {
     type Params = PromotersParams;
     const NAME: &'static str = "promoters";
-    const ABOUT: &'static str =
-        "The value vectors of all layers that promote a token most, and those that suppress it";
+    const ABOUT: &'static str = "The neurons of all layers whose value vectors (output weights) promote a token most, and those that suppress it most";
     const SOURCE: &'static str =
         "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const READS: Reads<PromotersParams> = Reads::TextWhere(|asked| asked.token.is_empty());
@@ -68,7 +67,7 @@ impl Measurement for Promoters {
             let mut view = lab.cards.view(&lab.model, *layer, target)?.to_vec();
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
-                return Err(lab.not_finite(&format!("What neurons of layer {layer} write is")));
+                return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));
             }
             left_out += broken;
             // Neither the largest nor the smallest.
@@ -95,10 +94,10 @@ impl Measurement for Promoters {
         );
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(name)
-            .note("logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation")
-            .note("weights alone: whether a neuron is active is what `neurons` and `triggers` say")
+            .note("logit: v·(γ⊙W_U[t]), value vector times the token's unembedding through the final norm's gain, before the norm's scale; at a positive activation, positive values promote and negative ones suppress")
+            .note("computed from the weights alone; `neurons` and `triggers` show when a neuron is active")
             .notes((left_out > 0).then(|| {
-                format!("{left_out} neurons are left out: what they write is not finite (NaN or infinity)")
+                format!("{left_out} neurons are left out, because their value vectors are not finite (NaN or infinity)")
             }))
             .checked((left_out > 0).then(Check::not_finite)))
     }

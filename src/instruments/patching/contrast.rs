@@ -95,7 +95,7 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
             "corrupt",
             format!("{} tokens", corrupt.len()),
             format!(
-                "as many tokens as the clean prompt, {} (they part at position {begin}: {} against {}). Choose words of equally many tokens, or give align=ends",
+                "as many tokens as the clean prompt, {} (they differ from position {begin} on: {} against {}). Choose words with equally many tokens, or give align=ends",
                 clean.len(),
                 spell(clean),
                 spell(corrupt)
@@ -236,7 +236,7 @@ pub fn read(path: &Path) -> Result<Vec<Contrast>> {
     };
     let all: Vec<Contrast> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if all.is_empty() {
-        return Err(fail("it holds no pair of prompts".into()));
+        return Err(fail("it holds no pairs of prompts".into()));
     }
     for (i, pair) in all.iter().enumerate() {
         if pair.clean.is_empty() || pair.corrupt.is_empty() {
@@ -272,7 +272,7 @@ mod tests {
             .to_string();
         for part in [
             "5 tokens",
-            "4 (they part at position 1",
+            "4 (they differ from position 1 on",
             "[2] against [5]",
             "align=ends",
         ] {

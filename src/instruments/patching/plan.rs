@@ -164,7 +164,8 @@ impl<'a> Plan<'a> {
             return Err(Error::argument("window", window, expected));
         }
         if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
-            let expected = "all for this site, whose grid has every position; others are for heads";
+            let expected =
+                "all, because the grid of this site has every position; other values are for heads";
             return Err(Error::argument(
                 "positions",
                 asked.positions.print(),
@@ -340,7 +341,7 @@ impl<'a> Plan<'a> {
 
     /// Whether the whole grid is the null.
     pub fn random(&self) -> bool {
-        self.asked.null == Control::Random
+        self.asked.control == Control::Random
     }
 
     /// Cells of one case.
@@ -512,7 +513,7 @@ fn apart(base: f32, source: f32) -> Result<()> {
     Err(Error::argument(
         "metric",
         format!("{base} on both runs"),
-        "a metric that tells the clean from the corrupted run; choose another answer, metric or prompt",
+        "a metric that differs between the clean and the corrupted run; choose another answer, metric or prompt",
     ))
 }
 
@@ -541,6 +542,6 @@ fn told(lab: &Lab, metric: &Metric) -> String {
     match metric {
         Metric::Difference(target) => format!("logit difference {}", target.spell(lab)),
         Metric::Probability(token) => format!("probability of {}", lab.visible(*token)),
-        Metric::Kl(_) => "KL from the clean run, nats".into(),
+        Metric::Kl(_) => "KL divergence from the clean run, nats".into(),
     }
 }

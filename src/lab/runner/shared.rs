@@ -163,7 +163,7 @@ impl Lab {
             // The unedited model would have to read along with every row.
             return Err(Error::Refused {
                 address: "when p(...)".into(),
-                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
+                why: "the condition needs the unedited model's probabilities of generated tokens, which are not measured here. Read only the next token (measure=probability, or tokens=1), or remove the condition.".into(),
             });
         }
         let (plain, chunks) = self.chunks(pass, shared, count > 1)?;

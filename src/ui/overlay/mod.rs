@@ -17,7 +17,7 @@ use super::ink;
 use super::panes::put;
 use super::theme::{Role, Theme};
 use crate::app::notice::Notice;
-use crate::app::palette::{Listing, Purpose};
+use crate::app::palette::{Listing, Purpose, span};
 use crate::app::{App, Overlay};
 
 /// Draws what lies over the panes.
@@ -152,7 +152,8 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
         let y = area.y + (row - first) as u16;
         let base = theme.style(if here { Role::Selection } else { Role::Text });
         let muted = if here { base } else { theme.style(Role::Muted) };
-        let keys = crate::text::width(&item.keys).min(16);
+        let spelled = span(&item.keys);
+        let keys = crate::text::width(&spelled).min(16);
         let room = usize::from(area.width).saturating_sub(name_width + 4 + keys);
         let line = Line::from(vec![
             Span::styled(if here { ">" } else { " " }, base),
@@ -161,7 +162,7 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
             Span::styled(crate::text::fit(&item.about, room), muted),
             Span::styled(" ", base),
             Span::styled(
-                crate::text::fit(&item.keys, keys),
+                crate::text::fit(&spelled, keys),
                 if here { base } else { theme.style(Role::Key) },
             ),
         ]);

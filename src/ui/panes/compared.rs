@@ -209,7 +209,7 @@ fn mark(canvas: &Canvas, style: Style, position: usize, own: bool) -> Style {
             .add_modifier(Modifier::UNDERLINED | Modifier::BOLD);
     }
     if position == app.cursor.position {
-        let role = if own && app.focus == Pane::Transcript {
+        let role = if own && app.layout.focus == Pane::Transcript {
             Role::Cursor
         } else {
             Role::Selection
@@ -252,9 +252,9 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
     let (rule, rest) = split(below, below.height.saturating_sub(1));
     let Some(baseline) = &app.baseline else {
         let words = if app.baseline_asked {
-            "── unedited, same seed: being written ──"
+            "── unedited, same seed: being generated ──"
         } else {
-            "── unedited: out of date, b twice writes it again ──"
+            "── unedited: out of date, b twice runs it again ──"
         };
         let line = Line::from(canvas.span(words, Role::Muted));
         return canvas.lines(rule, &[line]);

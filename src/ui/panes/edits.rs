@@ -94,7 +94,7 @@ fn head(
     let app = canvas.app;
     let selected = index == app.history.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
-    let role = match (selected && app.focus == Pane::Edits, edit.on, idle) {
+    let role = match (selected && app.layout.focus == Pane::Edits, edit.on, idle) {
         (true, _, _) => Role::Selection,
         (false, true, true) => Role::Error,
         (false, true, false) => Role::Edited,
@@ -164,7 +164,7 @@ fn receipt(
         return one(words, Role::Error);
     }
     if receipt.idle() && waiting {
-        let words = "from the next token on: c goes on, R starts anew";
+        let words = "from the next token on: c continues, R starts again";
         return one(words, Role::Muted);
     }
     if receipt.idle() {
@@ -191,12 +191,14 @@ fn receipt(
         Some(kl) => format!(
             " KL {}{}{}",
             number(kl),
-            null("null", receipt.null),
+            null("control", receipt.null),
             null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
     };
     let (fired, relative) = (receipt.fired, number(receipt.relative));
-    let said = format!("fired {fired}× Δh/h {relative}{kl}");
+    // A narrow pane has room for the numbers alone.
+    let word = if width >= 60 { "fired " } else { "" };
+    let said = format!("{word}{fired}× Δh/h {relative}{kl}");
     let spans = vec![canvas.span(said, Role::Muted)];
     let notes = match receipt.note.as_str() {
         "" => Vec::new(),

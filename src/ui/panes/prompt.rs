@@ -27,7 +27,7 @@ pub fn rows(app: &App, inner: Rect) -> u16 {
 /// Draws the prompt with its title.
 pub fn draw(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
-    let label = match (app.chat_possible(), app.chat) {
+    let label = match (app.chat_possible(), app.settings.chat) {
         (false, _) => " write · RAW (this model has no chat template) ",
         (true, true) => " write · CHAT (one user turn through the template) · Tab: raw ",
         (true, false) => " write · RAW (text as it is) · Tab: chat ",

@@ -156,7 +156,7 @@ fn draw_line(
         let mut style = style_of(theme, app, token, prompt, own);
         let mut shown = piece.text.clone();
         if here {
-            let role = if app.focus == Pane::Transcript {
+            let role = if app.layout.focus == Pane::Transcript {
                 Role::Cursor
             } else {
                 Role::Selection

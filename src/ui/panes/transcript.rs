@@ -46,7 +46,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     let app = canvas.app;
-    let focused = app.focus == Pane::Transcript && app.overlay.is_none();
+    let focused = app.layout.focus == Pane::Transcript && app.overlay.is_none();
     let choosing = app.choosing();
     let title = if choosing {
         " ready prompts "
@@ -56,7 +56,7 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     let role = if focused { Role::Focus } else { Role::Title };
     let mut left = vec![canvas.span(title, role)];
     if app.writing {
-        let mode = if app.chat { "chat" } else { "raw" };
+        let mode = if app.settings.chat { "chat" } else { "raw" };
         left.push(canvas.span(format!("writing · {mode} "), Role::Accent));
     }
     let t = &app.transcript;
@@ -70,14 +70,14 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
             canvas.span(text, Role::Accent)
         }
         (Activity::Writing, _) => {
-            canvas.span(format!(" writing {} ", t.tokens.len()), Role::Accent)
+            canvas.span(format!(" generating {} ", t.tokens.len()), Role::Accent)
         }
         (Activity::Idle, Some(ending)) if !app.choosing() => {
             let why = match ending {
-                Ending::Count => "count reached, c goes on",
+                Ending::Count => "limit reached, c continues",
                 Ending::EndToken => "the model ended",
                 Ending::Context => "context full",
-                Ending::Stopped => "stopped, c goes on",
+                Ending::Stopped => "stopped, c continues",
                 Ending::NotFinite => "the numbers are not finite",
             };
             canvas.span(format!(" {why} "), Role::Muted)

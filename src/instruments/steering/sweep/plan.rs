@@ -102,7 +102,7 @@ impl<'a> Plan<'a> {
             (Colour::Fluency, true) => Measure::Fluency,
             (Colour::Success | Colour::Auto, true) => Measure::Success,
             (Colour::Success | Colour::Fluency, false) => {
-                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                let expected = "answers or kl, because success and fluency are means over a list of prompts; give prompts=FILE";
                 return Err(Error::argument("measure", asked.measure.print(), expected));
             }
         };
@@ -130,7 +130,7 @@ impl<'a> Plan<'a> {
             let logits = lab.last_logits(run)?;
             plan.trial.answers = vec![lab.top_token(&logits)];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
-            let expected = "texts separated by | that mark a success";
+            let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));
         }
         Ok(plan)
@@ -141,7 +141,7 @@ impl<'a> Plan<'a> {
         let (unedited, base) = self.trial.unedited(lab)?;
         let layers = lab.model.card.layers;
         let (asked, strengths) = (self.asked, &self.asked.strengths.0);
-        let (real, null) = (asked.null != Null::Alone, asked.null != Null::No);
+        let (real, null) = (asked.control != Null::Alone, asked.control != Null::No);
         let (text, prompts) = match &self.trial.subject {
             Subject::Text(run) => (run.clone(), &[][..]),
             Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
@@ -152,7 +152,7 @@ impl<'a> Plan<'a> {
         let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
             let cell = |i: usize| -> Result<Pair> {
                 let mut at = |name: &str| -> Result<Outcome> {
-                    let edit = asked.edit(name, i % layers, strengths[i / layers])?;
+                    let edit = asked.edit(name, i % layers, strengths[i / layers]);
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
                         let outcome = tried(self.trial.under(lab, &edit, &base))?;
