@@ -6,7 +6,9 @@
 use candle_core::Tensor;
 
 use super::apply::{Act, Null, Program};
+use super::capture::{After, Output};
 use super::lab::Lab;
+use super::pass::Pass;
 use super::prepare::{Placed, prepare};
 use super::run::Run;
 use super::shelf::Shelf;
@@ -34,10 +36,14 @@ impl Lab {
             program.bind(given);
         }
         if program.asks_probability() && !run.tokens.is_empty() {
-            let plain = run.unedited();
-            let rows = self.log_probs(&plain, run.tokens.len())?;
-            for (position, row) in rows.iter().enumerate() {
-                program.hear(position, row);
+            let output = Output {
+                after: After::Each(0..run.tokens.len()),
+                tokens: program.asked(),
+                ..Output::default()
+            };
+            let plain = self.run_one(&Pass::after(run.unedited(), output))?;
+            for (position, said) in plain.output.iter().enumerate() {
+                program.hear(position, said);
             }
         }
         Ok(program)

@@ -235,7 +235,7 @@ fn held(path: &Path) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::edit::schedule::Schedule;
-    use crate::lab::unfinished::KEPT;
+    use crate::lab::progress::KEPT;
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 

@@ -11,8 +11,10 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
 use lmscope::lab::Lab;
+use lmscope::lab::capture::{After, Output};
+use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
-use lmscope::lab::sample::{Sampling, kl};
+use lmscope::lab::sample::{Sampling, kl, log_probs};
 use lmscope::lab::writer::{Beside, Held, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
@@ -392,11 +394,21 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = lab.log_probs(&run.unedited(), 17).unwrap();
-        let moved = lab.log_probs(&run, 17).unwrap();
+        let whole = Output::whole(After::Last(17));
+        let plain = Pass::after(run.unedited(), whole.clone());
+        let mut rows = |pass: &Pass| {
+            let read = lab.run_one(pass).unwrap().output;
+            let rows = read.iter().map(|said| log_probs(&said.logits));
+            rows.collect::<Vec<_>>()
+        };
+        let plain = rows(&plain);
+        let moved = rows(&Pass::after(run, whole));
         for choice in choices {
             let before = choice.position - 1;
-            let expected = kl(&plain[before], &moved[before]);
+            let expected = kl(
+                &log_probs(&plain[before].logits),
+                &log_probs(&moved[before].logits),
+            );
             let found = choice.kl.unwrap();
             assert!(
                 (found - expected).abs() < 1e-4 * expected.max(1.0),

@@ -63,6 +63,7 @@ fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
         top: strongest.into_iter().map(|(id, p)| (id, p.exp())).collect(),
         tokens: vec![lmscope::lab::readout::Told {
             id: token,
+            logit: row[token as usize],
             logprob: logprobs[token as usize],
             rank: rank(row, token),
         }],
@@ -182,7 +183,7 @@ fn strips_and_chunks_hide_no_token() {
                 rows: &finals,
                 of: &[2, 1, 0],
             }),
-            keep: false,
+            ..Ask::default()
         };
         let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         for (row, said) in said.iter().enumerate() {

@@ -11,6 +11,7 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::pass::{Pass, Patch};
 use lmscope::lab::progress::WorkProgress;
+use lmscope::lab::readout::{Ask, Tokens, read_rows};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
@@ -124,13 +125,19 @@ fn a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
             let value = state(&mut lab, &prompt(8), Site::ResidPost.at(layer), 3);
             let row = value.unsqueeze(0).unwrap();
             let lens = lab.model.transformer.unembed(&row).unwrap();
-            let mut lens = values(&lens);
-            log_softmax(&mut lens);
+            let lens = values(&lens);
+            let all: Vec<u32> = (0..lens.len() as u32).collect();
+            let ask = Ask {
+                tokens: Tokens::Same(&all),
+                ..Ask::default()
+            };
+            let lens = read_rows(&[&lens], lens.len(), &ask);
             let said = written(&mut lab, &target, 6, vec![put(last, 6, value)], 1);
-            let worst = lens
+            let worst = lens[0]
+                .tokens
                 .iter()
                 .zip(&said.watched)
-                .map(|(l, p)| (l.exp() - p).abs())
+                .map(|(l, p)| (l.logprob.exp() - p).abs())
                 .fold(0.0, f32::max);
             assert!(worst < 1e-7, "{}: {worst}", lab.model.card.name);
         }

@@ -210,13 +210,13 @@ fn operation(app: &mut App, _: &str) -> Outcome {
             "no other operation takes what {name} takes; e writes an edit"
         )));
     };
-    let turns: [(fn(DirectionName) -> Op, Place, f32); 4] = [
-        (Op::Add, place.clone(), strength),
-        (Op::ProjectOut, Place::Writes, 1.0),
-        (Op::AddUnitNorm, place.clone(), 0.5),
-        (Op::AddRenorm, place, strength),
+    let with = || direction.clone();
+    let mut turns = [
+        (Op::Add(with()), place.clone(), strength),
+        (Op::ProjectOut(with()), Place::Writes, 1.0),
+        (Op::AddUnitNorm(with()), place.clone(), 0.5),
+        (Op::AddRenorm(with()), place, strength),
     ];
-    let mut turns = turns.map(|(op, place, strength)| (op(direction.clone()), place, strength));
     let now = turns.iter().position(|(op, ..)| *op == edit.op);
     turns.rotate_left(now.map_or(0, |now| (now + 1) % 4));
     let [(op, place, strength), ..] = turns;

@@ -13,6 +13,7 @@ use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::Lab;
+use crate::lab::capture::Output;
 use crate::model::network::site::Site;
 use crate::vectors::judge::{Insertion, Questions, Verdict};
 use crate::vectors::shots::{Layout, Pair, read, split};
@@ -213,7 +214,7 @@ fn show(
         let row = candle_core::Tensor::new(vector.as_slice(), device)?
             .unsqueeze(0)?
             .to_dtype(lab.model.transformer.dtype())?;
-        let read = lab.read(&row, 5)?;
+        let read = lab.read(&row, &Output::top(5).ask(0, 0))?;
         let words: Vec<String> = read
             .iter()
             .flat_map(|r| &r.top)

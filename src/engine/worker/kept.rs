@@ -70,22 +70,15 @@ impl Worker {
             });
             return Ok(());
         }
-        let receipts = writer.receipts().to_vec();
-        let fired = writer.fired().to_vec();
         let edits = writer.run.schedule.latest().to_vec();
         self.edits = edits;
         self.kept.texts.remove(&number);
         self.shelve(before);
         self.check = None;
         self.tell(Update::Restored(number));
-        self.tell(Update::Receipts(receipts));
-        self.tell(Update::Fired(fired));
-        self.tell_beside();
+        self.tell_edits();
         self.refresh();
-        self.receipts_due = self
-            .writer
-            .as_ref()
-            .is_some_and(|w| !w.run.schedule.is_idle());
+        self.receipts_due = self.edited();
         Ok(())
     }
 }

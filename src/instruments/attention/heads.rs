@@ -141,8 +141,7 @@ impl HeadsParams {
 
 /// What the run's favoured token loses without each head.
 fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
-    let logits = lab.last_logits(run)?;
-    let favoured = lab.top_token(&logits);
+    let favoured = lab.favoured(run)?;
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);

@@ -14,7 +14,7 @@ use crate::instruments::backpatch::pairs::{
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow};
+use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
 /// Most pairs of one slice.
@@ -42,12 +42,7 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     lab.model.check_prompt(&run.tokens)?;
     let position = asked.position(run, lab)?;
     let own = held(lab, run, position, position)?;
-    let base = lab.run_one(&Pass {
-        from: Some(position),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
-    })?;
-    let wanted = asked.wanted(lab, base.last())?;
+    let wanted = asked.wanted(run, lab)?;
     let unpatched = wanted
         .of(lab, run, position, vec![PassRow::default()])?
         .swap_remove(0);

@@ -201,10 +201,13 @@ impl BackpatchParams {
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, lab: &Lab, logits: &[f32]) -> Result<Wanted> {
+    fn wanted(&self, run: &Run, lab: &mut Lab) -> Result<Wanted> {
         let tokens = self.written();
         match &self.answer {
-            None => Wanted::favoured(lab, "answer", logits, tokens),
+            None => {
+                let best = lab.favoured(run)?;
+                Wanted::favoured(lab, "answer", best, tokens)
+            }
             Some(text) => Wanted::new(lab, "answer", &spellings(text), tokens),
         }
     }

@@ -13,7 +13,8 @@ use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::Output;
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
@@ -35,7 +36,6 @@ struct Ranks {
 /// The figure.
 pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
-    let logits = lab.last_logits(run)?;
     let mut sought = Vec::new();
     let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
@@ -46,7 +46,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     }
     sought.push(Sought {
         name: "answer",
-        firsts: asked.wanted(lab, &logits)?.firsts,
+        firsts: asked.wanted(run, lab)?.firsts,
     });
     let last = run.tokens.len() - 1;
     let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
@@ -98,9 +98,17 @@ impl Reader {
 
     /// Ranks of everything sought in states, by layer.
     fn ranks(&self, lab: &mut Lab, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
-        let known = lab.model.known_tokens();
         let layers = states.len();
-        let rows = lab.unembedded(&Tensor::stack(states, 0)?)?;
+        let output = Output {
+            ranks: true,
+            ..Output::tokens(
+                &sought
+                    .iter()
+                    .flat_map(|s| s.firsts.clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let lens = lab.read(&Tensor::stack(states, 0)?, &output.ask(0, 0))?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
@@ -112,25 +120,22 @@ impl Reader {
             run: self.run.clone(),
             from: Some(self.slot),
             rows: rows_of,
-            logits: Logits::Last(1),
+            output: output.clone(),
             ..Pass::default()
         };
-        let read: Vec<Vec<u32>> = lab.run_map(&pass, |_, _, row| {
-            let logits = row.last();
-            let known = &logits[..known.min(logits.len())];
-            sought.iter().map(|s| rank(known, &s.firsts)).collect()
-        })?;
-        let best = |source: usize, k: usize| {
-            let ranks = (0..layers).map(|target| read[target * layers + source][k]);
-            ranks.min().unwrap_or(0)
-        };
+        let rows = lab.run(&pass)?;
+        let read = |row: usize, k: usize| rank(rows[row].last(), &sought[k].firsts);
         let of = |k: usize| Ranks {
-            lens: rows
-                .iter()
-                .map(|row| rank(&row[..known.min(row.len())], &sought[k].firsts))
+            lens: lens.iter().map(|s| rank(s, &sought[k].firsts)).collect(),
+            same: (0..layers).map(|l| read(l * layers + l, k)).collect(),
+            best: (0..layers)
+                .map(|s| {
+                    (0..layers)
+                        .map(|t| read(t * layers + s, k))
+                        .min()
+                        .unwrap_or(0)
+                })
                 .collect(),
-            same: (0..layers).map(|l| read[l * layers + l][k]).collect(),
-            best: (0..layers).map(|s| best(s, k)).collect(),
         };
         Ok((0..sought.len()).map(of).collect())
     }

@@ -5,6 +5,7 @@
 //! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::edit::op::{Op, Which};
 use crate::edit::positions::Positions;
@@ -13,13 +14,15 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
+use crate::instruments::neurons::sight::{neuron, sights};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
-use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
-use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
+use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::Target;
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
@@ -81,20 +84,24 @@ impl Measurement for Dose {
 
     fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &asked.strengths.0;
-        let mut base = lab.last_logits(run)?;
+        let base = lab.last(run, Output::whole(After::Last(1)))?;
         let target = match asked.token.as_str() {
-            "" => Target::one(lab.top_token(&base)),
+            "" => Target::one(base.first().0),
             text => Target::parse("token", text, &lab.model)?,
         };
-        log_softmax(&mut base);
+        let output = Output {
+            ranks: true,
+            kl: Some(Arc::new(vec![vec![base]])),
+            ..Output::tokens(&target.tokens())
+        };
         let units = asked.units(run, target, lab)?;
         let null = asked.null(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
             lab.report(i as f32 / strengths.len() as f32)?;
-            let own = asked.point(run, &units, *strength, target, &base, lab)?;
-            let other = asked.point(run, &null, *strength, target, &base, lab)?;
+            let own = asked.point(run, &units, *strength, target, &output, lab)?;
+            let other = asked.point(run, &null, *strength, target, &output, lab)?;
             rows.push(Row::at(
                 anchor,
                 entries![
@@ -147,8 +154,9 @@ impl DoseParams {
             let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &sight.activations {
-                let view = lab.cards.view(&lab.model, *layer, target)?;
-                let effects = sight.effects(*layer, view);
+                let cards = ValueCards::on(lab);
+                let effects =
+                    sight.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -188,7 +196,8 @@ impl DoseParams {
                 z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
             } else {
                 let sight = sights(lab, run, last)?.remove(0);
-                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
+                let cards = ValueCards::on(lab);
+                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             null.insert(*layer, near_in_size(&sizes, own, run.seed));
         }
@@ -201,7 +210,7 @@ impl DoseParams {
         units: &Units,
         strength: f32,
         target: Target,
-        base: &[f32],
+        output: &Output,
         lab: &mut Lab,
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
@@ -217,7 +226,7 @@ impl DoseParams {
             schedule,
             ..run.clone()
         };
-        let Some(mut logits) = tried(lab.last_logits(&dosed))? else {
+        let Some(said) = tried(lab.last(&dosed, output.clone()))? else {
             return Ok(Point {
                 logit: f32::NAN,
                 p: f32::NAN,
@@ -226,15 +235,13 @@ impl DoseParams {
                 top: NO_TOKEN,
             });
         };
-        let logit = target.of(&logits);
-        let favoured = lab.top_token(&logits);
-        log_softmax(&mut logits);
+        let told = said.token(target.token);
         Ok(Point {
-            logit,
-            p: logits[target.token as usize].exp(),
-            rank: rank(&logits, target.token),
-            kl: kl(base, &logits),
-            top: favoured,
+            logit: target.logit(&said),
+            p: told.logprob.exp(),
+            rank: told.rank,
+            kl: said.kl,
+            top: said.first().0,
         })
     }
 }

@@ -14,14 +14,15 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
+use crate::instruments::neurons::sight::sights;
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::neurons::words;
+use crate::instruments::params::read_prompts;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
-use crate::lab::batch::{last_logits, read_prompts};
-use crate::lab::neurons::sights;
+use crate::lab::capture::Output;
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
 use crate::model::network::site::Site;
 
@@ -77,10 +78,7 @@ impl Measurement for Fact {
             }
         }
         let target = match asked.answer.as_str() {
-            "" => {
-                let logits = lab.last_logits(run)?;
-                Target::one(lab.top_token(&logits))
-            }
+            "" => Target::one(lab.favoured(run)?),
             text => Target::parse("answer", text, &lab.model)?,
         };
         let all = Search::new(lab.model.card.layers);
@@ -97,10 +95,12 @@ impl Measurement for Fact {
         found.truncate(search.most);
         let without = without(run, &prompts, &found, target, lab)?;
         let neurons: Vec<(u16, u32)> = found.iter().map(|n| (n.layer, n.neuron)).collect();
-        lab.cards.prepare(&lab.model, &neurons)?;
+        let cards = ValueCards::on(lab);
+        let mut cards = cards.borrow_mut();
+        cards.prepare(&lab.model, &neurons)?;
         let last = run.tokens.len() - 1;
         let row = |n: &FactNeuron| {
-            let card = lab.cards.get(n.layer, n.neuron)?;
+            let card = cards.get(n.layer, n.neuron)?;
             let [up, down] = words(&card.sides, n.act, lab);
             Some(Row::at(
                 Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
@@ -143,11 +143,12 @@ fn without(
     let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
     layers.sort_unstable();
     layers.dedup();
+    let cards = ValueCards::on(lab);
     for layer in layers {
         let here = found.iter().filter(|n| n.layer == layer);
         let units: Vec<u32> = here.map(|n| n.neuron).collect();
         let at = usize::from(layer);
-        let sizes = sight.sizes(at, &lab.cards.norms(&lab.model)?[at]);
+        let sizes = sight.sizes(at, &cards.borrow_mut().norms(&lab.model)?[at]);
         let others = near_in_size(&sizes, &units, run.seed);
         own = own.and(&zero(at, units));
         if !others.is_empty() {
@@ -155,11 +156,10 @@ fn without(
         }
     }
     let mut mean = |schedule| -> Result<f32> {
-        let mut rows = last_logits(lab, prompts, schedule)?;
-        let p = rows.iter_mut().map(|row| {
-            log_softmax(row);
-            row[target.token as usize].exp()
-        });
+        let rows = lab.last_of(prompts, schedule, Output::tokens(&[target.token]))?;
+        let p = rows
+            .iter()
+            .map(|said| said.token(target.token).logprob.exp());
         Ok(p.sum::<f32>() / prompts.len() as f32)
     };
     Ok(format!(

@@ -10,11 +10,11 @@ use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::capture::{Needs, NormOf, Readout};
+use crate::lab::Lab;
+use crate::lab::capture::{Needs, NormOf, Output, Readout};
 use crate::lab::readout::{Said, Told};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 
 choices! {
     /// The number that is followed.
@@ -119,9 +119,8 @@ impl TrackParams {
     fn followed(&self, run: &Run, lab: &mut Lab, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
         if self.tokens.is_empty() {
-            let logits = lab.last_logits(&run.clone().until(position + 1))?;
-            let known = lab.model.known_tokens();
-            let strongest = reading(&logits, known, self.count.0);
+            let output = Output::top(self.count.0);
+            let strongest = lab.last(&run.clone().until(position + 1), output)?;
             tokens.extend(strongest.top.iter().map(|t| t.0));
         } else {
             for part in self.tokens.split('|').filter(|part| !part.is_empty()) {

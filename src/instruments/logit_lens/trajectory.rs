@@ -14,8 +14,8 @@ use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, v
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
-use crate::lab::capture::{Needs, NormOf, Readout};
-use crate::lab::run::{Recording, Run};
+use crate::lab::capture::{Capture, Needs, NormOf, Readout};
+use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::model::network::site::{Address, Site};
 
@@ -69,7 +69,7 @@ impl Measurement for Trajectory {
             .iter()
             .flat_map(|site| (0..layers).map(|l| site.at(l)))
             .collect();
-        let (recording, _) = lab.record_with_output(run, &wanted)?;
+        let recording = lab.record_with_output(run, &wanted)?;
         let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
         let mut rows = Vec::new();
@@ -110,7 +110,7 @@ impl Measurement for Trajectory {
 }
 
 /// One recorded row, widened.
-fn row(recording: &Recording, at: Address, position: usize) -> Result<Vec<f64>> {
+fn row(recording: &Capture, at: Address, position: usize) -> Result<Vec<f64>> {
     let row = recording.get(at)?.get(position)?;
     let row = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
     Ok(row.into_iter().map(f64::from).collect())

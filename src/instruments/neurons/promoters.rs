@@ -3,6 +3,7 @@
 //! `v_i · (γ ⊙ W_U[t])`, one product a layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The scale of
 //! the final norm is left out: it depends on the text, and these are weights alone.
 
+use super::value_card::ValueCards;
 use super::words;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
@@ -49,10 +50,7 @@ impl Measurement for Promoters {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
-            "" => {
-                let logits = lab.last_logits(run)?;
-                Target::one(lab.top_token(&logits))
-            }
+            "" => Target::one(lab.favoured(run)?),
             text => Target::parse("token", text, &lab.model)?,
         };
         let count = asked.count.0;
@@ -64,7 +62,11 @@ impl Measurement for Promoters {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
-            let mut view = lab.cards.view(&lab.model, *layer, target)?.to_vec();
+            let cards = ValueCards::on(lab);
+            let mut view = cards
+                .borrow_mut()
+                .view(&lab.model, *layer, target)?
+                .to_vec();
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
                 return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));
@@ -105,10 +107,12 @@ impl Measurement for Promoters {
 
 fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<Row>> {
     let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
-    lab.cards.prepare(&lab.model, &neurons)?;
-    let norms = lab.cards.norms(&lab.model)?.to_vec();
+    let cards = ValueCards::on(lab);
+    let mut cards = cards.borrow_mut();
+    cards.prepare(&lab.model, &neurons)?;
+    let norms = cards.norms(&lab.model)?.to_vec();
     let row = |&(logit, layer, unit): &(f32, u16, u32)| {
-        let card = lab.cards.get(layer, unit)?;
+        let card = cards.get(layer, unit)?;
         let [up, down] = words(&card.sides, 1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
         Some(Row::at(

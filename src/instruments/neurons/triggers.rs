@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
+use crate::instruments::neurons::sight::neuron_of;
+use crate::instruments::neurons::value_card::{Reading, ValueCards};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
-use crate::lab::value_card::Reading;
 use crate::text;
 
 choices! {
@@ -75,8 +75,9 @@ impl Measurement for Triggers {
             let expected = "a text of more than one token, or a file that holds one";
             return Err(Error::argument("file", file.unwrap_or_default(), expected));
         }
-        let sides = lab
-            .cards
+        let cards = ValueCards::on(lab);
+        let sides = cards
+            .borrow_mut()
             .sides(&lab.model, (layer, unit), Reading::Gained)?;
         // A negative activation promotes what the value vector suppresses.
         let promoted = if scanner.negative {

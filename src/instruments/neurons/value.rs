@@ -6,12 +6,12 @@
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::instruments::neurons::sight::neuron_of;
+use crate::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
-use crate::lab::value_card::{Reading, SIDE};
 
 params! {
     /// What `value` is asked.
@@ -46,11 +46,11 @@ impl Measurement for Value {
 
     fn measure(asked: &ValueParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
-        let gained = lab
-            .cards
-            .sides(&lab.model, (layer, unit), Reading::Gained)?;
-        let raw = lab.cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
-        let length = lab.cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
+        let cards = ValueCards::on(lab);
+        let mut cards = cards.borrow_mut();
+        let gained = cards.sides(&lab.model, (layer, unit), Reading::Gained)?;
+        let raw = cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
+        let length = cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let lists = [
             &gained.promoted,

@@ -7,6 +7,7 @@ use super::asked::{Layer, LayerPair, MapChoice, PatchscopeParams, Show, SourceTe
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::attributes;
 use crate::instruments::patchscope::attributes::Subject;
 use crate::instruments::patchscope::fit::fit;
@@ -14,8 +15,8 @@ use crate::instruments::patchscope::map::{Map, Maps};
 use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
 use crate::instruments::patchscope::templates::Template;
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
@@ -69,7 +70,7 @@ impl<'a> Plan<'a> {
         let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
         let watched = match &asked.answers {
             None => Vec::new(),
-            Some(texts) => first_tokens(lab, "answers", texts)?,
+            Some(texts) => first_tokens("answers", texts, &lab.model)?,
         };
         let mut plan = Self {
             asked,

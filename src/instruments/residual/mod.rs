@@ -2,10 +2,12 @@
 //!
 //! At one position the sum is told write by write (embedding, every attention write, every MLP write, biases) and opens to
 //! heads, to neurons, and to the tokens that attention read; over several positions it is a grid. The sums are
-//! [`crate::lab::attribution`]; what makes up a write is [`crate::lab::decomposition`]. Invariant: every figure carries the error of the sum that it shows.
+//! [`crate::instruments::residual::attribution`]; what makes up a write is [`crate::instruments::residual::decomposition`]. Invariant: every figure carries the error of the sum that it shows.
 //! Sources: nostalgebraist 2020; Elhage et al. 2021; TransformerLens `logit_attrs`; shares: Ferrando and Voita 2024
 //! (2403.00824).
 
+pub mod attribution;
+pub mod decomposition;
 mod open;
 
 use std::ops::Range;
@@ -14,8 +16,10 @@ use super::{Draft, Measurement};
 use crate::error::Result;
 use crate::figure::{Anchor, Body, Cell, Check, Curve, Grid, Header, Scale, Series, Style, Unit};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::instruments::residual::attribution::{
+    Attribution, Part, Question, Share, addresses, check_sum, needs,
+};
 use crate::lab::Lab;
-use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum, needs};
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
@@ -300,7 +304,10 @@ fn scale(values: impl Iterator<Item = f32>, value: Value) -> Scale {
 }
 
 /// The worse of a sum's check and the rests of what was opened.
-pub(crate) fn with_rests(check: Check, pieces: &[crate::lab::decomposition::Pieces]) -> Check {
+pub(crate) fn with_rests(
+    check: Check,
+    pieces: &[crate::instruments::residual::decomposition::Pieces],
+) -> Check {
     pieces.iter().filter(|p| !p.edited).fold(check, |check, p| {
         let error = p.rest.iter().fold(0f32, |most, r| most.max(r.abs()));
         let own = Check {

@@ -12,9 +12,9 @@ use crate::figure::{
     Anchor, Body, Cell, Curve, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
 };
 use crate::instruments::Draft;
+use crate::instruments::residual::attribution::{Attribution, Part, Question};
+use crate::instruments::residual::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::Lab;
-use crate::lab::attribution::{Attribution, Part, Question};
-use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 

@@ -13,11 +13,12 @@ use rand::seq::SliceRandom;
 use crate::edit::direction::{Direction, Origin, norm};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::params::read_prompts;
 use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::network::site::Site;
 use crate::vectors::selection::{
     Candidate, Rules, Scores, Selection, Sides, Verdict, after_instruction, find_markers, select,
@@ -91,7 +92,7 @@ impl Measurement for Select {
         let markers = match &asked.markers {
             None => find_markers(lab, &making, &run.schedule)?,
             Some(given) => {
-                let ids = first_tokens(lab, "markers", given)?;
+                let ids = first_tokens("markers", given, &lab.model)?;
                 ids.into_iter().map(|id| (id, f64::NAN)).collect()
             }
         };

@@ -7,11 +7,12 @@ use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::instruments::params::read_prompts;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -125,10 +126,9 @@ impl<'a> Plan<'a> {
             measure,
         };
         if !given.is_empty() {
-            plan.trial.answers = first_tokens(lab, "answers", given)?;
+            plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = lab.last_logits(run)?;
-            plan.trial.answers = vec![lab.top_token(&logits)];
+            plan.trial.answers = vec![lab.favoured(run)?];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
             let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));
