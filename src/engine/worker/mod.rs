@@ -543,6 +543,6 @@ impl Worker {
 }
 
 fn no_model() -> Error {
-    let expected = "a model that is loaded; wait for it, or start with one that exists";
+    let expected = "a loaded model; wait until it is loaded, or start with one that exists";
     Error::argument("model", "none", expected)
 }
