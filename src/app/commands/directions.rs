@@ -7,7 +7,7 @@ use super::{Outcome, Why, has_model, needs};
 use crate::app::App;
 use crate::app::history::Turn;
 use crate::engine::Request;
-use crate::lab::batch::read_prompts;
+use crate::instruments::params::read_prompts;
 
 rows! {
     "example-plus" ["g +"] |app, _| example(app, true), "keeps this turn as an example of a behaviour, or removes it again; :direction NAME uses the examples", when has_turn;

@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::batch::read_prompts;
+use crate::instruments::params::read_prompts;
 use crate::model::network::address::site_named;
 use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
 
