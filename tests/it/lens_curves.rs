@@ -131,9 +131,9 @@ fn without_names_the_strongest_of_the_output_are_followed() {
             .observe(&run, &arguments, &mut lab);
         given.unwrap_err().to_string()
     };
-    assert!(refused("|").contains("from 1 to 12 tokens"));
+    assert!(refused("|").contains("1 to 12 tokens"));
     let many: Vec<String> = (0..13).map(|i| format!("#{i}")).collect();
-    assert!(refused(&many.join("|")).contains("from 1 to 12 tokens"));
+    assert!(refused(&many.join("|")).contains("1 to 12 tokens"));
     assert!(refused("#99999").contains("token id below"));
 }
 
@@ -233,7 +233,7 @@ fn the_demo_settles_on_paris() {
         .notes
         .join("\n");
     assert!(
-        note.contains(&format!("␣Paris settles at layer {layer} of 0-7")),
+        note.contains(&format!("␣Paris converges at layer {layer} of 0-7")),
         "{note}"
     );
 }

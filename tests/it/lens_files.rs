@@ -235,7 +235,7 @@ fn a_lens_of_another_model_is_refused() {
         .unwrap()
         .to_string();
     assert!(
-        said.contains("[24, 24]") && said.contains("32 wide"),
+        said.contains("[24, 24]") && said.contains("width 32"),
         "{said}"
     );
     let mut short = self::lab();

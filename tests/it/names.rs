@@ -410,7 +410,7 @@ fn the_program_says_what_a_name_is() {
     let (code, _, said) = trace("gemma2", "blocks.*.hook_attn_out");
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("blocks.*.hook_attn_out is attn_add.* on this model"),
+        said.contains("blocks.*.hook_attn_out means attn_add.* on this model"),
         "{said}"
     );
     let kept = candle_core::safetensors::load(&out, &Device::Cpu).unwrap();

@@ -125,7 +125,7 @@ fn fact_measures_every_wording_under_its_own_edits() {
             log_softmax(&mut row);
             mean += row[answer].exp() / 2.0;
         }
-        let expected = format!("· {mean:.3}, without");
+        let expected = format!("· {mean:.3}, ablated");
         assert!(title.contains(&expected), "{line}: {title}: {expected}");
     }
 }
