@@ -96,7 +96,7 @@ impl Stage<'_> {
     /// Whether the difference of the figure that is looked at was asked for and has not come.
     fn differing(&self) -> bool {
         let app = &self.app;
-        let shown = app.shown.get(app.slot).filter(|_| app.difference);
+        let shown = app.shown.get(app.layout.figure).filter(|_| app.difference);
         shown.is_some_and(|s| s.difference.is_none() && s.refused.is_none() && s.failed.is_none())
     }
 
