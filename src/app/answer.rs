@@ -126,7 +126,7 @@ impl App {
             self.history.offer(&edit);
         }
         self.inform(format!(
-            "kept as {{{name}}}: {number} switches {edit} on, and any edit can use it"
+            "kept as {{{name}}}: {number} turns {edit} on, and any edit can use it"
         ));
     }
 
@@ -163,7 +163,7 @@ impl App {
         self.model = Some(loaded);
         if !self.chat_possible() && self.settings.chat {
             self.settings.chat = false;
-            self.warn("this model has no chat template; prompts go in as raw text");
+            self.warn("this model has no chat template; prompts are raw text");
         }
         let mut effects = vec![self.ask(Request::Sampling(self.history.sampling()))];
         self.watched.clear();
@@ -447,7 +447,7 @@ impl App {
             .position(|e| e.direction() == name)
             .map_or(0, |i| i + 1);
         self.inform(format!(
-            "the direction {name} is ready ({about}); {number} switches it on"
+            "the direction {name} is ready ({about}); {number} turns it on"
         ));
     }
 

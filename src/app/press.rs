@@ -145,7 +145,7 @@ impl App {
                 if self.chat_possible() {
                     self.settings.chat = !self.settings.chat;
                 } else {
-                    self.inform("this model has no chat template; prompts go in as raw text");
+                    self.inform("this model has no chat template; prompts are raw text");
                 }
                 return Vec::new();
             }
@@ -276,7 +276,7 @@ impl App {
         let after = self.until(form.slot).and_then(|n| {
             let token = self.transcript.tokens.get(n - 1)?;
             let text = text::visible(&token.bytes);
-            Some(format!("asks what follows {text} ({})", n - 1))
+            Some(format!("asks for the token after {text} ({})", n - 1))
         });
         let cost = self.cost(form).map(|cost| format!("takes {cost}"));
         let parts: Vec<String> = [after, cost].into_iter().flatten().collect();

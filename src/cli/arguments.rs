@@ -54,7 +54,7 @@ pub fn loading() -> [Arg; 4] {
         value(
             "dtype",
             "DTYPE",
-            "How matrices are kept: f32, f16, bf16 or q8_0 [default: f32 where it fits twice, else f16 or q8_0; on CUDA bf16]",
+            "Data type of the weight matrices: f32, f16, bf16 or q8_0 [default: f32 if twice its size is free, else f16 or q8_0; on CUDA bf16]",
         ),
         value(
             "device",
@@ -64,13 +64,13 @@ pub fn loading() -> [Arg; 4] {
         value(
             "context",
             "N",
-            "Most tokens of one run [default: the model's own, at most 8192]",
+            "Maximum tokens of one run [default: the model's own, at most 8192]",
         )
         .value_parser(value_parser!(usize)),
         value(
             "threads",
             "N",
-            "CPU threads [default: RAYON_NUM_THREADS, or one a core]",
+            "CPU threads [default: RAYON_NUM_THREADS, or one per core]",
         )
         .value_parser(value_parser!(usize)),
     ]
@@ -93,15 +93,19 @@ pub fn prompt(command: Command) -> Command {
             value(
                 "prompt",
                 "TEXT",
-                "The prompt, encoded as the model's tokenizer does it, with its BOS",
+                "The prompt, encoded as the model's tokenizer does it, with its BOS token",
             )
             .short('p')
             .allow_hyphen_values(true),
         )
         .arg(
-            value("ids", "1,2,3", "Token ids as they are, instead of a prompt")
-                .allow_hyphen_values(true)
-                .conflicts_with("chat"),
+            value(
+                "ids",
+                "1,2,3",
+                "Token ids instead of a prompt, used as they are",
+            )
+            .allow_hyphen_values(true)
+            .conflicts_with("chat"),
         )
         .arg(super::switch(
             "chat",
@@ -113,19 +117,19 @@ pub fn prompt(command: Command) -> Command {
 /// Edits and the seed of anything random.
 pub fn edits(command: Command) -> Command {
     command
-        .arg(value("edit", "EDIT", "An edit that is in force from the first position, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
+        .arg(value("edit", "EDIT", "An edit (intervention) that applies from the first position on, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
         .arg(preset())
-        .arg(value("seed", "N", "Seed of everything random").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
 }
 
 /// The flag of preset files.
 pub fn preset() -> Arg {
-    value("preset", "FILE", "Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
+    value("preset", "FILE", "A file of edits saved by :save-edits; those that are on apply from the first position on, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
 }
 
 /// The flag of consent, for every subcommand that writes a file.
 pub fn force() -> Arg {
-    let help = "Replaces the file to write where one of that name is there";
+    let help = "Overwrites the output file if it exists";
     super::switch("force", help)
 }
 
@@ -308,7 +312,7 @@ pub fn resolved(edits: Vec<Edit>, lab: &Lab) -> Result<Vec<Edit>> {
     let on = |edit: Edit| {
         let resolved = edit.on(&lab.model.card.blueprint)?;
         if resolved.place != edit.place {
-            output::note(&format!("{edit} is {resolved} on this model."));
+            output::note(&format!("{edit} means {resolved} on this model."));
         }
         Ok(resolved)
     };

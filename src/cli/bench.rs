@@ -27,7 +27,7 @@ use crate::model::network::site::Site;
 /// The row.
 pub const BENCH: Subcommand = Subcommand {
     name: "bench",
-    about: "Measures start-up, tokens a second bare, with the steady live instruments and under ten edits, and memory",
+    about: "Measures start-up time, memory, and tokens per second: plain, with the live instruments, and under ten edits",
     arguments: build,
     run,
 };
@@ -53,8 +53,8 @@ const FIRST: &str = "first";
 
 fn build(command: Command) -> Command {
     models::format(arguments::model(command))
-        .arg(arguments::value("count", "N", "Tokens of a round").short('n').value_parser(value_parser!(usize)).default_value("96"))
-        .arg(super::switch("startup", "Says when the model is loaded and when the first token is there, for the measuring parent").hide(true))
+        .arg(arguments::value("count", "N", "Tokens of one round").short('n').value_parser(value_parser!(usize)).default_value("96"))
+        .arg(super::switch("startup", "Reports when the model is loaded and when the first token is generated, for the measuring parent process").hide(true))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -106,8 +106,9 @@ fn outside(matches: &ArgMatches) -> Result<(f64, f64)> {
 }
 
 fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
-    let fail =
-        |e: std::io::Error| Error::Engine(format!("a fresh process to measure did not work: {e}"));
+    let fail = |e: std::io::Error| {
+        Error::Engine(format!("a new process to measure could not be run: {e}"))
+    };
     let mut process = Process::new(std::env::current_exe().map_err(fail)?);
     process.args(["bench", "--startup"]);
     for name in ["dtype", "device"] {
@@ -139,18 +140,18 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
     }
     if !child.wait().map_err(fail)?.success() {
         return Err(Error::Text {
-            what: "Nothing was measured: a fresh process that was to be timed failed, and said why above".into(),
-            next: "Mend that first.".into(),
+            what: "Nothing was measured: a new process that was to be timed failed, for the reason above".into(),
+            next: "Solve that first.".into(),
         });
     }
     loaded
         .zip(first)
-        .ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))
+        .ok_or_else(|| Error::Engine("a new process to measure ended without a token".into()))
 }
 
 fn measure(matches: &ArgMatches) -> Result<Report> {
     let count = matches.get_one::<usize>("count").map_or(96, |n| *n.max(&1));
-    output_status("starting fresh processes");
+    output_status("starting new processes");
     let mut lab = arguments::open(matches)?;
     let (load_ms, first_token_ms) = outside(matches)?;
     let card = lab.model.card.clone();

@@ -124,11 +124,11 @@ model                           {}, {}, {parameters} parameters, {dtype} on {dev
 machine                         {cpu}, {threads} threads, {profile} build of {version}
 process start to loaded model   {load_ms:.0} ms
 process start to first token    {first_token_ms:.0} ms
-writing, bare                   {bare:.1} tokens/s
-writing, live                   {live:.1} tokens/s with {}
-live / bare                     {ratio:.2}
-writing, edited                 {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of bare
-writing, edited and unedited    {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of bare
+generating, plain               {bare:.1} tokens/s
+generating, live                {live:.1} tokens/s with {}
+live / plain                    {ratio:.2}
+generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
+generating, edited and unedited {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of plain
 reading                         {prefill:.1} tokens/s over {prefill_tokens} tokens
 peak memory                     {peak} (estimated {estimated} with a full context)
 measured                        medians of {rounds} rounds of {tokens} tokens after {prompt_tokens}

@@ -23,12 +23,12 @@ use crate::lab::Lab;
 /// The row.
 pub const EDIT_VALUE: Subcommand = Subcommand {
     name: "edit-value",
-    about: "Turns the value vectors of facts' neurons to other answers, and counts what changed, beside random neurons",
+    about: "Edits the value vectors of a fact's neurons towards another answer, and counts what changed, with random neurons as a control",
     arguments: build,
     run,
 };
 
-const CAUTION: &str = "these edits change how a fact is expressed in these words; that it was known there does not follow, and other wordings may keep it (Niu et al. 2024, 2405.02421).";
+const CAUTION: &str = "these edits change how a fact is expressed in these wordings; it does not follow that the fact was stored there, and other wordings may keep it (Niu et al. 2024, 2405.02421).";
 
 fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
@@ -46,19 +46,19 @@ fn build(command: Command) -> Command {
     };
     let command = models::format(arguments::edits(arguments::model(command)));
     command
-        .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts between tabs; may be repeated").required(true).action(ArgAction::Append))
-        .arg(file("others", "Other prompts to look after, one a line"))
-        .arg(arguments::value("strength", "C", "Strength of the turn: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
+        .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts, separated by tabs; may be repeated").required(true).action(ArgAction::Append))
+        .arg(file("others", "Unrelated prompts, one a line, to check for side effects"))
+        .arg(arguments::value("strength", "C", "Strength C of the edit of a value vector: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
         .arg(arguments::value("scale", "C", "Multiplies the neurons instead: 0 suppresses, 2 amplifies").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase"))
-        .arg(super::switch("erase", "Sets the neurons to 0 instead"))
-        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("answer: neurons by their direct effect on the answer's logit; contrast: on it less the mean of the relation's other answers"))
-        .arg(number("neurons", "5", "Most neurons a fact"))
-        .arg(percent("share", "20", "Least score, of the largest under the same prompt"))
-        .arg(percent("present", "70", "Prompts under which a neuron must reach that; moved by 5 until 2 to 5 neurons are left"))
-        .arg(percent("shared", "10", "Neurons that more of a relation's facts have are left alone"))
-        .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
+        .arg(super::switch("erase", "Ablates the neurons instead (sets them to 0)"))
+        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("How neurons are scored: answer: direct effect on the answer's logit; contrast: that minus the mean over the relation's other answers"))
+        .arg(number("neurons", "5", "Maximum neurons per fact"))
+        .arg(percent("share", "20", "A neuron counts under a prompt if its score is at least this percentage of the largest one"))
+        .arg(percent("present", "70", "A neuron is kept if it counts under at least this percentage of the prompts; adjusted in steps of 5 until 2 to 5 neurons are left"))
+        .arg(percent("shared", "10", "Neurons shared by more than this percentage of a relation's facts are left alone"))
+        .arg(number("facts", "10", "How many facts of each relation are edited, drawn by the seed"))
         .arg(arguments::value("layers", "A-B", "Only neurons of these layers"))
-        .arg(file("output", "Writes the edits: a preset where FILE ends in .toml, the first fact's on and the others off; else a line each under their fact, for --edit").short('o').long("output"))
+        .arg(file("output", "Writes the edits: a preset if FILE ends in .toml, with the edits of the first fact on and the others off; else one --edit a line, under its fact").short('o').long("output"))
         .arg(arguments::force())
 }
 
@@ -100,7 +100,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         n => format!("; for {n} no neuron or no other answer was left (--shared, --share)"),
     };
     output::note(&format!(
-        "{} of {} facts are answered in every wording; {} were edited, seed {}{without}.",
+        "{} of {} facts are answered correctly in every wording; {} were edited, seed {}{without}.",
         report.known,
         list.len(),
         report.cases.len(),

@@ -25,7 +25,7 @@ use crate::text;
 /// The row.
 pub const GENERATE: Subcommand = Subcommand {
     name: "generate",
-    about: "Writes a continuation of a prompt, under edits if you like",
+    about: "Generates a continuation of a prompt, with or without edits",
     arguments: build,
     run,
 };
@@ -33,11 +33,11 @@ pub const GENERATE: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
     let command = command
-        .arg(super::switch("lockstep", "Lets the unedited model write its own text beside, from the same seed: KL, and where they diverge"))
-        .arg(super::switch("forced", "Lockstep in which the edited run is given the unedited run's tokens, so that KL compares like with like"))
-        .arg(super::switch("alone", "Runs nothing beside the edited text: faster, and no KL a token").conflicts_with_all(["lockstep", "forced"]));
-    let safe = "Makes the text safe to show in a pipe as well, as it is on a terminal; a pipe gets the model's bytes otherwise";
-    let format = "text, or jsonl: a line a token and a summary";
+        .arg(super::switch("lockstep", "Also generates with the unedited model, in lockstep and from the same seed: KL divergence for each token, and where the texts diverge"))
+        .arg(super::switch("forced", "Like lockstep, but the edited run is given the unedited run's tokens, so that KL always compares the same text"))
+        .arg(super::switch("alone", "Does not run the unedited model: faster, but no KL for each token").conflicts_with_all(["lockstep", "forced"]));
+    let safe = "Escapes control characters in a pipe as well, as on a terminal; by default a pipe gets the model's raw bytes";
+    let format = "text, or jsonl: one line for each token and a summary";
     sampling_arguments(command.arg(super::switch("safe", safe))).arg(arguments::one_of(
         "format",
         ["text", "jsonl"],
@@ -47,11 +47,16 @@ fn build(command: Command) -> Command {
 
 /// How many tokens are written, and how they are chosen.
 pub fn sampling_arguments(command: Command) -> Command {
-    let count = arguments::value("count", "N", "Most tokens to write").short('n');
-    let temperature = arguments::value("temperature", "T", "0 takes the most probable token");
-    let top_p = "Keeps the smallest set of tokens with this much probability";
+    let count = arguments::value("count", "N", "Maximum tokens to generate").short('n');
+    let temperature =
+        arguments::value("temperature", "T", "0 always takes the most probable token");
+    let top_p = "Top-p sampling: keeps the smallest set of tokens with this much probability";
     let top_p = arguments::value("top-p", "P", top_p);
-    let top_k = arguments::value("top-k", "K", "Keeps so many tokens; 0 keeps all");
+    let top_k = arguments::value(
+        "top-k",
+        "K",
+        "Top-k sampling: keeps this many tokens; 0 keeps all",
+    );
     command
         .arg(count.value_parser(value_parser!(usize)).default_value("64"))
         .arg(
@@ -141,8 +146,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
         (unedited(&lab, &writer), matches!(shape, Shape::Lines))
     {
         let parted = diverged.map_or_else(
-            || "they did not part".into(),
-            |position| format!("they part at position {position}"),
+            || "they did not diverge".into(),
+            |position| format!("they diverge at position {position}"),
         );
         let text = crate::text::plain(text.as_bytes());
         output::note(&format!("unedited, from the same seed ({parted}):{text}"));

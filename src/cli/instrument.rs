@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{arguments, log, output};
@@ -21,7 +22,11 @@ use crate::text;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
-    match parameter.name {
+    spelled(of, parameter.name)
+}
+
+fn spelled(of: &dyn Instrument, name: &str) -> String {
+    match name {
         // The prompt that reads, beside the run's own prompt (Patchscopes).
         "prompt" => "target-prompt".to_string(),
         // One switch for every text that is read.
@@ -62,7 +67,7 @@ pub fn build(of: &'static dyn Instrument) -> Command {
     let written = "Writes the figure to a file instead of standard output";
     let output = arguments::value("output", "FILE", written).short('o');
     command
-        .arg(format.help("How the figure is written [default: by the ending of FILE, or text]"))
+        .arg(format.help("Output format of the figure [default: by the ending of FILE, else text]"))
         .arg(output.value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
@@ -70,6 +75,7 @@ pub fn build(of: &'static dyn Instrument) -> Command {
 fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
     let arg = Arg::new(id(parameter.name))
         .long(flag(of, parameter))
+        .aliases(parameter.older.iter().map(|name| spelled(of, name)))
         .help_heading("Parameters")
         .help(parameter.about);
     let default = Some(parameter.default).filter(|default| !default.is_empty());
@@ -84,7 +90,11 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
         }
         Kind::Layer => arg.value_name("LAYER").allow_hyphen_values(true),
         Kind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
-        Kind::Choice(words) => arg.value_parser(words.to_vec()),
+        Kind::Choice(words) => {
+            let word =
+                |w: &&'static str| PossibleValue::new(*w).aliases(parameter.older_spellings(w));
+            arg.value_parser(words.iter().map(word).collect::<Vec<_>>())
+        }
         Kind::Word(_) | Kind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
     }
 }
@@ -111,7 +121,7 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: Cost) -> Result<()> {
     if time >= WORTH_SAYING {
         let time = text::duration(time);
         output::note(&format!(
-            "{name}: {cost}, at most about {time}; Ctrl-C keeps what is done"
+            "{name}: {cost}, at most about {time}; Ctrl-C keeps the results so far"
         ));
     }
     Ok(())
@@ -130,7 +140,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let given = given(of, matches)?;
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
-        let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
+        let expected = "a file name for the figure that ends in a format; directions are written by `lmscope direction` and `lmscope select --save`";
         return Err(Error::argument("-o", path.display(), expected));
     }
     let ending = path
@@ -153,7 +163,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         return Err(Error::argument(
             "--edit",
             &edits[0],
-            "a prompt beside it that it can act on; without one nothing of the user's runs",
+            "a prompt that it can act on; without one, the edit has no effect here",
         ));
     };
     lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
@@ -174,9 +184,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     }
     if lab.unfinished.stopped {
         match &lab.unfinished.failure {
-            None => output::note("stopped; the same command goes on from there"),
+            None => output::note("stopped; the same command continues from there"),
             Some(why) => output::note(&format!(
-                "stopped; the same command begins anew, because what was measured could not be kept: {why}"
+                "stopped; the same command starts again, because the results could not be kept: {why}"
             )),
         }
         return Err(Error::Cancelled);

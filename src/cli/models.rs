@@ -22,7 +22,7 @@ use crate::text;
 /// The row.
 pub const MODELS: Subcommand = Subcommand {
     name: "models",
-    about: "Lists the demo and the models of the hub cache",
+    about: "Lists the demo and the models in the hub cache",
     arguments: build,
     run,
 };
@@ -43,7 +43,7 @@ const LONGEST_HEADER: u64 = 100 << 20;
 
 /// `--format text|json`, for every list.
 pub fn format(command: Command) -> Command {
-    let help = "A table for people, or JSON";
+    let help = "A table to read, or JSON";
     command.arg(arguments::one_of("format", ["text", "json"], help))
 }
 
@@ -149,7 +149,7 @@ fn family(folder: &Path) -> String {
     match family_of(&config) {
         Ok(family) => family.name.to_string(),
         Err(_) => format!(
-            "{} (not served)",
+            "{} (not supported)",
             config
                 .get("model_type")
                 .and_then(Value::as_str)

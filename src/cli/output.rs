@@ -50,7 +50,7 @@ fn receipt_line(receipt: &Receipt) -> String {
     }
     let mut out = if receipt.not_finite {
         format!(
-            "WARNING: edit {edit} is NOT FINITE: what it makes of the numbers is NaN or infinity (it acted {} times). Lower its strength",
+            "WARNING: edit {edit} is NOT FINITE: it turns activations into NaN or infinity (it acted {} times). Lower its strength",
             receipt.fired
         )
     } else if receipt.idle() && receipt.fired == 0 {
@@ -66,8 +66,8 @@ fn receipt_line(receipt: &Receipt) -> String {
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
         let nulls = [
-            ("a random one of equal size", receipt.null),
-            ("on an unrelated text", receipt.elsewhere),
+            ("control: random edit of equal size", receipt.null),
+            ("unrelated text", receipt.elsewhere),
         ];
         let said = nulls.into_iter().filter_map(|(name, kl)| match kl? {
             kl if kl.is_finite() => Some(format!("{name} {kl:.4}")),

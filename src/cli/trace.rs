@@ -16,6 +16,7 @@ use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::Lab;
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
@@ -23,7 +24,7 @@ use crate::text;
 /// The row.
 pub const TRACE: Subcommand = Subcommand {
     name: "trace",
-    about: "Keeps the activations of a prompt in a safetensors file",
+    about: "Saves the activations of a prompt to a safetensors file",
     arguments: build,
     run,
 };
@@ -46,14 +47,19 @@ fn run(matches: &ArgMatches) -> Result<()> {
         if let Ok(Pattern::Foreign(name)) = text.parse() {
             let site = name.on(&lab.model.card.blueprint)?;
             let ours = written(site, name.layers);
-            output::note(&format!("{name} is {ours} on this model."));
+            output::note(&format!("{name} means {ours} on this model."));
         }
     }
     let run = arguments::run(matches, &lab, edits)?;
     let (recording, broken) = match lab.record(&run, &wanted) {
         // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.
         Err(error @ Error::NotFinite { .. }) => {
-            (Arc::new(lab.record_as_is(&run, &wanted)?), Some(error))
+            let as_is = Pass {
+                record: wanted.clone(),
+                lenient: true,
+                ..Pass::of(run.clone())
+            };
+            (Arc::new(lab.run_one(&as_is)?), Some(error))
         }
         recording => (recording?, None),
     };

@@ -406,7 +406,7 @@ impl Check {
                 self.error, self.tolerance
             ))
         } else {
-            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or a smaller strength of the edit".into())
+            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or lower the strength of the edit".into())
         }
     }
 
@@ -488,7 +488,7 @@ impl Figure {
         self.notes.insert(
             0,
             format!(
-                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or a smaller strength"
+                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or lower the strength"
             ),
         );
     }
@@ -641,7 +641,7 @@ mod tests {
         if let Body::Series(series) = &mut moved.body {
             series.curves[0].anchor = Anchor::layer(2);
         }
-        assert!(refused(&curves(0..2, 0.0), &moved).contains("places"));
+        assert!(refused(&curves(0..2, 0.0), &moved).contains("different place"));
         let mut table = grid(0..0);
         table.body = Body::Table(Table {
             columns: vec![],

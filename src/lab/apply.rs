@@ -11,6 +11,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::change::{self, Change, HostRow};
+use super::readout::Said;
 use super::silence::silence;
 use super::watch::Watch;
 use crate::edit::Edit;
@@ -179,12 +180,16 @@ impl Program {
         self.watches.iter().any(|w| w.token().is_some())
     }
 
-    /// Brings the unedited model's log-probabilities after a position, before the pass that covers it.
-    pub fn hear(&mut self, position: usize, log_probs: &[f32]) {
+    /// Of which tokens.
+    pub fn asked(&self) -> Vec<u32> {
+        self.watches.iter().filter_map(Watch::token).collect()
+    }
+
+    /// Brings what the unedited model says after a position, asked about these tokens, before the pass that covers it.
+    pub fn hear(&mut self, position: usize, said: &Said) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {
-                let logged = log_probs.get(token as usize).copied();
-                watch.note(position, logged.unwrap_or(f32::NEG_INFINITY).exp());
+                watch.note(position, said.token(token).logprob.exp());
             }
         }
     }
@@ -421,7 +426,7 @@ impl Program {
                 reasons.next_back().unwrap_or_default()
             } else if tally.relative == 0.0 {
                 format!(
-                    "it acted {} times and found nothing to change: the values were already so",
+                    "it acted {} times and changed nothing: the activations already had these values",
                     tally.fired
                 )
             } else {

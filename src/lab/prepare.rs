@@ -50,7 +50,7 @@ pub(crate) fn prepare(
     if let Op::Cut(CutEdges(_, sources)) = &edit.op {
         if edit.strength > 1.0 {
             return Err(refused(
-                "a cut takes away at most everything: use a strength up to 1".into(),
+                "a cut removes at most all of the attention: use a strength up to 1".into(),
             ));
         }
         let layer = &shelf.lab.model.transformer.blueprint.layers[usize::from(at.layer)];

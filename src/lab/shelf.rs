@@ -146,7 +146,7 @@ impl<'a> Shelf<'a> {
         tokens
             .first()
             .copied()
-            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
+            .ok_or_else(|| Error::argument("token", text, "a text that has at least one token"))
     }
 }
 
@@ -179,9 +179,9 @@ fn unknown<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> E
     let mut known: Vec<&str> = all.keys().map(String::as_str).collect();
     known.sort_unstable();
     let known = if known.is_empty() {
-        format!("none is {held}")
+        format!("no {what} is {held}")
     } else {
-        format!("{held} are {}", known.join(", "))
+        format!("{held}: {}", known.join(", "))
     };
     let expected = format!("a file, or a {held} {what} ({known})");
     Error::argument(what, name, expected)

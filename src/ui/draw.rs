@@ -67,7 +67,10 @@ fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
     );
     let mut lines = fold(&words, usize::from(screen.width));
     if app.transcript.busy() {
-        lines.push(format!("writing, {} tokens", app.transcript.tokens.len()));
+        lines.push(format!(
+            "generating, {} tokens",
+            app.transcript.tokens.len()
+        ));
     }
     lines.push("q quits".into());
     for (line, y) in lines.iter().zip(screen.y..screen.bottom()) {
@@ -220,7 +223,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 " The model is being downloaded; prompts can be chosen already."
             }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
-            (None, None) => " No model is loaded. L tries once more, q leaves.",
+            (None, None) => " No model is loaded. L tries again, q quits.",
         };
         return vec![span(first.into(), Role::Muted)];
     };

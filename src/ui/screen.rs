@@ -238,8 +238,7 @@ impl Screen {
                 }
                 Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
                 Some(OnTerminal::Suspend) => {
-                    let why =
-                        "There is no shell that could bring a stopped lmscope back; q leaves.";
+                    let why = "No shell can resume a suspended lmscope here; q quits.";
                     self.app.report(Err(why.into()));
                 }
                 Some(OnTerminal::Redraw) => self.come_back()?,

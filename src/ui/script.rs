@@ -51,7 +51,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
             .app
             .notices
             .shown()
-            .map_or_else(|| "nothing was said".to_string(), |n| n.text.clone());
+            .map_or_else(|| "no notice was shown".to_string(), |n| n.text.clone());
         return Err(Error::Engine(format!("no model was loaded: {why}")));
     }
     let enter = (!prompted).then_some(Key::plain(Code::Enter));
@@ -116,9 +116,7 @@ impl Stage<'_> {
                 }
             }
             if began.elapsed() > PATIENCE {
-                return Err(Error::Engine(
-                    "it did not come to rest within three minutes".into(),
-                ));
+                return Err(Error::Engine("it was not idle within three minutes".into()));
             }
         }
     }

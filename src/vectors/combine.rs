@@ -14,7 +14,7 @@ pub type Term = (f64, String);
 /// Reads `a + 2*b - c.safetensors`: names with spaces around the signs, so that names may hold signs themselves.
 pub fn parse(text: &str) -> Result<Vec<Term>> {
     let bad = || {
-        let expected = "names or files with + or - between them, spaces around the signs, such as `a + 2*b - c`";
+        let expected = "names or files with + or - between them and spaces around the signs, such as `a + 2*b - c`";
         Error::argument("combine", text, expected)
     };
     let mut terms = Vec::new();
@@ -101,7 +101,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
         return Err(Error::argument(
             "combine",
             text,
-            "directions that do not cancel out: this sum has length zero",
+            "directions that do not cancel out: this sum is zero",
         ));
     }
     let rows = frame.rows.iter().zip(totals);

@@ -44,7 +44,7 @@ const METHODS: [(&str, Method, &str); 5] = [
     (
         "pca",
         Method::Pca,
-        "PCA of pairs, each centred on its middle (repeng pca_center)",
+        "PCA of pairs, each centred on its midpoint (repeng pca_center)",
     ),
     (
         "pca-diff",
@@ -157,7 +157,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{} and {}, the same on both sides", plus.len(), minus.len()),
-                "two lists that differ: between equal ones there is no direction",
+                "two lists that differ: equal lists have no direction between them",
             ));
         }
         let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
@@ -189,7 +189,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}"),
-                "lists of equal length, prompt by prompt in pairs, for this method",
+                "lists of equal length, because this method pairs the prompts",
             ));
         }
         let layers = self.plus.iter().zip(&self.minus);
@@ -230,7 +230,7 @@ impl Contrast {
         let mut notes = Vec::new();
         if self.shared > 0 {
             notes.push(format!(
-                "{} of the prompts are on both sides, and say nothing of what tells them apart",
+                "{} of the prompts are in both lists, and do not help to tell the lists apart",
                 self.shared
             ));
         }
@@ -249,11 +249,13 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}, alike at {nothing}"),
-                "prompts whose states differ there beyond rounding: a direction between these has length zero. Measure at another layer or position, or choose other prompts",
+                "prompts whose states differ there by more than rounding: a direction between these is zero. Measure at another layer or position, or choose other prompts",
             ));
         }
         if !nothing.is_empty() {
-            notes.push(format!("left out as both sides are alike there: {nothing}"));
+            notes.push(format!(
+                "left out because both lists are equal there: {nothing}"
+            ));
         }
         Ok(Direction {
             rows,

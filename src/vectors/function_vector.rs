@@ -12,9 +12,9 @@ use super::shots::Ask;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use crate::lab::capture::{Capture, Output};
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
-use crate::lab::sample::log_sum_exp;
 use crate::model::Fingerprint;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
@@ -176,7 +176,7 @@ impl Effects {
 }
 
 /// What a run holds at its last token.
-pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
+pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<Capture> {
     lab.run_one(&Pass {
         from: Some(run.tokens.len().saturating_sub(1)),
         record: wanted.to_vec(),
@@ -185,7 +185,7 @@ pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result
 }
 
 /// All heads of a recorded address, one after the other.
-pub(crate) fn value(read: &RowCapture, at: Address) -> Result<Vec<f32>> {
+pub(crate) fn value(read: &Capture, at: Address) -> Result<Vec<f32>> {
     let value = read.get(at)?.to_dtype(DType::F32)?;
     Ok(value.flatten_all()?.to_vec1()?)
 }
@@ -210,17 +210,12 @@ fn changes(
     let pass = Pass {
         rows: rows.collect::<Result<_>>()?,
         from: Some(position),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
+        ..Pass::after(run.clone(), Output::tokens(&[answer]))
     };
-    let mut found = lab.run_map(&pass, |_, _, row| probability(row.last(), answer))?;
-    let base = found.remove(0);
-    Ok((base, found.into_iter().map(|p| p - base).collect()))
-}
-
-/// The probability of a token under a row of logits.
-pub(crate) fn probability(logits: &[f32], token: u32) -> f64 {
-    f64::from(logits[token as usize] - log_sum_exp(logits)).exp()
+    let found = lab.run(&pass)?;
+    let base = found[0].last().share();
+    let changes = found[1..].iter().map(|row| row.last().share() - base);
+    Ok((base, changes.collect()))
 }
 
 /// Adds numbers to sums.

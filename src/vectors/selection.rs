@@ -17,9 +17,10 @@ use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::batch;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
 use crate::model::network::finite::order;
@@ -168,6 +169,15 @@ pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
         .sum()
 }
 
+/// The scores are sums over the vocabulary in f64, so rows are read whole.
+fn whole() -> Output {
+    Output::whole(After::Last(1))
+}
+
+fn mean_behaviour(rows: &[Said], markers: &[u32]) -> f64 {
+    average(rows.iter().map(|said| behaviour(&said.logits, markers)))
+}
+
 fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
@@ -183,8 +193,8 @@ pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for logits in batch::last_logits(lab, prompts, schedule)? {
-            for (ahead, log) in ahead.iter_mut().zip(log_probs(&logits)) {
+        for said in lab.last_of(prompts, schedule, whole())? {
+            for (ahead, log) in ahead.iter_mut().zip(log_probs(&said.logits)) {
                 *ahead += share * f64::from(log).exp();
             }
         }
@@ -254,10 +264,10 @@ pub fn select(
             return Err(Error::argument(
                 list,
                 format!(
-                    "no prompt is left ({} plus and {} minus did not behave as their list says)",
+                    "no prompt is left (on {} plus and {} minus prompts the model does not behave as their list says)",
                     left_out.0, left_out.1
                 ),
-                "two prompts or more that do; other markers, or filter=no, may help",
+                "two prompts or more on which it does; other markers, or filter=no, may help",
             ));
         }
     }
@@ -314,10 +324,10 @@ fn behaving(
     left_out: &mut (usize, usize),
 ) -> Result<Sides> {
     let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
-        let logits = batch::last_logits(lab, prompts, schedule)?;
-        let pairs = prompts.iter().zip(&logits);
+        let said = lab.last_of(prompts, schedule, whole())?;
+        let pairs = prompts.iter().zip(&said);
         Ok(pairs
-            .filter(|(_, z)| sign * behaviour(z, &rules.markers) > 0.0)
+            .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
             .map(|(p, _)| p.clone())
             .collect())
     };
@@ -380,15 +390,15 @@ struct Gauge<'a> {
     held_out: Sides,
     markers: Vec<u32>,
     schedule: Schedule,
-    base: Vec<Vec<f32>>,
+    base: Vec<Said>,
     unedited: (f64, f64),
 }
 
 impl<'a> Gauge<'a> {
     fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
-        let plus = batch::last_logits(lab, &held_out.plus, schedule)?;
-        let base = batch::last_logits(lab, &held_out.minus, schedule)?;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, &rules.markers)));
+        let plus = lab.last_of(&held_out.plus, schedule, whole())?;
+        let base = lab.last_of(&held_out.minus, schedule, whole())?;
+        let score = |rows: &[Said]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
             lab,
@@ -434,15 +444,15 @@ impl<'a> Gauge<'a> {
         let ablated = with(Op::ProjectOut, Place::Writes);
         let added = with(Op::Add, Place::At(at));
         let markers = &self.markers;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
-        let plus = batch::last_logits(self.lab, &self.held_out.plus, &ablated)?;
-        let moved = batch::last_logits(self.lab, &self.held_out.minus, &ablated)?;
-        let brought = batch::last_logits(self.lab, &self.held_out.minus, &added)?;
+        let score = |rows: &[Said]| mean_behaviour(rows, markers);
+        let plus = self.lab.last_of(&self.held_out.plus, &ablated, whole())?;
+        let moved = self.lab.last_of(&self.held_out.minus, &ablated, whole())?;
+        let brought = self.lab.last_of(&self.held_out.minus, &added, whole())?;
         let pairs = self.base.iter().zip(&moved);
         Ok(Scores {
             ablation: score(&plus),
             addition: score(&brought),
-            kl: average(pairs.map(|(p, q)| divergence(p, q))),
+            kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
         })
     }
 }

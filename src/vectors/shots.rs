@@ -35,12 +35,12 @@ pub fn read(path: &Path) -> Result<Vec<Pair>> {
 /// The same from text; `path` is for messages.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
     let bad = |what: String| {
-        let next = "Write a pair a line, input and output with a tab between, or a JSON list of {\"input\": .., \"output\": ..}.";
+        let next = "Write one pair a line: input, tab, output; or a JSON list of {\"input\": .., \"output\": ..}.";
         Error::bad_file(path, what, next)
     };
     let found = if text.trim_start().starts_with(['[', '{']) {
         let value: Value =
-            serde_json::from_str(text).map_err(|e| bad(format!("it is no JSON ({e})")))?;
+            serde_json::from_str(text).map_err(|e| bad(format!("it is not JSON ({e})")))?;
         from_json(&value).map_err(bad)?
     } else {
         let lines = text
@@ -68,7 +68,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
         }
     }
     if pairs.is_empty() {
-        return Err(bad("it holds no pair".into()));
+        return Err(bad("it holds no pairs".into()));
     }
     Ok(pairs)
 }
@@ -289,7 +289,7 @@ impl Shots<'_> {
             _ => Err(Error::argument(
                 "template",
                 text::plain(format!("{asked}{answer}").as_bytes()),
-                "one in which the answer begins with a token of its own; a space before {y} often makes the difference",
+                "a form in which the answer begins with a token of its own; a space before {y} often makes the difference",
             )),
         }
     }
@@ -310,7 +310,7 @@ impl Shots<'_> {
         if count > of {
             let all = self.pairs.len();
             let expected = format!(
-                "fewer, or more demonstrations: {count} have to be drawn, and {of} of {all} can be"
+                "fewer, or more demonstrations: {count} have to be drawn, but only {of} of {all} can be"
             );
             return Err(Error::argument("shots", self.count, expected));
         }
@@ -337,7 +337,7 @@ fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
         return Err(Error::argument(
             "shots",
             before.len(),
-            "enough for two different labels, which is what shuffling needs",
+            "enough for two different labels, because shuffling needs them",
         ));
     }
     let mut labels = before.clone();

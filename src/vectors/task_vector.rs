@@ -105,7 +105,7 @@ impl InContext {
     /// Measures a vector for every layer's output. A function vector is the same at all of them.
     pub fn make(self, lab: &mut Lab, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
         let mut notes = vec![format!(
-            "{} examples a prompt, seed {}",
+            "{} demonstrations a prompt, seed {}",
             shots.count, shots.seed
         )];
         let (vectors, prompts) = match self {
@@ -126,7 +126,7 @@ impl InContext {
                     }
                     Rank::Asked => (
                         shots.on(lab).unshown(recipe.shuffled)?,
-                        "prompts without examples",
+                        "prompts without demonstrations",
                     ),
                 };
                 let means = HeadMeans::measure(lab, &asks)?;
@@ -139,7 +139,7 @@ impl InContext {
                     .map(|((layer, head), effect)| format!("{layer}.{head} {}", signed(*effect)))
                     .collect();
                 notes.push(format!(
-                    "heads (layer.head, average indirect effect over {} {on}, whose answers have probability {:.3}): {}",
+                    "heads (layer.head, average indirect effect over {} {on}, where the answer has probability {:.3}): {}",
                     effects.prompts,
                     effects.base,
                     listed.join(", ")
@@ -148,7 +148,7 @@ impl InContext {
                     notes.push("WARNING: the prompts that heads were ranked on are answered already, so the ranking says little; rank on prompts that do not show the task".into());
                 }
                 if lab.model.transformer.norms_writes() {
-                    notes.push("this family norms what attention writes: the vector went through that norm's gain, at its mean scale over the prompts".into());
+                    notes.push("this family normalizes the attention output: the vector went through that norm's gain, at its mean scale over the prompts".into());
                 }
                 (vec![vector; lab.model.card.layers], asks.len())
             }

@@ -20,7 +20,8 @@ const SMOL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const WIDTH: usize = 118;
 
 /// How lines of `sh` blocks begin that are not run here.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
+    "export SMOL=",
     "cargo ",
     "git ",
     "python3 ",

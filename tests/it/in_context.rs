@@ -193,7 +193,7 @@ fn a_stream_that_is_normed_after_every_write_has_no_function_vector() {
         .unwrap_err()
         .to_string();
     assert!(
-        why.contains("normed after every write") && why.contains("task-vector"),
+        why.contains("normalizes the stream after every component") && why.contains("task-vector"),
         "{why}"
     );
     assert_eq!(
@@ -767,21 +767,21 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
         .with("template", "{x} -> {y}")
         .with("separator", " ; ")
         .with("ask", "{x} - {y}")
-        .with("rank", "asked")
+        .with("rank", "zero_shot")
         .with("shots", 4)
         .with("trials", 10)
         .with("prompts", 5);
     assert!(of.needs_prompt(&Arguments::default()) && !of.needs_prompt(&shown));
     let aie = of.observe(&Run::default(), &shown, &mut lab).unwrap();
     assert!(
-        aie.notes.iter().any(|n| n.starts_with("null: ")),
+        aie.notes.iter().any(|n| n.starts_with("control: ")),
         "{:?}",
         aie.notes
     );
     let null = of
-        .observe(&Run::default(), &shown.with("null", "random"), &mut lab)
+        .observe(&Run::default(), &shown.with("control", "random"), &mut lab)
         .unwrap();
-    assert!(null.title.contains("null"));
+    assert!(null.title.contains("control"));
     assert_ne!(aie.body, null.body);
     let missing = Arguments::default().with("demos", "no/such/file.tsv");
     assert!(of.observe(&run, &missing, &mut lab).is_err());

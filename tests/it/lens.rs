@@ -63,6 +63,7 @@ fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
         top: strongest.into_iter().map(|(id, p)| (id, p.exp())).collect(),
         tokens: vec![lmscope::lab::readout::Told {
             id: token,
+            logit: row[token as usize],
             logprob: logprobs[token as usize],
             rank: rank(row, token),
         }],
@@ -182,7 +183,7 @@ fn strips_and_chunks_hide_no_token() {
                 rows: &finals,
                 of: &[2, 1, 0],
             }),
-            keep: false,
+            ..Ask::default()
         };
         let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         for (row, said) in said.iter().enumerate() {
@@ -589,9 +590,10 @@ fn what_settles_nowhere_is_said() {
         let settles = last(&output) == last(&writes);
         let note = &writes.notes[2];
         assert!(note.starts_with("after "), "{name}: {:?}", writes.notes);
-        let said = note.contains("settles at layer");
+        let said = note.contains("converges at layer");
         assert_eq!(said, settles, "{name}: {note}");
-        let nothing = "the strongest at no last layer of this lens; 0 of 1 positions settle";
+        let nothing =
+            "not the top prediction of this lens at the last layer; 0 of 1 positions converge";
         assert_eq!(note.contains(nothing), !settles, "{name}: {note}");
         nowhere += usize::from(!settles);
     }

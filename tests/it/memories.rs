@@ -15,15 +15,15 @@ use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::neurons::contexts::{Scan, Scanner};
+use lmscope::instruments::neurons::sight::sights;
+use lmscope::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::batch::last_logits;
-use lmscope::lab::neurons::sights;
+use lmscope::lab::capture::{After, Output};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::lab::target::Target;
-use lmscope::lab::value_card::{Reading, SIDE};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -138,8 +138,8 @@ fn a_card_holds_the_ends_of_an_explicit_product() {
             let by_hand = promoted_by_hand(&lab, layer, 5, reading);
             let mut order: Vec<usize> = (0..by_hand.len()).collect();
             order.sort_by(|a, b| by_hand[*b].total_cmp(&by_hand[*a]));
-            let sides = lab
-                .cards
+            let sides = ValueCards::on(&mut lab)
+                .borrow_mut()
                 .sides(&lab.model, (layer as u16, 5), reading)
                 .unwrap();
             assert_eq!(sides.promoted.len(), SIDE.min(by_hand.len()));
@@ -352,14 +352,15 @@ fn prompts_side_by_side_are_read_as_alone() {
             .enumerate()
             .map(|(i, n)| prompt(*n).iter().map(|t| (t + i as u32) % 59).collect())
             .collect();
-        let together = last_logits(&mut lab, &prompts, &schedule).unwrap();
+        let whole = Output::whole(After::Last(1));
+        let together = lab.last_of(&prompts, &schedule, whole).unwrap();
         for (tokens, row) in prompts.iter().zip(together) {
             let run = Run {
                 schedule: schedule.clone(),
                 ..Run::plain(tokens.clone())
             };
             let alone = lab.last_logits(&run).unwrap();
-            let far = alone.iter().zip(&row).map(|(a, b)| (a - b).abs());
+            let far = alone.iter().zip(&row.logits).map(|(a, b)| (a - b).abs());
             assert!(far.fold(0.0, f32::max) < 1e-4, "{}", lab.model.card.name);
         }
     }
@@ -434,7 +435,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
             panic!("a table")
         };
         let title = &table.pages[0].title;
-        let (own, null) = title.split_once(" · null ").unwrap();
+        let (own, null) = title.split_once(" · control ").unwrap();
         assert!(own.contains(&units) && null.contains("seed 1"), "{title}");
         let null = null.split(',').next().unwrap().to_string();
         assert!(!units.split(',').any(|u| u == null), "{title}");

@@ -276,7 +276,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             kl: (fired > 0).then_some(0.42),
             null: (fired > 0).then_some(0.05),
             why: if active && fired == 0 {
-                "nothing was read yet".into()
+                "nothing has been read yet".into()
             } else {
                 String::new()
             },

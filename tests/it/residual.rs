@@ -6,10 +6,10 @@ use candle_core::Tensor;
 use lmscope::edit::direction::{Direction, Origin};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Scale};
+use lmscope::instruments::residual::attribution::{Attribution, Part, Question};
+use lmscope::instruments::residual::decomposition::{of_attention, of_mlp};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::attribution::{Attribution, Part, Question};
-use lmscope::lab::decomposition::{of_attention, of_mlp};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::target::Target;
@@ -338,7 +338,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
             let said = figure
                 .notes
                 .iter()
-                .any(|n| n.contains("edits of the writes"));
+                .any(|n| n.contains("edits of the component outputs"));
             assert_eq!(said, heads.rest[LENGTH - 1].abs() > 0.0, "{name} {by}");
         }
         // Live figures record other sites and come to the same sum.
@@ -439,7 +439,10 @@ fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
             .observe(&run, &arguments, &mut lab)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("no sum of writes"), "{by}: {error}");
+        assert!(
+            error.contains("not a sum of component outputs"),
+            "{by}: {error}"
+        );
     }
     // Nor is it offered at every new token.
     let residual = instrument("residual").unwrap();

@@ -382,7 +382,7 @@ fn a_discarded_candidate_stays_in_the_figure_with_its_reason() {
         ["weak", "weak", "weak", "weak", "kl", "kl", "late", "late"]
     );
     assert!(
-        figure.notes[0].starts_with("nothing was chosen"),
+        figure.notes[0].starts_with("no candidate was chosen"),
         "{:?}",
         figure.notes
     );
@@ -449,7 +449,7 @@ fn bad_parameters_are_refused_before_any_work() {
         ("positions", "-99", "shortest prompt"),
         ("positions", "first", "negative positions"),
         ("save", "/no/such/folder/r.safetensors", "folder"),
-        ("chat", "perhaps", "one of no, yes"),
+        ("chat", "(optionally)", "one of no, yes"),
     ] {
         let arguments = lists("mood").with(name, value);
         let found = instrument("select")

@@ -15,16 +15,16 @@ use crate::engine::Known;
 use crate::model::network::site::Site;
 
 rows! {
-    "toggle" ["1" "2" "3" "4" "5" "6" "7" "8" "9"] toggle, "switches the edit with that number on or off, even between two tokens", takes "N", numbered toggle_number, hint "edit on/off", when has_edits;
-    "toggle-selected" ["Space" "Enter"] toggle_selected, "switches the selected edit on or off", within Context::Edits, hint "on/off", when has_edits;
+    "toggle" ["1" "2" "3" "4" "5" "6" "7" "8" "9"] toggle, "turns the edit with that number on or off, even between two tokens", takes "N", numbered toggle_number, hint "edit on/off", when has_edits;
+    "toggle-selected" ["Space" "Enter"] toggle_selected, "turns the selected edit on or off", within Context::Edits, hint "on/off", when has_edits;
     "stronger" [">"] |app, _| strengthen(app, 0.25), "raises the strength of the selected edit by a quarter", hint "stronger", when has_edits;
     "weaker" ["<"] |app, _| strengthen(app, -0.25), "lowers the strength of the selected edit by a quarter", hint "weaker", when has_edits;
     "strength" [] strength, "sets the strength of the selected edit", takes "NUMBER", when has_edits;
-    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "sets the neuron or head under the cursor to zero, or everything that is marked", hint "ablate", when has_target;
-    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt", when has_target;
-    "steer" ["s"] steer, "adds a direction at the cursor's layer", takes "[DIRECTION]", hint "steer", when has_directions;
+    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "ablates the neuron or head under the cursor, or everything marked: sets it to zero", hint "ablate", when has_target;
+    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "mean-ablates the neuron or head under the cursor, or everything marked: sets it to its mean over the prompt", when has_target;
+    "steer" ["s"] steer, "steers: adds a direction at the cursor's layer", takes "[DIRECTION]", hint "steer", when has_directions;
     "edit" ["e"] edit, "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", takes "EDIT", hint "new edit", when has_model;
-    "operation" ["O"] operation, "turns the selected edit's operation: add, project out, add to the local norm", within Context::Edits, hint "operation", when has_direction;
+    "operation" ["O"] operation, "changes the selected edit's operation: add, project out, add in units of the local norm", within Context::Edits, hint "operation", when has_direction;
     "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
 }
 
@@ -56,9 +56,9 @@ fn targets(app: &App) -> Result<Vec<Mark>, Why> {
         return Ok(app.history.marks().to_vec());
     }
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
-    Mark::of(anchor)
-        .map(|m| vec![m])
-        .ok_or_else(|| "x needs a neuron or a head under the cursor; f turns to the neurons".into())
+    Mark::of(anchor).map(|m| vec![m]).ok_or_else(|| {
+        "x needs a neuron or a head under the cursor; f switches to the neurons".into()
+    })
 }
 
 fn has_target(app: &App) -> Result<(), Why> {
@@ -67,7 +67,7 @@ fn has_target(app: &App) -> Result<(), Why> {
 
 fn toggle(app: &mut App, text: &str) -> Outcome {
     let number = text.trim().parse();
-    let number = number.map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
+    let number = number.map_err(|_| Why(format!("`{text}` is not the number of an edit")))?;
     toggle_number(app, number)
 }
 
@@ -106,7 +106,7 @@ fn strength(app: &mut App, text: &str) -> Outcome {
         .parse()
         .ok()
         .filter(|v: &f32| v.is_finite())
-        .ok_or_else(|| Why(format!("`{text}` is no number")))?;
+        .ok_or_else(|| Why(format!("`{text}` is not a number")))?;
     selected(app, |edit| edit.strength = value)
 }
 

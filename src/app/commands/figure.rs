@@ -12,19 +12,19 @@ use crate::figure::{Body, Entry, Figure, Table};
 use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
 rows! {
-    "next-figure" ["f"] |app, _| turn(app, 1), "turns to the next instrument", hint "figure";
-    "previous-figure" ["F"] |app, _| turn(app, INSTRUMENTS.len() - 1), "turns to the instrument before";
-    "patchscope" ["p"] patchscope, "reads the state under the cursor with another prompt: asks which, then runs it", hint "patchscope", when has_text;
-    "sweep" ["P"] sweep, "reads the states of all layers at the cursor's position with another prompt", hint "sweep", when has_text;
-    "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and asks again", hint "parameters";
+    "next-figure" ["f"] |app, _| turn(app, 1), "switches to the next instrument", hint "figure";
+    "previous-figure" ["F"] |app, _| turn(app, INSTRUMENTS.len() - 1), "switches to the instrument before";
+    "patchscope" ["p"] patchscope, "Patchscope: reads the state under the cursor with another prompt; shows the parameters first", hint "patchscope", when has_text;
+    "sweep" ["P"] sweep, "Patchscope of all layers at the cursor's position", hint "sweep", when has_text;
+    "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and measures again", hint "parameters";
     "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
-    "widen" ["w"] widen, "measures the figure as far back as the cursor, where its window ends before", hint "measure here", when can_widen;
-    "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it is of, its controls, its limits", hint "notes", when has_figure;
-    "difference" ["D"] difference, "shows the figure less that of the unedited run", hint "difference", when has_figure;
-    "show" [] show, "turns to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "widen" ["w"] widen, "measures the figure back to the cursor, if its window ends before", hint "measure here", when can_widen;
+    "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
+    "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
+    "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
-    "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a sheet", when has_figure;
-    "export" [] export, "writes the figure to a file, with what it was measured on", takes "FORMAT FILE", when has_figure;
+    "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
+    "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
     "left" ["h" "Left"] |app, _| Ok(app.go(Step::Left)), "moves one position back";
     "right" ["l" "Right"] |app, _| Ok(app.go(Step::Right)), "moves one position on";
     "up" ["k" "Up"] |app, _| Ok(app.go(Step::Up)), "moves up: a layer, a row, a line";
@@ -46,7 +46,7 @@ fn has_numbers(app: &App) -> Result<(), Why> {
     match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
         _ => Err(Why(format!(
-            "the {} figure has one number a cell; o sets its parameters",
+            "the {} figure has one number a cell; o opens its parameters",
             app.layout.figure
         ))),
     }
@@ -84,7 +84,7 @@ fn can_widen(app: &App) -> Result<(), Why> {
     has_figure(app)?;
     window(app).map(|_| ()).ok_or_else(|| {
         Why(format!(
-            "the {} figure holds the cursor's position, or has no window",
+            "the {} figure covers the cursor's position, or has no window",
             app.layout.figure
         ))
     })
@@ -158,7 +158,7 @@ fn difference(app: &mut App, _: &str) -> Outcome {
         .is_some_and(|s| !s.about_text(app.layout.figure))
     {
         return Err(
-            "this figure is about texts of its own, which no edit of this one touches".into(),
+            "this figure is about texts of its own, to which the edits do not apply".into(),
         );
     }
     app.difference = !app.difference;
@@ -248,7 +248,7 @@ fn export(app: &mut App, text: &str) -> Outcome {
     let known = app.settings.formats.join(", ");
     let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
         Why(format!(
-            "write :export FORMAT FILE, with a format out of {known}"
+            "write :export FORMAT FILE, with one of the formats {known}"
         ))
     })?;
     if !app.settings.formats.iter().any(|f| f == format) {
@@ -271,7 +271,7 @@ fn goto(app: &mut App, text: &str) -> Outcome {
     let position: usize = text
         .trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is no position")))?;
+        .map_err(|_| Why(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
     app.cursor.rest = false;

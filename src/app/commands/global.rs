@@ -9,19 +9,19 @@ use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
 rows! {
-    "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter does it", hint "help";
+    "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter runs the selected command", hint "help";
     "palette" [":" "ctrl-p"] |app, _| { app.open_palette(); Ok(vec![]) }, "opens the palette: type a command";
-    "load" ["L"] |app, _| Ok(app.load()), "tries once more to load the model; a download goes on where it stopped", hint "load", when lacks_model;
-    "quit" ["q"] |app, _| Ok(app.quit()), "leaves the program; the session is kept", hint "quit";
+    "load" ["L"] |app, _| Ok(app.load()), "tries again to load the model; a download continues where it stopped", hint "load", when lacks_model;
+    "quit" ["q"] |app, _| Ok(app.quit()), "quits; the session is kept", hint "quit";
     "back" ["Esc"] back, "goes back one level: dismisses a notice, leaves a comparison";
-    "interrupt" ["ctrl-c"] |app, _| Ok(app.interrupt()), "stops writing, then clears what you write, then (twice) leaves", within Context::Always;
-    "suspend" ["ctrl-z"] |_, _| Ok(vec![Effect::Suspend]), "hands the terminal back to the shell; fg returns", within Context::Always;
-    "redraw" ["ctrl-l"] |_, _| Ok(vec![Effect::Redraw]), "paints the whole screen again", within Context::Always;
-    "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows everything that was said";
-    "model" [] model, "says what the loaded model is", when has_model;
+    "interrupt" ["ctrl-c"] |app, _| Ok(app.interrupt()), "stops generating, then clears what you write, then (twice) quits", within Context::Always;
+    "suspend" ["ctrl-z"] |_, _| Ok(vec![Effect::Suspend]), "suspends lmscope and returns to the shell; fg resumes", within Context::Always;
+    "redraw" ["ctrl-l"] |_, _| Ok(vec![Effect::Redraw]), "redraws the whole screen", within Context::Always;
+    "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows all notices so far";
+    "model" [] model, "describes the loaded model", when has_model;
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
     "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
-    "panic" [] panic, "makes the engine fail on purpose, to see that the model survives", takes "[screen]";
+    "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
 
 fn lacks_model(app: &App) -> Result<(), Why> {

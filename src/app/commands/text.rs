@@ -8,20 +8,20 @@ use crate::engine::Request;
 use crate::lab::sample::Sampling;
 
 rows! {
-    "run" ["Enter"] run_preset, "runs the selected ready prompt; under a text, writes more tokens", within Context::Transcript, hint "run", when can_run;
-    "write" ["i"] write, "write a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
-    "stop" [] |app, _| Ok(app.stop()), "stops writing", when busy;
-    "continue" ["c"] |app, _| Ok(app.go_on()), "writes more tokens", hint "continue", when can_go_on;
-    "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "forgets everything from the cursor on and writes on from there", hint "rewind", when has_text;
-    "again" ["R"] again, "runs the same prompt once more from its beginning, under the edits as they are", hint "again", when has_last;
+    "run" ["Enter"] run_preset, "runs the selected ready prompt; with a text, generates more tokens", within Context::Transcript, hint "run", when can_run;
+    "write" ["i"] write, "starts a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
+    "stop" [] |app, _| Ok(app.stop()), "stops generating", when busy;
+    "continue" ["c"] |app, _| Ok(app.go_on()), "generates more tokens", hint "continue", when can_go_on;
+    "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "removes the text from the cursor on and generates again from there", hint "rewind", when has_text;
+    "again" ["R"] again, "runs the same prompt again from its beginning, under the current edits", hint "again", when has_last;
     "new" ["n"] new, "shows the ready prompts", hint "prompts", when not_choosing;
-    "compare" ["b"] compare, "shows the unedited run of the same seed beside this one, or hides it", hint "compare", when has_text;
-    "chat" ["C"] chat, "switches between raw text and one turn of chat for what you write", when has_chat;
-    "temperature" ["t"] temperature, "how freely tokens are drawn; 0 takes the most probable one", takes "NUMBER", now |app| app.history.sampling().temperature.to_string();
-    "seed" ["T"] seed, "the seed of the draw", takes "NUMBER", now |app| app.history.sampling().seed.to_string();
-    "top-p" [] top_p, "keeps the smallest set of tokens with this much probability; 1 keeps all", takes "NUMBER", now |app| app.history.sampling().top_p.to_string();
-    "top-k" [] top_k, "keeps so many tokens; 0 keeps all", takes "NUMBER", now |app| app.history.sampling().top_k.to_string();
-    "count" [] count, "how many tokens are written at most", takes "NUMBER", now |app| app.settings.count.to_string();
+    "compare" ["b"] compare, "shows or hides the unedited run of the same seed next to this one", hint "compare", when has_text;
+    "chat" ["C"] chat, "switches between raw text and one chat turn for what you write", when has_chat;
+    "temperature" ["t"] temperature, "sets the sampling temperature; 0 takes the most probable token", takes "NUMBER", now |app| app.history.sampling().temperature.to_string();
+    "seed" ["T"] seed, "sets the random seed", takes "NUMBER", now |app| app.history.sampling().seed.to_string();
+    "top-p" [] top_p, "sets top-p: sampling keeps the smallest set of tokens with this much probability; 1 keeps all", takes "NUMBER", now |app| app.history.sampling().top_p.to_string();
+    "top-k" [] top_k, "sets top-k: sampling keeps this many tokens; 0 keeps all", takes "NUMBER", now |app| app.history.sampling().top_k.to_string();
+    "count" [] count, "sets how many tokens are generated at most", takes "NUMBER", now |app| app.settings.count.to_string();
 }
 
 fn can_run(app: &App) -> Result<(), Why> {
@@ -46,7 +46,7 @@ fn choosing(app: &App) -> Result<(), Why> {
 /// A model is there, or on its way.
 fn can_load(app: &App) -> Result<(), Why> {
     if app.model.is_none() && app.loading.is_none() {
-        return Err("no model is loaded; L tries once more, q leaves".into());
+        return Err("no model is loaded; L tries again, q quits".into());
     }
     Ok(())
 }
@@ -56,26 +56,26 @@ fn not_choosing(app: &App) -> Result<(), Why> {
 }
 
 fn busy(app: &App) -> Result<(), Why> {
-    needs(app.transcript.busy(), "nothing is being written")
+    needs(app.transcript.busy(), "nothing is being generated")
 }
 
 fn can_go_on(app: &App) -> Result<(), Why> {
     has_text(app)?;
     needs(
         !app.transcript.busy(),
-        "it is writing already; ctrl-c stops it",
+        "it is generating already; ctrl-c stops it",
     )
 }
 
 fn has_last(app: &App) -> Result<(), Why> {
-    needs(app.last.is_some(), "nothing was run yet")
+    needs(app.last.is_some(), "nothing has been run yet")
 }
 
 fn has_chat(app: &App) -> Result<(), Why> {
     has_model(app)?;
     needs(
         app.chat_possible(),
-        "this model has no chat template; prompts go in as raw text",
+        "this model has no chat template; prompts are raw text",
     )
 }
 
@@ -99,7 +99,7 @@ fn write(app: &mut App, _: &str) -> Outcome {
 }
 
 fn again(app: &mut App, _: &str) -> Outcome {
-    let (text, chat) = app.last.clone().ok_or("nothing was run yet")?;
+    let (text, chat) = app.last.clone().ok_or("nothing has been run yet")?;
     Ok(app.start(text, chat))
 }
 
@@ -123,7 +123,7 @@ fn chat(app: &mut App, _: &str) -> Outcome {
     app.inform(if app.settings.chat {
         "prompts go through the chat template"
     } else {
-        "prompts go in as raw text"
+        "prompts are raw text"
     });
     Ok(vec![])
 }
@@ -169,6 +169,9 @@ fn top_k(app: &mut App, text: &str) -> Outcome {
 fn count(app: &mut App, text: &str) -> Outcome {
     let count: usize = parse(text, "a whole number, 1 or more")?;
     app.settings.count = count.max(1);
-    app.inform(format!("at most {} tokens are written", app.settings.count));
+    app.inform(format!(
+        "at most {} tokens are generated",
+        app.settings.count
+    ));
     Ok(vec![])
 }

@@ -6,14 +6,14 @@ use super::{Outcome, Why, has_text};
 use crate::app::App;
 
 rows! {
-    "next-pane" ["Tab"] |app, _| pane(app, 1), "goes to the next pane", hint "pane";
-    "previous-pane" ["S-Tab"] |app, _| pane(app, -1), "goes to the pane before";
-    "zoom" ["z"] |app, _| { app.layout.zoom = app.layout.zoom.next(); Ok(vec![]) }, "gives the focused pane more room: wide, full, normal", hint "zoom";
-    "tint" ["v"] |app, _| { app.tint = !app.tint; Ok(vec![]) }, "tints tokens by surprise", when has_text;
-    "more" ["+"] |app, _| { app.density = app.density.more(); Ok(vec![]) }, "says more in every cell";
-    "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "says less in every cell, so that more fit";
-    "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "turns grids over: first layer on top";
-    "theme" [] theme, "chooses the colours, showing them at once", takes "[NAME]";
+    "next-pane" ["Tab"] |app, _| pane(app, 1), "switches to the next pane", hint "pane";
+    "previous-pane" ["S-Tab"] |app, _| pane(app, -1), "switches to the pane before";
+    "zoom" ["z"] |app, _| { app.layout.zoom = app.layout.zoom.next(); Ok(vec![]) }, "changes the size of the focused pane: wide, full, normal", hint "zoom";
+    "tint" ["v"] |app, _| { app.tint = !app.tint; Ok(vec![]) }, "colours tokens by surprisal (how unexpected each was)", when has_text;
+    "more" ["+"] |app, _| { app.density = app.density.more(); Ok(vec![]) }, "shows more in every cell";
+    "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "shows less in every cell, so that more cells fit";
+    "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "flips grids: first layer on top";
+    "theme" [] theme, "chooses a colour theme, with a preview", takes "[NAME]";
 }
 
 fn pane(app: &mut App, by: i64) -> Outcome {

@@ -38,17 +38,17 @@ fn build(command: Command) -> Command {
     let methods = Method::names().into_iter().chain(InContext::names());
     let command = arguments::model(command)
         .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
-        .arg(file("minus", "Prompts that do not, one a line").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("layer", "LAYERS", "Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("method", "METHOD", "mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<Making>())))
-        .arg(arguments::value("site", "SITE", "Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
-        .arg(arguments::value("positions", "POSITIONS", "Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them").allow_hyphen_values(true).default_value("last"))
+        .arg(file("minus", "Prompts that do not show it, one a line").required_unless_present_any(OTHERWISE))
+        .arg(arguments::value("layer", "LAYERS", "Layer to measure at: a number, A-B, or all; with demonstrations the layer of the highest zero-shot accuracy is the default").required_unless_present_any(OTHERWISE))
+        .arg(arguments::value("method", "METHOD", "mean (default for lists): difference of means; pca, pca-diff: like repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters that end the texts. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<Making>())))
+        .arg(arguments::value("site", "SITE", "Site to measure at; default resid_pre, with icv and caa resid_post"))
+        .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
     shots::arguments(command)
-        .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
-        .arg(arguments::value("strength", "C", "A strength at which it was seen to work, kept in the file for the screen to start with").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
-        .arg(arguments::value("name", "NAME", "A name for the file, when -o gives none: NAME.safetensors"))
-        .arg(arguments::value("output", "FILE", "The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
+        .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', with spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
+        .arg(arguments::value("strength", "C", "A strength that works, saved in the file as the screen's starting strength").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
+        .arg(arguments::value("name", "NAME", "Names the file if -o does not: NAME.safetensors"))
+        .arg(arguments::value("output", "FILE", "The output file: .safetensors, or .gguf, .pt, .f32 (see `lmscope vectors --help`)").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
@@ -81,7 +81,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             let direction = combine(&lab, text)?;
             let file = write(matches, direction.clone())?;
             output::note(&format!(
-                "{file}: {text}, at {}, length {:.3}.",
+                "{file}: {text}, at {}, norm {:.3}.",
                 direction.places(),
                 direction.norm()
             ));

@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::lab::batch::read_prompts;
+use crate::instruments::params::read_prompts;
 use crate::model::network::address::site_named;
 use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
 
@@ -25,7 +25,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         None => Method::Mean,
         Some(Making::Lists(method)) => *method,
         Some(Making::Demos(_)) => {
-            let next = "or --demos FILE beside it";
+            let next = "or --demos FILE with it";
             return Err(other_method(matches, &Method::names(), next));
         }
     };
@@ -38,7 +38,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         return Err(Error::argument(
             "--chat",
             "true",
-            "texts with their turn marks written out, because the answer's letter stands in the reply; leave --chat out",
+            "texts with their turn marks written out, because the answer's letter is in the reply; leave --chat out",
         ));
     }
     let mut lab = arguments::open(matches)?;
@@ -77,7 +77,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         }
     };
     output::note(&format!(
-        "{file}: {method}, from {} and {} prompts at {}, length {:.3}. Use it as {usage}.",
+        "{file}: {method}, from {} and {} prompts at {}, norm {:.3}. Use it as {usage}.",
         plus.len(),
         minus.len(),
         direction.span(),

@@ -97,7 +97,7 @@ impl Seen {
     fn get(&self, at: Address) -> Result<Tensor> {
         let held = self.sites.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
-            why: "the pass did not visit it. Please report this.".into(),
+            why: "the forward pass did not visit it. Please report this.".into(),
         })?;
         Ok(held.squeeze(0)?.to_dtype(DType::F32)?)
     }
@@ -245,7 +245,7 @@ fn relative(found: &Tensor, whole: &Tensor) -> Result<f32> {
 fn finite(seen: &Seen) -> Result<Found> {
     let logits = values(&seen.logits)?;
     let broken = logits.iter().filter(|v| !v.is_finite()).count();
-    let what = format!("logits that are no finite number, of {}", logits.len());
+    let what = format!("logits that are not finite, of {}", logits.len());
     Ok(found(what, broken as f32, 0.0))
 }
 
@@ -289,7 +289,8 @@ fn live_lens(model: &Model, seen: &Seen) -> Result<Found> {
 /// I2: the stream after every block is the embedding and all that blocks have added.
 fn parts(model: &Model, seen: &Seen) -> Result<Found> {
     if model.transformer.blueprint.arrangement == Arrangement::NormedStream {
-        let why = "the stream itself is normed after every write, so it is no sum of writes";
+        let why =
+            "the stream is normalized after every component, so it is not a sum of their outputs";
         return Ok(refused(why));
     }
     let mut sum = seen.get(Site::Embed.at(0))?;
@@ -300,7 +301,7 @@ fn parts(model: &Model, seen: &Seen) -> Result<Found> {
         differences.push(relative(&sum, &seen.get(Site::ResidPost.at(layer))?)?);
     }
     let what = format!(
-        "the embedding and every write against resid_post, {} blocks, relative",
+        "embedding and all component outputs against resid_post, {} blocks, relative",
         model.card.layers
     );
     Ok(found(what, worst(differences), slack(model, 1e-5)))
@@ -314,7 +315,7 @@ fn captures(seen: &Seen, bare: &Seen) -> Result<Found> {
         .iter()
         .zip(&bare)
         .filter(|(a, b)| a.to_bits() != b.to_bits());
-    let what = format!("logits with other bits when {count} sites are recorded");
+    let what = format!("logits that differ in any bit when {count} sites are recorded");
     Ok(found(what, other.count() as f32, 0.0))
 }
 
@@ -326,7 +327,7 @@ fn rows(model: &Model, seen: &Seen) -> Result<Found> {
         most.push(worst(sums.iter().map(|s| (s - 1.0).abs())));
     }
     let what = format!(
-        "sums of probabilities against one, {} layers of {} heads",
+        "sums of attention probabilities against one, {} layers of {} heads",
         model.card.layers, model.card.heads
     );
     Ok(found(what, worst(most), 1e-5))
@@ -430,7 +431,7 @@ fn heads(model: &Model, seen: &Seen) -> Result<Found> {
         most.push(relative(&sum, &seen.get(Site::AttnOut.at(layer))?)?);
     }
     let what = format!(
-        "every head's write against attn_out, {}, relative",
+        "sum of all head outputs against attn_out, {}, relative",
         blocks(&layers)
     );
     Ok(found(what, worst(most), slack(model, 1e-5)))
@@ -453,7 +454,7 @@ fn neurons(model: &Model, seen: &Seen) -> Result<Found> {
         return Ok(refused(why));
     }
     let what = format!(
-        "neurons' writes against mlp_out, {}, relative",
+        "sum of all neuron outputs against mlp_out, {}, relative",
         blocks(&layers)
     );
     Ok(found(what, worst(most), slack(model, 1e-5)))
@@ -507,7 +508,7 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
         n => format!(", read again {n} times for other rotary frequencies"),
     };
     let what = format!(
-        "{first} tokens and then {} one by one against one pass{again}, relative",
+        "{first} tokens and then {} one by one, against one pass{again}, relative",
         most.len() - 1
     );
     Ok(found(what, worst(most), slack(&lab.model, 1e-4)))

@@ -48,7 +48,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
     facts.extend([
         ("scores", capped(b.score_scale, b.score_cap)),
         ("embedding", format!("x {}", round(b.embed_scale))),
-        ("writes", format!("x {}", round(b.residual_scale))),
+        ("added outputs", format!("x {}", round(b.residual_scale))),
         ("logits", capped(b.logit_scale, b.logit_cap)),
         ("head", if b.tied { "tied to the embedding" } else { "its own matrix" }.into()),
         ("biases", biases(b.biases)),
@@ -61,7 +61,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
         ("device", card.device.clone()),
         (
             "attention",
-            "scores, mask and softmax one after the other, in f32; the same kernel whether or not anybody looks".into(),
+            "scores, mask and softmax step by step, in f32; the same computation with and without recording".into(),
         ),
         ("memory", memory(model)),
         ("fingerprint", card.revision.clone()),

@@ -47,20 +47,21 @@ const BIASES: &[&str] = &[
 ];
 
 /// What is said of vectors whose layers have numbers and no site.
-pub(crate) const BY_LAYER: &str = "its file numbers layers and does not say of which site, so that the vector of a layer serves every site of that layer";
+pub(crate) const BY_LAYER: &str = "its file has layer numbers but no site, so the vector of a layer can be used at every site of that layer";
 
 /// [`BY_LAYER`], or what is said of the only vector: it serves other layers than its own, too.
 fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
     match rows {
         [(at, _)] => format!(
-            "its file says layer {} and not of which site; its vector serves wherever it is put",
+            "its file has layer {} but no site; its vector can be used anywhere",
             at.layer
         ),
         _ => BY_LAYER.into(),
     }
 }
 
-const NEXT: &str = "A direction is one vector, a vector a layer, or a table with a row a layer.";
+const NEXT: &str =
+    "A direction is one vector, one vector for each layer, or a table with one row for each layer.";
 
 /// Where the vector of a name belongs.
 #[derive(Clone, Copy)]

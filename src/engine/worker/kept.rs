@@ -53,7 +53,7 @@ impl Worker {
             return Err(Error::argument(
                 "restore",
                 number.to_string(),
-                "a text that is still kept; the oldest ones are forgotten",
+                "a text that is still kept; the oldest ones are dropped",
             ));
         };
         let (writer, lab) = self.writer()?;
@@ -66,7 +66,7 @@ impl Worker {
             };
             self.tell(Update::Failed {
                 slot: None,
-                message: format!("The text was not brought back: {why}"),
+                message: format!("The text was not restored: {why}"),
             });
             return Ok(());
         }

@@ -459,16 +459,16 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
-        let mut edited = None;
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
             let run = writer.run.clone();
             let run = run.until(question.until.unwrap_or(usize::MAX));
             if question.unedited {
                 // What is taken from the edited figure is about the same tokens.
-                let unedited = run.unedited();
-                edited = Some(run);
-                unedited
+                Run {
+                    answers: Some(Arc::new(run.clone())),
+                    ..run.unedited()
+                }
             } else {
                 run
             }
@@ -488,10 +488,8 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };
-        lab.answers_of = edited;
         let of = instrument(slot)?;
         let figure = lab.told(tell, |lab| observe(of, &run, &question.arguments, lab));
-        lab.answers_of = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
@@ -545,6 +543,6 @@ impl Worker {
 }
 
 fn no_model() -> Error {
-    let expected = "a model that is loaded; wait for it, or start with one that exists";
+    let expected = "a loaded model; wait until it is loaded, or start with one that exists";
     Error::argument("model", "none", expected)
 }

@@ -42,7 +42,7 @@ impl AttentionParams {
             });
             own.collect()
         };
-        let silence = if on_prompt { 0 } else { self.silence.0 };
+        let silence = if on_prompt { 0 } else { self.ablate.0 };
         // Scores take one pass over every text, copying one for every time that it is measured.
         let share = if silence > 0 {
             1.0 / (1 + RUNS) as f32
@@ -51,27 +51,27 @@ impl AttentionParams {
         };
         let found = lab.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
         let mut notes = vec![match score {
-            Score::Induction => "induction: mean attention to what came after the earlier occurrences of the token that reads".to_string(),
-            Score::Previous => "previous: mean attention to the token before".into(),
-            Score::Duplicate => "duplicate: mean attention to earlier occurrences of the token that reads".into(),
-            Score::Sink => "sink: mean attention to position 0".into(),
+            Score::Induction => "induction score: mean attention to the token after an earlier occurrence of the current token".to_string(),
+            Score::Previous => "previous-token score: mean attention to the token before".into(),
+            Score::Duplicate => "duplicate-token score: mean attention to earlier occurrences of the current token".into(),
+            Score::Sink => "sink score: mean attention to position 0".into(),
         }];
         notes.push(if on_prompt {
-            format!("on this prompt: {} positions have something of the kind to read", found.queries)
+            format!("on this prompt: {} positions have such a token before them", found.queries)
         } else {
             format!(
-                "on {} sequences of {} random tokens, repeated once, behind the token that begins a text where the model has one; seeds {} on",
+                "on {} sequences of {} random tokens, each repeated once, after the BOS token where the model has one; seeds {} on",
                 texts.len(),
                 texts.first().map_or(0, |t| t.period),
                 run.seed
             )
         });
         if found.queries == 0 {
-            notes.push("nothing in this text has anything of the kind to read, so every score is 0; a text that repeats itself would".into());
+            notes.push("no position of this text has such a token before it, so every score is 0; try a text that repeats itself".into());
         }
         let even: Vec<String> = lowest_and_highest(&found.even);
         notes.push(format!(
-            "null: a head that reads evenly what it sees would score {}",
+            "control: a head with uniform attention would score {}",
             even.join(" to ")
         ));
         let highest = found.top(5);
@@ -130,7 +130,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
     let names: Vec<String> = heads.iter().map(|(l, h)| format!("{l}.{h}")).collect();
     Ok(vec![
         format!(
-            "copying: the next token of the second copy has probability {:.3} ({:.0} % are favoured); with {} silenced {:.3} ({:.0} %)",
+            "copying: the next token of the second copy has probability {:.3} (top prediction in {:.0} %); with {} ablated {:.3} ({:.0} %)",
             all.probability,
             100.0 * all.right,
             names.join(", "),
@@ -138,7 +138,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
             100.0 * without.right
         ),
         format!(
-            "null: with {} random other heads silenced {:.3} ({:.0} %), the mean of {DRAWS} draws, the lowest {worst:.3}; seeds {seed} on",
+            "control: with {} random other heads ablated {:.3} ({:.0} %), mean of {DRAWS} draws, lowest {worst:.3}; seeds {seed} on",
             heads.len(),
             mean(|c| c.probability),
             100.0 * mean(|c| c.right)

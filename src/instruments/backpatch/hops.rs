@@ -11,12 +11,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::positions::Positions;
-use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, states, trials};
 use crate::lab::Lab;
-use crate::lab::batch::continuations;
-use crate::lab::pass::PassRow;
+use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 
@@ -73,7 +71,7 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
     };
     let lines: Vec<Line> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if lines.is_empty() {
-        return Err(fail("it holds no question".into()));
+        return Err(fail("it holds no questions".into()));
     }
     let list = |given: Option<Spellings>| match given {
         None => Vec::new(),
@@ -322,14 +320,11 @@ impl Measure {
     /// Whether the model answers a prompt by itself.
     fn answers(&self, lab: &mut Lab, prompt: &str, wanted: &Wanted) -> Result<bool> {
         let tokens = lab.model.encode(prompt, self.chat)?;
-        let count = wanted.tokens.unwrap_or(1);
-        let found = continuations(lab, &[tokens], &Schedule::none(), count)?;
-        let written = if wanted.tokens.is_some() {
-            found[0].tokens.as_slice()
-        } else {
-            &[]
-        };
-        Ok(wanted.read(lab, &found[0].first, written).hit)
+        let read = lab.run_one(&Pass {
+            tail: wanted.tokens.unwrap_or(0),
+            ..Pass::after(Run::plain(tokens), wanted.output())
+        })?;
+        Ok(wanted.read(lab, &read).hit)
     }
 }
 

@@ -171,11 +171,11 @@ fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> 
     let word = |known: Option<bool>| match known {
         Some(true) => "known",
         Some(false) => "not known",
-        None => "not asked",
+        None => "not tested",
     };
     let mut entries = entries![
         format!(
-            "{} → {}; says {}; first hop {}, second hop {}",
+            "{} → {}; generates {}; first hop {}, second hop {}",
             question.prompt,
             question.answer[0].trim(),
             found.says.trim(),
@@ -221,28 +221,28 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
             )
         };
         notes.push(format!(
-            "of {} questions that are wrong before, some pair at {} sets {own} right (oracle){beats}; unrelated question's state: {unrelated} (oracle), random numbers as long as the state: {random} (oracle)",
+            "of {} questions that are answered wrongly without a patch, {own} are answered correctly with some pair at {}{beats}; controls: with an unrelated question's state {unrelated}, with random numbers of the same norm {random} (all oracles)",
             wrong.len(),
             place.word()
         ));
     }
     notes.push(format!(
-        "{} pairs of {layers} layers, source above target; a success: {}; shares are 0 to 1; best single pair is chosen after the fact too",
+        "{} pairs of {layers} layers, source above target; a success: {}; shares are from 0 to 1; the best single pair is chosen after the fact as well",
         measure.pairs.len(),
         match measure.tokens {
-            Some(count) => format!("a spelling of the answer in the {count} tokens that follow, whatever the case"),
-            None => "the answer's first token on top".into(),
+            Some(count) => format!("a spelling of the answer occurs in the {count} generated tokens, whatever the case"),
+            None => "the answer's first token is the top prediction".into(),
         }
     ));
-    notes.push("an oracle knows the answer and takes the best of all pairs: chance alone succeeds more often the more pairs there are, and a few common answers are easily hit; the nulls had as many tries".into());
+    notes.push("oracle: it takes the best of all pairs, with knowledge of the answer; the more pairs, the more often chance alone succeeds, and frequent answers are easily hit; the controls had as many tries".into());
     notes.push(format!(
-        "unrelated: the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
+        "unrelated: the control, the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
         measure.seed
     ));
     let alone = done.iter().filter(|(_, f)| f.unrelated.is_none()).count();
     if alone > 0 {
         notes.push(format!(
-            "for {alone} of {} questions no other one is unrelated; the end of a text that the model wrote stood in",
+            "for {alone} of {} questions no other one is unrelated; the end of a text that the model generated is used instead",
             done.len()
         ));
     }
@@ -250,7 +250,10 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
         .iter()
         .all(|(_, f)| f.first.is_none() && f.second.is_none())
     {
-        notes.push("the file asks no hop alone, so cases by what is known are left out".into());
+        notes.push(
+            "the file has no question for a single hop, so the cases by known hops are left out"
+                .into(),
+        );
     }
     notes
 }

@@ -13,7 +13,8 @@ use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::Output;
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
@@ -35,7 +36,6 @@ struct Ranks {
 /// The figure.
 pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
-    let logits = lab.last_logits(run)?;
     let mut sought = Vec::new();
     let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
@@ -46,7 +46,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     }
     sought.push(Sought {
         name: "answer",
-        firsts: asked.wanted(lab, &logits)?.firsts,
+        firsts: asked.wanted(run, lab)?.firsts,
     });
     let last = run.tokens.len() - 1;
     let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
@@ -57,7 +57,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(lab, &asked.reader, &asked.slot)?;
+    let reader = Reader::new(lab, &asked.reader, &asked.placeholder)?;
     let other = asked.other(run, lab)?;
     let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
@@ -83,11 +83,11 @@ impl Reader {
     fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
-        let position = last_token_of(lab, &run.tokens, "slot", slot)
-            .map_err(|_| Error::argument("slot", slot, expected))?;
+        let position = last_token_of(lab, &run.tokens, "placeholder", slot)
+            .map_err(|_| Error::argument("placeholder", slot, expected))?;
         if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
-            return Err(Error::argument("slot", slot, expected));
+            return Err(Error::argument("placeholder", slot, expected));
         }
         Ok(Self {
             run,
@@ -98,9 +98,17 @@ impl Reader {
 
     /// Ranks of everything sought in states, by layer.
     fn ranks(&self, lab: &mut Lab, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
-        let known = lab.model.known_tokens();
         let layers = states.len();
-        let rows = lab.unembedded(&Tensor::stack(states, 0)?)?;
+        let output = Output {
+            ranks: true,
+            ..Output::tokens(
+                &sought
+                    .iter()
+                    .flat_map(|s| s.firsts.clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let lens = lab.read(&Tensor::stack(states, 0)?, &output.ask(0, 0))?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
@@ -112,25 +120,22 @@ impl Reader {
             run: self.run.clone(),
             from: Some(self.slot),
             rows: rows_of,
-            logits: Logits::Last(1),
+            output: output.clone(),
             ..Pass::default()
         };
-        let read: Vec<Vec<u32>> = lab.run_map(&pass, |_, _, row| {
-            let logits = row.last();
-            let known = &logits[..known.min(logits.len())];
-            sought.iter().map(|s| rank(known, &s.firsts)).collect()
-        })?;
-        let best = |source: usize, k: usize| {
-            let ranks = (0..layers).map(|target| read[target * layers + source][k]);
-            ranks.min().unwrap_or(0)
-        };
+        let rows = lab.run(&pass)?;
+        let read = |row: usize, k: usize| rank(rows[row].last(), &sought[k].firsts);
         let of = |k: usize| Ranks {
-            lens: rows
-                .iter()
-                .map(|row| rank(&row[..known.min(row.len())], &sought[k].firsts))
+            lens: lens.iter().map(|s| rank(s, &sought[k].firsts)).collect(),
+            same: (0..layers).map(|l| read(l * layers + l, k)).collect(),
+            best: (0..layers)
+                .map(|s| {
+                    (0..layers)
+                        .map(|t| read(t * layers + s, k))
+                        .min()
+                        .unwrap_or(0)
+                })
                 .collect(),
-            same: (0..layers).map(|l| read[l * layers + l][k]).collect(),
-            best: (0..layers).map(|s| best(s, k)).collect(),
         };
         Ok((0..sought.len()).map(of).collect())
     }
@@ -167,7 +172,7 @@ fn draft(
                     let (rank, away) = (own[layer], null[layer] as f32);
                     let anchor = Anchor::cell(layer, *position).with(token);
                     Cell::of(rank.to_string(), 1.0 / (rank as f32 + 1.0), anchor)
-                        .more([("rank", rank as f32), ("rank, unrelated text", away)])
+                        .more([("rank", rank as f32), ("rank, control", away)])
                 };
                 cells.push((0..layers).map(cell).collect());
                 let earliest = |ranks: &[u32]| match ranks.iter().position(|r| *r == 0) {
@@ -175,7 +180,7 @@ fn draft(
                     None => "no layer".to_string(),
                 };
                 firsts.push(format!(
-                    "{} {position} {name}: {} at {place} is on top first at {} (unrelated text: {})",
+                    "{} {position} {name}: {} at {place} is the top prediction first at {} (control: {})",
                     sought.name,
                     spelled(lab, &sought.firsts),
                     earliest(own),
@@ -189,7 +194,7 @@ fn draft(
         .map(|s| format!("{} {}", s.name, spelled(lab, &s.firsts)))
         .collect();
     let mut notes = firsts;
-    notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
+    notes.push("each cell: the rank of the first token (0 is the top prediction), coloured by 1 / (rank + 1); columns: which entity, at which position, and how it is read: lens (logit lens), scope (Patchscope into the same layer) or oracle (Patchscope into whichever target layer reads it best; its control had as many tries)".into());
     notes.push(format!(
         "patchscope: the state overwrites position {} of the {} of {:?}",
         reader.slot,
@@ -197,11 +202,11 @@ fn draft(
         reader.prompt
     ));
     notes.push(format!(
-        "unrelated text, read at its last token: {}; seed {}",
+        "control: the last token of an unrelated text, {}; seed {}",
         quoted(lab, &other.tokens),
         run.seed
     ));
-    let columns = ("what is read, where and how", columns);
+    let columns = ("entity, position, reading", columns);
     let rows = ("layer", Header::layers(layers));
     Draft::of(Grid::filled(rows, columns, "reciprocal rank", cells))
         .titled(format!("trace of {}", named.join(" and ")))

@@ -8,11 +8,12 @@
 //! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
 //! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`Turn`].
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use rayon::prelude::*;
 
 use super::control_units as null_units;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
@@ -21,12 +22,12 @@ use crate::edit::op::{Op, UnitsTurn, Which};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
-use crate::lab::batch::last_logits;
-use crate::lab::neurons::sights;
+use crate::instruments::neurons::sight::sights;
+use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax};
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 use crate::model::network::site::Site;
 
 /// What is done to the neurons.
@@ -116,13 +117,14 @@ struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
     favoured: u32,
-    log_probs: Vec<f32>,
 }
 
 /// Everything that is asked before and after.
 struct Suite {
     prompts: Vec<Vec<u32>>,
     asked: Vec<ValueEditRequest>,
+    /// What each prompt says unedited, whole.
+    unedited: Arc<Vec<Vec<Said>>>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
@@ -147,7 +149,7 @@ pub fn run(
         return Err(Error::argument(
             "--fact",
             format!("{} facts", facts.len()),
-            "facts that the model answers: it gives the first token of the answer for none of them in all wordings (does the answer begin with a space?)",
+            "facts that the model knows: it predicts the first token of the answer in all wordings of none of them (does the answer begin with a space?)",
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
@@ -214,19 +216,16 @@ impl Suite {
         }
         prompts.extend_from_slice(texts);
         owners.resize(prompts.len(), None);
-        let rows = last_logits(lab, &prompts, schedule)?;
-        let vocabulary = lab.model.known_tokens();
-        let asked: Vec<ValueEditRequest> = rows
-            .into_par_iter()
-            .zip(owners)
-            .map(|(mut row, fact)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                ValueEditRequest {
-                    fact,
-                    favoured,
-                    log_probs: row,
-                }
+        let output = Output {
+            tokens: answers.clone(),
+            ..Output::whole(After::Last(1))
+        };
+        let said = lab.last_of(&prompts, schedule, output)?;
+        let of = said.iter().zip(owners);
+        let asked: Vec<ValueEditRequest> = of
+            .map(|(said, fact)| ValueEditRequest {
+                fact,
+                favoured: said.first().0,
             })
             .collect();
         let mut known = vec![true; facts.len()];
@@ -238,6 +237,7 @@ impl Suite {
         Ok(Self {
             prompts,
             asked,
+            unedited: Arc::new(said.into_iter().map(|said| vec![said]).collect()),
             answers,
             known,
         })
@@ -351,18 +351,19 @@ impl Suite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        let rows = last_logits(lab, &self.prompts, &edited)?;
-        let vocabulary = lab.model.known_tokens();
         // Favoured token, probability of the old answer over what it was, KL.
-        let old = self.answers[fact] as usize;
+        let old = self.answers[fact];
+        let output = Output {
+            kl: Some(self.unedited.clone()),
+            ..Output::tokens(&[old])
+        };
+        let rows = lab.last_of(&self.prompts, &edited, output)?;
         let after: Vec<(u32, f32, f32)> = rows
-            .into_par_iter()
-            .zip(&self.asked)
-            .map(|(mut row, before)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                let kept = (row[old] - before.log_probs[old]).exp();
-                (favoured, kept, kl(&before.log_probs, &row))
+            .iter()
+            .zip(self.unedited.iter().flatten())
+            .map(|(said, before)| {
+                let kept = (said.token(old).logprob - before.token(old).logprob).exp();
+                (said.first().0, kept, said.kl)
             })
             .collect();
         let both = || self.asked.iter().zip(&after);

@@ -156,7 +156,7 @@ impl Shown {
             Show::Rank => format!("rank{of}"),
             Show::ReciprocalRank => format!("reciprocal rank{of}"),
             Show::Entropy => "entropy (nats)".into(),
-            Show::Kl => "KL from the output (nats)".into(),
+            Show::Kl => "KL divergence from the output (nats)".into(),
         }
     }
 

@@ -43,7 +43,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
         }
         for (name, given) in [("corrupt", corrupt), ("subject", subject)] {
             if let Some(given) = given {
-                let expected = "nothing beside a file of pairs, which has the prompts";
+                let expected = "nothing when a file of pairs is given; the file has the prompts";
                 return Err(Error::argument(name, given, expected));
             }
         }
@@ -58,7 +58,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
         (None, None) if run.tokens.len() == 1 => Err(Error::argument(
             "corrupt",
             "",
-            "a corrupted prompt, because one of a single token has nothing to noise",
+            "a corrupted prompt, because a prompt of a single token has nothing to add noise to",
         )),
         (Some(_), Some(subject)) => Err(Error::argument(
             "subject",
@@ -148,7 +148,7 @@ pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
             "site",
             "a grid of positions",
             format!(
-                "prompts of one length in the whole file, and there are some of {} and of {} tokens; site=heads takes any",
+                "prompts of one length in the whole file, but some have {} and some {} tokens; site=heads takes any",
                 cases[0].clean.tokens.len(),
                 other.clean.tokens.len()
             ),
@@ -214,7 +214,7 @@ impl HeadsAt {
             (false, _) => Ok(found),
             (true, Some((from, _))) => {
                 let expected = format!(
-                    "a position of the clean prompt that stands for one of the corrupted prompt and does not come before the first that differs: from {from} to {}",
+                    "a position of the clean prompt that is paired with one of the corrupted prompt and does not come before the first difference: from {from} to {}",
                     clean - 1
                 );
                 Err(Error::argument("positions", self.print(), expected))
@@ -247,7 +247,7 @@ fn of_pair(file: &Path, index: usize, error: &Error) -> Error {
 fn apart_at_once() -> Error {
     Error::argument(
         "corrupt",
-        "a prompt that goes on where the other ends",
-        "prompts that have something in common after they part",
+        "a prompt that goes on where the other one ends",
+        "prompts that have tokens in common after the first difference",
     )
 }

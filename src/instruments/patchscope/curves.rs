@@ -72,7 +72,9 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
         curves.push(flat(plan, "unpatched", target.control.p()));
     }
     let what = match plan.watched.as_slice() {
-        [] => "the probability of whatever token comes first, which need not be the same at every layer".into(),
+        [] => {
+            "the probability of whatever token comes first, which can differ between layers".into()
+        }
         _ => plan.answers(lab),
     };
     let (place, title) = match plan.sources.len() {

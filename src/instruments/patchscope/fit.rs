@@ -9,10 +9,10 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::map::{Fit, Maps, Origin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
 use crate::lab::Lab;
-use crate::lab::batch::read_prompts;
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 

@@ -81,7 +81,7 @@ impl Found {
         let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
         let shared = token.map(|token| {
             format!(
-                "the slot `{}` is no token of its own: {} was overwritten. Put a space before it, or choose another slot",
+                "the placeholder `{}` is not a token of its own: {} was overwritten. Put a space before it, or choose another placeholder",
                 text::plain(plan.template.slot.as_bytes()),
                 lab.visible(token)
             )

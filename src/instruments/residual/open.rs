@@ -12,9 +12,9 @@ use crate::figure::{
     Anchor, Body, Cell, Curve, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
 };
 use crate::instruments::Draft;
+use crate::instruments::residual::attribution::{Attribution, Part, Question};
+use crate::instruments::residual::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::Lab;
-use crate::lab::attribution::{Attribution, Part, Question};
-use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 
@@ -35,9 +35,11 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
         words.push(format!("their biases add {bias:+.4}"));
     }
     if moved.abs() > 0.0 {
-        words.push(format!("edits of the writes themselves {moved:+.4}"));
+        words.push(format!(
+            "edits of the component outputs themselves {moved:+.4}"
+        ));
     }
-    (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
+    (!words.is_empty()).then(|| format!("besides these, {}", words.join(", ")))
 }
 
 impl ResidualParams {
@@ -74,10 +76,10 @@ impl ResidualParams {
             let anchor = Anchor::cell(layer, sum.positions[i]).with(Unit::Head(head as u32));
             let all = sum.effect(i, Part::Attention(layer));
             Cell::of("", pieces[k].values[i][head], anchor)
-                .more([(format!("all of attention {layer}"), all)])
+                .more([(format!("all heads of layer {layer}"), all)])
         };
         let last = sum.positions.len() - 1;
-        let effect = format!("effect on the logit of {}", spelled(&sum, lab));
+        let effect = format!("direct effect on the logit of {}", spelled(&sum, lab));
         let body: Body = if let ([layer], 0) = (layers.as_slice(), last) {
             one_layer(&pieces[0], *layer, &sum, &effect).into()
         } else if last == 0 {
@@ -99,10 +101,10 @@ impl ResidualParams {
             diverging(Grid::of(("head", rows), columns, effect, cell), false).into()
         };
         Ok(Draft::of(body)
-            .titled(format!("heads that made {}", spelled(&sum, lab)))
+            .titled(format!("logit of {}, by head", spelled(&sum, lab)))
             .notes(self.notes(&sum, run, lab))
             .note(
-                "each cell: what the head's write through the output projection adds to the logit",
+                "each cell: what the head's output, after the output projection, adds to the logit",
             )
             .notes(beside(&pieces, last))
             .checked(Some(with_rests(sum.check, &pieces))))
@@ -145,9 +147,9 @@ impl ResidualParams {
             .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, lab))
             .collect();
         Ok(Draft::of(Table::paged(&["neuron", "effect", "of its MLP"], pages))
-            .titled(format!("neurons that made {}", spelled(&sum, lab)))
+            .titled(format!("logit of {}, by neuron", spelled(&sum, lab)))
             .notes(self.notes(&sum, run, lab))
-            .note("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes")
+            .note("effect: direct effect, activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed neurons sum to the MLP outputs")
             .checked(Some(with_rests(sum.check, &pieces))))
     }
 
@@ -193,14 +195,14 @@ impl ResidualParams {
         let grid = Grid::of(
             rows,
             columns,
-            format!("effect on the logit of {whose}"),
+            format!("direct effect on the logit of {whose}"),
             cell,
         );
         let after = lab.visible(run.tokens[position]);
         Ok(Draft::of(diverging(grid, sources == 1))
-            .titled(format!("tokens that made {whose} after {after}"))
+            .titled(format!("logit of {whose} by source token, after {after}"))
             .notes(self.notes(&sum, run, lab))
-            .note("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection")
+            .note("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection")
             .notes(beside(&pieces, 0))
             .checked(Some(with_rests(sum.check, &pieces))))
     }
@@ -301,7 +303,7 @@ fn neuron_page(
         .map(|p| f64::from(p.rest[i]))
         .sum();
     if moved.abs() > 0.0 {
-        line("edits of the writes", moved);
+        line("edits of outputs", moved);
     }
     let title = format!(
         "after {} · logit of {}: {:.4}",

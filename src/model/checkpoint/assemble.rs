@@ -187,7 +187,7 @@ fn no_head(weights: &Weights, name: &str) -> Error {
             "the unembedding is not tied to the embedding, and the file has no `{name}` (transformers would make one up at random). {}",
             weights.holds(name)
         ),
-        next: "If the model uses its embedding for both, set `tie_word_embeddings` to true in config.json; a model for classification or for embeddings writes no text.".into(),
+        next: "If the model uses its embedding for both, set `tie_word_embeddings` to true in config.json; a model for classification or for embeddings does not generate text.".into(),
     }
 }
 

@@ -45,7 +45,7 @@ struct Header {
 ///
 /// When the file is damaged, holds other things than numbers, or unpacks to too much.
 pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
-    let next = "Save it once more: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
+    let next = "Save it again: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
     let bad = |what: String| Error::bad_file(path, what, next);
     let map = map_file(path)?;
     if !map.starts_with(b"PK") {
@@ -165,7 +165,7 @@ fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
 fn header(bytes: &[u8]) -> Result<Header, String> {
     let damaged = || "has no header that numpy writes".to_string();
     if !bytes.starts_with(b"\x93NUMPY") {
-        return Err("is no array that numpy saved".into());
+        return Err("is not an array that numpy saved".into());
     }
     let at = |i: usize| bytes.get(i).copied().ok_or_else(damaged);
     let (length, begin) = match at(6)? {

@@ -71,7 +71,7 @@ async fn run(
     let found = remote.repository(meter, &reference.revision).await?;
     let commit = found.commit;
     if !files::is_safe(&commit) || commit.contains('/') {
-        return Err(Trouble::Odd("its commit is no commit".into()));
+        return Err(Trouble::Odd("its commit is not a commit id".into()));
     }
     if reference.file.is_none() && files::is_adapter(&found.names) {
         return Err(adapter(&remote, reference, repository, &commit, meter)

@@ -139,7 +139,7 @@ impl Borrowed {
 
     fn holds(&self, has: &str, nearest: &str) -> Error {
         self.refused(format!(
-            "under this name TransformerLens has {has}, and that is no site of its own. {nearest}"
+            "under this name TransformerLens has {has}, which is not a site here. {nearest}"
         ))
     }
 
@@ -202,7 +202,7 @@ pub fn lacks(at: Address, b: &Blueprint) -> Option<String> {
     let mixed = kind == Some(MlpKind::Experts);
     match at.site {
         Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => Some(format!(
-            "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
+            "block {layer} of {family} is a mixture of experts, whose neurons are inside the experts. Use mlp_out.{layer} or router.{layer}."
         )),
         Site::MlpGate if kind == Some(MlpKind::Plain) => Some(format!(
             "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
@@ -400,7 +400,7 @@ fn wrong_layer(layer: &str) -> Option<String> {
     let number = layer.parse::<i64>().ok();
     Some(match (number, layer.split_once('-')) {
         (Some(n), _) if n < 0 => {
-            "layers count from 0, at the embedding, and there are no negative ones. `lmscope sites --model MODEL` lists a model's.".into()
+            "layers count from 0, at the embedding; negative layers do not exist. `lmscope sites --model MODEL` lists the sites of a model.".into()
         }
         (Some(n), _) if n > i64::from(u16::MAX) => {
             format!("no model has a layer {n}. Layers count from 0.")
@@ -409,7 +409,7 @@ fn wrong_layer(layer: &str) -> Option<String> {
         (None, Some((a, b))) if a.parse::<u16>().is_ok() && b.parse::<u16>().is_ok() => {
             format!("the range runs backwards. Write {b}-{a}.")
         }
-        (None, _) => format!("`{layer}` is no layer. Write a number from 0, a range such as 2-5, or * for all."),
+        (None, _) => format!("`{layer}` is not a layer. Write a number from 0, a range such as 2-5, or * for all."),
     })
 }
 
@@ -517,12 +517,12 @@ mod tests {
             ("Resid_Post.3", "Write resid_post.3."),
             ("BLOCKS.3.ATTN.HOOK_Z", "lower case"),
             ("BLOCKS.3.HOOK_Z", "Did you mean `blocks.3."),
-            ("resid_post.-1", "no negative"),
-            ("blocks.-1.hook_resid_post", "no negative"),
+            ("resid_post.-1", "negative layers"),
+            ("blocks.-1.hook_resid_post", "negative layers"),
             ("resid_post.70000", "no model has"),
             ("resid_post.03", "written 3"),
             ("resid_post.5-2", "Write 2-5"),
-            ("resid_post.x", "no layer"),
+            ("resid_post.x", "not a layer"),
             ("resid_post.*", "one address"),
             ("blocks.*.hook_resid_post", "one address"),
             ("logits.2", "Write logits."),

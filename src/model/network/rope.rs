@@ -323,7 +323,7 @@ fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(
         other => {
             return Err(Error::Config {
                 what: format!(
-                    "rope scaling `{other}` is not served (default, linear, dynamic, llama3, yarn and longrope are)"
+                    "rope scaling `{other}` is not supported (default, linear, dynamic, llama3, yarn and longrope are)"
                 ),
                 next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
             });

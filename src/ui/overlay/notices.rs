@@ -32,7 +32,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         lines.extend(folded.map(|l| (l, role)));
     }
     if lines.is_empty() {
-        lines.push(("Nothing was said yet.".into(), Role::Muted));
+        lines.push(("No notices yet.".into(), Role::Muted));
     }
     let high = usize::from(inner.height);
     let last = lines

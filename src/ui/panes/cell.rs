@@ -141,7 +141,7 @@ fn written(token: &crate::engine::Token) -> String {
         .kl
         .map_or_else(String::new, |kl| format!(" · KL {} nats", number(kl)));
     format!(
-        "written with p {} · #{} · {:.2} nats of surprise{kl}",
+        "generated with p {} · #{} · surprisal {:.2} nats{kl}",
         number(logprob.exp()),
         rank + 1,
         -logprob

@@ -252,9 +252,9 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
     let (rule, rest) = split(below, below.height.saturating_sub(1));
     let Some(baseline) = &app.baseline else {
         let words = if app.baseline_asked {
-            "── unedited, same seed: being written ──"
+            "── unedited, same seed: being generated ──"
         } else {
-            "── unedited: out of date, b twice writes it again ──"
+            "── unedited: out of date, b twice runs it again ──"
         };
         let line = Line::from(canvas.span(words, Role::Muted));
         return canvas.lines(rule, &[line]);

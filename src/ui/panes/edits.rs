@@ -164,7 +164,7 @@ fn receipt(
         return one(words, Role::Error);
     }
     if receipt.idle() && waiting {
-        let words = "from the next token on: c goes on, R starts anew";
+        let words = "from the next token on: c continues, R starts again";
         return one(words, Role::Muted);
     }
     if receipt.idle() {
@@ -191,12 +191,14 @@ fn receipt(
         Some(kl) => format!(
             " KL {}{}{}",
             number(kl),
-            null("null", receipt.null),
+            null("control", receipt.null),
             null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
     };
     let (fired, relative) = (receipt.fired, number(receipt.relative));
-    let said = format!("fired {fired}× Δh/h {relative}{kl}");
+    // A narrow pane has room for the numbers alone.
+    let word = if width >= 60 { "fired " } else { "" };
+    let said = format!("{word}{fired}× Δh/h {relative}{kl}");
     let spans = vec![canvas.span(said, Role::Muted)];
     let notes = match receipt.note.as_str() {
         "" => Vec::new(),

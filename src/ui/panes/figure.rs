@@ -146,7 +146,7 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));
     }
     if shown.failed.is_some() && shown.figure.is_some() {
-        spans.push(canvas.span(" failed, this is the one before ", Role::Error));
+        spans.push(canvas.span(" failed; this is the previous one ", Role::Error));
     }
     if let Some(figure) = app.figure(slot) {
         let title = figure
@@ -180,9 +180,9 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     let own = instrument(slot);
     let reads_prompt = own.as_ref().is_ok_and(|i| i.needs_prompt(&shown.arguments));
     let about = format!("{about}.");
-    let parameters = "o sets its parameters and asks.";
+    let parameters = "o opens its parameters.";
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
-        (Some(why), _) => (why.clone(), "o sets other parameters and asks again."),
+        (Some(why), _) => (why.clone(), "o opens its parameters; Enter measures again."),
         (None, true) if app.loading.is_some() => ("The model is being loaded.".into(), ""),
         (None, true) if app.model.is_none() => ("No model is loaded.".into(), ""),
         (None, true) if !reads_prompt => (about, parameters),
@@ -193,7 +193,7 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
         (None, false) if live || shown.working.is_some() => (about, "It is being measured."),
         (None, false) if own.is_ok_and(Instrument::reads_cell) => (
             about,
-            "p reads the cell under the cursor, P the states of all layers there.",
+            "p reads the state under the cursor with a Patchscope, P those of all layers there.",
         ),
         (None, false) => (about, parameters),
     };

@@ -81,7 +81,7 @@ pub const PANES: &[Row] = &[
     },
     Row {
         name: "edits",
-        about: "the edits and what each really did",
+        about: "the edits and what each one changed",
         draws: |p| p == Pane::Edits,
         draw: edits::draw,
     },

@@ -70,14 +70,14 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
             canvas.span(text, Role::Accent)
         }
         (Activity::Writing, _) => {
-            canvas.span(format!(" writing {} ", t.tokens.len()), Role::Accent)
+            canvas.span(format!(" generating {} ", t.tokens.len()), Role::Accent)
         }
         (Activity::Idle, Some(ending)) if !app.choosing() => {
             let why = match ending {
-                Ending::Count => "count reached, c goes on",
+                Ending::Count => "limit reached, c continues",
                 Ending::EndToken => "the model ended",
                 Ending::Context => "context full",
-                Ending::Stopped => "stopped, c goes on",
+                Ending::Stopped => "stopped, c continues",
                 Ending::NotFinite => "the numbers are not finite",
             };
             canvas.span(format!(" {why} "), Role::Muted)

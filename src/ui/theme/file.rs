@@ -94,7 +94,7 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                     };
                     if !slot_name(slot) {
                         let what =
-                            format!("`{slot}` is no palette slot; there are base00 to base0F");
+                            format!("`{slot}` is not a palette slot; there are base00 to base0F");
                         reader.warn(at, what);
                     } else if let Some(color) = reader.color(word, at) {
                         reader.palette.push((slot.to_owned(), color));
@@ -241,7 +241,7 @@ impl Reader<'_> {
             named.filter(|color| !matches!(color, Color::Rgb(..)))
         };
         if color.is_none() {
-            self.warn(at, format!("`{word}` is no colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
+            self.warn(at, format!("`{word}` is not a colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
         }
         color
     }

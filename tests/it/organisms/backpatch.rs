@@ -79,7 +79,7 @@ fn backpatch_s_null_succeeds_by_chance_alone() {
         for other in (0..6).filter(|other| *other != subject) {
             let given = Arguments::default()
                 .with("answer", world.answer(subject))
-                .with("null", "unrelated")
+                .with("control", "unrelated")
                 .with("unrelated", TwoHop::prompt(other));
             let shared = world.answer(subject) == world.answer(other);
             for (pair, p) in grid(&mut lab, subject, &given) {

@@ -275,14 +275,14 @@ fn attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
 fn attention_tells_what_copying_loses() {
     let mut lab = organism().open();
     let run = repeated(&lab, 4, 1);
-    let given = Arguments::default().with("silence", 1);
+    let given = Arguments::default().with("ablate", 1);
     let notes = scores(&mut lab, &run, given).notes;
     let copying = notes.iter().find(|n| n.starts_with("copying")).unwrap();
     assert!(
-        copying.contains("(100 % are favoured); with 1.2 silenced"),
+        copying.contains("(top prediction in 100 %); with 1.2 ablated"),
         "{copying}"
     );
-    let (_, after) = copying.split_once("silenced").unwrap();
+    let (_, after) = copying.split_once("ablated").unwrap();
     let left: f32 = after.split_whitespace().next().unwrap().parse().unwrap();
     assert!(left < 0.05, "{copying}");
 }

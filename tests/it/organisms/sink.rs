@@ -140,14 +140,14 @@ fn arguments(name: &str) -> Vec<Arguments> {
         "attention" => {
             let mut all = each(
                 "value",
-                &["probability", "value", "write", "entropy"],
+                &["probability", "value", "output", "entropy"],
                 &none,
             );
             let pattern = none.clone().with("show", "pattern").with("layer", 0);
-            all.extend(each("value", &["probability", "value", "write"], &pattern));
+            all.extend(each("value", &["probability", "value", "output"], &pattern));
             all.extend(each(
                 "show",
-                &["writes", "scores"],
+                &["outputs", "scores"],
                 &none.clone().with("period", 3),
             ));
             let scores = none.with("show", "scores").with("on", "prompt");
@@ -219,7 +219,7 @@ fn a_sink_changes_no_description() {
     let run = Run::plain(super::tokens(&quiet, &TwoHop::prompt(4)));
     let given = Arguments::default()
         .with("prompt", "it is")
-        .with("slot", "it")
+        .with("placeholder", "it")
         .with("tokens", 2);
     let [a, b] = [&mut quiet, &mut loud].map(|b| shown(b, "patchscope", &run, &given).unwrap());
     same(&a, &b, "patchscope");

@@ -7,11 +7,12 @@ use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::instruments::params::read_prompts;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -102,7 +103,7 @@ impl<'a> Plan<'a> {
             (Colour::Fluency, true) => Measure::Fluency,
             (Colour::Success | Colour::Auto, true) => Measure::Success,
             (Colour::Success | Colour::Fluency, false) => {
-                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                let expected = "answers or kl, because success and fluency are means over a list of prompts; give prompts=FILE";
                 return Err(Error::argument("measure", asked.measure.print(), expected));
             }
         };
@@ -125,12 +126,11 @@ impl<'a> Plan<'a> {
             measure,
         };
         if !given.is_empty() {
-            plan.trial.answers = first_tokens(lab, "answers", given)?;
+            plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = lab.last_logits(run)?;
-            plan.trial.answers = vec![lab.top_token(&logits)];
+            plan.trial.answers = vec![lab.favoured(run)?];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
-            let expected = "texts separated by | that mark a success";
+            let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));
         }
         Ok(plan)
@@ -141,7 +141,7 @@ impl<'a> Plan<'a> {
         let (unedited, base) = self.trial.unedited(lab)?;
         let layers = lab.model.card.layers;
         let (asked, strengths) = (self.asked, &self.asked.strengths.0);
-        let (real, null) = (asked.null != Null::Alone, asked.null != Null::No);
+        let (real, null) = (asked.control != Null::Alone, asked.control != Null::No);
         let (text, prompts) = match &self.trial.subject {
             Subject::Text(run) => (run.clone(), &[][..]),
             Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),

@@ -83,7 +83,7 @@ impl Meta<'_> {
                 Ok(usize::try_from(*first).ok())
             }
             _ => Err(self.wrong(format!(
-                "`{key}` differs between layers, which no family here serves"
+                "`{key}` differs between layers, which no family here supports"
             ))),
         }
     }
@@ -92,7 +92,7 @@ impl Meta<'_> {
         match self.count(name)? {
             Some(n) if n > 0 => Ok(n),
             _ => Err(self.wrong(format!(
-                "`{}` is missing or no positive number",
+                "`{}` is missing or not a positive number",
                 self.key(name)
             ))),
         }
@@ -132,7 +132,7 @@ impl Meta<'_> {
             && value != head_dim
         {
             return Err(self.wrong(format!(
-                "values are {value} wide and keys {head_dim}, which no family here serves"
+                "values are {value} wide and keys {head_dim}, which no family here supports"
             )));
         }
         if head_dim == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
@@ -148,7 +148,7 @@ impl Meta<'_> {
             return Err(self.wrong("it has no tensor `token_embd.weight`"));
         };
         if self.flag("attention.causal") == Some(false) {
-            return Err(self.wrong("its attention looks both ways; it does not write text"));
+            return Err(self.wrong("its attention is bidirectional; it does not generate text"));
         }
         Ok(Shape {
             layers,
@@ -225,7 +225,7 @@ impl Meta<'_> {
         let scale = |key, default| self.number(key).filter(|x| *x != 0.0).unwrap_or(default);
         Ok(match self.architecture.model_type {
             "olmo2" if window.is_some() => {
-                let what = "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served";
+                let what = "it is an OLMo 3 (OLMo 2 with sliding windows), which is not supported";
                 return Err(self.wrong(what));
             }
             "llama" | "qwen3" | "olmo2" => json!({"hidden_act": "silu"}),
@@ -325,7 +325,7 @@ impl Meta<'_> {
                 "sliding_window": window,
             }),
             "granite" if self.flag("rope.scaling.finetuned") == Some(false) => {
-                return Err(self.wrong("it is a Granite without rope, which is not served"));
+                return Err(self.wrong("it is a Granite without rope, which is not supported"));
             }
             "granite" => json!({
                 "hidden_act": "silu",
@@ -366,7 +366,7 @@ impl Meta<'_> {
         match self.count(key)? {
             None | Some(0 | 1) => Ok(()),
             Some(n) => Err(self.wrong(format!(
-                "`{}` is {n}, and only softmax (1) is served",
+                "`{}` is {n}, and only softmax (1) is supported",
                 self.key(key)
             ))),
         }
@@ -411,7 +411,7 @@ impl Meta<'_> {
                 for (key, plain) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
                     let key = format!("rope.scaling.{key}");
                     if self.number(&key).is_some_and(|x| (x - plain).abs() > 1e-9) {
-                        return Err(self.wrong(format!("`{}` is not served", self.key(&key))));
+                        return Err(self.wrong(format!("`{}` is not supported", self.key(&key))));
                     }
                 }
                 let mut scaling = json!({"rope_type": "yarn", "factor": factor});
@@ -438,7 +438,7 @@ impl Meta<'_> {
                 self.key("rope.scaling.factor")
             ))),
             (Some(other), _) => {
-                Err(self.wrong(format!("its rope scaling `{other}` is not served")))
+                Err(self.wrong(format!("its rope scaling `{other}` is not supported")))
             }
         }
     }

@@ -228,7 +228,7 @@ pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
             let mut known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
             known.dedup();
             let known = known.join(", ");
-            let what = format!("its architecture `{name}` is not served ({known} are)");
+            let what = format!("its architecture `{name}` is not supported ({known} are)");
             let next = "Take the model's safetensors files instead.";
             Error::bad_file(gguf.path(), what, next)
         })

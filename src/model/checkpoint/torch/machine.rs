@@ -182,15 +182,18 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Result<Ref, String> {
         // What lies below a mark belongs to whoever set it.
         if self.marks.last().is_some_and(|m| *m >= self.stack.len()) {
-            return Err("its pickle takes what it did not put".into());
+            return Err("its pickle pops from an empty stack".into());
         }
         self.stack
             .pop()
-            .ok_or_else(|| "its pickle takes what it did not put".into())
+            .ok_or_else(|| "its pickle pops from an empty stack".into())
     }
 
     fn since_mark(&mut self) -> Result<Vec<Ref>, String> {
-        let mark = self.marks.pop().ok_or("its pickle has no mark to go to")?;
+        let mark = self
+            .marks
+            .pop()
+            .ok_or("its pickle has no mark to return to")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -214,7 +217,7 @@ impl<'a> Machine<'a> {
                 pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
                 Ok(())
             }
-            _ => Err("its pickle puts pairs into what is no dict".into()),
+            _ => Err("its pickle puts pairs into something that is not a dict".into()),
         }
     }
 
@@ -224,7 +227,7 @@ impl<'a> Machine<'a> {
                 list.extend_from_slice(items);
                 Ok(())
             }
-            _ => Err("its pickle appends to what is no list".into()),
+            _ => Err("its pickle appends to something that is not a list".into()),
         }
     }
 
@@ -232,7 +235,7 @@ impl<'a> Machine<'a> {
     fn call(&mut self) -> Result<Node, String> {
         let (args, callable) = (self.pop()?, self.pop()?);
         let Some(Node::Global(name)) = self.nodes.get(callable) else {
-            return Err("it calls what is no name".into());
+            return Err("it calls something that is not a name".into());
         };
         match name.as_str() {
             ORDERED => Ok(Node::Dict(Vec::new())),
@@ -259,13 +262,13 @@ impl<'a> Machine<'a> {
         let at = *self
             .memo
             .get(&id)
-            .ok_or("its pickle recalls what it did not keep")?;
+            .ok_or("its pickle recalls something that it did not store")?;
         self.stack.push(at);
         Ok(())
     }
 
     fn put(&mut self, id: u32) -> Result<(), String> {
-        let at = *self.stack.last().ok_or("its pickle keeps nothing")?;
+        let at = *self.stack.last().ok_or("its pickle stores nothing")?;
         self.memo.insert(id, at);
         Ok(())
     }
@@ -317,7 +320,7 @@ impl<'a> Machine<'a> {
             b'b' => {
                 self.pop()?;
                 if !matches!(self.last()?, Node::Dict(_) | Node::Call(..)) {
-                    return Err("it sets the attributes of what is no tensor".into());
+                    return Err("it sets the attributes of something that is not a tensor".into());
                 }
             }
             b'.' => return Ok(true),
@@ -379,7 +382,7 @@ impl<'a> Machine<'a> {
             b'G' => Node::Float(f64::from_be_bytes(self.fixed()?)),
             b'F' => {
                 let value = self.line()?.parse();
-                Node::Float(value.map_err(|_| "its pickle has a number that is none")?)
+                Node::Float(value.map_err(|_| "its pickle has a number that cannot be read")?)
             }
             0x88 | 0x89 | b'N' => Node::Other,
             b'Q' => Node::Storage(self.pop()?),

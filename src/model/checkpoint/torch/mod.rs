@@ -208,7 +208,7 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
         } else if file.starts_with(b"version https://git-lfs") {
             "it is a Git LFS pointer, not the file itself"
         } else {
-            "it is no PyTorch checkpoint (a zip that `torch.save` wrote)"
+            "it is not a PyTorch checkpoint (a zip file that `torch.save` wrote)"
         }
         .into());
     }

@@ -112,7 +112,7 @@ fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
 }
 
 fn bad(path: &Path) -> impl Fn(String) -> Error + Copy {
-    move |what| Error::bad_file(path, what, "Save it once more with `torch.save`.")
+    move |what| Error::bad_file(path, what, "Save it again with `torch.save`.")
 }
 
 /// A key of a dict as text.

@@ -151,7 +151,7 @@ pub(crate) fn short(value: &Value) -> String {
 pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
     let wrapper = class(model_type)?;
     let whole = config.as_object().cloned();
-    let mut whole = whole.ok_or_else(|| compare("it is no JSON object".into()))?;
+    let mut whole = whole.ok_or_else(|| compare("it is not a JSON object".into()))?;
     wrapper.fill(&mut whole)?;
     if !wrapper.knows("text_config") {
         return Ok(Value::Object(whole));

@@ -13,7 +13,7 @@ use crate::model::network::blueprint::{
 pub const GPT_NEOX: Family = Family {
     name: "gpt_neox",
     model_types: &["gpt_neox"],
-    differs: "q, k and v lie head by head in one matrix; with `use_parallel_residual` the MLP reads the stream before attention wrote, so there is no `resid_mid`; the unembedding is `embed_out`, without a bias",
+    differs: "q, k and v lie head by head in one matrix; with `use_parallel_residual` the MLP reads the stream before attention is added, so there is no `resid_mid`; the unembedding is `embed_out`, without a bias",
     blueprint: read,
     names: Names {
         prefixes: &["gpt_neox.", ""],

@@ -224,7 +224,7 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
     if let Some(kind) = other_kind(found) {
         return Err(Error::Config {
             what: format!("model_type `{found}` is {kind}"),
-            next: "Give a model that writes text.".into(),
+            next: "Give a model that generates text.".into(),
         });
     }
     FAMILIES
@@ -249,7 +249,7 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
     if Reader(config).flag_or("is_encoder_decoder", false) {
         return Err(Error::Config {
             what: "`is_encoder_decoder` is true".into(),
-            next: "Give a model that only decodes.".into(),
+            next: "Give a decoder-only model.".into(),
         });
     }
     let model_type = config.get("model_type").and_then(Value::as_str);
@@ -282,7 +282,7 @@ pub fn read_whole(config: &Value) -> Result<(&'static Family, Blueprint)> {
 fn refuse_quantized(config: &Value) -> Result<()> {
     let refused = |how: String| {
         Err(Error::Config {
-            what: format!("the weights are quantized {how}, which is not served"),
+            what: format!("the weights are quantized {how}, which is not supported"),
             next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file."
                 .into(),
         })
@@ -322,21 +322,21 @@ pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<R
 /// Kinds of models that write no text, and every `model_type` of each.
 const OTHERS: &[(&str, &str)] = &[
     (
-        "an encoder: it reads both ways and writes no text",
+        "an encoder: its attention is bidirectional, and it does not generate text",
         "bert roberta xlm-roberta distilbert albert electra deberta deberta-v2 mpnet modernbert nomic_bert new \
         camembert ernie eurobert neobert longformer big_bird",
     ),
     (
-        "an encoder with a decoder, and only decoders are served",
+        "an encoder with a decoder, but only decoders are supported",
         "t5 mt5 umt5 t5gemma longt5 switch_transformers bart mbart marian pegasus m2m_100 blenderbot led fsmt \
         nllb-moe",
     ),
     (
-        "a model of sound",
+        "an audio model",
         "whisper wav2vec2 hubert seamless_m4t speecht5 musicgen encodec",
     ),
     (
-        "a model of images",
+        "an image model",
         "vit clip siglip siglip_vision_model dinov2 convnext swin detr sam blip segformer",
     ),
 ];

@@ -13,7 +13,7 @@ use crate::model::network::blueprint::{
 pub const OPT: Family = Family {
     name: "opt",
     model_types: &["opt"],
-    differs: "positions are learned, their table starts with two unused rows; ReLU; the 350M (`do_layer_norm_before` false) norms the stream after every write, has no final norm, and a narrower embedding",
+    differs: "positions are learned, their table starts with two unused rows; ReLU; the 350M (`do_layer_norm_before` false) normalizes the stream after every component, has no final norm, and a narrower embedding",
     blueprint: read,
     names: Names {
         prefixes: &["model.decoder.", "decoder.", ""],

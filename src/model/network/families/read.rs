@@ -28,7 +28,9 @@ impl Reader<'_> {
             .map(|n| n as usize)
             .ok_or_else(|| {
                 let key = keys[0];
-                compare(format!("`{key}` is missing or no sensible positive number"))
+                compare(format!(
+                    "`{key}` is missing, or not a plausible positive number"
+                ))
             })
     }
 
@@ -72,7 +74,7 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(Error::Config {
-            what: format!("`{key}` is true: {why}, which is not served"),
+            what: format!("`{key}` is true: {why}, which is not supported"),
             next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
         })
     }
@@ -88,7 +90,7 @@ impl Reader<'_> {
             "relu2" => Ok(Activation::ReluSquared),
             other => Err(Error::Config {
                 what: format!(
-                    "activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and relu2 are)"
+                    "activation `{other}` is not supported (silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and relu2 are)"
                 ),
                 next: "Replacing it would give wrong numbers, so the model is refused.".into(),
             }),
@@ -131,14 +133,14 @@ impl Reader<'_> {
             .as_array()
             .and_then(|k| k.iter().map(Value::as_str).collect())
             .filter(|k: &Vec<&str>| k.len() == layers)
-            .ok_or_else(|| bad(format!("`layer_types` is no list of {layers} names")))?;
+            .ok_or_else(|| bad(format!("`layer_types` is not a list of {layers} names")))?;
         kinds
             .into_iter()
             .map(|kind| match kind {
                 "sliding_attention" => Ok(true),
                 "full_attention" => Ok(false),
                 other => Err(bad(format!(
-                    "layer type `{other}` is not served (full_attention and sliding_attention are)"
+                    "layer type `{other}` is not supported (full_attention and sliding_attention are)"
                 ))),
             })
             .collect()

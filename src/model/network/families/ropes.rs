@@ -129,7 +129,7 @@ fn settle(
             chosen.insert(TYPE.into(), "longrope".into());
         } else if !["default", "longrope", "frequency_factors"].contains(&kind) {
             return Err(refusal(format!(
-                "rope scaling `{}` is not served for this family, whose class takes default and longrope",
+                "rope scaling `{}` is not supported for this family, whose class takes default and longrope",
                 crate::text::plain(kind.as_bytes())
             )));
         }

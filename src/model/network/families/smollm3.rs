@@ -34,7 +34,7 @@ fn read(config: &Value) -> Result<Blueprint> {
             .filter(|l: &Vec<bool>| l.len() == layers)
             .ok_or_else(|| {
                 compare(format!(
-                    "`no_rope_layers` is no list of {layers} zeros and ones"
+                    "`no_rope_layers` is not a list of {layers} zeros and ones"
                 ))
             })?,
     };
