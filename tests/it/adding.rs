@@ -44,13 +44,7 @@ const EXAMPLES: [Example; 5] = [
     Example {
         name: "operation",
         files: &[],
-        mentions: &[
-            ("src/edit/op.rs", "Swap"),
-            ("src/lab/prepare.rs", "Swap"),
-            ("src/lab/change/mod.rs", "Swap"),
-            ("src/lab/change/rows.rs", "Swap"),
-            ("src/lab/change/tensors.rs", "Swap"),
-        ],
+        mentions: &[("src/edit/op.rs", "Icv"), ("src/lab/change/mod.rs", "Icv")],
     },
 ];
 
