@@ -6,10 +6,12 @@
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage as Stored, Tensor};
+use half::slice::HalfFloatSliceExt;
 
 use super::blocks::Blocks;
 use crate::error::{Error, Result};
+use crate::model::kernels::{self, Numbers};
 
 /// How the matrices of a model are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,28 +114,17 @@ impl Linear {
     /// `x Wᵀ` without the bias.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.storage {
-            Storage::Dense(weight) => {
-                let mut dims = x.dims().to_vec();
-                let width = dims.pop().unwrap_or(0);
-                let rows: usize = dims.iter().product();
-                let y = x.reshape((rows, width))?.matmul(&weight.t()?)?;
-                dims.push(self.out);
-                Ok(y.reshape(dims)?)
-            }
+            Storage::Dense(weight) => dense(x, weight),
             Storage::Quantized(blocks) => blocks.product(x),
         }
     }
 
     /// `x` `[n, in]` times some rows of the weight: `[n, rows]`, without the bias.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
-        let weight = match &self.storage {
-            Storage::Dense(weight) => weight.narrow(0, rows.start, rows.len())?,
-            Storage::Quantized(blocks) => {
-                let ids = Tensor::arange(rows.start as u32, rows.end as u32, x.device())?;
-                blocks.rows(&ids)?.to_dtype(x.dtype())?
-            }
-        };
-        Ok(x.matmul(&weight.t()?)?)
+        match &self.storage {
+            Storage::Dense(weight) => dense(x, &weight.narrow(0, rows.start, rows.len())?),
+            Storage::Quantized(blocks) => blocks.part(x, rows),
+        }
     }
 
     /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
@@ -220,6 +211,62 @@ impl Matrix {
             }
         }
     }
+}
+
+/// `x Wᵀ`: our kernels on the CPU, candle's where a gradient must pass or elsewhere.
+fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (out, input) = weight.dims2()?;
+    let (storage, layout) = weight.storage_and_layout();
+    let span = layout.contiguous_offsets();
+    if let (Stored::Cpu(values), Some((start, end)), false) = (&*storage, span, x.track_op()) {
+        let numbers = match values {
+            CpuStorage::F32(values) => Some(Numbers::F32(&values[start..end])),
+            CpuStorage::F16(values) => Some(Numbers::F16(values[start..end].reinterpret_cast())),
+            CpuStorage::BF16(values) => Some(Numbers::Bf16(values[start..end].reinterpret_cast())),
+            _ => None,
+        };
+        if let Some(numbers) = numbers {
+            return with_rows(x, (out, input), |x, y| kernels::dense(numbers, input, x, y));
+        }
+    }
+    drop(storage);
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    let rows: usize = dims.iter().product();
+    let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
+    dims.push(out);
+    Ok(y.reshape(dims)?)
+}
+
+/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the other,
+/// both f32.
+pub(super) fn with_rows(
+    x: &Tensor,
+    (out, input): (usize, usize),
+    work: impl FnOnce(&[f32], &mut [f32]),
+) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if dims.pop() != Some(input) {
+        let shape = x.shape();
+        return Err(Error::Engine(format!(
+            "{shape:?} times a matrix [{out}, {input}]"
+        )));
+    }
+    dims.push(out);
+    let flat = x.to_dtype(DType::F32)?.contiguous()?;
+    let mut y = vec![0f32; dims.iter().product()];
+    let (storage, layout) = flat.storage_and_layout();
+    let Stored::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(Error::Engine(
+            "a product of the CPU was asked for elsewhere".into(),
+        ));
+    };
+    work(
+        &values[layout.start_offset()..][..flat.elem_count()],
+        &mut y,
+    );
+    drop(storage);
+    Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
 }
 
 /// Rows of a tensor in storage of their own, so that no part keeps the whole alive.
