@@ -5,7 +5,7 @@
 //! To add a type, implement [`Element`].
 #![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within rows whose lengths `product` compares.
 
-use super::lanes::{Lanes, Matrix, from_bf16, from_f16};
+use super::lanes::{Lanes, Matrix, Width, from_bf16, from_f16};
 use super::machine::{self, Machine};
 use super::threads::{self, Output};
 
@@ -17,7 +17,7 @@ const MOST: usize = 64;
 
 /// A type of weights.
 pub(super) trait Element: Copy + Sync {
-    const WIDE: bool = false;
+    const WIDTH: Width;
     /// # Safety
     /// `p` has a vector of numbers behind it; the machine has the lanes.
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F;
@@ -25,7 +25,7 @@ pub(super) trait Element: Copy + Sync {
 }
 
 impl Element for f32 {
-    const WIDE: bool = true;
+    const WIDTH: Width = Width::F32;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
         unsafe { S::load(p) }
@@ -49,6 +49,7 @@ impl F16 {
 }
 
 impl Element for F16 {
+    const WIDTH: Width = Width::F16;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
         unsafe { S::load_f16(p.cast()) }
@@ -72,6 +73,7 @@ impl Bf16 {
 }
 
 impl Element for Bf16 {
+    const WIDTH: Width = Width::Bf16;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
         unsafe { S::load_bf16(p.cast()) }
@@ -155,17 +157,21 @@ struct Place<E> {
 unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: Place<E>) {
     unsafe {
         let mut at = at;
-        if W == 4 && E::WIDE && at.depth >= S::N {
+        if W == 4 && at.depth >= S::N {
             let w = Matrix {
                 start: at.w.cast(),
-                step: at.w_row,
+                bytes: at.w_row * size_of::<E>(),
             };
             let x = Matrix {
                 start: at.x,
-                step: at.x_row,
+                bytes: at.x_row * size_of::<f32>(),
+            };
+            let sums = Matrix {
+                start: at.sums.cast_const(),
+                bytes: at.sums_row * size_of::<f32>(),
             };
             let whole = at.depth / S::N * S::N;
-            if S::tile::<X>(w, x, whole, at.sums, at.sums_row) {
+            if S::tile::<X>(E::WIDTH, w, x, whole, sums) {
                 if whole == at.depth {
                     return;
                 }
@@ -263,10 +269,10 @@ pub(super) unsafe fn part<
     let (input, count) = (task.input, task.last - task.first);
     let rows = task.x.len() / input;
     let mut sums = vec![0f32; rows * count];
-    // Narrow weights that are read more than once are widened first.
+    // Narrow weights that are read many times are widened once.
     let mut wide = vec![
         0f32;
-        if rows > 1 && !E::WIDE {
+        if rows > 4 * X && E::WIDTH != Width::F32 {
             count * DEPTH.min(input)
         } else {
             0

@@ -26,14 +26,14 @@ pub trait Lanes: Copy {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn sum(v: Self::F) -> f32;
     /// Adds to four numbers of each of `X` rows of `sums` the products of four rows at `w` and `X` rows at `x`, over `depth`
-    /// columns, a multiple of `N`; `false` where the machine has no better way than the plain one. Steps are in numbers.
+    /// columns, a multiple of `N`; `false` where the machine has no better way than the plain one.
     #[inline(always)]
     unsafe fn tile<const X: usize>(
-        _w: Matrix,
-        _x: Matrix,
+        _width: Width,
+        _w: Matrix<u8>,
+        _x: Matrix<f32>,
         _depth: usize,
-        _sums: *mut f32,
-        _step: usize,
+        _sums: Matrix<f32>,
     ) -> bool {
         false
     }
@@ -59,11 +59,19 @@ pub trait Lanes: Copy {
     unsafe fn to_f(v: Self::I) -> Self::F;
 }
 
-/// Rows of f32, from one to the next of which it is a step.
+/// How numbers are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Rows, and the bytes from one to the next.
 #[derive(Clone, Copy)]
-pub struct Matrix {
-    pub start: *const f32,
-    pub step: usize,
+pub struct Matrix<T> {
+    pub start: *const T,
+    pub bytes: usize,
 }
 
 /// One number of sixteen bits, IEEE 754.
@@ -191,7 +199,7 @@ mod x86 {
     #[allow(clippy::wildcard_imports)] // an instruction set
     use std::arch::x86_64::*;
 
-    use super::{Lanes, Matrix};
+    use super::{Lanes, Matrix, Width};
 
     // The innermost loop of products of f32, written out: the compiler keeps 24 sums in memory, which is three times slower,
     // and without optimisation (in tests) it is a hundred times slower.
@@ -304,24 +312,54 @@ mod x86 {
         };
     }
 
-    /// Four rows of weights with some of activations: their places in memory, their sums' registers, the sums' places.
+    /// Sixteen weights as f32.
+    macro_rules! as_f32 {
+        ($r:literal, $at:literal) => {
+            concat!("vmovups zmm", $r, ", [", $at, "]\n")
+        };
+    }
+    macro_rules! as_f16 {
+        ($r:literal, $at:literal) => {
+            concat!("vcvtph2ps zmm", $r, ", ymmword ptr [", $at, "]\n")
+        };
+    }
+    macro_rules! as_bf16 {
+        ($r:literal, $at:literal) => {
+            concat!(
+                "vpmovzxwd zmm",
+                $r,
+                ", ymmword ptr [",
+                $at,
+                "]\n",
+                "vpslld zmm",
+                $r,
+                ", zmm",
+                $r,
+                ", 16\n",
+            )
+        };
+    }
+
+    /// Four rows of weights with some of activations: how weights are stored, the bytes of sixteen, and for every row of
+    /// activations its place, its sums' registers, and the sums' place.
     macro_rules! tile {
-        ($name:ident: $(($x:literal, $a:literal, $b:literal, $c:literal, $d:literal, $y:literal))*) => {
+        ($name:ident, $as:ident, $bytes:literal: $(($x:literal, $a:literal, $b:literal, $c:literal, $d:literal, $y:literal))*) => {
             /// # Safety
-            /// AVX-512 VL; rows of `depth` numbers at `w` and `x`, `depth` a multiple of 16; four numbers a row at `sums`.
+            /// AVX-512 VL; four rows of `depth` numbers at `w`, rows at `x`, `depth` a multiple of 16 and not 0; four numbers
+            /// a row at `sums`, which may be written.
             #[inline(always)]
-            unsafe fn $name(w: Matrix, x: Matrix, depth: usize, sums: *mut f32, step: usize) {
+            unsafe fn $name(w: Matrix<u8>, x: Matrix<f32>, depth: usize, sums: Matrix<f32>) {
                 unsafe {
                     std::arch::asm!(
                         concat!(
                             $(zero!($a, $b, $c, $d),)*
                             "2:\n",
-                            "vmovups zmm24, [{w}]\n",
-                            "vmovups zmm25, [{w} + {ws}]\n",
-                            "vmovups zmm26, [{w} + 2*{ws}]\n",
-                            "vmovups zmm27, [{w} + {ws3}]\n",
+                            $as!(24, "{w}"),
+                            $as!(25, "{w} + {ws}"),
+                            $as!(26, "{w} + 2*{ws}"),
+                            $as!(27, "{w} + {ws3}"),
                             $(times!($x, $a, $b, $c, $d),)*
-                            "add {w}, 64\n",
+                            "add {w}, ", $bytes, "\n",
                             "add {x}, 64\n",
                             "add {x3}, 64\n",
                             "sub {n}, 1\n",
@@ -330,15 +368,15 @@ mod x86 {
                             $(add!($y, $a, $b, $c, $d),)*
                         ),
                         w = inout(reg) w.start => _,
-                        ws = in(reg) 4 * w.step,
-                        ws3 = in(reg) 12 * w.step,
+                        ws = in(reg) w.bytes,
+                        ws3 = in(reg) 3 * w.bytes,
                         x = inout(reg) x.start => _,
-                        xs = in(reg) 4 * x.step,
-                        x3 = inout(reg) x.start.wrapping_add(3 * x.step) => _,
+                        xs = in(reg) x.bytes,
+                        x3 = inout(reg) x.start.wrapping_byte_add(3 * x.bytes) => _,
                         n = inout(reg) depth / 16 => _,
-                        y = in(reg) sums,
-                        ys = in(reg) 4 * step,
-                        y3 = in(reg) sums.wrapping_add(3 * step),
+                        y = in(reg) sums.start,
+                        ys = in(reg) sums.bytes,
+                        y3 = in(reg) sums.start.wrapping_byte_add(3 * sums.bytes),
                         out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
                         out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
                         out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _,
@@ -349,22 +387,27 @@ mod x86 {
                 }
             }
         };
+        ($one:ident $three:ident $six:ident, $as:ident, $bytes:literal) => {
+            tile!($one, $as, $bytes: ("{x}", 0, 1, 2, 3, "{y}"));
+            tile!($three, $as, $bytes:
+                ("{x}", 0, 1, 2, 3, "{y}")
+                ("{x} + {xs}", 4, 5, 6, 7, "{y} + {ys}")
+                ("{x} + 2*{xs}", 8, 9, 10, 11, "{y} + 2*{ys}")
+            );
+            tile!($six, $as, $bytes:
+                ("{x}", 0, 1, 2, 3, "{y}")
+                ("{x} + {xs}", 4, 5, 6, 7, "{y} + {ys}")
+                ("{x} + 2*{xs}", 8, 9, 10, 11, "{y} + 2*{ys}")
+                ("{x3}", 12, 13, 14, 15, "{y3}")
+                ("{x3} + {xs}", 16, 17, 18, 19, "{y3} + {ys}")
+                ("{x3} + 2*{xs}", 20, 21, 22, 23, "{y3} + 2*{ys}")
+            );
+        };
     }
 
-    tile!(tile6:
-        ("{x}", 0, 1, 2, 3, "{y}")
-        ("{x} + {xs}", 4, 5, 6, 7, "{y} + {ys}")
-        ("{x} + 2*{xs}", 8, 9, 10, 11, "{y} + 2*{ys}")
-        ("{x3}", 12, 13, 14, 15, "{y3}")
-        ("{x3} + {xs}", 16, 17, 18, 19, "{y3} + {ys}")
-        ("{x3} + 2*{xs}", 20, 21, 22, 23, "{y3} + 2*{ys}")
-    );
-    tile!(tile3:
-        ("{x}", 0, 1, 2, 3, "{y}")
-        ("{x} + {xs}", 4, 5, 6, 7, "{y} + {ys}")
-        ("{x} + 2*{xs}", 8, 9, 10, 11, "{y} + 2*{ys}")
-    );
-    tile!(tile1: ("{x}", 0, 1, 2, 3, "{y}"));
+    tile!(f32_1 f32_3 f32_6, as_f32, 64);
+    tile!(f16_1 f16_3 f16_6, as_f16, 32);
+    tile!(bf16_1 bf16_3 bf16_6, as_bf16, 32);
 
     /// AVX-512 F, VL, BW and VNNI.
     #[derive(Clone, Copy)]
@@ -421,17 +464,23 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn tile<const X: usize>(
-            w: Matrix,
-            x: Matrix,
+            width: Width,
+            w: Matrix<u8>,
+            x: Matrix<f32>,
             depth: usize,
-            sums: *mut f32,
-            step: usize,
+            sums: Matrix<f32>,
         ) -> bool {
             unsafe {
-                match X {
-                    1 => tile1(w, x, depth, sums, step),
-                    3 => tile3(w, x, depth, sums, step),
-                    6 => tile6(w, x, depth, sums, step),
+                match (width, X) {
+                    (Width::F32, 1) => f32_1(w, x, depth, sums),
+                    (Width::F32, 3) => f32_3(w, x, depth, sums),
+                    (Width::F32, 6) => f32_6(w, x, depth, sums),
+                    (Width::F16, 1) => f16_1(w, x, depth, sums),
+                    (Width::F16, 3) => f16_3(w, x, depth, sums),
+                    (Width::F16, 6) => f16_6(w, x, depth, sums),
+                    (Width::Bf16, 1) => bf16_1(w, x, depth, sums),
+                    (Width::Bf16, 3) => bf16_3(w, x, depth, sums),
+                    (Width::Bf16, 6) => bf16_6(w, x, depth, sums),
                     _ => return false,
                 }
             }

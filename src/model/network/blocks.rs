@@ -113,6 +113,7 @@ impl Blocks {
         match &self.weight {
             Held::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
                 kernels::packed(packed, rows, x, y);
+                Ok(())
             }),
             Held::Device(weight, device) => {
                 let ids = Tensor::arange(rows.start as u32, rows.end as u32, device)?;
